@@ -1,0 +1,204 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace overproof {
+namespace {
+
+/// An open descriptor; closes itself.
+class Descriptor {
+ public:
+  Descriptor(const fs::path& file, int flags, mode_t mode = 0644) : fd_(::open(file.c_str(), flags | O_CLOEXEC, mode)) {
+    if (fd_ < 0) throw IoError(file, flags & O_CREAT ? "cannot create" : "cannot open", errno);
+  }
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  int get() const { return fd_; }
+  int close() { return ::close(std::exchange(fd_, -1)); }
+
+ private:
+  int fd_;
+};
+
+void write_fully(int fd, const fs::path& file, const char* data, size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t put = ::write(fd, data, bytes);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) throw IoError(file, errno == ENOSPC ? "the disk is full; free some room and run the same command again" : "cannot write", errno);
+    data += put;
+    bytes -= size_t(put);
+  }
+}
+
+int64_t file_size(int fd, const fs::path& file) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) throw IoError(file, "cannot read its size", errno);
+  if (!S_ISREG(info.st_mode)) throw IoError(file, "is not a regular file", 0);
+  return int64_t(info.st_size);
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const fs::path& file) : path_(file) {
+  const Descriptor fd(file, O_RDONLY);
+  size_ = size_t(file_size(fd.get(), file));
+  if (size_ == 0) return;  // mmap refuses length 0
+  void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  if (p == MAP_FAILED) throw IoError(file, "cannot map into memory", errno);
+  data_ = static_cast<const uint8_t*>(p);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+std::string read_file(const fs::path& file, int64_t max_bytes) {
+  const Descriptor fd(file, O_RDONLY);
+  const int64_t size = file_size(fd.get(), file);
+  if (size > max_bytes) throw FormatError(file, -1, fmt::format("has {} bytes; at most {} are allowed here", size, max_bytes));
+  std::string content(size_t(size), '\0');
+  size_t done = 0;
+  while (done < content.size()) {
+    const ssize_t got = ::read(fd.get(), content.data() + done, content.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw IoError(file, "cannot read", errno);
+    if (got == 0) break;
+    done += size_t(got);
+  }
+  content.resize(done);
+  return content;
+}
+
+void fsync_folder(const fs::path& folder) {
+  const Descriptor fd(folder, O_RDONLY | O_DIRECTORY);
+  if (::fsync(fd.get()) != 0 && errno != EINVAL) throw IoError(folder, "cannot flush to disk", errno);
+}
+
+void write_file_atomically(const fs::path& file, std::string_view content) {
+  fs::path temporary = file;
+  temporary += ".partial";
+  try {
+    Descriptor fd(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    write_fully(fd.get(), file, content.data(), content.size());
+    if (::fsync(fd.get()) != 0) throw IoError(file, "cannot flush to disk", errno);
+    if (fd.close() != 0) throw IoError(file, "cannot close", errno);
+    if (::rename(temporary.c_str(), file.c_str()) != 0) throw IoError(file, "cannot rename into place", errno);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  fsync_folder(file.has_parent_path() ? file.parent_path() : fs::path("."));
+}
+
+struct OutputFile::Impl {
+  fs::path file;
+  std::string name;
+  std::optional<Descriptor> fd;
+  Sha256 hash;
+  int64_t bytes = 0;
+  std::string buffer;  // small appends are gathered, so that writers may be naive
+  static constexpr size_t kBuffer = 1 << 20;
+
+  void flush() {
+    write_fully(fd->get(), file, buffer.data(), buffer.size());
+    buffer.clear();
+  }
+  ~Impl() {
+    if (fd) {
+      fd.reset();
+      ::unlink(file.c_str());
+    }
+  }
+};
+
+OutputFile::OutputFile(fs::path file, std::string name) : impl_(std::make_unique<Impl>()) {
+  impl_->file = std::move(file);
+  impl_->name = std::move(name);
+  impl_->fd.emplace(impl_->file, O_WRONLY | O_CREAT | O_TRUNC);
+}
+OutputFile::~OutputFile() = default;
+OutputFile::OutputFile(OutputFile&&) noexcept = default;
+OutputFile& OutputFile::operator=(OutputFile&&) noexcept = default;
+
+void OutputFile::write(const void* data, size_t bytes) {
+  impl_->hash.update(data, bytes);
+  impl_->bytes += int64_t(bytes);
+  if (impl_->buffer.size() + bytes > Impl::kBuffer) impl_->flush();
+  if (bytes >= Impl::kBuffer) write_fully(impl_->fd->get(), impl_->file, static_cast<const char*>(data), bytes);
+  else impl_->buffer.append(static_cast<const char*>(data), bytes);
+}
+
+int64_t OutputFile::bytes_written() const { return impl_->bytes; }
+
+FileRecord OutputFile::close() {
+  impl_->flush();
+  if (::fsync(impl_->fd->get()) != 0) throw IoError(impl_->file, "cannot flush to disk", errno);
+  if (impl_->fd->close() != 0) throw IoError(impl_->file, "cannot close", errno);
+  impl_->fd.reset();
+  return {impl_->name, impl_->bytes, impl_->hash.finish()};
+}
+
+bool is_safe_relative_name(std::string_view name) {
+  if (name.empty() || name.find('\0') != std::string_view::npos) return false;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('/', begin), name.size());
+    const std::string_view part = name.substr(begin, end - begin);
+    if (part.empty() || part == "." || part == "..") return false;
+    begin = end + 1;
+  }
+  return true;
+}
+
+OutputFile OutputFolder::open(std::string_view name) const {
+  if (!is_safe_relative_name(name)) throw UsageError(fmt::format("'{}' is not a name inside an artifact's folder", name));
+  const fs::path file = folder_ / fs::path(name);
+  std::error_code error;
+  fs::create_directories(file.parent_path(), error);
+  if (error) throw IoError(file.parent_path(), "cannot make this folder", error.value());
+  return OutputFile(file, std::string(name));
+}
+
+void OutputFolder::finish(OutputFile&& file) {
+  FileRecord record = file.close();
+  std::erase_if(records_, [&](const FileRecord& r) { return r.name == record.name; });
+  records_.push_back(std::move(record));
+}
+
+void OutputFolder::write_file(std::string_view name, std::string_view content) {
+  OutputFile file = open(name);
+  file.write(content);
+  finish(std::move(file));
+}
+
+std::vector<FileRecord> OutputFolder::records() const {
+  std::vector<FileRecord> sorted = records_;
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return sorted;
+}
+
+}  // namespace overproof

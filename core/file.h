@@ -1,0 +1,88 @@
+#pragma once
+// Files: read-only maps, whole reads, writers that hash while they write and never leave half a file.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/digest.h"
+
+namespace overproof {
+
+namespace fs = std::filesystem;
+
+/// A whole file mapped read-only. Throws IoError. The file must not shrink while mapped.
+class MappedFile {
+ public:
+  explicit MappedFile(const fs::path& file);
+  ~MappedFile();
+  MappedFile(MappedFile&&) noexcept;
+  MappedFile& operator=(MappedFile&&) noexcept;
+  const fs::path& path() const { return path_; }
+  std::span<const uint8_t> bytes() const { return {data_, size_}; }
+  int64_t size() const { return int64_t(size_); }
+
+ private:
+  fs::path path_;
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// Reads a whole file; throws IoError, and FormatError when it is larger than max_bytes.
+std::string read_file(const fs::path& file, int64_t max_bytes = int64_t{1} << 30);
+
+/// Replaces `file` by `content`: temporary neighbour, fsync, rename, fsync of the folder.
+void write_file_atomically(const fs::path& file, std::string_view content);
+
+struct FileRecord {
+  std::string name;  ///< relative to the artifact's folder, '/' between parts
+  int64_t bytes = 0;
+  Digest digest;
+};
+
+/// Sequential writer that hashes what it writes. Without close() the file is removed again.
+class OutputFile {
+ public:
+  OutputFile(fs::path file, std::string name);
+  ~OutputFile();
+  OutputFile(OutputFile&&) noexcept;
+  OutputFile& operator=(OutputFile&&) noexcept;
+  void write(const void* data, size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  int64_t bytes_written() const;
+  /// fsync and close; returns what was written. Throws IoError.
+  FileRecord close();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A folder being filled: remembers the record of each file, so that nothing is read again to hash it.
+class OutputFolder {
+ public:
+  explicit OutputFolder(fs::path folder) : folder_(std::move(folder)) {}
+  const fs::path& path() const { return folder_; }
+  /// `name` is relative; parents are made. Throws UsageError on an absolute name or one with "..".
+  OutputFile open(std::string_view name) const;
+  /// Closes the file and remembers its record.
+  void finish(OutputFile&& file);
+  void write_file(std::string_view name, std::string_view content);
+  /// Records of all finished files, sorted by name.
+  std::vector<FileRecord> records() const;
+
+ private:
+  fs::path folder_;
+  std::vector<FileRecord> records_;
+};
+
+/// True when `name` is relative and stays inside its folder: no root, no "..", no empty or "." part, no NUL.
+bool is_safe_relative_name(std::string_view name);
+
+void fsync_folder(const fs::path& folder);
+
+}  // namespace overproof

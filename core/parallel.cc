@@ -1,0 +1,38 @@
+#include "core/parallel.h"
+
+#include <sched.h>
+#include <tbb/blocked_range.h>
+#include <tbb/global_control.h>
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace overproof {
+namespace {
+std::unique_ptr<tbb::global_control> g_limit;
+int64_t g_threads = 0;
+
+int64_t cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return 1;
+}
+}  // namespace
+
+void set_thread_count(int64_t threads) {
+  g_threads = threads > 0 ? threads : cores();
+  g_limit = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, size_t(g_threads));
+}
+
+int64_t thread_count() { return g_threads > 0 ? g_threads : cores(); }
+
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t chunks = (n + grain - 1) / grain;
+  // One TBB iteration is one of our chunks: TBB may group them, but never cuts or joins what the body sees.
+  tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
+}
+
+}  // namespace overproof

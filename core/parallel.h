@@ -1,0 +1,17 @@
+#pragma once
+// Data-parallel loops over oneTBB. The cut into chunks depends on `grain` alone, never on the number of threads, so a
+// result built per chunk is the same on any machine.
+
+#include <cstdint>
+#include <functional>
+
+namespace overproof {
+
+/// Threads used by parallel_for and (through the model layer) libtorch. 0 means all cores the process may use.
+void set_thread_count(int64_t threads);
+int64_t thread_count();
+
+/// Calls body(begin, end) for [0, n) cut into pieces of `grain`. Exceptions reach the caller.
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+
+}  // namespace overproof

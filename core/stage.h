@@ -1,0 +1,64 @@
+#pragma once
+// What a stage sees of the world: finished artifact folders in, one new artifact folder out. A stage is a function
+//
+//   StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& outputs);
+//
+// and nothing else. pipeline/run_stage does what every stage needs: temporary folder, digests, signed statement, rename.
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/file.h"
+#include "core/json_fwd.h"
+
+namespace overproof {
+
+/// One finished input, bound to a slot such as "teacher" or "corpus".
+struct InputArtifact {
+  fs::path path;  ///< a folder, or (for an import) a single file
+  Digest root;    ///< OMS root of its files: the identity
+};
+
+class Inputs {
+ public:
+  explicit Inputs(std::map<std::string, InputArtifact> slots) : slots_(std::move(slots)) {}
+  bool has(const std::string& slot) const { return slots_.contains(slot); }
+  const fs::path& path(const std::string& slot) const;  ///< throws UsageError naming a slot that is not bound
+  const Digest& root(const std::string& slot) const;
+  const std::map<std::string, InputArtifact>& all() const { return slots_; }
+
+ private:
+  std::map<std::string, InputArtifact> slots_;
+};
+
+/// Where a stage writes. Everything below folder() becomes the artifact, and must be written through it.
+class Outputs {
+ public:
+  Outputs(fs::path folder, fs::path scratch) : folder_(std::move(folder)), scratch_(std::move(scratch)) {}
+  OutputFolder& folder() { return folder_; }
+  const OutputFolder& folder() const { return folder_; }
+  /// A folder that outlives a kill of the same stage with the same inputs and configuration (checkpoints go there);
+  /// it is removed when the stage finishes.
+  const fs::path& scratch() const { return scratch_; }
+
+ private:
+  OutputFolder folder_;
+  fs::path scratch_;
+};
+
+/// What a stage has to say. `metrics` is recorded in the signed statement and printed with --json; `summary` is for people.
+struct StageReport {
+  StageReport();
+  StageReport(const StageReport&);
+  StageReport(StageReport&&) noexcept;
+  StageReport& operator=(StageReport&&) noexcept;
+  ~StageReport();
+  std::unique_ptr<Json> metrics_ptr;  // an object; behind a pointer to keep the JSON header out of this one
+  Json& metrics() { return *metrics_ptr; }
+  const Json& metrics() const { return *metrics_ptr; }
+  std::vector<std::string> summary;
+};
+
+}  // namespace overproof

@@ -1,0 +1,60 @@
+#pragma once
+// The corpus artifact: which documents, under which licences, and their tokens.
+//
+//   corpus/documents.jsonl      one record a document, in stream order (fields of Document)
+//   corpus/tokens.safetensors   "train" and "held_out": U16 [tokens] when the vocabulary fits, else U32; metadata: vocab_size,
+//                               tokenizer_probe, separator (id put after every document), window_length
+//   corpus/licenses.json        documents and bytes by licence and by source
+//   corpus/texts/…              the documents' UTF-8 text, so that any digest can be checked
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/file.h"
+#include "core/stage.h"
+#include "formats/safetensors.h"
+
+namespace overproof {
+
+enum class Split { train, held_out };
+
+struct Document {
+  Digest digest;            ///< SHA-256 of the UTF-8 text
+  std::string name;         ///< "manpages-dev/man2/accept.2", unique
+  std::string source;       ///< the package
+  std::string license;      ///< as its copyright file names it
+  int64_t bytes = 0;
+  Split split = Split::train;
+  int64_t first_token = 0;  ///< in its split's stream
+  int64_t tokens = 0;       ///< with the separator
+};
+
+class Corpus {
+ public:
+  explicit Corpus(const fs::path& artifact);  ///< throws FormatError when table and stream disagree
+  const std::vector<Document>& documents() const { return documents_; }
+  int64_t vocab_size() const { return vocab_size_; }
+  int64_t window_length() const { return window_length_; }
+  const Digest& tokenizer_probe() const { return probe_; }
+  int64_t tokens(Split split) const;
+  /// Windows with a label for each position: (tokens - 1) / window_length.
+  int64_t windows(Split split) const;
+  /// The window_length + 1 ids from window x window_length on: inputs are all but the last, labels all but the first.
+  void read_window(Split split, int64_t window, std::span<int64_t> ids) const;
+  /// The document that holds token `position` of the split's stream.
+  const Document& document_at(Split split, int64_t position) const;
+  /// By name or by digest (hex, with or without "sha256:"); nullptr when there is none.
+  const Document* find(std::string_view name_or_digest) const;
+
+ private:
+  SafetensorsFile stream_;
+  std::vector<Document> documents_;
+  std::vector<size_t> order_[2];  // indices into documents_ by split, in stream order
+  int64_t vocab_size_ = 0, window_length_ = 0;
+  Digest probe_;
+};
+
+}  // namespace overproof

@@ -1,0 +1,56 @@
+#pragma once
+// A model checkpoint as named tensors, whatever container it came in. Names and shapes follow Hugging Face's
+// convention ("model.layers.0.mlp.down_proj.weight", row-major), also for GGUF.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json_fwd.h"
+
+namespace overproof {
+
+/// Element types of safetensors, with its spelling in dtype_name().
+enum class DType : uint8_t { boolean, u8, i8, f8_e4m3, f8_e5m2, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64 };
+int64_t dtype_bytes(DType dtype);
+std::string_view dtype_name(DType dtype);  ///< "BF16"
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::f32;  ///< as stored; a quantised GGUF or packed tensor reports f32
+  std::vector<int64_t> shape;
+  int64_t elements() const;  ///< product of shape; 1 for a scalar
+};
+
+/// Read-only tensors of a checkpoint. Thread-safe for reading.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual const std::vector<TensorInfo>& tensors() const = 0;
+  /// nullptr when there is none of that name.
+  const TensorInfo* find(std::string_view name) const;
+  /// Rows [first_row, first_row + rows) of the first dimension, dequantised to f32. A 1-D tensor has rows of one element.
+  /// out.size() must be rows x elements per row. Throws FormatError when `name` is missing.
+  virtual void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const = 0;
+  std::vector<float> read_all_f32(std::string_view name) const;
+};
+
+/// A checkpoint opened for reading.
+struct Checkpoint {
+  std::filesystem::path path;             ///< the folder or file that was opened
+  std::unique_ptr<Json> config;           ///< config.json, or what it would be for a GGUF
+  std::unique_ptr<TensorSource> tensors;  ///< compressed-tensors pack-quantized weights appear dequantised, as X.weight
+  Checkpoint();
+  Checkpoint(Checkpoint&&) noexcept;
+  ~Checkpoint();
+};
+
+/// Opens a folder with config.json and safetensors (sharded or not), a folder with exactly one .gguf, or a .gguf file.
+/// Throws IoError when nothing is there, FormatError when the content is at fault.
+Checkpoint open_checkpoint(const std::filesystem::path& path);
+
+}  // namespace overproof

@@ -1,0 +1,57 @@
+#pragma once
+// What the teacher said, in few bytes, re-derivable row by row.
+//
+//   soft-targets/targets.safetensors
+//     row_lengths U8  [rows]        distinct ids of each row; row = block x window_length + position
+//     entries     U8  [bytes]       sample: 3 bytes an entry, little-endian (id << 6 | count); top-k: 5 bytes (U24 id, F16 log-probability)
+//     block_offsets I64 [blocks+1]  where the entries of each block start, in bytes
+//   metadata: kind ("sample" or "top-k"), draws or k, temperature, vocab_size, window_length, seed, order_key,
+//             corpus_root, teacher_root, tokenizer_probe, format_version
+//
+// sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` tokens drawn from the teacher's
+// distribution, counts / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).
+// top-k: the k most probable ids with their log-probabilities; what is missing to one is the tail bin.
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/file.h"
+#include "data/order.h"
+#include "formats/safetensors.h"
+
+namespace overproof {
+
+/// The soft targets of one block (window): row r has entries [offsets[r], offsets[r + 1]).
+struct TargetBlock {
+  std::vector<int64_t> offsets;  ///< [window_length + 1]
+  std::vector<int32_t> ids;
+  std::vector<float> probabilities;  ///< sum to one a row (sample), or to one less the tail (top-k)
+  std::vector<float> tail;           ///< [window_length]; 0 for samples
+};
+
+class SoftTargets {
+ public:
+  explicit SoftTargets(const fs::path& artifact);  ///< throws FormatError when the header or sizes do not hold
+  const std::string& kind() const { return kind_; }
+  int64_t blocks() const { return blocks_; }
+  int64_t window_length() const { return window_length_; }
+  int64_t vocab_size() const { return vocab_size_; }
+  double temperature() const { return temperature_; }
+  double bytes_per_token() const;
+  const Digest& order_key() const { return order_key_; }
+  const Digest& corpus_root() const { return corpus_root_; }
+  const Digest& teacher_root() const { return teacher_root_; }
+  const Digest& tokenizer_probe() const { return probe_; }
+  void read_block(int64_t block, TargetBlock& out) const;
+
+ private:
+  SafetensorsFile file_;
+  std::string kind_;
+  int64_t blocks_ = 0, window_length_ = 0, vocab_size_ = 0, draws_ = 0;
+  double temperature_ = 1.0;
+  Digest order_key_, corpus_root_, teacher_root_, probe_;
+};
+
+}  // namespace overproof

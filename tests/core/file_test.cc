@@ -1,0 +1,106 @@
+#include <catch2/catch.hpp>
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/json.h"
+
+using namespace overproof;
+
+namespace {
+struct TempFolder {
+  fs::path path;
+  TempFolder() {
+    std::string pattern = (fs::temp_directory_path() / "overproof-XXXXXX").string();
+    path = mkdtemp(pattern.data());
+  }
+  ~TempFolder() { fs::remove_all(path); }
+};
+}  // namespace
+
+TEST_CASE("an output folder knows the digest of what it wrote") {
+  const TempFolder t;
+  OutputFolder folder(t.path);
+  OutputFile big = folder.open("sub/big.bin");
+  const std::string block(700000, 'x');
+  std::string all;
+  for (int i = 0; i < 5; ++i) {
+    big.write(block);
+    big.write("tail");
+    all += block + "tail";
+  }
+  folder.finish(std::move(big));
+  folder.write_file("a.txt", "hello");
+  const auto records = folder.records();
+  REQUIRE(records.size() == 2);
+  CHECK(records[0].name == "a.txt");
+  CHECK(records[1].bytes == int64_t(all.size()));
+  CHECK(records[1].digest == sha256(all));
+  CHECK(records[1].digest == sha256_file(t.path / "sub/big.bin"));
+  CHECK(read_file(t.path / "sub/big.bin") == all);
+  CHECK_THROWS_AS(folder.open("../escape"), UsageError);
+  CHECK_THROWS_AS(folder.open("/absolute"), UsageError);
+}
+
+TEST_CASE("an output file that is not closed leaves nothing") {
+  const TempFolder t;
+  {
+    OutputFile f(t.path / "x", "x");
+    f.write("abc");
+  }
+  CHECK(fs::is_empty(t.path));
+}
+
+TEST_CASE("a file size limit is an error that names the file, and nothing half-written stays") {
+  const TempFolder t;
+  const pid_t child = fork();  // the limit must not outlive this test
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{1 << 16, 1 << 16};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    int code = 1;
+    try {
+      OutputFile f(t.path / "big", "big");
+      f.write(std::string(1 << 22, 'x'));
+      f.close();
+    } catch (const IoError& e) {
+      code = std::string(e.what()).find("big") != std::string::npos ? 0 : 2;
+    }
+    _exit(fs::exists(t.path / "big") ? 3 : code);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(WEXITSTATUS(status) == 0);
+}
+
+TEST_CASE("replacing a file is all or nothing") {
+  const TempFolder t;
+  write_file_atomically(t.path / "f", "one");
+  write_file_atomically(t.path / "f", "two");
+  CHECK(read_file(t.path / "f") == "two");
+  CHECK_THROWS_AS(write_file_atomically(t.path / "no-such-folder" / "f", "x"), IoError);
+  CHECK_THROWS_AS(read_file(t.path / "f", 2), FormatError);
+  CHECK_THROWS_AS(MappedFile(t.path / "missing"), IoError);
+}
+
+TEST_CASE("names that leave their folder are refused") {
+  for (const char* good : {"a", "a/b.txt", "a..b/c"}) CHECK(is_safe_relative_name(good));
+  for (const char* bad : {"", "/a", "a//b", "a/", "..", "a/../b", "./a"}) CHECK_FALSE(is_safe_relative_name(bad));
+  CHECK_FALSE(is_safe_relative_name(std::string_view("a\0b", 3)));
+}
+
+TEST_CASE("JSON: faults carry their offset, duplicate keys and deep nesting are refused") {
+  CHECK(parse_json(R"({"a":[1,2]})", "f")["a"][1] == 2);
+  CHECK_THROWS_WITH(parse_json(R"({"a":1,"a":2})", "f"), Catch::Contains("'a' twice"));
+  CHECK_THROWS_AS(parse_json(R"({"a":)", "f"), FormatError);
+  CHECK_THROWS_WITH(parse_json(std::string(300, '['), "f"), Catch::Contains("256 deep"));
+  try {
+    parse_json("{\"a\": x}", "file.json", 100);
+    FAIL("accepted");
+  } catch (const FormatError& e) {
+    CHECK(e.offset() == 107);
+  }
+}
