@@ -1,0 +1,126 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <cstdio>
+
+#include "cli/verb.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+
+namespace overproof {
+namespace {
+
+namespace po = boost::program_options;
+
+/// The verb that `words` begins with, and how many words name it.
+std::pair<const VerbSpec*, size_t> find_verb(const std::vector<std::string>& words) {
+  std::vector<std::string> names;
+  for (const VerbSpec& v : verbs()) {
+    names.push_back(v.name);
+    const size_t space = v.name.find(' ');
+    if (space == std::string::npos ? words[0] == v.name
+                                   : words.size() > 1 && words[0] == v.name.substr(0, space) && words[1] == v.name.substr(space + 1))
+      return {&v, space == std::string::npos ? 1 : 2};
+  }
+  std::vector<std::string> second;
+  for (const std::string& n : names)
+    if (n.starts_with(words[0] + " ")) second.push_back(n.substr(words[0].size() + 1));
+  if (!second.empty()) {
+    const bool given = words.size() > 1 && !words[1].starts_with('-');
+    const std::string near = given ? nearest(words[1], second) : "";
+    throw UsageError(fmt::format("'{}' takes one of: {}{}", words[0], fmt::join(second, ", "), near.empty() ? "" : "; did you mean '" + near + "'?"));
+  }
+  const std::string near = nearest(words[0], names);
+  throw UsageError(fmt::format("unknown verb '{}'{}", words[0], near.empty() ? "; 'overproof --help' lists them" : "; did you mean '" + near + "'?"));
+}
+
+}  // namespace
+
+int run_command(const std::vector<std::string>& words) {
+  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+    fmt::print("{}", overview_help());
+    return words.empty() ? 2 : 0;
+  }
+  if (words[0] == "--version") return run_command({"version"});
+  const auto [verb, verb_words] = find_verb(words);
+  const std::vector<std::string> rest(words.begin() + ptrdiff_t(verb_words), words.end());
+  if (std::any_of(rest.begin(), rest.end(), [](const std::string& w) { return w == "--help" || w == "-h"; })) {
+    fmt::print("{}", verb_help(*verb));
+    return 0;
+  }
+
+  const auto instance = verb->make();
+  CommonConfig common;
+  std::vector<std::string> arguments(verb->arguments.size());
+  Options options = instance->options();
+  for (Option& o : options_of(common)) options.push_back(o);
+  for (size_t i = 0; i < arguments.size(); ++i) options.push_back({verb->arguments[i].name, &arguments[i], any_value(), ""});
+
+  po::options_description description;
+  for (const Option& o : options) {
+    if (o.type_name() == "flag") description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>()->implicit_value({"true"}, "true"), "");
+    else description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>(), "");
+  }
+  // Flags take their value only as --flag=value: a following word is an argument.
+  std::vector<std::string> joined;
+  for (size_t i = 0; i < rest.size(); ++i) {
+    const bool flag = std::any_of(options.begin(), options.end(), [&](const Option& o) { return o.type_name() == "flag" && rest[i] == "--" + o.name; });
+    joined.push_back(flag ? rest[i] + "=true" : rest[i]);
+  }
+  std::vector<po::option> parsed;
+  try {
+    namespace style = po::command_line_style;
+    parsed = po::command_line_parser(joined)
+                 .options(description)
+                 .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next)
+                 .allow_unregistered()
+                 .run()
+                 .options;
+  } catch (const po::error& e) {
+    throw UsageError(fmt::format("overproof {}: {}", verb->name, e.what()));
+  }
+
+  size_t placed = 0;
+  std::vector<std::string> seen;
+  const std::string where = "overproof " + verb->name;
+  for (size_t i = 0; i < parsed.size(); ++i) {
+    const po::option& o = parsed[i];
+    if (o.position_key >= 0 || o.string_key.empty()) {
+      for (const std::string& word : o.value) {
+        if (placed >= arguments.size())
+          throw UsageError(fmt::format("{}: '{}' is one argument too many; see 'overproof {} --help'", where, word, verb->name));
+        arguments[placed++] = word;
+      }
+      continue;
+    }
+    std::vector<std::string> values = o.value;
+    if (o.unregistered) {
+      if (!verb->named_inputs) find_option(options, o.string_key, where);  // throws, with a hint
+      // A name of the user's choice: the value may have been taken for an argument.
+      if (values.empty() && i + 1 < parsed.size() && parsed[i + 1].position_key >= 0) values = parsed[++i].value;
+      if (values.empty()) throw UsageError(fmt::format("{}: --{} names a model and takes its folder", where, o.string_key));
+      Option& models = find_option(options, "models", where);
+      const std::string before = models.text();
+      models.assign((before.empty() ? "" : before + ",") + o.string_key + "=" + values.front());
+      continue;
+    }
+    Option& option = find_option(options, o.string_key, where);
+    if (values.empty()) throw UsageError(fmt::format("{}: --{} takes a value ({})", where, o.string_key, option.help));
+    const bool again = std::find(seen.begin(), seen.end(), o.string_key) != seen.end();
+    if (again && !(verb->repeatable && o.string_key == "set"))
+      throw UsageError(fmt::format("{}: --{} is given twice", where, o.string_key));
+    seen.push_back(o.string_key);
+    option.assign(again ? option.text() + "\n" + values.front() : values.front());
+  }
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (arguments[i].empty() && verb->arguments[i].required)
+      throw UsageError(fmt::format("{}: {} is missing ({}); see 'overproof {} --help'", where, verb->arguments[i].name, verb->arguments[i].help, verb->name));
+
+  set_thread_count(common.threads);
+  if (common.quiet || common.json) set_progress_mode(ProgressMode::off);
+  return instance->run(common, arguments);
+}
+
+}  // namespace overproof

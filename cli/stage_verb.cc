@@ -1,0 +1,85 @@
+#include "cli/stage_verb.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "pipeline/run_stage.h"
+
+namespace overproof {
+namespace {
+
+class StageVerb final : public VerbInstance {
+ public:
+  explicit StageVerb(const StageSpec& spec) : spec_(spec), instance_(spec.make()), slots_(spec.slots.size()) {}
+
+  Options options() override {
+    Options list;
+    for (size_t i = 0; i < slots_.size(); ++i) list.push_back({spec_.slots[i].name, &slots_[i], any_value(), spec_.slots[i].help});
+    if (spec_.more_models) list.push_back({"models", &models_, any_value(), "models to compare, NAME=FOLDER apart by commas; or --NAME FOLDER"});
+    list.push_back({"out", &out_, any_value(), "folder of the new artifact"});
+    for (Option& o : instance_->options()) list.push_back(std::move(o));
+    list.push_back({"force", &force_, any_value(), "make it again even if nothing changed"});
+    list.push_back({"dry-run", &dry_run_, any_value(), "say what would be done, and do nothing"});
+    list.push_back({"key", &key_, any_value(), "signing key (PEM); made at first use; empty: $OVERPROOF_KEY or the user's own"});
+    return list;
+  }
+
+  int run(const CommonConfig& common, const std::vector<std::string>&) override {
+    StageRequest request{&spec_, instance_.get(), {}, out_, force_};
+    if (out_.empty()) throw UsageError(fmt::format("overproof {}: --out is missing (folder of the new artifact)", spec_.name));
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
+      else if (spec_.slots[i].required)
+        throw UsageError(fmt::format("overproof {}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
+    }
+    for (size_t begin = 0; begin < models_.size();) {
+      const size_t end = std::min(models_.find(',', begin), models_.size());
+      const std::string item = models_.substr(begin, end - begin);
+      const size_t equals = item.find('=');
+      if (equals == std::string::npos || equals == 0) throw UsageError(fmt::format("--models takes NAME=FOLDER, not '{}'", item));
+      if (!request.inputs.emplace(item.substr(0, equals), item.substr(equals + 1)).second)
+        throw UsageError(fmt::format("the model '{}' is given twice", item.substr(0, equals)));
+      begin = end + 1;
+    }
+
+    const Key key = load_or_create_key(key_.empty() ? default_key_path() : fs::path(key_));
+    if (dry_run_) {
+      const bool keep = !force_ && is_unchanged(request);
+      if (common.json) fmt::print("{}\n", Json{{"stage", spec_.name}, {"out", out_}, {"would", keep ? "keep" : "make"}}.dump());
+      else fmt::print("{}: {}\n", out_, keep ? "unchanged, would be kept" : "would be made");
+      return 0;
+    }
+    const StageResult result = run_stage(request, key);
+    const bool made = result.status == StageStatus::made;
+    if (common.json) {
+      fmt::print("{}\n", Json{{"stage", spec_.name}, {"out", out_}, {"status", made ? "made" : "unchanged"},
+                              {"root", "sha256:" + result.root.hex()}, {"seconds", result.seconds}, {"metrics", result.report.metrics()}}
+                             .dump());
+      return 0;
+    }
+    for (const std::string& line : result.report.summary) fmt::print("{}\n", line);
+    fmt::print("{}: {} sha256:{} in {:.1f} s\n", out_, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
+    return 0;
+  }
+
+ private:
+  const StageSpec& spec_;
+  std::unique_ptr<StageInstance> instance_;
+  std::vector<std::string> slots_;
+  std::string models_, out_, key_;
+  bool force_ = false, dry_run_ = false;
+};
+
+}  // namespace
+
+std::vector<VerbSpec> stage_verbs() {
+  std::vector<VerbSpec> list;
+  for (const StageSpec& spec : stages())
+    list.push_back({spec.name, spec.help, spec.example, {}, false, spec.more_models, [&spec] { return std::make_unique<StageVerb>(spec); }});
+  return list;
+}
+
+}  // namespace overproof

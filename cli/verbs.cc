@@ -1,0 +1,87 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "cli/stage_verb.h"
+#include "cli/verb.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "pipeline/recipe.h"
+#include "pipeline/version.h"
+
+namespace overproof {
+namespace {
+
+struct NoConfig {
+  template <class V>
+  void visit(V&&) {}
+};
+
+struct RunConfig {
+  std::string out, set, only, key;
+  bool force = false, dry_run = false;
+  template <class V>
+  void visit(V&& v) {
+    v("out", out, any_value(), "run folder; every section's artifact stands in it (default runs/NAME-OF-RECIPE)");
+    v("set", set, any_value(), "section.key=value instead of what the recipe says; may be given many times");
+    v("only", only, any_value(), "stop after this artifact");
+    v("force", force, any_value(), "make everything again");
+    v("dry-run", dry_run, any_value(), "say what would be made, and make nothing");
+    v("key", key, any_value(), "signing key (PEM); made at first use; empty: $OVERPROOF_KEY or the user's own");
+  }
+};
+
+int run_verb(const CommonConfig& common, const RunConfig& config, const std::vector<std::string>& arguments) {
+  std::vector<std::string> overrides;
+  for (size_t begin = 0; begin < config.set.size();) {
+    const size_t end = std::min(config.set.find('\n', begin), config.set.size());
+    overrides.push_back(config.set.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  const fs::path path = arguments[0];
+  const Recipe recipe = read_recipe(path, overrides);
+  RecipeOptions options;
+  options.out = config.out.empty() ? fs::path("runs") / path.stem() : fs::path(config.out);
+  options.only = config.only;
+  options.force = config.force;
+  options.dry_run = config.dry_run;
+  options.json = common.json;
+  run_recipe(recipe, options, load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key)));
+  return 0;
+}
+
+int version_verb(const CommonConfig& common, const NoConfig&, const std::vector<std::string>&) {
+  const auto versions = builder_versions();
+  if (common.json) fmt::print("{}\n", Json(versions).dump());
+  else
+    for (const auto& [name, version] : versions) fmt::print("{} {}\n", name, version);
+  return 0;
+}
+
+int reference_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>&) {
+  fmt::print("{}", reference_page());
+  return 0;
+}
+
+std::vector<VerbSpec> make_verbs() {
+  std::vector<VerbSpec> list;
+  list.push_back({"run", "Makes every artifact of a recipe; what is unchanged is kept.",
+                  "overproof run examples/smollm2-moe.ini --out runs/smollm2-moe --set student.steps=100",
+                  {{"recipe", "an INI file, one section an artifact"}}, true, false, verb_maker<RunConfig>(run_verb)});
+  for (VerbSpec& v : stage_verbs()) list.push_back(std::move(v));
+  for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
+  list.push_back({"reference", "Prints the reference page in Markdown.", "overproof reference > docs/reference.md", {}, false, false,
+                  verb_maker<NoConfig>(reference_verb)});
+  list.push_back({"version", "Prints versions as they are recorded in statements.", "overproof version --json", {}, false, false,
+                  verb_maker<NoConfig>(version_verb)});
+  return list;
+}
+
+}  // namespace
+
+const std::vector<VerbSpec>& verbs() {
+  static const std::vector<VerbSpec> list = make_verbs();
+  return list;
+}
+
+}  // namespace overproof

@@ -1,0 +1,199 @@
+#include "pipeline/run_stage.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <set>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "pipeline/version.h"
+#include "provenance/artifact.h"
+
+namespace overproof {
+namespace {
+
+/// Everything that decides what a stage makes.
+struct Prepared {
+  std::map<std::string, InputArtifact> inputs;
+  std::map<std::string, Dependency> dependencies;
+  Json config;
+  std::string key;
+};
+
+std::string logical_name(const fs::path& path) {
+  const fs::path clean = path.has_filename() ? path : path.parent_path();
+  return clean.filename().string();
+}
+
+/// Hashes inputs and checks their statements. An artifact whose files do not match its statement stops here.
+Prepared prepare(const StageRequest& request) {
+  Prepared p;
+  Options options = request.instance->options();
+  for (const Option& o : options) o.check();
+  p.config = to_json(options);
+  Json roots = Json::object();
+  for (const auto& [slot, path] : request.inputs) {
+    throw_if_interrupted();
+    bool outside = false;
+    for (const Slot& s : request.spec->slots) outside |= s.name == slot && s.kind == Slot::Kind::file;
+    std::optional<Lineage> lineage;
+    std::error_code error;
+    if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' is not there", slot), ENOENT);
+    // Outside files have no statement of ours; an artifact made by hand is taken for what its files are.
+    if (!outside) lineage = open_artifact(path, VerifyFiles::yes, nullptr);
+    const Digest root = lineage ? lineage->root : scan_artifact(path).root;
+    p.inputs[slot] = {path, root};
+    roots[slot] = root.hex();
+    if (outside) p.config[slot + "-sha256"] = root.hex();  // content, recorded beside the options; it is no artifact
+    else p.dependencies[slot] = {logical_name(path), root};
+  }
+  const Json identity = {{"stage", request.spec->name}, {"version", kVersion}, {"config", p.config}, {"inputs", roots}};
+  p.key = sha256(identity.dump()).hex();
+  return p;
+}
+
+std::optional<Lineage> intact(const fs::path& out, const std::string& key) {
+  std::error_code error;
+  if (!fs::exists(out / "claims.jsonl", error)) return std::nullopt;
+  const ArtifactCheck check = check_artifact(out, VerifyFiles::yes, nullptr);
+  if (!check.faults.empty() || !check.lineage || check.lineage->stage_key != key) return std::nullopt;
+  return check.lineage;
+}
+
+/// Two runs into one folder would tear each other's work apart.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& file) : file_(file), fd_(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
+    if (fd_ < 0) throw IoError(file.parent_path(), "cannot write here", errno);
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+      ::close(fd_);
+      throw UsageError(fmt::format("{}: another overproof is making this artifact right now", file.parent_path().string()));
+    }
+  }
+  ~FolderLock() {
+    ::unlink(file_.c_str());
+    ::close(fd_);
+  }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  fs::path file_;
+  int fd_;
+};
+
+/// Removes the temporary folder unless the work came to its end.
+struct Temporary {
+  fs::path path;
+  ~Temporary() {
+    std::error_code ignored;
+    if (!path.empty()) fs::remove_all(path, ignored);
+  }
+};
+
+void check_all_recorded(const fs::path& folder, const std::vector<FileRecord>& records) {
+  std::set<std::string> known;
+  for (const FileRecord& r : records) known.insert(r.name);
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (!entry.is_directory()) OVERPROOF_CHECK(known.contains(fs::relative(entry.path(), folder).generic_string()));
+}
+
+void remove_siblings(const fs::path& out, const std::string& prefix) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(out.parent_path(), ignored))
+    if (entry.path().filename().string().starts_with(prefix)) fs::remove_all(entry.path(), ignored);
+}
+
+}  // namespace
+
+bool is_unchanged(const StageRequest& request) {
+  for (const auto& [slot, path] : request.inputs) {
+    std::error_code error;
+    if (!fs::exists(path, error)) return false;
+  }
+  return intact(request.out, prepare(request).key).has_value();
+}
+
+StageResult run_stage(const StageRequest& request, const Key& key) {
+  const auto started = std::chrono::steady_clock::now();
+  const Prepared prepared = prepare(request);
+  StageResult result;
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(); };
+  const fs::path out = fs::absolute(request.out).lexically_normal();
+  for (const auto& [slot, input] : prepared.inputs) {
+    std::error_code error;
+    if (fs::equivalent(input.path, out, error)) throw UsageError(fmt::format("{}: is the input '{}', so it cannot be the output", out.string(), slot));
+  }
+  std::error_code error;
+  fs::create_directories(out.parent_path(), error);
+  if (error) throw IoError(out.parent_path(), "cannot make this folder", error.value());
+  const std::string name = out.filename().string();
+  if (name.empty()) throw UsageError("the output folder has no name");
+  const FolderLock lock(out.parent_path() / ("." + name + ".lock"));
+
+  if (!request.force) {
+    if (const auto lineage = intact(out, prepared.key)) {
+      result.status = StageStatus::unchanged;
+      result.root = lineage->root;
+      result.report.metrics() = lineage->metrics;
+      result.seconds = seconds();
+      return result;
+    }
+  }
+  if (fs::exists(out, error) && !fs::exists(out / "claims.jsonl", error) && !fs::is_empty(out, error))
+    throw UsageError(fmt::format("{}: is there already and is no artifact of ours; name another folder", out.string()));
+
+  const fs::path scratch = out.parent_path() / fmt::format(".{}.scratch-{}", name, prepared.key.substr(0, 16));
+  Temporary temporary{out.parent_path() / fmt::format(".{}.partial", name)};
+  fs::remove_all(temporary.path, error);
+  fs::create_directories(temporary.path, error);
+  if (!error) fs::create_directories(scratch, error);
+  if (error) throw IoError(out.parent_path(), "cannot make a temporary folder here", error.value());
+
+  const Inputs inputs(prepared.inputs);
+  Outputs outputs(temporary.path, scratch);
+  result.report = request.instance->run(inputs, outputs);
+  throw_if_interrupted();
+
+  const std::vector<FileRecord> records = outputs.folder().records();
+  check_all_recorded(temporary.path, records);
+  Lineage lineage;
+  lineage.kind = request.spec->edge;
+  lineage.stage = request.spec->name;
+  lineage.stage_key = prepared.key;
+  lineage.config = prepared.config;
+  lineage.inputs = prepared.dependencies;
+  lineage.metrics = result.report.metrics();
+  lineage.builder = builder_versions();
+  seal_artifact(temporary.path, records, lineage, key);
+  fsync_folder(temporary.path);
+
+  // An earlier artifact steps aside only when its successor is complete.
+  Temporary previous;
+  if (fs::exists(out)) {
+    previous.path = out.parent_path() / fmt::format(".{}.previous", name);
+    fs::remove_all(previous.path, error);
+    fs::rename(out, previous.path, error);
+    if (error) throw IoError(out, "cannot move the earlier artifact aside", error.value());
+  }
+  fs::rename(temporary.path, out, error);
+  if (error) {
+    std::error_code ignored;
+    if (!previous.path.empty()) fs::rename(previous.path, out, ignored);
+    previous.path.clear();
+    throw IoError(out, "cannot move the finished artifact into place", error.value());
+  }
+  temporary.path.clear();
+  fsync_folder(out.parent_path());
+  remove_siblings(out, "." + name + ".scratch-");
+  result.root = check_artifact(out, VerifyFiles::no, nullptr).lineage->root;
+  result.seconds = seconds();
+  return result;
+}
+
+}  // namespace overproof

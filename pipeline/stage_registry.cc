@@ -1,0 +1,91 @@
+#include "pipeline/stage_registry.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "data/corpus_stage.h"
+#include "pipeline/import_stage.h"
+#include "prune/static_stage.h"
+#include "quantize/quantize_stage.h"
+#ifdef OVERPROOF_WITH_TORCH
+#include "distill/calibrate_stage.h"
+#include "distill/distill_stage.h"
+#include "evaluate/evaluate_stage.h"
+#include "student/carve_stage.h"
+#include "student/observe_stage.h"
+#include "teacher/teach_stage.h"
+#endif
+
+namespace overproof {
+namespace {
+
+using Kind = Slot::Kind;
+
+std::vector<StageSpec> make_stages() {
+  const Slot teacher{"teacher", "the teacher: a checkpoint folder, safetensors or GGUF"};
+  const Slot corpus{"corpus", "the corpus artifact"};
+  std::vector<StageSpec> list;
+  list.push_back({"import", "imported", "Brings a model from outside into a run, checked against its published digest.",
+                  "overproof import --path SmolLM2-135M-Instruct.Q4_1.gguf --out runs/mine/teacher",
+                  {{"path", "a .gguf file, or a folder with config.json and safetensors", Kind::file}}, false,
+                  stage_maker<ImportConfig>(run_import)});
+  list.push_back({"corpus", "corpus-of", "Reads documents with their licences and cuts them into tokens and windows.",
+                  "overproof corpus --source texts --tokenizer runs/mine/teacher --out runs/mine/corpus",
+                  {{"source", "folder of text files with their copyright files or documents.jsonl", Kind::file},
+                   {"tokenizer", "what to cut text with: any artifact with a tokenizer"}}, false,
+                  stage_maker<CorpusConfig>(run_corpus)});
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"teach", "taught", "Writes the teacher's answers to a corpus as compact soft targets.",
+                  "overproof teach --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/soft-targets",
+                  {teacher, corpus}, false, stage_maker<TeachConfig>(run_teach)});
+  list.push_back({"observe", "observed", "Records what the teacher's FFN layers see, for carving and pruning.",
+                  "overproof observe --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/statistics",
+                  {teacher, corpus}, false, stage_maker<ObserveConfig>(run_observe)});
+  list.push_back({"student", "carved-from", "Deals a dense teacher's FFN out to experts, with a certificate that nothing was lost.",
+                  "overproof student --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/student-init",
+                  {teacher, {"statistics", "what observe recorded"}}, false, stage_maker<StudentConfig>(run_student)});
+  list.push_back({"distill", "distilled-from", "Trains a student on soft targets; a killed run goes on where it was.",
+                  "overproof distill --student runs/mine/student-init --targets runs/mine/soft-targets --corpus runs/mine/corpus "
+                  "--out runs/mine/student",
+                  {{"student", "the model to train"}, {"targets", "the teacher's soft targets"}, corpus}, false,
+                  stage_maker<DistillConfig>(run_distill)});
+#endif
+  list.push_back({"prune", "pruned-from", "Keeps a dense model's most active FFN neurons: the baseline that routing has to beat.",
+                  "overproof prune --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/static-init",
+                  {teacher, {"statistics", "what observe recorded"}}, false, stage_maker<PruneConfig>(run_prune)});
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"calibrate", "calibrated-from", "Sets how many neurons a token uses, and tunes the router to it.",
+                  "overproof calibrate --student runs/mine/student --teacher runs/mine/teacher --corpus runs/mine/corpus "
+                  "--target-activation 0.25 --out runs/mine/calibrated",
+                  {{"student", "the model to calibrate"}, teacher, corpus}, false, stage_maker<CalibrateConfig>(run_calibrate)});
+#endif
+  list.push_back({"quantize", "quantized-from", "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
+                  "overproof quantize --model runs/mine/calibrated --out runs/mine/int8",
+                  {{"model", "the checkpoint to compress"}}, false, stage_maker<QuantizeConfig>(run_quantize)});
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
+                  "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",
+                  {teacher, corpus}, true, stage_maker<EvaluateConfig>(run_evaluate)});
+#endif
+  return list;
+}
+
+}  // namespace
+
+const std::vector<StageSpec>& stages() {
+  static const std::vector<StageSpec> list = make_stages();
+  return list;
+}
+
+const StageSpec& find_stage(std::string_view name, std::string_view where) {
+  std::vector<std::string> names;
+  for (const StageSpec& s : stages()) {
+    if (s.name == name) return s;
+    names.push_back(s.name);
+  }
+  const std::string near = nearest(name, names);
+  throw UsageError(fmt::format("{}: there is no stage '{}'; {}", where, name,
+                               near.empty() ? fmt::format("stages are {}", fmt::join(names, ", ")) : "did you mean '" + near + "'?"));
+}
+
+}  // namespace overproof

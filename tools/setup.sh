@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what is missing to build (and, with "test", to run all tests): Debian packages and Python wheels.
+#
+#   tools/setup.sh build     compilers, libraries, libtorch
+#   tools/setup.sh demo      build + what renders the corpus
+#   tools/setup.sh test      demo + the peers that the tests compare with
+#
+# Everything that is not a Debian package stands under $OVERPROOF_CACHE (default: .cache in the project). A second run
+# finds its stamps and does nothing. A libtorch of your own is taken from Torch_DIR or LIBTORCH_ROOT instead of the wheel.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+level=${1:?usage: tools/setup.sh build|demo|test}
+cache=${OVERPROOF_CACHE:-$PWD/.cache}
+mkdir -p "$cache"
+
+say() { printf '== %s\n' "$*" >&2; }
+
+packages=(g++ cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv
+  libboost-program-options-dev libfmt-dev nlohmann-json3-dev libssl-dev libtbb-dev libpcre2-dev
+  libsentencepiece-dev catch2)
+if [ "$level" != build ]; then
+  # The corpus script names what it needs; it is the one who knows.
+  read -ra corpus_needs <<<"$(sed -n 's/^NEEDS="\(.*\)"$/\1/p' tools/debian_corpus.sh)"
+  packages+=("${corpus_needs[@]}")
+fi
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  root=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "these Debian packages are missing, and neither root nor sudo is at hand: ${missing[*]}" >&2; exit 1; }
+    root=(sudo)
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  "${root[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1 ||
+    { tail -n 20 "$cache/apt.log" >&2; echo "apt-get failed; its whole output is in $cache/apt.log" >&2; exit 1; }
+fi
+
+venv="$cache/venv"
+pip_install() {
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-input "$@" >"$cache/pip.log" 2>&1 ||
+    { tail -n 20 "$cache/pip.log" >&2; echo "pip failed; its whole output is in $cache/pip.log" >&2; exit 1; }
+}
+# once NAME FILE COMMAND...: run the command unless it ran before with the same FILE.
+once() {
+  local stamp="$cache/$1.stamp" sum
+  sum=$(sha256sum <"$2")
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$sum" ] && return 0
+  say "$1"
+  "${@:3}"
+  printf '%s\n' "$sum" >"$stamp"
+}
+[ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv "$venv"
+# The wheel's own dependencies are gigabytes of GPU libraries; libtorch_cpu needs two of them.
+libtorch() { pip_install --no-deps -r tools/requirements-libtorch.txt; }
+if [ -z "${Torch_DIR:-}${LIBTORCH_ROOT:-}" ]; then once "libtorch" tools/requirements-libtorch.txt libtorch; fi
+if [ "$level" = test ]; then
+  peers() { pip_install -r tools/requirements-libtorch.txt -r tools/requirements-test.txt; }
+  once "the peers that the tests compare with" tools/requirements-test.txt peers
+fi
