@@ -1,0 +1,231 @@
+#include "provenance/artifact.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/parallel.h"
+#include "provenance/claims.h"
+#include "provenance/json_fields.h"
+#include "provenance/oms.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kMaxBundleBytes = int64_t{256} << 20;
+
+struct Listing {
+  std::vector<FileRecord> files;     ///< sizes, no digests; in OMS order
+  std::vector<std::string> strange;  ///< symbolic links, devices, sockets
+};
+
+Listing list_files(const fs::path& folder) {
+  Listing listing;
+  try {
+    for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator(); ++entry) {
+      const std::string name = entry->path().lexically_relative(folder).generic_string();
+      if (is_oms_ignored(name)) {
+        // A link is refused even there: other verifiers do, and what it points to is nobody's to vouch for.
+        if (entry->is_symlink()) listing.strange.push_back(name);
+        entry.disable_recursion_pending();
+        continue;
+      }
+      const fs::file_status status = entry->symlink_status();
+      if (fs::is_regular_file(status)) listing.files.push_back({name, int64_t(entry->file_size()), {}});
+      else if (!fs::is_directory(status)) listing.strange.push_back(name);
+    }
+  } catch (const fs::filesystem_error& e) {
+    throw IoError(folder, "cannot list", e.code().value());
+  }
+  std::sort(listing.files.begin(), listing.files.end(),
+            [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
+  std::sort(listing.strange.begin(), listing.strange.end());
+  return listing;
+}
+
+void hash_files(const fs::path& folder, std::vector<FileRecord>& files) {
+  // Largest first, so that one big file does not begin when all others are done.
+  std::vector<size_t> order(files.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return files[a].bytes > files[b].bytes; });
+  parallel_for(int64_t(files.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      throw_if_interrupted();
+      FileRecord& file = files[order[size_t(i)]];
+      file.digest = sha256_file(folder / file.name);
+    }
+  });
+}
+
+/// Reads a file of signatures through `read`; a fault is noted and answered with nothing.
+template <class Read>
+auto noting_faults(ArtifactCheck& check, std::string_view name, Read read) -> std::optional<decltype(read())> {
+  try {
+    return read();
+  } catch (const IoError&) {
+    throw;
+  } catch (const Error& e) {
+    check.faults.push_back({std::string(name), e.what(), "restore the file from where the artifact was published"});
+    return std::nullopt;
+  }
+}
+
+/// Compares what is there with what is listed.
+void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& check) {
+  Listing there = list_files(folder);
+  for (const std::string& name : there.strange)
+    check.faults.push_back({name, "is a symbolic link or a special file; artifacts hold regular files only", "remove it"});
+
+  std::map<std::string_view, const FileRecord*> listed;
+  for (const FileRecord& file : check.lineage->files) listed[file.name] = &file;
+  std::vector<FileRecord> same_size;
+  for (const FileRecord& file : there.files) {
+    const auto found = listed.find(file.name);
+    if (found == listed.end()) {
+      check.faults.push_back({file.name, "is not listed in the statement: it was added after sealing", "remove it"});
+      continue;
+    }
+    if (found->second->bytes != file.bytes)
+      check.faults.push_back({file.name, fmt::format("has {} bytes, expected {}", file.bytes, found->second->bytes),
+                              "restore the file, or run its stage again"});
+    else
+      same_size.push_back(file);
+    listed.erase(found);
+  }
+  for (const auto& [name, record] : listed)
+    check.faults.push_back({std::string(name), "is missing", "restore the file, or run its stage again"});
+  if (verify != VerifyFiles::yes) return;
+
+  listed.clear();
+  for (const FileRecord& file : check.lineage->files) listed[file.name] = &file;
+  hash_files(folder, same_size);
+  for (const FileRecord& file : same_size)
+    if (const Digest& expected = listed[file.name]->digest; file.digest != expected)
+      check.faults.push_back({file.name, fmt::format("has digest sha256:{}, expected sha256:{}", file.digest.hex(), expected.hex()),
+                              "restore the file, or run its stage again"});
+}
+
+/// The key that the checks use: the trusted one, else the one the statement names.
+std::optional<PublicKey> choose_key(const Envelope& claim, const PublicKey* trusted, const fs::path& origin,
+                                    ArtifactCheck& check) {
+  if (trusted) return *trusted;
+  if (check.lineage->signer_pem.empty()) {
+    check.faults.push_back({std::string(kClaimsName), "names no signing key", "give the signer's key with --public-key"});
+    return std::nullopt;
+  }
+  auto key = noting_faults(check, kClaimsName, [&] { return PublicKey::from_pem(check.lineage->signer_pem, origin); });
+  if (key && key->hint() != claim.key_id)
+    check.faults.push_back({std::string(kClaimsName), "is signed by another key than the statement names", {}});
+  return key;
+}
+
+void check_claims(const std::vector<Envelope>& claims, const PublicKey& key, ArtifactCheck& check) {
+  for (size_t i = 0; i < claims.size(); ++i) {
+    if (claims[i].key_id == key.hint() && claims[i].verify(key)) continue;
+    const bool other = claims[i].key_id != key.hint();
+    check.faults.push_back(
+        {std::string(kClaimsName),
+         other ? fmt::format("line {} is signed by key {}, expected {}", i + 1, claims[i].key_id.substr(0, 64), key.hint())
+               : fmt::format("line {}: the signature does not hold for what is signed", i + 1),
+         other ? "check with --public-key whether that signer is one you trust" : "restore the file from where the artifact was published"});
+  }
+}
+
+void check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck& check) {
+  const std::string name(kModelSignatureName);
+  if (bundle.key_hint != key.hint())
+    check.faults.push_back({name, fmt::format("is signed by key {}, expected {}", bundle.key_hint, key.hint()),
+                            "check with --public-key whether that signer is one you trust"});
+  else if (!bundle.signature_valid)
+    check.faults.push_back({name, "the signature does not hold for what is signed", "restore the file from where the artifact was published"});
+  const auto same = [](const FileRecord& a, const FileRecord& b) { return a.name == b.name && a.digest == b.digest; };
+  const std::vector<FileRecord>& files = check.lineage->files;
+  if (!std::equal(files.begin(), files.end(), bundle.files.begin(), bundle.files.end(), same))
+    check.faults.push_back({name, fmt::format("signs root sha256:{}, the lineage is about sha256:{}", bundle.root.hex(),
+                                              check.lineage->root.hex()),
+                            "one of the two was exchanged: restore both"});
+}
+
+}  // namespace
+
+ArtifactRecord scan_artifact(const fs::path& path) {
+  ArtifactRecord record;
+  const fs::file_status status = fs::symlink_status(path);
+  if (fs::is_regular_file(status)) {
+    record.files = {{path.filename().string(), int64_t(fs::file_size(path)), sha256_file(path)}};
+  } else if (fs::is_directory(status)) {
+    Listing listing = list_files(path);
+    if (!listing.strange.empty())
+      throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only",
+                                        path.string(), listing.strange.front()));
+    hash_files(path, listing.files);
+    record.files = std::move(listing.files);
+  } else if (fs::is_symlink(status)) {
+    throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", path.string()));
+  } else {
+    throw IoError(path, "cannot read the artifact", ENOENT);
+  }
+  record.root = oms_root(record.files);
+  return record;
+}
+
+void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key) {
+  lineage.files = files;
+  std::sort(lineage.files.begin(), lineage.files.end(),
+            [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
+  for (const FileRecord& file : files)
+    if (is_oms_ignored(file.name))
+      throw UsageError(fmt::format("'{}' cannot be a file of an artifact: signatures leave it out", file.name));
+  lineage.root = oms_root(lineage.files);
+  lineage.signer_pem = key.public_key().pem();
+  const Envelope claim = sign_envelope(kInTotoPayloadType, make_statement(lineage), key, key.public_key().hint());
+  write_file_atomically(folder / kModelSignatureName, make_oms_bundle(lineage.stage, lineage.files, key));
+  write_file_atomically(folder / kClaimsName, json_dump(claim.to_json()) + "\n");
+}
+
+ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
+  ArtifactCheck check;
+  const fs::path claims_file = folder / kClaimsName, bundle_file = folder / kModelSignatureName;
+  for (const fs::path& file : {claims_file, bundle_file})
+    if (!fs::is_regular_file(fs::symlink_status(file)))
+      check.faults.push_back({file.filename().string(), "is missing", "restore it from where the artifact was published"});
+  if (!check.faults.empty()) return check;
+
+  const auto claims = noting_faults(check, kClaimsName, [&] { return read_claims(claims_file); });
+  if (!claims) return check;
+  const auto claim = noting_faults(check, kClaimsName, [&] {
+    auto found = find_claim(*claims, kLineagePredicateType, claims_file);
+    if (!found) throw FormatError(claims_file, -1, "holds no lineage statement");
+    return *found;
+  });
+  if (!claim) return check;
+  check.lineage = noting_faults(check, kClaimsName, [&] { return read_statement(claim->payload, claims_file); });
+  if (!check.lineage) return check;
+
+  const auto key = choose_key(*claim, trusted, claims_file, check);
+  if (key) {
+    check.signer_hint = key->hint();
+    check_claims(*claims, *key, check);
+    const auto bundle = noting_faults(
+        check, kModelSignatureName, [&] { return read_oms_bundle(read_file(bundle_file, kMaxBundleBytes), bundle_file, &*key); });
+    if (bundle) check_bundle(*bundle, *key, check);
+  }
+  if (verify != VerifyFiles::no) check_files(folder, verify, check);
+  return check;
+}
+
+std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
+  if (!fs::exists(folder / kClaimsName) && !fs::exists(folder / kModelSignatureName)) return std::nullopt;
+  ArtifactCheck check = check_artifact(folder, verify, trusted);
+  if (!check.faults.empty()) {
+    const Fault& fault = check.faults.front();
+    throw ProvenanceError(fmt::format("{}: {}{}{}", (folder / fault.file).string(), fault.what,
+                                      fault.remedy.empty() ? "" : "; ", fault.remedy));
+  }
+  return std::move(check.lineage);
+}
+
+}  // namespace overproof

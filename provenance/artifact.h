@@ -1,0 +1,51 @@
+#pragma once
+// An artifact is a folder of files with two signatures beside them: model.sig for everybody's tools, claims.jsonl with the
+// lineage. Neither is part of the root, so signing does not change the identity.
+
+#include <optional>
+#include <vector>
+
+#include "core/stage.h"
+#include "provenance/keys.h"
+#include "provenance/statement.h"
+
+namespace overproof {
+
+struct ArtifactRecord {
+  Digest root;
+  std::vector<FileRecord> files;  ///< in OMS order; a single file is called by its file name
+};
+
+/// Hashes every file of a folder, or a single file, in parallel. Leaves out what OMS ignores. Throws ProvenanceError on
+/// a symbolic link or a special file, IoError, and UsageError when nothing is there.
+ArtifactRecord scan_artifact(const fs::path& path);
+
+/// Writes claims.jsonl and model.sig into a finished folder. `files` are the digests taken while writing; they are not read
+/// again. `lineage` needs everything but root, files and signer.
+void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key);
+
+enum class VerifyFiles {
+  no,    ///< signatures and statements only
+  size,  ///< and that exactly the listed files are there with their sizes
+  yes,   ///< and every digest
+};
+
+/// Something that does not hold. `file` is relative to the folder, "" for the artifact as a whole.
+struct Fault {
+  std::string file, what, remedy;
+};
+
+struct ArtifactCheck {
+  std::optional<Lineage> lineage;  ///< set when a lineage could be read, even if it does not hold
+  std::string signer_hint;         ///< of the key that the checks were made with
+  std::vector<Fault> faults;
+};
+
+/// Checks both signatures, that they agree, and the files. `trusted`: nullptr takes the key named in the statement, which
+/// shows that nothing changed since, but not who signed. Input is hostile; only IoError is thrown.
+ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
+
+/// The lineage of a folder that holds; nothing when the folder was never sealed. Throws ProvenanceError on any fault.
+std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
+
+}  // namespace overproof

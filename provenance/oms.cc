@@ -1,0 +1,125 @@
+#include "provenance/oms.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/error.h"
+#include "provenance/dsse.h"
+#include "provenance/json_fields.h"
+
+namespace overproof {
+namespace {
+
+constexpr std::string_view kMediaType = "application/vnd.dev.sigstore.bundle.v0.3+json";
+constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
+constexpr std::string_view kPredicateType = "https://model_signing/signature/v1.0";
+constexpr std::array<std::string_view, 6> kIgnored = {".git", ".gitattributes", ".github",
+                                                      ".gitignore", kClaimsName, kModelSignatureName};
+
+Digest root_of_sorted(const std::vector<FileRecord>& files) {
+  Sha256 hash;
+  for (const FileRecord& file : files) hash.update(file.digest.bytes.data(), file.digest.bytes.size());
+  return hash.finish();
+}
+
+void sort_by_name(std::vector<FileRecord>& files) {
+  std::sort(files.begin(), files.end(),
+            [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
+}
+
+OmsManifest read_statement(const Json& statement, const fs::path& origin) {
+  expect_json_text(statement, "_type", kStatementType, origin);
+  expect_json_text(statement, "predicateType", kPredicateType, origin);
+  const Json& subjects = json_list(statement, "subject", origin);
+  if (subjects.size() != 1) throw FormatError(origin, -1, "expected exactly one subject");
+  const Json& predicate = json_field(statement, "predicate", origin);
+  const Json& serialization = json_field(predicate, "serialization", origin);
+  expect_json_text(serialization, "method", "files", origin);
+  expect_json_text(serialization, "hash_type", "sha256", origin);
+
+  OmsManifest manifest;
+  manifest.model_name = json_text(subjects[0], "name", origin);
+  manifest.root = json_digest(json_field(subjects[0], "digest", origin), "sha256", origin);
+  for (const Json& resource : json_list(predicate, "resources", origin)) {
+    const std::string& name = json_text(resource, "name", origin);
+    // "." is how a signature of a single file names that file.
+    if (name != "." && !is_safe_relative_name(name))
+      throw FormatError(origin, -1, fmt::format("the name '{}' leaves the folder", name));
+    expect_json_text(resource, "algorithm", "sha256", origin);
+    manifest.files.push_back({name, -1, json_digest(resource, "digest", origin)});
+  }
+  // Their writer sorts and their reader hashes in the order listed: both must hold, or two readers see two roots.
+  for (size_t i = 1; i < manifest.files.size(); ++i)
+    if (!oms_name_less(manifest.files[i - 1].name, manifest.files[i].name))
+      throw FormatError(origin, -1, fmt::format("'{}' stands out of order or twice", manifest.files[i].name));
+  if (root_of_sorted(manifest.files) != manifest.root)
+    throw FormatError(origin, -1, "the root digest is not that of the files listed");
+  return manifest;
+}
+
+}  // namespace
+
+bool oms_name_less(std::string_view a, std::string_view b) {
+  // Comparing part by part is comparing bytes with '/' below everything else.
+  return std::lexicographical_compare(a.begin(), a.end(), b.begin(), b.end(), [](char x, char y) {
+    const auto rank = [](char c) { return c == '/' ? -1 : int(static_cast<unsigned char>(c)); };
+    return rank(x) < rank(y);
+  });
+}
+
+bool is_oms_ignored(std::string_view name) {
+  const std::string_view first = name.substr(0, name.find('/'));
+  return std::find(kIgnored.begin(), kIgnored.end(), first) != kIgnored.end();
+}
+
+Digest oms_root(std::vector<FileRecord> files) {
+  if (files.empty()) throw UsageError("an artifact without files has no identity");
+  sort_by_name(files);
+  return root_of_sorted(files);
+}
+
+std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key) {
+  std::vector<FileRecord> sorted = files;
+  sort_by_name(sorted);
+  Json resources = Json::array();
+  for (const FileRecord& file : sorted)
+    resources.push_back({{"name", file.name}, {"algorithm", "sha256"}, {"digest", file.digest.hex()}});
+  const Json statement = {
+      {"_type", kStatementType},
+      {"subject", Json::array({{{"name", model_name}, {"digest", {{"sha256", oms_root(files).hex()}}}}})},
+      {"predicateType", kPredicateType},
+      {"predicate",
+       {{"serialization",
+         {{"method", "files"}, {"hash_type", "sha256"}, {"allow_symlinks", false}, {"ignore_paths", kIgnored}}},
+        {"resources", resources}}}};
+  const Envelope envelope = sign_envelope(kInTotoPayloadType, json_dump(statement), key, "");
+  const Json bundle = {
+      {"mediaType", kMediaType},
+      {"verificationMaterial",
+       {{"publicKey", {{"hint", key.public_key().hint()}}}, {"tlogEntries", Json::array()}}},
+      {"dsseEnvelope", envelope.to_json()}};
+  return json_dump(bundle);
+}
+
+OmsManifest read_oms_bundle(std::string_view bundle_text, const fs::path& origin, const PublicKey* key) {
+  const Json bundle = parse_json(bundle_text, origin);
+  expect_json_text(bundle, "mediaType", kMediaType, origin);
+  const Json& material = json_field(bundle, "verificationMaterial", origin);
+  const Json& public_key = json_field(material, "publicKey", origin);
+  expect_json_fields(bundle, {"mediaType", "verificationMaterial", "dsseEnvelope"}, origin);
+  expect_json_fields(material, {"publicKey", "tlogEntries"}, origin);
+  expect_json_fields(public_key, {"hint", "rawBytes", "keyDetails"}, origin);
+  const std::string hint = public_key.contains("hint") ? json_text(public_key, "hint", origin) : "";
+
+  const Envelope envelope = Envelope::from_json(json_field(bundle, "dsseEnvelope", origin), origin);
+  if (envelope.payload_type != kInTotoPayloadType)
+    throw FormatError(origin, -1, fmt::format("payload of type '{}', expected '{}'", envelope.payload_type, kInTotoPayloadType));
+  OmsManifest manifest = read_statement(parse_json(envelope.payload, origin), origin);
+  manifest.key_hint = hint;
+  manifest.signature_valid = key && (hint.empty() || hint == key->hint()) && envelope.verify(*key);
+  return manifest;
+}
+
+}  // namespace overproof

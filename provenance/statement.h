@@ -1,0 +1,68 @@
+#pragma once
+// The lineage statement: what an artifact is, what it was made from and how. An in-toto Statement v1 whose predicate is
+// SLSA provenance v1 (https://slsa.dev/spec/v1.0/provenance), so that other tools read it:
+//
+//   subject                                    the artifact (digest = OMS root), then its files, each with its size
+//   buildDefinition.buildType                  urn:overproof:stage:<stage>:v1
+//   buildDefinition.externalParameters         the effective configuration
+//   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again
+//   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name
+//   runDetails.builder                         id, version and, as builderDependencies, the public key
+//   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
+//   overproof_lineage                          {"formatVersion", "kind", "stage"}; SLSA reserves <vendor>_<name> for us
+//
+// `kind` is how the artifact relates to its inputs: see kLineageKinds. No time of day and no path stands in a statement:
+// the same inputs, configuration, build and key give the same bytes. The signature around it differs each time.
+
+#include <array>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/file.h"
+#include "core/json.h"
+
+namespace overproof {
+
+inline constexpr std::string_view kLineagePredicateType = "https://slsa.dev/provenance/v1";
+
+inline constexpr std::array<std::string_view, 11> kLineageKinds = {
+    "imported",         ///< came from outside; has no inputs
+    "corpus-of",        ///< documents and their tokens
+    "taught",           ///< a teacher's answers to a corpus
+    "observed",         ///< statistics of a model on a corpus
+    "carved-from",      ///< weights of the parent, regrouped into experts
+    "upcycled-from",    ///< experts copied from the parent's dense layers
+    "distilled-from",   ///< trained on a teacher's answers
+    "pruned-from",      ///< parts of the parent removed
+    "calibrated-from",  ///< the parent with its router tuned
+    "quantized-from",   ///< the parent in fewer bits
+    "exported-from",    ///< the parent in another format
+};
+
+struct Dependency {
+  std::string name;  ///< logical name of the artifact: "corpus", "SmolLM2-135M-Instruct.Q4_1.gguf"; never a path
+  Digest root;
+};
+
+struct Lineage {
+  std::string kind;                          ///< one of kLineageKinds
+  std::string stage;                         ///< what made it and what it is called: "distill"
+  std::string stage_key;                     ///< free text chosen by the pipeline
+  Json config = Json::object();              ///< effective values, an object
+  std::map<std::string, Dependency> inputs;  ///< by slot: "teacher", "corpus"
+  Json metrics = Json::object();             ///< an object; reproducible values only
+  std::map<std::string, std::string> builder;  ///< versions: {"overproof": "0.1.0", "libtorch": "2.15.0"}
+  // Filled in by seal_artifact() and open_artifact():
+  Digest root;
+  std::vector<FileRecord> files;
+  std::string signer_pem;                    ///< public key of who sealed it
+};
+
+/// The statement's text. Throws UsageError on an unknown kind, a config or metrics that is no object, an unsafe name.
+std::string make_statement(const Lineage& lineage);
+
+/// Reads what make_statement wrote. Throws FormatError naming `origin`; sees that root and files agree.
+Lineage read_statement(std::string_view text, const fs::path& origin);
+
+}  // namespace overproof
