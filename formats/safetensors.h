@@ -42,7 +42,8 @@ class SafetensorsFile {
 };
 
 /// Streams one .safetensors file: all tensors are declared first, then their bytes are appended in that order, in
-/// pieces of any size. Data is aligned to 64 bytes by padding the header. Throws IoError.
+/// pieces of any size. Data is aligned to 64 bytes by padding the header; the format allows no gap
+/// between tensors, so declare those of wide types before those of odd length. Throws IoError.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(OutputFolder& folder, std::string name, std::vector<TensorInfo> tensors, const Metadata& metadata = {});
@@ -53,6 +54,7 @@ class SafetensorsWriter {
   void close();
 
  private:
+  void skip_finished();
   OutputFolder& folder_;
   OutputFile file_;
   std::vector<TensorInfo> tensors_;

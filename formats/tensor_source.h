@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,12 +20,18 @@ namespace overproof {
 enum class DType : uint8_t { boolean, u8, i8, f8_e4m3, f8_e5m2, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64 };
 int64_t dtype_bytes(DType dtype);
 std::string_view dtype_name(DType dtype);  ///< "BF16"
+std::optional<DType> dtype_from_name(std::string_view name);
+/// out.size() little-endian elements of `dtype` at `from`, which need not be aligned, as f32. Integers are rounded to nearest.
+void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out);
 
 struct TensorInfo {
   std::string name;
   DType dtype = DType::f32;  ///< as stored; a quantised GGUF or packed tensor reports f32
   std::vector<int64_t> shape;
-  int64_t elements() const;  ///< product of shape; 1 for a scalar
+  int64_t elements() const;      ///< product of shape; 1 for a scalar
+  int64_t row_elements() const;  ///< product of all dimensions but the first; 1 for a scalar or a vector
+  int64_t bytes() const { return elements() * dtype_bytes(dtype); }
+  bool operator==(const TensorInfo&) const = default;
 };
 
 /// Read-only tensors of a checkpoint. Thread-safe for reading.
@@ -32,11 +40,26 @@ class TensorSource {
   virtual ~TensorSource() = default;
   virtual const std::vector<TensorInfo>& tensors() const = 0;
   /// nullptr when there is none of that name.
-  const TensorInfo* find(std::string_view name) const;
+  virtual const TensorInfo* find(std::string_view name) const;
   /// Rows [first_row, first_row + rows) of the first dimension, dequantised to f32. A 1-D tensor has rows of one element.
   /// out.size() must be rows x elements per row. Throws FormatError when `name` is missing.
   virtual void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const = 0;
   std::vector<float> read_all_f32(std::string_view name) const;
+};
+
+/// Tensors in order, with look-up by name: what the sources keep their lists in.
+class TensorTable {
+ public:
+  const std::vector<TensorInfo>& list() const { return list_; }
+  const TensorInfo* find(std::string_view name) const;
+  bool add(TensorInfo info);  ///< false when the name is taken
+  /// Checks the arguments of a read_f32 and returns the tensor's place in list(). Throws FormatError naming `file`.
+  size_t row_range(const std::filesystem::path& file, std::string_view name, int64_t first_row, int64_t rows,
+                   std::span<float> out) const;
+
+ private:
+  std::vector<TensorInfo> list_;
+  std::map<std::string, size_t, std::less<>> index_;
 };
 
 /// A checkpoint opened for reading.

@@ -1,0 +1,66 @@
+#include "formats/safetensors_checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "core/error.h"
+#include "core/json.h"
+
+namespace overproof {
+
+SafetensorsCheckpoint::SafetensorsCheckpoint(const fs::path& folder) : folder_(folder) {
+  const fs::path index_file = folder / kSafetensorsIndexName;
+  if (!fs::exists(index_file)) {
+    if (!fs::exists(folder / kSafetensorsName)) {
+      throw IoError(folder, fmt::format("has neither {} nor {}", kSafetensorsName, kSafetensorsIndexName), 0);
+    }
+    add_shard(folder / kSafetensorsName);
+    return;
+  }
+  const Json index = read_json(index_file);
+  const auto refuse = [&](const std::string& cause) { throw FormatError(index_file, -1, cause); };
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) refuse("has no weight_map");
+  const Json& map = index["weight_map"];
+  std::set<std::string> files;
+  for (const auto& [name, file] : map.items()) {
+    if (!file.is_string()) refuse(fmt::format("weight_map of '{}' is not a file name", name));
+    if (!is_safe_relative_name(file.get_ref<const std::string&>())) {
+      refuse(fmt::format("weight_map of '{}' leaves the folder: '{}'", name, file.get_ref<const std::string&>()));
+    }
+    files.insert(file.get<std::string>());
+  }
+  for (const std::string& file : files) {
+    if (!fs::is_regular_file(folder / file)) refuse(fmt::format("names the shard '{}', which is missing", file));
+    add_shard(folder / file);
+    for (const TensorInfo& t : shards_.back().tensors()) {
+      if (!map.contains(t.name)) refuse(fmt::format("does not list the tensor '{}' of '{}'", t.name, file));
+      if (map[t.name] != file) refuse(fmt::format("places the tensor '{}' in '{}'; it is in '{}'", t.name, map[t.name].get<std::string>(), file));
+    }
+  }
+  for (const auto& [name, file] : map.items()) {
+    if (!table_.find(name)) refuse(fmt::format("places the tensor '{}' in '{}', which does not have it", name, file.get<std::string>()));
+  }
+}
+
+void SafetensorsCheckpoint::add_shard(const fs::path& file) {
+  shards_.emplace_back(file);
+  for (const TensorInfo& t : shards_.back().tensors()) {
+    if (!table_.add(t)) throw FormatError(file, -1, fmt::format("the tensor '{}' is in another shard, too", t.name));
+    data_.push_back(shards_.back().bytes(t.name));
+  }
+}
+
+void SafetensorsCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
+  const size_t i = table_.row_range(folder_, name, first_row, rows, out);
+  const TensorInfo& t = table_.list()[i];
+  elements_to_f32(t.dtype, data_[i].data() + first_row * t.row_elements() * dtype_bytes(t.dtype), out);
+}
+
+std::span<const uint8_t> SafetensorsCheckpoint::bytes(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  if (!t) throw FormatError(folder_, -1, fmt::format("has no tensor '{}'", name));
+  return data_[size_t(t - table_.list().data())];
+}
+
+}  // namespace overproof

@@ -1,0 +1,32 @@
+#pragma once
+// A folder of safetensors as one TensorSource: model.safetensors, or shards listed in model.safetensors.index.json.
+
+#include <vector>
+
+#include "formats/safetensors.h"
+
+namespace overproof {
+
+inline constexpr const char* kSafetensorsName = "model.safetensors";
+inline constexpr const char* kSafetensorsIndexName = "model.safetensors.index.json";
+
+/// Opens and checks every shard. The index must name each tensor of each shard and no other, and only files inside the folder.
+/// Throws IoError when there is neither file, FormatError when index and shards disagree.
+class SafetensorsCheckpoint : public TensorSource {
+ public:
+  explicit SafetensorsCheckpoint(const fs::path& folder);
+  const std::vector<TensorInfo>& tensors() const override { return table_.list(); }
+  const TensorInfo* find(std::string_view name) const override { return table_.find(name); }
+  void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
+  std::span<const uint8_t> bytes(std::string_view name) const;  ///< as stored, in the map; throws FormatError when missing
+  const std::vector<SafetensorsFile>& shards() const { return shards_; }
+
+ private:
+  void add_shard(const fs::path& file);
+  fs::path folder_;
+  std::vector<SafetensorsFile> shards_;
+  TensorTable table_;                             // all shards' tensors, one after another
+  std::vector<std::span<const uint8_t>> data_;    // beside table_.list()
+};
+
+}  // namespace overproof

@@ -1,0 +1,110 @@
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/float_bits.h"
+#include "formats/safetensors.h"
+#include "tests/formats/support.h"
+
+using namespace overproof;
+using namespace overproof::test;
+
+namespace {
+
+/// A file with this header and `data` zero bytes behind it.
+std::string file_of(const std::string& header, size_t data) {
+  const uint64_t length = header.size();
+  std::string s(8, '\0');
+  std::memcpy(s.data(), &length, 8);
+  return s + header + std::string(data, '\0');
+}
+
+void check_refused(const std::string& content, const std::string& cause) {
+  const TempFolder t;
+  CAPTURE(content.substr(0, 200));
+  CHECK_THROWS_AS(SafetensorsFile(put(t.path / "x.safetensors", content)), FormatError);
+  CHECK_THROWS_WITH(SafetensorsFile(put(t.path / "x.safetensors", content)), Catch::Contains(cause) && Catch::Contains("x.safetensors"));
+}
+
+}  // namespace
+
+TEST_CASE("what the safetensors writer wrote the reader reads, in the declared order") {
+  const TempFolder t;
+  OutputFolder folder(t.path);
+  const std::vector<TensorInfo> tensors = {
+      {"z", DType::f32, {2, 3}}, {"empty", DType::i64, {0, 4}}, {"a", DType::bf16, {4}}, {"h", DType::f16, {1}}, {"s", DType::u8, {}}};
+  SafetensorsWriter writer(folder, "m.safetensors", tensors, {{"format", "pt"}});
+  writer.append_f32(std::vector<float>{1, 2, 3, 4});
+  writer.append_f32(std::vector<float>{5, 6});
+  writer.append_f32(std::vector<float>{0.1f, -1, 1e30f, 3.00390625f});
+  const uint16_t one = f32_to_f16(1.0f);
+  const uint8_t rest[3] = {uint8_t(one), uint8_t(one >> 8), 7};
+  writer.append(rest, 3);  // crosses from one tensor into the next
+  writer.close();
+
+  const SafetensorsFile file(t.path / "m.safetensors");
+  CHECK(file.metadata() == Metadata{{"format", "pt"}});
+  REQUIRE(file.tensors().size() == 5);
+  CHECK(file.info("z") == tensors[0]);
+  CHECK(file.info("empty").elements() == 0);
+  const auto z = file.values<float>("z");
+  CHECK(std::vector<float>(z.begin(), z.end()) == std::vector<float>{1, 2, 3, 4, 5, 6});
+  CHECK(reinterpret_cast<uintptr_t>(z.data()) % 64 == 0);
+  CHECK(file.values<uint16_t>("a")[3] == 0x4040);  // a tie, rounded to even
+  CHECK(file.values<uint16_t>("h")[0] == 0x3c00);
+  CHECK(file.values<uint8_t>("s")[0] == 7);
+  CHECK_THROWS_AS(file.values<uint16_t>("z"), FormatError);
+  CHECK_THROWS_AS(file.values<float>("missing"), FormatError);
+  CHECK(folder.records().at(0).digest == sha256_file(t.path / "m.safetensors"));
+}
+
+TEST_CASE("the safetensors writer refuses too few and too many bytes") {
+  const TempFolder t;
+  OutputFolder folder(t.path);
+  SafetensorsWriter writer(folder, "m.safetensors", {{"a", DType::f32, {2}}});
+  writer.append_f32(std::vector<float>{1});
+  CHECK_THROWS_AS(writer.close(), std::logic_error);
+  CHECK_THROWS_AS(writer.append_f32(std::vector<float>{1, 2}), std::logic_error);
+}
+
+TEST_CASE("a safetensors file cut at any byte is refused") {
+  const TempFolder t;
+  OutputFolder folder(t.path);
+  SafetensorsWriter writer(folder, "m.safetensors", {{"a", DType::f32, {2}}, {"b", DType::u8, {3}}});
+  writer.append("01234567012", 11);
+  writer.close();
+  const std::string whole = read_file(t.path / "m.safetensors");
+  for (size_t n = 0; n < whole.size(); ++n) {
+    CAPTURE(n);
+    CHECK_THROWS_AS(SafetensorsFile(put(t.path / "cut", whole.substr(0, n))), FormatError);
+  }
+  CHECK_THROWS_AS(SafetensorsFile(put(t.path / "long", whole + "x")), FormatError);
+}
+
+TEST_CASE("hostile safetensors headers are refused by name") {
+  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "twice");
+  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", 6), "overlapping");
+  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})", 12), "gap");
+  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "gap");
+  check_refused(file_of(R"({"w":{"shape":[4,4]}})", 0), "needs dtype");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16],"more":1}})", 16), "unknown key");
+  check_refused(file_of(R"({"w":{"dtype":"F33","shape":[4],"data_offsets":[0,16]}})", 16), "not known");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[3],"data_offsets":[0,16]}})", 16), "need 12 bytes");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}})", 16), "not a size");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4.0],"data_offsets":[0,16]}})", 16), "not a size");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}})", 16), "end before");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", 0), "63 bits");
+  check_refused(file_of(R"({"w":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]}})", 0), "63 bits");
+  check_refused(file_of(R"({"w":{"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,18446744073709551615]}})", 0), "not a size");
+  check_refused(file_of(R"({"w":{"dtype":"U8","shape":[99],"data_offsets":[0,99]}})", 16), "ends at byte 99");
+  check_refused(file_of(R"({"__metadata__":{"a":1}})", 0), "not a string");
+  check_refused(file_of(R"({"w":[]})", 0), "not an object");
+  check_refused(file_of(R"([])", 0), "'{'");
+  check_refused(file_of(R"( {})", 0), "'{'");
+  check_refused(file_of(R"({)", 0), "JSON");
+  check_refused(file_of(std::string(1000, '{'), 0), "deep");
+  check_refused(std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10), "limit");
+  check_refused("", "length");
+}
