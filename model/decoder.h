@@ -12,6 +12,7 @@
 #include "core/file.h"
 #include "formats/tensor_source.h"
 #include "model/config.h"
+#include "model/runtime.h"
 
 namespace overproof {
 
@@ -94,8 +95,5 @@ void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype)
 /// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model) from one checkpoint to another, or
 /// writes tokenizer.json from a GGUF's metadata, so that every exported student can be loaded alone.
 void copy_tokenizer(const fs::path& from_checkpoint, OutputFolder& folder);
-
-/// Sets the thread count, deterministic algorithms, and passive waiting. Call once, before any tensor work.
-void prepare_torch();
 
 }  // namespace overproof

@@ -1,0 +1,14 @@
+#pragma once
+// How libtorch runs in this process. No libtorch header here, so that main() can include it.
+
+namespace overproof {
+
+/// Sets the thread count (core/parallel.h) and deterministic algorithms. Call once, before any tensor work.
+void prepare_torch();
+
+/// libtorch's OpenMP threads spin while they wait, which on shared cores makes two threads slower than one. The library
+/// reads OMP_WAIT_POLICY when it is loaded, before main(): unless the variable is set, sets it to "passive" and starts
+/// this program again. Call it first in main().
+void ensure_passive_waiting(char** argv);
+
+}  // namespace overproof
