@@ -26,7 +26,7 @@ namespace overproof {
 
 inline constexpr std::string_view kLineagePredicateType = "https://slsa.dev/provenance/v1";
 
-inline constexpr std::array<std::string_view, 11> kLineageKinds = {
+inline constexpr std::array<std::string_view, 12> kLineageKinds = {
     "imported",         ///< came from outside; has no inputs
     "corpus-of",        ///< documents and their tokens
     "taught",           ///< a teacher's answers to a corpus
@@ -38,6 +38,7 @@ inline constexpr std::array<std::string_view, 11> kLineageKinds = {
     "calibrated-from",  ///< the parent with its router tuned
     "quantized-from",   ///< the parent in fewer bits
     "exported-from",    ///< the parent in another format
+    "evaluated",        ///< figures about models
 };
 
 struct Dependency {
