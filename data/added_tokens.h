@@ -1,0 +1,44 @@
+#pragma once
+// Tokens that are found in the text before anything else is done to it ("<|im_start|>"), as Hugging Face's
+// AddedVocabulary finds them: leftmost, longest first, with the flags of each.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace overproof {
+
+struct AddedToken {
+  int32_t id = -1;
+  std::string text;
+  bool special = false;      ///< a control token: found only when the caller asks for it
+  bool lstrip = false;       ///< takes the white space before it along
+  bool rstrip = false;       ///< takes the white space after it along
+  bool normalized = false;   ///< looked for in the normalised text, not in the raw one
+  bool single_word = false;  ///< counts only when no word character touches it
+  bool operator==(const AddedToken&) const = default;
+};
+
+/// A stretch of text: an added token when id >= 0, plain text otherwise.
+struct TextPart {
+  std::string_view text;
+  int32_t id = -1;
+};
+
+class AddedTokenFinder {
+ public:
+  AddedTokenFinder() = default;
+  /// Keeps those of `tokens` whose `normalized` flag is as asked. Empty texts are left out.
+  AddedTokenFinder(const std::vector<AddedToken>& tokens, bool normalized);
+  /// Appends the parts of `text`, in order, none empty. Time: O(text x longest token) at worst, O(text) in practice.
+  void split(std::string_view text, bool parse_special, std::vector<TextPart>& parts) const;
+  bool empty() const { return tokens_.empty(); }
+
+ private:
+  const AddedToken* longest_at(std::string_view text) const;
+  std::vector<AddedToken> tokens_;             // sorted by text
+  std::vector<std::pair<size_t, size_t>> by_first_;  // [begin, end) in tokens_ for each first byte
+};
+
+}  // namespace overproof

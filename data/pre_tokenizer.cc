@@ -1,0 +1,228 @@
+#include "data/pre_tokenizer.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <fmt/format.h>
+#include <pcre2.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "data/utf8.h"
+
+namespace overproof {
+
+const char* const kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+namespace {
+
+using Span = std::pair<size_t, size_t>;  // [begin, end) in bytes
+struct Cut {
+  Span span;
+  bool match;
+};
+
+/// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E besides in the other.
+/// Escapes that cannot be rewritten as simply are refused.
+std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file) {
+  static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZA";
+  std::string out;
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] != '\\' || i + 1 == pattern.size()) {
+      out += pattern[i];
+      continue;
+    }
+    const char c = pattern[++i];
+    if (c == 's') {
+      out += "\\p{White_Space}";
+    } else if (c == 'S') {
+      out += "\\P{White_Space}";
+    } else if (kOtherMeaning.find(c) != std::string_view::npos) {
+      throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern uses \\{}, which is not supported: {}", c, pattern));
+    } else {
+      out += '\\';
+      out += c;
+    }
+  }
+  return out;
+}
+
+/// Match data and JIT stack of one thread: making them costs more than matching a word.
+struct MatchState {
+  pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
+  pcre2_match_context* context = pcre2_match_context_create(nullptr);
+  pcre2_jit_stack* stack = pcre2_jit_stack_create(32 << 10, 8 << 20, nullptr);
+  MatchState() {
+    OVERPROOF_CHECK(data && context && stack);
+    pcre2_jit_stack_assign(context, nullptr, stack);
+  }
+  ~MatchState() {
+    pcre2_match_data_free(data);
+    pcre2_match_context_free(context);
+    pcre2_jit_stack_free(stack);
+  }
+  MatchState(const MatchState&) = delete;
+  MatchState& operator=(const MatchState&) = delete;
+};
+
+void add_cut(std::vector<Cut>& cuts, size_t begin, size_t end, bool match) { cuts.push_back({{begin, end}, match}); }
+
+void find_literal(std::string_view needle, std::string_view text, std::vector<Cut>& cuts) {
+  size_t done = 0;
+  for (size_t at = text.find(needle); at != std::string_view::npos; at = text.find(needle, done)) {
+    if (at > done) add_cut(cuts, done, at, false);
+    add_cut(cuts, at, at + needle.size(), true);
+    done = at + needle.size();
+  }
+  if (done < text.size()) add_cut(cuts, done, text.size(), false);
+}
+
+void apply(SplitStep::Behaviour behaviour, const std::vector<Cut>& cuts, std::vector<Span>& pieces) {
+  using enum SplitStep::Behaviour;
+  pieces.clear();
+  bool previous_match = false;
+  switch (behaviour) {
+    case isolated:
+      for (const Cut& cut : cuts) pieces.push_back(cut.span);
+      break;
+    case removed:
+      for (const Cut& cut : cuts) {
+        if (!cut.match) pieces.push_back(cut.span);
+      }
+      break;
+    case merged_with_previous:
+      for (const Cut& cut : cuts) {
+        if (cut.match && !previous_match && !pieces.empty()) {
+          pieces.back().second = cut.span.second;
+        } else {
+          pieces.push_back(cut.span);
+        }
+        previous_match = cut.match;
+      }
+      break;
+    case merged_with_next:
+      for (auto cut = cuts.rbegin(); cut != cuts.rend(); ++cut) {
+        if (cut->match && !previous_match && !pieces.empty()) {
+          pieces.back().first = cut->span.first;
+        } else {
+          pieces.push_back(cut->span);
+        }
+        previous_match = cut->match;
+      }
+      std::reverse(pieces.begin(), pieces.end());
+      break;
+    case contiguous:
+      for (const Cut& cut : cuts) {
+        if (cut.match == previous_match && !pieces.empty()) {
+          pieces.back().second = cut.span.second;
+        } else {
+          pieces.push_back(cut.span);
+        }
+        previous_match = cut.match;
+      }
+      break;
+  }
+}
+
+}  // namespace
+
+struct PreTokenizer::Step {
+  SplitStep step;
+  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code{nullptr, &pcre2_code_free};
+
+  void find_matches(std::string_view text, std::vector<Cut>& cuts, const std::filesystem::path& file) const {
+    thread_local MatchState state;
+    const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+    size_t done = 0;                       // everything before is in `cuts`
+    size_t last_end = size_t(-1);          // of the last match: an empty match there is none
+    for (size_t from = 0; from <= text.size();) {
+      // The text was made valid by encode(), and a step cuts only between characters.
+      const int rc = pcre2_match(code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, state.data, state.context);
+      if (rc == PCRE2_ERROR_NOMATCH) break;
+      if (rc < 0) {
+        PCRE2_UCHAR message[128];
+        pcre2_get_error_message(rc, message, sizeof message);
+        throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern gave up on a text of {} bytes: {}", text.size(),
+                                                reinterpret_cast<const char*>(message)));
+      }
+      const size_t* ends = pcre2_get_ovector_pointer(state.data);
+      const size_t begin = ends[0], end = ends[1];
+      if (begin == end) {
+        if (begin == text.size()) break;
+        const size_t next = begin + size_t(decode_utf8(text.substr(begin)).bytes);
+        if (begin != last_end && begin > done) {
+          add_cut(cuts, done, begin, false);
+          done = begin;
+        }
+        from = next;
+        last_end = begin;
+        continue;
+      }
+      if (begin > done) add_cut(cuts, done, begin, false);
+      add_cut(cuts, begin, end, true);
+      done = from = last_end = end;
+    }
+    if (done < text.size()) add_cut(cuts, done, text.size(), false);
+  }
+};
+
+PreTokenizer::PreTokenizer(const std::vector<SplitStep>& steps, const std::filesystem::path& file) : file_(file) {
+  for (const SplitStep& step : steps) {
+    Step compiled{step};
+    if (!step.literal && !step.pattern.empty()) {
+      const std::string pattern = to_pcre2(step.pattern, file);
+      int error = 0;
+      size_t offset = 0;
+      compiled.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
+                                        &error, &offset, nullptr));
+      if (!compiled.code) {
+        PCRE2_UCHAR message[128];
+        pcre2_get_error_message(error, message, sizeof message);
+        throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern is at fault ({}): {}",
+                                                reinterpret_cast<const char*>(message), step.pattern));
+      }
+      // Without JIT (a locked-down machine) the interpreter gives the same matches.
+      pcre2_jit_compile(compiled.code.get(), PCRE2_JIT_COMPLETE);
+    }
+    steps_.push_back(std::move(compiled));
+  }
+}
+
+PreTokenizer::~PreTokenizer() = default;
+PreTokenizer::PreTokenizer(PreTokenizer&&) noexcept = default;
+
+std::vector<std::string_view> PreTokenizer::split(std::string_view text,
+                                                  std::vector<std::unique_ptr<std::string>>& storage) const {
+  std::vector<std::string_view> pieces{text}, next;
+  std::vector<Cut> cuts;
+  std::vector<Span> spans;
+  for (const Step& step : steps_) {
+    if (step.step.add_prefix_space) {
+      for (std::string_view& piece : pieces) {
+        if (piece.empty() || piece.front() == ' ') continue;
+        storage.push_back(std::make_unique<std::string>(' ' + std::string(piece)));
+        piece = *storage.back();
+      }
+    }
+    if (step.step.pattern.empty()) continue;
+    next.clear();
+    for (const std::string_view piece : pieces) {
+      cuts.clear();
+      if (step.step.literal) {
+        find_literal(step.step.pattern, piece, cuts);
+      } else {
+        step.find_matches(piece, cuts, file_);
+      }
+      if (step.step.invert) {
+        for (Cut& cut : cuts) cut.match = !cut.match;
+      }
+      apply(step.step.behaviour, cuts, spans);
+      for (const auto& [begin, end] : spans) {
+        if (end > begin) next.push_back(piece.substr(begin, end - begin));
+      }
+    }
+    pieces.swap(next);
+  }
+  return pieces;
+}
+
+}  // namespace overproof

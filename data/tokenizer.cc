@@ -1,0 +1,72 @@
+#include "data/tokenizer.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "data/bpe.h"
+#include "data/sentencepiece_tokenizer.h"
+
+namespace overproof {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// Letters of several scripts, digits, spaces, newlines, code, an emoji with joiners: where tokenizers differ.
+constexpr std::string_view kProbeText =
+    "The quick brown fox's 12345 jumps  over\tthe\n\n lazy dog. Größe, naïve, Ελλάδα, Привет, "
+    "\xe4\xb8\xad\xe6\x96\x87\xe5\x88\x86\xe8\xaf\x8d, \xf0\x9f\x91\xa9\xe2\x80\x8d\xf0\x9f\x92\xbb "
+    "for (int i = 0; i < n; ++i) { a[i] += 3.14e-7; }   \n\t// don't WON'T I'll\r\n<s> <|endoftext|>";
+
+void put_i64(Sha256& hash, int64_t value) {
+  uint8_t bytes[8];
+  for (int i = 0; i < 8; ++i) bytes[i] = uint8_t(uint64_t(value) >> (8 * i));
+  hash.update(bytes, 8);
+}
+
+}  // namespace
+
+Digest Tokenizer::probe() const {
+  Sha256 hash;
+  hash.update("overproof tokenizer probe v1");
+  put_i64(hash, vocab_size());
+  for (const bool parse_special : {false, true}) {
+    std::vector<int32_t> ids;
+    encode(kProbeText, ids, parse_special);
+    put_i64(hash, int64_t(ids.size()));
+    for (const int32_t id : ids) put_i64(hash, id);
+  }
+  // 257 ids spread over the whole vocabulary.
+  for (int64_t i = 0; i < 257 && vocab_size() > 0; ++i) {
+    const std::string text = token_text(int32_t(i * (vocab_size() - 1) / 256));
+    put_i64(hash, int64_t(text.size()));
+    hash.update(text);
+  }
+  return hash.finish();
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) {
+    if (fs::exists(path / "tokenizer.json")) return open_tokenizer(path / "tokenizer.json");
+    for (const char* suffix : {".model", ".gguf"}) {
+      fs::path found;
+      for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+        if (entry.path().extension() != suffix) continue;
+        if (!found.empty()) {
+          throw UsageError(fmt::format("{} holds several {} files; name the one that is meant", path.string(), suffix));
+        }
+        found = entry.path();
+      }
+      if (!found.empty()) return open_tokenizer(found);
+    }
+    throw IoError(path, "holds no tokenizer (tokenizer.json, a .model or a .gguf)", 0);
+  }
+  if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);
+  if (path.extension() == ".json") return std::make_unique<BpeTokenizer>(read_tokenizer_json(path), path);
+  if (path.extension() == ".gguf") return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
+  if (path.extension() == ".model") return open_sentencepiece(path);
+  throw UsageError(fmt::format("{}: a tokenizer is a tokenizer.json, a .model, a .gguf, or a folder with one of them", path.string()));
+}
+
+}  // namespace overproof

@@ -1,0 +1,19 @@
+#pragma once
+// The little Unicode that tokenisers need besides regular expressions.
+
+#include <string>
+#include <string_view>
+
+namespace overproof {
+
+/// Unicode property White_Space.
+bool is_white_space(char32_t code);
+/// \w of Unicode regular expressions: Alphabetic, M, Nd, Pc, Join_Control (UTS #18, annex C).
+bool is_word(char32_t code);
+
+/// Normalization Form C (UAX #15, Unicode 14) of valid UTF-8.
+std::string to_nfc(std::string_view text);
+/// True when nothing in `text` can change under NFC, by a test that is cheap and may say false for NFC text.
+bool surely_nfc(std::string_view text);
+
+}  // namespace overproof

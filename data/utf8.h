@@ -1,0 +1,28 @@
+#pragma once
+// UTF-8 as bytes that came from outside.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace overproof {
+
+/// One decoded code point and its length in bytes. `valid` is false for an ill-formed sequence; then `bytes` is the
+/// length of its maximal subpart (Unicode 15, section 3.9), at least 1.
+struct Utf8Char {
+  char32_t code = 0xfffd;
+  int bytes = 1;
+  bool valid = false;
+};
+/// Decodes at the start of `text`, which must not be empty.
+Utf8Char decode_utf8(std::string_view text);
+
+/// The offset of the first ill-formed sequence, or -1 when `text` is valid UTF-8.
+int64_t invalid_utf8_at(std::string_view text);
+
+/// Every ill-formed maximal subpart replaced by U+FFFD, as Python's errors="replace" and Rust's from_utf8_lossy do.
+std::string to_valid_utf8(std::string_view text);
+
+void append_utf8(std::string& text, char32_t code);
+
+}  // namespace overproof
