@@ -1,0 +1,88 @@
+#pragma once
+// One training step, repeated: forward, hand-written loss gradient, backward, clipping, AdamW, expert balancing. What it
+// holds beside the weights is one gradient and two moments for each trained tensor.
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/json_fwd.h"
+#include "distill/loss.h"
+#include "formats/safetensors.h"
+#include "model/decoder.h"
+
+namespace overproof {
+
+struct TrainOptions {
+  std::string train = "experts,router,norms,attention";  ///< groups, see trained_group()
+  int64_t steps = 1, warmup = 0;
+  std::string schedule = "cosine";  ///< after the warm-up: "cosine" or "linear" to zero, or "constant"
+  double learning_rate = 1e-3, router_lr_scale = 1.0;
+  double weight_decay = 0.0;  ///< of matrices; never of norms, biases and routers
+  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
+  double balance_rate = 0.0;  ///< step of the router bias a step, towards even loads
+};
+
+/// "experts" (any FFN weight), "router", "norms", "attention", "embeddings", "head", or "" for what is never trained by
+/// gradient (the router's balancing bias).
+std::string trained_group(const std::string& parameter);
+
+/// Learning rate of step (from 0).
+double learning_rate_at(const TrainOptions& options, int64_t step);
+
+/// What one step did; a line of steps.jsonl. No times: the file must come out the same when it is made again.
+struct StepRecord {
+  int64_t step = 0, tokens = 0;
+  double loss = 0, kl = 0, ce = 0;  ///< nats a token
+  double learning_rate = 0, grad_norm = 0;
+  double balance = 1;  ///< largest expert load over the mean load, averaged over layers; 1 is even
+  Json to_json() const;
+};
+
+class Trainer {
+ public:
+  /// Marks the chosen groups of `model` (which must outlive this) as trained. Throws UsageError for an unknown group or an
+  /// empty choice.
+  Trainer(Decoder& model, const TrainOptions& options);
+
+  /// Loss of hidden states [tokens, hidden] of micro-batch rows [first, first + count) of the batch; fills d_hidden and,
+  /// when not null, adds to d_head. Gradients are to be scaled by `grad_scale`.
+  using Loss = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden,
+                                      at::Tensor* d_head)>;
+
+  /// One step on windows I64 [batch, length], `micro_batch` windows in memory at a time.
+  StepRecord step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss);
+
+  int64_t steps_done() const { return steps_done_; }
+  int64_t trained_parameters() const;
+  /// Tokens sent to each expert so far, I64 [layers, experts]; undefined for a dense model.
+  const at::Tensor& expert_tokens() const { return expert_tokens_; }
+  /// Load fractions [[per layer]] that sum to one.
+  Json expert_load() const;
+
+  /// Everything a later step depends on, as named tensors that stay the trainer's own: weights being trained, moments,
+  /// router biases, load counts. Copying values into them and calling resume_at() continues bitwise.
+  std::vector<NamedTensor> state() const;
+  void resume_at(int64_t steps_done) { steps_done_ = steps_done; }
+
+ private:
+  struct Slot {
+    std::string name;
+    at::Tensor weight, first, second;  // moments of AdamW
+    bool decayed, router;
+  };
+  double clip_gradients() const;
+  void update_weights(double rate);
+  double balance_experts(const std::vector<at::Tensor>& loads);
+
+  Decoder& model_;
+  TrainOptions options_;
+  std::vector<Slot> slots_;
+  at::Tensor expert_tokens_;
+  int64_t steps_done_ = 0;
+};
+
+}  // namespace overproof

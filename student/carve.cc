@@ -1,0 +1,211 @@
+#include "student/carve.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <charconv>
+#include <optional>
+
+#include "core/error.h"
+#include "student/clusters.h"
+#include "student/ffn.h"
+#include "student/router_fit.h"
+
+namespace overproof {
+namespace {
+
+double square_sum(const at::Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
+
+// Output norms of the routed experts: || sum_{j in e} h_j down[:, j] ||, [tokens, experts].
+at::Tensor expert_norms(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& neurons, int64_t experts, int64_t width) {
+  const int64_t first = neurons.size(0) - experts * width;
+  at::Tensor norms = at::empty({activations.size(0), experts});
+  for (int64_t e = 0; e < experts; ++e) {
+    const at::Tensor members = neurons.narrow(0, first + e * width, width);
+    norms.select(1, e).copy_(at::matmul(activations.index_select(1, members), down.index_select(1, members).t()).norm(2, {1}));
+  }
+  return norms;
+}
+
+// Relative squared error of the FFN output when only neurons with mask 1 are computed. mask [tokens, ff] or [ff].
+double output_error(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& mask) {
+  const double whole = square_sum(at::matmul(activations, down.t()));
+  return whole > 0 ? square_sum(at::matmul(activations * (1 - mask), down.t())) / whole : 0.0;
+}
+
+// [tokens, experts] choice -> [tokens, ff] neurons computed, shared ones always.
+at::Tensor neuron_mask(const at::Tensor& chosen, const at::Tensor& neurons, int64_t width) {
+  const int64_t tokens = chosen.size(0), routed = chosen.size(1) * width, shared = neurons.size(0) - routed;
+  const at::Tensor in_order = at::cat({at::ones({tokens, shared}), chosen.repeat_interleave(width, 1)}, 1);
+  return at::empty_like(in_order).index_copy_(1, neurons, in_order);
+}
+
+double recall_of(const at::Tensor& chosen, const at::Tensor& wanted) {
+  return (chosen * wanted).sum(at::kDouble).item<double>() / wanted.sum(at::kDouble).item<double>();
+}
+
+CarveQuality measure(const LayerCarving& carving, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input,
+                     const at::Tensor& importance, const CarveOptions& options) {
+  const int64_t width = carving.neurons.size(0) / (options.experts + options.shared);
+  const at::Tensor activations = neuron_activations(gate_up, input);
+  const at::Tensor best = largest(expert_norms(activations, down, carving.neurons, options.experts, width), options.top_k);
+  const at::Tensor chosen = choose({carving.gate, carving.bias}, input, options.top_k);
+
+  const int64_t ff = carving.neurons.size(0), routed = options.experts * width;
+  const at::Tensor gate_rows = gate_up.narrow(0, 0, ff).index_select(0, carving.neurons.narrow(0, ff - routed, routed));
+  const RouterFit centroid{gate_rows.view({options.experts, width, -1}).mean(1), at::zeros({options.experts})};
+  const at::Tensor always = largest(importance.unsqueeze(0), (options.top_k + options.shared) * width).squeeze(0);
+
+  CarveQuality quality;
+  quality.recall = recall_of(chosen, best);
+  quality.centroid_recall = recall_of(choose(centroid, input, options.top_k), best);
+  quality.router_error = output_error(activations, down, neuron_mask(chosen, carving.neurons, width));
+  quality.oracle_error = output_error(activations, down, neuron_mask(best, carving.neurons, width));
+  quality.static_error = output_error(activations, down, always);
+  quality.load_spread = chosen.mean(0).max().item<double>() * double(options.experts) / double(options.top_k);
+  return quality;
+}
+
+// "model.layers.12.mlp.experts.3.up_proj.weight" in parts; nothing for a tensor that is the teacher's own.
+struct FfnName {
+  int64_t layer = 0, expert = -1;  // expert -1: shared
+  enum Part { gate_proj, up_proj, down_proj, router, router_bias } part = router;
+};
+
+std::optional<int64_t> take_number(std::string_view& text) {
+  int64_t value = 0;
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (fault != std::errc()) return std::nullopt;
+  text.remove_prefix(size_t(end - text.data()));
+  return value;
+}
+
+bool take(std::string_view& text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return false;
+  text.remove_prefix(prefix.size());
+  return true;
+}
+
+std::optional<FfnName> parse_ffn_name(std::string_view text) {
+  FfnName name;
+  if (!take(text, "model.layers.")) return std::nullopt;
+  const auto layer = take_number(text);
+  if (!layer || !take(text, ".mlp.")) return std::nullopt;
+  name.layer = *layer;
+  if (text == "gate.weight") return name.part = FfnName::router, name;
+  if (text == "gate.e_score_correction_bias") return name.part = FfnName::router_bias, name;
+  if (take(text, "experts.")) {
+    const auto expert = take_number(text);
+    if (!expert || !take(text, ".")) return std::nullopt;
+    name.expert = *expert;
+  } else if (!take(text, "shared_experts.")) {
+    return std::nullopt;
+  }
+  if (text == "gate_proj.weight") return name.part = FfnName::gate_proj, name;
+  if (text == "up_proj.weight") return name.part = FfnName::up_proj, name;
+  if (text == "down_proj.weight") return name.part = FfnName::down_proj, name;
+  return std::nullopt;
+}
+
+bool is_dense_ffn(std::string_view name) { return name.find(".mlp.") != std::string_view::npos; }
+
+}  // namespace
+
+LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
+                         int64_t layer) {
+  const int64_t ff = down.size(1), width = ff / (options.experts + options.shared);
+  OVERPROOF_CHECK(ff % (options.experts + options.shared) == 0);
+  const int64_t tokens = input.size(0), fitted = std::max<int64_t>(1, tokens - tokens / 4);
+  const at::Tensor train_input = input.narrow(0, 0, fitted);
+  const at::Tensor activations = neuron_activations(gate_up, train_input);
+  const at::Tensor contributions = neuron_contributions(activations.clone(), down);
+  const at::Tensor importance = contributions.mean(0);
+
+  LayerCarving carving;
+  const at::Tensor by_importance = std::get<1>(importance.sort(/*stable=*/true, 0, /*descending=*/true));
+  const int64_t shared = options.shared * width;
+  const at::Tensor routed = std::get<0>(by_importance.narrow(0, shared, ff - shared).sort());
+  at::Tensor profiles = contributions.index_select(1, routed).t().contiguous();
+  profiles.div_(profiles.norm(2, {1}, true).clamp_min(1e-20));
+  const std::vector<int64_t> cluster =
+      balanced_kmeans(profiles, options.experts, options.clustering_iterations, uint64_t(options.seed), uint64_t(layer));
+  const at::Tensor by_cluster = std::get<1>(at::tensor(cluster).sort(/*stable=*/true, 0, /*descending=*/false));
+  carving.neurons = at::cat({std::get<0>(by_importance.narrow(0, 0, shared).sort()), routed.index_select(0, by_cluster)});
+
+  const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
+  const RouterFit fit =
+      fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale});
+  carving.gate = fit.gate;
+  carving.bias = fit.bias;
+  const at::Tensor unseen = fitted < tokens ? input.narrow(0, fitted, tokens - fitted) : input;
+  carving.quality = measure(carving, gate_up, down, unseen, importance, options);
+  return carving;
+}
+
+ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options) {
+  const int64_t parts = options.experts + options.shared;
+  if (teacher.intermediate_size % parts != 0)
+    throw UsageError(fmt::format("{} experts and {} shared do not divide the teacher's FFN width {}", options.experts, options.shared,
+                                 teacher.intermediate_size));
+  if (options.top_k > options.experts)
+    throw UsageError(fmt::format("top-k {} is more than the {} routed experts", options.top_k, options.experts));
+  if (teacher.has_rope_scaling)
+    throw UsageError("glm4_moe has no Llama-3 RoPE scaling in other runtimes; this teacher cannot be carved without changing it");
+  ModelConfig config = teacher;
+  config.model_type = "glm4_moe";
+  config.tie_embeddings = false;
+  config.n_routed_experts = options.experts;
+  config.n_shared_experts = options.shared;
+  config.moe_intermediate_size = teacher.intermediate_size / parts;
+  config.top_k = options.top_k;
+  config.routed_scaling_factor = 2.0;  // 2 sigmoid(0) = 1: a zero gate leaves the experts' outputs as they are
+  config.norm_topk_prob = false;
+  return config;
+}
+
+CarvedTensors::CarvedTensors(const TensorSource& teacher_tensors, const Decoder& teacher, const ModelConfig& config,
+                             const std::vector<LayerCarving>& layers)
+    : source_(teacher_tensors), teacher_(teacher), config_(config), layers_(layers) {
+  for (const TensorInfo& info : source_.tensors())
+    if (!is_dense_ffn(info.name)) infos_.push_back({info.name, DType::f32, info.shape});
+  if (!source_.find("lm_head.weight")) infos_.push_back({"lm_head.weight", DType::f32, {config.vocab_size, config.hidden_size}});
+  const int64_t width = config.moe_intermediate_size, hidden = config.hidden_size;
+  for (int64_t l = 0; l < config.layers; ++l) {
+    const std::string mlp = fmt::format("model.layers.{}.mlp.", l);
+    const auto add_expert = [&](const std::string& prefix, int64_t neurons) {
+      infos_.push_back({prefix + "gate_proj.weight", DType::f32, {neurons, hidden}});
+      infos_.push_back({prefix + "up_proj.weight", DType::f32, {neurons, hidden}});
+      infos_.push_back({prefix + "down_proj.weight", DType::f32, {hidden, neurons}});
+    };
+    infos_.push_back({mlp + "gate.weight", DType::f32, {config.n_routed_experts, hidden}});
+    infos_.push_back({mlp + "gate.e_score_correction_bias", DType::f32, {config.n_routed_experts}});
+    if (config.n_shared_experts > 0) add_expert(mlp + "shared_experts.", config.n_shared_experts * width);
+    for (int64_t e = 0; e < config.n_routed_experts; ++e) add_expert(fmt::format("{}experts.{}.", mlp, e), width);
+  }
+}
+
+at::Tensor CarvedTensors::carved(std::string_view name) const {
+  const auto parsed = parse_ffn_name(name);
+  if (!parsed) return {};
+  const LayerCarving& carving = layers_.at(size_t(parsed->layer));
+  if (parsed->part == FfnName::router) return carving.gate;
+  if (parsed->part == FfnName::router_bias) return carving.bias;
+  const int64_t width = config_.moe_intermediate_size, shared = config_.n_shared_experts * width;
+  const at::Tensor neurons = parsed->expert < 0 ? carving.neurons.narrow(0, 0, shared)
+                                                : carving.neurons.narrow(0, shared + parsed->expert * width, width);
+  const LayerWeights& dense = teacher_.layers().at(size_t(parsed->layer));
+  if (parsed->part == FfnName::down_proj) return dense.down.index_select(1, neurons);
+  const int64_t ff = dense.down.size(1);
+  return dense.gate_up.narrow(0, parsed->part == FfnName::gate_proj ? 0 : ff, ff).index_select(0, neurons);
+}
+
+void CarvedTensors::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
+  at::NoGradGuard no_grad;
+  const at::Tensor tensor = name == "lm_head.weight" ? teacher_.head() : carved(name);  // head(): the embedding when tied
+  if (!tensor.defined()) return source_.read_f32(name, first_row, rows, out);
+  const at::Tensor part = tensor.narrow(0, first_row, rows).contiguous();
+  OVERPROOF_CHECK(int64_t(out.size()) == part.numel());
+  std::copy_n(part.const_data_ptr<float>(), out.size(), out.begin());
+}
+
+}  // namespace overproof

@@ -1,0 +1,108 @@
+#include "student/carve_stage.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "student/carve.h"
+#include "student/certificate.h"
+#include "student/ffn.h"
+#include "student/statistics.h"
+
+namespace overproof {
+namespace {
+
+Json layer_record(int64_t layer, const CarveQuality& q) {
+  return {{"layer", layer},
+          {"recall", q.recall},
+          {"centroid_recall", q.centroid_recall},
+          {"router_error", q.router_error},
+          {"oracle_error", q.oracle_error},
+          {"static_error", q.static_error},
+          {"load_spread", q.load_spread}};
+}
+
+double mean_of(const std::vector<LayerCarving>& layers, double CarveQuality::*member) {
+  double sum = 0;
+  for (const LayerCarving& layer : layers) sum += layer.quality.*member;
+  return sum / double(layers.size());
+}
+
+}  // namespace
+
+StageReport run_student(const StudentConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  const Statistics statistics(inputs.path("statistics"));
+  if (statistics.teacher_root() != inputs.root("teacher"))
+    throw UsageError("the statistics were taken of another teacher; observe this one first");
+  const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
+  const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
+  statistics.require_shape_of(teacher.config());
+
+  const CarveOptions options{config.experts,       config.shared,       config.top_k, config.clustering_iterations,
+                             config.ranking_steps, config.router_scale, config.ridge, config.seed};
+  const ModelConfig shape = carved_config(teacher.config(), options);
+
+  std::vector<LayerCarving> layers;
+  {
+    Progress progress("carve", shape.layers, "layers");
+    for (int64_t l = 0; l < shape.layers; ++l) {
+      throw_if_interrupted();
+      const LayerWeights& dense = teacher.layers()[size_t(l)];
+      layers.push_back(carve_layer(dense.gate_up, dense.down, statistics.ffn_input(l), options, l));
+      const CarveQuality& q = layers.back().quality;
+      progress.update(l + 1, fmt::format("recall {:.2f}, error {:.3f} (static {:.3f})", q.recall, q.router_error, q.static_error));
+    }
+  }
+
+  Decoder student(shape, CarvedTensors(*checkpoint.tensors, teacher, shape, layers));
+  const int64_t length = statistics.window_length();
+  const Certificate certificate =
+      certify_equivalence(teacher, student, statistics.windows((config.certificate_tokens + length - 1) / length));
+  if (!certificate.holds())
+    throw FormatError(inputs.path("teacher"), -1,
+                      fmt::format("the carved student does not compute what this teacher does: logits differ by {:.3g} at logits up to {:.3g}",
+                                  certificate.largest_difference, certificate.largest_logit));
+
+  Json per_layer = Json::array();
+  for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l].quality));
+  save_decoder(student, outputs.folder(), SaveDType::f32);
+  copy_tokenizer(inputs.path("teacher"), outputs.folder());
+  outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
+  outputs.folder().write_file("certificate.json", certificate.to_json().dump(1) + "\n");
+
+  const double active = double(shape.active_parameters()) / double(shape.parameters());
+  StageReport report;
+  report.metrics() = {{"parameters", shape.parameters()},
+                      {"active_parameters", shape.active_parameters()},
+                      {"active_fraction", active},
+                      {"ffn_activation", shape.ffn_activation()},
+                      {"recall", mean_of(layers, &CarveQuality::recall)},
+                      {"centroid_recall", mean_of(layers, &CarveQuality::centroid_recall)},
+                      {"router_error", mean_of(layers, &CarveQuality::router_error)},
+                      {"oracle_error", mean_of(layers, &CarveQuality::oracle_error)},
+                      {"static_error", mean_of(layers, &CarveQuality::static_error)},
+                      {"load_spread", mean_of(layers, &CarveQuality::load_spread)},
+                      {"certificate", certificate.to_json()}};
+  report.summary = {
+      fmt::format("{} layers carved into {} routed experts and {} shared of width {}, {} routed active", shape.layers, config.experts,
+                  config.shared, shape.moe_intermediate_size, config.top_k),
+      fmt::format("equivalence: logits differ by at most {:.2g} over {} tokens with all experts active (largest logit {:.1f})",
+                  certificate.largest_difference, certificate.tokens, certificate.largest_logit),
+      fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all {:.1f} million parameters", 100 * shape.ffn_activation(),
+                  100 * active, double(shape.parameters()) / 1e6),
+      fmt::format("router picks {:.0f} % of the experts that matter (centroid router {:.0f} %); FFN output error {:.3f}, oracle {:.3f}, "
+                  "static neurons {:.3f}",
+                  100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
+                  mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
+                  mean_of(layers, &CarveQuality::static_error))};
+  if (shape.moe_intermediate_size % 32 != 0)
+    report.summary.push_back("note: the expert width is not a multiple of 32, so a GGUF export cannot use 32-wide blocks in it");
+  return report;
+}
+
+}  // namespace overproof

@@ -1,0 +1,36 @@
+#pragma once
+// student: makes the student that distillation starts from. Builder `carve` deals a dense teacher's FFN out to experts and
+// proves that nothing was lost: with all experts active and a zero gate the student is the teacher.
+
+#include "core/config.h"
+#include "core/stage.h"
+
+namespace overproof {
+
+struct StudentConfig {
+  std::string builder = "carve";
+  int64_t experts = 15, shared = 1, top_k = 3;
+  int64_t clustering_iterations = 20, ranking_steps = 60;
+  double router_scale = 0.0625, ridge = 0.01;
+  int64_t seed = 0;
+  int64_t certificate_tokens = 512;
+  template <class V>
+  void visit(V&& v) {
+    v("builder", builder, one_of({"carve"}), "how the student is made of the teacher: carve keeps every weight");
+    v("experts", experts, in_range(2, 4096), "routed experts in each layer");
+    v("shared", shared, in_range(0, 64), "experts' worth of neurons that every token uses");
+    v("top-k", top_k, in_range(1, 4096), "routed experts a token uses");
+    v("clustering-iterations", clustering_iterations, in_range(1, 1000), "most rounds of balanced k-means");
+    v("ranking-steps", ranking_steps, in_range(0, 100000), "steps that fit the router's ranking after the regression");
+    v("router-scale", router_scale, in_range(1e-4, 4), "root mean square of the router's logits; expert weights are 2 sigmoid(z)");
+    v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
+    v("seed", seed, in_range(0, 9007199254740991.0), "chooses the first cluster centres");
+    v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the equivalence is shown");
+  }
+};
+
+/// Slots: teacher, statistics. Writes an f32 glm4_moe checkpoint with the teacher's tokenizer, carving.json (per-layer
+/// quality) and certificate.json.
+StageReport run_student(const StudentConfig& config, const Inputs& inputs, Outputs& outputs);
+
+}  // namespace overproof

@@ -1,0 +1,61 @@
+#include "student/certificate.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "core/interrupt.h"
+#include "core/json.h"
+
+namespace overproof {
+
+bool Certificate::holds() const {
+  return std::isfinite(largest_difference) && largest_difference <= kEquivalenceBound * std::max(1.0, largest_logit);
+}
+
+Json Certificate::to_json() const {
+  return {{"claim", "with all experts active and a zero gate the student's f32 logits are the teacher's"},
+          {"tokens", tokens},
+          {"largest_difference", largest_difference},
+          {"largest_logit", largest_logit},
+          {"bound", kEquivalenceBound},
+          {"within_absolute_bound", largest_difference <= kEquivalenceBound},
+          {"holds", holds()}};
+}
+
+Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const at::Tensor& windows) {
+  at::NoGradGuard no_grad;
+  constexpr int64_t kRows = 64;  // logits are compared in pieces: a vocabulary can be large
+  std::vector<std::pair<at::Tensor, at::Tensor>> kept;
+  for (LayerWeights& layer : student.layers()) {
+    kept.emplace_back(layer.router.clone(), layer.router_bias.clone());
+    layer.router.zero_();
+    layer.router_bias.zero_();
+  }
+  ForwardOptions all;
+  all.top_k = student.config().n_routed_experts;
+
+  Certificate certificate;
+  for (int64_t w = 0; w < windows.size(0); ++w) {
+    throw_if_interrupted();
+    const at::Tensor window = windows.narrow(0, w, 1);
+    const at::Tensor theirs = teacher.hidden(window), ours = student.hidden(window, all);
+    for (int64_t first = 0; first < theirs.size(0); first += kRows) {
+      const int64_t rows = std::min(kRows, theirs.size(0) - first);
+      const at::Tensor expected = teacher.logits(theirs.narrow(0, first, rows));
+      const at::Tensor difference = student.logits(ours.narrow(0, first, rows)).sub_(expected);
+      // max() of a NaN is NaN, and std::fmax would drop it
+      const double d = difference.abs().max().item<double>(), m = expected.abs().max().item<double>();
+      if (!(d <= certificate.largest_difference)) certificate.largest_difference = d;
+      if (!(m <= certificate.largest_logit)) certificate.largest_logit = m;
+    }
+    certificate.tokens += theirs.size(0);
+  }
+  for (size_t l = 0; l < kept.size(); ++l) {
+    student.layers()[l].router.copy_(kept[l].first);
+    student.layers()[l].router_bias.copy_(kept[l].second);
+  }
+  return certificate;
+}
+
+}  // namespace overproof

@@ -1,0 +1,35 @@
+#include "student/ffn.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "data/tokenizer.h"
+
+namespace overproof {
+
+at::Tensor neuron_activations(const at::Tensor& gate_up, const at::Tensor& input) {
+  const at::Tensor both = at::matmul(input, gate_up.t());
+  const int64_t ff = gate_up.size(0) / 2;
+  return at::silu(both.narrow(1, 0, ff)).mul_(both.narrow(1, ff, ff));
+}
+
+at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down) {
+  return activations.abs_().mul_(down.norm(2, {0}));
+}
+
+Decoder open_dense_teacher(const fs::path& path) {
+  Decoder teacher(open_checkpoint(path));
+  if (teacher.config().is_moe())
+    throw UsageError(fmt::format("{}: the teacher is a mixture of experts already; a dense one is needed here", path.filename().string()));
+  return teacher;
+}
+
+void require_tokenizer(const fs::path& checkpoint, const Digest& probe, const std::string& what) {
+  if (open_tokenizer(checkpoint)->probe() != probe)
+    throw UsageError(fmt::format("{} was made with another tokenizer than the one of {}: the same ids would mean other text. "
+                                 "Make it again with this tokenizer",
+                                 what, checkpoint.filename().string()));
+}
+
+}  // namespace overproof

@@ -1,0 +1,93 @@
+#include "student/observe_stage.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "data/corpus.h"
+#include "data/order.h"
+#include "student/ffn.h"
+#include "student/statistics.h"
+
+namespace overproof {
+namespace {
+
+// A tweak no training order uses (those count epochs from 0), so that the sample is independent of what is taught.
+constexpr uint64_t kSampleTweak = 0x6f62736572766564;
+
+}  // namespace
+
+StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  const Corpus corpus(inputs.path("corpus"));
+  require_tokenizer(inputs.path("teacher"), corpus.tokenizer_probe(), "the corpus");
+  const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
+  const ModelConfig& shape = teacher.config();
+
+  const int64_t length = corpus.window_length(), available = corpus.windows(Split::train);
+  if (available < 1) throw UsageError("the corpus has no whole training window to observe");
+  const int64_t windows = std::min((config.tokens + length - 1) / length, available);
+  const int64_t tokens = windows * length;
+  const Permutation sample(order_key(inputs.root("corpus"), config.seed), kSampleTweak, available);
+
+  at::Tensor ids = at::empty({windows, length}, at::kLong);
+  std::vector<int64_t> row(size_t(length) + 1);
+  for (int64_t w = 0; w < windows; ++w) {
+    corpus.read_window(Split::train, sample.forward(w), row);
+    std::copy_n(row.begin(), length, ids.data_ptr<int64_t>() + w * length);
+  }
+
+  std::vector<at::Tensor> seen, importance;
+  for (int64_t l = 0; l < shape.layers; ++l) {
+    seen.push_back(at::empty({tokens, shape.hidden_size}, at::kHalf));
+    importance.push_back(at::zeros({shape.intermediate_size}, at::kDouble));
+  }
+  Progress progress("observe", tokens, "tokens");
+  for (int64_t first = 0; first < windows; first += config.batch_size) {
+    throw_if_interrupted();
+    const int64_t count = std::min(config.batch_size, windows - first);
+    ForwardOptions options;
+    options.on_ffn_input = [&](int64_t layer, const at::Tensor& input) {
+      const LayerWeights& weights = teacher.layers()[size_t(layer)];
+      seen[size_t(layer)].narrow(0, first * length, count * length).copy_(input);
+      importance[size_t(layer)] +=
+          neuron_contributions(neuron_activations(weights.gate_up, input), weights.down).sum(0, false, at::kDouble);
+    };
+    teacher.hidden(ids.narrow(0, first, count), options);
+    progress.update((first + count) * length);
+  }
+
+  std::vector<TensorInfo> infos = {{"tokens", DType::i32, {tokens}}};
+  for (int64_t l = 0; l < shape.layers; ++l) {
+    infos.push_back({fmt::format("layers.{}.ffn_input", l), DType::f16, {tokens, shape.hidden_size}});
+    infos.push_back({fmt::format("layers.{}.importance", l), DType::f32, {shape.intermediate_size}});
+  }
+  const Metadata metadata = {{"format_version", "1"},
+                             {"teacher_root", inputs.root("teacher").hex()},
+                             {"corpus_root", inputs.root("corpus").hex()},
+                             {"tokens", std::to_string(tokens)},
+                             {"window_length", std::to_string(length)},
+                             {"layers", std::to_string(shape.layers)},
+                             {"hidden_size", std::to_string(shape.hidden_size)},
+                             {"intermediate_size", std::to_string(shape.intermediate_size)}};
+  SafetensorsWriter writer(outputs.folder(), kStatisticsFile, infos, metadata);
+  const at::Tensor narrow_ids = ids.to(at::kInt);
+  writer.append(narrow_ids.data_ptr(), size_t(narrow_ids.nbytes()));
+  for (int64_t l = 0; l < shape.layers; ++l) {
+    writer.append(seen[size_t(l)].data_ptr(), size_t(seen[size_t(l)].nbytes()));
+    const at::Tensor mean = (importance[size_t(l)] / double(tokens)).to(at::kFloat);
+    writer.append(mean.data_ptr(), size_t(mean.nbytes()));
+  }
+  writer.close();
+
+  StageReport report;
+  report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", shape.layers}};
+  report.summary.push_back(fmt::format("observed {} tokens in {} layers", tokens, shape.layers));
+  return report;
+}
+
+}  // namespace overproof

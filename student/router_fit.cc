@@ -1,0 +1,70 @@
+#include "student/router_fit.h"
+
+#include <ATen/ATen.h>
+
+namespace overproof {
+namespace {
+
+// x = (input - mean) whiten has about unit covariance, so one step size suits every direction.
+struct Whitening {
+  at::Tensor mean;    // [hidden]
+  at::Tensor matrix;  // [hidden, hidden], the inverse transposed Cholesky factor of the covariance
+};
+
+Whitening whitening_of(const at::Tensor& input, double ridge) {
+  const at::Tensor x = input.to(at::kDouble);
+  const at::Tensor mean = x.mean(0);
+  const at::Tensor centred = x - mean;
+  at::Tensor covariance = at::matmul(centred.t(), centred) / double(x.size(0));
+  covariance.diagonal().add_(ridge * covariance.diagonal().mean() + 1e-12);
+  const at::Tensor identity = at::eye(x.size(1), at::kDouble);
+  const at::Tensor inverse = at::linalg_solve_triangular(at::linalg_cholesky(covariance), identity, /*upper=*/false);
+  return {mean.to(at::kFloat), inverse.t().contiguous().to(at::kFloat)};
+}
+
+// Softmax regression by gradient descent with momentum; the target of a token spreads over its top_k experts by norm^2,
+// since that is the error which leaving one out makes.
+void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k, int64_t steps, at::Tensor& weights, at::Tensor& intercept) {
+  constexpr double kRate = 1.0, kMomentum = 0.9, kDecay = 1e-3;
+  at::Tensor target = norms.square() * largest(norms, top_k);
+  target.div_(target.sum(1, true).clamp_min(1e-20));
+  const double tokens = double(x.size(0));
+  at::Tensor weights_velocity = at::zeros_like(weights), intercept_velocity = at::zeros_like(intercept);
+  for (int64_t step = 0; step < steps; ++step) {
+    const at::Tensor error = at::softmax(at::matmul(x, weights.t()) + intercept, 1) - target;
+    weights_velocity.mul_(kMomentum).add_(at::matmul(error.t(), x) / tokens + kDecay * weights);
+    intercept_velocity.mul_(kMomentum).add_(error.mean(0));
+    weights.add_(weights_velocity, -kRate);
+    intercept.add_(intercept_velocity, -kRate);
+  }
+}
+
+}  // namespace
+
+at::Tensor largest(const at::Tensor& values, int64_t top_k) {
+  return at::zeros_like(values).scatter_(1, std::get<1>(values.topk(top_k, 1)), 1.0);
+}
+
+RouterFit fit_router(const at::Tensor& input, const at::Tensor& norms, const RouterFitOptions& options) {
+  const Whitening whitening = whitening_of(input, options.ridge);
+  const at::Tensor x = at::matmul(input - whitening.mean, whitening.matrix);
+  // Relative to the token's own mean norm: loud tokens would dominate the regression otherwise.
+  const at::Tensor wanted = norms / norms.mean(1, true).clamp_min(1e-20);
+  at::Tensor intercept = wanted.mean(0);
+  at::Tensor weights = at::matmul((wanted - intercept).t(), x) / double(x.size(0));
+  refine_ranking(x, norms, options.top_k, options.steps, weights, intercept);
+
+  // Back to the raw input: z = x w^T = (input - mean) (w whiten^T)^T.
+  at::Tensor gate = at::matmul(weights, whitening.matrix.t());
+  intercept = intercept - at::mv(gate, whitening.mean);
+  const double size = at::matmul(input, gate.t()).square().mean().sqrt().item<double>();
+  const double factor = size > 0 ? options.scale / size : 0.0;
+  const at::Tensor bias = intercept * (factor / 4);
+  return {(gate * factor).contiguous(), bias - bias.mean()};
+}
+
+at::Tensor choose(const RouterFit& router, const at::Tensor& input, int64_t top_k) {
+  return largest(at::sigmoid(at::matmul(input, router.gate.t())) + router.bias, top_k);
+}
+
+}  // namespace overproof

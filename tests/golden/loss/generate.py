@@ -1,0 +1,101 @@
+"""Golden values of the distillation losses: PyTorch autograd in float64 on materialised logits.
+
+Run with any PyTorch and safetensors: python generate.py. Writes loss.safetensors and SHA256SUMS beside this file.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+TOKENS, HIDDEN, VOCAB = 23, 12, 97
+CASES = [(1.0, 0.0), (1.0, 0.3), (2.0, 0.0), (2.0, 0.25)]  # temperature, weight of the cross-entropy
+
+
+def sparse_rows(kind, generator, teacher):
+    """CSR rows: counts of 50 draws ("sample"), or the five most probable ids with a tail ("topk")."""
+    offsets, ids, probabilities, tail = [0], [], [], []
+    for row in teacher:
+        if kind == "sample":
+            drawn = torch.multinomial(row, 50, replacement=True, generator=generator)
+            values, counts = torch.unique(drawn, return_counts=True)
+            p = counts.double() / 50
+            tail.append(0.0)
+        else:
+            p, values = row.topk(5)
+            p = p.float().double()
+            tail.append(float(torch.tensor(1 - p.sum().item(), dtype=torch.float32)))
+        ids += values.tolist()
+        probabilities += p.tolist()
+        offsets.append(len(ids))
+    return offsets, ids, probabilities, tail
+
+
+def mixed(z, kl_rows, labels, temperature, ce_weight):
+    kl = temperature**2 * kl_rows(torch.log_softmax(z / temperature, -1)).sum()
+    ce = torch.nn.functional.cross_entropy(z, labels, reduction="sum")
+    return kl, ce, (1 - ce_weight) * kl + ce_weight * ce
+
+
+def main():
+    generator = torch.Generator().manual_seed(20)
+    normal = lambda *shape: torch.randn(*shape, generator=generator).float()
+    out = {
+        "hidden": normal(TOKENS, HIDDEN),
+        "head": normal(VOCAB, HIDDEN),
+        "teacher_hidden": normal(TOKENS, HIDDEN),
+        "teacher_head": normal(VOCAB, HIDDEN),
+        "labels": torch.randint(VOCAB, (TOKENS,), generator=generator),
+    }
+    teacher_logits = out["teacher_hidden"].double() @ out["teacher_head"].double().T
+    rows = {}
+    for kind in ("sample", "topk"):
+        offsets, ids, p, tail = sparse_rows(kind, generator, torch.softmax(teacher_logits, -1))
+        out[f"{kind}.offsets"] = torch.tensor(offsets)
+        out[f"{kind}.ids"] = torch.tensor(ids, dtype=torch.int32)
+        out[f"{kind}.probabilities"] = torch.tensor(p, dtype=torch.float32)
+        out[f"{kind}.tail"] = torch.tensor(tail, dtype=torch.float32)
+        rows[kind] = (offsets, ids, out[f"{kind}.probabilities"].double(), out[f"{kind}.tail"].double())
+
+    def sparse(kind):
+        offsets, ids, p, tail = rows[kind]
+
+        def kl_rows(log_q):
+            terms = []
+            for r in range(TOKENS):
+                span = slice(offsets[r], offsets[r + 1])
+                log_k = log_q[r, ids[span]]
+                term = (p[span] * (p[span].log() - log_k)).sum()
+                if tail[r] > 0:
+                    term = term + tail[r] * (tail[r].log() - torch.log1p(-log_k.exp().sum()))
+                terms.append(term)
+            return torch.stack(terms)
+
+        return kl_rows
+
+    def dense(temperature):
+        log_p = torch.log_softmax(teacher_logits / temperature, -1)
+        return lambda log_q: (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    for number, (temperature, ce_weight) in enumerate(CASES):
+        for kind in ("sample", "topk", "dense"):
+            hidden = out["hidden"].double().requires_grad_()
+            head = out["head"].double().requires_grad_()
+            kl_rows = dense(temperature) if kind == "dense" else sparse(kind)
+            kl, ce, loss = mixed(hidden @ head.T, kl_rows, out["labels"], temperature, ce_weight)
+            loss.backward()
+            name = f"{kind}.{number}"
+            out[f"{name}.sums"] = torch.stack([kl, ce, loss]).detach()
+            out[f"{name}.d_hidden"] = hidden.grad.float()
+            out[f"{name}.d_head"] = head.grad.float()
+    out["cases"] = torch.tensor(CASES, dtype=torch.float64)
+
+    file = HERE / "loss.safetensors"
+    save_file(out, file)
+    (HERE / "SHA256SUMS").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
+
+
+if __name__ == "__main__":
+    main()
