@@ -1,0 +1,196 @@
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "model/decoder_access.h"
+
+namespace overproof {
+namespace {
+
+using at::Tensor;
+
+/// Inverse frequencies in f32, as transformers computes them; with Llama-3 scaling long wavelengths are stretched.
+Tensor make_inverse_frequencies(const ModelConfig& c) {
+  const Tensor exponents = at::arange(0, c.head_dim, 2, at::kFloat) / double(c.head_dim);
+  Tensor f = at::pow(at::Scalar(c.rope_theta), exponents).reciprocal();
+  if (!c.has_rope_scaling) return f;
+  const RopeScaling& s = c.rope_scaling;
+  const double long_wave = double(s.original_max_position) / s.low_freq_factor;
+  const double short_wave = double(s.original_max_position) / s.high_freq_factor;
+  const Tensor wavelength = 2.0 * std::numbers::pi / f;
+  const Tensor blend = (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+  const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
+  return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between));
+}
+
+Tensor weight(std::initializer_list<int64_t> shape) { return at::empty(shape, at::kFloat); }
+
+LayerWeights empty_layer(const ModelConfig& c) {
+  const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  LayerWeights w;
+  w.input_norm = weight({hidden});
+  w.post_norm = weight({hidden});
+  w.q = weight({q, hidden});
+  w.k = weight({kv, hidden});
+  w.v = weight({kv, hidden});
+  w.o = weight({hidden, q});
+  if (c.attention_bias) {
+    w.q_bias = weight({q});
+    w.k_bias = weight({kv});
+    w.v_bias = weight({kv});
+  }
+  if (c.qk_norm) {
+    w.q_norm = weight({c.head_dim});
+    w.k_norm = weight({c.head_dim});
+  }
+  const int64_t dense = c.is_moe() ? c.n_shared_experts * c.moe_intermediate_size : c.intermediate_size;
+  if (dense > 0) {
+    w.gate_up = weight({2 * dense, hidden});
+    w.down = weight({hidden, dense});
+  }
+  if (c.is_moe()) {
+    w.expert_gate_up = weight({c.n_routed_experts, 2 * c.moe_intermediate_size, hidden});
+    w.expert_down = weight({c.n_routed_experts, hidden, c.moe_intermediate_size});
+    w.router = weight({c.n_routed_experts, hidden});
+    w.router_bias = weight({c.n_routed_experts});
+  }
+  return w;
+}
+
+/// The shapes a checkpoint of this configuration must have, by name, before anything of a size from a file is allocated.
+void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::path& where) {
+  const auto expect = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const TensorInfo* info = tensors.find(name);
+    if (!info) throw FormatError(where, -1, fmt::format("tensor '{}' is missing", name));
+    if (info->shape != shape)
+      throw FormatError(where, -1, fmt::format("tensor '{}' has shape [{}] where config.json asks for [{}]", name,
+                                               fmt::join(info->shape, ", "), fmt::join(shape, ", ")));
+  };
+  const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  const auto expect_ffn = [&](const std::string& at, int64_t width) {
+    expect(at + "gate_proj.weight", {width, hidden});
+    expect(at + "up_proj.weight", {width, hidden});
+    expect(at + "down_proj.weight", {hidden, width});
+  };
+  expect("model.embed_tokens.weight", {c.vocab_size, hidden});
+  expect("model.norm.weight", {hidden});
+  if (!c.tie_embeddings) expect("lm_head.weight", {c.vocab_size, hidden});
+  for (int64_t i = 0; i < c.layers; ++i) {
+    const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
+    expect(layer + "input_layernorm.weight", {hidden});
+    expect(layer + "post_attention_layernorm.weight", {hidden});
+    expect(attention + "q_proj.weight", {q, hidden});
+    expect(attention + "k_proj.weight", {kv, hidden});
+    expect(attention + "v_proj.weight", {kv, hidden});
+    expect(attention + "o_proj.weight", {hidden, q});
+    if (c.attention_bias) {
+      expect(attention + "q_proj.bias", {q});
+      expect(attention + "k_proj.bias", {kv});
+      expect(attention + "v_proj.bias", {kv});
+    }
+    if (c.qk_norm) {
+      expect(attention + "q_norm.weight", {c.head_dim});
+      expect(attention + "k_norm.weight", {c.head_dim});
+    }
+    if (!c.is_moe()) {
+      expect_ffn(layer + "mlp.", c.intermediate_size);
+      continue;
+    }
+    if (c.n_shared_experts > 0) expect_ffn(layer + "mlp.shared_experts.", c.n_shared_experts * c.moe_intermediate_size);
+    for (int64_t e = 0; e < c.n_routed_experts; ++e) expect_ffn(fmt::format("{}mlp.experts.{}.", layer, e), c.moe_intermediate_size);
+    expect(layer + "mlp.gate.weight", {c.n_routed_experts, hidden});
+    expect(layer + "mlp.gate.e_score_correction_bias", {c.n_routed_experts});
+  }
+}
+
+/// Reads in pieces of about a megabyte, so that one large embedding does not keep the other cores waiting.
+void read_all(const std::vector<StoredTensor>& stored, const TensorSource& tensors) {
+  struct Piece {
+    const StoredTensor* tensor;
+    int64_t first, rows;
+  };
+  constexpr int64_t kElements = 1 << 18;
+  std::vector<Piece> pieces;
+  for (const StoredTensor& t : stored) {
+    const int64_t rows = t.target.size(0), step = std::max<int64_t>(1, kElements / (t.target.numel() / rows));
+    for (int64_t r = 0; r < rows; r += step) pieces.push_back({&t, r, std::min(step, rows - r)});
+  }
+  parallel_for(int64_t(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto& [tensor, first, rows] = pieces[size_t(i)];
+      const int64_t width = tensor->target.numel() / tensor->target.size(0);
+      float* to = tensor->target.data_ptr<float>() + first * width;
+      tensors.read_f32(tensor->name, first, rows, {to, size_t(rows * width)});
+    }
+  });
+}
+
+void load(Decoder& d, const TensorSource& tensors, const fs::path& where) {
+  const ModelConfig& c = d.config();
+  check_shapes(c, tensors, where);
+  DecoderAccess::embedding(d) = weight({c.vocab_size, c.hidden_size});
+  DecoderAccess::final_norm(d) = weight({c.hidden_size});
+  if (!c.tie_embeddings) DecoderAccess::head(d) = weight({c.vocab_size, c.hidden_size});
+  DecoderAccess::inverse_frequencies(d) = make_inverse_frequencies(c);
+  for (int64_t i = 0; i < c.layers; ++i) d.layers().push_back(empty_layer(c));
+  read_all(stored_tensors(d), tensors);
+}
+
+}  // namespace
+
+std::vector<StoredTensor> stored_tensors(const Decoder& decoder) {
+  auto& d = const_cast<Decoder&>(decoder);  // reads only: the accessors hand out references for load()
+  std::vector<StoredTensor> all;
+  const auto add = [&](std::string name, const Tensor& tensor, bool keep_f32 = false) {
+    if (tensor.defined()) all.push_back({std::move(name), tensor.detach(), keep_f32});
+  };
+  const auto add_ffn = [&](const std::string& at, const Tensor& gate_up, const Tensor& down) {
+    if (!gate_up.defined()) return;
+    const int64_t width = gate_up.size(0) / 2;
+    add(at + "gate_proj.weight", gate_up.narrow(0, 0, width));
+    add(at + "up_proj.weight", gate_up.narrow(0, width, width));
+    add(at + "down_proj.weight", down);
+  };
+  add("model.embed_tokens.weight", DecoderAccess::embedding(d));
+  for (size_t i = 0; i < d.layers().size(); ++i) {
+    const LayerWeights& w = d.layers()[i];
+    const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
+    add(layer + "input_layernorm.weight", w.input_norm);
+    add(attention + "q_proj.weight", w.q);
+    add(attention + "q_proj.bias", w.q_bias);
+    add(attention + "k_proj.weight", w.k);
+    add(attention + "k_proj.bias", w.k_bias);
+    add(attention + "v_proj.weight", w.v);
+    add(attention + "v_proj.bias", w.v_bias);
+    add(attention + "q_norm.weight", w.q_norm);
+    add(attention + "k_norm.weight", w.k_norm);
+    add(attention + "o_proj.weight", w.o);
+    add(layer + "post_attention_layernorm.weight", w.post_norm);
+    if (!w.router.defined()) {
+      add_ffn(layer + "mlp.", w.gate_up, w.down);
+      continue;
+    }
+    add_ffn(layer + "mlp.shared_experts.", w.gate_up, w.down);
+    for (int64_t e = 0; e < w.router.size(0); ++e)
+      add_ffn(fmt::format("{}mlp.experts.{}.", layer, e), w.expert_gate_up.select(0, e), w.expert_down.select(0, e));
+    add(layer + "mlp.gate.weight", w.router, true);
+    add(layer + "mlp.gate.e_score_correction_bias", w.router_bias, true);
+  }
+  add("model.norm.weight", DecoderAccess::final_norm(d));
+  if (!d.config().tie_embeddings) add("lm_head.weight", d.head());
+  return all;
+}
+
+Decoder::Decoder(const Checkpoint& checkpoint)
+    : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())) {
+  load(*this, *checkpoint.tensors, checkpoint.path);
+}
+
+Decoder::Decoder(ModelConfig config, const TensorSource& tensors) : config_(std::move(config)) { load(*this, tensors, "checkpoint"); }
+
+}  // namespace overproof
