@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/compressed_tensors.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/safetensors_checkpoint.h"
 #include "formats/tensor_source.h"
@@ -35,7 +36,11 @@ Checkpoint open_checkpoint(const fs::path& path) {
     checkpoint.path = path;
     *checkpoint.config = read_json(path / "config.json");
     if (!checkpoint.config->is_object()) throw FormatError(path / "config.json", 0, "is not a JSON object");
-    checkpoint.tensors = std::make_unique<SafetensorsCheckpoint>(path);
+    if (has_quantization_config(*checkpoint.config)) {
+      checkpoint.tensors = std::make_unique<CompressedTensorsCheckpoint>(path, *checkpoint.config);
+    } else {
+      checkpoint.tensors = std::make_unique<SafetensorsCheckpoint>(path);
+    }
     return checkpoint;
   }
   std::vector<fs::path> ggufs;

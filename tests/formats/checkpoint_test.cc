@@ -1,0 +1,286 @@
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/rng.h"
+#include "formats/compressed_tensors.h"
+#include "formats/gguf_checkpoint.h"
+#include "formats/sharded.h"
+#include "tests/formats/gguf_builder.h"
+#include "tests/formats/support.h"
+
+using namespace overproof;
+using namespace overproof::test;
+
+namespace {
+
+/// Three tensors of 8, 12 and 4 bytes in shards of at most `max_bytes`.
+void write_sharded(const fs::path& path, int64_t max_bytes) {
+  OutputFolder folder(path);
+  ShardedWriter writer(folder, {{"a", DType::f32, {2}}, {"none", DType::f32, {0}}, {"b", DType::f32, {3, 1}}, {"c", DType::bf16, {2}}}, {}, max_bytes);
+  CHECK(writer.current()->name == "a");
+  writer.append_f32(std::vector<float>{1});
+  writer.append_f32(std::vector<float>{2});
+  CHECK(writer.current()->name == "b");
+  writer.append_f32(std::vector<float>{3, 4, 5});
+  writer.append_f32(std::vector<float>{6, 7});
+  CHECK(writer.current() == nullptr);
+  writer.close();
+}
+
+void expect_sharded(const fs::path& path, size_t shards) {
+  const SafetensorsCheckpoint c(path);
+  CHECK(c.shards().size() == shards);
+  CHECK(c.tensors().size() == 4);
+  CHECK(c.read_all_f32("a") == std::vector<float>{1, 2});
+  CHECK(c.read_all_f32("c") == std::vector<float>{6, 7});
+  CHECK(c.read_all_f32("none").empty());
+  std::vector<float> rows(2);
+  c.read_f32("b", 1, 2, rows);
+  CHECK(rows == std::vector<float>{4, 5});
+  CHECK_THROWS_AS(c.read_f32("b", 2, 2, rows), FormatError);
+  CHECK_THROWS_AS(c.read_f32("b", -1, 2, rows), FormatError);
+  CHECK_THROWS_AS(c.read_f32("b", INT64_MAX, 2, rows), FormatError);
+  CHECK_THROWS_WITH(c.read_all_f32("d"), Catch::Contains("no tensor 'd'"));
+}
+
+void check_index_refused(const std::string& index, const std::string& cause) {
+  const TempFolder t;
+  write_sharded(t.path, 12);
+  put(t.path / kSafetensorsIndexName, index);
+  CHECK_THROWS_AS(SafetensorsCheckpoint(t.path), FormatError);
+  CHECK_THROWS_WITH(SafetensorsCheckpoint(t.path), Catch::Contains(cause));
+}
+
+}  // namespace
+
+TEST_CASE("a checkpoint is written in shards of bounded size, and read back") {
+  const TempFolder one, two, three;
+  write_sharded(one.path, 24);
+  CHECK(fs::exists(one.path / "model.safetensors"));
+  CHECK_FALSE(fs::exists(one.path / kSafetensorsIndexName));
+  expect_sharded(one.path, 1);
+  write_sharded(two.path, 20);
+  CHECK(fs::exists(two.path / "model-00002-of-00002.safetensors"));
+  CHECK(read_json(two.path / kSafetensorsIndexName)["metadata"]["total_size"] == 24);
+  expect_sharded(two.path, 2);
+  write_sharded(three.path, 1);
+  expect_sharded(three.path, 4);
+}
+
+TEST_CASE("an index that lies is refused") {
+  const std::string a = "model-00001-of-00003.safetensors", b = "model-00002-of-00003.safetensors", c = "model-00003-of-00003.safetensors";
+  const auto index = [](const std::string& map) { return "{\"weight_map\":{" + map + "}}"; };
+  const std::string good = "\"a\":\"" + a + "\",\"none\":\"" + a + "\",\"b\":\"" + b + "\",\"c\":\"" + c + "\"";
+  {
+    const TempFolder t;
+    write_sharded(t.path, 12);
+    put(t.path / kSafetensorsIndexName, index(good));
+    expect_sharded(t.path, 3);
+  }
+  check_index_refused(index("\"a\":\"../" + a + "\""), "leaves the folder");
+  check_index_refused(index("\"a\":\"/etc/passwd\""), "leaves the folder");
+  check_index_refused(index("\"a\":\"\""), "leaves the folder");
+  check_index_refused(index("\"a\":1"), "not a file name");
+  check_index_refused(index("\"a\":\"other.safetensors\""), "missing");
+  check_index_refused(index("\"a\":\"" + a + "\""), "does not list the tensor 'none'");
+  check_index_refused(index(good + ",\"d\":\"" + c + "\""), "does not have it");
+  check_index_refused(index("\"a\":\"" + b + "\",\"none\":\"" + a + "\",\"b\":\"" + b + "\",\"c\":\"" + c + "\""), "it is in");
+  check_index_refused(index(good + ",\"a\":\"" + a + "\""), "twice");
+  check_index_refused("{}", "weight_map");
+  check_index_refused("[]", "weight_map");
+  check_index_refused("{", "JSON");
+}
+
+TEST_CASE("packed int8 rows go there and back") {
+  Rng rng(1, "test");
+  for (const size_t columns : {1, 3, 4, 5, 64}) {
+    std::vector<int8_t> q(columns), back(columns);
+    for (int8_t& v : q) v = int8_t(rng.below(256));
+    std::vector<uint8_t> packed(size_t(packed_int8_row_bytes(int64_t(columns))), 0xff);
+    pack_int8_row(q, packed);
+    unpack_int8_row(packed, back);
+    CHECK(q == back);
+    CHECK(packed[0] == uint8_t(q[0] + 128));
+    for (size_t i = columns; i < packed.size(); ++i) CHECK(packed[i] == 0);
+  }
+}
+
+TEST_CASE("int8 weights packed by compressed-tensors are read as it reads them") {
+  const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/formats_packed_int8";
+  const Checkpoint checkpoint = open_checkpoint(golden);
+  const SafetensorsFile expected(golden / "expected.safetensors");
+  REQUIRE(checkpoint.tensors->tensors().size() == expected.tensors().size());
+  for (const TensorInfo& t : expected.tensors()) {
+    CAPTURE(t.name);
+    const auto values = expected.values<float>(t.name);
+    REQUIRE(checkpoint.tensors->find(t.name));
+    CHECK(checkpoint.tensors->find(t.name)->shape == t.shape);
+    CHECK(checkpoint.tensors->read_all_f32(t.name) == std::vector<float>(values.begin(), values.end()));
+  }
+  std::vector<float> row(11);
+  checkpoint.tensors->read_f32("model.layers.0.mlp.down_proj.weight", 4, 1, row);
+  CHECK(row[10] == expected.values<float>("model.layers.0.mlp.down_proj.weight")[4 * 11 + 10]);
+
+  // Packed again, the words are the peer's.
+  const SafetensorsFile stored(golden / "model.safetensors");
+  const auto words = stored.bytes("model.layers.0.mlp.down_proj.weight_packed");
+  std::vector<int8_t> q(11);
+  std::vector<uint8_t> again(12);
+  unpack_int8_row(words.subspan(12, 12), q);
+  pack_int8_row(q, again);
+  CHECK(std::equal(again.begin(), again.end(), words.begin() + 12));
+}
+
+TEST_CASE("quantised checkpoints that we cannot read say why") {
+  const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/formats_packed_int8";
+  const auto refused = [&](const std::string& pointer, const Json& value, const std::string& cause) {
+    Json config = read_json(golden / "config.json");
+    config[Json::json_pointer("/quantization_config" + pointer)] = value;
+    CHECK_THROWS_AS(CompressedTensorsCheckpoint(golden, config), FormatError);
+    CHECK_THROWS_WITH(CompressedTensorsCheckpoint(golden, config), Catch::Contains(cause));
+  };
+  refused("/quant_method", "gptq", "quant_method");
+  refused("/format", "int-quantized", "format");
+  refused("/config_groups", Json::object(), "config_groups");
+  refused("/config_groups/group_0/weights/num_bits", 4, "num_bits");
+  refused("/config_groups/group_0/weights/symmetric", false, "symmetric");
+  refused("/config_groups/group_0/weights/strategy", "block", "strategy");
+  refused("/config_groups/group_1/input_activations", {{"num_bits", 8}}, "input_activations");
+
+  const auto stored = [&](const std::vector<TensorInfo>& tensors, int64_t rows, int64_t columns, const std::string& cause) {
+    const TempFolder t;
+    OutputFolder folder(t.path);
+    SafetensorsWriter writer(folder, "model.safetensors", tensors);
+    for (const TensorInfo& info : tensors) {
+      std::string data(size_t(info.bytes()), '\0');
+      if (info.name == "m.weight_shape" && info.bytes() == 16) data = raw(rows) + raw(columns);
+      writer.append(data.data(), data.size());
+    }
+    writer.close();
+    CHECK_THROWS_WITH(CompressedTensorsCheckpoint(t.path, read_json(golden / "config.json")), Catch::Contains(cause));
+  };
+  const TensorInfo packed{"m.weight_packed", DType::i32, {2, 2}}, scale{"m.weight_scale", DType::f32, {2, 1}}, shape{"m.weight_shape", DType::i64, {2}};
+  stored({packed, shape}, 2, 8, "beside it");
+  stored({scale, shape}, 2, 8, "without");
+  stored({packed, scale, shape}, 2, 9, "does not go with");
+  stored({packed, scale, shape}, 3, 8, "does not go with");
+  stored({packed, scale, shape}, 2, -8, "does not go with");
+  stored({packed, {"m.weight_scale", DType::f32, {2, 3}}, shape}, 2, 8, "neither");
+  stored({packed, {"m.weight_scale", DType::i32, {2, 1}}, shape}, 2, 8, "not F32");
+  stored({packed, scale, {"m.weight_shape", DType::i32, {2}}}, 2, 8, "I64");
+  stored({packed, scale, shape, {"m.weight", DType::f32, {1}}}, 2, 8, "both packed and plain");
+  stored({packed, scale, shape, {"m.weight_zero_point", DType::i32, {1}}}, 2, 8, "zero points");
+}
+
+namespace {
+
+GgufBuilder llama(const std::string& arch = "llama") {
+  GgufBuilder b;
+  b.text("general.architecture", arch).integer(arch + ".embedding_length", 4).integer(arch + ".block_count", 1);
+  b.integer(arch + ".feed_forward_length", 2).integer(arch + ".attention.head_count", 1).integer(arch + ".context_length", 16);
+  b.number(arch + ".attention.layer_norm_rms_epsilon", 1e-5f).integer("tokenizer.ggml.eos_token_id", 2);
+  b.f32("token_embd.weight", {4, 2}, {0, 1, 2, 3, 4, 5, 6, 7});
+  return b;
+}
+
+}  // namespace
+
+TEST_CASE("llama.cpp's order of query rows is undone for llama and left alone for qwen2") {
+  const TempFolder t;
+  const std::vector<float> q = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+  for (const std::string arch : {"llama", "qwen2"}) {
+    GgufBuilder b = llama(arch);
+    b.f32("blk.0.attn_q.weight", {4, 4}, q).f32("blk.0.attn_q.bias", {4}, {0, 1, 2, 3});
+    const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
+    const auto rows = c.tensors->read_all_f32("model.layers.0.self_attn.q_proj.weight");
+    const auto bias = c.tensors->read_all_f32("model.layers.0.self_attn.q_proj.bias");
+    // The converter wrote reshape(2 halves, 2).swapaxes: stored rows are h0 j0, h1 j0, h0 j1, h1 j1.
+    const std::vector<float> expected = arch == "llama" ? std::vector<float>{0, 2, 1, 3} : std::vector<float>{0, 1, 2, 3};
+    CHECK(bias == expected);
+    for (size_t i = 0; i < 4; ++i) CHECK(rows[4 * i] == expected[i]);
+    std::vector<float> one(4);
+    c.tensors->read_f32("model.layers.0.self_attn.q_proj.weight", 1, 1, one);
+    CHECK(one[0] == expected[1]);
+    CHECK((*c.config)["model_type"] == arch);
+    CHECK((*c.config)["tie_word_embeddings"] == true);
+    CHECK((*c.config)["vocab_size"] == 2);
+    CHECK((*c.config)["eos_token_id"] == 2);
+  }
+}
+
+TEST_CASE("stacked experts of glm4moe appear one by one") {
+  const TempFolder t;
+  GgufBuilder b = llama("glm4moe");
+  b.integer("glm4moe.expert_count", 2).integer("glm4moe.expert_used_count", 1).integer("glm4moe.expert_shared_count", 1);
+  b.integer("glm4moe.expert_feed_forward_length", 2).number("glm4moe.expert_weights_scale", 2).integer("glm4moe.expert_gating_func", 2);
+  b.f32("blk.0.ffn_gate_exps.weight", {4, 1, 2}, {1, 2, 3, 4, 5, 6, 7, 8}).f32("blk.0.exp_probs_b.bias", {2}, {1, 2});
+  b.f32("blk.0.post_attention_norm.weight", {4}, {1, 1, 1, 1}).f32("output.weight", {4, 2}, std::vector<float>(8));
+  const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
+  CHECK(c.tensors->read_all_f32("model.layers.0.mlp.experts.1.gate_proj.weight") == std::vector<float>{5, 6, 7, 8});
+  CHECK(c.tensors->find("model.layers.0.mlp.experts.0.gate_proj.weight")->shape == std::vector<int64_t>{1, 4});
+  CHECK(c.tensors->read_all_f32("model.layers.0.mlp.gate.e_score_correction_bias") == std::vector<float>{1, 2});
+  CHECK(c.tensors->find("model.layers.0.post_attention_layernorm.weight"));
+  CHECK((*c.config)["model_type"] == "glm4_moe");
+  CHECK((*c.config)["routed_scaling_factor"] == 2.0);
+  CHECK((*c.config)["tie_word_embeddings"] == false);
+}
+
+TEST_CASE("Llama 3's RoPE factors are recognised, others refused") {
+  const TempFolder t;
+  constexpr int kHead = 64;
+  std::vector<float> factors;
+  for (int i = 0; i < kHead / 2; ++i) {  // as llama.cpp's converter makes them for Llama 3.2 1B
+    const double wavelength = 2 * std::numbers::pi * std::pow(500000.0, 2.0 * i / kHead);
+    const double smooth = (8192 / wavelength - 1) / 3;
+    factors.push_back(float(wavelength < 2048 ? 1 : wavelength > 8192 ? 32 : 1 / ((1 - smooth) / 32 + smooth)));
+  }
+  GgufBuilder b = llama();
+  b.integer("llama.attention.key_length", kHead).integer("llama.attention.value_length", kHead);
+  b.integer("llama.rope.dimension_count", kHead).number("llama.rope.freq_base", 500000);
+  b.f32("rope_freqs.weight", {kHead / 2}, factors);
+  const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
+  CHECK((*c.config)["rope_scaling"] == Json{{"rope_type", "llama3"}, {"factor", 32.0}, {"low_freq_factor", 1.0},
+                                            {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}});
+  CHECK((*c.config)["rope_parameters"]["rope_theta"] == 500000.0);
+  CHECK_FALSE(c.tensors->find("rope_freqs.weight"));
+  factors[kHead / 4] *= 1.01f;
+  b.tensors.pop_back();
+  b.f32("rope_freqs.weight", {kHead / 2}, factors);
+  CHECK_THROWS_WITH(open_checkpoint(put(t.path / "x.gguf", b.bytes())), Catch::Contains("not Llama 3's scaling"));
+}
+
+TEST_CASE("a GGUF model that we cannot read says why") {
+  const TempFolder t;
+  const auto refused = [&](GgufBuilder b, const std::string& cause) {
+    CHECK_THROWS_AS(open_checkpoint(put(t.path / "x.gguf", b.bytes())), FormatError);
+    CHECK_THROWS_WITH(open_checkpoint(put(t.path / "x.gguf", b.bytes())), Catch::Contains(cause));
+  };
+  refused(llama("gemma3"), "'gemma3' is not supported");
+  refused(GgufBuilder(), "general.architecture");
+  refused(llama().f32("blk.0.nextn.weight", {1}, {1}), "no name in a Hugging Face checkpoint");
+  refused(llama().f32("blk.x.attn_q.weight", {1}, {1}), "no layer number");
+  refused(llama().f32("blk..attn_q.weight", {1}, {1}), "no layer number");
+  refused(llama().f32("blk.0.attn_q.weight", {1, 3}, {1, 2, 3}), "even width");
+  refused(llama().f32("blk.0.ffn_norm.weight", {1}, {1}).f32("blk.0.post_attention_norm.weight", {1}, {1}), "two of");
+  refused(llama().f32("blk.0.ffn_gate_exps.weight", {1, 1}, {1}), "three dimensions");
+  refused(llama().text("llama.rope.scaling.type", "yarn"), "'yarn' is not supported");
+  refused(llama().integer("llama.rope.dimension_count", 2), "part of the head");
+}
+
+TEST_CASE("opening nothing, or something else, is an error that says so") {
+  const TempFolder t;
+  CHECK_THROWS_AS(open_checkpoint(t.path / "none"), IoError);
+  CHECK_THROWS_AS(open_checkpoint(t.path), IoError);
+  CHECK_THROWS_AS(open_checkpoint(put(t.path / "x.bin", "x")), FormatError);
+  const std::string bytes = llama().bytes();
+  put(t.path / "a.gguf", bytes);
+  CHECK(open_checkpoint(t.path).tensors->tensors().size() == 1);
+  put(t.path / "b.gguf", bytes);
+  CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains("2 .gguf files"));
+  put(t.path / "config.json", "{}");
+  CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains("model.safetensors"));
+}
