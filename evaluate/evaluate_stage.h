@@ -1,0 +1,38 @@
+#pragma once
+// The `evaluate` stage: how far each model is from its teacher on documents that neither training nor calibration saw.
+
+#include <cstdint>
+
+#include "core/config.h"
+#include "core/stage.h"
+
+namespace overproof {
+
+struct EvaluateConfig {
+  int64_t tokens = 4096;
+  int64_t batch = 4;
+
+  template <class V>
+  void visit(V&& v) {
+    v("tokens", tokens, in_range(1, 1e9), "held-out tokens, in windows spread evenly over the held-out stream");
+    v("batch", batch, in_range(1, 4096), "windows in one forward pass");
+  }
+};
+
+/// Slots "teacher" and "corpus"; every other slot is a model, and its name is the name of its row.
+///
+/// Writes evaluation.json: {"tokens", "windows", "models": [{"name", "perplexity", "kl_mean", "kl_p99", "top1_agreement",
+/// "bytes", "parameters", "active_parameters", "ffn_activation", "parameter_activation"}]}, the teacher
+/// first, the others by their divergence from it.
+///   kl         KL(teacher || model), nats per token; p99 is the 99th percentile over tokens (nearest rank)
+///   top1       fraction of positions where the most probable token is the teacher's
+///   bytes      of the weight files on disk
+///   activation fraction of FFN neurons, and of all parameters, that one token touches
+/// Speed depends on machine and hour, so it is no part of any file of the artifact: tokens/s of the forward pass stand in
+/// the summary's table alone. (An 8-bit checkpoint is dequantised when it is read, so its speed is that of f32.)
+///
+/// Memory: the teacher, one model, the teacher's final hidden states [tokens, hidden], and one chunk of logits. Throws
+/// UsageError when the corpus was cut with another tokenizer or a model's vocabulary differs from the teacher's.
+StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs);
+
+}  // namespace overproof

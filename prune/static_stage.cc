@@ -1,0 +1,197 @@
+#include "prune/static_stage.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "data/tokenizer_files.h"
+#include "formats/safetensors.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kNeuronMultiple = 32;  // blocks of Q8_0 and of vector units
+constexpr int64_t kBlockElements = int64_t{1} << 20;
+
+/// What happens to a tensor: its rows are picked, its columns are, or neither.
+enum class Cut { none, rows, columns };
+
+/// The layer of an FFN tensor "model.layers.{l}.mlp.{rest}", and `rest`; -1 for every other tensor.
+int64_t ffn_layer(std::string_view name, std::string_view& rest) {
+  constexpr std::string_view prefix = "model.layers.", mlp = ".mlp.";
+  if (!name.starts_with(prefix)) return -1;
+  const size_t at = name.find(mlp);
+  if (at == std::string_view::npos || at == prefix.size() || at > prefix.size() + 9) return -1;
+  int64_t layer = 0;
+  for (const char c : name.substr(prefix.size(), at - prefix.size())) {
+    if (c < '0' || c > '9') return -1;
+    layer = layer * 10 + (c - '0');
+  }
+  rest = name.substr(at + mlp.size());
+  return layer;
+}
+
+Cut cut_of(std::string_view rest) {
+  if (rest == "gate_proj.weight" || rest == "up_proj.weight" || rest == "gate_proj.bias" || rest == "up_proj.bias") return Cut::rows;
+  if (rest == "down_proj.weight") return Cut::columns;
+  return Cut::none;
+}
+
+/// Writes all rows of `tensor`, or those of `picked`, in blocks.
+void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>* picked, SafetensorsWriter& writer) {
+  const int64_t rows = tensor.shape.empty() ? 1 : tensor.shape[0], row = rows == 0 ? 0 : tensor.elements() / rows;
+  const int64_t block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, row));
+  std::vector<float> values;
+  const int64_t count = picked ? int64_t(picked->size()) : rows;
+  for (int64_t begin = 0; begin < count; begin += block) {
+    throw_if_interrupted();
+    const int64_t n = std::min(block, count - begin);
+    values.resize(size_t(n * row));
+    if (picked == nullptr) {
+      source.read_f32(tensor.name, begin, n, values);
+    } else {
+      for (int64_t i = 0; i < n; ++i)
+        source.read_f32(tensor.name, (*picked)[size_t(begin + i)], 1, std::span(values).subspan(size_t(i * row), size_t(row)));
+    }
+    writer.append_f32(values);
+  }
+}
+
+/// Writes the `picked` columns of `tensor` in blocks of rows.
+void copy_columns(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>& picked, SafetensorsWriter& writer) {
+  const int64_t rows = tensor.shape[0], columns = tensor.shape[1], kept = int64_t(picked.size());
+  const int64_t block = std::max<int64_t>(1, kBlockElements / columns);
+  std::vector<float> in, out;
+  for (int64_t begin = 0; begin < rows; begin += block) {
+    throw_if_interrupted();
+    const int64_t n = std::min(block, rows - begin);
+    in.resize(size_t(n * columns));
+    out.resize(size_t(n * kept));
+    source.read_f32(tensor.name, begin, n, in);
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t j = 0; j < kept; ++j) out[size_t(r * kept + j)] = in[size_t(r * columns + picked[size_t(j)])];
+    writer.append_f32(out);
+  }
+}
+
+int64_t integer_of(const Json& config, const char* key, const fs::path& where) {
+  if (!config.contains(key) || !config[key].is_number_integer() || config[key].get<int64_t>() < 1)
+    throw FormatError(where, -1, fmt::format("its configuration has no usable {}", key));
+  return config[key].get<int64_t>();
+}
+
+fs::path statistics_file(const fs::path& artifact) {
+  return fs::is_directory(artifact) ? artifact / "statistics.safetensors" : artifact;
+}
+
+}  // namespace
+
+int64_t kept_neurons(int64_t neurons, double keep) {
+  if (keep >= 1) return neurons;
+  const int64_t multiple = int64_t(std::llround(double(neurons) * keep / kNeuronMultiple)) * kNeuronMultiple;
+  return std::min(neurons, std::max(kNeuronMultiple, multiple));
+}
+
+std::vector<int64_t> most_important(std::span<const float> importance, int64_t count) {
+  OVERPROOF_CHECK(count >= 0 && count <= int64_t(importance.size()));
+  std::vector<int64_t> neurons(importance.size());
+  std::iota(neurons.begin(), neurons.end(), int64_t{0});
+  std::ranges::stable_sort(neurons, [&](int64_t a, int64_t b) { return importance[size_t(a)] > importance[size_t(b)]; });
+  neurons.resize(size_t(count));
+  std::ranges::sort(neurons);
+  return neurons;
+}
+
+StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& outputs) {
+  const Checkpoint teacher = open_checkpoint(inputs.path("teacher"));
+  const SafetensorsFile statistics(statistics_file(inputs.path("statistics")));
+  const int64_t layers = integer_of(*teacher.config, "num_hidden_layers", teacher.path);
+  const int64_t neurons = integer_of(*teacher.config, "intermediate_size", teacher.path);
+  const int64_t kept = kept_neurons(neurons, config.keep);
+
+  // The choice, and the share of importance that goes with it, layer by layer.
+  std::vector<std::vector<int64_t>> picked;
+  double share_sum = 0, share_least = 1;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const std::string name = fmt::format("layers.{}.importance", layer);
+    const std::span<const float> importance = statistics.values<float>(name);
+    if (int64_t(importance.size()) != neurons || !std::ranges::all_of(importance, [](float x) { return std::isfinite(x); }))
+      throw FormatError(statistics.path(), -1, fmt::format("{} must hold {} finite numbers", name, neurons));
+    picked.push_back(most_important(importance, kept));
+    double all = 0, left = 0;
+    for (const float x : importance) all += x;
+    for (const int64_t j : picked.back()) left += importance[size_t(j)];
+    const double share = all > 0 ? left / all : double(kept) / double(neurons);
+    share_sum += share;
+    share_least = std::min(share_least, share);
+  }
+
+  std::vector<TensorInfo> tensors;
+  int64_t cut_tensors = 0, bytes = 0;
+  for (TensorInfo info : teacher.tensors->tensors()) {
+    std::string_view rest;
+    const int64_t layer = ffn_layer(info.name, rest);
+    if (layer >= layers) throw FormatError(teacher.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
+    const Cut cut = layer < 0 ? Cut::none : cut_of(rest);
+    if (layer >= 0 && cut == Cut::none && rest != "down_proj.bias")
+      throw UsageError(fmt::format("{}: only dense gated FFNs are pruned, and {} belongs to none", teacher.path.filename().string(), info.name));
+    if (cut != Cut::none) {
+      const size_t axis = cut == Cut::rows ? 0 : 1;
+      if (info.shape.size() <= axis || info.shape[axis] != neurons)
+        throw FormatError(teacher.path, -1, fmt::format("{} does not have the {} neurons of the configuration", info.name, neurons));
+      info.shape[axis] = kept;
+      ++cut_tensors;
+    }
+    info.dtype = DType::f32;
+    bytes += info.elements() * 4;
+    tensors.push_back(std::move(info));
+  }
+  if (cut_tensors < 3 * layers) throw FormatError(teacher.path, -1, "FFN weights are missing");
+
+  OutputFolder& folder = outputs.folder();
+  SafetensorsWriter writer(folder, "model.safetensors", tensors, {{"format", "pt"}});
+  Progress progress("prune", bytes, "bytes");
+  int64_t done = 0;
+  for (const TensorInfo& out : tensors) {
+    const TensorInfo& in = *teacher.tensors->find(out.name);
+    std::string_view rest;
+    const int64_t layer = ffn_layer(in.name, rest);
+    const Cut cut = layer < 0 ? Cut::none : cut_of(rest);
+    if (cut == Cut::columns)
+      copy_columns(*teacher.tensors, in, picked[size_t(layer)], writer);
+    else
+      copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(layer)] : nullptr, writer);
+    progress.update(done += out.elements() * 4);
+  }
+  writer.close();
+
+  Json out_config = *teacher.config;
+  out_config["intermediate_size"] = kept;
+  out_config["dtype"] = "float32";
+  out_config.erase("torch_dtype");  // the older name of dtype
+  out_config.erase("quantization_config");
+  folder.write_file("config.json", out_config.dump(2) + "\n");
+  copy_tokenizer_files(teacher.path, folder);
+  copy_file_if_present(teacher.path, "generation_config.json", folder);
+
+  StageReport report;
+  report.metrics() = {{"neurons", neurons},
+                      {"kept", kept},
+                      {"layers", layers},
+                      {"importance_kept_mean", share_sum / double(layers)},
+                      {"importance_kept_least", share_least}};
+  report.summary = {fmt::format("kept {} of {} neurons in each of {} layers ({:.1f} %), and with them {:.1f} % of the measured importance "
+                                "({:.1f} % in the worst layer)",
+                                kept, neurons, layers, 100.0 * double(kept) / double(neurons), 100.0 * share_sum / double(layers),
+                                100.0 * share_least)};
+  return report;
+}
+
+}  // namespace overproof

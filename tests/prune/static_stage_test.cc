@@ -1,0 +1,128 @@
+#include "prune/static_stage.h"
+
+#include <catch2/catch.hpp>
+#include <fstream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/rng.h"
+#include "formats/safetensors.h"
+
+using namespace overproof;
+
+namespace {
+
+constexpr int64_t kHidden = 8, kNeurons = 96, kLayers = 2, kVocab = 11;
+
+struct TemporaryFolder {
+  fs::path path;
+  TemporaryFolder() {
+    std::string pattern = (fs::temp_directory_path() / "overproof-prune-XXXXXX").string();
+    path = mkdtemp(pattern.data());
+  }
+  ~TemporaryFolder() { fs::remove_all(path); }
+};
+
+std::vector<float> random_values(int64_t n, const std::string& stream) {
+  Rng rng(11, stream);
+  std::vector<float> values(n);
+  for (float& x : values) x = float(rng.normal());
+  return values;
+}
+
+void write_tensors(const fs::path& folder, const std::string& file, const std::vector<TensorInfo>& tensors) {
+  fs::create_directories(folder);
+  OutputFolder out(folder);
+  SafetensorsWriter writer(out, file, tensors);
+  for (const TensorInfo& tensor : tensors) writer.append_f32(random_values(tensor.elements(), tensor.name));
+  writer.close();
+}
+
+/// A dense decoder's tensors, a configuration and a tokenizer that is copied as it stands.
+void write_teacher(const fs::path& folder, int64_t neurons_in_config = kNeurons) {
+  std::vector<TensorInfo> tensors = {{"model.embed_tokens.weight", DType::f32, {kVocab, kHidden}}, {"model.norm.weight", DType::f32, {kHidden}}};
+  for (int64_t l = 0; l < kLayers; ++l) {
+    const std::string layer = "model.layers." + std::to_string(l) + ".";
+    tensors.push_back({layer + "self_attn.q_proj.weight", DType::f32, {kHidden, kHidden}});
+    tensors.push_back({layer + "mlp.gate_proj.weight", DType::bf16, {kNeurons, kHidden}});
+    tensors.push_back({layer + "mlp.up_proj.weight", DType::f32, {kNeurons, kHidden}});
+    tensors.push_back({layer + "mlp.down_proj.weight", DType::f32, {kHidden, kNeurons}});
+  }
+  write_tensors(folder, "model.safetensors", tensors);
+  const Json config = {{"model_type", "llama"},      {"architectures", {"LlamaForCausalLM"}}, {"hidden_size", kHidden},
+                       {"num_hidden_layers", kLayers}, {"intermediate_size", neurons_in_config}, {"torch_dtype", "bfloat16"}};
+  std::ofstream(folder / "config.json") << config.dump();
+  std::ofstream(folder / "tokenizer.json") << "{\"version\":\"1.0\"}";
+}
+
+void write_statistics(const fs::path& folder, int64_t neurons = kNeurons) {
+  std::vector<TensorInfo> tensors;
+  for (int64_t l = 0; l < kLayers; ++l) tensors.push_back({"layers." + std::to_string(l) + ".importance", DType::f32, {neurons}});
+  write_tensors(folder, "statistics.safetensors", tensors);
+}
+
+StageReport prune(const fs::path& root, double keep) {
+  const Inputs inputs({{"teacher", {root / "teacher", {}}}, {"statistics", {root / "statistics", {}}}});
+  fs::create_directories(root / "out");
+  Outputs outputs(root / "out", root / "scratch");
+  return run_prune({.keep = keep}, inputs, outputs);
+}
+
+}  // namespace
+
+TEST_CASE("the number of kept neurons is a multiple of 32 within bounds") {
+  CHECK(kept_neurons(1536, 0.25) == 384);
+  CHECK(kept_neurons(1536, 0.26) == 384);
+  CHECK(kept_neurons(1536, 0.27) == 416);
+  CHECK(kept_neurons(1536, 0.001) == 32);
+  CHECK(kept_neurons(1536, 1.0) == 1536);
+  CHECK(kept_neurons(40, 1.0) == 40);
+  CHECK(kept_neurons(20, 0.5) == 20);
+}
+
+TEST_CASE("the most important neurons are chosen, in order, the earlier of equals first") {
+  const std::vector<float> importance = {1, 5, 3, 5, 0, 3, 9};
+  CHECK(most_important(importance, 3) == std::vector<int64_t>{1, 3, 6});
+  CHECK(most_important(importance, 4) == std::vector<int64_t>{1, 2, 3, 6});
+  CHECK(most_important(importance, 7) == std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6});
+}
+
+TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") {
+  const TemporaryFolder folder;
+  write_teacher(folder.path / "teacher");
+  write_statistics(folder.path / "statistics");
+  const StageReport report = prune(folder.path, 0.34);
+  CHECK(report.metrics()["kept"] == 32);
+
+  const Checkpoint before = open_checkpoint(folder.path / "teacher"), after = open_checkpoint(folder.path / "out");
+  CHECK((*after.config)["intermediate_size"] == 32);
+  CHECK((*after.config)["dtype"] == "float32");
+  CHECK((*after.config)["hidden_size"] == kHidden);
+  REQUIRE(after.tensors->tensors().size() == before.tensors->tensors().size());
+  for (const TensorInfo& info : before.tensors->tensors()) {
+    const std::vector<float> a = before.tensors->read_all_f32(info.name), b = after.tensors->read_all_f32(info.name);
+    const size_t mlp = info.name.find(".mlp.");
+    if (mlp == std::string::npos) {
+      CHECK(a == b);
+      continue;
+    }
+    const std::string layer = info.name.substr(6, mlp - 6);  // "layers.0"
+    const std::vector<int64_t> kept = most_important(random_values(kNeurons, layer + ".importance"), 32);
+    const bool down = info.name.find("down_proj") != std::string::npos;
+    REQUIRE(b.size() == size_t(32 * kHidden));
+    for (int64_t j = 0; j < 32; ++j)
+      for (int64_t h = 0; h < kHidden; ++h)
+        REQUIRE((down ? b[h * 32 + j] == a[h * kNeurons + kept[j]] : b[j * kHidden + h] == a[kept[j] * kHidden + h]));
+  }
+  CHECK(read_file(folder.path / "out" / "tokenizer.json") == "{\"version\":\"1.0\"}");
+}
+
+TEST_CASE("statistics or weights of another width are refused") {
+  const TemporaryFolder folder;
+  write_teacher(folder.path / "teacher");
+  write_statistics(folder.path / "statistics", kNeurons - 1);
+  CHECK_THROWS_AS(prune(folder.path, 0.34), FormatError);
+  write_statistics(folder.path / "statistics");
+  write_teacher(folder.path / "teacher", kNeurons / 2);
+  CHECK_THROWS_AS(prune(folder.path, 0.34), FormatError);
+}
