@@ -16,6 +16,9 @@ namespace overproof {
 namespace {
 
 constexpr int64_t kMaxBundleBytes = int64_t{256} << 20;
+constexpr const char* kRestore = "restore the file from where the artifact was published";
+constexpr const char* kMakeAgain = "restore the file, or run its stage again";
+constexpr const char* kAskForKey = "check with --public-key whether that signer is one you trust";
 
 struct Listing {
   std::vector<FileRecord> files;     ///< sizes, no digests; in OMS order
@@ -68,7 +71,7 @@ auto noting_faults(ArtifactCheck& check, std::string_view name, Read read) -> st
   } catch (const IoError&) {
     throw;
   } catch (const Error& e) {
-    check.faults.push_back({std::string(name), e.what(), "restore the file from where the artifact was published"});
+    check.faults.push_back({std::string(name), e.what(), kRestore});
     return std::nullopt;
   }
 }
@@ -88,15 +91,15 @@ void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& chec
       check.faults.push_back({file.name, "is not listed in the statement: it was added after sealing", "remove it"});
       continue;
     }
-    if (found->second->bytes != file.bytes)
+    if (found->second->bytes >= 0 && found->second->bytes != file.bytes)
       check.faults.push_back({file.name, fmt::format("has {} bytes, expected {}", file.bytes, found->second->bytes),
-                              "restore the file, or run its stage again"});
+                              kMakeAgain});
     else
       same_size.push_back(file);
     listed.erase(found);
   }
   for (const auto& [name, record] : listed)
-    check.faults.push_back({std::string(name), "is missing", "restore the file, or run its stage again"});
+    check.faults.push_back({std::string(name), "is missing", kMakeAgain});
   if (verify != VerifyFiles::yes) return;
 
   listed.clear();
@@ -104,8 +107,8 @@ void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& chec
   hash_files(folder, same_size);
   for (const FileRecord& file : same_size)
     if (const Digest& expected = listed[file.name]->digest; file.digest != expected)
-      check.faults.push_back({file.name, fmt::format("has digest sha256:{}, expected sha256:{}", file.digest.hex(), expected.hex()),
-                              "restore the file, or run its stage again"});
+      check.faults.push_back(
+          {file.name, fmt::format("has digest sha256:{}, expected sha256:{}", file.digest.hex(), expected.hex()), kMakeAgain});
 }
 
 /// The key that the checks use: the trusted one, else the one the statement names.
@@ -130,23 +133,45 @@ void check_claims(const std::vector<Envelope>& claims, const PublicKey& key, Art
         {std::string(kClaimsName),
          other ? fmt::format("line {} is signed by key {}, expected {}", i + 1, claims[i].key_id.substr(0, 64), key.hint())
                : fmt::format("line {}: the signature does not hold for what is signed", i + 1),
-         other ? "check with --public-key whether that signer is one you trust" : "restore the file from where the artifact was published"});
+         other ? kAskForKey : kRestore});
   }
 }
 
 void check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck& check) {
   const std::string name(kModelSignatureName);
   if (bundle.key_hint != key.hint())
-    check.faults.push_back({name, fmt::format("is signed by key {}, expected {}", bundle.key_hint, key.hint()),
-                            "check with --public-key whether that signer is one you trust"});
+    check.faults.push_back({name, fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), key.hint()),
+                            kAskForKey});
   else if (!bundle.signature_valid)
-    check.faults.push_back({name, "the signature does not hold for what is signed", "restore the file from where the artifact was published"});
+    check.faults.push_back({name, "the signature does not hold for what is signed", kRestore});
   const auto same = [](const FileRecord& a, const FileRecord& b) { return a.name == b.name && a.digest == b.digest; };
   const std::vector<FileRecord>& files = check.lineage->files;
   if (!std::equal(files.begin(), files.end(), bundle.files.begin(), bundle.files.end(), same))
     check.faults.push_back({name, fmt::format("signs root sha256:{}, the lineage is about sha256:{}", bundle.root.hex(),
                                               check.lineage->root.hex()),
                             "one of the two was exchanged: restore both"});
+}
+
+/// A model signed by somebody else's tool. Nothing in it names a key, so one must be given.
+void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest& bundle, const PublicKey* trusted,
+                   ArtifactCheck& check) {
+  check.foreign = true;
+  check.lineage.emplace();
+  check.lineage->name = bundle.model_name;
+  check.lineage->root = bundle.root;
+  check.lineage->files = bundle.files;
+  if (!trusted) {
+    check.faults.push_back({std::string(kModelSignatureName), "names no signing key", "give the signer's key with --public-key"});
+  } else {
+    check.signer_hint = trusted->hint();
+    const bool same_key = bundle.key_hint.empty() || bundle.key_hint == trusted->hint();
+    if (!bundle.signature_valid)
+      check.faults.push_back({std::string(kModelSignatureName),
+                              same_key ? "the signature does not hold for what is signed"
+                                       : fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), trusted->hint()),
+                              same_key ? kRestore : kAskForKey});
+  }
+  if (verify != VerifyFiles::no) check_files(folder, verify, check);
 }
 
 }  // namespace
@@ -182,13 +207,25 @@ void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files,
   lineage.root = oms_root(lineage.files);
   lineage.signer_pem = key.public_key().pem();
   const Envelope claim = sign_envelope(kInTotoPayloadType, make_statement(lineage), key, key.public_key().hint());
-  write_file_atomically(folder / kModelSignatureName, make_oms_bundle(lineage.stage, lineage.files, key));
+  write_file_atomically(folder / kModelSignatureName, make_oms_bundle(lineage.name.empty() ? lineage.stage : lineage.name, lineage.files, key));
   write_file_atomically(folder / kClaimsName, json_dump(claim.to_json()) + "\n");
 }
 
 ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
   ArtifactCheck check;
   const fs::path claims_file = folder / kClaimsName, bundle_file = folder / kModelSignatureName;
+  const auto read_bundle = [&](const PublicKey* key) {
+    return noting_faults(check, kModelSignatureName,
+                         [&] { return read_oms_bundle(read_file(bundle_file, kMaxBundleBytes), bundle_file, key); });
+  };
+  if (!fs::exists(fs::symlink_status(claims_file)) && fs::is_regular_file(fs::symlink_status(bundle_file))) {
+    const auto bundle = read_bundle(trusted);
+    if (!bundle) return check;
+    if (!bundle->expects_claims) {
+      check_foreign(folder, verify, *bundle, trusted, check);
+      return check;
+    }
+  }
   for (const fs::path& file : {claims_file, bundle_file})
     if (!fs::is_regular_file(fs::symlink_status(file)))
       check.faults.push_back({file.filename().string(), "is missing", "restore it from where the artifact was published"});
@@ -209,9 +246,7 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
   if (key) {
     check.signer_hint = key->hint();
     check_claims(*claims, *key, check);
-    const auto bundle = noting_faults(
-        check, kModelSignatureName, [&] { return read_oms_bundle(read_file(bundle_file, kMaxBundleBytes), bundle_file, &*key); });
-    if (bundle) check_bundle(*bundle, *key, check);
+    if (const auto bundle = read_bundle(&*key)) check_bundle(*bundle, *key, check);
   }
   if (verify != VerifyFiles::no) check_files(folder, verify, check);
   return check;
@@ -220,6 +255,7 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
 std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
   if (!fs::exists(folder / kClaimsName) && !fs::exists(folder / kModelSignatureName)) return std::nullopt;
   ArtifactCheck check = check_artifact(folder, verify, trusted);
+  if (check.foreign) return std::nullopt;
   if (!check.faults.empty()) {
     const Fault& fault = check.faults.front();
     throw ProvenanceError(fmt::format("{}: {}{}{}", (folder / fault.file).string(), fault.what,

@@ -37,15 +37,17 @@ struct Fault {
 
 struct ArtifactCheck {
   std::optional<Lineage> lineage;  ///< set when a lineage could be read, even if it does not hold
+  bool foreign = false;            ///< signed by another tool: there is no lineage to read
   std::string signer_hint;         ///< of the key that the checks were made with
   std::vector<Fault> faults;
 };
 
-/// Checks both signatures, that they agree, and the files. `trusted`: nullptr takes the key named in the statement, which
+/// Checks both signatures, that they agree, and the files. A model.sig made elsewhere, without lineage, is checked alone, by
+/// `trusted`: then `lineage` has kind "", and files without sizes. `trusted`: nullptr takes the key named in the statement, which
 /// shows that nothing changed since, but not who signed. Input is hostile; only IoError is thrown.
 ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
 
-/// The lineage of a folder that holds; nothing when the folder was never sealed. Throws ProvenanceError on any fault.
+/// The lineage of a folder that holds; nothing when the folder was never sealed by seal_artifact(). Throws ProvenanceError on any fault.
 std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
 
 }  // namespace overproof

@@ -40,6 +40,8 @@ OmsManifest read_statement(const Json& statement, const fs::path& origin) {
   expect_json_text(serialization, "hash_type", "sha256", origin);
 
   OmsManifest manifest;
+  if (serialization.contains("ignore_paths"))
+    for (const Json& path : json_list(serialization, "ignore_paths", origin)) manifest.expects_claims |= path == kClaimsName;
   manifest.model_name = json_text(subjects[0], "name", origin);
   manifest.root = json_digest(json_field(subjects[0], "digest", origin), "sha256", origin);
   for (const Json& resource : json_list(predicate, "resources", origin)) {

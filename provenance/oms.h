@@ -31,6 +31,7 @@ struct OmsManifest {
   Digest root;
   std::string key_hint;           ///< PublicKey::hint() of the signer; "" in bundles made before OMS 1.0
   bool signature_valid = false;
+  bool expects_claims = false;    ///< its signer left room for claims.jsonl, as make_oms_bundle does
 };
 
 /// The text of model.sig.

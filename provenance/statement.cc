@@ -59,7 +59,8 @@ FileRecord read_file_subject(const Json& subject, const fs::path& origin) {
 
 std::string make_statement(const Lineage& lineage) {
   check(lineage);
-  Json subjects = Json::array({{{"name", lineage.stage}, {"digest", digest_json(lineage.root)}}});
+  Json subjects = Json::array(
+      {{{"name", lineage.name.empty() ? lineage.stage : lineage.name}, {"digest", digest_json(lineage.root)}}});
   for (const FileRecord& file : lineage.files)
     subjects.push_back(
         {{"name", file.name}, {"digest", digest_json(file.digest)}, {"annotations", {{"bytes", file.bytes}}}});
@@ -134,6 +135,7 @@ Lineage read_statement(std::string_view text, const fs::path& origin) {
 
   const Json& subjects = json_list(statement, "subject", origin);
   if (subjects.size() < 2) throw FormatError(origin, -1, "a statement about no files");
+  lineage.name = json_text(subjects[0], "name", origin);
   lineage.root = digest_from(subjects[0], origin);
   for (size_t i = 1; i < subjects.size(); ++i) lineage.files.push_back(read_file_subject(subjects[i], origin));
   for (size_t i = 1; i < lineage.files.size(); ++i)

@@ -2,7 +2,7 @@
 // The lineage statement: what an artifact is, what it was made from and how. An in-toto Statement v1 whose predicate is
 // SLSA provenance v1 (https://slsa.dev/spec/v1.0/provenance), so that other tools read it:
 //
-//   subject                                    the artifact (digest = OMS root), then its files, each with its size
+//   subject                                    the artifact (its name, digest = OMS root), then its files, each with its size
 //   buildDefinition.buildType                  urn:overproof:stage:<stage>:v1
 //   buildDefinition.externalParameters         the effective configuration
 //   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again
@@ -38,7 +38,7 @@ inline constexpr std::array<std::string_view, 12> kLineageKinds = {
     "calibrated-from",  ///< the parent with its router tuned
     "quantized-from",   ///< the parent in fewer bits
     "exported-from",    ///< the parent in another format
-    "evaluated",        ///< figures about models
+    "evaluated",        ///< measurements of models
 };
 
 struct Dependency {
@@ -48,7 +48,8 @@ struct Dependency {
 
 struct Lineage {
   std::string kind;                          ///< one of kLineageKinds
-  std::string stage;                         ///< what made it and what it is called: "distill"
+  std::string stage;                         ///< what made it: "distill"
+  std::string name;                          ///< what it is called, the folder's name in a run; empty: the stage's
   std::string stage_key;                     ///< free text chosen by the pipeline
   Json config = Json::object();              ///< effective values, an object
   std::map<std::string, Dependency> inputs;  ///< by slot: "teacher", "corpus"

@@ -1,0 +1,136 @@
+#include "audit/run_folder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "provenance/oms.h"
+
+namespace overproof {
+namespace {
+
+bool is_signed(const fs::path& folder) {
+  return fs::exists(fs::symlink_status(folder / kClaimsName)) || fs::exists(fs::symlink_status(folder / kModelSignatureName));
+}
+
+/// Folders inside `folder`, by name. Hidden ones are a stage's scratch, not part of a run.
+std::vector<fs::path> subfolders(const fs::path& folder) {
+  std::vector<fs::path> found;
+  try {
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (!entry.path().filename().string().starts_with('.') && entry.is_directory()) found.push_back(entry.path());
+  } catch (const fs::filesystem_error& e) {
+    throw IoError(folder, "cannot list", e.code().value());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+/// The node of that root; where several have the same files, the one of that name.
+int resolve(const std::vector<ArtifactNode>& nodes, const Dependency& input) {
+  int found = -1;
+  for (size_t i = 0; i < nodes.size(); ++i)
+    if (const Lineage* lineage = nodes[i].lineage(); lineage && lineage->root == input.root)
+      if (found < 0 || nodes[i].name == input.name) found = int(i);
+  return found;
+}
+
+void bind_parents(std::vector<ArtifactNode>& nodes) {
+  for (ArtifactNode& node : nodes) {
+    node.parents.clear();
+    if (const Lineage* lineage = node.lineage())
+      for (const auto& [slot, input] : lineage->inputs) node.parents[slot] = resolve(nodes, input);
+  }
+}
+
+/// Parents before children (Kahn's algorithm, by name where free to choose). What is left over stands in a cycle.
+std::vector<int> topological(const std::vector<ArtifactNode>& nodes, std::vector<int>& left_over) {
+  std::vector<int> order;
+  std::vector<bool> done(nodes.size());
+  for (bool more = true; more;) {
+    more = false;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      if (done[i]) continue;
+      const auto ready = [&](const auto& parent) { return parent.second < 0 || done[size_t(parent.second)]; };
+      if (!std::all_of(nodes[i].parents.begin(), nodes[i].parents.end(), ready)) continue;
+      done[i] = more = true;
+      order.push_back(int(i));
+    }
+  }
+  for (size_t i = 0; i < nodes.size(); ++i)
+    if (!done[i]) left_over.push_back(int(i));
+  return order;
+}
+
+std::vector<ArtifactNode> pick(std::vector<ArtifactNode>& nodes, const std::vector<int>& order) {
+  std::vector<ArtifactNode> picked;
+  for (const int i : order) picked.push_back(std::move(nodes[size_t(i)]));
+  return picked;
+}
+
+}  // namespace
+
+const ArtifactNode* RunFolder::find(std::string_view name) const {
+  for (const ArtifactNode& node : nodes)
+    if (node.name == name) return &node;
+  return nullptr;
+}
+
+const ArtifactNode* RunFolder::by_root(const Digest& root) const {
+  const int i = resolve(nodes, {"", root});
+  return i < 0 ? nullptr : &nodes[size_t(i)];
+}
+
+std::vector<int> RunFolder::ancestors_of(int node) const {
+  std::set<int> seen{node};
+  std::vector<int> open{node};
+  while (!open.empty()) {
+    const int i = open.back();
+    open.pop_back();
+    for (const auto& [slot, parent] : nodes[size_t(i)].parents)
+      if (parent >= 0 && seen.insert(parent).second) open.push_back(parent);
+  }
+  return {seen.begin(), seen.end()};
+}
+
+RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
+  if (!fs::is_directory(folder)) throw IoError(folder, "cannot read the run folder", ENOENT);
+  RunFolder run;
+  run.path = fs::canonical(folder);
+  run.single = is_signed(run.path);
+
+  std::vector<ArtifactNode> nodes;
+  for (const fs::path& path : subfolders(run.single ? run.path.parent_path() : run.path)) {
+    throw_if_interrupted();
+    const bool asked = !run.single || path == run.path;
+    // A neighbour is hashed only once it is known to be an ancestor.
+    if (is_signed(path)) nodes.push_back({path.filename().string(), path, check_artifact(path, asked ? verify : VerifyFiles::no, trusted), {}});
+    else if (!run.single) run.unsigned_folders.push_back(path.filename().string());
+  }
+  if (nodes.empty()) throw UsageError(fmt::format("{}: holds no artifact (a folder with claims.jsonl and model.sig)", folder.string()));
+  bind_parents(nodes);
+
+  if (run.single) {
+    run.nodes = std::move(nodes);
+    int self = 0;
+    while (run.nodes[size_t(self)].path != run.path) ++self;
+    const std::vector<int> family = run.ancestors_of(self);
+    nodes = pick(run.nodes, family);
+    for (ArtifactNode& node : nodes)
+      if (node.path != run.path && verify != VerifyFiles::no) node.check = check_artifact(node.path, verify, trusted);
+    bind_parents(nodes);
+  }
+  std::vector<int> left_over;
+  std::vector<int> order = topological(nodes, left_over);
+  const size_t sound = order.size();
+  order.insert(order.end(), left_over.begin(), left_over.end());
+  run.nodes = pick(nodes, order);
+  bind_parents(run.nodes);
+  for (size_t i = sound; i < run.nodes.size(); ++i) run.cyclic.push_back(int(i));
+  return run;
+}
+
+}  // namespace overproof

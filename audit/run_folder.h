@@ -1,0 +1,36 @@
+#pragma once
+// A run folder as a graph: its artifacts, and which of them each was made from, found by digest.
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "provenance/artifact.h"
+
+namespace overproof {
+
+struct ArtifactNode {
+  std::string name;  ///< the folder's
+  fs::path path;
+  ArtifactCheck check;
+  std::map<std::string, int> parents;  ///< slot -> index in RunFolder::nodes; -1: not found
+  const Lineage* lineage() const { return check.lineage ? &*check.lineage : nullptr; }
+};
+
+struct RunFolder {
+  fs::path path;
+  bool single = false;                ///< asked about one artifact: only it and its ancestors are here
+  std::vector<ArtifactNode> nodes;    ///< parents before children, else by name; artifacts in a cycle come last
+  std::vector<std::string> unsigned_folders;  ///< folders in the run that carry no signature at all
+  std::vector<int> cyclic;            ///< nodes that are their own ancestors
+  const ArtifactNode* find(std::string_view name) const;
+  const ArtifactNode* by_root(const Digest& root) const;
+  /// The node and all it was made from, as indices.
+  std::vector<int> ancestors_of(int node) const;
+};
+
+/// `folder` is a run or one artifact; of the latter the neighbours are searched for its inputs. Throws IoError, and
+/// UsageError when there is no artifact.
+RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
+
+}  // namespace overproof

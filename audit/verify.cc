@@ -1,0 +1,192 @@
+#include "audit/verify.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ostream>
+#include <set>
+
+#include "audit/content.h"
+#include "core/json.h"
+
+namespace overproof {
+namespace {
+
+/// Which kinds of ancestor a kind must have to be believed.
+struct Ancestry {
+  std::string_view kind;
+  bool model, corpus;
+};
+constexpr Ancestry kAncestry[] = {
+    {"imported", false, false},      {"corpus-of", false, false},      {"taught", true, true},
+    {"observed", true, true},        {"carved-from", true, false},     {"upcycled-from", true, false},
+    {"distilled-from", true, true},  {"pruned-from", true, false},     {"calibrated-from", true, true},
+    {"quantized-from", true, false}, {"exported-from", true, false},   {"evaluated", true, true},
+};
+static_assert(std::size(kAncestry) == kLineageKinds.size());
+
+class Verifier {
+ public:
+  explicit Verifier(Verification& result) : result_(result), run_(result.run) {}
+
+  void artifacts() {
+    std::set<std::string> signers;
+    for (const ArtifactNode& node : run_.nodes) {
+      for (const Fault& fault : node.check.faults) fail(node.name, fault.file, fault.what, fault.remedy);
+      if (!node.check.signer_hint.empty()) signers.insert(node.check.signer_hint);
+      if (const Lineage* lineage = node.lineage()) {
+        result_.files += int64_t(lineage->files.size());
+        for (const FileRecord& file : lineage->files) result_.bytes += std::max<int64_t>(file.bytes, 0);
+      }
+      if (node.check.foreign)
+        note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
+    }
+    for (const std::string& folder : run_.unsigned_folders)
+      fail(folder, "", "carries no signature, so nothing vouches for it", "restore its claims.jsonl and model.sig, or move it elsewhere");
+    result_.signers.assign(signers.begin(), signers.end());
+  }
+
+  void names() {
+    for (const ArtifactNode& node : run_.nodes) {
+      const Lineage* lineage = node.lineage();
+      if (!lineage || node.check.foreign || lineage->name == lineage->stage || lineage->name == node.name) continue;
+      const std::string what = fmt::format("calls itself '{}' in its statement", lineage->name);
+      // Somebody's copy of one artifact may be called anything; in a run, names say which is which.
+      if (run_.single) note(node.name, what);
+      else fail(node.name, "", what, "folders were exchanged or renamed: name them as they were");
+    }
+  }
+
+  void dependencies() {
+    for (const ArtifactNode& node : run_.nodes)
+      for (const auto& [slot, index] : node.parents) {
+        const Dependency& input = node.lineage()->inputs.at(slot);
+        if (index < 0) {
+          fail(node.name, "", fmt::format("was made from '{}' (as '{}', sha256:{}), which is not here", input.name, slot, input.root.hex()),
+               fmt::format("put the artifact '{}' back beside it", input.name));
+        } else if (const std::string& found = run_.nodes[size_t(index)].name; found != input.name) {
+          fail(node.name, "", fmt::format("was made from '{}', which now stands in the folder '{}'", input.name, found),
+               "folders were exchanged or renamed: name them as they were");
+        }
+      }
+    for (const int i : run_.cyclic)
+      fail(run_.nodes[size_t(i)].name, "", "is its own ancestor, or was made from one that is", "no true statement says so: trust none of them");
+  }
+
+  void chains() {
+    for (size_t i = 0; i < run_.nodes.size(); ++i) {
+      const ArtifactNode& node = run_.nodes[i];
+      const Lineage* lineage = node.lineage();
+      if (!lineage || node.check.foreign) continue;
+      const auto* rule = std::find_if(std::begin(kAncestry), std::end(kAncestry), [&](const Ancestry& a) { return a.kind == lineage->kind; });
+      bool model = false, corpus = false, gap = false;
+      for (const int a : run_.ancestors_of(int(i))) {
+        const ArtifactNode& ancestor = run_.nodes[size_t(a)];
+        model |= ancestor.lineage() && ancestor.lineage()->kind == "imported";
+        corpus |= ancestor.lineage() && ancestor.lineage()->kind == "corpus-of";
+        for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
+      }
+      if (gap) continue;  // said already, where the gap is
+      if (rule->model && !model)
+        fail(node.name, "", fmt::format("is '{}', but its chain reaches no imported model", lineage->kind), "its statement is incomplete: make it again");
+      if (rule->corpus && !corpus)
+        fail(node.name, "", fmt::format("is '{}', but its chain reaches no corpus", lineage->kind), "its statement is incomplete: make it again");
+    }
+  }
+
+  void contents() {
+    for (const ArtifactNode& node : run_.nodes)
+      if (node.lineage() && node.check.faults.empty())
+        for (const Fault& fault : check_content(node)) fail(node.name, fault.file, fault.what, fault.remedy);
+  }
+
+  void signers(bool trusted) {
+    if (trusted || result_.signers.empty()) return;
+    if (result_.signers.size() > 1)
+      for (const ArtifactNode& node : run_.nodes)
+        fail(node.name, "", fmt::format("is signed by key {}; this run has {} signers", node.check.signer_hint, result_.signers.size()),
+             "give the key you trust with --public-key");
+    else
+      note("", fmt::format("all is signed by key {}; that it is the publisher's is shown only with --public-key", result_.signers[0]));
+  }
+
+ private:
+  void fail(std::string artifact, std::string file, std::string what, std::string remedy) {
+    result_.findings.push_back({Severity::failure, std::move(artifact), std::move(file), std::move(what), std::move(remedy)});
+  }
+  void note(std::string artifact, std::string what) {
+    result_.findings.push_back({Severity::note, std::move(artifact), "", std::move(what), ""});
+  }
+
+  Verification& result_;
+  const RunFolder& run_;
+};
+
+Json to_json(const Verification& v) {
+  Json artifacts = Json::array(), findings = Json::array();
+  for (const ArtifactNode& node : v.run.nodes) {
+    Json item = {{"artifact", node.name}, {"holds", node.check.faults.empty()}};
+    if (const Lineage* lineage = node.lineage()) {
+      item["kind"] = lineage->kind;
+      item["root"] = "sha256:" + lineage->root.hex();
+      item["files"] = lineage->files.size();
+      for (const auto& [slot, input] : lineage->inputs) item["inputs"][slot] = "sha256:" + input.root.hex();
+    }
+    artifacts.push_back(item);
+  }
+  for (const Finding& f : v.findings)
+    findings.push_back({{"severity", f.severity == Severity::failure ? "failure" : "note"},
+                        {"artifact", f.artifact},
+                        {"file", f.file},
+                        {"what", f.what},
+                        {"remedy", f.remedy}});
+  return {{"holds", v.holds()}, {"artifacts", artifacts}, {"findings", findings},
+          {"signers", v.signers}, {"files", v.files}, {"bytes", v.bytes}};
+}
+
+void print(const Verification& v, std::ostream& out) {
+  for (const ArtifactNode& node : v.run.nodes) {
+    const Lineage* lineage = node.lineage();
+    out << fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", node.name, lineage ? lineage->kind : "?",
+                       lineage ? "sha256:" + lineage->root.hex() : "");
+  }
+  for (const Finding& f : v.findings) {
+    const std::string place = f.artifact.empty() ? "" : f.artifact + (f.file.empty() ? "" : "/" + f.file) + ": ";
+    out << fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", place, f.what);
+    if (!f.remedy.empty()) out << "      " << f.remedy << '\n';
+  }
+  const auto failures = std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
+  out << fmt::format("\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
+                     failures == 0 ? "every digest, both signatures and the whole chain hold" : fmt::format("{} failures", failures));
+}
+
+}  // namespace
+
+bool Verification::holds() const {
+  return std::none_of(findings.begin(), findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
+}
+
+Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
+  std::optional<PublicKey> trusted;
+  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  Verification result;
+  result.run = load_run(folder, VerifyFiles::yes, trusted ? &*trusted : nullptr);
+  Verifier verifier(result);
+  verifier.artifacts();
+  verifier.names();
+  verifier.dependencies();
+  verifier.chains();
+  verifier.contents();
+  verifier.signers(trusted.has_value());
+  return result;
+}
+
+int audit_verify(const VerifyConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+  const Verification result = verify_run(folder, config);
+  // Names of added files may be any bytes; what is not UTF-8 is shown as such.
+  if (json) out << to_json(result).dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  else print(result, out);
+  return result.holds() ? 0 : 4;
+}
+
+}  // namespace overproof

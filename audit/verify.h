@@ -1,0 +1,45 @@
+#pragma once
+// `overproof audit verify`: is everything as it was signed, and does every chain reach the teacher and the corpus?
+
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "audit/run_folder.h"
+#include "core/config.h"
+
+namespace overproof {
+
+struct VerifyConfig {
+  std::string public_key;
+  template <class V>
+  void visit(V&& v) {
+    v("public-key", public_key, any_value(),
+      "PEM file of the signer you trust; without it signatures are checked by the keys that the statements name");
+  }
+};
+
+enum class Severity { note, failure };
+
+struct Finding {
+  Severity severity = Severity::failure;
+  std::string artifact;  ///< the folder's name; "" for the run as a whole
+  std::string file;      ///< inside the artifact; "" for all of it
+  std::string what;
+  std::string remedy;    ///< "" where nothing is to be done
+};
+
+struct Verification {
+  RunFolder run;
+  std::vector<Finding> findings;
+  std::vector<std::string> signers;  ///< key hints, distinct
+  int64_t files = 0, bytes = 0;      ///< listed in the statements
+  bool holds() const;
+};
+
+Verification verify_run(const fs::path& folder, const VerifyConfig& config);
+
+/// Verifies and prints. Returns the exit code: 0, or 4 when anything does not hold.
+int audit_verify(const VerifyConfig& config, const fs::path& folder, bool json, std::ostream& out);
+
+}  // namespace overproof

@@ -1,0 +1,93 @@
+#pragma once
+// A run folder with every kind of artifact, small and sealed, as the pipeline would leave it.
+
+#include <cmath>
+#include <functional>
+
+#include "core/json.h"
+#include "data/order.h"
+#include "formats/safetensors.h"
+#include "provenance/artifact.h"
+#include "provenance/oms.h"
+#include "tests/provenance/temp_folder.h"
+
+namespace overproof {
+
+struct SyntheticRun {
+  TempFolder folder;
+  Key key = Key::generate();
+  static constexpr int64_t kWindowLength = 8, kTaught = 9, kSeed = 3, kSteps = 10, kBatch = 2;
+
+  fs::path path() const { return folder.path(); }
+  Digest root(const std::string& name) const { return scan_artifact(path() / name).root; }
+
+  void seal(const std::string& name, const std::string& stage, const std::string& kind, std::map<std::string, std::string> inputs,
+            Json config = Json::object(), Json metrics = Json::object()) const {
+    Lineage lineage;
+    lineage.kind = kind;
+    lineage.stage = stage;
+    lineage.name = name;
+    lineage.config = std::move(config);
+    lineage.metrics = std::move(metrics);
+    lineage.builder = {{"overproof", "0.1.0"}};
+    for (const auto& [slot, artifact] : inputs) lineage.inputs[slot] = {artifact, root(artifact)};
+    seal_artifact(path() / name, scan_artifact(path() / name).files, lineage, key);
+  }
+
+  /// `corpus_files` fills the corpus folder; the default is a table that only verify looks at.
+  explicit SyntheticRun(const std::function<void(const fs::path&)>& corpus_files = {}) {
+    write_text(path() / "teacher/teacher.gguf", std::string(3000, 't'));
+    seal("teacher", "import", "imported", {}, {{"license", "Apache-2.0"}, {"name", "Tiny <teacher> & co"}}, {{"parameters", 135000000}});
+
+    if (corpus_files) corpus_files(path() / "corpus");
+    else write_text(path() / "corpus/documents.jsonl", "{}\n");
+    write_text(path() / "corpus/licenses.json",
+               R"({"by_license":{"GPL-2+":{"bytes":120,"documents":2},"<b>MIT</b>":{"bytes":80,"documents":1}},)"
+               R"("by_source":{"manpages":{"bytes":200,"documents":3}}})");
+    write_text(path() / "corpus/texts/one.txt", "some text");
+    seal("corpus", "corpus", "corpus-of", {{"tokenizer", "teacher"}}, {{"window-length", kWindowLength}});
+
+    write_text(path() / "statistics/statistics.json", "{\"tokens\": 64}");
+    seal("statistics", "observe", "observed", {{"teacher", "teacher"}, {"corpus", "corpus"}});
+    write_targets();
+    seal("soft-targets", "teach", "taught", {{"teacher", "teacher"}, {"corpus", "corpus"}}, {{"draws", 50}});
+    write_text(path() / "student-init/model.safetensors", std::string(2000, 'i'));
+    seal("student-init", "student", "carved-from", {{"teacher", "teacher"}, {"statistics", "statistics"}});
+
+    std::string steps;
+    for (int64_t i = 0; i < kSteps; ++i)
+      steps += Json{{"step", i}, {"loss", 3.0 / double(1 + i)}, {"kl", 2.0 / double(1 + i)}, {"ce", 4.0 / std::sqrt(double(1 + i))},
+                    {"lr", 1e-3}, {"grad_norm", 1.0}, {"tokens", 512}, {"balance", 1.0 + 1.0 / double(1 + i)}}.dump() + "\n";
+    write_text(path() / "student/steps.jsonl", steps);
+    write_text(path() / "student/model.safetensors", std::string(2000, 's'));
+    seal("student", "distill", "distilled-from", {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}},
+         {{"steps", kSteps}, {"batch-size", kBatch}},
+         {{"expert_load", {{0.5, 0.25, 0.125, 0.125}, {0.25, 0.25, 0.25, 0.25}, {0.0, 0.5, 0.5, 0.0}}}, {"loss", 0.3}});
+    write_text(path() / "calibrated/model.safetensors", std::string(2000, 'c'));
+    seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
+    write_text(path() / "int8/model.safetensors", std::string(700, 'q'));
+    write_text(path() / "int8/config.json", "{}");
+    seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
+    write_text(path() / "static-init/model.safetensors", std::string(1500, 'p'));
+    seal("static-init", "prune", "pruned-from", {{"teacher", "teacher"}, {"statistics", "statistics"}});
+    write_text(path() / "evaluation/evaluation.json",
+               R"({"models":[{"name":"teacher","perplexity":12.5,"kl_mean":0,"kl_p99":0,"top1_agreement":1,"bytes":3000,)"
+               R"("ffn_activation":1,"parameter_activation":1,"tokens_per_second":300},)"
+               R"({"name":"int8","perplexity":20.25,"kl_mean":0.41,"kl_p99":3.5,"top1_agreement":0.71,"bytes":700,)"
+               R"("ffn_activation":0.25,"parameter_activation":0.6,"tokens_per_second":410}]})");
+    seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  }
+
+  void write_targets() const {
+    OutputFolder out(path() / "soft-targets");
+    const Metadata metadata = {{"kind", "sample"}, {"corpus_root", root("corpus").hex()}, {"teacher_root", root("teacher").hex()},
+                               {"order_key", order_key(root("corpus"), kSeed).hex()}, {"seed", std::to_string(kSeed)},
+                               {"window_length", std::to_string(kWindowLength)}};
+    const std::vector<int64_t> offsets(kTaught + 1, 0);
+    SafetensorsWriter writer(out, "targets.safetensors", {{"block_offsets", DType::i64, {kTaught + 1}}}, metadata);
+    writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
+    writer.close();
+  }
+};
+
+}  // namespace overproof

@@ -1,0 +1,199 @@
+#include <catch2/catch.hpp>
+#include <sstream>
+
+#include "audit/verify.h"
+#include "core/error.h"
+#include "provenance/claims.h"
+#include "tests/audit/synthetic_run.h"
+
+using namespace overproof;
+using Catch::Contains;
+
+namespace {
+
+std::string failures(const fs::path& folder, const VerifyConfig& config = {}) {
+  std::string all;
+  for (const Finding& f : verify_run(folder, config).findings)
+    if (f.severity == Severity::failure) all += f.artifact + "/" + f.file + ": " + f.what + "\n";
+  return all;
+}
+
+void flip_bit(const fs::path& file, size_t byte, int bit) {
+  std::string text = read_file(file);
+  text.at(byte) = char(text[byte] ^ (1 << bit));
+  write_file_atomically(file, text);
+}
+
+void exchange(const fs::path& a, const fs::path& b) {
+  fs::rename(a, a.string() + "-away");
+  fs::rename(b, a);
+  fs::rename(a.string() + "-away", b);
+}
+
+}  // namespace
+
+TEST_CASE("an untouched run holds, with and without the signer's key") {
+  const SyntheticRun run;
+  CHECK(failures(run.path()).empty());
+  write_text(run.path() / "key.pub", run.key.public_key().pem());
+  VerifyConfig config{(run.path() / "key.pub").string()};
+  CHECK(failures(run.path(), config).empty());
+  std::ostringstream text, json;
+  CHECK(audit_verify({}, run.path(), false, text) == 0);
+  CHECK_THAT(text.str(), Contains("the whole chain hold") && Contains("quantized-from"));
+  CHECK(audit_verify(config, run.path(), true, json) == 0);
+  const Json parsed = Json::parse(json.str());
+  CHECK(parsed["holds"] == true);
+  CHECK(parsed["artifacts"].size() == 10);
+}
+
+TEST_CASE("parents stand before children") {
+  const SyntheticRun run;
+  const RunFolder loaded = load_run(run.path(), VerifyFiles::no, nullptr);
+  for (size_t i = 0; i < loaded.nodes.size(); ++i)
+    for (const auto& [slot, parent] : loaded.nodes[i].parents) CHECK(parent < int(i));
+  CHECK(loaded.cyclic.empty());
+}
+
+TEST_CASE("one artifact is verified with its ancestors, and only those") {
+  const SyntheticRun run;
+  const Verification result = verify_run(run.path() / "int8", {});
+  CHECK(result.holds());
+  CHECK(result.run.find("teacher"));
+  CHECK_FALSE(result.run.find("evaluation"));
+  flip_bit(run.path() / "evaluation/evaluation.json", 4, 1);
+  CHECK(failures(run.path() / "int8").empty());
+  flip_bit(run.path() / "teacher/teacher.gguf", 4, 1);
+  CHECK_THAT(failures(run.path() / "int8"), Contains("teacher/teacher.gguf: has digest"));
+}
+
+TEST_CASE("one flipped bit in any file of any artifact is named, and nothing else is accused") {
+  const SyntheticRun run;
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(run.path()))
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  REQUIRE(files.size() >= 30);
+  size_t turn = 0;
+  for (const fs::path& file : files) {
+    const std::string intact = read_file(file), name = file.lexically_relative(run.path()).generic_string();
+    ++turn;
+    flip_bit(file, turn * 7919 % intact.size(), int(turn % 8));
+    const std::string found = failures(run.path());
+    INFO(name << "\n" << found);
+    CHECK_THAT(found, Contains(name.substr(0, name.find('/')) + "/" + name.substr(name.find('/') + 1) + ": "));
+    if (!name.ends_with("claims.jsonl") && !name.ends_with("model.sig"))
+      CHECK(std::count(found.begin(), found.end(), '\n') == 1);
+    std::ostringstream out;
+    CHECK(audit_verify({}, run.path(), false, out) == 4);
+    write_file_atomically(file, intact);
+  }
+  CHECK(failures(run.path()).empty());
+}
+
+TEST_CASE("what is removed, added, exchanged or signed by another is named") {
+  const SyntheticRun run;
+  const fs::path path = run.path();
+  const Key stranger = Key::generate();
+
+  SECTION("a file removed") {
+    fs::remove(path / "int8/config.json");
+    CHECK_THAT(failures(path), Contains("int8/config.json: is missing"));
+  }
+  SECTION("a file added") {
+    write_text(path / "corpus/texts/two.txt", "smuggled");
+    CHECK_THAT(failures(path), Contains("corpus/texts/two.txt: is not listed"));
+  }
+  SECTION("an artifact removed") {
+    fs::remove_all(path / "teacher");
+    CHECK_THAT(failures(path), Contains("student-init/: was made from 'teacher'"));
+  }
+  SECTION("both signatures of a leaf removed") {
+    fs::remove(path / "evaluation/claims.jsonl");
+    fs::remove(path / "evaluation/model.sig");
+    CHECK_THAT(failures(path), Contains("evaluation/: carries no signature"));
+  }
+  SECTION("claims removed") {
+    fs::remove(path / "int8/claims.jsonl");
+    CHECK_THAT(failures(path), Contains("int8/claims.jsonl: is missing"));
+  }
+  SECTION("two artifacts exchanged") {
+    exchange(path / "student", path / "calibrated");
+    CHECK_THAT(failures(path), Contains("int8/: was made from 'calibrated', which now stands in the folder 'student'"));
+  }
+  SECTION("two leaves exchanged") {
+    exchange(path / "int8", path / "static-init");
+    CHECK_THAT(failures(path), Contains("int8/: calls itself 'static-init'"));
+  }
+  SECTION("files of two artifacts exchanged") {
+    exchange(path / "student/model.safetensors", path / "calibrated/model.safetensors");
+    CHECK_THAT(failures(path), Contains("student/model.safetensors: has digest") && Contains("calibrated/model.safetensors: has digest"));
+  }
+  SECTION("signatures of two artifacts exchanged") {
+    exchange(path / "student/model.sig", path / "calibrated/model.sig");
+    CHECK_THAT(failures(path), Contains("student/model.sig: signs root") && Contains("calibrated/model.sig: signs root"));
+  }
+  SECTION("an artifact changed and signed again by a stranger") {
+    const Lineage lineage = *open_artifact(path / "student", VerifyFiles::no, nullptr);
+    flip_bit(path / "student/model.safetensors", 9, 0);
+    seal_artifact(path / "student", scan_artifact(path / "student").files, lineage, stranger);
+    CHECK_THAT(failures(path), Contains("calibrated/: was made from 'student'") && Contains("2 signers") && Contains(stranger.public_key().hint()));
+  }
+  SECTION("a leaf signed again by a stranger, nothing changed") {
+    const Lineage lineage = *open_artifact(path / "int8", VerifyFiles::no, nullptr);
+    seal_artifact(path / "int8", lineage.files, lineage, stranger);
+    CHECK_THAT(failures(path), Contains("2 signers"));
+    write_text(path / "key.pub", run.key.public_key().pem());
+    CHECK_THAT(failures(path, {(path / "key.pub").string()}), Contains("int8/claims.jsonl: line 1 is signed by key"));
+  }
+  SECTION("a wrong trusted key") {
+    write_text(path / "other.pub", stranger.public_key().pem());
+    CHECK_THAT(failures(path, {(path / "other.pub").string()}), Contains("teacher/model.sig: is signed by key"));
+  }
+  SECTION("a chain that does not reach the teacher") {
+    write_text(path / "orphan/model.safetensors", "made of nothing");
+    run.seal("orphan", "quantize", "quantized-from", {});
+    CHECK_THAT(failures(path), Contains("orphan/: is 'quantized-from', but its chain reaches no imported model"));
+  }
+  SECTION("a chain that does not reach a corpus") {
+    write_text(path / "orphan/model.safetensors", "made of a teacher");
+    run.seal("orphan", "distill", "distilled-from", {{"student", "teacher"}});
+    CHECK_THAT(failures(path), Contains("its chain reaches no corpus"));
+  }
+  SECTION("soft targets whose statement names another corpus than they do") {
+    run.seal("soft-targets", "teach", "taught", {{"teacher", "teacher"}, {"corpus", "statistics"}});
+    CHECK_THAT(failures(path), Contains("soft-targets/targets.safetensors: was made with corpus"));
+  }
+}
+
+TEST_CASE("artifacts that claim each other as parents are refused") {
+  const SyntheticRun run;
+  write_text(run.path() / "a/f", "a");
+  write_text(run.path() / "b/f", "b");
+  run.seal("a", "prune", "pruned-from", {{"teacher", "b"}});
+  run.seal("b", "prune", "pruned-from", {{"teacher", "a"}});
+  CHECK_THAT(failures(run.path()), Contains("a/: is its own ancestor") && Contains("b/: is its own ancestor"));
+}
+
+TEST_CASE("a folder without artifacts is a usage error, a missing one an input error") {
+  TempFolder folder;
+  CHECK_THROWS_AS(verify_run(folder.path(), {}), UsageError);
+  CHECK_THROWS_AS(verify_run(folder / "none", {}), IoError);
+}
+
+TEST_CASE("a model signed by another tool is checked by its signer's key") {
+  TempFolder folder;
+  const Key key = Key::generate();
+  write_text(folder / "m/weights", "w");
+  // As model-signing writes it: no room is left for claims.
+  Json bundle = Json::parse(make_oms_bundle("m", scan_artifact(folder / "m").files, key));
+  Json statement = Json::parse(base64_decode(bundle["dsseEnvelope"]["payload"].get<std::string>(), "memory"));
+  statement["predicate"]["serialization"]["ignore_paths"] = {"model.sig"};
+  bundle["dsseEnvelope"] = sign_envelope(kInTotoPayloadType, statement.dump(2), key, "").to_json();
+  write_text(folder / "m/model.sig", bundle.dump(1));
+  write_text(folder / "key.pub", key.public_key().pem());
+  const VerifyConfig config{(folder / "key.pub").string()};
+  CHECK(failures(folder / "m", config).empty());
+  CHECK_THAT(failures(folder / "m"), Contains("names no signing key"));
+  flip_bit(folder / "m/weights", 0, 0);
+  CHECK_THAT(failures(folder / "m", config), Contains("m/weights: has digest"));
+}
