@@ -29,19 +29,22 @@ const float* data(const Tensor& t) {
 
 class Linear : public Function<Linear> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
-    // x is kept for the weight's gradient only, the weight for that of x only.
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const std::optional<Tensor>& residual) {
+    // x is kept for the weight's gradient only.
     ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), weight});
+    ctx->saved_data["bias"] = bias.has_value();
+    ctx->saved_data["residual"] = residual.has_value();
     Tensor out;
-    if (residual.defined()) {
-      out = residual.clone();
-    } else if (bias.defined()) {
-      out = bias.expand({x.size(0), weight.size(0)}).clone(at::MemoryFormat::Contiguous);
+    if (residual) {
+      out = residual->clone();
+    } else if (bias) {
+      out = bias->expand({x.size(0), weight.size(0)}).clone(at::MemoryFormat::Contiguous);
     } else {
       out = at::empty({x.size(0), weight.size(0)}, x.options());
     }
-    matmul_into(out, x, weight.t(), residual.defined() || bias.defined());
-    if (residual.defined() && bias.defined()) out.add_(bias);
+    matmul_into(out, x, weight.t(), residual || bias);
+    if (residual && bias) out.add_(*bias);
     return out;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -57,8 +60,10 @@ class Linear : public Function<Linear> {
       dweight = at::empty_like(weight);
       matmul_into(dweight, dy.t(), x);
     }
-    if (ctx->needs_input_grad(2)) dbias = dy.sum(0);
-    return {dx, dweight, dbias, ctx->needs_input_grad(3) ? dy : Tensor()};
+    // Inputs left out have no place among those that needs_input_grad counts.
+    const bool bias = ctx->saved_data["bias"].toBool(), residual = ctx->saved_data["residual"].toBool();
+    if (bias && ctx->needs_input_grad(2)) dbias = dy.sum(0);
+    return {dx, dweight, dbias, residual && ctx->needs_input_grad(bias ? 3 : 2) ? dy : Tensor()};
   }
 };
 
@@ -104,13 +109,15 @@ class Rotate : public Function<Rotate> {
 
 class FeedForward : public Function<FeedForward> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& gate_up, const Tensor& down, const Tensor& residual) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& gate_up, const Tensor& down,
+                        const std::optional<Tensor>& residual) {
     const Tensor z = at::empty({x.size(0), gate_up.size(0)}, x.options());
     matmul_into(z, x, gate_up.t());
     ctx->save_for_backward({gate_up.requires_grad() ? x : Tensor(), z, gate_up, down});
     const Tensor a = activation(z);
-    Tensor out = residual.defined() ? residual.clone() : at::empty({x.size(0), down.size(0)}, x.options());
-    matmul_into(out, a, down.t(), residual.defined());
+    ctx->saved_data["residual"] = residual.has_value();
+    Tensor out = residual ? residual->clone() : at::empty({x.size(0), down.size(0)}, x.options());
+    matmul_into(out, a, down.t(), residual.has_value());
     return out;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -137,7 +144,7 @@ class FeedForward : public Function<FeedForward> {
         matmul_into(dgate_up, dz.t(), x);
       }
     }
-    return {dx, dgate_up, ddown, ctx->needs_input_grad(3) ? dy : Tensor()};
+    return {dx, dgate_up, ddown, ctx->saved_data["residual"].toBool() && ctx->needs_input_grad(3) ? dy : Tensor()};
   }
 
  private:
@@ -147,6 +154,8 @@ class FeedForward : public Function<FeedForward> {
     return a;
   }
 };
+
+std::optional<Tensor> given(const Tensor& t) { return t.defined() ? std::optional<Tensor>(t) : std::nullopt; }
 
 }  // namespace
 
@@ -169,12 +178,12 @@ void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accum
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
-  return Linear::apply(x, weight, bias, residual);
+  return Linear::apply(x, weight, given(bias), given(residual));
 }
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return RmsNorm::apply(x, weight, eps); }
 Tensor rotate_positions(const Tensor& x, const Tensor& cos, const Tensor& sin) { return Rotate::apply(x, cos, sin); }
 Tensor feed_forward(const Tensor& x, const Tensor& gate_up, const Tensor& down, const Tensor& residual) {
-  return FeedForward::apply(x, gate_up, down, residual);
+  return FeedForward::apply(x, gate_up, down, given(residual));
 }
 
 }  // namespace overproof::nn
