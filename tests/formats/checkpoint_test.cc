@@ -1,13 +1,16 @@
 #include <catch2/catch.hpp>
 
 #include <cmath>
+#include <cstring>
 #include <numbers>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/rng.h"
 #include "formats/compressed_tensors.h"
 #include "formats/gguf_checkpoint.h"
+#include "formats/inspect.h"
 #include "formats/sharded.h"
 #include "tests/formats/gguf_builder.h"
 #include "tests/formats/support.h"
@@ -212,6 +215,29 @@ TEST_CASE("llama.cpp's order of query rows is undone for llama and left alone fo
   }
 }
 
+TEST_CASE("a GGUF file by the gguf package reads as the model it was made from") {
+  const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/gguf_file";
+  const Checkpoint c = open_checkpoint(golden);
+  CHECK(c.tensors->tensors().size() == 11);
+  for (const std::string name : {"q_proj", "k_proj"}) {
+    const std::string bytes = read_file(golden / (name + ".f32"));
+    std::vector<float> expected(bytes.size() / 4);
+    std::memcpy(expected.data(), bytes.data(), bytes.size());
+    CHECK(c.tensors->read_all_f32("model.layers.0.self_attn." + name + ".weight") == expected);
+  }
+  CHECK(c.tensors->find("model.layers.0.mlp.down_proj.weight")->shape == std::vector<int64_t>{32, 64});
+  CHECK((*c.config)["num_key_value_heads"] == 2);
+  CHECK((*c.config)["head_dim"] == 8);
+
+  std::ostringstream text, json;
+  inspect(golden, false, text);
+  CHECK_THAT(text.str(), Catch::Contains("token_embd.weight  [8, 32]") && Catch::Contains("general.name = \"tiny\"") && Catch::Contains("11 tensors"));
+  inspect(golden / "tiny.gguf", true, json);
+  const Json report = parse_json(json.str(), "inspect");
+  CHECK(report["files"][0]["tensors"].size() == 11);
+  CHECK(report["files"][0]["metadata"]["llama.vocab_size"] == 8);
+}
+
 TEST_CASE("stacked experts of glm4moe appear one by one") {
   const TempFolder t;
   GgufBuilder b = llama("glm4moe");
@@ -275,6 +301,9 @@ TEST_CASE("opening nothing, or something else, is an error that says so") {
   const TempFolder t;
   CHECK_THROWS_AS(open_checkpoint(t.path / "none"), IoError);
   CHECK_THROWS_AS(open_checkpoint(t.path), IoError);
+  std::ostringstream out;
+  CHECK_THROWS_AS(inspect(t.path, false, out), IoError);
+  CHECK_THROWS_AS(inspect(t.path / "none", false, out), IoError);
   CHECK_THROWS_AS(open_checkpoint(put(t.path / "x.bin", "x")), FormatError);
   const std::string bytes = llama().bytes();
   put(t.path / "a.gguf", bytes);

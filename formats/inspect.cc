@@ -1,0 +1,115 @@
+#include "formats/inspect.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ostream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "formats/gguf.h"
+#include "formats/safetensors_checkpoint.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kLongArray = 16;
+
+Json value_json(const GgufFile& file, const std::string& key, const GgufValue& v) {
+  if (v.is_array) {
+    if (v.count > kLongArray) return fmt::format("[{} values]", v.count);
+    if (v.type == GgufType::string) return file.texts(key);
+    if (v.type == GgufType::f32 || v.type == GgufType::f64) return file.numbers(key);
+    if (v.type == GgufType::boolean) return fmt::format("[{} flags]", v.count);
+    if (v.type == GgufType::u64) return fmt::format("[{} values]", v.count);
+    return file.integers(key);
+  }
+  if (v.type == GgufType::string) return file.text(key);
+  if (v.type == GgufType::boolean) return file.boolean(key);
+  if (v.type == GgufType::f32 || v.type == GgufType::f64) return file.number(key);
+  if (v.type == GgufType::u64) {  // may not fit into an integer of ours: a hash, for instance
+    uint64_t n;
+    std::memcpy(&n, v.bytes.data(), sizeof n);
+    return n;
+  }
+  return file.integer(key);
+}
+
+Json tensor_json(const std::string& name, std::string_view dtype, const std::vector<int64_t>& shape, int64_t bytes) {
+  return {{"name", name}, {"dtype", dtype}, {"shape", shape}, {"bytes", bytes}};
+}
+
+Json inspect_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  Json metadata = Json::object(), tensors = Json::array();
+  for (const auto& [key, v] : file.metadata()) metadata[key] = value_json(file, key, v);
+  for (const GgufTensor& t : file.tensors()) tensors.push_back(tensor_json(t.name, ggml_layout(t.type).name, t.shape, int64_t(t.data.size())));
+  return {{"file", path.filename().string()}, {"format", fmt::format("GGUF {}", file.version())}, {"metadata", metadata}, {"tensors", tensors}};
+}
+
+Json inspect_safetensors(const fs::path& path) {
+  const SafetensorsFile file(path);
+  Json tensors = Json::array();
+  for (const TensorInfo& t : file.tensors()) tensors.push_back(tensor_json(t.name, dtype_name(t.dtype), t.shape, t.bytes()));
+  return {{"file", path.filename().string()}, {"format", "safetensors"}, {"metadata", file.metadata()}, {"tensors", tensors}};
+}
+
+std::vector<fs::path> tensor_files(const fs::path& path) {
+  if (!fs::exists(path)) throw IoError(path, "is not there", 0);
+  if (!fs::is_directory(path)) return {path};
+  if (fs::exists(path / kSafetensorsIndexName)) SafetensorsCheckpoint checked(path);  // index and shards agree, or it throws
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const fs::path extension = entry.path().extension();
+    if (extension == ".safetensors" || extension == ".gguf") files.push_back(entry.path());
+  }
+  if (files.empty()) throw IoError(path, "has no .safetensors or .gguf file", 0);
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+void print(const Json& report, std::ostream& out) {
+  // Bytes that are not UTF-8 may stand in a GGUF's strings.
+  const auto text = [](const Json& v) { return v.dump(-1, ' ', false, Json::error_handler_t::replace); };
+  for (const Json& file : report["files"]) {
+    out << fmt::format("{} ({})\n", file["file"].get<std::string>(), file["format"].get<std::string>());
+    for (const auto& [key, value] : file["metadata"].items()) {
+      std::string line = text(value);
+      if (line.size() > 80) line = fmt::format("{}… ({} bytes)", line.substr(0, 72), line.size());
+      out << fmt::format("  {} = {}\n", key, line);
+    }
+    for (const Json& t : file["tensors"]) {
+      out << fmt::format("  {:<8} {:>12}  {}  [{}]\n", t["dtype"].get<std::string>(), t["bytes"].get<int64_t>(), t["name"].get<std::string>(),
+                         fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
+    }
+  }
+  out << fmt::format("{} tensors, {} elements, {} bytes\n", report["tensors"].get<int64_t>(), report["elements"].get<int64_t>(),
+                     report["bytes"].get<int64_t>());
+}
+
+}  // namespace
+
+void inspect(const fs::path& path, bool json, std::ostream& out) {
+  Json report = {{"path", path.filename().string()}, {"files", Json::array()}};
+  int64_t tensors = 0, elements = 0, bytes = 0;
+  for (const fs::path& file : tensor_files(path)) {
+    if (file.extension() != ".gguf" && file.extension() != ".safetensors") throw FormatError(file, -1, "is neither a .safetensors nor a .gguf file");
+    report["files"].push_back(file.extension() == ".gguf" ? inspect_gguf(file) : inspect_safetensors(file));
+    for (const Json& t : report["files"].back()["tensors"]) {
+      int64_t n = 1;
+      for (const Json& d : t["shape"]) n *= d.get<int64_t>();
+      elements += n;
+      bytes += t["bytes"].get<int64_t>();
+      ++tensors;
+    }
+  }
+  report["tensors"] = tensors;
+  report["elements"] = elements;
+  report["bytes"] = bytes;
+  if (json) out << report.dump(1, ' ', false, Json::error_handler_t::replace) << '\n';
+  else print(report, out);
+}
+
+}  // namespace overproof
