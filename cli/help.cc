@@ -32,7 +32,7 @@ std::string wrap(const std::string& text, size_t indent, size_t width = 100) {
 
 std::string usage(const VerbSpec& verb) {
   std::string line = "overproof " + verb.name;
-  for (const Argument& a : verb.arguments) line += fmt::format(a.required ? " {}" : " [{}]", a.name);
+  for (const Argument& a : verb.arguments) line += a.required ? " " + a.name : " [" + a.name + "]";
   return line + " [options]";
 }
 

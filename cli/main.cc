@@ -10,7 +10,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #ifdef OVERPROOF_WITH_TORCH
-#include "model/passive_waiting.h"
+#include "model/runtime.h"
 #endif
 
 int main(int argc, char** argv) {

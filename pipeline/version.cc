@@ -1,15 +1,11 @@
 #include "pipeline/version.h"
 
-#ifdef OVERPROOF_WITH_TORCH
-#include "model/decoder.h"
-#endif
-
 namespace overproof {
 
 std::map<std::string, std::string> builder_versions() {
   return {{"overproof", kVersion},
-#ifdef OVERPROOF_WITH_TORCH
-          {"libtorch", torch_version()},
+#ifdef OVERPROOF_LIBTORCH_VERSION
+          {"libtorch", OVERPROOF_LIBTORCH_VERSION},
 #endif
           {"compiler", __VERSION__}};
 }

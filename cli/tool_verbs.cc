@@ -1,0 +1,86 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <iostream>
+
+#include "audit/report.h"
+#include "audit/trace.h"
+#include "audit/verify.h"
+#include "cli/stage_verb.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "data/tokenizer_tools.h"
+#include "formats/inspect.h"
+#ifdef OVERPROOF_WITH_TORCH
+#include "teacher/generate.h"
+#include "teacher/logits.h"
+#endif
+
+namespace overproof {
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+struct NoConfig {
+  template <class V>
+  void visit(V&&) {}
+};
+
+int count_written(const CommonConfig& common, const std::string& out, const char* what, int64_t count) {
+  if (common.json) fmt::print("{}\n", Json{{"out", out}, {what, count}}.dump());
+  else fmt::print("{}: {} {}\n", out, count, what);
+  return 0;
+}
+
+}  // namespace
+
+std::vector<VerbSpec> tool_verbs() {
+  std::vector<VerbSpec> list;
+  const std::vector<Argument> folder = {{"folder", "a run folder, or one artifact in it"}};
+  list.push_back({"audit verify", "Checks every file, signature and statement, up to the teacher and the corpus.",
+                  "overproof audit verify runs/smollm2-moe", folder, false, false,
+                  verb_maker<VerifyConfig>([](const CommonConfig& common, const VerifyConfig& config, const Arguments& a) {
+                    return audit_verify(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit trace", "Says whether, at which steps and at which teacher rows a document was used.",
+                  "overproof audit trace runs/smollm2-moe --document manpages-dev/usr/share/man/man2/accept.2.txt", folder, false, false,
+                  verb_maker<TraceConfig>([](const CommonConfig& common, const TraceConfig& config, const Arguments& a) {
+                    return audit_trace(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit report", "Writes the lineage as a self-contained page for people.", "overproof audit report runs/smollm2-moe", folder,
+                  false, false, verb_maker<ReportConfig>([](const CommonConfig& common, const ReportConfig& config, const Arguments& a) {
+                    return audit_report(config, a[0], common.json, std::cout);
+                  })});
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"generate", "Lets a model write text.", "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
+                  {{"model", "a checkpoint folder or a .gguf file"}}, false, false,
+                  verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {
+                    return run_generate(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"logits", "Writes a model's logits for given token ids, to compare implementations.",
+                  "overproof logits runs/smollm2-moe/int8 --ids ids.safetensors --out logits.safetensors",
+                  {{"model", "a checkpoint folder or a .gguf file"}}, false, false,
+                  verb_maker<LogitsConfig>([](const CommonConfig& common, const LogitsConfig& config, const Arguments& a) {
+                    return count_written(common, config.out, "positions", run_logits(config, a[0]));
+                  })});
+#endif
+  list.push_back({"inspect", "Lists what is in a checkpoint, safetensors or GGUF file.", "overproof inspect runs/smollm2-moe/int8",
+                  {{"path", "a file or a checkpoint folder"}}, false, false,
+                  verb_maker<NoConfig>([](const CommonConfig& common, const NoConfig&, const Arguments& a) {
+                    inspect(a[0], common.json, std::cout);
+                    return 0;
+                  })});
+  list.push_back({"tokenizer encode", "Turns a text file into token ids.",
+                  "overproof tokenizer encode --tokenizer runs/smollm2-moe/teacher --text book.txt --out ids.safetensors", {}, false, false,
+                  verb_maker<TokenizerEncodeConfig>([](const CommonConfig& common, const TokenizerEncodeConfig& config, const Arguments&) {
+                    return count_written(common, config.out, "tokens", run_tokenizer_encode(config));
+                  })});
+  list.push_back({"tokenizer train", "Trains a new SentencePiece vocabulary.",
+                  "overproof tokenizer train --input runs/smollm2-moe/corpus --vocab-size 8000 --out mine.model", {}, false, false,
+                  verb_maker<TokenizerTrainConfig>([](const CommonConfig& common, const TokenizerTrainConfig& config, const Arguments&) {
+                    return count_written(common, config.out, "pieces", run_tokenizer_train(config));
+                  })});
+  return list;
+}
+
+}  // namespace overproof

@@ -1,0 +1,143 @@
+#include <catch2/catch.hpp>
+
+#include <fstream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "pipeline/run_stage.h"
+#include "provenance/artifact.h"
+
+using namespace overproof;
+
+namespace {
+
+struct EchoConfig {
+  int64_t times = 1;
+  std::string fail;
+  template <class V>
+  void visit(V&& v) {
+    v("times", times, in_range(1, 10), "copies");
+    v("fail", fail, one_of({"", "usage", "unrecorded"}), "how to go wrong");
+  }
+};
+
+int g_runs = 0;
+
+// Copies its input `times` times; small, but a stage like any other.
+StageReport run_echo(const EchoConfig& config, const Inputs& inputs, Outputs& outputs) {
+  ++g_runs;
+  std::string text = read_file(inputs.path("text")), all;
+  for (int64_t i = 0; i < config.times; ++i) all += text;
+  outputs.folder().write_file("sub/echo.txt", all);
+  std::ofstream(outputs.scratch() / "progress") << "kept";
+  if (config.fail == "usage") throw UsageError("asked to fail");
+  if (config.fail == "unrecorded") std::ofstream(outputs.folder().path() / "stray.txt") << "x";
+  StageReport report;
+  report.metrics()["bytes"] = all.size();
+  report.summary.push_back("done");
+  return report;
+}
+
+struct Fixture {
+  fs::path path;
+  StageSpec spec;
+  std::unique_ptr<StageInstance> instance;
+  Key key = Key::generate();
+  Fixture() {
+    std::string pattern = (fs::temp_directory_path() / "overproof-XXXXXX").string();
+    path = mkdtemp(pattern.data());
+    spec = {"echo", "observed", "", "", {{"text", "a file", Slot::Kind::file}}, false, stage_maker<EchoConfig>(run_echo)};
+    instance = spec.make();
+    std::ofstream(path / "in.txt") << "hello";
+    g_runs = 0;
+  }
+  ~Fixture() { fs::remove_all(path); }
+  StageRequest request() { return {&spec, instance.get(), {{"text", path / "in.txt"}}, path / "out", false}; }
+  void set(const char* name, const char* value) {
+    Options options = instance->options();
+    find_option(options, name, "test").assign(value);
+  }
+  std::vector<std::string> names() const {
+    std::vector<std::string> list;
+    for (const auto& entry : fs::directory_iterator(path)) list.push_back(entry.path().filename().string());
+    std::sort(list.begin(), list.end());
+    return list;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a stage's artifact is sealed, and made once only") {
+  Fixture f;
+  const StageResult first = run_stage(f.request(), f.key);
+  CHECK(first.status == StageStatus::made);
+  CHECK(read_file(f.path / "out/sub/echo.txt") == "hello");
+  const ArtifactCheck check = check_artifact(f.path / "out", VerifyFiles::yes, &f.key.public_key());
+  CHECK(check.faults.empty());
+  CHECK(check.lineage->stage == "echo");
+  CHECK(check.lineage->config["times"] == 1);
+  CHECK(check.lineage->config["text-sha256"] == scan_artifact(f.path / "in.txt").root.hex());
+  CHECK(check.lineage->metrics["bytes"] == 5);
+  CHECK(f.names() == std::vector<std::string>{"in.txt", "out"});  // no temporary, scratch or lock left
+
+  CHECK(is_unchanged(f.request()));
+  const StageResult second = run_stage(f.request(), f.key);
+  CHECK(second.status == StageStatus::unchanged);
+  CHECK(second.root == first.root);
+  CHECK(second.report.metrics()["bytes"] == 5);
+  CHECK(g_runs == 1);
+}
+
+TEST_CASE("a changed option, a changed input or a damaged artifact makes the stage run again") {
+  Fixture f;
+  const Digest first = run_stage(f.request(), f.key).root;
+  f.set("times", "2");
+  CHECK_FALSE(is_unchanged(f.request()));
+  CHECK(run_stage(f.request(), f.key).root != first);
+  CHECK(read_file(f.path / "out/sub/echo.txt") == "hellohello");
+  std::ofstream(f.path / "in.txt") << "world";
+  CHECK(run_stage(f.request(), f.key).status == StageStatus::made);
+  std::ofstream(f.path / "out/sub/echo.txt") << "worldworlD";
+  CHECK_FALSE(is_unchanged(f.request()));
+  CHECK(run_stage(f.request(), f.key).status == StageStatus::made);
+  CHECK(read_file(f.path / "out/sub/echo.txt") == "worldworld");
+  CHECK(g_runs == 4);
+}
+
+TEST_CASE("a stage that fails leaves the earlier artifact, its scratch, and nothing half-written") {
+  Fixture f;
+  const Digest first = run_stage(f.request(), f.key).root;
+  f.set("fail", "usage");
+  CHECK_THROWS_WITH(run_stage(f.request(), f.key), Catch::Contains("asked to fail"));
+  CHECK(check_artifact(f.path / "out", VerifyFiles::yes, nullptr).lineage->root == first);
+  const auto names = f.names();
+  REQUIRE(names.size() == 3);
+  CHECK_THAT(names[0], Catch::StartsWith(".out.scratch-"));
+  CHECK(fs::exists(f.path / names[0] / "progress"));
+  f.set("fail", "");
+  f.set("times", "3");
+  run_stage(f.request(), f.key);
+  CHECK(f.names() == std::vector<std::string>{"in.txt", "out"});
+}
+
+TEST_CASE("a file that a stage wrote behind the pipeline's back is our bug, and no artifact") {
+  Fixture f;
+  f.set("fail", "unrecorded");
+  CHECK_THROWS_AS(run_stage(f.request(), f.key), std::logic_error);
+  CHECK_FALSE(fs::exists(f.path / "out"));
+}
+
+TEST_CASE("missing inputs and foreign output folders are refused before anything happens") {
+  Fixture f;
+  StageRequest r = f.request();
+  r.inputs["text"] = f.path / "missing.txt";
+  CHECK_THROWS_AS(run_stage(r, f.key), IoError);
+  CHECK_FALSE(is_unchanged(r));
+  fs::create_directories(f.path / "mine");
+  std::ofstream(f.path / "mine/thesis.txt") << "precious";
+  r = f.request();
+  r.out = f.path / "mine";
+  CHECK_THROWS_WITH(run_stage(r, f.key), Catch::Contains("no artifact of ours"));
+  CHECK(read_file(f.path / "mine/thesis.txt") == "precious");
+  CHECK(g_runs == 0);
+}
