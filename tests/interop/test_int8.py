@@ -31,13 +31,13 @@ COMMON = dict(
 
 
 def llama_config():
-    return LlamaConfig(intermediate_size=200, tie_word_embeddings=True, **COMMON)
+    return LlamaConfig(intermediate_size=203, tie_word_embeddings=True, **COMMON)  # odd: packed rows are padded, tensors unaligned
 
 
 def glm4_moe_config():
     return Glm4MoeConfig(
         intermediate_size=192,
-        moe_intermediate_size=33,  # odd: packed rows are padded, and what follows is unaligned
+        moe_intermediate_size=36,
         n_routed_experts=7,
         n_shared_experts=1,
         num_experts_per_tok=3,
@@ -101,6 +101,26 @@ def forward(model, tokens):
         return model(tokens).logits.float()
 
 
+def forward_all_experts(model, tokens):
+    """Top-k selection is a step function: near a tie, rounding picks another expert, and the distance then says nothing about
+    the weights. With all experts active the function is continuous."""
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "experts"):
+            for module in (layer.mlp, layer.mlp.gate):
+                module.top_k = model.config.n_routed_experts
+    return forward(model, tokens)
+
+
+def check_int8_error(original_model, loaded, tokens):
+    """Int8 loses little, but it must lose something, or nothing was quantised."""
+    original, quantised = forward_all_experts(original_model, tokens), forward_all_experts(loaded, tokens)
+    error = (quantised - original).pow(2).mean().sqrt().item() / original.std().item()
+    assert 1e-4 < error < 0.05, error
+    log_p, log_q = original.log_softmax(-1), quantised.log_softmax(-1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
+    assert divergence < 0.01, divergence
+
+
 @pytest.fixture(scope="module", params=["llama", "glm4_moe"])
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
@@ -123,17 +143,11 @@ def test_transformers_computes_what_the_weights_say(case):
         save_file(dequantised(folder / "int8"), by_hand / "model.safetensors", metadata={"format": "pt"})
         (by_hand / "config.json").write_text((folder / "fp32" / "config.json").read_text())
     reference = forward(AutoModelForCausalLM.from_pretrained(by_hand, dtype=torch.float32), tokens)
-    theirs, original = forward(loaded.eval(), tokens), forward(model, tokens)
-
-    spread = original.std().item()
+    theirs = forward(loaded.eval(), tokens)
+    spread = theirs.std().item()
     assert spread > 0.5
     assert (theirs - reference).abs().max().item() < 1e-3 * spread
-    # Against fp32: int8 loses little, but it must lose something, or nothing was quantised.
-    error = (theirs - original).pow(2).mean().sqrt().item() / spread
-    assert 1e-5 < error < 0.06, error
-    log_p, log_q = original.log_softmax(-1), theirs.log_softmax(-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
-    assert divergence < 0.01, divergence
+    check_int8_error(model, loaded, tokens)
 
 
 def test_weights_are_within_half_a_step_and_the_rest_untouched(case):
@@ -161,9 +175,7 @@ def test_shards_and_exclusions_load_too(case, tmp_path):
     quantize(folder / "fp32", tmp_path / "int8", "--max-shard-bytes", str(1 << 20), "--exclude", "*.o_proj.weight", "--clipping", "mse")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "int8", dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
-    original = forward(model, tokens)
-    error = (forward(loaded.eval(), tokens) - original).pow(2).mean().sqrt().item() / original.std().item()
-    assert 1e-5 < error < 0.06, error
+    check_int8_error(model, loaded.eval(), tokens)
 
 
 def test_every_file_is_a_whole_safetensors_file(case):
