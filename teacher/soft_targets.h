@@ -5,8 +5,8 @@
 //     row_lengths U8  [rows]        distinct ids of each row; row = block x window_length + position
 //     entries     U8  [bytes]       sample: 3 bytes an entry, little-endian (id << 6 | count); top-k: 5 bytes (U24 id, F16 log-probability)
 //     block_offsets I64 [blocks+1]  where the entries of each block start, in bytes
-//   metadata: kind ("sample" or "top-k"), draws or k, temperature, vocab_size, window_length, seed, order_key,
-//             corpus_root, teacher_root, tokenizer_probe, format_version
+//   metadata: kind ("sample" or "top-k"), count (draws or k), temperature, vocab_size, window_length, batch_windows, seed,
+//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version
 //
 // sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` tokens drawn from the teacher's
 // distribution, counts / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).
@@ -20,6 +20,7 @@
 #include "core/file.h"
 #include "data/order.h"
 #include "formats/safetensors.h"
+#include "teacher/row_encoding.h"
 
 namespace overproof {
 
@@ -38,19 +39,27 @@ class SoftTargets {
   int64_t blocks() const { return blocks_; }
   int64_t window_length() const { return window_length_; }
   int64_t vocab_size() const { return vocab_size_; }
-  double temperature() const { return temperature_; }
+  double temperature() const { return encoding_.temperature; }
+  const RowEncoding& encoding() const { return encoding_; }
+  /// Windows that went through the teacher together. A row made again in the same company is made again bit for bit.
+  int64_t batch_windows() const { return batch_windows_; }
   double bytes_per_token() const;
   const Digest& order_key() const { return order_key_; }
   const Digest& corpus_root() const { return corpus_root_; }
   const Digest& teacher_root() const { return teacher_root_; }
   const Digest& tokenizer_probe() const { return probe_; }
+  /// Throws FormatError when the entries are not what the header promises (ids, order, counts).
   void read_block(int64_t block, TargetBlock& out) const;
+  /// The stored bytes of one row; row = block x window_length + position.
+  std::span<const uint8_t> row_bytes(int64_t row) const;
 
  private:
+  [[noreturn]] void fail(std::string_view cause) const;
+  std::span<const uint8_t> block_bytes(int64_t block) const;
   SafetensorsFile file_;
+  RowEncoding encoding_;
   std::string kind_;
-  int64_t blocks_ = 0, window_length_ = 0, vocab_size_ = 0, draws_ = 0;
-  double temperature_ = 1.0;
+  int64_t blocks_ = 0, window_length_ = 0, vocab_size_ = 0, batch_windows_ = 0;
   Digest order_key_, corpus_root_, teacher_root_, probe_;
 };
 

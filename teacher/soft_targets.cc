@@ -1,0 +1,129 @@
+#include "teacher/soft_targets.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <numeric>
+
+#include "core/checked.h"
+#include "core/error.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kFormatVersion = 1;
+
+}  // namespace
+
+void SoftTargets::fail(std::string_view cause) const { throw FormatError(file_.path(), -1, cause); }
+
+SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.safetensors") {
+  const auto text = [&](const char* key) -> const std::string& {
+    const auto it = file_.metadata().find(key);
+    if (it == file_.metadata().end()) fail(fmt::format("metadata '{}' is missing", key));
+    return it->second;
+  };
+  const auto number = [&]<class T>(const char* key, T least, T most) {
+    const std::string& s = text(key);
+    T value{};
+    const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value);
+    if (error != std::errc() || end != s.data() + s.size() || !(value >= least && value <= most))
+      fail(fmt::format("metadata '{}' is '{}', which is outside {} .. {}", key, s, least, most));
+    return value;
+  };
+  const auto digest = [&](const char* key) {
+    try {
+      return Digest::from_hex(text(key));
+    } catch (const UsageError&) {
+      fail(fmt::format("metadata '{}' is no digest", key));
+    }
+  };
+  if (const auto version = number.operator()<int64_t>("format_version", 0, INT64_MAX); version != kFormatVersion)
+    fail(fmt::format("soft targets of format {} cannot be read; {} can", version, kFormatVersion));
+  kind_ = text("kind");
+  if (kind_ != "sample" && kind_ != "top-k") fail(fmt::format("unknown kind '{}' of soft targets", kind_));
+  const bool sample = kind_ == "sample";
+  encoding_.kind = sample ? RowEncoding::Kind::sample : RowEncoding::Kind::top_k;
+  encoding_.count = number.operator()<int64_t>("count", 1, sample ? 63 : 255);
+  encoding_.temperature = number.operator()<double>("temperature", 1e-3, 1e3);
+  encoding_.seed = number.operator()<int64_t>("seed", INT64_MIN, INT64_MAX);
+  vocab_size_ = number.operator()<int64_t>("vocab_size", 1, encoding_.max_vocab());
+  window_length_ = number.operator()<int64_t>("window_length", 1, INT32_MAX);
+  batch_windows_ = number.operator()<int64_t>("batch_windows", 1, INT32_MAX);
+  order_key_ = digest("order_key");
+  corpus_root_ = digest("corpus_root");
+  teacher_root_ = digest("teacher_root");
+  probe_ = digest("tokenizer_probe");
+
+  for (const auto& [name, dtype] : {std::pair{"row_lengths", DType::u8}, {"entries", DType::u8}, {"block_offsets", DType::i64}})
+    if (const TensorInfo& info = file_.info(name); info.dtype != dtype || info.shape.size() != 1)
+      fail(fmt::format("tensor '{}' must be {} with one dimension", name, dtype_name(dtype)));
+  const auto lengths = file_.values<uint8_t>("row_lengths");
+  const auto offsets = file_.values<int64_t>("block_offsets");
+  blocks_ = int64_t(offsets.size()) - 1;
+  if (blocks_ < 1) fail("there are no blocks");
+  if (checked_mul(blocks_, window_length_) != int64_t(lengths.size()))
+    fail(fmt::format("{} rows are not {} blocks of {}", lengths.size(), blocks_, window_length_));
+  if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements()) fail("block offsets do not span the entries");
+  for (int64_t b = 0; b < blocks_; ++b) {
+    const auto rows = lengths.subspan(size_t(b * window_length_), size_t(window_length_));
+    // Sums stay far below 2^63: a row has at most 255 entries.
+    if (offsets[size_t(b) + 1] - offsets[size_t(b)] != std::accumulate(rows.begin(), rows.end(), int64_t{0}) * encoding_.entry_bytes())
+      fail(fmt::format("the row lengths of block {} do not add up to its bytes", b));
+  }
+}
+
+double SoftTargets::bytes_per_token() const {
+  const int64_t rows = blocks_ * window_length_;
+  return double(file_.info("entries").elements() + rows + 8 * (blocks_ + 1)) / double(rows);
+}
+
+std::span<const uint8_t> SoftTargets::block_bytes(int64_t block) const {
+  OVERPROOF_CHECK(block >= 0 && block < blocks_);
+  const auto offsets = file_.values<int64_t>("block_offsets").subspan(size_t(block), 2);
+  return file_.bytes("entries").subspan(size_t(offsets[0]), size_t(offsets[1] - offsets[0]));
+}
+
+std::span<const uint8_t> SoftTargets::row_bytes(int64_t row) const {
+  OVERPROOF_CHECK(row >= 0 && row < blocks_ * window_length_);
+  const auto lengths = file_.values<uint8_t>("row_lengths");
+  const int64_t first = row / window_length_ * window_length_;
+  const int64_t before = std::accumulate(lengths.begin() + first, lengths.begin() + row, int64_t{0});
+  return block_bytes(row / window_length_).subspan(size_t(before * encoding_.entry_bytes()), size_t(lengths[size_t(row)] * encoding_.entry_bytes()));
+}
+
+void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
+  const std::span<const uint8_t> bytes = block_bytes(block);
+  const auto lengths = file_.values<uint8_t>("row_lengths").subspan(size_t(block * window_length_), size_t(window_length_));
+  const bool sample = encoding_.kind == RowEncoding::Kind::sample;
+  const auto require = [&](bool good, int64_t row, std::string_view cause) {
+    if (!good) fail(fmt::format("row {}: {}", block * window_length_ + row, cause));
+  };
+  out.offsets.assign(1, 0);
+  out.ids.clear();
+  out.probabilities.clear();
+  out.tail.clear();
+  const uint8_t* entry = bytes.data();
+  for (int64_t r = 0; r < window_length_; ++r) {
+    int64_t draws = 0, last = -1;
+    double mass = 0;
+    require(lengths[size_t(r)] > 0, r, "it is empty");
+    for (int i = 0; i < lengths[size_t(r)]; ++i, entry += encoding_.entry_bytes()) {
+      const DecodedEntry e = decode_entry(entry, encoding_);
+      require(e.id > last && e.id < vocab_size_, r, "its ids do not ascend within the vocabulary");
+      require(sample ? e.draws > 0 : e.probability <= 1.0f, r, "a probability is outside its range");
+      last = e.id;
+      draws += e.draws;
+      mass += double(e.probability);
+      out.ids.push_back(e.id);
+      out.probabilities.push_back(e.probability);
+    }
+    require(!sample || draws == encoding_.count, r, "its draws do not add up");
+    require(mass <= 1.01, r, "its probabilities add up to more than one");  // f16 logarithms round by up to 2^-8
+    out.offsets.push_back(int64_t(out.ids.size()));
+    out.tail.push_back(sample ? 0.0f : float(std::max(0.0, 1.0 - mass)));
+  }
+}
+
+}  // namespace overproof
