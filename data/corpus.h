@@ -1,13 +1,14 @@
 #pragma once
 // The corpus artifact: which documents, under which licences, and their tokens.
 //
-//   corpus/documents.jsonl      one record a document, in stream order (fields of Document)
+//   corpus/documents.jsonl      one record a document, ordered by source and name, as in both streams (fields of Document)
 //   corpus/tokens.safetensors   "train" and "held_out": U16 [tokens] when the vocabulary fits, else U32; metadata: vocab_size,
 //                               tokenizer_probe, separator (id put after every document), window_length
 //   corpus/licenses.json        documents and bytes by licence and by source
-//   corpus/texts/…              the documents' UTF-8 text, so that any digest can be checked
+//   corpus/texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file
+//                               a source; characters of its name outside [A-Za-z0-9._+-] are spelled %XX
 
-#include <optional>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct Document {
   std::string name;         ///< "manpages-dev/man2/accept.2", unique
   std::string source;       ///< the package
   std::string license;      ///< as its copyright file names it
+  std::string license_rule; ///< how it was found: LicenseMatch::rule of data/dep5.h, or "given"
   int64_t bytes = 0;
   Split split = Split::train;
   int64_t first_token = 0;  ///< in its split's stream
@@ -52,9 +54,19 @@ class Corpus {
  private:
   SafetensorsFile stream_;
   std::vector<Document> documents_;
-  std::vector<size_t> order_[2];  // indices into documents_ by split, in stream order
+  std::vector<size_t> order_[2];                // indices into documents_ by split, in stream order
+  std::vector<size_t> by_name_, by_digest_;     // and sorted, for find()
   int64_t vocab_size_ = 0, window_length_ = 0;
   Digest probe_;
 };
+
+/// The file below an artifact that holds a source's texts: "texts/<source>.jsonl".
+std::string texts_file_name(std::string_view source);
+
+/// A document's text, checked against its digest. Throws FormatError when it is missing or differs.
+std::string document_text(const fs::path& artifact, const Document& document);
+
+/// Calls `visit` for every document of the artifact with its text, in the order of the table, one line in memory at a time.
+void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit);
 
 }  // namespace overproof

@@ -78,6 +78,19 @@ std::vector<std::string> words(std::string_view text) {
 
 std::string_view last_part(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 
+/// Rule "name": see LicenseMatch.
+bool name_matches(std::string_view pattern, std::string_view name) {
+  if (pattern.substr(0, 3).size() < 3 || pattern.substr(0, 3).find_first_of("*?\\") != std::string_view::npos) return false;
+  if (matches_pattern(pattern, name)) return true;
+  const std::string_view suffix = pattern.substr(std::min(pattern.rfind('.'), pattern.size()));
+  for (const std::string_view source : {".xml", ".sgml", ".rst", ".md", ".pod", ".texi", ".texinfo", ".adoc", ".txt"}) {
+    if (suffix != source) continue;
+    const auto as_source = [&](std::string_view stem) { return matches_pattern(pattern, std::string(stem) + std::string(suffix)); };
+    return as_source(name) || as_source(name.substr(0, name.rfind('.')));
+  }
+  return false;
+}
+
 /// "cpan/Archive-Tar/*" covers modules below Archive/Tar: "Archive/Tar", or "" when the pattern is of another kind.
 std::string module_folder(std::string_view pattern) {
   if (!pattern.ends_with("/*")) return {};
@@ -87,10 +100,12 @@ std::string module_folder(std::string_view pattern) {
   return name;
 }
 
-/// True when `folder` is the file itself (without its suffix) or one of the folders that it lies in, below lib or perl's.
-bool lies_in_module(std::string_view path, std::string_view folder) {
+/// True when `folder` is the file itself (without its suffix) or one of the folders that it lies in. Manual pages spell
+/// the folders of a module with "::".
+bool lies_in_module(std::string path, std::string_view folder) {
+  for (size_t at = path.find("::"); at != std::string::npos; at = path.find("::", at)) path.replace(at, 2, 1, '/');
   for (size_t at = path.find(folder); at != std::string_view::npos; at = path.find(folder, at + 1)) {
-    const std::string_view after = path.substr(at + folder.size());
+    const std::string_view after = std::string_view(path).substr(at + folder.size());
     if ((at == 0 || path[at - 1] == '/') && (after.starts_with('/') || (after.starts_with('.') && after.find('/') == std::string_view::npos))) {
       return true;
     }
@@ -177,13 +192,11 @@ LicenseMatch license_of(const CopyrightFile& copyright, std::string_view install
     if (!found.rule.empty()) return found;
   }
   const auto in_module = [&](std::string_view p) {
-    const std::string folder = module_folder(p);
-    return p.starts_with("cpan/") && !folder.empty() && lies_in_module(installed_path, folder);
+    const std::string folder = p.starts_with("cpan/") || p.starts_with("dist/") || p.starts_with("ext/") ? module_folder(p) : "";
+    return !folder.empty() && lies_in_module(std::string(installed_path), folder);
   };
   if (auto found = last_match("module", in_module); !found.rule.empty()) return found;
-  const auto same_name = [&](std::string_view p) {
-    return last_part(p).find_first_of("*?\\") == std::string_view::npos && last_part(p) == last_part(installed_path);
-  };
+  const auto same_name = [&](std::string_view p) { return name_matches(last_part(p), last_part(installed_path)); };
   if (auto found = last_match("name", same_name); !found.rule.empty()) return found;
   auto found = last_match("package", [](std::string_view p) { return p == "*"; });
   return found.rule.empty() ? LicenseMatch{"", "none", ""} : found;

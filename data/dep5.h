@@ -35,7 +35,8 @@ struct LicenseMatch {
   std::string license;
   /// "path": a pattern matches a tail of the installed path that has at least one folder;
   /// "module": a pattern covers the CPAN distribution whose modules lie in the installed folder;
-  /// "name": a pattern's last part is the file's name;
+  /// "name": a pattern's last part, which must begin with three plain characters, matches the file's name, or would if the
+  /// file still had the format that it was rendered from (fhs.xml for fhs.txt);
   /// "package": the package's `Files: *`; "none": nothing matches and there is no `Files: *`.
   std::string rule;
   std::string pattern;

@@ -27,6 +27,10 @@ Files: man3/exp.3
 Copyright: 1992 C
 License: verbatim
 
+Files: fhs-3.0* spec/debconf*.xml
+Copyright: E
+License: FHS
+
 Files: cpan/Archive-Tar/*
 Copyright: D
 license: Artistic or GPL-1+
@@ -39,7 +43,7 @@ License: verbatim
 
 TEST_CASE("a copyright file's stanzas are read") {
   const CopyrightFile file = parse_copyright(kFile, "copyright");
-  REQUIRE(file.files.size() == 4);
+  REQUIRE(file.files.size() == 5);
   CHECK(file.files[1].patterns == std::vector<std::string>{"man2/accept.2", "man2/bind.2", "man3/*"});
   CHECK(file.files[1].license == "BSD-4-clause");
   CHECK(file.licenses.at("verbatim") == "Permission is granted\n.\nto make copies.\n");
@@ -55,8 +59,11 @@ TEST_CASE("an installed path finds the stanza of its source path, the last one w
   CHECK(match("usr/share/man/man3/log.3") == "BSD-4-clause by path");
   CHECK(match("usr/share/man/man3/exp.3") == "verbatim by path");
   CHECK(match("usr/share/doc/accept.2") == "BSD-4-clause by name");
+  CHECK(match("usr/share/doc/policy/fhs/fhs-3.0.txt") == "FHS by name");
+  CHECK(match("usr/share/doc/policy/debconf_specification.txt") == "FHS by name");
   CHECK(match("usr/share/perl/5.36/Archive/Tar/File.pod") == "Artistic or GPL-1+ by module");
   CHECK(match("usr/share/perl/5.36/Archive/Tar.pod") == "Artistic or GPL-1+ by module");
+  CHECK(match("usr/share/man/man3/Archive::Tar::File.3perl") == "Artistic or GPL-1+ by module");
   CHECK(match("usr/share/perl/5.36/Archive/Tarball.pod") == "GPL-2+ by package");
   CHECK(match("usr/share/man/man7/other.7") == "GPL-2+ by package");
   const CopyrightFile bare = parse_copyright("Format: copyright-format/1.0\n\nFiles: a/b\nLicense: X\n", "copyright");

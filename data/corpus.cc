@@ -1,0 +1,228 @@
+#include "data/corpus.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <numeric>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "core/json.h"
+
+namespace overproof {
+
+namespace {
+
+constexpr const char* kSplitNames[] = {"train", "held_out"};
+
+/// Calls visit(line, offset) for every line of a mapped file, without its newline.
+void for_each_line(const MappedFile& file, const std::function<void(std::string_view, int64_t)>& visit) {
+  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  for (size_t at = 0; at < all.size();) {
+    const size_t end = std::min(all.find('\n', at), all.size());
+    visit(all.substr(at, end - at), int64_t(at));
+    at = end + 1;
+  }
+}
+
+template <class T>
+T member(const Json& record, const char* name, const fs::path& file, int64_t offset) {
+  try {
+    return record.at(name).get<T>();
+  } catch (const Json::exception&) {
+    throw FormatError(file, offset, fmt::format("'{}' is missing or of the wrong type", name));
+  }
+}
+
+Digest digest_member(const Json& record, const fs::path& file, int64_t offset) {
+  try {
+    return Digest::from_hex(member<std::string>(record, "digest", file, offset));
+  } catch (const UsageError&) {
+    throw FormatError(file, offset, "'digest' is no SHA-256");
+  }
+}
+
+Document parse_document(const Json& record, const fs::path& file, int64_t offset) {
+  Document document;
+  document.digest = digest_member(record, file, offset);
+  document.name = member<std::string>(record, "name", file, offset);
+  document.source = member<std::string>(record, "source", file, offset);
+  document.license = member<std::string>(record, "license", file, offset);
+  document.license_rule = member<std::string>(record, "license_rule", file, offset);
+  document.bytes = member<int64_t>(record, "bytes", file, offset);
+  document.first_token = member<int64_t>(record, "first_token", file, offset);
+  document.tokens = member<int64_t>(record, "tokens", file, offset);
+  const auto split = member<std::string>(record, "split", file, offset);
+  if (split != kSplitNames[0] && split != kSplitNames[1]) throw FormatError(file, offset, fmt::format("split '{}' is not known", split));
+  document.split = split == kSplitNames[0] ? Split::train : Split::held_out;
+  return document;
+}
+
+std::vector<Document> read_documents(const fs::path& file) {
+  std::vector<Document> documents;
+  for_each_line(MappedFile(file), [&](std::string_view line, int64_t offset) {
+    documents.push_back(parse_document(parse_json(line, file, offset), file, offset));
+  });
+  return documents;
+}
+
+const std::string& metadata_text(const SafetensorsFile& file, const char* key) {
+  const auto it = file.metadata().find(key);
+  if (it == file.metadata().end()) throw FormatError(file.path(), -1, fmt::format("its metadata lacks '{}'", key));
+  return it->second;
+}
+
+int64_t metadata_integer(const SafetensorsFile& file, const char* key, int64_t least, int64_t most) {
+  const std::string& text = metadata_text(file, key);
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
+    throw FormatError(file.path(), -1, fmt::format("its metadata '{}' is '{}'", key, text));
+  }
+  return value;
+}
+
+}  // namespace
+
+Corpus::Corpus(const fs::path& artifact)
+    : stream_(artifact / "tokens.safetensors"), documents_(read_documents(artifact / "documents.jsonl")) {
+  vocab_size_ = metadata_integer(stream_, "vocab_size", 1, int64_t{1} << 31);
+  window_length_ = metadata_integer(stream_, "window_length", 1, int64_t{1} << 24);
+  try {
+    probe_ = Digest::from_hex(metadata_text(stream_, "tokenizer_probe"));
+  } catch (const UsageError&) {
+    throw FormatError(stream_.path(), -1, "its metadata 'tokenizer_probe' is no SHA-256");
+  }
+  for (const char* name : kSplitNames) {
+    const TensorInfo& info = stream_.info(name);
+    if (info.shape.size() != 1 || (info.dtype != DType::u16 && info.dtype != DType::u32)) {
+      throw FormatError(stream_.path(), -1, fmt::format("'{}' must be one row of U16 or U32", name));
+    }
+  }
+  int64_t filled[2] = {0, 0};
+  for (size_t i = 0; i < documents_.size(); ++i) {
+    const Document& document = documents_[i];
+    int64_t& end = filled[size_t(document.split)];
+    const auto next = checked_add(end, document.tokens);
+    if (document.first_token != end || document.tokens < 1 || document.bytes < 0 || !next) {
+      throw FormatError(artifact / "documents.jsonl", -1,
+                        fmt::format("document '{}' does not follow the one before it in the token stream", document.name));
+    }
+    end = *next;
+    order_[size_t(document.split)].push_back(i);
+  }
+  for (const Split split : {Split::train, Split::held_out}) {
+    if (filled[size_t(split)] != tokens(split)) {
+      throw FormatError(stream_.path(), -1, fmt::format("'{}' holds {} tokens, the documents have {}", kSplitNames[size_t(split)],
+                                                        tokens(split), filled[size_t(split)]));
+    }
+  }
+  by_name_.resize(documents_.size());
+  std::iota(by_name_.begin(), by_name_.end(), size_t{0});
+  by_digest_ = by_name_;
+  std::sort(by_name_.begin(), by_name_.end(), [&](size_t a, size_t b) { return documents_[a].name < documents_[b].name; });
+  std::sort(by_digest_.begin(), by_digest_.end(), [&](size_t a, size_t b) { return documents_[a].digest < documents_[b].digest; });
+  for (size_t i = 1; i < documents_.size(); ++i) {
+    const Document &a = documents_[by_name_[i - 1]], &b = documents_[by_name_[i]];
+    if (a.name == b.name) throw FormatError(artifact / "documents.jsonl", -1, fmt::format("two documents are called '{}'", a.name));
+    if (documents_[by_digest_[i - 1]].digest == documents_[by_digest_[i]].digest) {
+      throw FormatError(artifact / "documents.jsonl", -1,
+                        fmt::format("'{}' and '{}' are the same document", documents_[by_digest_[i - 1]].name, documents_[by_digest_[i]].name));
+    }
+  }
+}
+
+int64_t Corpus::tokens(Split split) const { return stream_.info(kSplitNames[size_t(split)]).elements(); }
+
+int64_t Corpus::windows(Split split) const { return std::max<int64_t>(0, tokens(split) - 1) / window_length_; }
+
+void Corpus::read_window(Split split, int64_t window, std::span<int64_t> ids) const {
+  OVERPROOF_CHECK(window >= 0 && window < windows(split) && int64_t(ids.size()) == window_length_ + 1);
+  const char* name = kSplitNames[size_t(split)];
+  const int64_t first = window * window_length_;
+  const auto copy = [&](auto values) {
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = int64_t(values[size_t(first) + i]);
+  };
+  if (stream_.info(name).dtype == DType::u16) {
+    copy(stream_.values<uint16_t>(name));
+  } else {
+    copy(stream_.values<uint32_t>(name));
+  }
+  // Checked here and not when opened: a large stream is read once, not twice.
+  for (const int64_t id : ids) {
+    if (id >= vocab_size_) throw FormatError(stream_.path(), -1, fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size_));
+  }
+}
+
+const Document& Corpus::document_at(Split split, int64_t position) const {
+  OVERPROOF_CHECK(position >= 0 && position < tokens(split));
+  const auto& order = order_[size_t(split)];
+  const auto it = std::upper_bound(order.begin(), order.end(), position,
+                                   [&](int64_t p, size_t i) { return p < documents_[i].first_token; });
+  return documents_[*(it - 1)];
+}
+
+const Document* Corpus::find(std::string_view name_or_digest) const {
+  const auto named = std::lower_bound(by_name_.begin(), by_name_.end(), name_or_digest,
+                                      [&](size_t i, std::string_view name) { return documents_[i].name < name; });
+  if (named != by_name_.end() && documents_[*named].name == name_or_digest) return &documents_[*named];
+  Digest digest;
+  try {
+    digest = Digest::from_hex(name_or_digest);
+  } catch (const UsageError&) {
+    return nullptr;
+  }
+  const auto found = std::lower_bound(by_digest_.begin(), by_digest_.end(), digest,
+                                      [&](size_t i, const Digest& d) { return documents_[i].digest < d; });
+  return found != by_digest_.end() && documents_[*found].digest == digest ? &documents_[*found] : nullptr;
+}
+
+std::string texts_file_name(std::string_view source) {
+  std::string name = "texts/";
+  for (const char c : source) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '+' || c == '-' ||
+                       (c == '.' && name.size() > 6);  // no hidden file, no ".."
+    name += plain ? std::string(1, c) : fmt::format("%{:02X}", uint8_t(c));
+  }
+  return name + ".jsonl";
+}
+
+std::string document_text(const fs::path& artifact, const Document& document) {
+  const fs::path path = artifact / texts_file_name(document.source);
+  std::string text;
+  bool found = false;
+  const std::string digest = document.digest.hex();
+  for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
+    // The digest stands in the line as it is, so only the right line is parsed.
+    if (found || line.find(digest) == std::string_view::npos) return;
+    const Json record = parse_json(line, path, offset);
+    if (member<std::string>(record, "name", path, offset) != document.name) return;
+    text = member<std::string>(record, "text", path, offset);
+    if (sha256(text) != document.digest) throw FormatError(path, offset, fmt::format("the text of '{}' does not have its digest", document.name));
+    found = true;
+  });
+  if (!found) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", document.name));
+  return text;
+}
+
+void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit) {
+  const std::vector<Document> documents = read_documents(artifact / "documents.jsonl");
+  for (size_t at = 0; at < documents.size();) {
+    const fs::path path = artifact / texts_file_name(documents[at].source);
+    const std::string& source = documents[at].source;
+    for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
+      const Json record = parse_json(line, path, offset);
+      const auto text = member<std::string>(record, "text", path, offset);
+      if (at == documents.size() || documents[at].source != source || sha256(text) != documents[at].digest) {
+        throw FormatError(path, offset, "its texts are not the documents of the table, in order");
+      }
+      visit(documents[at++], text);
+    });
+    if (at < documents.size() && documents[at].source == source) {
+      throw FormatError(path, -1, fmt::format("the text of '{}' is missing", documents[at].name));
+    }
+  }
+}
+
+}  // namespace overproof

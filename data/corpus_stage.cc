@@ -1,0 +1,302 @@
+#include "data/corpus_stage.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "data/corpus.h"
+#include "data/dep5.h"
+#include "data/tokenizer.h"
+#include "data/utf8.h"
+#include "formats/safetensors.h"
+
+namespace overproof {
+
+namespace {
+
+struct Candidate {
+  fs::path file;
+  std::string name, source, license, rule;
+};
+
+std::vector<Candidate> list_packages(const fs::path& folder) {
+  std::vector<Candidate> list;
+  for (const auto& package : fs::directory_iterator(folder)) {
+    if (!package.is_directory()) continue;
+    const std::string source = package.path().filename().string();
+    std::optional<CopyrightFile> copyright;
+    if (const fs::path path = package.path() / "copyright"; fs::exists(path)) {
+      copyright = parse_copyright(read_file(path, 64 << 20), path);
+    }
+    for (const auto& entry : fs::recursive_directory_iterator(package.path())) {
+      if (!entry.is_regular_file() || entry.path().extension() != ".txt") continue;
+      throw_if_interrupted();
+      const std::string installed = entry.path().lexically_relative(package.path()).replace_extension().generic_string();
+      LicenseMatch match{"unspecified", "none", ""};
+      if (copyright) match = license_of(*copyright, installed);
+      if (match.license.empty()) match.license = "unspecified";
+      list.push_back({entry.path(), source + "/" + installed, source, match.license, match.rule});
+    }
+  }
+  return list;
+}
+
+std::vector<Candidate> list_given(const fs::path& folder, const fs::path& table) {
+  std::vector<Candidate> list;
+  const std::string all = read_file(table);
+  for (size_t at = 0; at < all.size();) {
+    const size_t end = std::min(all.find('\n', at), all.size());
+    const std::string_view line = std::string_view(all).substr(at, end - at);
+    const Json record = parse_json(line, table, int64_t(at));
+    for (const char* key : {"name", "license", "source"}) {
+      if (!record.is_object() || !record.contains(key) || !record[key].is_string()) {
+        throw FormatError(table, int64_t(at), fmt::format("'{}' is missing or is no string", key));
+      }
+    }
+    const auto name = record["name"].get<std::string>();
+    if (!is_safe_relative_name(name)) throw FormatError(table, int64_t(at), fmt::format("'{}' is not a name inside the folder", name));
+    list.push_back({folder / name, name, record["source"].get<std::string>(), record["license"].get<std::string>(), "given"});
+    at = end + 1;
+  }
+  return list;
+}
+
+std::vector<Candidate> list_documents(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw IoError(folder, "the corpus's source must be a folder", ENOTDIR);
+  const fs::path table = folder / "documents.jsonl";
+  auto list = fs::exists(table) ? list_given(folder, table) : list_packages(folder);
+  if (list.empty()) throw UsageError(fmt::format("{} holds no documents (.txt files in a folder for each package, or documents.jsonl)", folder.string()));
+  const auto key = [](const Candidate& c) { return std::tie(c.source, c.name); };
+  std::sort(list.begin(), list.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
+  const auto same = std::adjacent_find(list.begin(), list.end(), [&](const auto& a, const auto& b) { return key(a) == key(b); });
+  if (same != list.end()) throw FormatError(folder, -1, fmt::format("two documents are called '{}'", same->name));
+  return list;
+}
+
+/// A file of raw token bytes that grows while the number of tokens is still unknown.
+class Spool {
+ public:
+  explicit Spool(fs::path path) : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb+")) {
+    if (!file_) throw IoError(path_, "cannot create", errno);
+  }
+  ~Spool() {
+    std::fclose(file_);
+    std::error_code ignored;
+    fs::remove(path_, ignored);
+  }
+  Spool(const Spool&) = delete;
+  Spool& operator=(const Spool&) = delete;
+  void append(const std::vector<int32_t>& ids, DType dtype) {
+    if (dtype == DType::u16) {
+      narrow_.assign(ids.begin(), ids.end());
+      write(narrow_.data(), narrow_.size() * 2);
+    } else {
+      write(ids.data(), ids.size() * 4);  // ids are not negative, so the bits are those of U32
+    }
+    tokens += int64_t(ids.size());
+  }
+  void copy_to(SafetensorsWriter& writer) {
+    if (std::fflush(file_) != 0) throw IoError(path_, "cannot write", errno);
+    std::rewind(file_);
+    std::vector<char> buffer(1 << 20);
+    while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), file_)) writer.append(buffer.data(), n);
+    if (std::ferror(file_)) throw IoError(path_, "cannot read", errno);
+  }
+  int64_t tokens = 0;
+
+ private:
+  void write(const void* data, size_t bytes) {
+    if (std::fwrite(data, 1, bytes, file_) != bytes) throw IoError(path_, "cannot write", errno);
+  }
+  fs::path path_;
+  std::FILE* file_;
+  std::vector<uint16_t> narrow_;
+};
+
+int32_t separator_of(const Tokenizer& tokenizer, const std::string& wanted) {
+  const std::string text = wanted.empty() ? "<|endoftext|>" : wanted;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.token_text(id) == text) return id;
+  }
+  if (!wanted.empty()) throw UsageError(fmt::format("the separator '{}' is not a token of this tokenizer", wanted));
+  if (tokenizer.eos_id() < 0) throw UsageError("the tokenizer names no end token; choose one with separator");
+  return tokenizer.eos_id();
+}
+
+/// Keyed by a fixed label alone, so the same document is held out in every corpus that asks for the same fraction.
+Split split_of(const Digest& digest, double held_out) {
+  Sha256 hash;
+  hash.update("overproof held-out v1");
+  hash.update(digest.bytes.data(), digest.bytes.size());
+  const Digest key = hash.finish();
+  uint64_t bits = 0;
+  for (int i = 0; i < 8; ++i) bits = bits << 8 | key.bytes[size_t(i)];
+  return double(bits >> 11) * 0x1p-53 < held_out ? Split::held_out : Split::train;
+}
+
+/// What one document became, before it is known whether an earlier one is the same.
+struct Prepared {
+  std::string text;
+  Digest digest;
+  std::vector<int32_t> ids;
+  bool too_short = false, too_long = false;
+  int64_t fault_at = -1;
+  std::string fault;  // not empty: broken
+};
+
+Prepared prepare(const Candidate& candidate, const CorpusConfig& config, const Tokenizer& tokenizer, int32_t separator) {
+  Prepared out;
+  std::error_code error;
+  const auto size = fs::file_size(candidate.file, error);
+  if (error) {
+    out.fault = fmt::format("cannot read: {}", error.message());
+    return out;
+  }
+  out.too_short = int64_t(size) < std::max<int64_t>(config.min_bytes, 1);
+  out.too_long = int64_t(size) > config.max_bytes;
+  if (out.too_short || out.too_long) return out;
+  try {
+    out.text = read_file(candidate.file);
+  } catch (const IoError& e) {
+    out.fault = e.what();
+    return out;
+  }
+  out.fault_at = invalid_utf8_at(out.text);
+  if (out.fault_at >= 0) {
+    out.fault = "it is not UTF-8";
+    return out;
+  }
+  out.digest = sha256(out.text);
+  tokenizer.encode(out.text, out.ids);
+  out.ids.push_back(separator);
+  return out;
+}
+
+struct Tally {
+  int64_t documents = 0, bytes = 0, tokens = 0;
+  void add(const Document& d) { ++documents, bytes += d.bytes, tokens += d.tokens; }
+  Json json() const { return {{"documents", documents}, {"bytes", bytes}, {"tokens", tokens}}; }
+};
+
+Json tallies(const std::map<std::string, Tally>& map) {
+  Json object = Json::object();
+  for (const auto& [name, tally] : map) object[name] = tally.json();
+  return object;
+}
+
+}  // namespace
+
+StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs) {
+  const auto tokenizer = open_tokenizer(inputs.path("tokenizer"));
+  const int32_t separator = separator_of(*tokenizer, config.separator);
+  const std::vector<Candidate> candidates = list_documents(inputs.path("source"));
+  const DType dtype = tokenizer->vocab_size() <= 65536 ? DType::u16 : DType::u32;
+
+  fs::create_directories(outputs.scratch());
+  Spool train(outputs.scratch() / "train.tokens"), held_out(outputs.scratch() / "held_out.tokens");
+  OutputFile table = outputs.folder().open("documents.jsonl");
+  std::optional<OutputFile> texts;
+  std::string texts_source;
+  std::set<Digest> seen;
+  std::map<std::string, Tally> by_license, by_source, by_rule, by_split;
+  int64_t duplicates = 0, too_short = 0, too_long = 0, done = 0;
+  Json broken = Json::array();
+
+  const auto keep = [&](const Candidate& candidate, Prepared& prepared) {
+    Document d{.digest = prepared.digest, .name = candidate.name, .source = candidate.source, .license = candidate.license,
+               .license_rule = candidate.rule, .bytes = int64_t(prepared.text.size()), .split = split_of(prepared.digest, config.held_out),
+               .tokens = int64_t(prepared.ids.size())};
+    Spool& spool = d.split == Split::train ? train : held_out;
+    d.first_token = spool.tokens;
+    spool.append(prepared.ids, dtype);
+    const char* split = d.split == Split::train ? "train" : "held_out";
+    table.write(Json{{"digest", d.digest.hex()}, {"name", d.name}, {"source", d.source}, {"license", d.license},
+                     {"license_rule", d.license_rule}, {"bytes", d.bytes}, {"split", split}, {"first_token", d.first_token},
+                     {"tokens", d.tokens}}.dump() + "\n");
+    if (!texts || texts_source != d.source) {
+      if (texts) outputs.folder().finish(std::move(*texts));
+      texts.emplace(outputs.folder().open(texts_file_name(d.source)));
+      texts_source = d.source;
+    }
+    texts->write(Json{{"name", d.name}, {"digest", d.digest.hex()}, {"text", std::move(prepared.text)}}.dump() + "\n");
+    by_license[d.license].add(d);
+    by_source[d.source].add(d);
+    by_rule[d.license_rule].add(d);
+    by_split[split].add(d);
+  };
+
+  Progress progress("corpus", int64_t(candidates.size()), "documents");
+  constexpr size_t kBatch = 128;
+  for (size_t begin = 0; begin < candidates.size(); begin += kBatch) {
+    throw_if_interrupted();
+    const size_t count = std::min(kBatch, candidates.size() - begin);
+    std::vector<Prepared> batch(count);
+    parallel_for(int64_t(count), 4, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        batch[size_t(i)] = prepare(candidates[begin + size_t(i)], config, *tokenizer, separator);
+      }
+    });
+    for (size_t i = 0; i < count; ++i) {
+      const Candidate& candidate = candidates[begin + i];
+      if (!batch[i].fault.empty()) {
+        broken.push_back({{"name", candidate.name}, {"cause", batch[i].fault}});
+        if (int64_t(broken.size()) > config.allow_broken) {
+          throw FormatError(candidate.file, batch[i].fault_at, fmt::format("{} (broken documents are skipped with allow-broken)", batch[i].fault));
+        }
+      } else if (batch[i].too_short || batch[i].too_long) {
+        ++(batch[i].too_short ? too_short : too_long);
+      } else if (!seen.insert(batch[i].digest).second) {
+        ++duplicates;
+      } else {
+        keep(candidate, batch[i]);
+      }
+    }
+    progress.update(done += int64_t(count), fmt::format("{} tokens", train.tokens + held_out.tokens));
+  }
+  if (seen.empty()) throw UsageError("no document is left: all are too short, too long or broken");
+  outputs.folder().finish(std::move(*texts));
+  outputs.folder().finish(std::move(table));
+
+  SafetensorsWriter stream(outputs.folder(), "tokens.safetensors",
+                           {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}},
+                           {{"vocab_size", std::to_string(tokenizer->vocab_size())},
+                            {"tokenizer_probe", tokenizer->probe().hex()},
+                            {"separator", std::to_string(separator)},
+                            {"window_length", std::to_string(config.window_length)}});
+  train.copy_to(stream);
+  held_out.copy_to(stream);
+  stream.close();
+
+  const Json licenses = {{"licenses", tallies(by_license)}, {"sources", tallies(by_source)}, {"license_rules", tallies(by_rule)}};
+  outputs.folder().write_file("licenses.json", licenses.dump(1, ' ') + "\n");
+
+  StageReport report;
+  report.metrics() = licenses;
+  report.metrics()["splits"] = tallies(by_split);
+  report.metrics()["duplicates"] = duplicates;
+  report.metrics()["too_short"] = too_short;
+  report.metrics()["too_long"] = too_long;
+  report.metrics()["broken"] = broken;
+  const auto total = int64_t(seen.size());
+  report.summary.push_back(fmt::format("{} documents, {} training and {} held-out tokens, {} licences, {} sources", total, train.tokens,
+                                       held_out.tokens, by_license.size(), by_source.size()));
+  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken", duplicates, too_short, too_long,
+                                       broken.size()));
+  for (const Json& record : broken) {
+    report.summary.push_back(fmt::format("broken: {}: {}", record["name"].get<std::string>(), record["cause"].get<std::string>()));
+  }
+  return report;
+}
+
+}  // namespace overproof

@@ -1,0 +1,40 @@
+#pragma once
+// Stage `corpus`: documents and their licences become the artifact of data/corpus.h.
+//
+// Input "source" is a folder, in one of two layouts:
+//   <source>/<package>/<path>.txt with <source>/<package>/copyright (machine-readable): licences by stanza, data/dep5.h
+//   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}
+// In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
+// Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
+
+#include <string>
+
+#include "core/config.h"
+#include "core/stage.h"
+
+namespace overproof {
+
+struct CorpusConfig {
+  int64_t min_bytes = 64;
+  int64_t max_bytes = 1 << 22;
+  double held_out = 0.05;
+  int64_t window_length = 256;
+  std::string separator;
+  int64_t allow_broken = 0;
+  template <class V>
+  void visit(V&& v) {
+    v("min-bytes", min_bytes, at_least(0), "shorter documents are left out, and counted");
+    v("max-bytes", max_bytes, in_range(1, 1 << 28), "longer documents are left out, and counted");
+    v("held-out", held_out, in_range(0, 0.9), "fraction of documents kept for evaluation, chosen by keyed digest");
+    v("window-length", window_length, in_range(2, 1 << 20), "tokens of a training window");
+    v("separator", separator, any_value(), "the token put after every document; empty: end of text, or else the tokenizer's end token");
+    v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, unreadable) may be skipped");
+  }
+};
+
+/// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
+/// of threads. Memory: one batch of documents, and about 300 bytes for each kept one.
+/// Throws FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault.
+StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs);
+
+}  // namespace overproof
