@@ -42,13 +42,13 @@ struct SyntheticRun {
     if (corpus_files) corpus_files(path() / "corpus");
     else write_text(path() / "corpus/documents.jsonl", "{}\n");
     write_text(path() / "corpus/licenses.json",
-               R"({"by_license":{"GPL-2+":{"bytes":120,"documents":2},"<b>MIT</b>":{"bytes":80,"documents":1}},)"
-               R"("by_source":{"manpages":{"bytes":200,"documents":3}}})");
+               R"({"licenses":{"GPL-2+":{"bytes":120,"documents":2},"<b>MIT</b>":{"bytes":80,"documents":1}},)"
+               R"("sources":{"manpages":{"bytes":200,"documents":3}}})");
     write_text(path() / "corpus/texts/one.txt", "some text");
     seal("corpus", "corpus", "corpus-of", {{"tokenizer", "teacher"}}, {{"window-length", kWindowLength}});
 
     write_text(path() / "statistics/statistics.json", "{\"tokens\": 64}");
-    seal("statistics", "observe", "observed", {{"teacher", "teacher"}, {"corpus", "corpus"}});
+    seal("statistics", "observe", "observed", {{"teacher", "teacher"}, {"corpus", "corpus"}}, {{"seed", 1}}, {{"windows", 4}});
     write_targets();
     seal("soft-targets", "teach", "taught", {{"teacher", "teacher"}, {"corpus", "corpus"}}, {{"draws", 50}});
     write_text(path() / "student-init/model.safetensors", std::string(2000, 'i'));
@@ -64,7 +64,8 @@ struct SyntheticRun {
          {{"steps", kSteps}, {"batch-size", kBatch}},
          {{"expert_load", {{0.5, 0.25, 0.125, 0.125}, {0.25, 0.25, 0.25, 0.25}, {0.0, 0.5, 0.5, 0.0}}}, {"loss", 0.3}});
     write_text(path() / "calibrated/model.safetensors", std::string(2000, 'c'));
-    seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
+    seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}},
+         {{"seed", 2}, {"steps", 3}, {"batch-size", 2}}, {{"ffn_activation", 0.25}, {"kl_before", 0.5}, {"kl_after", 0.4}});
     write_text(path() / "int8/model.safetensors", std::string(700, 'q'));
     write_text(path() / "int8/config.json", "{}");
     seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
