@@ -1,0 +1,127 @@
+#include "student/tiny_stage.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/rng.h"
+#include "model/decoder.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kEndOfText = 256;
+
+// Every weight is normal with variance 1 / fan-in, drawn from a stream of its own name; norms are one. The head is
+// larger, so that the teacher has opinions worth distilling.
+class RandomTensors final : public TensorSource {
+ public:
+  RandomTensors(const ModelConfig& c, uint64_t seed) : seed_(seed) {
+    const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim, ff = c.intermediate_size;
+    const auto add = [&](std::string name, std::vector<int64_t> shape) { infos_.push_back({std::move(name), DType::f32, std::move(shape)}); };
+    add("model.embed_tokens.weight", {c.vocab_size, hidden});
+    for (int64_t l = 0; l < c.layers; ++l) {
+      const std::string at = fmt::format("model.layers.{}.", l);
+      add(at + "input_layernorm.weight", {hidden});
+      add(at + "self_attn.q_proj.weight", {q, hidden});
+      add(at + "self_attn.k_proj.weight", {kv, hidden});
+      add(at + "self_attn.v_proj.weight", {kv, hidden});
+      add(at + "self_attn.o_proj.weight", {hidden, q});
+      add(at + "post_attention_layernorm.weight", {hidden});
+      add(at + "mlp.gate_proj.weight", {ff, hidden});
+      add(at + "mlp.up_proj.weight", {ff, hidden});
+      add(at + "mlp.down_proj.weight", {hidden, ff});
+    }
+    add("model.norm.weight", {hidden});
+    add("lm_head.weight", {c.vocab_size, hidden});
+  }
+
+  const std::vector<TensorInfo>& tensors() const override { return infos_; }
+
+  void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override {
+    const TensorInfo* info = find(name);
+    OVERPROOF_CHECK(info != nullptr);
+    if (info->shape.size() == 1) return std::fill(out.begin(), out.end(), 1.0f);
+    const int64_t columns = info->shape[1];
+    const double gain = name == "lm_head.weight" ? 3.0 : name == "model.embed_tokens.weight" ? std::sqrt(double(columns)) : 1.0;
+    for (int64_t r = 0; r < rows; ++r) {
+      Rng rng(seed_, fmt::format("tiny/{}", name), uint64_t(first_row + r));  // a stream a row: rows can be read in any order
+      for (int64_t c = 0; c < columns; ++c) out[size_t(r * columns + c)] = float(gain / std::sqrt(double(columns)) * rng.normal());
+    }
+  }
+
+ private:
+  uint64_t seed_;
+  std::vector<TensorInfo> infos_;
+};
+
+std::string utf8(int code) {
+  if (code < 0x80) return std::string(1, char(code));
+  return {char(0xc0 | (code >> 6)), char(0x80 | (code & 0x3f))};
+}
+
+}  // namespace
+
+std::string byte_tokenizer_json() {
+  // GPT-2's printable stand-ins for bytes: themselves where printable, else 256 and up in order.
+  Json vocabulary = Json::object();
+  int next = 256;
+  for (int b = 0; b < 256; ++b) {
+    const bool printable = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
+    vocabulary[utf8(printable ? b : next++)] = b;
+  }
+  vocabulary["<|endoftext|>"] = kEndOfText;
+  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  const Json end = {{"id", kEndOfText}, {"content", "<|endoftext|>"}, {"single_word", false}, {"lstrip", false},
+                    {"rstrip", false},  {"normalized", false},        {"special", true}};
+  const Json json = {{"version", "1.0"},
+                     {"truncation", nullptr},
+                     {"padding", nullptr},
+                     {"added_tokens", Json::array({end})},
+                     {"normalizer", nullptr},
+                     {"pre_tokenizer", byte_level},
+                     {"post_processor", nullptr},
+                     {"decoder", byte_level},
+                     {"model",
+                      {{"type", "BPE"},
+                       {"dropout", nullptr},
+                       {"unk_token", nullptr},
+                       {"continuing_subword_prefix", nullptr},
+                       {"end_of_word_suffix", nullptr},
+                       {"fuse_unk", false},
+                       {"byte_fallback", false},
+                       {"vocab", vocabulary},
+                       {"merges", Json::array()}}}};
+  return json.dump() + "\n";
+}
+
+StageReport run_tiny_teacher(const TinyTeacherConfig& config, const Inputs&, Outputs& outputs) {
+  prepare_torch();
+  if (config.hidden_size % (2 * config.heads) != 0 || config.heads % config.kv_heads != 0)
+    throw UsageError(fmt::format("hidden-size {} must be a multiple of 2 x heads ({}), and heads of kv-heads ({})", config.hidden_size,
+                                 config.heads, config.kv_heads));
+  ModelConfig shape;
+  shape.model_type = "llama";
+  shape.vocab_size = kEndOfText + 1;
+  shape.hidden_size = config.hidden_size;
+  shape.intermediate_size = config.intermediate_size;
+  shape.layers = config.layers;
+  shape.heads = config.heads;
+  shape.kv_heads = config.kv_heads;
+  shape.head_dim = config.hidden_size / config.heads;
+  shape.max_position = 2048;
+  shape.bos_id = shape.eos_id = kEndOfText;
+  const Decoder teacher(shape, RandomTensors(shape, uint64_t(config.seed)));
+  save_decoder(teacher, outputs.folder(), SaveDType::f32);
+  outputs.folder().write_file("tokenizer.json", byte_tokenizer_json());
+  outputs.folder().write_file("tokenizer_config.json",
+                              Json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", "<|endoftext|>"}}.dump() + "\n");
+  StageReport report;
+  report.metrics() = {{"parameters", shape.parameters()}};
+  report.summary.push_back(fmt::format("a Llama of {} parameters, of random weights", shape.parameters()));
+  return report;
+}
+
+}  // namespace overproof

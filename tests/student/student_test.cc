@@ -1,0 +1,184 @@
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <catch2/catch.hpp>
+#include <numeric>
+#include <set>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/rng.h"
+#include "data/tokenizer.h"
+#include "student/carve.h"
+#include "student/carve_stage.h"
+#include "student/certificate.h"
+#include "student/clusters.h"
+#include "student/ffn.h"
+#include "student/router_fit.h"
+#include "student/tiny_stage.h"
+#include "tests/student/temporary_folder.h"
+
+namespace overproof {
+namespace {
+
+at::Tensor random(std::vector<int64_t> shape, const std::string& stream) {
+  at::Tensor t = at::empty(shape);
+  Rng rng(7, stream);
+  float* values = t.data_ptr<float>();
+  for (int64_t i = 0; i < t.numel(); ++i) values[i] = float(rng.normal());
+  return t;
+}
+
+void make_tiny_teacher(const fs::path& folder) {
+  Outputs outputs(folder, folder);
+  TinyTeacherConfig config;
+  config.layers = 2;
+  config.hidden_size = 32;
+  config.intermediate_size = 64;
+  run_tiny_teacher(config, Inputs({}), outputs);
+}
+
+// statistics.safetensors of a teacher over random ids, as `observe` writes it for a corpus.
+void make_statistics(const Decoder& teacher, const fs::path& folder, const Digest& root) {
+  const ModelConfig& c = teacher.config();
+  const int64_t windows = 8, length = 64, tokens = windows * length;
+  Rng rng(3, "ids");
+  at::Tensor ids = at::empty({windows, length}, at::kLong);
+  for (int64_t i = 0; i < tokens; ++i) ids.data_ptr<int64_t>()[i] = int64_t(rng.below(uint64_t(c.vocab_size)));
+  std::vector<at::Tensor> tensors = {ids.to(at::kInt).view({-1})};
+  std::vector<TensorInfo> infos = {{"tokens", DType::i32, {tokens}}};
+  ForwardOptions options;
+  options.on_ffn_input = [&](int64_t l, const at::Tensor& input) {
+    const LayerWeights& w = teacher.layers()[size_t(l)];
+    tensors.push_back(input.to(at::kHalf));
+    tensors.push_back(neuron_contributions(neuron_activations(w.gate_up, input), w.down).mean(0));
+    infos.push_back({fmt::format("layers.{}.ffn_input", l), DType::f16, {tokens, c.hidden_size}});
+    infos.push_back({fmt::format("layers.{}.importance", l), DType::f32, {c.intermediate_size}});
+  };
+  teacher.hidden(ids, options);
+  OutputFolder out(folder);
+  SafetensorsWriter writer(out, kStatisticsFile, infos,
+                           {{"teacher_root", root.hex()},
+                            {"tokens", std::to_string(tokens)},
+                            {"window_length", std::to_string(length)},
+                            {"layers", std::to_string(c.layers)},
+                            {"hidden_size", std::to_string(c.hidden_size)},
+                            {"intermediate_size", std::to_string(c.intermediate_size)}});
+  for (const at::Tensor& t : tensors) writer.append(t.data_ptr(), size_t(t.nbytes()));
+  writer.close();
+}
+
+}  // namespace
+
+TEST_CASE("balanced assignment fills every cluster evenly and no swap would gain") {
+  const at::Tensor scores = random({60, 5}, "scores");
+  const std::vector<int64_t> chosen = balanced_assignment(scores);
+  std::vector<int64_t> count(5);
+  for (const int64_t c : chosen) ++count[size_t(c)];
+  CHECK(count == std::vector<int64_t>(5, 12));
+  const auto s = scores.accessor<float, 2>();
+  for (int64_t a = 0; a < 60; ++a)
+    for (int64_t b = 0; b < 60; ++b)
+      CHECK(s[a][chosen[size_t(b)]] + s[b][chosen[size_t(a)]] <= s[a][chosen[size_t(a)]] + s[b][chosen[size_t(b)]] + 1e-5f);
+}
+
+TEST_CASE("k-means finds clusters that are there") {
+  // Four groups of eight rows around four directions, shuffled by stride.
+  at::Tensor profiles = 0.1 * random({32, 16}, "noise");
+  for (int64_t r = 0; r < 32; ++r) profiles[r][(r * 5 % 4) * 3] += 1.0;
+  profiles.div_(profiles.norm(2, {1}, true));
+  const std::vector<int64_t> chosen = balanced_kmeans(profiles, 4, 20, 1, 0);
+  for (int64_t r = 4; r < 32; ++r) CHECK(chosen[size_t(r)] == chosen[size_t(r - 4)]);
+  CHECK(std::set<int64_t>(chosen.begin(), chosen.end()).size() == 4);
+  CHECK(balanced_kmeans(profiles, 4, 20, 1, 0) == chosen);
+}
+
+TEST_CASE("k-means takes rows that are all alike") {
+  const at::Tensor profiles = at::ones({12, 4}) * 0.5;
+  const std::vector<int64_t> chosen = balanced_kmeans(profiles, 3, 5, 0, 0);
+  for (int64_t c = 0; c < 3; ++c) CHECK(std::count(chosen.begin(), chosen.end(), c) == 4);
+}
+
+TEST_CASE("the fitted router finds the experts that a linear function of the input makes large") {
+  const at::Tensor input = random({2000, 16}, "input") + 0.5;
+  const at::Tensor truth = random({6, 16}, "truth");
+  const at::Tensor norms = (at::matmul(input, truth.t()) * 0.3).exp();
+  RouterFitOptions options;
+  options.top_k = 2;
+  const RouterFit fit = fit_router(input, norms, options);
+  const at::Tensor wanted = largest(norms, 2), chosen = choose(fit, input, 2);
+  CHECK((wanted * chosen).sum().item<double>() / wanted.sum().item<double>() > 0.9);
+  CHECK(at::matmul(input, fit.gate.t()).square().mean().sqrt().item<double>() == Approx(options.scale).epsilon(1e-3));
+  CHECK(std::abs(fit.bias.mean().item<double>()) < 1e-6);
+}
+
+TEST_CASE("carving deals out every neuron once and keeps the function") {
+  const TemporaryFolder folder;
+  make_tiny_teacher(folder.path() / "teacher");
+  const Digest root = sha256(std::string_view("the tiny teacher"));
+  at::NoGradGuard no_grad;
+  const Decoder teacher(open_checkpoint(folder.path() / "teacher"));
+  make_statistics(teacher, folder.path() / "statistics", root);
+
+  const CarveOptions options{7, 1, 2, 10, 20, 0.0625, 0.01, 0};
+  const LayerCarving carving =
+      carve_layer(teacher.layers()[0].gate_up, teacher.layers()[0].down, Statistics(folder.path() / "statistics").ffn_input(0), options, 0);
+  const at::Tensor sorted = std::get<0>(carving.neurons.sort());
+  CHECK(at::equal(sorted, at::arange(64, at::kLong)));
+  CHECK(carving.quality.oracle_error <= carving.quality.router_error + 1e-9);
+  CHECK(carving.quality.recall > 2.0 / 7);  // better than chance
+
+  StudentConfig config;
+  config.experts = 7;
+  config.top_k = 2;
+  const Inputs inputs({{"teacher", {folder.path() / "teacher", root}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
+  Outputs outputs(folder.path() / "student", folder.path());
+  const StageReport report = run_student(config, inputs, outputs);
+  CHECK(report.metrics().at("certificate").at("largest_difference").get<double>() <= kEquivalenceBound);
+  CHECK(report.metrics().at("ffn_activation").get<double>() == Approx(3.0 / 8));
+
+  Decoder student(open_checkpoint(folder.path() / "student"));
+  CHECK(student.config().n_routed_experts == 7);
+  const at::Tensor window = at::arange(40, at::kLong).view({1, 40});
+  Certificate certificate = certify_equivalence(teacher, student, window);
+  CHECK(certificate.holds());
+  CHECK(certificate.tokens == 40);
+  CHECK(student.layers()[0].router.abs().max().item<double>() > 0);  // restored
+
+  // The certificate is no formality: one changed neuron breaks it.
+  student.layers()[1].expert_down[3][0][0] += 0.5;
+  CHECK_FALSE(certify_equivalence(teacher, student, window).holds());
+}
+
+TEST_CASE("statistics of another teacher are refused") {
+  const TemporaryFolder folder;
+  make_tiny_teacher(folder.path() / "teacher");
+  at::NoGradGuard no_grad;
+  const Decoder teacher(open_checkpoint(folder.path() / "teacher"));
+  make_statistics(teacher, folder.path() / "statistics", sha256(std::string_view("another")));
+  const Inputs inputs({{"teacher", {folder.path() / "teacher", Digest{}}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
+  Outputs outputs(folder.path() / "student", folder.path());
+  CHECK_THROWS_AS(run_student({}, inputs, outputs), UsageError);
+}
+
+TEST_CASE("shapes that cannot be carved are refused") {
+  ModelConfig teacher;
+  teacher.intermediate_size = 100;
+  CHECK_THROWS_AS(carved_config(teacher, {15, 1, 3}), UsageError);
+  teacher.intermediate_size = 128;
+  CHECK_THROWS_AS(carved_config(teacher, {7, 1, 8}), UsageError);
+  CHECK(carved_config(teacher, {7, 1, 2}).moe_intermediate_size == 16);
+}
+
+TEST_CASE("the byte tokenizer gives every byte back") {
+  const TemporaryFolder folder;
+  write_file_atomically(folder.path() / "tokenizer.json", byte_tokenizer_json());
+  const auto tokenizer = open_tokenizer(folder.path() / "tokenizer.json");
+  std::vector<int32_t> ids;
+  tokenizer->encode("a line\n\xe4\xb8\xad\xe6\x96\x87", ids);
+  CHECK(ids == std::vector<int32_t>{'a', ' ', 'l', 'i', 'n', 'e', '\n', 0xe4, 0xb8, 0xad, 0xe6, 0x96, 0x87});
+  CHECK(tokenizer->decode(ids) == "a line\n\xe4\xb8\xad\xe6\x96\x87");
+  CHECK(tokenizer->vocab_size() == 257);
+}
+
+}  // namespace overproof
