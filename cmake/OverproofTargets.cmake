@@ -43,7 +43,8 @@ function(overproof_torch_headers target)
     target_precompile_headers(overproof_torch_pch PRIVATE <ATen/ATen.h> <torch/csrc/autograd/custom_function.h>)
     set_target_properties(overproof_torch_pch PROPERTIES COMPILE_OPTIONS "${OVERPROOF_TORCH_OPTIONS}")
   endif()
-  # gcc ignores a precompiled header that was made with other definitions, so both sides define the same.
+  # gcc ignores a precompiled header that was made with other definitions or code models, so both sides use the same.
+  target_compile_options(${target} PRIVATE -fPIC)
   target_precompile_headers(${target} REUSE_FROM overproof_torch_pch)
 endfunction()
 
