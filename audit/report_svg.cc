@@ -1,0 +1,180 @@
+#include "audit/report_svg.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/json.h"
+
+namespace overproof {
+namespace {
+
+constexpr int kBoxWidth = 138, kBoxHeight = 46, kGapX = 54, kGapY = 22, kMargin = 8;
+constexpr size_t kMostPoints = 400;
+
+std::string opening(int width, int height, const std::string& title) {
+  return fmt::format("<svg viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" aria-label=\"{}\"><title>{}</title>\n", width, height, width,
+                     escape_html(title), escape_html(title));
+}
+
+/// Columns by the longest way from a source. Nodes stand in topological order, so parents are placed first.
+std::vector<int> depths(const RunFolder& run) {
+  std::vector<int> depth(run.nodes.size(), 0);
+  for (size_t i = 0; i < run.nodes.size(); ++i)
+    for (const auto& [slot, parent] : run.nodes[i].parents)
+      if (parent >= 0 && parent < int(i)) depth[i] = std::max(depth[i], depth[size_t(parent)] + 1);
+  return depth;
+}
+
+/// Equal parts replaced by their means, so that a curve of a million steps is a curve of a page.
+std::vector<double> thinned(const std::vector<double>& values) {
+  if (values.size() <= kMostPoints) return values;
+  std::vector<double> means;
+  for (size_t i = 0; i < kMostPoints; ++i) {
+    const size_t begin = i * values.size() / kMostPoints, end = (i + 1) * values.size() / kMostPoints;
+    double sum = 0;
+    for (size_t j = begin; j < end; ++j) sum += values[j];
+    means.push_back(sum / double(end - begin));
+  }
+  return means;
+}
+
+/// The least of 1, 2, 5 x 10^n that is not below x.
+double round_up(double x) {
+  const double power = std::pow(10.0, std::floor(std::log10(x)));
+  for (const double step : {1.0, 2.0, 5.0})
+    if (x <= step * power) return step * power;
+  return 10 * power;
+}
+
+}  // namespace
+
+std::string escape_html(std::string_view text) {
+  // JSON's writer is the one place that already knows how to mend UTF-8.
+  const std::string mended =
+      Json::parse(Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
+  std::string out;
+  for (const char c : mended) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      case '\'': out += "&#39;"; break;
+      default:
+        if (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') out += "\xef\xbf\xbd";
+        else out += c;
+    }
+  }
+  return out;
+}
+
+std::string pipeline_svg(const RunFolder& run) {
+  const std::vector<int> depth = depths(run);
+  std::vector<int> column_size, row(run.nodes.size());
+  for (size_t i = 0; i < run.nodes.size(); ++i) {
+    column_size.resize(std::max(column_size.size(), size_t(depth[i]) + 1));
+    row[i] = column_size[size_t(depth[i])]++;
+  }
+  const int rows = *std::max_element(column_size.begin(), column_size.end());
+  const int width = 2 * kMargin + int(column_size.size()) * (kBoxWidth + kGapX) - kGapX;
+  const int height = 2 * kMargin + rows * (kBoxHeight + kGapY) - kGapY;
+  const auto x = [&](size_t i) { return kMargin + depth[i] * (kBoxWidth + kGapX); };
+  const auto y = [&](size_t i) {
+    const int spare = (rows - column_size[size_t(depth[i])]) * (kBoxHeight + kGapY);
+    return kMargin + spare / 2 + row[i] * (kBoxHeight + kGapY);
+  };
+
+  std::string svg = opening(width, height, "What was made from what");
+  for (size_t i = 0; i < run.nodes.size(); ++i)
+    for (const auto& [slot, parent] : run.nodes[i].parents) {
+      if (parent < 0) continue;
+      const size_t p = size_t(parent);
+      const int x0 = x(p) + kBoxWidth, y0 = y(p) + kBoxHeight / 2, x1 = x(i), y1 = y(i) + kBoxHeight / 2, bend = kGapX * 2 / 3;
+      svg += fmt::format("<path class=\"edge\" d=\"M{} {}C{} {} {} {} {} {}\"><title>{} is the {} of {}</title></path>\n", x0, y0, x0 + bend,
+                         y0, x1 - bend, y1, x1, y1, escape_html(run.nodes[p].name), escape_html(slot), escape_html(run.nodes[i].name));
+    }
+  for (size_t i = 0; i < run.nodes.size(); ++i) {
+    const ArtifactNode& node = run.nodes[i];
+    const std::string kind = node.lineage() ? node.lineage()->kind : "unreadable";
+    svg += fmt::format("<g class=\"{}\"><rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" rx=\"6\"/>", node.check.faults.empty() ? "box" : "box bad",
+                       x(i), y(i), kBoxWidth, kBoxHeight);
+    svg += fmt::format("<text x=\"{}\" y=\"{}\" class=\"name\">{}</text>", x(i) + kBoxWidth / 2, y(i) + 20, escape_html(node.name));
+    svg += fmt::format("<text x=\"{}\" y=\"{}\" class=\"kind\">{}</text></g>\n", x(i) + kBoxWidth / 2, y(i) + 36, escape_html(kind));
+  }
+  return svg + "</svg>\n";
+}
+
+std::string lines_svg(const std::string& title, const std::vector<Series>& series) {
+  constexpr int kWidth = 640, kHeight = 250, kLeft = 56, kRight = 90, kTop = 14, kBottom = 34;
+  double most = 0;
+  size_t steps = 0;
+  for (const Series& s : series) {
+    steps = std::max(steps, s.values.size());
+    for (const double v : s.values)
+      if (std::isfinite(v)) most = std::max(most, v);
+  }
+  if (steps < 2 || most <= 0) return {};
+  const double top = round_up(most);
+  const int plot_width = kWidth - kLeft - kRight, plot_height = kHeight - kTop - kBottom;
+
+  std::string svg = opening(kWidth, kHeight, title);
+  for (int tick = 0; tick <= 4; ++tick) {
+    const double y = kTop + plot_height * (4 - tick) / 4.0;
+    svg += fmt::format("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{:.4g}</text>\n",
+                       kLeft, y, kWidth - kRight, kLeft - 6, y + 4, top * tick / 4);
+    const double x = kLeft + plot_width * tick / 4.0;
+    svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x, kHeight - 16,
+                       int64_t(steps - 1) * tick / 4);
+  }
+  svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">step</text>\n", kLeft + plot_width / 2, kHeight - 3);
+  for (size_t s = 0; s < series.size(); ++s) {
+    const std::vector<double> values = thinned(series[s].values);
+    std::string path;
+    bool pen_down = false;
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (!std::isfinite(values[i])) {
+        pen_down = false;
+        continue;
+      }
+      const double x = kLeft + plot_width * double(i) / double(std::max<size_t>(values.size() - 1, 1));
+      const double y = kTop + plot_height * (1 - std::clamp(values[i] / top, 0.0, 1.0));
+      path += fmt::format("{}{:.1f} {:.1f}", pen_down ? 'L' : 'M', x, y);
+      pen_down = true;
+    }
+    svg += fmt::format("<path class=\"line s{}\" d=\"{}\"/>\n", s % 4, path);
+    // The legend stands beside the plot: line ends of two losses often meet.
+    const int y = kTop + 10 + int(s) * 18;
+    svg += fmt::format("<path class=\"line s{}\" d=\"M{} {}h16\"/><text class=\"tick\" x=\"{}\" y=\"{}\">{}</text>\n", s % 4,
+                       kWidth - kRight + 8, y, kWidth - kRight + 29, y + 4, escape_html(series[s].name));
+  }
+  return svg + "</svg>\n";
+}
+
+std::string loads_svg(const std::string& title, const std::vector<std::vector<double>>& loads) {
+  size_t experts = 0;
+  for (const auto& layer : loads) experts = std::max(experts, layer.size());
+  if (experts == 0) return {};
+  constexpr int kLeft = 56, kTop = 18, kCellHeight = 11;
+  const int cell = std::clamp(560 / int(experts), 3, 36);
+  std::string svg = opening(kLeft + cell * int(experts) + 8, kTop + kCellHeight * int(loads.size()) + 8, title);
+  svg += fmt::format("<text class=\"tick\" x=\"{}\" y=\"11\">expert 0 to {}</text>\n", kLeft, experts - 1);
+  for (size_t l = 0; l < loads.size(); ++l) {
+    double sum = 0;
+    for (const double v : loads[l]) sum += v;
+    const double mean = loads[l].empty() ? 0 : sum / double(loads[l].size());
+    const int y = kTop + int(l) * kCellHeight;
+    if (l % 5 == 0 || loads.size() <= 8)
+      svg += fmt::format("<text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{}\">layer {}</text>\n", kLeft - 5, y + 9, l);
+    for (size_t e = 0; e < loads[l].size(); ++e) {
+      const double relative = mean > 0 ? loads[l][e] / mean : 0;
+      svg += fmt::format("<rect class=\"load\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill-opacity=\"{:.2f}\">"
+                         "<title>layer {}, expert {}: {:.2f} of the mean</title></rect>\n",
+                         kLeft + int(e) * cell, y, cell - 1, kCellHeight - 1, std::clamp(relative / 2, 0.0, 1.0), l, e, relative);
+    }
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace overproof
