@@ -1,0 +1,27 @@
+// SHA-256 of data in memory. benchmarks/run.py sets it beside `openssl speed sha256`.
+
+#include <benchmark/benchmark.h>
+
+#include <vector>
+
+#include "core/digest.h"
+
+namespace {
+
+void sha256_in_memory(benchmark::State& state) {
+  // As many bytes a call as `openssl speed -bytes` is asked for.
+  const std::vector<uint8_t> data(size_t(state.range(0)), 'a');
+  overproof::Digest digest;
+  for (auto _ : state) {
+    digest = overproof::sha256(data);
+    benchmark::DoNotOptimize(digest);
+  }
+  state.SetBytesProcessed(int64_t(state.iterations()) * state.range(0));
+  // 1,048,576 times 'a', as sha256sum says.
+  if (digest.hex() != "9bc1b2a288b26af7257a36277ae3816a7d4f16e89c1e7e77d0a5c48bad62b360") state.SkipWithError("the digest is wrong");
+}
+BENCHMARK(sha256_in_memory)->Arg(1 << 20)->MinTime(1.0);
+
+}  // namespace
+
+BENCHMARK_MAIN();

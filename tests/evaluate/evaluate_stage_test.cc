@@ -1,0 +1,154 @@
+#include "evaluate/evaluate_stage.h"
+
+#include <ATen/ATen.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <fstream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/rng.h"
+#include "data/corpus.h"
+#include "data/tokenizer.h"
+#include "model/decoder.h"
+#include "quantize/quantize_stage.h"
+#include "student/tiny_stage.h"
+
+using namespace overproof;
+
+namespace {
+
+constexpr int64_t kLength = 32, kHeldOut = 32 * 13 + 5;
+
+struct TemporaryFolder {
+  fs::path path;
+  TemporaryFolder() {
+    std::string pattern = (fs::temp_directory_path() / "overproof-evaluate-XXXXXX").string();
+    path = mkdtemp(pattern.data());
+  }
+  ~TemporaryFolder() { fs::remove_all(path); }
+};
+
+void make_model(const fs::path& folder, int64_t seed) {
+  fs::create_directories(folder);
+  Outputs outputs(folder, folder / "scratch");
+  run_tiny_teacher({.layers = 2, .hidden_size = 32, .intermediate_size = 64, .seed = seed}, Inputs({}), outputs);
+}
+
+/// A corpus of random ids: one document a split.
+void make_corpus(const fs::path& folder, const Digest& probe, int64_t vocab) {
+  fs::create_directories(folder);
+  OutputFolder out(folder);
+  std::string table;
+  const std::vector<std::pair<std::string, int64_t>> splits = {{"train", 100}, {"held_out", kHeldOut}};
+  for (const auto& [split, tokens] : splits)
+    table += Json{{"digest", sha256(split).hex()}, {"name", split}, {"source", "test"}, {"license", "CC0-1.0"}, {"license_rule", "*"},
+                  {"bytes", tokens},               {"split", split}, {"first_token", 0}, {"tokens", tokens}}.dump() + "\n";
+  out.write_file("documents.jsonl", table);
+  SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {100}}, {"held_out", DType::u16, {kHeldOut}}},
+                           {{"vocab_size", std::to_string(vocab)}, {"window_length", std::to_string(kLength)},
+                            {"tokenizer_probe", probe.hex()}, {"separator", "256"}});
+  Rng rng(9, "test/tokens");
+  for (const auto& [split, tokens] : splits)
+    for (int64_t i = 0; i < tokens; ++i) {
+      const uint16_t id = uint16_t(rng.below(uint64_t(vocab)));
+      writer.append(&id, sizeof id);
+    }
+  writer.close();
+}
+
+struct Fixture {
+  TemporaryFolder folder;
+  std::map<std::string, InputArtifact> slots;
+  Fixture() {
+    make_model(folder.path / "teacher", 0);
+    make_model(folder.path / "stranger", 1);
+    fs::create_directories(folder.path / "int8");
+    Outputs outputs(folder.path / "int8", folder.path / "scratch");
+    run_quantize({}, Inputs({{"model", {folder.path / "teacher", {}}}}), outputs);
+    make_corpus(folder.path / "corpus", open_tokenizer(folder.path / "teacher")->probe(), 257);
+    for (const char* name : {"teacher", "corpus", "int8", "stranger"}) slots[name] = {folder.path / name, {}};
+  }
+  StageReport evaluate(const EvaluateConfig& config) {
+    fs::create_directories(folder.path / "out");
+    Outputs outputs(folder.path / "out", folder.path / "scratch");
+    return run_evaluate(config, Inputs(slots), outputs);
+  }
+};
+
+struct Expected {
+  double perplexity, kl_mean, kl_p99, top1;
+};
+
+/// The definition, window by window in double, nothing shared with the stage.
+Expected by_definition(const fs::path& root, const std::string& name, const std::vector<int64_t>& windows) {
+  const Decoder teacher(open_checkpoint(root / "teacher")), model(open_checkpoint(root / name));
+  const Corpus corpus(root / "corpus");
+  std::vector<double> kl;
+  double nll = 0, agree = 0;
+  for (const int64_t window : windows) {
+    std::vector<int64_t> ids(kLength + 1);
+    corpus.read_window(Split::held_out, window, ids);
+    const at::Tensor tokens = at::tensor(at::ArrayRef<int64_t>(ids)).narrow(0, 0, kLength).unsqueeze(0);
+    const at::Tensor p = at::softmax(teacher.logits(teacher.hidden(tokens)).to(at::kDouble), -1);
+    const at::Tensor q = at::softmax(model.logits(model.hidden(tokens)).to(at::kDouble), -1);
+    for (int64_t i = 0; i < kLength; ++i) {
+      double sum = 0;
+      for (int64_t v = 0; v < p.size(1); ++v) sum += p[i][v].item<double>() * std::log(p[i][v].item<double>() / q[i][v].item<double>());
+      kl.push_back(sum);
+      nll -= std::log(q[i][ids[size_t(i) + 1]].item<double>());
+      agree += p[i].argmax().item<int64_t>() == q[i].argmax().item<int64_t>();
+    }
+  }
+  std::ranges::sort(kl);
+  const double n = double(kl.size());
+  double mean = 0;
+  for (const double x : kl) mean += x / n;
+  return {std::exp(nll / n), mean, kl[size_t(std::ceil(0.99 * n)) - 1], agree / n};
+}
+
+}  // namespace
+
+TEST_CASE_METHOD(Fixture, "every figure is what its definition says") {
+  const StageReport report = evaluate({.tokens = 100, .batch = 3});
+  const Json evaluation = read_json(folder.path / "out" / "evaluation.json");
+  CHECK(evaluation["tokens"] == 128);  // whole windows
+  CHECK(evaluation == report.metrics());
+  REQUIRE(evaluation["models"].size() == 3);
+  const Json &teacher = evaluation["models"][0], &int8 = evaluation["models"][1], &stranger = evaluation["models"][2];
+  CHECK(teacher["name"] == "teacher");
+  CHECK(int8["name"] == "int8");  // nearer to the teacher than the stranger
+  CHECK(stranger["name"] == "stranger");
+  CHECK(teacher["kl_mean"] == 0.0);
+  CHECK(teacher["top1_agreement"] == 1.0);
+  CHECK(teacher["ffn_activation"] == 1.0);
+  CHECK(int8["parameters"] == teacher["parameters"]);
+  CHECK(int8["bytes"] == fs::file_size(folder.path / "int8" / "model.safetensors"));
+  for (const char* name : {"int8", "stranger"}) {
+    const Json& row = std::string(name) == "int8" ? int8 : stranger;
+    const Expected expected = by_definition(folder.path, name, {1, 4, 8, 11});  // the middles of four quarters of 13
+    CAPTURE(name);
+    CHECK(row["perplexity"].get<double>() == Approx(expected.perplexity).epsilon(1e-4));
+    CHECK(row["kl_mean"].get<double>() == Approx(expected.kl_mean).epsilon(1e-3).margin(1e-7));
+    CHECK(row["kl_p99"].get<double>() == Approx(expected.kl_p99).epsilon(1e-3).margin(1e-6));
+    CHECK(row["top1_agreement"].get<double>() == Approx(expected.top1).margin(0.5 / 128));
+    CHECK(row["kl_mean"].get<double>() > 0.0);
+  }
+  CHECK(evaluation.dump().find("tokens_per_second") == std::string::npos);
+  CHECK(report.summary.size() == 5);
+}
+
+TEST_CASE_METHOD(Fixture, "more tokens than there are means all of them, and the batch does not matter") {
+  const Json whole = evaluate({.tokens = 1000000, .batch = 5}).metrics();
+  CHECK(whole["tokens"] == 13 * kLength);
+  const Json single = evaluate({.tokens = 1000000, .batch = 1}).metrics();
+  CHECK(single["models"][2]["kl_mean"].get<double>() == Approx(whole["models"][2]["kl_mean"].get<double>()).epsilon(1e-5));
+}
+
+TEST_CASE_METHOD(Fixture, "a corpus cut with another tokenizer is refused") {
+  make_corpus(folder.path / "corpus", sha256("another"), 257);
+  CHECK_THROWS_AS(evaluate({}), UsageError);
+}
