@@ -96,6 +96,8 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   }
   const std::string prefix = fmt::format("model.layers.{}.", layer);
 
+  const bool of_experts = part.find("exp") != std::string_view::npos || part == "ffn_gate_inp.weight";
+  if (of_experts && arch_ != "glm4moe") refuse(fmt::format("makes this a mixture of experts, which is supported for glm4moe, not {}", arch_));
   if (const std::string_view hf = look_up(kExperts, part); !hf.empty()) {
     if (tensor.shape.size() != 3) refuse("does not have three dimensions");
     if (tensor.shape[0] > file_.integer(arch_ + ".expert_count")) refuse("has more experts than expert_count");
@@ -230,6 +232,7 @@ Json GgufCheckpoint::config() const {
   token("pad_token_id", "tokenizer.ggml.padding_token_id");
 
   if (arch_ == "glm4moe") {
+    if (file_.integer(key("nextn_predict_layers"), 0) != 0) throw FormatError(file_.path(), -1, "layers for predicting further tokens are not supported");
     // llama.cpp numbers the gating functions; 2 is the sigmoid, the only one this architecture has.
     if (file_.integer(key("expert_gating_func"), 2) != 2) throw FormatError(file_.path(), -1, "expert_gating_func is not sigmoid (2)");
     c["use_qk_norm"] = find("model.layers.0.self_attn.q_norm.weight") != nullptr;
@@ -243,7 +246,7 @@ Json GgufCheckpoint::config() const {
     c["first_k_dense_replace"] = file_.integer(key("leading_dense_block_count"), 0);
     c["n_group"] = file_.integer(key("expert_group_count"), 1);
     c["topk_group"] = file_.integer(key("expert_group_used_count"), 1);
-    c["num_nextn_predict_layers"] = 0;  // their tensors are refused above
+    c["num_nextn_predict_layers"] = 0;
   }
   c["rope_parameters"] = scaling;
   return c;

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/error.h"
 #include "core/float_bits.h"
@@ -25,6 +28,17 @@ void cast_each(const uint8_t* from, std::span<float> out) {
   convert_each<T>(from, out, [](T v) { return static_cast<float>(v); });
 }
 
+/// The "finite, no negative zero" 8-bit floats: sign, exponent, `mantissa_bits`.
+float fnuz_to_f32(uint8_t v, int mantissa_bits, int bias) {
+  if (v == 0x80) return std::numeric_limits<float>::quiet_NaN();
+  const int one = 1 << mantissa_bits, mantissa = v & (one - 1), exponent = (v & 0x7f) >> mantissa_bits;
+  const int significand = exponent == 0 ? mantissa : one + mantissa;
+  const float x = std::ldexp(float(significand), std::max(exponent, 1) - bias - mantissa_bits);
+  return v & 0x80 ? -x : x;
+}
+
+float e8m0_to_f32(uint8_t v) { return v == 0xff ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, int(v) - 127); }
+
 }  // namespace
 
 int64_t dtype_bytes(DType dtype) {
@@ -33,7 +47,10 @@ int64_t dtype_bytes(DType dtype) {
     case DType::u8:
     case DType::i8:
     case DType::f8_e4m3:
-    case DType::f8_e5m2: return 1;
+    case DType::f8_e5m2:
+    case DType::f8_e4m3fnuz:
+    case DType::f8_e5m2fnuz:
+    case DType::f8_e8m0: return 1;
     case DType::i16:
     case DType::u16:
     case DType::f16:
@@ -43,7 +60,8 @@ int64_t dtype_bytes(DType dtype) {
     case DType::f32: return 4;
     case DType::f64:
     case DType::i64:
-    case DType::u64: return 8;
+    case DType::u64:
+    case DType::c64: return 8;
   }
   return 0;
 }
@@ -65,12 +83,16 @@ std::string_view dtype_name(DType dtype) {
     case DType::f64: return "F64";
     case DType::i64: return "I64";
     case DType::u64: return "U64";
+    case DType::f8_e4m3fnuz: return "F8_E4M3FNUZ";
+    case DType::f8_e5m2fnuz: return "F8_E5M2FNUZ";
+    case DType::f8_e8m0: return "F8_E8M0";
+    case DType::c64: return "C64";
   }
   return "?";
 }
 
 std::optional<DType> dtype_from_name(std::string_view name) {
-  for (int i = 0; i <= int(DType::u64); ++i) {
+  for (int i = 0; i <= int(DType::c64); ++i) {
     if (dtype_name(DType(i)) == name) return DType(i);
   }
   return std::nullopt;
@@ -93,6 +115,10 @@ void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out) {
     case DType::i32: cast_each<int32_t>(from, out); return;
     case DType::u64: cast_each<uint64_t>(from, out); return;
     case DType::i64: cast_each<int64_t>(from, out); return;
+    case DType::f8_e4m3fnuz: convert_each<uint8_t>(from, out, [](uint8_t v) { return fnuz_to_f32(v, 3, 8); }); return;
+    case DType::f8_e5m2fnuz: convert_each<uint8_t>(from, out, [](uint8_t v) { return fnuz_to_f32(v, 2, 16); }); return;
+    case DType::f8_e8m0: convert_each<uint8_t>(from, out, e8m0_to_f32); return;
+    case DType::c64: OVERPROOF_CHECK(dtype != DType::c64); return;
   }
 }
 
@@ -142,6 +168,7 @@ size_t TensorTable::row_range(const std::filesystem::path& file, std::string_vie
   if (first_row < 0 || rows < 0 || first_row > all || rows > all - first_row) {
     throw FormatError(file, -1, fmt::format("tensor '{}' has {} rows; rows {} to {} were asked for", name, all, first_row, first_row + rows));
   }
+  if (t.dtype == DType::c64) throw FormatError(file, -1, fmt::format("tensor '{}' is complex and has no values as f32", name));
   OVERPROOF_CHECK(int64_t(out.size()) == rows * t.row_elements());
   return i->second;
 }

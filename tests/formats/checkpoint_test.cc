@@ -238,6 +238,26 @@ TEST_CASE("a GGUF file by the gguf package reads as the model it was made from")
   CHECK(report["files"][0]["metadata"]["llama.vocab_size"] == 8);
 }
 
+TEST_CASE("tensors have the names that the gguf package gives them") {
+  const TempFolder t;
+  const Json names = read_json(fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/gguf_names/names.json");
+  REQUIRE(names.size() == 4);
+  for (const auto& [arch, table] : names.items()) {
+    GgufBuilder b = llama(arch);
+    b.integer(arch + ".expert_count", 2);
+    b.tensors.clear();
+    for (const auto& [gguf, hf] : table.items()) {
+      const bool stacked = gguf.find("_exps.") != std::string::npos;
+      b.f32(gguf, stacked ? std::vector<uint64_t>{1, 2, 2} : std::vector<uint64_t>{1, 4}, {1, 2, 3, 4});
+    }
+    const GgufCheckpoint c(put(t.path / "x.gguf", b.bytes()));
+    for (const auto& [gguf, hf] : table.items()) {
+      CAPTURE(arch, gguf, hf);
+      CHECK(c.find(hf.get<std::string>()));
+    }
+  }
+}
+
 TEST_CASE("stacked experts of glm4moe appear one by one") {
   const TempFolder t;
   GgufBuilder b = llama("glm4moe");
@@ -292,7 +312,10 @@ TEST_CASE("a GGUF model that we cannot read says why") {
   refused(llama().f32("blk..attn_q.weight", {1}, {1}), "no layer number");
   refused(llama().f32("blk.0.attn_q.weight", {1, 3}, {1, 2, 3}), "even width");
   refused(llama().f32("blk.0.ffn_norm.weight", {1}, {1}).f32("blk.0.post_attention_norm.weight", {1}, {1}), "two of");
-  refused(llama().f32("blk.0.ffn_gate_exps.weight", {1, 1}, {1}), "three dimensions");
+  refused(llama().f32("blk.0.ffn_gate_exps.weight", {1, 1, 1}, {1}), "supported for glm4moe, not llama");
+  refused(llama("glm4moe").f32("blk.0.ffn_gate_exps.weight", {1, 1}, {1}), "three dimensions");
+  refused(llama("glm4moe").integer("glm4moe.expert_count", 1).f32("blk.0.ffn_gate_exps.weight", {1, 1, 2}, {1, 2}), "more experts");
+  refused(llama("glm4moe").integer("glm4moe.nextn_predict_layers", 1), "further tokens");
   refused(llama().text("llama.rope.scaling.type", "yarn"), "'yarn' is not supported");
   refused(llama().integer("llama.rope.dimension_count", 2), "part of the head");
 }

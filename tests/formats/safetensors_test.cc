@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "core/float_bits.h"
-#include "formats/safetensors.h"
+#include "formats/safetensors_checkpoint.h"
 #include "tests/formats/support.h"
 
 using namespace overproof;
@@ -107,4 +107,24 @@ TEST_CASE("hostile safetensors headers are refused by name") {
   check_refused(file_of(std::string(1000, '{'), 0), "deep");
   check_refused(std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10), "limit");
   check_refused("", "length");
+}
+
+TEST_CASE("every dtype that safetensors writes is read with torch's values") {
+  const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/formats_dtypes";
+  const SafetensorsFile file(golden / "model.safetensors"), expected(golden / "expected.safetensors");
+  REQUIRE(file.tensors().size() == 19);  // the whole list of DType
+  for (const TensorInfo& t : file.tensors()) {
+    CAPTURE(t.name);
+    CHECK(dtype_name(t.dtype) == t.name);
+    if (t.dtype == DType::c64) continue;
+    std::vector<float> got(size_t(t.elements()));
+    elements_to_f32(t.dtype, file.bytes(t.name).data(), got);
+    const auto want = expected.values<float>(t.name);
+    REQUIRE(want.size() == got.size());
+    size_t different = 0;
+    for (size_t i = 0; i < got.size(); ++i) different += f32_bits(got[i]) != f32_bits(want[i]) && !(std::isnan(got[i]) && std::isnan(want[i]));
+    CHECK(different == 0);
+  }
+  const SafetensorsCheckpoint checkpoint(golden);
+  CHECK_THROWS_WITH(checkpoint.read_all_f32("C64"), Catch::Contains("complex"));
 }
