@@ -18,7 +18,7 @@ struct Ancestry {
   bool model, corpus;
 };
 constexpr Ancestry kAncestry[] = {
-    {"imported", false, false},      {"corpus-of", false, false},      {"taught", true, true},
+    {"imported", false, false},      {"seeded", false, false},         {"corpus-of", false, false},     {"taught", true, true},
     {"observed", true, true},        {"carved-from", true, false},     {"upcycled-from", true, false},
     {"distilled-from", true, true},  {"pruned-from", true, false},     {"calibrated-from", true, true},
     {"quantized-from", true, false}, {"exported-from", true, false},   {"evaluated", true, true},
@@ -82,13 +82,13 @@ class Verifier {
       bool model = false, corpus = false, gap = false;
       for (const int a : run_.ancestors_of(int(i))) {
         const ArtifactNode& ancestor = run_.nodes[size_t(a)];
-        model |= ancestor.lineage() && ancestor.lineage()->kind == "imported";
+        model |= ancestor.lineage() && ancestor.(ancestor.lineage()->kind == "imported" || ancestor.lineage()->kind == "seeded");
         corpus |= ancestor.lineage() && ancestor.lineage()->kind == "corpus-of";
         for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
       }
       if (gap) continue;  // said already, where the gap is
       if (rule->model && !model)
-        fail(node.name, "", fmt::format("is '{}', but its chain reaches no imported model", lineage->kind), "its statement is incomplete: make it again");
+        fail(node.name, "", fmt::format("is '{}', but its chain reaches no model that came from outside or from a seed", lineage->kind), "its statement is incomplete: make it again");
       if (rule->corpus && !corpus)
         fail(node.name, "", fmt::format("is '{}', but its chain reaches no corpus", lineage->kind), "its statement is incomplete: make it again");
     }

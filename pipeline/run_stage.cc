@@ -165,6 +165,7 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   Lineage lineage;
   lineage.kind = request.spec->edge;
   lineage.stage = request.spec->name;
+  lineage.name = name;
   lineage.stage_key = prepared.key;
   lineage.config = prepared.config;
   lineage.inputs = prepared.dependencies;

@@ -13,6 +13,7 @@
 #include "evaluate/evaluate_stage.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
+#include "student/tiny_stage.h"
 #include "teacher/teach_stage.h"
 #endif
 
@@ -29,6 +30,10 @@ std::vector<StageSpec> make_stages() {
                   "overproof import --path SmolLM2-135M-Instruct.Q4_1.gguf --out runs/mine/teacher",
                   {{"path", "a .gguf file, or a folder with config.json and safetensors", Kind::file}}, false,
                   stage_maker<ImportConfig>(run_import)});
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"tiny-teacher", "seeded", "Makes a small random teacher from a seed, for tests and examples.",
+                  "overproof tiny-teacher --seed 1 --out runs/mine/teacher", {}, false, stage_maker<TinyTeacherConfig>(run_tiny_teacher)});
+#endif
   list.push_back({"corpus", "corpus-of", "Reads documents with their licences and cuts them into tokens and windows.",
                   "overproof corpus --source texts --tokenizer runs/mine/teacher --out runs/mine/corpus",
                   {{"source", "folder of text files with their copyright files or documents.jsonl", Kind::file},
