@@ -63,7 +63,7 @@ TEST_CASE("an installed path finds the stanza of its source path, the last one w
   CHECK(match("usr/share/doc/policy/debconf_specification.txt") == "FHS by name");
   CHECK(match("usr/share/perl/5.36/Archive/Tar/File.pod") == "Artistic or GPL-1+ by module");
   CHECK(match("usr/share/perl/5.36/Archive/Tar.pod") == "Artistic or GPL-1+ by module");
-  CHECK(match("usr/share/man/man3/Archive::Tar::File.3perl") == "Artistic or GPL-1+ by module");
+  CHECK(match("usr/share/man/man1/Archive::Tar::File.1perl") == "Artistic or GPL-1+ by module");
   CHECK(match("usr/share/perl/5.36/Archive/Tarball.pod") == "GPL-2+ by package");
   CHECK(match("usr/share/man/man7/other.7") == "GPL-2+ by package");
   const CopyrightFile bare = parse_copyright("Format: copyright-format/1.0\n\nFiles: a/b\nLicense: X\n", "copyright");

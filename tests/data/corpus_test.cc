@@ -1,0 +1,207 @@
+#include "data/corpus.h"
+
+#include <catch2/catch.hpp>
+#include <set>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "data/corpus_stage.h"
+#include "tests/data/fixtures.h"
+
+namespace overproof {
+namespace {
+
+std::string text_of(int i) {
+  std::string text = "document " + std::to_string(i) + ":";
+  for (int w = 0; w < 20 + i % 7; ++w) text += " word" + std::to_string((w * 31 + i) % 50);
+  return text + "\n";
+}
+
+/// 60 documents in two packages, one of them twice.
+struct Source {
+  TestFolder folder;
+  Source() {
+    set_progress_mode(ProgressMode::off);
+    folder.write("tok/tokenizer.json", write_tokenizer_json(small_bpe({{"w", "o"}, {"r", "d"}, {"wo", "rd"}, {"Ġ", "word"}})));
+    folder.write("src/alpha/copyright",
+                 "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
+                 "Files: *\nCopyright: A\nLicense: GPL-2+\n\nFiles: man2/doc1*\nCopyright: B\nLicense: BSD-3-clause\n");
+    for (int i = 0; i < 40; ++i) folder.write("src/alpha/usr/man2/doc" + std::to_string(i) + ".2.txt", text_of(i));
+    for (int i = 40; i < 60; ++i) folder.write("src/beta/notes/doc" + std::to_string(i) + ".txt", text_of(i));
+    folder.write("src/beta/notes/copy.txt", text_of(45));
+    folder.write("src/beta/notes/short.txt", "x");
+  }
+  StageReport run(const std::string& out, const CorpusConfig& config) const {
+    fs::create_directories(folder / out);
+    Outputs outputs(folder / out, folder / (out + ".scratch"));
+    return run_corpus(config, Inputs({{"source", {folder / "src", {}}}, {"tokenizer", {folder / "tok", {}}}}), outputs);
+  }
+  static CorpusConfig config() {
+    CorpusConfig config;
+    config.held_out = 0.2;
+    config.window_length = 16;
+    return config;
+  }
+};
+
+TEST_CASE("the corpus artifact holds every document once, with licence, tokens and text") {
+  const Source source;
+  const StageReport report = source.run("out", Source::config());
+  const fs::path artifact = source.folder / "out";
+  const Corpus corpus(artifact);
+  const auto tokenizer = open_tokenizer(source.folder / "tok");
+  REQUIRE(corpus.documents().size() == 60);
+  CHECK(report.metrics()["duplicates"] == 1);
+  CHECK(report.metrics()["too_short"] == 1);
+  CHECK(report.metrics()["licenses"]["BSD-3-clause"]["documents"] == 11);  // doc1, doc10 ... doc19
+  CHECK(report.metrics()["licenses"]["GPL-2+"]["documents"] == 29);
+  CHECK(report.metrics()["licenses"]["unspecified"]["documents"] == 20);
+  CHECK(corpus.tokenizer_probe() == tokenizer->probe());
+  CHECK(corpus.vocab_size() == tokenizer->vocab_size());
+
+  for (const Document& d : corpus.documents()) {
+    const std::string text = document_text(artifact, d);
+    CHECK(sha256(text) == d.digest);
+    std::vector<int32_t> ids;
+    tokenizer->encode(text, ids);
+    REQUIRE(int64_t(ids.size()) + 1 == d.tokens);
+    CHECK(&corpus.document_at(d.split, d.first_token) == &d);
+    CHECK(&corpus.document_at(d.split, d.first_token + d.tokens - 1) == &d);
+    CHECK(corpus.find(d.name) == &d);
+    CHECK(corpus.find(d.digest.hex()) == &d);
+    CHECK(corpus.find("sha256:" + d.digest.hex()) == &d);
+  }
+  CHECK(corpus.find("alpha/usr/man2/doc1.2")->license == "BSD-3-clause");
+  CHECK(corpus.find("alpha/usr/man2/doc1.2")->license_rule == "path");
+  CHECK(corpus.find("alpha/usr/man2/doc2.2")->license_rule == "package");
+  CHECK(corpus.find("beta/notes/doc45") == nullptr);  // "copy" comes first and has the same text
+  CHECK(corpus.find("nobody") == nullptr);
+  CHECK(corpus.find(std::string(64, '0')) == nullptr);
+
+  // The windows give back the stream: ids of the documents, each followed by the separator.
+  for (const Split split : {Split::train, Split::held_out}) {
+    std::vector<int64_t> stream;
+    for (const Document& d : corpus.documents()) {
+      if (d.split != split) continue;
+      std::vector<int32_t> ids;
+      tokenizer->encode(document_text(artifact, d), ids);
+      stream.insert(stream.end(), ids.begin(), ids.end());
+      stream.push_back(small_bpe({{"w", "o"}, {"r", "d"}, {"wo", "rd"}, {"Ġ", "word"}}).eos);
+    }
+    REQUIRE(int64_t(stream.size()) == corpus.tokens(split));
+    REQUIRE(corpus.windows(split) == (corpus.tokens(split) - 1) / 16);
+    std::vector<int64_t> window(17);
+    for (int64_t w = 0; w < corpus.windows(split); ++w) {
+      corpus.read_window(split, w, window);
+      REQUIRE(std::equal(window.begin(), window.end(), stream.begin() + w * 16));
+    }
+  }
+  int64_t visited = 0;
+  for_each_text(artifact, [&](const Document& d, std::string_view text) {
+    CHECK(sha256(text) == d.digest);
+    ++visited;
+  });
+  CHECK(visited == 60);
+}
+
+TEST_CASE("the corpus does not depend on the number of threads, and the split follows the digest") {
+  const Source source;
+  const int64_t before = thread_count();
+  set_thread_count(1);
+  source.run("one", Source::config());
+  set_thread_count(4);
+  source.run("four", Source::config());
+  set_thread_count(before);
+  for (const char* name : {"documents.jsonl", "tokens.safetensors", "licenses.json", "texts/alpha.jsonl", "texts/beta.jsonl"}) {
+    CHECK(sha256_file(source.folder / "one" / name) == sha256_file(source.folder / "four" / name));
+  }
+  const Corpus corpus(source.folder / "one");
+  int64_t held_out = 0;
+  for (const Document& d : corpus.documents()) held_out += d.split == Split::held_out;
+  CHECK(held_out > 2);
+  CHECK(held_out < 30);
+  // A larger fraction keeps what a smaller one held out.
+  CorpusConfig more = Source::config();
+  more.held_out = 0.5;
+  source.run("more", more);
+  const Corpus larger(source.folder / "more");
+  for (const Document& d : corpus.documents()) {
+    if (d.split == Split::held_out) CHECK(larger.find(d.digest.hex())->split == Split::held_out);
+  }
+}
+
+TEST_CASE("a broken document stops the corpus by name, unless it may be skipped") {
+  const Source source;
+  source.folder.write("src/beta/notes/broken.txt", std::string(100, 'a') + "\xff" + std::string(100, 'b'));
+  try {
+    source.run("out", Source::config());
+    FAIL("a document that is not UTF-8 was taken");
+  } catch (const FormatError& e) {
+    CHECK(std::string(e.what()).find("broken.txt") != std::string::npos);
+    CHECK(e.offset() == 100);
+  }
+  CorpusConfig config = Source::config();
+  config.allow_broken = 1;
+  const StageReport report = source.run("skipped", config);
+  CHECK(report.metrics()["broken"][0]["name"] == "beta/notes/broken");
+  CHECK(Corpus(source.folder / "skipped").documents().size() == 60);
+  source.folder.write("src/beta/copyright", "no fields here\n");
+  CHECK_THROWS_AS(source.run("other", config), FormatError);
+}
+
+TEST_CASE("a generic folder brings its own table") {
+  const Source source;
+  fs::remove_all(source.folder / "src");
+  source.folder.write("src/a/one.txt", text_of(1));
+  source.folder.write("src/two.txt", text_of(2));
+  source.folder.write("src/documents.jsonl",
+                      "{\"name\": \"two.txt\", \"license\": \"CC0-1.0\", \"source\": \"../notes\"}\n"
+                      "{\"name\": \"a/one.txt\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
+  source.run("out", Source::config());
+  const Corpus corpus(source.folder / "out");
+  CHECK(corpus.find("two.txt")->license == "CC0-1.0");
+  CHECK(corpus.find("two.txt")->license_rule == "given");
+  CHECK(document_text(source.folder / "out", *corpus.find("two.txt")) == text_of(2));  // the source's name stays inside texts/
+  source.folder.write("src/documents.jsonl", "{\"name\": \"../x\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
+  CHECK_THROWS_AS(source.run("bad", Source::config()), FormatError);
+}
+
+TEST_CASE("table and stream that disagree are refused") {
+  const Source source;
+  source.run("out", Source::config());
+  const fs::path table = source.folder / "out/documents.jsonl";
+  const std::string good = read_file(table);
+  const auto refused = [&](const std::string& from, const std::string& to) {
+    std::string bad = good;
+    const size_t at = bad.find(from);
+    REQUIRE(at != std::string::npos);
+    bad.replace(at, from.size(), to);
+    write_file_atomically(table, bad);
+    try {
+      const Corpus corpus(source.folder / "out");
+    } catch (const FormatError&) {
+      return true;
+    }
+    return false;
+  };
+  CHECK(refused("\"first_token\":0", "\"first_token\":1"));
+  CHECK(refused("\"tokens\":", "\"tokens\":1"));
+  CHECK(refused("\"split\":\"train\"", "\"split\":\"held_out\""));
+  CHECK(refused("\"split\":\"train\"", "\"split\":\"test\""));
+  CHECK(refused("\"digest\":\"", "\"digest\":\"0"));
+  CHECK(refused("alpha/usr/man2/doc1.2", "alpha/usr/man2/doc2.2"));
+  CHECK(refused(good.substr(0, good.find('\n') + 1), ""));
+  CHECK(refused("{", "["));
+  write_file_atomically(table, good);
+  const Corpus corpus(source.folder / "out");
+  const fs::path texts = source.folder / "out/texts/alpha.jsonl";
+  std::string changed = read_file(texts);
+  changed.replace(changed.find("word"), 4, "Word");
+  write_file_atomically(texts, changed);
+  CHECK_THROWS_AS(for_each_text(source.folder / "out", [](const Document&, std::string_view) {}), FormatError);
+}
+
+}  // namespace
+}  // namespace overproof

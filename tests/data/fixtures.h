@@ -1,0 +1,62 @@
+#pragma once
+// Small tokenizers and folders for the tests of data/.
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "core/file.h"
+#include "core/json.h"
+#include "data/bpe.h"
+#include "data/utf8.h"
+
+namespace overproof {
+
+/// A folder of its own for one test, removed with it.
+class TestFolder {
+ public:
+  TestFolder() {
+    static std::atomic<int> count{0};
+    path_ = fs::temp_directory_path() / ("overproof-data-" + std::to_string(getpid()) + "-" + std::to_string(count++));
+    fs::create_directories(path_);
+  }
+  ~TestFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  fs::path operator/(const std::string& name) const { return path_ / name; }
+  const fs::path& path() const { return path_; }
+  void write(const std::string& name, const std::string& text) const {
+    fs::create_directories((path_ / name).parent_path());
+    write_file_atomically(path_ / name, text);
+  }
+
+ private:
+  fs::path path_;
+};
+
+/// All 256 bytes as tokens 0..255, the given merges after them, then "<|endoftext|>" and "<tool>".
+inline BpeDefinition small_bpe(const std::vector<std::pair<std::string, std::string>>& merges) {
+  BpeDefinition definition;
+  for (int b = 0; b < 256; ++b) {
+    std::string token;
+    append_utf8(token, byte_level_char(uint8_t(b)));
+    definition.tokens.push_back(token);
+  }
+  for (const auto& [left, right] : merges) {
+    const std::string whole = left + right;  // two merges may make the same token
+    if (std::find(definition.tokens.begin(), definition.tokens.end(), whole) == definition.tokens.end()) definition.tokens.push_back(whole);
+  }
+  definition.merges = merges;
+  definition.pre_tokenizer = {{kGpt2Pattern}};
+  const auto first_added = int32_t(definition.tokens.size());
+  definition.tokens.insert(definition.tokens.end(), {"<|endoftext|>", "<tool>"});
+  definition.added = {{.id = first_added, .text = "<|endoftext|>", .special = true}, {.id = first_added + 1, .text = "<tool>"}};
+  definition.bos = definition.eos = first_added;
+  return definition;
+}
+
+}  // namespace overproof
