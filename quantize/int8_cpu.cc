@@ -25,24 +25,31 @@ uint32_t scalar_amax_bits(const float* row, int64_t n) {
   return amax;
 }
 
-/// Elements [begin, n) of the block that starts at `begin`, as the reference: also the tail of the AVX2 kernel.
-void scalar_block(const float* row, int64_t n, float scale, int8_t* codes, float* signal, float* noise) {
+/// The first `n` elements of a block, as the reference: also the tail of the AVX2 kernel.
+void scalar_block(const float* row, int64_t n, float scale, float reciprocal, int8_t* codes, float* signal, float* noise) {
   for (int64_t i = 0; i < n; ++i) {
     codes[i] = int8_code(row[i], scale);
-    const float error = row[i] - int8_value(codes[i], scale);
-    signal[i % kLanes] += row[i] * row[i];
+    const float steps = row[i] * reciprocal, error = steps - float(codes[i]);
+    signal[i % kLanes] += steps * steps;
     noise[i % kLanes] += error * error;
   }
 }
 
+/// Sums in steps become sums in units of the weights.
+RowError in_units(const RowError& steps, float scale) {
+  const double square = double(scale) * scale;
+  return {steps.signal * square, steps.noise * square};
+}
+
 RowError scalar_quantize(const float* row, int64_t n, float scale, int8_t* codes) {
+  const float reciprocal = 1.0f / scale;
   RowError sum;
   for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
     float signal[kLanes] = {}, noise[kLanes] = {};
-    scalar_block(row + begin, std::min(kErrorBlock, n - begin), scale, codes + begin, signal, noise);
+    scalar_block(row + begin, std::min(kErrorBlock, n - begin), scale, reciprocal, codes + begin, signal, noise);
     sum += {add_lanes(signal), add_lanes(noise)};
   }
-  return sum;
+  return in_units(sum, scale);
 }
 
 #if defined(__x86_64__)
@@ -61,21 +68,35 @@ OVERPROOF_AVX2 uint32_t avx2_amax_bits(const float* row, int64_t n) {
   return std::max(*std::max_element(lane, lane + kLanes), scalar_amax_bits(row + i, n - i));
 }
 
-/// Eight codes as 32-bit integers, and their part of the error sums. The same operations as int8_code, lane by lane.
-OVERPROOF_AVX2 inline __m256i avx2_codes(const float* x, __m256 scale, __m256& signal, __m256& noise) {
-  const __m256 value = _mm256_loadu_ps(x);
-  const __m256 limit = _mm256_set1_ps(kInt8Max), negative = _mm256_set1_ps(-kInt8Max);
-  __m256 v = _mm256_div_ps(value, scale);
-  v = _mm256_max_ps(_mm256_min_ps(v, limit), negative);
-  const __m256i code = _mm256_cvtps_epi32(v);  // to nearest, ties to even: the default rounding mode
-  const __m256 error = _mm256_sub_ps(value, _mm256_mul_ps(_mm256_cvtepi32_ps(code), scale));
-  signal = _mm256_add_ps(signal, _mm256_mul_ps(value, value));
+/// The code of int8.h is the rounded quotient x / scale. Division is slow, and x times the reciprocal is within 127 x 2^-22 of
+/// the quotient: only where it is nearer than that to a tie, or clipped, can the codes differ.
+constexpr float kSureOfRounding = 0.4999f;
+
+struct Avx2Row {
+  __m256 scale, reciprocal;
+};
+
+/// Eight codes as 32-bit integers, and their part of the error sums.
+OVERPROOF_AVX2 inline __m256i avx2_codes(const float* x, const Avx2Row& row, __m256& signal, __m256& noise) {
+  const __m256 value = _mm256_loadu_ps(x), steps = _mm256_mul_ps(value, row.reciprocal);
+  __m256i code = _mm256_cvtps_epi32(steps);  // to nearest, ties to even: the default rounding mode
+  __m256 error = _mm256_sub_ps(steps, _mm256_cvtepi32_ps(code));
+  const __m256 limit = _mm256_set1_ps(kInt8Max), magnitude = _mm256_set1_ps(-0.0f);
+  const __m256 unsure = _mm256_or_ps(_mm256_cmp_ps(_mm256_andnot_ps(magnitude, error), _mm256_set1_ps(kSureOfRounding), _CMP_GT_OQ),
+                                     _mm256_cmp_ps(_mm256_andnot_ps(magnitude, steps), limit, _CMP_GT_OQ));
+  if (_mm256_movemask_ps(unsure) != 0) [[unlikely]] {
+    const __m256 quotient = _mm256_div_ps(value, row.scale);
+    code = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(quotient, limit), _mm256_set1_ps(-kInt8Max)));
+    error = _mm256_sub_ps(steps, _mm256_cvtepi32_ps(code));
+  }
+  signal = _mm256_add_ps(signal, _mm256_mul_ps(steps, steps));
   noise = _mm256_add_ps(noise, _mm256_mul_ps(error, error));
   return code;
 }
 
 OVERPROOF_AVX2 RowError avx2_quantize(const float* row, int64_t n, float scale, int8_t* codes) {
-  const __m256 scales = _mm256_set1_ps(scale);
+  const float reciprocal = 1.0f / scale;
+  const Avx2Row scales{_mm256_set1_ps(scale), _mm256_set1_ps(reciprocal)};
   // The packs work within 128-bit halves; this puts the eight groups of four codes back in order.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   RowError sum;
@@ -93,10 +114,10 @@ OVERPROOF_AVX2 RowError avx2_quantize(const float* row, int64_t n, float scale, 
     float signal_lane[kLanes], noise_lane[kLanes];
     _mm256_storeu_ps(signal_lane, signal);
     _mm256_storeu_ps(noise_lane, noise);
-    scalar_block(x + i, count - i, scale, codes + begin + i, signal_lane, noise_lane);  // i is a multiple of the lanes
+    scalar_block(x + i, count - i, scale, reciprocal, codes + begin + i, signal_lane, noise_lane);  // i is a multiple of the lanes
     sum += {add_lanes(signal_lane), add_lanes(noise_lane)};
   }
-  return sum;
+  return in_units(sum, scale);
 }
 #endif
 

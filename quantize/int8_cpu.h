@@ -9,8 +9,8 @@
 namespace overproof {
 
 /// Energy of a row and of what rounding took from it. SQNR = 10 log10(signal / noise).
-/// Squares are summed in f32 over eight lanes within blocks of kErrorBlock elements, and the blocks in double, so that the
-/// order of summation does not depend on the kernel.
+/// Squares are taken in units of the scale (x times its reciprocal: within [-127, 127], so nothing overflows), summed in f32
+/// over eight lanes within blocks of kErrorBlock elements and the blocks in double: an order that no kernel changes.
 struct RowError {
   double signal = 0, noise = 0;
   RowError& operator+=(const RowError& other) {

@@ -17,7 +17,7 @@
 namespace overproof {
 namespace {
 
-/// f32 bytes that one task works on: rows that fit a second-level cache together with their codes.
+/// f32 bytes that one task reads and quantises: rows that stay in the second-level cache between the two.
 constexpr int64_t kTaskBytes = int64_t{128} << 10;
 
 std::vector<std::string> split_list(std::string_view text) {
@@ -138,11 +138,12 @@ class Stream {
     scales_.resize(size_t(info.shape[0] * per_row));
     RowError total;
     each_block(info, [&](int64_t first, int64_t rows, int64_t) {
-      values_.resize(size_t(rows * columns));
       codes_.resize(size_t(rows * bytes));
       errors_.assign(size_t((rows + grain - 1) / grain), {});
       parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
-        const std::span<float> values = std::span(values_).subspan(size_t(begin * columns), size_t((end - begin) * columns));
+        thread_local std::vector<float> scratch;
+        scratch.resize(size_t((end - begin) * columns));
+        const std::span<float> values(scratch);
         model_.tensors->read_f32(info.name, first + begin, end - begin, values);
         for (int64_t r = begin; r < end; ++r) {
           const Scheme::RowResult row = scheme_.quantize_row(values.subspan(size_t((r - begin) * columns), size_t(columns)),

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -30,11 +31,11 @@ class Int8PerChannel final : public Scheme {
   int64_t scales_per_row(int64_t) const override { return 1; }
 
   RowResult quantize_row(std::span<const float> x, std::span<uint8_t> bytes, std::span<float> scales) const override {
-    // The codes are made where their packed form will stand: signedness is a flip of the top bit.
-    const std::span<int8_t> codes(reinterpret_cast<int8_t*>(bytes.data()), x.size());
-    const Int8Row row = quantize_int8_row(x, codes, clipping_);
+    // The codes are made where their packed form will stand (pack_int8_row, in place): q + 128 is a flip of the top bit.
+    const Int8Row row = quantize_int8_row(x, {reinterpret_cast<int8_t*>(bytes.data()), x.size()}, clipping_);
+    for (uint8_t& byte : bytes) byte ^= 0x80u;
+    std::fill(bytes.begin() + int64_t(x.size()), bytes.end(), uint8_t{0});
     scales[0] = row.scale;
-    pack_int8_row(codes, bytes);
     return {row.error, row.finite};
   }
 

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Runs the built benchmark programs and prints what they reach as ratios to the machine's own limit or to a peer.
+
+    cmake --preset release -DOVERPROOF_BENCHMARKS=ON && cmake --build --preset release
+    benchmarks/run.py build/release
+
+Each program checks its own results; a wrong one ends this run with an error. Ratios come from one run on one machine: run
+it on a quiet one.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+
+def run_program(build, name):
+    """Benchmark name -> bytes a second."""
+    program = build / "bin" / f"bench_{name}"
+    if not program.exists():
+        sys.exit(f"{program} is missing: configure with -DOVERPROOF_BENCHMARKS=ON and build")
+    done = subprocess.run([program, "--benchmark_format=json"], check=True, capture_output=True, text=True)
+    rates = {}
+    for result in json.loads(done.stdout)["benchmarks"]:
+        if result.get("error_occurred"):
+            if "lacks" in result["error_message"]:
+                continue
+            sys.exit(f"{result['name']}: {result['error_message']}")
+        rates[result["name"]] = result["bytes_per_second"]
+    return rates
+
+
+def openssl_sha256(block_bytes):
+    """Bytes a second by `openssl speed`."""
+    command = ["openssl", "speed", "-seconds", "2", "-bytes", str(block_bytes), "sha256"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(re.search(r"^sha256\s+([0-9.]+)k", text, re.MULTILINE).group(1)) * 1000
+
+
+def row(label, rate, against, limit):
+    print(f"{label:<42} {rate / 1e9:>7.2f} GB/s   {rate / limit:>5.2f} x {against} ({limit / 1e9:.2f} GB/s)")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=pathlib.Path, help="build folder")
+    build = parser.parse_args().build
+
+    rates = run_program(build, "quantize")
+    for threads in (1, 2):
+        copy = rates[f"memory_copy/{threads}/real_time"]
+        row(f"bf16 -> int8 per channel, {threads} thread(s)", rates[f"int8_per_channel/{threads}/real_time"], "memory copy", copy)
+    if "int8_kernel_in_cache/avx2" in rates:
+        row("int8 kernel in cache, AVX2", rates["int8_kernel_in_cache/avx2"], "scalar", rates["int8_kernel_in_cache/scalar"])
+
+    block = 1 << 20
+    ours = next(iter(run_program(build, "digest").values()))
+    row("SHA-256", ours, "openssl speed", openssl_sha256(block))
+
+
+if __name__ == "__main__":
+    main()
