@@ -13,9 +13,9 @@ h1{font-size:1.7rem;margin:.8rem 0 .2rem}h2{font-size:1.25rem;margin:2.2rem 0 .6
 h3{font-size:1rem;margin:1.2rem 0 .3rem}ul{margin:.2rem 0;padding-left:1.3rem}
 section,.wide{overflow-x:auto}table{border-collapse:collapse;margin:.6rem 0;font-size:.9rem}
 th,td{text-align:left;padding:.3rem .9rem .3rem 0;border-bottom:1px solid var(--rule);vertical-align:top}th{color:var(--soft);font-weight:600}
-td.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.85em}
+td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}code{font-size:.85em}
 .good{color:var(--good)}.failed{color:var(--bad);font-weight:600}
-svg{display:block;max-width:none;margin:.4rem 0;font:12px system-ui,sans-serif}
+svg{display:block;max-width:100%;height:auto;margin:.4rem 0;font:12px system-ui,sans-serif}
 .edge{fill:none;stroke:var(--soft);stroke-width:1.3;opacity:.6}.box rect{fill:var(--panel);stroke:var(--a);stroke-width:1.2}
 .bad rect{stroke:var(--bad);stroke-width:2.5;stroke-dasharray:5 3}.box text{text-anchor:middle;fill:var(--ink)}
 .box .name{font-weight:600;font-size:13px}.box .kind{fill:var(--soft);font-size:11px}
