@@ -1,0 +1,24 @@
+// tokenizer.json: refused with a FormatError, or a tokenizer that encodes and decodes any text back and is written equal.
+
+#include "core/error.h"
+#include "data/bpe.h"
+#include "fuzz/fuzz_file.h"
+
+using namespace overproof;
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  try {
+    const BpeDefinition definition = parse_tokenizer_json(text, "tokenizer.json");
+    const BpeTokenizer tokenizer(definition, "tokenizer.json");
+    const BpeDefinition again = parse_tokenizer_json(write_tokenizer_json(definition), "tokenizer.json");
+    fuzz::require(again.tokens == definition.tokens && again.merges == definition.merges && again.nfc == definition.nfc &&
+                  again.pre_tokenizer == definition.pre_tokenizer && again.ignore_merges == definition.ignore_merges);
+    std::vector<int32_t> ids;
+    tokenizer.encode(text.substr(0, 4096), ids, true);
+    for (const int32_t id : ids) fuzz::require(id >= 0 && id < tokenizer.vocab_size());
+    tokenizer.decode(ids);
+  } catch (const FormatError&) {
+  }
+  return 0;
+}
