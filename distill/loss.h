@@ -6,6 +6,9 @@
 //   kl   = T^2 sum_i p_i (log p_i - log q_i)      forward KL, nats (Hinton et al. 2015, section 2, for the T^2)
 //   ce   = -log softmax(z)_y                      cross-entropy at temperature 1, nats
 //   loss = (1 - w) kl + w ce                      w = ce_weight
+// Sampled targets estimate p without bias, so the gradient is unbiased too, but the KL's value is larger than the true one
+// by what sampling takes from the entropy of p: compare it along a run, not with zero.
+//
 // Sparse targets of kind top-k leave a tail t = 1 - sum_K p, compared with the student's own 1 - sum_K q as one more bin:
 //   kl adds T^2 t (log t - log(1 - sum_K q)); the gradient in z/T is q - p inside K and q (1 - t / (1 - sum_K q)) outside.
 
