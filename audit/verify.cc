@@ -7,6 +7,7 @@
 #include <set>
 
 #include "audit/content.h"
+#include "audit/printable.h"
 #include "core/json.h"
 
 namespace overproof {
@@ -82,7 +83,7 @@ class Verifier {
       bool model = false, corpus = false, gap = false;
       for (const int a : run_.ancestors_of(int(i))) {
         const ArtifactNode& ancestor = run_.nodes[size_t(a)];
-        model |= ancestor.lineage() && ancestor.(ancestor.lineage()->kind == "imported" || ancestor.lineage()->kind == "seeded");
+        model |= ancestor.lineage() && (ancestor.lineage()->kind == "imported" || ancestor.lineage()->kind == "seeded");
         corpus |= ancestor.lineage() && ancestor.lineage()->kind == "corpus-of";
         for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
       }
@@ -147,13 +148,13 @@ Json to_json(const Verification& v) {
 void print(const Verification& v, std::ostream& out) {
   for (const ArtifactNode& node : v.run.nodes) {
     const Lineage* lineage = node.lineage();
-    out << fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", node.name, lineage ? lineage->kind : "?",
+    out << fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", printable(node.name), lineage ? lineage->kind : "?",
                        lineage ? "sha256:" + lineage->root.hex() : "");
   }
   for (const Finding& f : v.findings) {
     const std::string place = f.artifact.empty() ? "" : f.artifact + (f.file.empty() ? "" : "/" + f.file) + ": ";
-    out << fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", place, f.what);
-    if (!f.remedy.empty()) out << "      " << f.remedy << '\n';
+    out << fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", printable(place), printable(f.what));
+    if (!f.remedy.empty()) out << "      " << printable(f.remedy) << '\n';
   }
   const auto failures = std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
   out << fmt::format("\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
