@@ -80,10 +80,8 @@ CompressedTensorsCheckpoint::CompressedTensorsCheckpoint(const fs::path& folder,
     if (name.ends_with(kPacked)) {
       add_packed(t, module_of(kPacked));
     } else if (name.ends_with(kScale) || name.ends_with(kShape)) {
-      const std::string module = module_of(name.ends_with(kScale) ? kScale : kShape);
-      if (!stored_.find(module + std::string(kPacked))) {
-        throw FormatError(folder, -1, fmt::format("has '{}' without '{}{}'", name, module, kPacked));
-      }
+      const std::string packed = fmt::format("{}{}", module_of(name.ends_with(kScale) ? kScale : kShape), kPacked);
+      if (!stored_.find(packed)) throw FormatError(folder, -1, fmt::format("has '{}' without '{}'", name, packed));
     } else {
       if (!table_.add(t)) throw FormatError(folder, -1, fmt::format("has '{}' both packed and plain", name));
       packed_.push_back(nullptr);
