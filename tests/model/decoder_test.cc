@@ -100,6 +100,7 @@ TEST_CASE("routing is recorded on request") {
   CHECK(at::equal(records[0].load, expert_load(records[0].selected, config.n_routed_experts)));
 
   records.clear();
+  options.on_ffn_input = nullptr;
   options.top_k = config.n_routed_experts;  // all of them
   decoder.hidden(some_tokens(1, 4), options);
   CHECK(at::equal(records[1].load, at::full({config.n_routed_experts}, 4, at::kLong)));
