@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/json.h"
+#include "audit/printable.h"
 
 namespace overproof {
 namespace {
@@ -51,20 +51,15 @@ double round_up(double x) {
 }  // namespace
 
 std::string escape_html(std::string_view text) {
-  // JSON's writer is the one place that already knows how to mend UTF-8.
-  const std::string mended =
-      Json::parse(Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
   std::string out;
-  for (const char c : mended) {
+  for (const char c : printable(text)) {
     switch (c) {
       case '&': out += "&amp;"; break;
       case '<': out += "&lt;"; break;
       case '>': out += "&gt;"; break;
       case '"': out += "&quot;"; break;
       case '\'': out += "&#39;"; break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') out += "\xef\xbf\xbd";
-        else out += c;
+      default: out += c;
     }
   }
   return out;
