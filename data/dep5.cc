@@ -81,11 +81,11 @@ std::string_view last_part(std::string_view path) { return path.substr(path.rfin
 /// Rule "name": see LicenseMatch.
 bool name_matches(std::string_view pattern, std::string_view name) {
   if (pattern.substr(0, 3).size() < 3 || pattern.substr(0, 3).find_first_of("*?\\") != std::string_view::npos) return false;
-  if (matches_pattern(pattern, name)) return true;
+  if (matches_files_pattern(pattern, name)) return true;
   const std::string_view suffix = pattern.substr(std::min(pattern.rfind('.'), pattern.size()));
   for (const std::string_view source : {".xml", ".sgml", ".rst", ".md", ".pod", ".texi", ".texinfo", ".adoc", ".txt"}) {
     if (suffix != source) continue;
-    const auto as_source = [&](std::string_view stem) { return matches_pattern(pattern, std::string(stem) + std::string(suffix)); };
+    const auto as_source = [&](std::string_view stem) { return matches_files_pattern(pattern, std::string(stem) + std::string(suffix)); };
     return as_source(name) || as_source(name.substr(0, name.rfind('.')));
   }
   return false;
@@ -149,7 +149,7 @@ CopyrightFile parse_copyright(std::string_view text, const std::filesystem::path
   return out;
 }
 
-bool matches_pattern(std::string_view pattern, std::string_view path) {
+bool matches_files_pattern(std::string_view pattern, std::string_view path) {
   // Greedy with one point to come back to: only the last '*' ever needs to take more.
   size_t p = 0, s = 0, star = std::string_view::npos, star_at = 0;
   while (s < path.size()) {
@@ -188,7 +188,7 @@ LicenseMatch license_of(const CopyrightFile& copyright, std::string_view install
   for (size_t at = 0; at < installed_path.size() && installed_path.find('/', at) != std::string_view::npos;
        at = installed_path.find('/', at) + 1) {
     const auto tail = installed_path.substr(at);
-    auto found = last_match("path", [&](std::string_view p) { return p != "*" && matches_pattern(p, tail); });
+    auto found = last_match("path", [&](std::string_view p) { return p != "*" && matches_files_pattern(p, tail); });
     if (!found.rule.empty()) return found;
   }
   const auto in_module = [&](std::string_view p) {

@@ -28,7 +28,7 @@ CopyrightFile parse_copyright(std::string_view text, const std::filesystem::path
 
 /// Whether `pattern` matches the whole of `path`. A backslash takes the next '*', '?' or '\' literally.
 /// Time: O(pattern x path).
-bool matches_pattern(std::string_view pattern, std::string_view path);
+bool matches_files_pattern(std::string_view pattern, std::string_view path);
 
 /// How a licence was found; weaker rules come later.
 struct LicenseMatch {

@@ -71,18 +71,18 @@ TEST_CASE("an installed path finds the stanza of its source path, the last one w
 }
 
 TEST_CASE("patterns match as the specification says") {
-  CHECK(matches_pattern("*", "a/b/c"));
-  CHECK(matches_pattern("debian/*", "debian/a/b"));
-  CHECK_FALSE(matches_pattern("debian/*", "x/debian/a"));
-  CHECK(matches_pattern("a?c", "abc"));
-  CHECK_FALSE(matches_pattern("a?c", "ac"));
-  CHECK(matches_pattern("*.[ch]", "x.[ch]"));  // brackets are plain characters
-  CHECK(matches_pattern("a\\*b", "a*b"));
-  CHECK_FALSE(matches_pattern("a\\*b", "axb"));
-  CHECK(matches_pattern("*a*b*c", "xxaxbxbxc"));
-  CHECK_FALSE(matches_pattern("*a*b*c", "xxaxbxbx"));
+  CHECK(matches_files_pattern("*", "a/b/c"));
+  CHECK(matches_files_pattern("debian/*", "debian/a/b"));
+  CHECK_FALSE(matches_files_pattern("debian/*", "x/debian/a"));
+  CHECK(matches_files_pattern("a?c", "abc"));
+  CHECK_FALSE(matches_files_pattern("a?c", "ac"));
+  CHECK(matches_files_pattern("*.[ch]", "x.[ch]"));  // brackets are plain characters
+  CHECK(matches_files_pattern("a\\*b", "a*b"));
+  CHECK_FALSE(matches_files_pattern("a\\*b", "axb"));
+  CHECK(matches_files_pattern("*a*b*c", "xxaxbxbxc"));
+  CHECK_FALSE(matches_files_pattern("*a*b*c", "xxaxbxbx"));
   // Quadratic at worst: a recursive matcher would not come back.
-  CHECK_FALSE(matches_pattern("*a*a*a*a*a*a*a*a*a*a*a*a*b", std::string(5000, 'a')));
+  CHECK_FALSE(matches_files_pattern("*a*a*a*a*a*a*a*a*a*a*a*a*b", std::string(5000, 'a')));
 }
 
 TEST_CASE("broken copyright files are refused by name and place") {
