@@ -1,0 +1,208 @@
+"""The whole pipeline on a tiny teacher, through the command line: kills, interrupts, full disks, flipped bits, other runtimes."""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+OVERPROOF = os.environ["OVERPROOF"]
+SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+RECIPE = SOURCE / "examples" / "kill-test.ini"
+SHORT = ["--set", "student.steps=60", "--set", "student.checkpoint-every=7"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with the signing key; OVERPROOF_KEY keeps the user's own key out of the tests."""
+    folder = tmp_path_factory.mktemp("run")
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    return folder
+
+
+def overproof(*words, check=0, **more):
+    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600, **more)
+    if check is not None:
+        assert answer.returncode == check, answer.stdout + answer.stderr
+    return answer
+
+
+def roots(run):
+    """Root of each artifact, as signed."""
+    found = {}
+    for line in overproof("run", RECIPE, "--out", run, "--json", *SHORT).stdout.splitlines():
+        step = json.loads(line)
+        assert step["status"] == "unchanged", step
+        found[step["artifact"]] = step["root"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(base):
+    overproof("run", RECIPE, "--out", base / "a", *SHORT)
+    return base / "a"
+
+
+def test_second_run_keeps_everything_and_a_fresh_one_makes_the_same_bytes(run, base):
+    first = roots(run)
+    assert set(first) >= {"teacher", "corpus", "soft-targets", "student-init", "student", "calibrated", "int8", "evaluation"}
+    overproof("run", RECIPE, "--out", base / "again", *SHORT)
+    assert roots(base / "again") == first
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_resumed_equals_uninterrupted(run, base, kind):
+    other = base / f"killed-{kind.name}"
+    shutil.copytree(run, other)
+    shutil.rmtree(other / "student")
+    command = [OVERPROOF, "run", str(RECIPE), "--out", str(other), "--only", "student", *SHORT]
+    kills = 0
+    for delay in (0.8, 1.3, 1.9, 2.6):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(delay)
+        if process.poll() is None:
+            process.send_signal(kind)
+            kills += 1
+        _, errors = process.communicate(timeout=300)
+        if kind == signal.SIGINT and process.returncode not in (0, -signal.SIGINT):
+            assert process.returncode == 130 and "interrupted" in errors
+            assert not (other / "student").exists()
+            assert not list(other.glob(".*.partial"))
+        if (other / "student").exists():
+            break
+    assert kills > 0
+    overproof("run", RECIPE, "--out", other, *SHORT)
+    assert roots(other) == roots(run)
+    assert not list(other.glob(".student*")), "scratch, lock or temporary folder left behind"
+
+
+def test_lineage_holds_and_one_flipped_bit_is_named(run, base):
+    assert overproof("audit", "verify", run).returncode == 0
+    broken = base / "broken"
+    shutil.copytree(run, broken)
+    for name in ["teacher/model.safetensors", "corpus/tokens.safetensors", "corpus/documents.jsonl", "soft-targets/targets.safetensors",
+                 "student/config.json", "student/steps.jsonl", "int8/model.safetensors"]:
+        file = broken / name
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+        answer = overproof("audit", "verify", broken, check=4)
+        assert name.split("/")[0] in answer.stdout and name.split("/")[1] in answer.stdout
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content)
+    assert overproof("audit", "verify", broken).returncode == 0
+    shutil.rmtree(broken / "corpus")
+    assert "corpus" in overproof("audit", "verify", broken, check=4).stdout
+
+
+def test_model_signing_verifies_every_artifact(run, base):
+    public = base / "public.pem"
+    subprocess.run(["openssl", "pkey", "-in", os.environ["OVERPROOF_KEY"], "-pubout", "-out", public], check=True)
+    for artifact in ["teacher", "corpus", "soft-targets", "student-init", "student", "calibrated", "int8"]:
+        command = [sys.executable, "-m", "model_signing", "verify", "key", str(run / artifact), "--signature",
+                   str(run / artifact / "model.sig"), "--public-key", str(public)]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_trace_finds_steps_and_rows_of_a_document(run):
+    documents = [json.loads(line) for line in (run / "corpus" / "documents.jsonl").read_text().splitlines()]
+    statuses = set()
+    for document in documents:
+        trace = json.loads(overproof("audit", "trace", run, "--document", SOURCE / "examples/texts" / document["name"], "--json").stdout)
+        statuses.add(trace["status"])
+        assert trace["status"] == ("held-out" if document["split"] == "held_out" else trace["status"])
+    assert "used" in statuses
+    stranger = json.loads(overproof("audit", "trace", run, "--document", RECIPE, "--json").stdout)
+    assert stranger["status"] == "absent"
+
+
+def test_report_is_one_page(run):
+    overproof("audit", "report", run)
+    page = (run / "report.html").read_text()
+    assert page.startswith("<!doctype html>") or page.lower().startswith("<!doctype html>")
+    assert "<svg" in page and "Apache-2.0" in page and "<script" not in page and "http-equiv=\"refresh\"" not in page
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student-init", "student", "calibrated", "int8"])
+def test_every_checkpoint_speaks(run, stage):
+    words = ["generate", run / stage, "--prompt", "A pipe", "--max-tokens", "12", "--json"]
+    answer = json.loads(overproof(*words).stdout)
+    assert answer == json.loads(overproof(*words).stdout)
+    assert answer["tokens"] >= 1 if isinstance(answer.get("tokens"), int) else answer
+
+
+def logits(model, ids, tmp_path):
+    import numpy
+    from safetensors.numpy import load_file, save_file
+    save_file({"ids": numpy.asarray(ids, dtype=numpy.int64)}, tmp_path / "ids.safetensors")
+    overproof("logits", model, "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "logits.safetensors")
+    return load_file(tmp_path / "logits.safetensors")["logits"]
+
+
+@pytest.mark.parametrize("stage, bound", [("teacher", 1e-3), ("student-init", 1e-3), ("student", 1e-3), ("calibrated", 1e-3), ("int8", 1e-3)])
+def test_transformers_loads_it_and_agrees(run, tmp_path, stage, bound):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    text = (SOURCE / "examples/texts/river.txt").read_text()[:256]
+    tokenizer = AutoTokenizer.from_pretrained(run / stage)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    model = AutoModelForCausalLM.from_pretrained(run / stage, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+    ours = logits(run / stage, ids, tmp_path)
+    assert abs(theirs - ours).max() <= bound
+
+
+def test_wrong_tokenizer_is_refused(run, base):
+    overproof("tiny-teacher", "--seed", 2, "--layers", 1, "--out", base / "other-teacher")
+    tokenizer = base / "other-teacher" / "tokenizer.json"
+    changed = base / "changed-teacher"
+    shutil.copytree(base / "other-teacher", changed)
+    for file in ["claims.jsonl", "model.sig"]:
+        (changed / file).unlink()
+    content = json.loads(tokenizer.read_text())
+    vocabulary = content["model"]["vocab"]
+    names = sorted(vocabulary, key=vocabulary.get)
+    vocabulary[names[0]], vocabulary[names[1]] = vocabulary[names[1]], vocabulary[names[0]]
+    (changed / "tokenizer.json").write_text(json.dumps(content))
+    answer = overproof("teach", "--teacher", changed, "--corpus", run / "corpus", "--out", base / "t", check=2)
+    assert "tokenizer" in answer.stderr and not (base / "t").exists()
+
+
+def test_broken_document_is_named(run, base):
+    source = base / "texts"
+    shutil.copytree(SOURCE / "examples" / "texts", source)
+    (source / "bread.txt").write_bytes(b"flour \xff\xfe water" * 20)
+    words = ["corpus", "--source", source, "--tokenizer", run / "teacher", "--window-length", 64, "--out", base / "c"]
+    answer = overproof(*words, check=3)
+    assert "bread.txt" in answer.stderr and not (base / "c").exists()
+    overproof(*words, "--allow-broken", 1)
+    assert "bread.txt" not in (base / "c" / "documents.jsonl").read_text()
+
+
+def test_missing_teacher_and_read_only_output(run, base):
+    answer = overproof("teach", "--teacher", base / "nobody", "--corpus", run / "corpus", "--out", base / "t", check=5)
+    assert "nobody" in answer.stderr
+    answer = overproof("quantize", "--model", run / "student", "--out", "/proc/overproof", check=5)
+    assert "/proc" in answer.stderr
+
+
+def test_full_disk_leaves_earlier_artifacts_intact(run, base):
+    """A tmpfs of 600 KB in a mount namespace of its own takes the place of a full disk."""
+    small = base / "small"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=600k tmpfs {small} && echo kept > {small}/earlier && ' \
+             f'{OVERPROOF} prune --teacher {run}/teacher --statistics {run}/statistics --out {small}/pruned; code=$?; ' \
+             f'ls -A {small}; exit $code'
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    answer = subprocess.run([*unshare, "sh", "-c", script], capture_output=True, text=True)
+    assert answer.returncode == 5, answer.stdout + answer.stderr
+    assert "disk is full" in answer.stderr or "No space left" in answer.stderr
+    assert answer.stdout.split() == ["earlier"] or set(answer.stdout.split()) <= {"earlier", ".pruned.scratch-"} | set(
+        name for name in answer.stdout.split() if name.startswith(".pruned.scratch-"))
