@@ -79,12 +79,12 @@ int run_command(const std::vector<std::string>& words) {
                  .run()
                  .options;
   } catch (const po::error& e) {
-    throw UsageError(fmt::format("overproof {}: {}", verb->name, e.what()));
+    throw UsageError(fmt::format("{}: {}", verb->name, e.what()));
   }
 
   size_t placed = 0;
   std::vector<std::string> seen;
-  const std::string where = "overproof " + verb->name;
+  const std::string where = verb->name;
   for (size_t i = 0; i < parsed.size(); ++i) {
     const po::option& o = parsed[i];
     if (o.position_key >= 0 || o.string_key.empty()) {

@@ -29,11 +29,11 @@ class StageVerb final : public VerbInstance {
 
   int run(const CommonConfig& common, const std::vector<std::string>&) override {
     StageRequest request{&spec_, instance_.get(), {}, out_, force_};
-    if (out_.empty()) throw UsageError(fmt::format("overproof {}: --out is missing (folder of the new artifact)", spec_.name));
+    if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
     for (size_t i = 0; i < slots_.size(); ++i) {
       if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
       else if (spec_.slots[i].required)
-        throw UsageError(fmt::format("overproof {}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
+        throw UsageError(fmt::format("{}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
     }
     for (size_t begin = 0; begin < models_.size();) {
       const size_t end = std::min(models_.find(',', begin), models_.size());

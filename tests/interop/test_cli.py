@@ -50,7 +50,7 @@ def test_every_option_is_documented():
     (["quantize", "--model", "x"], "--out is missing"),
     (["quantize", "--out", "x"], "--model is missing"),
     (["quantize", "--model", "a", "--model", "b", "--out", "x"], "given twice"),
-    (["quantize", "--model"], "takes a value"),
+    (["quantize", "--model"], "'--model' is missing"),
 ])
 def test_mistakes_are_met_with_a_hint(words, hint):
     answer = run(*words)
