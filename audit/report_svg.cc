@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "audit/printable.h"
+#include "core/printable.h"
 
 namespace overproof {
 namespace {

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "audit/content.h"
-#include "audit/printable.h"
+#include "core/printable.h"
 #include "core/json.h"
 
 namespace overproof {

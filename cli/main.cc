@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/printable.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "model/runtime.h"
 #endif
@@ -21,7 +22,7 @@ int main(int argc, char** argv) {
   install_interrupt_handler();
   const std::vector<std::string> words(argv + 1, argv + argc);
   const auto fail = [&](std::string_view kind, const std::string& message, int code) {
-    fmt::print(stderr, "overproof: {}\n", message);
+    fmt::print(stderr, "overproof: {}\n", printable(message));  // may quote a hostile file
     for (const std::string& w : words)
       if (w == "--json") fmt::print("{}\n", Json{{"error", kind}, {"message", message}, {"exit_code", code}}.dump(-1, ' ', false, Json::error_handler_t::replace));
     return code;
