@@ -1,0 +1,111 @@
+// Teacher forward and distillation step in tokens a second, with the peak memory of the process so far:
+//
+//   bench_training forward|step CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
+//
+// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight. Prints one
+// JSON object. benchmarks/training.py runs it beside transformers.
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "core/rng.h"
+#include "distill/loss.h"
+#include "distill/trainer.h"
+#include "model/decoder.h"
+
+using namespace overproof;
+
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto started = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+}
+
+double peak_gib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return double(usage.ru_maxrss) / (1 << 20);
+}
+
+at::Tensor random_windows(int64_t windows, int64_t length, int64_t vocab) {
+  Rng rng(7, "benchmark/tokens");
+  at::Tensor ids = at::empty({windows, length}, at::kLong);
+  for (int64_t i = 0; i < ids.numel(); ++i) ids.data_ptr<int64_t>()[i] = int64_t(rng.below(uint64_t(vocab)));
+  return ids;
+}
+
+/// Every token through the body and the head, logits in chunks: what teaching does.
+void forward_all(const Decoder& model, const at::Tensor& ids) {
+  at::NoGradGuard no_grad;
+  const at::Tensor hidden = model.hidden(ids);
+  for (int64_t row = 0; row < hidden.size(0); row += 256) {
+    const at::Tensor logits = model.logits(hidden.narrow(0, row, std::min<int64_t>(256, hidden.size(0) - row)));
+    if (!std::isfinite(logits.sum().item<double>())) throw std::runtime_error("a logit is not finite");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  ensure_passive_waiting(argv);
+  std::string mode = argc > 1 ? argv[1] : "";
+  std::vector<std::string> models;
+  int64_t windows = 4, length = 256, repeat = 3, threads = 0;
+  for (int i = 2; i < argc; ++i) {
+    const std::string word = argv[i];
+    int64_t* number = word == "--windows" ? &windows : word == "--length" ? &length : word == "--repeat" ? &repeat : word == "--threads" ? &threads : nullptr;
+    if (number && i + 1 < argc) *number = std::atoll(argv[++i]);
+    else models.push_back(word);
+  }
+  if ((mode != "forward" || models.size() != 1) && (mode != "step" || models.size() != 2))
+    throw UsageError("usage: bench_training forward MODEL | step STUDENT TEACHER [--windows N] [--length N] [--repeat N] [--threads N]");
+  set_thread_count(threads);
+  prepare_torch();
+  double best = 0, loss = 0;
+  if (mode == "forward") {
+    const Decoder model(open_checkpoint(models[0]));
+    const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
+    forward_all(model, ids);
+    for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of([&] { forward_all(model, ids); }));
+  } else {
+    Decoder student(open_checkpoint(models[0]));
+    const Decoder teacher(open_checkpoint(models[1]));
+    TrainOptions options;
+    options.train = "all";
+    options.steps = repeat + 1;
+    Trainer trainer(student, options);
+    const at::Tensor ids = random_windows(windows, length, student.config().vocab_size);
+    at::Tensor taught;
+    {
+      at::NoGradGuard no_grad;
+      taught = teacher.hidden(ids).view({windows, length, -1});
+    }
+    const std::vector<int64_t> no_labels;
+    const auto step = [&] {
+      loss = trainer.step(ids, windows, 0.0, [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden, at::Tensor* d_head) {
+        const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
+        return dense_loss(hidden, student.head(), rows, teacher.head(), no_labels, {1.0, 0.0, scale, true}, d_hidden, d_head);
+      }).loss;
+    };
+    step();  // first touch of gradients and moments
+    for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of(step));
+    if (!std::isfinite(loss)) throw std::runtime_error("the loss is not finite");
+  }
+  fmt::print("{}\n", Json{{"tokens_per_second", best}, {"peak_gib", peak_gib()}, {"loss", loss}}.dump());
+  return 0;
+} catch (const std::exception& e) {
+  fmt::print(stderr, "bench_training: {}\n", e.what());
+  return 1;
+}
