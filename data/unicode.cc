@@ -2,69 +2,16 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
+#include <utf8proc.h>
 
 #include <algorithm>
-#include <map>
+#include <cstdlib>
 #include <memory>
-#include <vector>
 
 #include "core/error.h"
-#include "data/unicode_tables.h"
 #include "data/utf8.h"
 
 namespace overproof {
-
-namespace {
-
-// Hangul syllables are computed, not tabled (Unicode, section 3.12).
-constexpr char32_t kSyllables = 0xac00, kLeads = 0x1100, kVowels = 0x1161, kTails = 0x11a7;
-constexpr char32_t kVowelCount = 21, kTailCount = 28, kSyllableCount = 11172, kLeadCount = 19;
-
-int combining_class(char32_t code) {
-  const auto* it = std::upper_bound(std::begin(kCombiningRanges), std::end(kCombiningRanges), code,
-                                    [](char32_t c, const CombiningRange& range) { return c < range.first; });
-  return it != std::begin(kCombiningRanges) && code <= (it - 1)->last ? (it - 1)->combining_class : 0;
-}
-
-void decompose(char32_t code, std::vector<char32_t>& out) {
-  if (code >= kSyllables && code < kSyllables + kSyllableCount) {
-    const char32_t index = code - kSyllables;
-    out.push_back(kLeads + index / (kVowelCount * kTailCount));
-    out.push_back(kVowels + index % (kVowelCount * kTailCount) / kTailCount);
-    if (index % kTailCount) out.push_back(kTails + index % kTailCount);
-    return;
-  }
-  const auto* it = std::lower_bound(std::begin(kDecompositions), std::end(kDecompositions), code,
-                                    [](const Decomposition& d, char32_t c) { return d.code < c; });
-  if (it == std::end(kDecompositions) || it->code != code) {
-    out.push_back(code);
-    return;
-  }
-  decompose(it->first, out);
-  if (it->second) decompose(it->second, out);
-}
-
-/// The composite of two code points, or 0.
-char32_t compose(char32_t first, char32_t second) {
-  if (first >= kLeads && first < kLeads + kLeadCount && second >= kVowels && second < kVowels + kVowelCount) {
-    return kSyllables + ((first - kLeads) * kVowelCount + (second - kVowels)) * kTailCount;
-  }
-  if (first >= kSyllables && first < kSyllables + kSyllableCount && (first - kSyllables) % kTailCount == 0 &&
-      second > kTails && second < kTails + kTailCount) {
-    return first + (second - kTails);
-  }
-  static const auto pairs = [] {
-    std::map<std::pair<char32_t, char32_t>, char32_t> all;
-    for (const Decomposition& d : kDecompositions) {
-      if (d.composes) all[{d.first, d.second}] = d.code;
-    }
-    return all;
-  }();
-  const auto it = pairs.find({first, second});
-  return it == pairs.end() ? 0 : it->second;
-}
-
-}  // namespace
 
 bool is_white_space(char32_t code) {
   return (code >= 9 && code <= 13) || code == 0x20 || code == 0x85 || code == 0xa0 || code == 0x1680 ||
@@ -95,51 +42,12 @@ bool surely_nfc(std::string_view text) {
 }
 
 std::string to_nfc(std::string_view text) {
-  std::vector<char32_t> codes;
-  codes.reserve(text.size());
-  for (size_t i = 0; i < text.size();) {
-    const Utf8Char c = decode_utf8(text.substr(i));
-    decompose(c.code, codes);
-    i += size_t(c.bytes);
-  }
-  // Canonical ordering: marks between two starters, sorted by class, equals staying in order.
-  std::vector<int> classes(codes.size());
-  for (size_t i = 0; i < codes.size(); ++i) classes[i] = combining_class(codes[i]);
-  for (size_t begin = 0; begin < codes.size();) {
-    if (classes[begin] == 0) {
-      ++begin;
-      continue;
-    }
-    size_t end = begin;
-    std::vector<std::pair<int, char32_t>> marks;
-    for (; end < codes.size() && classes[end] != 0; ++end) marks.emplace_back(classes[end], codes[end]);
-    std::stable_sort(marks.begin(), marks.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    for (size_t i = begin; i < end; ++i) classes[i] = marks[i - begin].first, codes[i] = marks[i - begin].second;
-    begin = end;
-  }
-  // Composition: each mark joins the last starter unless a mark of the same or a higher class stands between them.
-  std::vector<char32_t> out;
-  size_t starter = size_t(-1);
-  int last_class = -1;
-  for (size_t i = 0; i < codes.size(); ++i) {
-    if (starter != size_t(-1) && (last_class < classes[i] || last_class == -1)) {
-      if (const char32_t joined = compose(out[starter], codes[i])) {
-        out[starter] = joined;
-        continue;
-      }
-    }
-    if (classes[i] == 0) {
-      starter = out.size();
-      last_class = -1;
-    } else {
-      last_class = classes[i];
-    }
-    out.push_back(codes[i]);
-  }
-  std::string result;
-  result.reserve(text.size());
-  for (const char32_t code : out) append_utf8(result, code);
-  return result;
+  utf8proc_uint8_t* composed = nullptr;
+  const utf8proc_ssize_t bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), utf8proc_ssize_t(text.size()), &composed,
+                                              utf8proc_option_t(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owned(composed, &std::free);
+  OVERPROOF_CHECK(bytes >= 0);
+  return std::string(reinterpret_cast<const char*>(composed), size_t(bytes));
 }
 
 }  // namespace overproof

@@ -8,6 +8,8 @@ import os
 import random
 import subprocess
 import sysconfig
+import unicodedata
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,13 @@ def check(theirs, ours, name):
     assert len(theirs) == len(ours)
 
 
+@cache
+def normalises_alike(character):
+    """Whether `tokenizers`, whose tables are of Unicode 9, puts the character where later Unicode does. See data/unicode.h."""
+    return all(normalizers.NFC().normalize_str(x) == unicodedata.normalize("NFC", x)
+               for x in (character, "\u0345" + character, character + "\u0334"))
+
+
 @pytest.fixture(scope="session")
 def text():
     """Prose, code, and every kind of character: Chinese, Hangul, Arabic, marks, emoji, private use, odd white space."""
@@ -60,7 +69,9 @@ def text():
              (0x2000, 0x2BFF), (0x3000, 0x30FF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF), (0xFF00, 0xFFEF), (0x1F300, 0x1FAFF), (0x20000, 0x2A000)]
     odd = " \n\r\t\x0b\x0c\x85\u00a0\u180e\u200b\u200d\u2028\u3000\ufeff"
     for _ in range(120_000):
-        parts.append(rng.choice(odd) if rng.random() < 0.2 else chr(rng.randint(*rng.choice(spans))))
+        character = rng.choice(odd) if rng.random() < 0.2 else chr(rng.randint(*rng.choice(spans)))
+        if normalises_alike(character):
+            parts.append(character)
     parts.append(" " * 3000 + "a" * 5000 + "\n" * 2000 + "1" * 3000 + "\r\n\r\n  x it'S WE'LL i'm 'TIS don't\u017f 3,141.59 <|im_start|>user\n<tool> x")
     whole = "".join(parts)
     assert len(whole.encode()) > 1_000_000
@@ -92,7 +103,7 @@ def smollm(teacher):
 def test_gguf_tokenizer_of_the_teacher(smollm, teacher, text, tmp_path, special):
     smollm.encode_special_tokens = not special
     theirs = smollm.encode(text, add_special_tokens=False).ids
-    check(theirs, encode(teacher, text, tmp_path, *(["--parse-special", "true"] if special else [])), smollm.id_to_token)
+    check(theirs, encode(teacher, text, tmp_path, *(["--parse-special"] if special else [])), smollm.id_to_token)
 
 
 def trained(pre, text, **model_options):
@@ -132,7 +143,7 @@ def test_tokenizer_json_of_other_models(shape, text, tmp_path):
     for special in (False, True):
         tokenizer.encode_special_tokens = not special
         theirs = tokenizer.encode(text, add_special_tokens=False).ids
-        ours = encode(tmp_path / "tokenizer.json", text, tmp_path, *(["--parse-special", "true"] if special else []))
+        ours = encode(tmp_path / "tokenizer.json", text, tmp_path, *(["--parse-special"] if special else []))
         check(theirs, ours, tokenizer.id_to_token)
 
 
