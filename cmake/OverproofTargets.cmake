@@ -76,7 +76,8 @@ function(overproof_test folder)
   else()
     target_compile_options(test_${folder} PRIVATE -O1)  # tests wait for the compiler, not for themselves
   endif()
-  target_compile_definitions(test_${folder} PRIVATE OVERPROOF_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  target_compile_definitions(test_${folder} PRIVATE OVERPROOF_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+    OVERPROOF_TEST_PYTHON="${OVERPROOF_TEST_PYTHON}")
   catch_discover_tests(test_${folder} TEST_PREFIX "${folder}: "
-    PROPERTIES TIMEOUT 600 ENVIRONMENT "OMP_WAIT_POLICY=passive;OVERPROOF_TEST_PYTHON=${OVERPROOF_TEST_PYTHON}")
+    PROPERTIES TIMEOUT 600 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()

@@ -108,6 +108,7 @@ void CompressedTensorsCheckpoint::add_packed(const TensorInfo& packed, const std
   }
   if (scale->dtype != DType::f32 && scale->dtype != DType::f16 && scale->dtype != DType::bf16) refuse("weight_scale is not F32, F16 or BF16");
   auto source = std::make_unique<Packed>();
+  source->name = packed.name;
   source->words = stored_.bytes(packed.name);
   source->scales = stored_.bytes(scale_name);
   source->scale_type = scale->dtype;
@@ -118,18 +119,40 @@ void CompressedTensorsCheckpoint::add_packed(const TensorInfo& packed, const std
   packed_.push_back(std::move(source));
 }
 
+void CompressedTensorsCheckpoint::decode(const Packed& source, int64_t first_row, int64_t rows, std::span<const uint8_t> words,
+                                         std::span<float> out) const {
+  if (rows == 0) return;
+  const int64_t columns = int64_t(out.size()) / rows, row_bytes = packed_int8_row_bytes(columns);
+  std::vector<float> scales(size_t(std::max(source.scales_per_row, int64_t{1})));
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t scale_at = (first_row + r) * source.scales_per_row * dtype_bytes(source.scale_type);
+    elements_to_f32(source.scale_type, source.scales.data() + scale_at, scales);
+    dequantize_packed_int8_row(words.subspan(size_t(r * row_bytes), size_t(row_bytes)), scales, out.subspan(size_t(r * columns), size_t(columns)));
+  }
+}
+
 void CompressedTensorsCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
   const size_t i = table_.row_range(folder_, name, first_row, rows, out);
   const Packed* source = packed_[i].get();
   if (!source) return stored_.read_f32(name, first_row, rows, out);
-  const int64_t columns = table_.list()[i].shape[1], row_bytes = packed_int8_row_bytes(columns);
-  std::vector<float> scales(size_t(std::max(source->scales_per_row, int64_t{1})));
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t scale_at = (first_row + r) * source->scales_per_row * dtype_bytes(source->scale_type);
-    elements_to_f32(source->scale_type, source->scales.data() + scale_at, scales);
-    dequantize_packed_int8_row(source->words.subspan(size_t((first_row + r) * row_bytes), size_t(row_bytes)), scales,
-                               out.subspan(size_t(r * columns), size_t(columns)));
-  }
+  const int64_t row_bytes = packed_int8_row_bytes(table_.list()[i].shape[1]);
+  decode(*source, first_row, rows, source->words.subspan(size_t(first_row * row_bytes), size_t(rows * row_bytes)), out);
+}
+
+std::optional<RowExtent> CompressedTensorsCheckpoint::extent(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  if (!t) return std::nullopt;
+  const Packed* source = packed_[size_t(t - table_.list().data())].get();
+  return stored_.extent(source ? source->name : name);
+}
+
+void CompressedTensorsCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                                              std::span<float> out) const {
+  const size_t i = table_.row_range(folder_, name, first_row, rows, out);
+  const Packed* source = packed_[i].get();
+  if (!source) return stored_.decode_rows(name, first_row, rows, stored, out);
+  OVERPROOF_CHECK(int64_t(stored.size()) == rows * packed_int8_row_bytes(table_.list()[i].shape[1]));
+  decode(*source, first_row, rows, stored, out);
 }
 
 }  // namespace overproof

@@ -37,14 +37,20 @@ class CompressedTensorsCheckpoint : public TensorSource {
   const std::vector<TensorInfo>& tensors() const override { return table_.list(); }
   const TensorInfo* find(std::string_view name) const override { return table_.find(name); }
   void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
+  const std::vector<fs::path>& files() const override { return stored_.files(); }
+  std::optional<RowExtent> extent(std::string_view name) const override;
+  void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                   std::span<float> out) const override;
   const SafetensorsCheckpoint& stored() const { return stored_; }
 
  private:
   struct Packed {
+    std::string name;  // of weight_packed
     std::span<const uint8_t> words, scales;
     DType scale_type = DType::f32;
     int64_t scales_per_row = 0;  // 0: one for the whole tensor
   };
+  void decode(const Packed& source, int64_t first_row, int64_t rows, std::span<const uint8_t> words, std::span<float> out) const;
   void add_packed(const TensorInfo& packed, const std::string& module);
   fs::path folder_;
   SafetensorsCheckpoint stored_;

@@ -43,6 +43,7 @@ class GgufFile {
  public:
   explicit GgufFile(const fs::path& file);
   const fs::path& path() const { return file_.path(); }
+  std::span<const uint8_t> bytes() const { return file_.bytes(); }
   int64_t version() const { return version_; }
   int64_t alignment() const { return alignment_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }

@@ -121,30 +121,65 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   add(prefix + std::string(hf), tensor, tensor.shape, 0, half_head);
 }
 
+namespace {
+
+/// The converter turned row (half h, j) of a head into row 2 j + h (llama.cpp, convert_hf_to_gguf.py, permute).
+int64_t stored_row(int64_t row, int64_t half_head) {
+  if (half_head == 0) return row;
+  const int64_t in_head = row % (2 * half_head);
+  return row - in_head + 2 * (in_head % half_head) + in_head / half_head;
+}
+
+int64_t stored_row_bytes(const GgufTensor& tensor, int64_t columns) {
+  const GgmlLayout layout = ggml_layout(tensor.type);
+  return columns / layout.block_values * layout.block_bytes;
+}
+
+}  // namespace
+
+std::optional<RowExtent> GgufCheckpoint::extent(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  if (!t) return std::nullopt;
+  const Source& source = sources_[size_t(t - table_.list().data())];
+  const int64_t offset = source.tensor->data.data() - file_.bytes().data();
+  if (t->shape.size() < 2) {
+    // Blocks may span the rows of one element: such a vector is read whole.
+    const int64_t values = t->elements();
+    const GgmlLayout layout = ggml_layout(source.tensor->type);
+    if (layout.block_values > 1) return std::nullopt;
+    return RowExtent{0, offset, layout.block_bytes, source.half_head ? 2 * source.half_head : std::max<int64_t>(1, values)};
+  }
+  const int64_t row_bytes = stored_row_bytes(*source.tensor, t->row_elements());
+  return RowExtent{0, offset + source.first_row * row_bytes, row_bytes, std::max<int64_t>(1, 2 * source.half_head)};
+}
+
+void GgufCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                                 std::span<float> out) const {
+  const size_t i = table_.row_range(file_.path(), name, first_row, rows, out);
+  const Source& source = sources_[i];
+  const int64_t columns = table_.list()[i].row_elements(), row_bytes = stored_row_bytes(*source.tensor, columns);
+  OVERPROOF_CHECK(int64_t(stored.size()) == rows * row_bytes);
+  if (source.half_head == 0) return ggml_to_f32(source.tensor->type, stored.data(), out);
+  OVERPROOF_CHECK(first_row % (2 * source.half_head) == 0);
+  for (int64_t r = 0; r < rows; ++r) {
+    ggml_to_f32(source.tensor->type, stored.data() + stored_row(r, source.half_head) * row_bytes, out.subspan(size_t(r * columns), size_t(columns)));
+  }
+}
+
 void GgufCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
   const size_t i = table_.row_range(file_.path(), name, first_row, rows, out);
   const Source& source = sources_[i];
   const GgufTensor& tensor = *source.tensor;
-  const GgmlLayout layout = ggml_layout(tensor.type);
-
-  // The converter turned row (half h, j) of a head into row 2 j + h (llama.cpp, convert_hf_to_gguf.py, permute).
-  const auto stored_row = [&](int64_t row) {
-    if (source.half_head == 0) return source.first_row + row;
-    const int64_t width = 2 * source.half_head, in_head = row % width;
-    return row - in_head + 2 * (in_head % source.half_head) + in_head / source.half_head;
-  };
   if (tensor.shape.size() == 1) {  // blocks may span its rows of one element
     std::vector<float> all(size_t(tensor.elements()));
     ggml_to_f32(tensor.type, tensor.data.data(), all);
-    for (int64_t r = 0; r < rows; ++r) out[size_t(r)] = all[size_t(stored_row(first_row + r))];
+    for (int64_t r = 0; r < rows; ++r) out[size_t(r)] = all[size_t(stored_row(first_row + r, source.half_head))];
     return;
   }
-  const int64_t columns = table_.list()[i].row_elements();
-  const int64_t row_bytes = columns / layout.block_values * layout.block_bytes;
-  if (source.half_head == 0) return ggml_to_f32(tensor.type, tensor.data.data() + stored_row(first_row) * row_bytes, out);
-  for (int64_t r = 0; r < rows; ++r) {
-    ggml_to_f32(tensor.type, tensor.data.data() + stored_row(first_row + r) * row_bytes, out.subspan(size_t(r * columns), size_t(columns)));
-  }
+  const int64_t columns = table_.list()[i].row_elements(), row_bytes = stored_row_bytes(tensor, columns);
+  const auto at = [&](int64_t row) { return tensor.data.data() + (source.first_row + stored_row(row, source.half_head)) * row_bytes; };
+  if (source.half_head == 0) return ggml_to_f32(tensor.type, at(first_row), out);
+  for (int64_t r = 0; r < rows; ++r) ggml_to_f32(tensor.type, at(first_row + r), out.subspan(size_t(r * columns), size_t(columns)));
 }
 
 /// Llama 3 stores its RoPE scaling as divisors of each frequency. They are made from four numbers, of which three are the

@@ -19,6 +19,10 @@ class GgufCheckpoint : public TensorSource {
   const std::vector<TensorInfo>& tensors() const override { return table_.list(); }
   const TensorInfo* find(std::string_view name) const override { return table_.find(name); }
   void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
+  const std::vector<fs::path>& files() const override { return files_; }
+  std::optional<RowExtent> extent(std::string_view name) const override;
+  void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                   std::span<float> out) const override;
   const GgufFile& gguf() const { return file_; }
   /// config.json as transformers would have it.
   Json config() const;
@@ -33,6 +37,7 @@ class GgufCheckpoint : public TensorSource {
   void map_tensor(const GgufTensor& tensor);
   Json rope_scaling(int64_t head_dim, double theta) const;
   GgufFile file_;
+  std::vector<fs::path> files_{file_.path()};
   std::string arch_;
   TensorTable table_;
   std::vector<Source> sources_;  // beside table_.list()

@@ -141,6 +141,8 @@ size_t SafetensorsFile::index(std::string_view name) const {
 
 const TensorInfo& SafetensorsFile::info(std::string_view name) const { return tensors_[index(name)]; }
 
+int64_t SafetensorsFile::offset(std::string_view name) const { return bytes(name).data() - file_.bytes().data(); }
+
 std::span<const uint8_t> SafetensorsFile::bytes(std::string_view name) const { return data_[index(name)]; }
 
 const void* SafetensorsFile::aligned(std::string_view name, size_t element_bytes, size_t alignment) const {

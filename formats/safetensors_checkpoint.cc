@@ -48,13 +48,29 @@ void SafetensorsCheckpoint::add_shard(const fs::path& file) {
   for (const TensorInfo& t : shards_.back().tensors()) {
     if (!table_.add(t)) throw FormatError(file, -1, fmt::format("the tensor '{}' is in another shard, too", t.name));
     data_.push_back(shards_.back().bytes(t.name));
+    places_.emplace_back(int(files_.size()), shards_.back().offset(t.name));
   }
+  files_.push_back(file);
 }
 
 void SafetensorsCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
   const size_t i = table_.row_range(folder_, name, first_row, rows, out);
   const TensorInfo& t = table_.list()[i];
   elements_to_f32(t.dtype, data_[i].data() + first_row * t.row_elements() * dtype_bytes(t.dtype), out);
+}
+
+std::optional<RowExtent> SafetensorsCheckpoint::extent(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  if (!t) return std::nullopt;
+  const auto& [file, offset] = places_[size_t(t - table_.list().data())];
+  return RowExtent{file, offset, t->row_elements() * dtype_bytes(t->dtype), 1};
+}
+
+void SafetensorsCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                                        std::span<float> out) const {
+  const TensorInfo& t = table_.list()[table_.row_range(folder_, name, first_row, rows, out)];
+  OVERPROOF_CHECK(int64_t(stored.size()) == rows * t.row_elements() * dtype_bytes(t.dtype));
+  elements_to_f32(t.dtype, stored.data(), out);
 }
 
 std::span<const uint8_t> SafetensorsCheckpoint::bytes(std::string_view name) const {

@@ -18,6 +18,10 @@ class SafetensorsCheckpoint : public TensorSource {
   const std::vector<TensorInfo>& tensors() const override { return table_.list(); }
   const TensorInfo* find(std::string_view name) const override { return table_.find(name); }
   void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
+  const std::vector<fs::path>& files() const override { return files_; }
+  std::optional<RowExtent> extent(std::string_view name) const override;
+  void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                   std::span<float> out) const override;
   std::span<const uint8_t> bytes(std::string_view name) const;  ///< as stored, in the map; throws FormatError when missing
   const std::vector<SafetensorsFile>& shards() const { return shards_; }
 
@@ -25,8 +29,10 @@ class SafetensorsCheckpoint : public TensorSource {
   void add_shard(const fs::path& file);
   fs::path folder_;
   std::vector<SafetensorsFile> shards_;
+  std::vector<fs::path> files_;                   // of shards_
   TensorTable table_;                             // all shards' tensors, one after another
   std::vector<std::span<const uint8_t>> data_;    // beside table_.list()
+  std::vector<std::pair<int, int64_t>> places_;   // shard and offset in its file, beside table_.list()
 };
 
 }  // namespace overproof

@@ -148,6 +148,17 @@ std::vector<float> TensorSource::read_all_f32(std::string_view name) const {
   return out;
 }
 
+const std::vector<std::filesystem::path>& TensorSource::files() const {
+  static const std::vector<std::filesystem::path> none;
+  return none;
+}
+
+std::optional<RowExtent> TensorSource::extent(std::string_view) const { return std::nullopt; }
+
+void TensorSource::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t>, std::span<float> out) const {
+  read_f32(name, first_row, rows, out);
+}
+
 const TensorInfo* TensorTable::find(std::string_view name) const {
   const auto i = index_.find(name);
   return i == index_.end() ? nullptr : &list_[i->second];

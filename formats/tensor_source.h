@@ -40,6 +40,14 @@ struct TensorInfo {
   bool operator==(const TensorInfo&) const = default;
 };
 
+/// Where a tensor's rows stand on disk, for those who stream files past the map.
+struct RowExtent {
+  int file = 0;           ///< in TensorSource::files()
+  int64_t offset = 0;     ///< of row 0, from the start of that file
+  int64_t row_bytes = 0;  ///< as stored
+  int64_t row_unit = 1;   ///< rows are stored in another order within units of this many, so whole units must be read
+};
+
 /// Read-only tensors of a checkpoint. Thread-safe for reading.
 class TensorSource {
  public:
@@ -51,6 +59,15 @@ class TensorSource {
   /// out.size() must be rows x elements per row. Throws FormatError when `name` is missing.
   virtual void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const = 0;
   std::vector<float> read_all_f32(std::string_view name) const;
+
+  /// The files that the tensors' rows stand in; none for tensors that are made, not read.
+  virtual const std::vector<std::filesystem::path>& files() const;
+  /// nullopt when there is no such tensor, or its rows stand in no file of their own.
+  virtual std::optional<RowExtent> extent(std::string_view name) const;
+  /// read_f32 of rows whose bytes somebody else has read: `stored` are rows x row_bytes from the extent. first_row and rows are
+  /// multiples of row_unit (or end with the tensor).
+  virtual void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                           std::span<float> out) const;
 };
 
 /// Tensors in order, with look-up by name: what the sources keep their lists in.

@@ -28,7 +28,7 @@ std::vector<Section> read_sections(const fs::path& path, const std::vector<std::
   std::vector<Section> sections;
   std::set<std::string> seen;
   const auto put = [&](const std::string& dotted, const std::string& value, bool replace, const std::string& where) {
-    const size_t dot = dotted.find('.');
+    const size_t dot = dotted.rfind('.');  // no key has one, a section's name may
     if (dot == std::string::npos || dot == 0) throw UsageError(fmt::format("{}: '{}' stands in no [section]", where, dotted));
     const std::string name = dotted.substr(0, dot), key = dotted.substr(dot + 1);
     if (!is_safe_relative_name(name) || name.find('/') != std::string::npos || name.front() == '.')

@@ -133,9 +133,10 @@ class Stream {
   /// Returns the error sums of the whole weight, added task by task in the order of rows.
   template <class Step>
   RowError quantise(const TensorInfo& info, Step&& step) {
-    const int64_t columns = info.shape[1], per_row = scheme_.scales_per_row(columns), bytes = scheme_.row_bytes(columns);
-    const int64_t grain = std::max<int64_t>(1, kTaskBytes / (columns * 4));
-    scales_.resize(size_t(info.shape[0] * per_row));
+    const int64_t columns = info.shape[1], bytes = scheme_.row_bytes(columns), unit = scheme_.row_unit();
+    const int64_t grain = std::max<int64_t>(1, kTaskBytes / (columns * 4) / unit) * unit;
+    scales_.resize(size_t(scheme_.row_scales(info.shape[0], columns)));
+    const auto quantizer = scheme_.prepare(info, {});
     RowError total;
     each_block(info, [&](int64_t first, int64_t rows, int64_t) {
       codes_.resize(size_t(rows * bytes));
@@ -145,20 +146,19 @@ class Stream {
         scratch.resize(size_t((end - begin) * columns));
         const std::span<float> values(scratch);
         model_.tensors->read_f32(info.name, first + begin, end - begin, values);
-        for (int64_t r = begin; r < end; ++r) {
-          const Scheme::RowResult row = scheme_.quantize_row(values.subspan(size_t((r - begin) * columns), size_t(columns)),
-                                                             std::span(codes_).subspan(size_t(r * bytes), size_t(bytes)),
-                                                             std::span(scales_).subspan(size_t((first + r) * per_row), size_t(per_row)));
-          if (!row.finite) throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", info.name, first + r));
-          errors_[size_t(begin / grain)] += row.error;
-        }
+        const int64_t first_scale = scheme_.row_scales(first + begin, columns), last_scale = scheme_.row_scales(first + end, columns);
+        const RowsResult made = quantizer->quantize(first + begin, end - begin, values,
+                                                    std::span(codes_).subspan(size_t(begin * bytes), size_t((end - begin) * bytes)),
+                                                    std::span(scales_).subspan(size_t(first_scale), size_t(last_scale - first_scale)));
+        if (made.bad_row >= 0) throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", info.name, made.bad_row));
+        errors_[size_t(begin / grain)] = made.error;
       });
       for (const RowError& error : errors_) total += error;
       writer_.append(codes_.data(), codes_.size());
       step(rows * columns);
     });
     for (int which = 1; which < int(scheme_.outputs(info).size()); ++which) {
-      const std::vector<uint8_t> side = scheme_.side_output(which, info.shape[0], columns, scales_);
+      const std::vector<uint8_t> side = quantizer->side_output(which, scales_);
       writer_.append(side.data(), side.size());
     }
     return total;
@@ -212,7 +212,7 @@ bool matches_pattern(std::string_view text, std::string_view pattern) {
 
 StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
   const Checkpoint model = open_checkpoint(inputs.path("model"));
-  const auto scheme = find_scheme(config.scheme, config.clipping == "mse" ? Int8Scale::mse : Int8Scale::absmax);
+  const auto scheme = find_scheme(config.scheme, {config.clipping == "mse" ? Int8Scale::mse : Int8Scale::absmax});
   const TensorSource& source = *model.tensors;
   const Plan plan = make_plan(config, *scheme, source, model.path);
 

@@ -13,6 +13,39 @@
 namespace overproof {
 namespace {
 
+class Int8Rows final : public RowQuantizer {
+ public:
+  Int8Rows(int64_t rows, int64_t columns, Int8Scale clipping) : rows_(rows), columns_(columns), clipping_(clipping) {}
+
+  RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes, std::span<float> scales) const override {
+    const size_t columns = size_t(columns_), row_bytes = size_t(packed_int8_row_bytes(columns_));
+    RowsResult result;
+    for (size_t r = 0; r < size_t(rows); ++r) {
+      // The codes are made where their packed form will stand (pack_int8_row, in place): q + 128 is a flip of the top bit.
+      const std::span<uint8_t> row = bytes.subspan(r * row_bytes, row_bytes);
+      const Int8Row made = quantize_int8_row(x.subspan(r * columns, columns), {reinterpret_cast<int8_t*>(row.data()), columns}, clipping_);
+      for (uint8_t& byte : row) byte ^= 0x80u;
+      std::fill(row.begin() + int64_t(columns), row.end(), uint8_t{0});
+      scales[r] = made.scale;
+      result.error += made.error;
+      if (!made.finite && result.bad_row < 0) result.bad_row = first_row + int64_t(r);
+    }
+    return result;
+  }
+
+  std::vector<uint8_t> side_output(int which, std::span<const float> scales) const override {
+    const int64_t shape[2] = {rows_, columns_};
+    const auto bytes = which == 1 ? std::as_bytes(scales) : std::as_bytes(std::span(shape));
+    std::vector<uint8_t> result(bytes.size());
+    std::memcpy(result.data(), bytes.data(), bytes.size());
+    return result;
+  }
+
+ private:
+  int64_t rows_, columns_;
+  Int8Scale clipping_;
+};
+
 /// compressed-tensors `pack-quantized`, 8 bits, one F32 scale an output channel, activations untouched (W8A16): the form
 /// that transformers loads for mixtures of experts. Peers keep scales in BF16, which costs 11-15 % more divergence.
 class Int8PerChannel final : public Scheme {
@@ -28,23 +61,9 @@ class Int8PerChannel final : public Scheme {
             {weight.name + "_shape", DType::i64, {2}}};
   }
   int64_t row_bytes(int64_t columns) const override { return packed_int8_row_bytes(columns); }
-  int64_t scales_per_row(int64_t) const override { return 1; }
-
-  RowResult quantize_row(std::span<const float> x, std::span<uint8_t> bytes, std::span<float> scales) const override {
-    // The codes are made where their packed form will stand (pack_int8_row, in place): q + 128 is a flip of the top bit.
-    const Int8Row row = quantize_int8_row(x, {reinterpret_cast<int8_t*>(bytes.data()), x.size()}, clipping_);
-    for (uint8_t& byte : bytes) byte ^= 0x80u;
-    std::fill(bytes.begin() + int64_t(x.size()), bytes.end(), uint8_t{0});
-    scales[0] = row.scale;
-    return {row.error, row.finite};
-  }
-
-  std::vector<uint8_t> side_output(int which, int64_t rows, int64_t columns, std::span<const float> scales) const override {
-    const int64_t shape[2] = {rows, columns};
-    const auto bytes = which == 1 ? std::as_bytes(scales) : std::as_bytes(std::span(shape));
-    std::vector<uint8_t> result(bytes.size());
-    std::memcpy(result.data(), bytes.data(), bytes.size());
-    return result;
+  int64_t row_scales(int64_t rows, int64_t) const override { return rows; }
+  std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts&) const override {
+    return std::make_unique<Int8Rows>(weight.shape[0], weight.shape[1], clipping_);
   }
 
   Json config_group() const override {
@@ -68,17 +87,17 @@ class Int8PerChannel final : public Scheme {
 
 struct Entry {
   const char* name;
-  std::unique_ptr<Scheme> (*make)(Int8Scale);
+  std::unique_ptr<Scheme> (*make)(const SchemeOptions&);
 };
 constexpr Entry kSchemes[] = {
-    {"int8", [](Int8Scale clipping) -> std::unique_ptr<Scheme> { return std::make_unique<Int8PerChannel>(clipping); }},
+    {"int8", [](const SchemeOptions& o) -> std::unique_ptr<Scheme> { return std::make_unique<Int8PerChannel>(o.clipping); }},
 };
 
 }  // namespace
 
-std::unique_ptr<Scheme> find_scheme(std::string_view name, Int8Scale clipping) {
+std::unique_ptr<Scheme> find_scheme(std::string_view name, const SchemeOptions& options) {
   for (const Entry& entry : kSchemes)
-    if (name == entry.name) return entry.make(clipping);
+    if (name == entry.name) return entry.make(options);
   throw UsageError(fmt::format("unknown scheme '{}'; there are: {}", name, fmt::join(scheme_names(), ", ")));
 }
 

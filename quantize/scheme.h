@@ -1,6 +1,9 @@
 #pragma once
 // A scheme says what stands in the output in the place of a Linear weight. Adding one: a class here or beside it, a line
 // in find_scheme's table, a row in docs, a test that its result loads in the peer it is made for.
+//
+// The stage asks in this order: takes() for each weight, outputs() for what to declare, prepare() once a weight, then
+// quantize() for its rows from the first to the last in pieces that begin at multiples of row_unit().
 
 #include <cstdint>
 #include <memory>
@@ -15,37 +18,65 @@
 
 namespace overproof {
 
+struct LinearStatistics;  // what calibration saw of this weight's inputs; quantize/statistics.h
+
+/// What quantising a piece of a weight gave.
+struct RowsResult {
+  RowError error;
+  int64_t bad_row = -1;  ///< first row of the weight with an infinity or NaN; then bytes and scales are unspecified
+};
+
+/// One weight on its way: what is the same for all its rows.
+class RowQuantizer {
+ public:
+  virtual ~RowQuantizer() = default;
+  /// Rows [first_row, first_row + rows) of the weight: x [rows, columns] may be changed -> bytes [rows x row_bytes], scales: the
+  /// row_scales(rows) values from row_scales(first_row) on. Thread-safe. No allocation that grows with the weight.
+  virtual RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
+                              std::span<float> scales) const = 0;
+  /// The little-endian bytes of output `which` (1, 2, ...), when all rows are done; `scales` of the whole weight.
+  virtual std::vector<uint8_t> side_output(int which, std::span<const float> scales) const = 0;
+};
+
+/// What prepare() may need to know of the whole weight.
+struct WeightFacts {
+  float amax = 0;                                ///< largest magnitude; given only to schemes that need_amax()
+  const LinearStatistics* statistics = nullptr;  ///< null without calibration, or when this weight saw too few tokens
+};
+
 class Scheme {
  public:
   virtual ~Scheme() = default;
   virtual std::string_view name() const = 0;
 
+  /// False for a weight that the format cannot hold (columns that the group does not divide, say): it keeps its precision.
+  virtual bool takes(const TensorInfo& weight) const { return weight.shape.size() == 2; }
+  /// Rows that share a scale: 1, or the height of a block.
+  virtual int64_t row_unit() const { return 1; }
+  /// True when the scale depends on the largest magnitude of the whole weight, which then is read twice.
+  virtual bool needs_amax() const { return false; }
+
   /// The tensors that replace Linear weight `weight` (shape [out, in]), in the order in which they are written. The first is
   /// streamed row by row; the others are small and are written after it.
   virtual std::vector<TensorInfo> outputs(const TensorInfo& weight) const = 0;
-
   /// Bytes of one row of the first output.
   virtual int64_t row_bytes(int64_t columns) const = 0;
-  /// Values of the scale kept for each row.
-  virtual int64_t scales_per_row(int64_t columns) const = 0;
+  /// f32 scales kept for the first `rows` rows, a multiple of row_unit() or all rows; 0 where they stand among the bytes.
+  virtual int64_t row_scales(int64_t rows, int64_t columns) const = 0;
 
-  struct RowResult {
-    RowError error;
-    bool finite = true;
-  };
-  /// One row: x [columns] -> bytes [row_bytes], scales [scales_per_row]. Thread-safe, without allocation of row size.
-  virtual RowResult quantize_row(std::span<const float> x, std::span<uint8_t> bytes, std::span<float> scales) const = 0;
-
-  /// The little-endian bytes of output `which` (1, 2, ...) of a weight [rows, columns], from the scales of all its rows.
-  virtual std::vector<uint8_t> side_output(int which, int64_t rows, int64_t columns, std::span<const float> scales) const = 0;
+  virtual std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const = 0;
 
   /// The group that config.json's quantization_config needs for these weights, and the format's name.
   virtual Json config_group() const = 0;
   virtual std::string_view format() const = 0;
 };
 
+struct SchemeOptions {
+  Int8Scale clipping = Int8Scale::absmax;
+};
+
 /// Throws UsageError with the schemes there are.
-std::unique_ptr<Scheme> find_scheme(std::string_view name, Int8Scale clipping);
+std::unique_ptr<Scheme> find_scheme(std::string_view name, const SchemeOptions& options);
 /// Names for the option's list of choices.
 std::vector<std::string> scheme_names();
 

@@ -15,9 +15,9 @@ using namespace overproof::test;
 // Every weight of a real 4-bit GGUF, by name, shape and bits, against transformers' own import of the same file.
 TEST_CASE("the real teacher reads as transformers reads it") {
   const char* teacher = std::getenv("OVERPROOF_TEACHER");
-  const char* python = std::getenv("OVERPROOF_TEST_PYTHON");
+  const std::string python = OVERPROOF_TEST_PYTHON;
   if (!teacher) FAIL("set OVERPROOF_TEACHER to SmolLM2-135M-Instruct.Q4_1.gguf; tools/fetch_teacher.sh fetches it");
-  if (!python || !*python) FAIL("configure with -DOVERPROOF_TEST_PYTHON=<a Python with transformers and gguf>");
+  if (python.empty()) FAIL("configure with -DOVERPROOF_TEST_PYTHON=<a Python with transformers and gguf>");
   const TempFolder t;
   const Checkpoint checkpoint = open_checkpoint(teacher);
   Json ours = {{"config", *checkpoint.config}};
@@ -28,7 +28,7 @@ TEST_CASE("the real teacher reads as transformers reads it") {
   }
   put(t.path / "ours.json", ours.dump());
   const fs::path script = fs::path(OVERPROOF_SOURCE_DIR) / "tests/formats/compare_teacher.py";
-  const std::string command = "'" + std::string(python) + "' '" + script.string() + "' '" + teacher + "' '" + (t.path / "ours.json").string() + "'";
+  const std::string command = "'" + python + "' '" + script.string() + "' '" + teacher + "' '" + (t.path / "ours.json").string() + "'";
   CHECK(std::system(command.c_str()) == 0);
 
   std::ostringstream listing;
