@@ -1,9 +1,10 @@
 // Teacher forward and distillation step in tokens a second, with the peak memory of the process so far:
 //
-//   bench_training forward|step CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
+//   bench_training forward|step|loss|loss-materialised CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
 //
-// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight. Prints one
-// JSON object. benchmarks/training.py runs it beside transformers.
+// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight. `loss` is the KL
+// and its gradients alone, of random states of the size of SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same
+// by autograd over whole logits. Prints one JSON object. benchmarks/training.py runs it beside transformers.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -56,6 +57,39 @@ void forward_all(const Decoder& model, const at::Tensor& ids) {
   }
 }
 
+struct LossCase {
+  at::Tensor hidden, head, teacher_hidden, teacher_head;
+};
+
+LossCase random_states(int64_t tokens) {
+  constexpr int64_t kHidden = 576, kVocab = 49152;
+  at::manual_seed(7);
+  return {at::randn({tokens, kHidden}), at::randn({kVocab, kHidden}).mul_(0.05), at::randn({tokens, kHidden}), at::randn({kVocab, kHidden}).mul_(0.05)};
+}
+
+/// Mean KL; the gradients of hidden states and head are made and checked to be finite.
+double chunked_loss(const LossCase& c) {
+  at::Tensor d_hidden, d_head = at::zeros_like(c.head);
+  const int64_t tokens = c.hidden.size(0);
+  const LossSums sums = dense_loss(c.hidden, c.head, c.teacher_hidden, c.teacher_head, {}, {1.0, 0.0, 1.0 / double(tokens), true}, &d_hidden, &d_head);
+  if (!std::isfinite((d_hidden.sum() + d_head.sum()).item<double>())) throw std::runtime_error("a gradient is not finite");
+  return sums.kl / double(tokens);
+}
+
+double materialised_loss(const LossCase& c) {
+  const at::Tensor hidden = c.hidden.detach().requires_grad_(), head = c.head.detach().requires_grad_();
+  at::Tensor log_p;
+  {
+    at::NoGradGuard no_grad;
+    log_p = at::log_softmax(at::mm(c.teacher_hidden, c.teacher_head.t()), 1);
+  }
+  const at::Tensor log_q = at::log_softmax(at::mm(hidden, head.t()), 1);
+  const at::Tensor loss = (log_p.exp() * (log_p - log_q)).sum() / double(hidden.size(0));
+  loss.backward();
+  if (!std::isfinite((hidden.grad().sum() + head.grad().sum()).item<double>())) throw std::runtime_error("a gradient is not finite");
+  return loss.item<double>();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -69,12 +103,17 @@ int main(int argc, char** argv) try {
     if (number && i + 1 < argc) *number = std::atoll(argv[++i]);
     else models.push_back(word);
   }
-  if ((mode != "forward" || models.size() != 1) && (mode != "step" || models.size() != 2))
-    throw UsageError("usage: bench_training forward MODEL | step STUDENT TEACHER [--windows N] [--length N] [--repeat N] [--threads N]");
+  const bool loss_only = mode == "loss" || mode == "loss-materialised";
+  if ((mode != "forward" || models.size() != 1) && (mode != "step" || models.size() != 2) && (!loss_only || !models.empty()))
+    throw UsageError("usage: bench_training forward MODEL | step STUDENT TEACHER | loss | loss-materialised [--windows N] [--length N] [--repeat N] [--threads N]");
   set_thread_count(threads);
   prepare_torch();
   double best = 0, loss = 0;
-  if (mode == "forward") {
+  if (loss_only) {
+    const LossCase states = random_states(windows * length);
+    for (int64_t r = 0; r < repeat; ++r)
+      best = std::max(best, double(windows * length) / seconds_of([&] { loss = mode == "loss" ? chunked_loss(states) : materialised_loss(states); }));
+  } else if (mode == "forward") {
     const Decoder model(open_checkpoint(models[0]));
     const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
     forward_all(model, ids);

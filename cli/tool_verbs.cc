@@ -12,6 +12,7 @@
 #include "data/tokenizer_tools.h"
 #include "formats/inspect.h"
 #ifdef OVERPROOF_WITH_TORCH
+#include "teacher/check_rows.h"
 #include "teacher/generate.h"
 #include "teacher/logits.h"
 #endif
@@ -52,6 +53,11 @@ std::vector<VerbSpec> tool_verbs() {
                     return audit_report(config, a[0], common.json, std::cout);
                   })});
 #ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"audit rows", "Asks the teacher again and compares with the soft targets, byte for byte.",
+                  "overproof audit rows runs/smollm2-moe/soft-targets --rows 16 --seed 20261124", {{"targets", "a soft-targets artifact"}}, false, false,
+                  verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
+                    return check_rows(config, a[0], common.json, std::cout);
+                  })});
   list.push_back({"generate", "Lets a model write text.", "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
                   {{"model", "a checkpoint folder or a .gguf file"}}, false, false,
                   verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {

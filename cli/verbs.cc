@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <optional>
 
 #include "cli/stage_verb.h"
 #include "cli/verb.h"
@@ -8,6 +9,7 @@
 #include "core/json.h"
 #include "pipeline/recipe.h"
 #include "pipeline/version.h"
+#include "provenance/artifact.h"
 
 namespace overproof {
 namespace {
@@ -50,6 +52,25 @@ int run_verb(const CommonConfig& common, const RunConfig& config, const std::vec
   return 0;
 }
 
+int show_verb(const CommonConfig& common, const NoConfig&, const std::vector<std::string>& arguments) {
+  const fs::path folder = arguments[0];
+  const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, nullptr);
+  if (!lineage) throw UsageError(fmt::format("{}: is no artifact of overproof; it has no claims.jsonl", folder.string()));
+  if (common.json) {
+    Json inputs = Json::object();
+    for (const auto& [slot, input] : lineage->inputs) inputs[slot] = "sha256:" + input.root.hex();
+    fmt::print("{}\n", Json{{"artifact", lineage->name}, {"edge", lineage->kind}, {"stage", lineage->stage}, {"root", "sha256:" + lineage->root.hex()},
+                            {"inputs", inputs}, {"config", lineage->config}, {"metrics", lineage->metrics}}.dump());
+    return 0;
+  }
+  fmt::print("{} ({}) sha256:{}\n", lineage->name, lineage->kind, lineage->root.hex());
+  for (const auto& [slot, input] : lineage->inputs) fmt::print("  {:<12} {} sha256:{}\n", slot, input.name, input.root.hex().substr(0, 16));
+  const std::vector<std::string> said = recall_summary(folder, lineage->root);
+  for (const std::string& line : said) fmt::print("{}\n", line);
+  if (said.empty()) fmt::print("{}\n", lineage->metrics.dump(1));
+  return 0;
+}
+
 int version_verb(const CommonConfig& common, const NoConfig&, const std::vector<std::string>&) {
   const auto versions = builder_versions();
   if (common.json) fmt::print("{}\n", Json(versions).dump());
@@ -70,6 +91,8 @@ std::vector<VerbSpec> make_verbs() {
                   {{"recipe", "an INI file, one section an artifact"}}, true, false, verb_maker<RunConfig>(run_verb)});
   for (VerbSpec& v : stage_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
+  list.push_back({"show", "Says again what a stage said when it made an artifact.", "overproof show runs/smollm2-moe/evaluation",
+                  {{"artifact", "a folder with its claims.jsonl"}}, false, false, verb_maker<NoConfig>(show_verb)});
   list.push_back({"reference", "Prints the reference page in Markdown.", "overproof reference > docs/reference.md", {}, false, false,
                   verb_maker<NoConfig>(reference_verb)});
   list.push_back({"version", "Prints versions as they are recorded in statements.", "overproof version --json", {}, false, false,

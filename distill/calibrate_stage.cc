@@ -168,7 +168,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   at::NoGradGuard no_grad;
   if (!keep)
     for (auto [tensor, value] : kept) tensor.copy_(value);
-  save_decoder(student, outputs.folder(), SaveDType::f32);
+  save_decoder(student, outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
   outputs.folder().write_file("steps.jsonl", log);
 

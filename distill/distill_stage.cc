@@ -125,7 +125,7 @@ StageReport run_distill(const DistillConfig& config_in, const Inputs& inputs, Ou
   }
 
   at::NoGradGuard no_grad;
-  save_decoder(student, outputs.folder(), SaveDType::f32);
+  save_decoder(student, outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
   outputs.folder().write_file("steps.jsonl", log);
 

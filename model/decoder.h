@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/file.h"
@@ -88,6 +89,8 @@ class Decoder {
 };
 
 enum class SaveDType { f32, bf16 };
+/// Of an option that takes "f32" or "bf16".
+SaveDType save_dtype(std::string_view name);
 /// Writes config.json, generation_config.json and safetensors under Hugging Face's names: experts one by one, router
 /// and its bias always f32, lm_head.weight written also when tied if the config says so.
 void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype);

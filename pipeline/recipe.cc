@@ -172,6 +172,11 @@ class RunLog {
 
 }  // namespace
 
+std::vector<std::string> recall_summary(const fs::path& artifact, const Digest& root) {
+  const fs::path folder = fs::absolute(artifact / ".").lexically_normal().parent_path();
+  return RunLog(folder.parent_path()).recall(folder.filename().string(), root);
+}
+
 void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key) {
   if (!options.only.empty() &&
       std::none_of(recipe.steps.begin(), recipe.steps.end(), [&](const RecipeStep& s) { return s.artifact == options.only; })) {

@@ -46,4 +46,7 @@ struct RecipeOptions {
 
 void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key);
 
+/// What the stage said when a run made this artifact; empty when the run's log knows nothing of it.
+std::vector<std::string> recall_summary(const fs::path& artifact, const Digest& root);
+
 }  // namespace overproof

@@ -198,11 +198,10 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
 
   const double bytes = double(totals.entry_bytes) / double(totals.rows), ids = double(totals.entries) / double(totals.rows);
   StageReport report;
-  report.metrics() = {{"windows", blocks},          {"tokens", totals.rows},  {"bytes_per_token", bytes}, {"ids_per_token", ids},
-                      {"taught_now_tokens", taught}};
-  if (taught > 0) report.metrics()["tokens_per_second"] = double(taught) / seconds;
+  report.metrics() = {{"windows", blocks},          {"tokens", totals.rows},  {"bytes_per_token", bytes}, {"ids_per_token", ids}};
   report.summary = {fmt::format("taught {} tokens in {} windows of {} (the corpus has {})", totals.rows, blocks, length, windows),
                     fmt::format("{:.1f} bytes and {:.1f} distinct ids a token", bytes, ids)};
+  if (taught > 0) report.summary.push_back(fmt::format("{} tokens taught now, {:.0f} a second", taught, double(taught) / seconds));
   return report;
 }
 

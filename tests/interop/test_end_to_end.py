@@ -121,6 +121,53 @@ def test_trace_finds_steps_and_rows_of_a_document(run):
     assert stranger["status"] == "absent"
 
 
+def test_rows_of_the_teacher_are_made_again(run, base):
+    words = ["audit", "rows", "--rows", 8, "--seed", 5, "--json"]
+    lines = [json.loads(line) for line in overproof(*words, run / "soft-targets").stdout.splitlines()]
+    assert len(lines) == 8 and all(line["equal"] for line in lines)
+    # One draw moved from one id to another, with a header that still adds up, is not what the teacher said.
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+    forged = base / "forged"
+    forged.mkdir()
+    with safe_open(run / "soft-targets" / "targets.safetensors", "numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    entries, first = tensors["entries"].copy(), 0
+    for row, length in enumerate(tensors["row_lengths"]):
+        pair = [int.from_bytes(entries[first + 3 * i:first + 3 * i + 3].tobytes(), "little") for i in range(2)]
+        if length >= 2 and pair[0] & 63 > 1:
+            break
+        first += 3 * int(length)
+    for i, word in enumerate([pair[0] - 1, pair[1] + 1]):
+        entries[first + 3 * i:first + 3 * i + 3] = list(word.to_bytes(3, "little"))
+    tensors["entries"] = entries
+    save_file(tensors, forged / "targets.safetensors", metadata)
+    answer = overproof("audit", "rows", forged, "--teacher", run / "teacher", "--corpus", run / "corpus", "--row", row, check=4)
+    assert "NOT" in answer.stdout
+    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", check=2)
+    assert "teacher" in answer.stderr
+
+
+def test_bf16_students_load_in_transformers(run, base, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+    words = ["calibrate", "--student", run / "student", "--teacher", run / "teacher", "--corpus", run / "corpus", "--steps", 0, "--dtype", "bf16"]
+    overproof(*words, "--out", base / "bf16")
+    model = AutoModelForCausalLM.from_pretrained(base / "bf16", dtype="auto").eval()
+    assert model.dtype == torch.bfloat16
+    ids = list(range(5, 69))
+    with torch.no_grad():
+        theirs = model.float()(torch.tensor([ids])).logits[0].numpy()  # the same weights, f32 arithmetic
+    assert abs(theirs - logits(base / "bf16", ids, tmp_path)).max() <= 1e-3
+
+
+def test_show_says_again_what_was_said(run):
+    text = overproof("show", run / "evaluation").stdout
+    assert "evaluated" in text and "perplexity" in text and "calibrated" in text
+    shown = json.loads(overproof("show", run / "int8", "--json").stdout)
+    assert shown["edge"] == "quantized-from" and set(shown["inputs"]) == {"model"} and shown["metrics"]["quantised"] > 0
+
+
 def test_report_is_one_page(run):
     overproof("audit", "report", run)
     page = (run / "report.html").read_text()
