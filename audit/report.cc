@@ -76,7 +76,7 @@ std::string verification_section(const Verification& v, bool trusted) {
                   : "<li>All of it was signed with one key; whose it is was not checked here.</li>";
   body += "<li>The order of training follows from the corpus: the steps of a document can be computed "
           "(<code>overproof audit trace</code>).</li></ul>\n"
-          "<h3>Estimated</h3><ul><li>Quality, from held-out documents; tokens per second, from one machine.</li>"
+          "<h3>Estimated</h3><ul><li>Quality, from held-out documents.</li>"
           "<li>Soft targets of kind <em>sample</em>: an unbiased estimate of the teacher's distribution.</li></ul>\n"
           "<h3>Only recorded, never proved</h3><ul><li>Where a document comes from, and its licence.</li>"
           "<li>That the signer ran the stages as stated: a signer can sign false statements.</li>"
@@ -109,14 +109,13 @@ std::string quality_section(const Verification& v) {
     const auto evaluation = artifact_json(node, "evaluation.json");
     if (!evaluation || !evaluation->is_object() || !evaluation->contains("models") || !(*evaluation)["models"].is_array()) continue;
     body += "<table>" + header_row({"model", "perplexity", "mean KL to teacher", "99 % KL", "top-1 agreement", "FFN activation",
-                                    "parameter activation", "size", "tokens/s"});
+                                    "parameter activation", "size"});
     for (const Json& m : (*evaluation)["models"]) {
       const auto bytes = number(m, "bytes");
-      body += fmt::format("<tr>{}{}{}{}{}{}{}{}{}</tr>\n", cell(text(m, "name")), cell(number(m, "perplexity"), "{:.3f}"),
+      body += fmt::format("<tr>{}{}{}{}{}{}{}{}</tr>\n", cell(text(m, "name")), cell(number(m, "perplexity"), "{:.3f}"),
                           cell(number(m, "kl_mean"), "{:.4f}"), cell(number(m, "kl_p99"), "{:.3f}"),
                           cell(number(m, "top1_agreement"), "{:.1f} %", 100), cell(number(m, "ffn_activation"), "{:.1f} %", 100),
-                          cell(number(m, "parameter_activation"), "{:.1f} %", 100), cell(bytes ? megabytes(*bytes) : "", true),
-                          cell(number(m, "tokens_per_second"), "{:.0f}"));
+                          cell(number(m, "parameter_activation"), "{:.1f} %", 100), cell(bytes ? megabytes(*bytes) : "", true));
     }
     body += "</table>\n";
     if (const auto tokens = number(*evaluation, "tokens"))
