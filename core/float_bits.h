@@ -66,21 +66,6 @@ OVERPROOF_HD inline float f8_e4m3_to_f32(uint8_t v) {
   return f32_from_bits(sign | ((exponent + 120) << 23) | (mantissa << 20));
 }
 
-/// Magnitudes above 464, the tie between 448 and the code that is not there, become NaN, as in PyTorch: clip first to saturate.
-OVERPROOF_HD inline uint8_t f32_to_f8_e4m3(float x) {
-  const uint32_t u = f32_bits(x);
-  const uint8_t sign = uint8_t((u >> 24) & 0x80u);
-  const uint32_t a = u & 0x7fffffffu;
-  if (a >= 0x43f00000u) return uint8_t(sign | 0x7fu);  // 480 and above, infinity, NaN
-  if (a >= 0x3c800000u) {                              // normal in e4m3: 2^-6 and above
-    const uint32_t r = a + 0x7ffffu + ((a >> 20) & 1u);
-    return uint8_t(sign | ((r - 0x3c000000u) >> 20));
-  }
-  // Subnormal in e4m3: the unit in the last place of 2^14 is 2^-9, and the hardware rounds.
-  const float magic = f32_from_bits(a) + 16384.0f;
-  return uint8_t(sign | (f32_bits(magic) - 0x46800000u));
-}
-
 /// F8_E5M2 (IEEE-like: has infinities).
 OVERPROOF_HD inline float f8_e5m2_to_f32(uint8_t v) { return f16_to_f32(uint16_t(uint16_t(v) << 8)); }
 

@@ -134,7 +134,7 @@ OVERPROOF_HD inline void quad_codes(const QuantizeJob& job, bool vectors, const 
   const bool whole = vectors && q.count == kQuad;
   const Pack<Element> x = load_quad(static_cast<const Element*>(job.x) + q.row * job.x_stride + q.column, q.count, whole);
   Pack<uint8_t> codes;
-  for (int k = 0; k < kQuad; ++k) codes.at[k] = tile_code<kCodes>(as_f32(x.at[k]), scale);
+  for (int k = 0; k < kQuad; ++k) codes.at[k] = uint8_t(tile_code<kCodes>(as_f32(x.at[k]), scale) ^ job.flip);
   store_quad(job.codes + q.row * job.code_stride + q.column, q.count, whole, codes);
 }
 

@@ -51,19 +51,19 @@ inline ScaleTiles per_block(int64_t rows, int64_t columns, int64_t side) { retur
 template <ElementType kCodes>
 OVERPROOF_HD inline float tile_scale(uint32_t magnitude) {
   if (is_not_finite(magnitude)) return f32_from_bits(0x7fc00000u);
-  return kCodes == ElementType::int8 ? int8_scale(f32_from_bits(magnitude)) : f8_e4m3_scale(f32_from_bits(magnitude));
+  return kCodes == ElementType::int8 ? int8_scale(f32_from_bits(magnitude)) : fp8_scale(f32_from_bits(magnitude));
 }
 
 /// The code of an element. Elements that are not finite, and tiles without a scale, get the code 0: hardware differs in NaNs.
 template <ElementType kCodes>
 OVERPROOF_HD inline uint8_t tile_code(float x, float scale) {
   if (is_not_finite(magnitude_bits(x)) || is_not_finite(magnitude_bits(scale))) return 0;
-  return kCodes == ElementType::int8 ? uint8_t(int8_code(x, scale)) : f8_e4m3_code(x, scale);
+  return kCodes == ElementType::int8 ? uint8_t(int8_code(x, scale)) : fp8_code(x, scale);
 }
 
 template <ElementType kCodes>
 OVERPROOF_HD inline float tile_value(uint8_t code, float scale) {
-  return kCodes == ElementType::int8 ? int8_value(int8_t(code), scale) : f8_e4m3_value(code, scale);
+  return kCodes == ElementType::int8 ? int8_value(int8_t(code), scale) : fp8_value(code, scale);
 }
 
 inline constexpr uint64_t kNoBadRow = ~uint64_t{0};
@@ -74,6 +74,7 @@ struct QuantizeJob {
   ElementType input;  ///< f32 or bf16
   ElementType codes_type;
   int32_t given_scales;
+  uint32_t flip;  ///< each code is XORed with it: 0x80 turns an int8 q into q + 128, as packed formats store it
   const void* x;
   int64_t x_stride;  ///< elements from row to row
   uint8_t* codes;

@@ -10,7 +10,7 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kBlock = 128;
+constexpr int64_t kScaleBlock = 128;
 
 float element(const void* x, ElementType type, int64_t i) {
   return type == ElementType::bf16 ? bf16_to_f32(static_cast<const uint16_t*>(x)[i]) : static_cast<const float*>(x)[i];
@@ -36,7 +36,7 @@ void quantize_tile(const QuantizeJob& job, int64_t i, int64_t j) {
   if (!job.given_scales) scale = tile_scale<kCodes>(magnitude);
   each_tile_row(job.tiles, i, j, [&](int64_t row, int64_t first, int64_t end) {
     for (int64_t c = first; c < end; ++c)
-      job.codes[row * job.code_stride + c] = tile_code<kCodes>(element(job.x, job.input, row * job.x_stride + c), scale);
+      job.codes[row * job.code_stride + c] = uint8_t(tile_code<kCodes>(element(job.x, job.input, row * job.x_stride + c), scale) ^ job.flip);
   });
 }
 
@@ -80,7 +80,7 @@ void dequantize_tiles(const DequantizeJob& job) {
 GemmScaling gemm_scaling(const CodeMatrix& x, const CodeMatrix& w) {
   const auto is = [](const ScaleTiles& t, ScaleTiles (*make)(int64_t, int64_t)) { return same_tiles(t, make(t.rows, t.columns)); };
   if (x.type == w.type && x.tiles.columns == w.tiles.columns) {
-    if (x.tiles.tile_rows == 1 && x.tiles.tile_columns == kBlock && w.tiles.tile_rows == kBlock && w.tiles.tile_columns == kBlock)
+    if (x.tiles.tile_rows == 1 && x.tiles.tile_columns == kScaleBlock && w.tiles.tile_rows == kScaleBlock && w.tiles.tile_columns == kScaleBlock)
       return GemmScaling::block_128;
     // One row is its own tensor: tokens come first, so that a single token multiplies a weight by channels.
     if (is(x.tiles, per_row) && is(w.tiles, per_row)) return GemmScaling::token_channel;
@@ -108,8 +108,8 @@ void reference_gemm(const CodeMatrix& x, const CodeMatrix& w, float* out) {
           continue;
         }
         sum = 0;
-        for (int64_t begin = 0; begin < columns; begin += kBlock) {
-          const int64_t end = std::min(columns, begin + kBlock);
+        for (int64_t begin = 0; begin < columns; begin += kScaleBlock) {
+          const int64_t end = std::min(columns, begin + kScaleBlock);
           const float part = int8 ? float(dot<int32_t>(x, w, t, n, begin, end)) : dot<float>(x, w, t, n, begin, end);
           sum += scaling == GemmScaling::block_128 ? scaled_sum(part, scale(x, t, begin), scale(w, n, begin)) : part;
         }
