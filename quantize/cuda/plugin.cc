@@ -17,7 +17,9 @@ const char* last_error() { return error_text; }
 
 int32_t device_count(int32_t* count) {
   *count = 0;
-  int found = 0;
+  int found = 0, driver = 0;
+  // Without a driver the runtime speaks of one that is too old.
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return fail("look for devices", "there is no driver");
   if (const int32_t bad = status(cudaGetDeviceCount(&found), "look for devices")) return bad;
   *count = found;
   return 0;
