@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "data/tokenizer_tools.h"
 #include "formats/inspect.h"
+#include "quantize/gpu_report.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "teacher/check_rows.h"
 #include "teacher/generate.h"
@@ -70,6 +71,10 @@ std::vector<VerbSpec> tool_verbs() {
                     return count_written(common, config.out, "positions", run_logits(config, a[0]));
                   })});
 #endif
+  list.push_back({"gpu", "Lists GPUs, and compares their kernels with the CPU's.", "overproof gpu --self-test", {}, false, false,
+                  verb_maker<GpuConfig>([](const CommonConfig& common, const GpuConfig& config, const Arguments&) {
+                    return run_gpu(config, common.json, std::cout);
+                  })});
   list.push_back({"inspect", "Lists what is in a checkpoint, safetensors or GGUF file.", "overproof inspect runs/smollm2-moe/int8",
                   {{"path", "a file or a checkpoint folder"}}, false, false,
                   verb_maker<NoConfig>([](const CommonConfig& common, const NoConfig&, const Arguments& a) {

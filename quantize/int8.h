@@ -24,12 +24,13 @@ OVERPROOF_HD inline uint32_t magnitude_bits(float x) { return f32_bits(x) & 0x7f
 /// True for the magnitude of an infinity or a NaN: such a row has no scale.
 OVERPROOF_HD inline bool is_not_finite(uint32_t magnitude) { return magnitude >= 0x7f800000u; }
 
-/// The scale of a row whose largest finite magnitude is `amax`. Rows of zeros, and rows so small that their scale would be
-/// subnormal (amax < 1.5e-36), get scale 1, and with it the code 0 throughout.
-OVERPROOF_HD inline float int8_scale(float amax) {
-  const float scale = amax / kInt8Max;
+/// amax / code_max, the scale of values whose largest finite magnitude is `amax`. Zeros, and values so small that their scale
+/// would be subnormal, get scale 1, and with it the code 0 throughout: so scales and their reciprocals are always normal.
+OVERPROOF_HD inline float absmax_scale(float amax, float code_max) {
+  const float scale = amax / code_max;
   return scale >= 0x1p-126f ? scale : 1.0f;
 }
+OVERPROOF_HD inline float int8_scale(float amax) { return absmax_scale(amax, kInt8Max); }
 
 /// x / scale, clipped and rounded to nearest, ties to even. `scale` is positive and normal, x finite.
 OVERPROOF_HD inline int8_t int8_code(float x, float scale) {
