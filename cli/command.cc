@@ -56,7 +56,10 @@ int run_command(const std::vector<std::string>& words) {
   std::vector<std::string> arguments(verb->arguments.size());
   Options options = instance->options();
   for (Option& o : options_of(common)) options.push_back(o);
-  for (size_t i = 0; i < arguments.size(); ++i) options.push_back({verb->arguments[i].name, &arguments[i], any_value(), ""});
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& name = verb->arguments[i].name;
+    if (std::none_of(options.begin(), options.end(), [&](const Option& o) { return o.name == name; })) options.push_back({name, &arguments[i], any_value(), ""});
+  }
 
   po::options_description description;
   for (const Option& o : options) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "core/error.h"
@@ -27,7 +28,8 @@ class StageVerb final : public VerbInstance {
     return list;
   }
 
-  int run(const CommonConfig& common, const std::vector<std::string>&) override {
+  int run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
+    for (size_t i = 0; i < arguments.size(); ++i) place(arguments[i], i == 0 ? slots_[0] : out_, i == 0 ? spec_.slots[0].name : "out");
     StageRequest request{&spec_, instance_.get(), {}, out_, force_};
     if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
     for (size_t i = 0; i < slots_.size(); ++i) {
@@ -66,6 +68,12 @@ class StageVerb final : public VerbInstance {
   }
 
  private:
+  void place(const std::string& word, std::string& into, const std::string& name) {
+    if (word.empty()) return;
+    if (!into.empty()) throw UsageError(fmt::format("{}: --{} is given twice, as '{}' and '{}'", spec_.name, name, into, word));
+    into = word;
+  }
+
   const StageSpec& spec_;
   std::unique_ptr<StageInstance> instance_;
   std::vector<std::string> slots_;
@@ -77,8 +85,13 @@ class StageVerb final : public VerbInstance {
 
 std::vector<VerbSpec> stage_verbs() {
   std::vector<VerbSpec> list;
-  for (const StageSpec& spec : stages())
-    list.push_back({spec.name, spec.help, spec.example, {}, false, spec.more_models, [&spec] { return std::make_unique<StageVerb>(spec); }});
+  for (const StageSpec& spec : stages()) {
+    // A stage with one input may be told both ends by place: overproof quantize IN OUT.
+    std::vector<Argument> ends;
+    const auto needed = std::count_if(spec.slots.begin(), spec.slots.end(), [](const Slot& s) { return s.required; });
+    if (needed == 1 && spec.slots[0].required) ends = {{spec.slots[0].name, "the same as --" + spec.slots[0].name, false}, {"out", "the same as --out", false}};
+    list.push_back({spec.name, spec.help, spec.example, ends, false, spec.more_models, [&spec] { return std::make_unique<StageVerb>(spec); }});
+  }
   return list;
 }
 

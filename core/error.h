@@ -56,6 +56,14 @@ class IoError : public Error {
   std::string_view kind() const noexcept override { return "io"; }
 };
 
+/// What was made does not keep a bound that the user has set. Exit code 6.
+class QualityError : public Error {
+ public:
+  using Error::Error;
+  int exit_code() const noexcept override { return 6; }
+  std::string_view kind() const noexcept override { return "quality"; }
+};
+
 /// SIGINT or SIGTERM arrived. Exit code 130.
 class Interrupted : public Error {
  public:

@@ -1,0 +1,53 @@
+#pragma once
+// How far one model's next-token distribution is from another's, on windows of text that neither has seen in training.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "core/file.h"
+#include "data/corpus.h"
+#include "data/tokenizer.h"
+#include "model/decoder.h"
+
+namespace overproof {
+
+/// Windows of ids, each with the id that follows every position.
+struct TokenWindows {
+  std::vector<at::Tensor> batches;  ///< I64 [<= batch, length]
+  at::Tensor labels;                ///< I64 [tokens]
+  int64_t windows = 0;
+  int64_t tokens() const { return labels.numel(); }
+};
+
+/// About `tokens` held-out tokens of a corpus: whole windows, the middle of each of equal parts of the held-out stream.
+/// Throws UsageError when there is none.
+TokenWindows held_out_windows(const Corpus& corpus, int64_t tokens, int64_t batch);
+
+/// The same of a text file, or of every file of a folder in the order of their names, in windows of `length` tokens. Throws
+/// UsageError when the text is shorter than one window, IoError.
+TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int64_t length, int64_t tokens, int64_t batch);
+
+/// Final hidden states of all tokens, [tokens, hidden], and the seconds it took.
+struct States {
+  at::Tensor hidden;
+  double seconds = 0;
+};
+/// Calls step(tokens) after each batch. Throws Interrupted.
+States final_states(const Decoder& model, const TokenWindows& windows, const std::function<void(int64_t tokens)>& step = {});
+
+/// The model against the teacher; nats a token. kl_p99 is the 99th percentile over tokens (nearest rank).
+struct Divergence {
+  double perplexity = 0, teacher_perplexity = 0, kl_mean = 0, kl_p99 = 0;
+  double top1 = 0;          ///< fraction of positions where the most probable token is the teacher's
+  double head_seconds = 0;  ///< spent on the model's own logits
+};
+/// KL(teacher || model) and the rest from both models' hidden states, in chunks of tokens: a vocabulary times tokens of logits
+/// is more than any machine wants to keep.
+Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model, const at::Tensor& hidden,
+                          const at::Tensor& labels);
+
+}  // namespace overproof

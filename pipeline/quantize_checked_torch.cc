@@ -1,0 +1,186 @@
+#include "pipeline/quantize_checked.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/progress.h"
+
+namespace overproof {
+namespace {
+
+/// Windows of text that no corpus has cut. Long enough that most positions have a context.
+constexpr int64_t kTextWindow = 256;
+constexpr int64_t kWindowsAtATime = 4;
+
+/// The parent and what it says; kept over all trials.
+class Judge {
+ public:
+  Judge(const CheckedQuantizeConfig& config, const Inputs& inputs)
+      : parent_(open_checkpoint(inputs.path("model"))), windows_(windows(config, inputs)), states_(final_states(parent_, windows_)) {}
+
+  Divergence measure(const fs::path& checkpoint) const {
+    const Decoder child(open_checkpoint(checkpoint));
+    Progress progress("evaluate", windows_.tokens(), "tokens");
+    int64_t done = 0;
+    const States states = final_states(child, windows_, [&](int64_t tokens) { progress.update(done += tokens); });
+    return compare_states(parent_, states_.hidden, child, states.hidden, windows_.labels);
+  }
+  int64_t tokens() const { return windows_.tokens(); }
+
+ private:
+  static TokenWindows windows(const CheckedQuantizeConfig& config, const Inputs& inputs) {
+    if (inputs.has("corpus")) {
+      const Corpus corpus(inputs.path("corpus"));
+      if (open_tokenizer(inputs.path("model"))->probe() != corpus.tokenizer_probe())
+        throw UsageError("the corpus was cut with another tokenizer than the model's; build it again with this model");
+      return held_out_windows(corpus, config.evaluate_tokens, kWindowsAtATime);
+    }
+    if (inputs.has("text"))
+      return text_windows(inputs.path("text"), *open_tokenizer(inputs.path("model")), kTextWindow, config.evaluate_tokens, kWindowsAtATime);
+    throw UsageError("there is nothing to measure quality on: name a corpus artifact with --corpus, or a text with --text");
+  }
+
+  Decoder parent_;
+  TokenWindows windows_;
+  States states_;
+};
+
+/// Weights by unit, the unit with the noisiest weight first; from the metric "tensors_sqnr".
+std::vector<std::vector<std::string>> units_noisiest_first(const Json& tensors_sqnr) {
+  std::map<std::string, std::pair<double, std::vector<std::string>>> units;
+  for (const auto& [name, db] : tensors_sqnr.items()) {
+    auto& [least, members] = units.try_emplace(fused_unit(name), db.get<double>(), std::vector<std::string>{}).first->second;
+    least = std::min(least, db.get<double>());
+    members.push_back(name);
+  }
+  std::vector<std::pair<double, std::vector<std::string>>> sorted;
+  for (auto& [unit, entry] : units) sorted.push_back(std::move(entry));
+  std::ranges::stable_sort(sorted, {}, [](const auto& entry) { return entry.first; });
+  std::vector<std::vector<std::string>> result;
+  for (auto& [db, members] : sorted) result.push_back(std::move(members));
+  return result;
+}
+
+std::vector<std::string> first_units(const std::vector<std::vector<std::string>>& units, int64_t count) {
+  std::vector<std::string> kept;
+  for (int64_t u = 0; u < count; ++u) kept.insert(kept.end(), units[size_t(u)].begin(), units[size_t(u)].end());
+  return kept;
+}
+
+QuantizeConfig keeping(QuantizeConfig config, const std::vector<std::string>& kept) {
+  std::string overrides;
+  for (const std::string& name : kept) overrides += name + "=none,";
+  config.overrides = overrides + config.overrides;
+  if (config.overrides.ends_with(',')) config.overrides.pop_back();
+  return config;
+}
+
+std::string noisiest(const StageReport& report, size_t count) {
+  std::vector<std::pair<double, std::string>> all;
+  for (const auto& [name, db] : report.metrics()["tensors_sqnr"].items()) all.emplace_back(db.get<double>(), name);
+  std::ranges::sort(all);
+  std::vector<std::string> words;
+  for (size_t i = 0; i < std::min(count, all.size()); ++i) words.push_back(fmt::format("{} ({:.1f} dB)", all[i].second, all[i].first));
+  return fmt::format("{}", fmt::join(words, ", "));
+}
+
+/// One way of quantising, made and measured in the scratch folder.
+struct Trial {
+  StageReport report;
+  Divergence quality;
+};
+Trial try_out(const QuantizeConfig& config, const Inputs& inputs, const fs::path& scratch, const Judge& judge) {
+  const fs::path folder = scratch / "trial";
+  const auto clear = [&] {
+    for (const char* name : {"trial", "trial-scratch"}) fs::remove_all(scratch / name);
+  };
+  clear();
+  fs::create_directories(folder);
+  fs::create_directories(scratch / "trial-scratch");
+  Outputs outputs(folder, scratch / "trial-scratch");
+  const Inputs copy(inputs.all());  // digests are noted once, by the run that counts
+  Trial trial{run_quantize(config, copy, outputs), {}};
+  trial.quality = judge.measure(folder);
+  clear();
+  return trial;
+}
+
+struct Budgeted {
+  std::vector<std::string> kept;
+  int64_t trials = 0;
+};
+
+/// The fewest units that, kept at their precision, bring the KL below the budget.
+Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs, const fs::path& scratch, const Judge& judge) {
+  const Trial all = try_out(config.quantize, inputs, scratch, judge);
+  Budgeted result{{}, 1};
+  if (all.quality.kl_mean <= config.kl_budget) return result;
+  const auto units = units_noisiest_first(all.report.metrics()["tensors_sqnr"]);
+  // All but one unit is the most that can be kept: a model with nothing quantised is no result.
+  int64_t enough = int64_t(units.size()) - 1, too_few = 0;
+  if (enough < 1) throw QualityError(fmt::format("kl-budget {}: the only weight has a KL of {:.5f}", config.kl_budget, all.quality.kl_mean));
+  const auto kl_keeping = [&](int64_t count) {
+    ++result.trials;
+    return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, judge).quality.kl_mean;
+  };
+  if (const double least = kl_keeping(enough); least > config.kl_budget)
+    throw QualityError(fmt::format("kl-budget {}: with all but one of {} groups of weights kept the KL is still {:.5f}", config.kl_budget, units.size(), least));
+  while (enough - too_few > 1) {
+    const int64_t middle = too_few + (enough - too_few) / 2;
+    (kl_keeping(middle) <= config.kl_budget ? enough : too_few) = middle;
+  }
+  result.kept = first_units(units, enough);
+  return result;
+}
+
+}  // namespace
+
+std::string fused_unit(const std::string& weight) {
+  if (const size_t experts = weight.find(".experts."); experts != std::string::npos) {
+    const size_t end = weight.find('.', experts + 9);
+    return weight.substr(0, end);
+  }
+  const auto ends = [&](std::initializer_list<std::string_view> names) {
+    return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return weight.ends_with(name); });
+  };
+  const std::string parent = weight.substr(0, weight.rfind('.', weight.rfind('.') - 1) + 1);
+  if (ends({".q_proj.weight", ".k_proj.weight", ".v_proj.weight"})) return parent + "qkv";
+  if (ends({".gate_proj.weight", ".up_proj.weight"})) return parent + "gate_up";
+  return weight;
+}
+
+StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
+  if (!config.evaluate && config.max_kl == 0 && config.kl_budget == 0) return run_quantize(config.quantize, inputs, outputs);
+  const Judge judge(config, inputs);
+  Budgeted budgeted;
+  if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), judge);
+
+  StageReport report = run_quantize(keeping(config.quantize, budgeted.kept), inputs, outputs);
+  const Divergence quality = judge.measure(outputs.folder().path());
+  report.metrics()["quality"] = {{"tokens", judge.tokens()},
+                                 {"kl_mean", quality.kl_mean},
+                                 {"kl_p99", quality.kl_p99},
+                                 {"perplexity_ratio", quality.perplexity / quality.teacher_perplexity},
+                                 {"top1_agreement", quality.top1}};
+  report.summary.push_back(fmt::format("KL to the parent {:.5f} nats a token on {} held-out tokens (99th percentile {:.4f}), perplexity {:.3f} -> {:.3f}, "
+                                       "same most probable token at {:.1f} %",
+                                       quality.kl_mean, judge.tokens(), quality.kl_p99, quality.teacher_perplexity, quality.perplexity, 100 * quality.top1));
+  if (config.kl_budget > 0) {
+    report.metrics()["kept_for_budget"] = budgeted.kept;
+    report.metrics()["budget_trials"] = budgeted.trials;
+    report.summary.push_back(fmt::format("{} weights kept their precision for a budget of {} ({} trials)", budgeted.kept.size(), config.kl_budget, budgeted.trials));
+  }
+  if (config.max_kl > 0 && !(quality.kl_mean <= config.max_kl))
+    throw QualityError(fmt::format("the KL to the parent is {:.5f}, above max-kl {}; nothing was kept. Noisiest weights: {}. Leave some alone with "
+                                   "--exclude or --kl-budget, or take another scheme",
+                                   quality.kl_mean, config.max_kl, noisiest(report, 5)));
+  return report;
+}
+
+}  // namespace overproof
