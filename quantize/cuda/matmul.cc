@@ -9,11 +9,16 @@ namespace {
 
 cudaDataType_t data_type(ElementType type) {
   switch (type) {
-    case ElementType::f32: return CUDA_R_32F;
-    case ElementType::bf16: return CUDA_R_16BF;
-    case ElementType::int8: return CUDA_R_8I;
-    case ElementType::f8_e4m3: return CUDA_R_8F_E4M3;
-    case ElementType::int32: return CUDA_R_32I;
+    case ElementType::f32:
+      return CUDA_R_32F;
+    case ElementType::bf16:
+      return CUDA_R_16BF;
+    case ElementType::int8:
+      return CUDA_R_8I;
+    case ElementType::f8_e4m3:
+      return CUDA_R_8F_E4M3;
+    case ElementType::int32:
+      return CUDA_R_32I;
   }
   return CUDA_R_32F;
 }
@@ -77,7 +82,8 @@ int32_t matmul_on(Session& session, const MatmulJob& job) {
   };
   describe(CUBLASLT_MATMUL_DESC_TRANSA, transpose);
   describe(CUBLASLT_MATMUL_DESC_TRANSB, as_is);
-  const auto scaled = [&](MatmulScale scale, const float* scales, cublasLtMatmulDescAttributes_t mode, cublasLtMatmulDescAttributes_t pointer) {
+  const auto scaled = [&](MatmulScale scale, const float* scales, cublasLtMatmulDescAttributes_t mode,
+                          cublasLtMatmulDescAttributes_t pointer) {
     if (scale == MatmulScale::none) return;
     describe(mode, static_cast<int32_t>(scale));
     describe(pointer, scales);
@@ -100,14 +106,15 @@ int32_t matmul_on(Session& session, const MatmulJob& job) {
 
   cublasLtMatmulHeuristicResult_t found{};
   int count = 0;
-  step(cublasLtMatmulAlgoGetHeuristic, session.blas, description.handle, a.handle, b.handle, d.handle, d.handle, preference.handle, 1, &found,
-       &count);
-  if (step.status == CUBLAS_STATUS_SUCCESS && count == 0) return fail("multiply", "cuBLASLt has no algorithm for this product on this device");
+  step(cublasLtMatmulAlgoGetHeuristic, session.blas, description.handle, a.handle, b.handle, d.handle, d.handle,
+       preference.handle, 1, &found, &count);
+  if (step.status == CUBLAS_STATUS_SUCCESS && count == 0)
+    return fail("multiply", "cuBLASLt has no algorithm for this product on this device");
   const float one = 1.0f, zero = 0.0f;
   const int32_t integer_one = 1, integer_zero = 0;
-  step(cublasLtMatmul, session.blas, description.handle, integers ? static_cast<const void*>(&integer_one) : &one, job.a, a.handle, job.b, b.handle,
-       integers ? static_cast<const void*>(&integer_zero) : &zero, static_cast<const void*>(job.d_out), d.handle, job.d_out, d.handle, &found.algo,
-       session.workspace, size_t(session.workspace_bytes), session.stream);
+  step(cublasLtMatmul, session.blas, description.handle, integers ? static_cast<const void*>(&integer_one) : &one, job.a,
+       a.handle, job.b, b.handle, integers ? static_cast<const void*>(&integer_zero) : &zero, static_cast<const void*>(job.d_out),
+       d.handle, job.d_out, d.handle, &found.algo, session.workspace, size_t(session.workspace_bytes), session.stream);
   return step.status == CUBLAS_STATUS_SUCCESS ? 0 : fail("multiply", cublasLtGetStatusString(step.status));
 }
 
