@@ -56,6 +56,9 @@ struct GpuApi {
   int32_t (*errors)(void* session, const ErrorJob* job);
   int32_t (*dequantize)(void* session, const DequantizeJob* job);
   int32_t (*scale)(void* session, const ScaleJob* job);
+  /// Whether cuBLASLt takes the description of the job: its attributes and their sizes. Needs no device, and so does not say
+  /// that one has an algorithm for it.
+  int32_t (*check_matmul)(const MatmulJob* job);
   int32_t (*matmul)(void* session, const MatmulJob* job);
 };
 

@@ -28,6 +28,7 @@ int32_t quantize_on(Session& session, const QuantizeJob& job);
 int32_t errors_on(Session& session, const ErrorJob& job);
 int32_t dequantize_on(Session& session, const DequantizeJob& job);
 int32_t scale_on(Session& session, const ScaleJob& job);
+int32_t describe_matmul(const MatmulJob& job);
 int32_t matmul_on(Session& session, const MatmulJob& job);
 
 }  // namespace overproof::gpu

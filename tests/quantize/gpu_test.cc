@@ -350,6 +350,14 @@ TEST_CASE("the CUDA plugin loads without a driver and reports no device; with a 
   INFO(plugin.reason);
   REQUIRE(plugin.api != nullptr);
   CHECK(plugin.file == OVERPROOF_CUDA_PLUGIN);
+  // cuBLASLt takes the description of every plan. Without a device it looks at attributes' names and sizes only.
+  for (const int32_t capability : {80, 89, 90, 100})
+    for (const ElementType codes : {ElementType::int8, ElementType::f8_e4m3})
+      for (const GemmScaling scaling : {GemmScaling::per_tensor, GemmScaling::token_channel, GemmScaling::block_128})
+        for (const ElementType out : {ElementType::f32, ElementType::bf16}) {
+          const MatmulJob job = plan_for(capability, codes, scaling, 7, 250, 300, out).job;
+          CHECK(plugin.api->check_matmul(&job) == 0);
+        }
   std::string reason;
   const std::vector<GpuDeviceInfo> devices = gpu_devices(*plugin.api, reason);
   if (devices.empty()) {

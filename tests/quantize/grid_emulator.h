@@ -114,8 +114,13 @@ inline const char* refused(const MatmulJob& job) {
   return nullptr;
 }
 
+inline int32_t check_matmul(const MatmulJob* job) {
+  const char* why = refused(*job);
+  return why == nullptr ? 0 : fail(why);
+}
+
 inline int32_t matmul(void*, const MatmulJob* job) {
-  if (const char* why = refused(*job)) return fail(why);
+  if (const int32_t bad = check_matmul(job)) return bad;
   for (int64_t j = 0; j < job->n; ++j)
     for (int64_t i = 0; i < job->m; ++i) {
       const int64_t at = j * job->ldd + i;
@@ -178,7 +183,7 @@ inline const GpuApi& api() {
                             [](void*) {},   allocate,       release,
                             copy,           copy,           quantize,
                             errors,         dequantize,     scale,
-                            matmul};
+                            check_matmul,   matmul};
   return table;
 }
 
