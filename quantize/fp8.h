@@ -47,9 +47,9 @@ inline constexpr int64_t kMxGroup = 32;
 
 /// The E8M0 byte of a group with largest finite magnitude `amax`, given as bits: 127 + floor(log2 amax) - 8, one more when amax
 /// is 1.75 or more times its power of two, so that nothing is clipped. 0 for groups below 2^-118. It is what compressed-tensors'
-/// generate_mx_scales computes (the OCP text leaves out the "one more" and clips). `sharpen` takes that many off.
-OVERPROOF_HD inline uint8_t mxfp8_exponent(uint32_t amax_bits, int sharpen = 0) {
-  const int e = int((amax_bits + 0x200000u) >> 23) - 8 - sharpen;
+/// generate_mx_scales computes (the OCP text leaves out the "one more" and clips).
+OVERPROOF_HD inline uint8_t mxfp8_exponent(uint32_t amax_bits) {
+  const int e = int((amax_bits + 0x200000u) >> 23) - 8;
   return uint8_t(e > 0 ? e : 0);
 }
 /// 2^(byte - 127); byte 255 (NaN) is never written.

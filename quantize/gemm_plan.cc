@@ -39,13 +39,13 @@ Choice choose_path(const GemmProblem& p) {
 
 void check(const GemmProblem& p) {
   if (p.capability < 80)
-    throw UsageError(fmt::format("compute capability {}.{} is too old: the GPU path needs 8.0 or later; use the CPU", p.capability / 10,
-                                 p.capability % 10));
+    throw UsageError(fmt::format("compute capability {}.{} is too old: the GPU path needs 8.0 or later; use the CPU",
+                                 p.capability / 10, p.capability % 10));
   constexpr int64_t kLargest = (int64_t{1} << 31) - 256;  // padding included, below 2^31
   for (const int64_t n : {p.tokens, p.outputs, p.columns})
     if (n < 1 || n > kLargest)
-      throw UsageError(fmt::format("a product of [{}, {}] and [{}, {}] cannot be computed: sizes go from 1 to {}", p.tokens, p.columns, p.outputs,
-                                   p.columns, kLargest));
+      throw UsageError(fmt::format("a product of [{}, {}] and [{}, {}] cannot be computed: sizes go from 1 to {}", p.tokens,
+                                   p.columns, p.outputs, p.columns, kLargest));
   OVERPROOF_CHECK(p.codes == ElementType::int8 || p.codes == ElementType::f8_e4m3);
   OVERPROOF_CHECK(p.out == ElementType::f32 || p.out == ElementType::bf16);
 }
@@ -54,22 +54,32 @@ void check(const GemmProblem& p) {
 
 std::string_view to_string(GemmPath path) {
   switch (path) {
-    case GemmPath::int8_then_scale: return "int8, then scale";
-    case GemmPath::f8_scalar: return "fp8, tensor-wide scales";
-    case GemmPath::f8_vector: return "fp8, outer vector scales";
-    case GemmPath::f8_block: return "fp8, 1x128 and 128x128 block scales";
-    case GemmPath::f8_then_scale: return "fp8, then scale";
-    case GemmPath::widen_then_scale: return "codes as bf16, then scale";
-    case GemmPath::dequantise: return "dequantised to bf16";
+    case GemmPath::int8_then_scale:
+      return "int8, then scale";
+    case GemmPath::f8_scalar:
+      return "fp8, tensor-wide scales";
+    case GemmPath::f8_vector:
+      return "fp8, outer vector scales";
+    case GemmPath::f8_block:
+      return "fp8, 1x128 and 128x128 block scales";
+    case GemmPath::f8_then_scale:
+      return "fp8, then scale";
+    case GemmPath::widen_then_scale:
+      return "codes as bf16, then scale";
+    case GemmPath::dequantise:
+      return "dequantised to bf16";
   }
   return "unknown";
 }
 
 std::string_view to_string(GemmScaling scaling) {
   switch (scaling) {
-    case GemmScaling::per_tensor: return "tensor x tensor";
-    case GemmScaling::token_channel: return "token x channel";
-    case GemmScaling::block_128: return "1x128 x 128x128";
+    case GemmScaling::per_tensor:
+      return "tensor x tensor";
+    case GemmScaling::token_channel:
+      return "token x channel";
+    case GemmScaling::block_128:
+      return "1x128 x 128x128";
   }
   return "unknown";
 }
@@ -82,8 +92,11 @@ GemmPlan choose_gemm_plan(const GemmProblem& p) {
   plan.why = choice.why;
   const bool converts = choice.path == GemmPath::widen_then_scale || choice.path == GemmPath::dequantise;
   plan.operand = converts ? ElementType::bf16 : p.codes;
-  plan.scale_after = choice.path == GemmPath::int8_then_scale || choice.path == GemmPath::f8_then_scale || choice.path == GemmPath::widen_then_scale;
-  const ElementType d = choice.path == GemmPath::int8_then_scale ? ElementType::int32 : plan.scale_after ? ElementType::f32 : p.out;
+  plan.scale_after = choice.path == GemmPath::int8_then_scale || choice.path == GemmPath::f8_then_scale ||
+                     choice.path == GemmPath::widen_then_scale;
+  const ElementType d = choice.path == GemmPath::int8_then_scale ? ElementType::int32
+                        : plan.scale_after                       ? ElementType::f32
+                                                                 : p.out;
 
   // Rows of 16 bytes in every operand: required for fp8, and what int8 and bf16 are fastest with. The token count is cuBLAS's
   // n and free, except under block scales.

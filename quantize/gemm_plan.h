@@ -26,13 +26,13 @@ enum class GemmScaling : int32_t {
 };
 
 enum class GemmPath : int32_t {
-  int8_then_scale,  ///< exact int32 sums, then scales
-  f8_scalar,        ///< cuBLASLt applies one scale each
-  f8_vector,        ///< cuBLASLt applies the outer vectors
-  f8_block,         ///< cuBLASLt applies the blocks' scales
-  f8_then_scale,    ///< fp8 sums in f32 without scales, then scales
-  widen_then_scale, ///< codes as bf16, which holds them exactly; f32 sums, then scales
-  dequantise        ///< codes x scales rounded to bf16, f32 sums
+  int8_then_scale,   ///< exact int32 sums, then scales
+  f8_scalar,         ///< cuBLASLt applies one scale each
+  f8_vector,         ///< cuBLASLt applies the outer vectors
+  f8_block,          ///< cuBLASLt applies the blocks' scales
+  f8_then_scale,     ///< fp8 sums in f32 without scales, then scales
+  widen_then_scale,  ///< codes as bf16, which holds them exactly; f32 sums, then scales
+  dequantise         ///< codes x scales rounded to bf16, f32 sums
 };
 std::string_view to_string(GemmPath path);
 std::string_view to_string(GemmScaling scaling);
@@ -47,12 +47,12 @@ struct GemmProblem {
 
 struct GemmPlan {
   GemmPath path;
-  std::string_view why;                     ///< for people: what decided
-  int64_t tokens, outputs, columns;         ///< as padded with zeros for cuBLASLt's alignment
-  MatmulJob job;                            ///< everything but the pointers
-  ElementType operand;                      ///< int8, f8_e4m3, or bf16 where codes are converted first
-  bool scale_after;                         ///< ScaleJob on the sums
-  ScaleTiles activation_scales, weight_scales;  ///< the scales' order that the path wants; tiles over the padded matrices
+  std::string_view why;                                ///< for people: what decided
+  int64_t tokens, outputs, columns;                    ///< as padded with zeros for cuBLASLt's alignment
+  MatmulJob job;                                       ///< everything but the pointers
+  ElementType operand;                                 ///< int8, f8_e4m3, or bf16 where codes are converted first
+  bool scale_after;                                    ///< ScaleJob on the sums
+  ScaleTiles activation_scales, weight_scales;         ///< the scales' order that the path wants; tiles over the padded matrices
   int64_t activation_scale_count, weight_scale_count;  ///< floats to keep for them
 };
 

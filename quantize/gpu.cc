@@ -27,7 +27,8 @@ std::vector<fs::path> plugin_places() {
 std::vector<float> reordered(const CodeMatrix& m, const ScaleTiles& order, int64_t count) {
   std::vector<float> scales(size_t(count), 0.0f);
   for (int64_t i = 0; i < m.tiles.down(); ++i)
-    for (int64_t j = 0; j < m.tiles.across(); ++j) scales.at(size_t(order.scale_index(i, j))) = m.scales[m.tiles.scale_index(i, j)];
+    for (int64_t j = 0; j < m.tiles.across(); ++j)
+      scales.at(size_t(order.scale_index(i, j))) = m.scales[m.tiles.scale_index(i, j)];
   return scales;
 }
 
@@ -54,7 +55,8 @@ GpuPlugin open_gpu_plugin() {
     const auto function = reinterpret_cast<GpuApiFunction>(dlsym(library, kGpuApiSymbol));
     const GpuApi* api = function == nullptr ? nullptr : function(kGpuApiVersion);
     if (api == nullptr || api->version != kGpuApiVersion || api->bytes != sizeof(GpuApi)) {
-      plugin.reason = fmt::format("{} is no GPU plugin of this version of overproof (interface {})", place.string(), kGpuApiVersion);
+      plugin.reason =
+          fmt::format("{} is no GPU plugin of this version of overproof (interface {})", place.string(), kGpuApiVersion);
       return plugin;
     }
     plugin.api = api;
@@ -118,7 +120,9 @@ GpuSession::GpuSession(const GpuApi& api, int32_t device) : api_(api) {
 GpuSession::~GpuSession() { api_.close(session_); }
 
 void GpuSession::check(int32_t status, const char* action) const {
-  if (status != 0) throw IoError(fs::path(info_.name[0] == '\0' ? "GPU" : info_.name), fmt::format("cannot {}: {}", action, api_.last_error()), 0);
+  if (status != 0)
+    throw IoError(fs::path(info_.name[0] == '\0' ? "GPU" : info_.name), fmt::format("cannot {}: {}", action, api_.last_error()),
+                  0);
 }
 
 GpuSession::Memory GpuSession::upload(const void* host, int64_t row_bytes, int64_t rows, int64_t pitch, int64_t padded_rows) {
@@ -127,18 +131,20 @@ GpuSession::Memory GpuSession::upload(const void* host, int64_t row_bytes, int64
   return memory;
 }
 
-void GpuSession::quantize(const QuantizeJob& host) {
+void GpuSession::quantize(const QuantizeJob& host, TileError* errors) {
   const std::scoped_lock turn(turn_);
   const ScaleTiles& t = host.tiles;
   if (!gpu::fits_device(t.rows, t.columns))
-    throw UsageError(fmt::format("a weight of [{}, {}] is too large for one piece on a GPU: cut it into rows", t.rows, t.columns));
+    throw UsageError(
+        fmt::format("a weight of [{}, {}] is too large for one piece on a GPU: cut it into rows", t.rows, t.columns));
   const int64_t element = element_bytes(host.input);
   // Device rows begin at multiples of 16 bytes, so that kernels may load whole vectors whatever the width.
   QuantizeJob job = host;
   job.x_stride = job.code_stride = ceil_div(t.columns, 16) * 16;
   Memory x(*this, job.x_stride * element * t.rows), codes(*this, job.code_stride * t.rows);
-  check(api_.copy_in(session_, x.as<void>(), job.x_stride * element, host.x, host.x_stride * element, t.columns * element, t.rows),
-        "copy to the device");
+  check(
+      api_.copy_in(session_, x.as<void>(), job.x_stride * element, host.x, host.x_stride * element, t.columns * element, t.rows),
+      "copy to the device");
   const int64_t floats = scale_floats(t);
   const Memory scales = upload(host.scales, floats * 4, 1, floats * 4, 1);
   const Memory bad_row = upload(host.bad_row, 8, 1, 8, 1);
@@ -155,25 +161,36 @@ void GpuSession::quantize(const QuantizeJob& host) {
   fetch(host.codes, host.code_stride, job.codes, job.code_stride, t.columns, t.rows);
   fetch(host.scales, floats * 4, job.scales, floats * 4, floats * 4, 1);
   fetch(host.bad_row, 8, job.bad_row, 8, 8, 1);
+  if (errors == nullptr) return;
+  ErrorJob error_job{job, nullptr, nullptr};
+  const int64_t parts = t.rows * t.across(), bytes = parts * int64_t(sizeof(TileError));
+  const Memory blocks(*this, bytes * error_job.error_blocks()), sums(*this, bytes);
+  error_job.blocks = blocks.as<TileError>();
+  error_job.errors = sums.as<TileError>();
+  check(api_.errors(session_, &error_job), "sum errors");
+  fetch(errors, bytes, error_job.errors, bytes, bytes, 1);
 }
 
 void GpuSession::dequantize(const DequantizeJob& host) {
   const std::scoped_lock turn(turn_);
   const ScaleTiles& t = host.tiles;
   if (!gpu::fits_device(t.rows, t.columns))
-    throw UsageError(fmt::format("a weight of [{}, {}] is too large for one piece on a GPU: cut it into rows", t.rows, t.columns));
+    throw UsageError(
+        fmt::format("a weight of [{}, {}] is too large for one piece on a GPU: cut it into rows", t.rows, t.columns));
   const int64_t element = element_bytes(host.output);
   DequantizeJob job = host;
   job.code_stride = job.out_stride = ceil_div(t.columns, 16) * 16;
   const Memory codes(*this, job.code_stride * t.rows), out(*this, job.out_stride * element * t.rows);
-  check(api_.copy_in(session_, codes.as<void>(), job.code_stride, host.codes, host.code_stride, t.columns, t.rows), "copy to the device");
+  check(api_.copy_in(session_, codes.as<void>(), job.code_stride, host.codes, host.code_stride, t.columns, t.rows),
+        "copy to the device");
   const int64_t floats = host.scales == nullptr ? 0 : scale_floats(t);
   const Memory scales = upload(host.scales, floats * 4, floats == 0 ? 0 : 1, floats * 4, 1);
   job.codes = codes.as<uint8_t>();
   job.scales = host.scales == nullptr ? nullptr : scales.as<float>();
   job.out = out.as<void>();
   check(api_.dequantize(session_, &job), "dequantise");
-  check(api_.copy_out(session_, host.out, host.out_stride * element, job.out, job.out_stride * element, t.columns * element, t.rows),
+  check(api_.copy_out(session_, host.out, host.out_stride * element, job.out, job.out_stride * element, t.columns * element,
+                      t.rows),
         "copy from the device");
 }
 
@@ -187,7 +204,8 @@ GpuSession::Memory GpuSession::operand(const CodeMatrix& m, const GemmPlan& plan
   Memory codes = upload(m.codes, m.tiles.columns, m.tiles.rows, plan.columns, padded_rows);
   if (plan.operand != ElementType::bf16) return codes;
   Memory wide(*this, plan.columns * padded_rows * 2);
-  DequantizeJob job{m.tiles, m.type, ElementType::bf16, codes.as<uint8_t>(), plan.columns, nullptr, wide.as<void>(), plan.columns};
+  DequantizeJob job{m.tiles,      m.type,  ElementType::bf16, codes.as<uint8_t>(),
+                    plan.columns, nullptr, wide.as<void>(),   plan.columns};
   job.tiles = tiles_of(m.tiles.rows, m.tiles.columns, m.tiles.tile_rows, m.tiles.tile_columns);
   const Memory scales = upload_scales(m, job.tiles, job.tiles.count());
   if (plan.path == GemmPath::dequantise) job.scales = scales.as<float>();
@@ -200,8 +218,10 @@ GemmPlan GpuSession::gemm(const CodeMatrix& x, const CodeMatrix& w, ElementType 
   const int64_t tokens = x.tiles.rows, outputs = w.tiles.rows;
   const GemmScaling scaling = gemm_scaling(x, w);
   const GemmPlan plan = choose_gemm_plan({info_.capability, x.type, scaling, tokens, outputs, x.tiles.columns, out_type});
-  for (const auto& [rows, columns] : {std::pair{plan.tokens, plan.columns}, {plan.outputs, plan.columns}, {plan.tokens, plan.outputs}})
-    if (!gpu::fits_device(rows, columns)) throw UsageError(fmt::format("a matrix of [{}, {}] is too large for one product on a GPU", rows, columns));
+  for (const auto& [rows, columns] :
+       {std::pair{plan.tokens, plan.columns}, {plan.outputs, plan.columns}, {plan.tokens, plan.outputs}})
+    if (!gpu::fits_device(rows, columns))
+      throw UsageError(fmt::format("a matrix of [{}, {}] is too large for one product on a GPU", rows, columns));
   const Memory a = operand(w, plan, plan.outputs), b = operand(x, plan, plan.tokens);
   const Memory a_scales = upload_scales(w, plan.weight_scales, plan.weight_scale_count);
   const Memory b_scales = upload_scales(x, plan.activation_scales, plan.activation_scale_count);
@@ -215,7 +235,8 @@ GemmPlan GpuSession::gemm(const CodeMatrix& x, const CodeMatrix& w, ElementType 
   check(api_.matmul(session_, &job), "multiply");
   const int64_t element = element_bytes(out_type);
   const auto fetch = [&](const Memory& from, int64_t stride) {
-    check(api_.copy_out(session_, out, outputs * element, from.as<void>(), stride * element, outputs * element, tokens), "copy from the device");
+    check(api_.copy_out(session_, out, outputs * element, from.as<void>(), stride * element, outputs * element, tokens),
+          "copy from the device");
   };
   if (!plan.scale_after) {
     fetch(d, plan.job.ldd);
@@ -223,8 +244,9 @@ GemmPlan GpuSession::gemm(const CodeMatrix& x, const CodeMatrix& w, ElementType 
   }
   const int64_t step = scaling == GemmScaling::token_channel ? 1 : 0;
   const Memory scaled(*this, tokens * plan.job.ldd * element);
-  const ScaleJob scale{tokens,      outputs,           plan.job.d,           out_type,           d.as<void>(),      plan.job.ldd, b_scales.as<float>(),
-                       a_scales.as<float>(), step, step, scaled.as<void>(), plan.job.ldd};
+  const ScaleJob scale{tokens,       outputs,      plan.job.d,           out_type,
+                       d.as<void>(), plan.job.ldd, b_scales.as<float>(), a_scales.as<float>(),
+                       step,         step,         scaled.as<void>(),    plan.job.ldd};
   check(api_.scale(session_, &scale), "scale the product");
   fetch(scaled, plan.job.ldd);
   return plan;

@@ -1,6 +1,6 @@
 #pragma once
-// The GPU from the program's side: opening the plugin, listing devices, and quantising, dequantising and multiplying matrices that
-// stand in host memory. Nothing here needs CUDA to build or to start; without plugin, driver or device it says so.
+// The GPU from the program's side: opening the plugin, listing devices, and quantising, dequantising and multiplying matrices
+// that stand in host memory. Nothing here needs CUDA to build or to start; without plugin, driver or device it says so.
 //
 // To give a stage `--device cuda`: GpuPlugin plugin = open_gpu_plugin(); GpuSession gpu(require_gpu(plugin), 0); then
 // gpu.quantize(tiles, ...) where the CPU would have run its kernel. Codes and scales are those of the CPU, bit for bit.
@@ -25,7 +25,8 @@ struct GpuPlugin {
   std::string reason;          ///< why api is null
 };
 
-/// Opens $OVERPROOF_GPU_PLUGIN if that is set, otherwise liboverproof_cuda.so beside the program or in ../lib/overproof. Does not throw.
+/// Opens $OVERPROOF_GPU_PLUGIN if that is set, otherwise liboverproof_cuda.so beside the program or in ../lib/overproof. Does not
+/// throw.
 GpuPlugin open_gpu_plugin();
 
 /// The devices there are; none, with `reason`, when driver or device is missing.
@@ -45,12 +46,13 @@ class GpuSession {
 
   const GpuDeviceInfo& device() const { return info_; }
 
-  /// Does the job with host pointers, as quantize_tiles does; `magnitudes` is not used. At most 2^31 - 1 rows and columns and 2^34
-  /// elements: cut larger weights into rows.
-  void quantize(const QuantizeJob& host);
+  /// Does the job with host pointers, as quantize_tiles does; `magnitudes` is not used. With `errors` [rows, tiles across], as
+  /// tile_errors does, too. At most 2^31 - 1 rows and columns and 2^34 elements: cut larger weights into rows.
+  void quantize(const QuantizeJob& host, TileError* errors = nullptr);
   /// As dequantize_tiles. Only scales in the files' order (row-major).
   void dequantize(const DequantizeJob& host);
-  /// out [tokens, outputs] (f32 or bf16 bits) = x w^T; returns how it was computed. Throws UsageError as gemm_scaling and the plan do.
+  /// out [tokens, outputs] (f32 or bf16 bits) = x w^T; returns how it was computed. Throws UsageError as gemm_scaling and the
+  /// plan do.
   GemmPlan gemm(const CodeMatrix& x, const CodeMatrix& w, ElementType out_type, void* out);
 
  private:

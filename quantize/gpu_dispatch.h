@@ -21,7 +21,8 @@ inline bool fits_device(int64_t rows, int64_t columns) {
 
 /// Tiles of more than kLargeTile elements are reduced by many blocks.
 inline bool needs_magnitudes(const ScaleTiles& t) {
-  const int64_t rows = t.rows < t.tile_rows ? t.rows : t.tile_rows, columns = t.columns < t.tile_columns ? t.columns : t.tile_columns;
+  const int64_t rows = t.rows < t.tile_rows ? t.rows : t.tile_rows,
+                columns = t.columns < t.tile_columns ? t.columns : t.tile_columns;
   return rows * columns > kLargeTile;
 }
 
@@ -57,17 +58,38 @@ bool dispatch(const QuantizeJob& job, Launch&& launch) {
   if (job.input == ElementType::f32) {
     int8 ? launch_quantize<float, ElementType::int8>(job, launch) : launch_quantize<float, ElementType::f8_e4m3>(job, launch);
   } else if (job.input == ElementType::bf16) {
-    int8 ? launch_quantize<uint16_t, ElementType::int8>(job, launch) : launch_quantize<uint16_t, ElementType::f8_e4m3>(job, launch);
+    int8 ? launch_quantize<uint16_t, ElementType::int8>(job, launch)
+         : launch_quantize<uint16_t, ElementType::f8_e4m3>(job, launch);
   } else {
     return false;
   }
   return true;
 }
 
+template <class Element, class Launch>
+void launch_errors(const ErrorJob& job, Launch&& launch) {
+  const ScaleTiles& t = job.quantized.tiles;
+  const int64_t blocks = blocks_for(t.rows * t.across() * job.error_blocks() * kTileErrorLanes);
+  if (job.quantized.codes_type == ElementType::int8) launch(ErrorBlocks<Element, ElementType::int8>{job}, blocks);
+  else launch(ErrorBlocks<Element, ElementType::f8_e4m3>{job}, blocks);
+  launch(ErrorSums{job}, blocks_for(t.rows * t.across()));
+}
+
+template <class Launch>
+bool dispatch(const ErrorJob& job, Launch&& launch) {
+  const QuantizeJob& q = job.quantized;
+  if (q.codes_type != ElementType::int8 && q.codes_type != ElementType::f8_e4m3) return false;
+  if (q.input == ElementType::f32) launch_errors<float>(job, launch);
+  else if (q.input == ElementType::bf16) launch_errors<uint16_t>(job, launch);
+  else return false;
+  return true;
+}
+
 template <class Launch>
 bool dispatch(const DequantizeJob& job, Launch&& launch) {
   const int64_t blocks = blocks_for(Sheet{job.tiles.rows, job.tiles.columns}.quads());
-  const bool aligned = quads_aligned(job.codes, job.code_stride, 1) && quads_aligned(job.out, job.out_stride, element_bytes(job.output));
+  const bool aligned =
+      quads_aligned(job.codes, job.code_stride, 1) && quads_aligned(job.out, job.out_stride, element_bytes(job.output));
   const bool int8 = job.codes_type == ElementType::int8;
   if (!int8 && job.codes_type != ElementType::f8_e4m3) return false;
   if (job.output == ElementType::f32) {
@@ -85,13 +107,15 @@ bool dispatch(const DequantizeJob& job, Launch&& launch) {
 template <class Launch>
 bool dispatch(const ScaleJob& job, Launch&& launch) {
   const int64_t blocks = blocks_for(Sheet{job.rows, job.columns}.quads());
-  const bool aligned = quads_aligned(job.sums, job.sum_stride, 4) && quads_aligned(job.out, job.out_stride, element_bytes(job.output));
+  const bool aligned =
+      quads_aligned(job.sums, job.sum_stride, 4) && quads_aligned(job.out, job.out_stride, element_bytes(job.output));
   const bool integers = job.input == ElementType::int32;
   if (!integers && job.input != ElementType::f32) return false;
   if (job.output == ElementType::f32) {
     integers ? launch(ScaleSums<int32_t, float>{job, aligned}, blocks) : launch(ScaleSums<float, float>{job, aligned}, blocks);
   } else if (job.output == ElementType::bf16) {
-    integers ? launch(ScaleSums<int32_t, uint16_t>{job, aligned}, blocks) : launch(ScaleSums<float, uint16_t>{job, aligned}, blocks);
+    integers ? launch(ScaleSums<int32_t, uint16_t>{job, aligned}, blocks)
+             : launch(ScaleSums<float, uint16_t>{job, aligned}, blocks);
   } else {
     return false;
   }

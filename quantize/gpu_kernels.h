@@ -111,8 +111,8 @@ OVERPROOF_HD inline int64_t scale_at(const ScaleTiles& t, int64_t row, int64_t c
 
 /// Largest magnitude of quads first, first + step, ... below `end`; names the row of what is not finite.
 template <class Element>
-OVERPROOF_HD inline uint32_t quads_magnitude(const QuantizeJob& job, bool vectors, const TileSpan& span, uint32_t first, uint32_t step,
-                                             uint32_t end) {
+OVERPROOF_HD inline uint32_t quads_magnitude(const QuantizeJob& job, bool vectors, const TileSpan& span, uint32_t first,
+                                             uint32_t step, uint32_t end) {
   uint32_t largest = 0;
   for (uint32_t i = first; i < end; i += step) {
     const Quad q = span.quad(i);
@@ -187,7 +187,8 @@ struct QuantizeTiles {
       job.scales[scale_at(job.tiles, span.first_row, span.first_column)] = scale;
     } else {
       const float scale = s.scale[thread / team];
-      for (uint32_t i = lane; i < span.quads(); i += uint32_t(team)) quad_codes<Element, kCodes>(job, vectors, span.quad(i), scale);
+      for (uint32_t i = lane; i < span.quads(); i += uint32_t(team))
+        quad_codes<Element, kCodes>(job, vectors, span.quad(i), scale);
     }
   }
 };
@@ -227,7 +228,8 @@ struct TileScale {
   OVERPROOF_HD void run(int, int64_t block, int thread, Shared&) const {
     const int64_t tile = block * kThreads + thread;
     if (tile >= job.tiles.count()) return;
-    job.scales[job.tiles.scale_index(tile / job.tiles.across(), tile % job.tiles.across())] = tile_scale<kCodes>(job.magnitudes[tile]);
+    job.scales[job.tiles.scale_index(tile / job.tiles.across(), tile % job.tiles.across())] =
+        tile_scale<kCodes>(job.magnitudes[tile]);
   }
 };
 
@@ -258,6 +260,61 @@ struct QuantizeGiven {
     if (vectors) return quad_codes<Element, kCodes>(job, true, q, job.scales[scale_at(job.tiles, q.row, q.column)]);
     for (int k = 0; k < q.count; ++k)
       quad_codes<Element, kCodes>(job, false, {q.row, q.column + k, 1}, job.scales[scale_at(job.tiles, q.row, q.column + k)]);
+  }
+};
+
+/// Errors, first step: a team of kTileErrorLanes threads a block of columns of one row of one tile.
+template <class Element, ElementType kCodes>
+struct ErrorBlocks {
+  static constexpr int kPhases = 2;
+  struct Shared {
+    float signal[kThreads], noise[kThreads];
+  };
+  ErrorJob job;
+
+  OVERPROOF_HD void run(int phase, int64_t block, int thread, Shared& s) const {
+    const QuantizeJob& q = job.quantized;
+    const int64_t place = block * (kThreads / kTileErrorLanes) + thread / kTileErrorLanes;  // [row, tile, block]
+    if (place >= q.tiles.rows * q.tiles.across() * job.error_blocks()) return;
+    const int lane = thread % kTileErrorLanes;
+    if (phase == 1) {
+      if (lane == 0) job.blocks[place] = {fold_error_lanes(s.signal + thread), fold_error_lanes(s.noise + thread)};
+      return;
+    }
+    const int64_t row = place / job.error_blocks() / q.tiles.across(), tile = place / job.error_blocks() % q.tiles.across();
+    const int64_t tile_end = (tile + 1) * q.tiles.tile_columns,
+                  first = tile * q.tiles.tile_columns + place % job.error_blocks() * kTileErrorBlock;
+    int64_t end = first + kTileErrorBlock;
+    end = end < tile_end ? end : tile_end;
+    end = end < q.tiles.columns ? end : q.tiles.columns;
+    const float reciprocal = 1.0f / q.scales[q.tiles.scale_index(row / q.tiles.tile_rows, tile)];
+    float signal = 0, noise = 0;
+    for (int64_t c = first + lane; c < end; c += kTileErrorLanes)
+      add_error<kCodes>(as_f32(static_cast<const Element*>(q.x)[row * q.x_stride + c]),
+                        uint8_t(q.codes[row * q.code_stride + c] ^ q.flip), reciprocal, signal, noise);
+    s.signal[thread] = signal;
+    s.noise[thread] = noise;
+  }
+};
+
+/// Errors, second step: a thread a row of a tile.
+struct ErrorSums {
+  static constexpr int kPhases = 1;
+  using Shared = Nothing;
+  ErrorJob job;
+
+  OVERPROOF_HD void run(int, int64_t block, int thread, Shared&) const {
+    const ScaleTiles& t = job.quantized.tiles;
+    const int64_t place = block * kThreads + thread;  // [row, tile]
+    if (place >= t.rows * t.across()) return;
+    TileError sum{0, 0};
+    for (int64_t b = 0; b < job.error_blocks(); ++b) {
+      sum.signal += job.blocks[place * job.error_blocks() + b].signal;
+      sum.noise += job.blocks[place * job.error_blocks() + b].noise;
+    }
+    const double scale = job.quantized.scales[t.scale_index(place / t.across() / t.tile_rows, place % t.across())],
+                 square = scale * scale;
+    job.errors[place] = {sum.signal * square, sum.noise * square};
   }
 };
 

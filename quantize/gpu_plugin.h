@@ -48,11 +48,17 @@ struct GpuApi {
   int32_t (*allocate)(void* session, int64_t bytes, void** memory);  ///< aligned to 256 bytes at least, zeroed
   void (*release)(void* session, void* memory);
   /// `rows` rows of `row_bytes`; pitches are in bytes. Host memory may be reused when these return.
-  int32_t (*copy_in)(void* session, void* to, int64_t to_pitch, const void* host_from, int64_t from_pitch, int64_t row_bytes, int64_t rows);
-  int32_t (*copy_out)(void* session, void* host_to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows);
+  int32_t (*copy_in)(void* session, void* to, int64_t to_pitch, const void* host_from, int64_t from_pitch, int64_t row_bytes,
+                     int64_t rows);
+  int32_t (*copy_out)(void* session, void* host_to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes,
+                      int64_t rows);
   int32_t (*quantize)(void* session, const QuantizeJob* job);
+  int32_t (*errors)(void* session, const ErrorJob* job);
   int32_t (*dequantize)(void* session, const DequantizeJob* job);
   int32_t (*scale)(void* session, const ScaleJob* job);
+  /// Whether cuBLASLt takes the description of the job: its attributes and their sizes. Needs no device, and so does not say
+  /// that one has an algorithm for it.
+  int32_t (*check_matmul)(const MatmulJob* job);
   int32_t (*matmul)(void* session, const MatmulJob* job);
 };
 

@@ -15,8 +15,8 @@ namespace {
 constexpr int kOldest = 80;
 
 std::string text_of(const GpuDeviceInfo& d) {
-  return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB", d.name, d.capability / 10, d.capability % 10, d.multiprocessors,
-                     double(d.memory_bytes) / double(int64_t{1} << 30));
+  return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB", d.name, d.capability / 10, d.capability % 10,
+                     d.multiprocessors, double(d.memory_bytes) / double(int64_t{1} << 30));
 }
 
 std::string text_of(const GpuCheck& c) {
@@ -39,7 +39,8 @@ std::vector<GpuCheck> checks_of(const GpuApi& api, int32_t device) {
 }
 
 Json json_of(const GpuCheck& c) {
-  return {{"name", c.name}, {"passed", c.passed}, {"compared", c.compared}, {"different", c.different}, {"worst", c.worst}, {"note", c.note}};
+  return {{"name", c.name},           {"passed", c.passed}, {"compared", c.compared},
+          {"different", c.different}, {"worst", c.worst},   {"note", c.note}};
 }
 
 }  // namespace
@@ -47,7 +48,8 @@ Json json_of(const GpuCheck& c) {
 int run_gpu(const GpuConfig& config, bool json, std::ostream& out) {
   const GpuPlugin plugin = open_gpu_plugin();
   std::string reason = plugin.reason;
-  const std::vector<GpuDeviceInfo> devices = plugin.api == nullptr ? std::vector<GpuDeviceInfo>{} : gpu_devices(*plugin.api, reason);
+  const std::vector<GpuDeviceInfo> devices =
+      plugin.api == nullptr ? std::vector<GpuDeviceInfo>{} : gpu_devices(*plugin.api, reason);
   const auto say = [&](const std::string& line) {
     if (!json) out << line << "\n";
   };
@@ -59,7 +61,8 @@ int run_gpu(const GpuConfig& config, bool json, std::ostream& out) {
   for (size_t i = 0; i < devices.size(); ++i) {
     const GpuDeviceInfo& d = devices[i];
     say(fmt::format("device {}: {}", i, text_of(d)));
-    Json entry = {{"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.multiprocessors}, {"memory_bytes", d.memory_bytes}};
+    Json entry = {
+        {"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.multiprocessors}, {"memory_bytes", d.memory_bytes}};
     if (d.capability < kOldest) {
       say("  too old: the GPU path needs compute capability 8.0 or later");
     } else if (config.self_test) {
@@ -74,9 +77,12 @@ int run_gpu(const GpuConfig& config, bool json, std::ostream& out) {
     list.push_back(std::move(entry));
   }
   const std::string verdict = run == 0 ? "not run" : failed == 0 ? "passed" : "failed";
-  if (config.self_test) say(run == 0 ? "self-test: not run, no device" : fmt::format("self-test: {}, {} of {} checks failed", verdict, failed, run));
+  if (config.self_test)
+    say(run == 0 ? "self-test: not run, no device" : fmt::format("self-test: {}, {} of {} checks failed", verdict, failed, run));
   if (json) {
-    Json result = {{"plugin", plugin.api == nullptr ? Json() : Json(plugin.file.lexically_normal().string())}, {"devices", list}, {"reason", reason}};
+    Json result = {{"plugin", plugin.api == nullptr ? Json() : Json(plugin.file.lexically_normal().string())},
+                   {"devices", list},
+                   {"reason", reason}};
     if (config.self_test) result["self_test"] = verdict;
     out << result.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
   }

@@ -16,11 +16,16 @@ constexpr uint64_t kSeed = 20;
 
 std::string_view type_name(ElementType type) {
   switch (type) {
-    case ElementType::f32: return "f32";
-    case ElementType::bf16: return "bf16";
-    case ElementType::int8: return "int8";
-    case ElementType::f8_e4m3: return "fp8";
-    case ElementType::int32: return "int32";
+    case ElementType::f32:
+      return "f32";
+    case ElementType::bf16:
+      return "bf16";
+    case ElementType::int8:
+      return "int8";
+    case ElementType::f8_e4m3:
+      return "fp8";
+    case ElementType::int32:
+      return "int32";
   }
   return "unknown";
 }
@@ -79,15 +84,19 @@ Matrix every_bf16() {
 struct Quantised {
   std::vector<uint8_t> codes;
   std::vector<float> scales;
+  std::vector<TileError> errors;
   uint64_t bad_row = kNoBadRow;
 };
 
-QuantizeJob job_for(const Matrix& m, ElementType codes, const ScaleTiles& tiles, Quantised& out, const std::vector<float>* given = nullptr) {
+QuantizeJob job_for(const Matrix& m, ElementType codes, const ScaleTiles& tiles, Quantised& out,
+                    const std::vector<float>* given = nullptr) {
   out.codes.assign(size_t(m.rows * m.columns), 0xee);
   out.scales = given != nullptr ? *given : std::vector<float>(size_t(tiles.count()), -1.0f);
   out.bad_row = kNoBadRow;
+  out.errors.assign(size_t(tiles.rows * tiles.across()), {-1, -1});
   const uint32_t flip = m.rows == 3 ? 0x80 : 0;  // packed codes, too
-  return {tiles, m.type, codes, given != nullptr, flip, m.bytes.data(), m.columns, out.codes.data(), m.columns, out.scales.data(), &out.bad_row, nullptr};
+  return {tiles,     m.type,           codes,     given != nullptr,  flip,         m.bytes.data(),
+          m.columns, out.codes.data(), m.columns, out.scales.data(), &out.bad_row, nullptr};
 }
 
 template <class T>
@@ -115,17 +124,24 @@ class Checks {
     list.push_back(std::move(check));
   }
 
-  void quantize(const Matrix& m, ElementType codes, const Layout& layout, std::string_view what, const std::vector<float>* given = nullptr) {
+  void quantize(const Matrix& m, ElementType codes, const Layout& layout, std::string_view what,
+                const std::vector<float>* given = nullptr) {
     const std::string form = fmt::format("{} {} of {}", type_name(codes), layout.name, what);
     Quantised mine, theirs;
     const QuantizeJob here = job_for(m, codes, layout.tiles, mine, given);
     quantize_tiles(here);
+    tile_errors({here, nullptr, mine.errors.data()});
+    const bool finite = std::ranges::all_of(mine.scales, [](float s) { return std::isfinite(s); }) && mine.bad_row == kNoBadRow;
     run("quantise " + form, [&](GpuCheck& check) {
-      gpu_.quantize(job_for(m, codes, layout.tiles, theirs, given));
+      const QuantizeJob there = job_for(m, codes, layout.tiles, theirs, given);
+      gpu_.quantize(there, finite ? theirs.errors.data() : nullptr);
       check.compared = int64_t(mine.codes.size() + mine.scales.size()) + 1;
-      check.different = differing(mine.codes, theirs.codes) + differing(mine.scales, theirs.scales) + (mine.bad_row != theirs.bad_row);
+      check.different =
+          differing(mine.codes, theirs.codes) + differing(mine.scales, theirs.scales) + (mine.bad_row != theirs.bad_row);
+      if (!finite) return;  // NaN payloads are the hardware's own affair
+      check.compared += int64_t(mine.errors.size());
+      check.different += differing(mine.errors, theirs.errors);
     });
-    // NaN payloads of values are the hardware's own affair: only matrices with a scale everywhere are read back.
     if (std::ranges::any_of(mine.scales, [](float s) { return !std::isfinite(s); })) return;
     for (const ElementType out : {ElementType::f32, ElementType::bf16})
       run(fmt::format("dequantise {} to {}", form, type_name(out)), [&](GpuCheck& check) {
@@ -151,15 +167,20 @@ class Checks {
 /// some 14 bits while they add (DeepSeek-V3 report, section 3.3.2); operands rounded to bf16 2^-8 each.
 double allowed_error(GemmPath path) {
   switch (path) {
-    case GemmPath::int8_then_scale: return 0;
-    case GemmPath::widen_then_scale: return 0x1p-14;
-    case GemmPath::dequantise: return 0x1p-7;
-    default: return 0x1p-9;
+    case GemmPath::int8_then_scale:
+      return 0;
+    case GemmPath::widen_then_scale:
+      return 0x1p-14;
+    case GemmPath::dequantise:
+      return 0x1p-7;
+    default:
+      return 0x1p-9;
   }
 }
 
 void Checks::gemm(ElementType type, GemmScaling scaling, int64_t tokens, int64_t outputs, int64_t columns, ElementType out) {
-  run(fmt::format("multiply {} {} [{}, {}] x [{}, {}] to {}", type_name(type), to_string(scaling), tokens, columns, outputs, columns, type_name(out)),
+  run(fmt::format("multiply {} {} [{}, {}] x [{}, {}] to {}", type_name(type), to_string(scaling), tokens, columns, outputs,
+                  columns, type_name(out)),
       [&](GpuCheck& check) {
         const auto tiles = [&](int64_t rows, bool weight) {
           if (scaling == GemmScaling::per_tensor) return per_tensor(rows, columns);
@@ -167,10 +188,12 @@ void Checks::gemm(ElementType type, GemmScaling scaling, int64_t tokens, int64_t
           return weight ? per_block(rows, columns, 128) : per_group(rows, columns, 128);
         };
         Quantised x, w;
-        const Matrix xs = random_matrix(ElementType::f32, tokens, columns, "gpu/x"), ws = random_matrix(ElementType::f32, outputs, columns, "gpu/w");
+        const Matrix xs = random_matrix(ElementType::f32, tokens, columns, "gpu/x"),
+                     ws = random_matrix(ElementType::f32, outputs, columns, "gpu/w");
         quantize_tiles(job_for(xs, type, tiles(tokens, false), x));
         quantize_tiles(job_for(ws, type, tiles(outputs, true), w));
-        const CodeMatrix a{type, tiles(tokens, false), x.codes.data(), x.scales.data()}, b{type, tiles(outputs, true), w.codes.data(), w.scales.data()};
+        const CodeMatrix a{type, tiles(tokens, false), x.codes.data(), x.scales.data()},
+            b{type, tiles(outputs, true), w.codes.data(), w.scales.data()};
         std::vector<float> expected(size_t(tokens * outputs)), sizes(expected.size());
         reference_gemm(a, b, expected.data());
         // |x| times |w| is the yardstick: a code's sign is its top bit in fp8, and negation in int8.
@@ -195,7 +218,8 @@ void Checks::gemm(ElementType type, GemmScaling scaling, int64_t tokens, int64_t
           double error = std::abs(double(value) - rounded);
           if (plan.path != GemmPath::int8_then_scale) {
             // Another order of additions may round to the neighbouring bf16.
-            const double limit = allowed_error(plan.path) * sizes[size_t(i)] + (out == ElementType::bf16 ? 0x1p-8 * std::abs(double(rounded)) : 0);
+            const double limit =
+                allowed_error(plan.path) * sizes[size_t(i)] + (out == ElementType::bf16 ? 0x1p-8 * std::abs(double(rounded)) : 0);
             error = error == 0 ? 0 : limit == 0 ? 2 : error / limit;
           } else if (error != 0) {
             error = 2;
@@ -206,10 +230,7 @@ void Checks::gemm(ElementType type, GemmScaling scaling, int64_t tokens, int64_t
       });
 }
 
-}  // namespace
-
-std::vector<GpuCheck> gpu_self_test(GpuSession& gpu) {
-  Checks checks(gpu);
+void check_codes(Checks& checks) {
   const Matrix all = every_bf16();
   Matrix poisoned = random_matrix(ElementType::f32, 300, 260, "gpu/poisoned");
   poisoned.set(131 * 260 + 259, std::nanf(""));
@@ -224,14 +245,27 @@ std::vector<GpuCheck> gpu_self_test(GpuSession& gpu) {
     for (const ElementType type : {ElementType::f32, ElementType::bf16})
       for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {3, 577}, {130, 1026}, {257, 516}}) {
         const Matrix m = random_matrix(type, rows, columns, "gpu/weights");
-        for (const Layout& layout : layouts(rows, columns)) checks.quantize(m, codes, layout, fmt::format("{} [{}, {}]", type_name(type), rows, columns));
+        for (const Layout& layout : layouts(rows, columns))
+          checks.quantize(m, codes, layout, fmt::format("{} [{}, {}]", type_name(type), rows, columns));
       }
   }
+}
+
+void check_products(Checks& checks) {
   for (const ElementType type : {ElementType::int8, ElementType::f8_e4m3})
     for (const GemmScaling scaling : {GemmScaling::per_tensor, GemmScaling::token_channel, GemmScaling::block_128})
       for (const ElementType out : {ElementType::f32, ElementType::bf16})
-        for (const auto& [tokens, outputs, columns] : {std::array<int64_t, 3>{1, 5, 7}, {5, 130, 300}, {33, 257, 129}, {16, 256, 256}})
+        for (const auto& [tokens, outputs, columns] :
+             {std::array<int64_t, 3>{1, 5, 7}, {5, 130, 300}, {33, 257, 129}, {16, 256, 256}})
           checks.gemm(type, scaling, tokens, outputs, columns, out);
+}
+
+}  // namespace
+
+std::vector<GpuCheck> gpu_self_test(GpuSession& gpu, GpuParts parts) {
+  Checks checks(gpu);
+  if (parts != GpuParts::products) check_codes(checks);
+  if (parts != GpuParts::codes) check_products(checks);
   return checks.list;
 }
 

@@ -1,12 +1,12 @@
 #pragma once
-// Symmetric int8 with one scale a row (a row of a Linear weight is an output channel): x ~ q x scale, q in [-127, 127].
-// The code -128 is left out, so that -q always exists and pairs of products fit the 16 bits of vpmaddubsw.
+// Symmetric int8 with one scale a row or a group of columns (a row of a Linear weight is an output channel): x ~ q x scale,
+// q in [-127, 127]. The code -128 is left out, so that -q always exists and pairs of products fit the 16 bits of vpmaddubsw.
 //
 // Division, not multiplication by a reciprocal: it is what compressed-tensors computes, and the quotient is then rounded
 // once. Round-off bound: |x - q x scale| <= scale / 2 for |x| <= 127 x scale, up to the rounding of quotient and product (2^-16 of a step).
 //
-// This header is the formula. It is compiled by g++ and nvcc alike and tested on the CPU; int8_cpu.cc and int8_cuda.cu
-// only index, reduce and launch.
+// This header is the formula. It is compiled by g++ and nvcc alike and tested on the CPU; the CPU kernels (row_kernels.h)
+// and CUDA kernels only index, reduce and launch.
 
 #include <cstdint>
 

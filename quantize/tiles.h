@@ -84,6 +84,42 @@ struct QuantizeJob {
   uint32_t* magnitudes;  ///< [tiles.count()], zeroed; only for large tiles (needs_magnitudes)
 };
 
+/// Energy of one row's part of a tile, and of what rounding took from it, in units of the elements. The order of the additions is
+/// that of the CPU's row kernels: squares in units of the scale, in f32 over kTileErrorLanes lanes within kTileErrorBlock columns
+/// (from the tile's left edge), lanes folded as below, blocks from left to right in double, then times the scale squared.
+struct TileError {
+  double signal, noise;
+};
+inline constexpr int kTileErrorLanes = 16;
+inline constexpr int64_t kTileErrorBlock = 256;
+
+OVERPROOF_HD inline double fold_error_lanes(const float* lane) {
+  float half[kTileErrorLanes / 2];
+  for (int i = 0; i < kTileErrorLanes / 2; ++i) half[i] = lane[i] + lane[i + kTileErrorLanes / 2];
+  return ((double(half[0]) + half[4]) + (double(half[2]) + half[6])) +
+         ((double(half[1]) + half[5]) + (double(half[3]) + half[7]));
+}
+
+/// One element's part. `code` as tile_code gives it, `reciprocal` 1 / scale.
+template <ElementType kCodes>
+OVERPROOF_HD inline void add_error(float x, uint8_t code, float reciprocal, float& signal, float& noise) {
+  const float steps = x * reciprocal, error = steps - tile_value<kCodes>(code, 1.0f);
+  signal += steps * steps;
+  noise += error * error;
+}
+
+/// Errors of codes that stand already. Tiles without a scale give NaNs.
+struct ErrorJob {
+  QuantizeJob quantized;  ///< tiles, x, codes, scales
+  TileError* blocks;      ///< [rows, across, error_blocks]: room for the sums of blocks
+  TileError* errors;      ///< [rows, across]
+  OVERPROOF_HD int64_t error_blocks() const {
+    const int64_t width =
+        quantized.tiles.tile_columns < quantized.tiles.columns ? quantized.tiles.tile_columns : quantized.tiles.columns;
+    return ceil_div(width, kTileErrorBlock);
+  }
+};
+
 /// Codes -> f32 or bf16 (rounded once). Null scales mean 1: the codes themselves, which bf16 holds exactly.
 struct DequantizeJob {
   ScaleTiles tiles;

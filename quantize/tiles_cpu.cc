@@ -29,18 +29,39 @@ void quantize_tile(const QuantizeJob& job, int64_t i, int64_t j) {
   uint32_t magnitude = 0;
   each_tile_row(job.tiles, i, j, [&](int64_t row, int64_t first, int64_t end) {
     uint32_t here = 0;
-    for (int64_t c = first; c < end; ++c) here = std::max(here, magnitude_bits(element(job.x, job.input, row * job.x_stride + c)));
+    for (int64_t c = first; c < end; ++c)
+      here = std::max(here, magnitude_bits(element(job.x, job.input, row * job.x_stride + c)));
     if (is_not_finite(here)) *job.bad_row = std::min(*job.bad_row, uint64_t(row));
     magnitude = std::max(magnitude, here);
   });
   if (!job.given_scales) scale = tile_scale<kCodes>(magnitude);
   each_tile_row(job.tiles, i, j, [&](int64_t row, int64_t first, int64_t end) {
     for (int64_t c = first; c < end; ++c)
-      job.codes[row * job.code_stride + c] = uint8_t(tile_code<kCodes>(element(job.x, job.input, row * job.x_stride + c), scale) ^ job.flip);
+      job.codes[row * job.code_stride + c] =
+          uint8_t(tile_code<kCodes>(element(job.x, job.input, row * job.x_stride + c), scale) ^ job.flip);
   });
 }
 
-float code_value(ElementType type, uint8_t code) { return type == ElementType::int8 ? float(int8_t(code)) : f8_e4m3_to_f32(code); }
+template <ElementType kCodes>
+TileError row_error(const QuantizeJob& job, int64_t row, int64_t first, int64_t end, float scale) {
+  TileError sum{0, 0};
+  for (int64_t begin = first; begin < end; begin += kTileErrorBlock) {
+    float signal[kTileErrorLanes] = {}, noise[kTileErrorLanes] = {};
+    for (int64_t c = begin; c < std::min(end, begin + kTileErrorBlock); ++c) {
+      const int64_t lane = (c - begin) % kTileErrorLanes;
+      add_error<kCodes>(element(job.x, job.input, row * job.x_stride + c),
+                        uint8_t(job.codes[row * job.code_stride + c] ^ job.flip), 1.0f / scale, signal[lane], noise[lane]);
+    }
+    sum.signal += fold_error_lanes(signal);
+    sum.noise += fold_error_lanes(noise);
+  }
+  const double square = double(scale) * scale;
+  return {sum.signal * square, sum.noise * square};
+}
+
+float code_value(ElementType type, uint8_t code) {
+  return type == ElementType::int8 ? float(int8_t(code)) : f8_e4m3_to_f32(code);
+}
 
 /// Sum of the products of columns [begin, end).
 template <class Sum>
@@ -55,14 +76,29 @@ Sum dot(const CodeMatrix& x, const CodeMatrix& w, int64_t t, int64_t n, int64_t 
   return sum;
 }
 
-bool same_tiles(const ScaleTiles& a, const ScaleTiles& b) { return a.tile_rows == b.tile_rows && a.tile_columns == b.tile_columns; }
+bool same_tiles(const ScaleTiles& a, const ScaleTiles& b) {
+  return a.tile_rows == b.tile_rows && a.tile_columns == b.tile_columns;
+}
 
 }  // namespace
 
 void quantize_tiles(const QuantizeJob& job) {
   for (int64_t i = 0; i < job.tiles.down(); ++i)
     for (int64_t j = 0; j < job.tiles.across(); ++j)
-      job.codes_type == ElementType::int8 ? quantize_tile<ElementType::int8>(job, i, j) : quantize_tile<ElementType::f8_e4m3>(job, i, j);
+      job.codes_type == ElementType::int8 ? quantize_tile<ElementType::int8>(job, i, j)
+                                          : quantize_tile<ElementType::f8_e4m3>(job, i, j);
+}
+
+void tile_errors(const ErrorJob& job) {
+  const QuantizeJob& q = job.quantized;
+  for (int64_t i = 0; i < q.tiles.down(); ++i)
+    for (int64_t j = 0; j < q.tiles.across(); ++j)
+      each_tile_row(q.tiles, i, j, [&](int64_t row, int64_t first, int64_t end) {
+        const float scale = q.scales[q.tiles.scale_index(i, j)];
+        TileError& error = job.errors[row * q.tiles.across() + j];
+        error = q.codes_type == ElementType::int8 ? row_error<ElementType::int8>(q, row, first, end, scale)
+                                                  : row_error<ElementType::f8_e4m3>(q, row, first, end, scale);
+      });
 }
 
 void dequantize_tiles(const DequantizeJob& job) {
@@ -78,18 +114,22 @@ void dequantize_tiles(const DequantizeJob& job) {
 }
 
 GemmScaling gemm_scaling(const CodeMatrix& x, const CodeMatrix& w) {
-  const auto is = [](const ScaleTiles& t, ScaleTiles (*make)(int64_t, int64_t)) { return same_tiles(t, make(t.rows, t.columns)); };
+  const auto is = [](const ScaleTiles& t, ScaleTiles (*make)(int64_t, int64_t)) {
+    return same_tiles(t, make(t.rows, t.columns));
+  };
   if (x.type == w.type && x.tiles.columns == w.tiles.columns) {
-    if (x.tiles.tile_rows == 1 && x.tiles.tile_columns == kScaleBlock && w.tiles.tile_rows == kScaleBlock && w.tiles.tile_columns == kScaleBlock)
+    if (x.tiles.tile_rows == 1 && x.tiles.tile_columns == kScaleBlock && w.tiles.tile_rows == kScaleBlock &&
+        w.tiles.tile_columns == kScaleBlock)
       return GemmScaling::block_128;
     // One row is its own tensor: tokens come first, so that a single token multiplies a weight by channels.
     if (is(x.tiles, per_row) && is(w.tiles, per_row)) return GemmScaling::token_channel;
     if (is(x.tiles, per_tensor) && is(w.tiles, per_tensor)) return GemmScaling::per_tensor;
   }
-  throw UsageError(fmt::format("[{}, {}] with scales for {} x {} times [{}, {}] with scales for {} x {}: no product for that; there are tensor x "
-                               "tensor, token x channel and 1x128 x 128x128, of one format",
-                               x.tiles.rows, x.tiles.columns, x.tiles.tile_rows, x.tiles.tile_columns, w.tiles.rows, w.tiles.columns,
-                               w.tiles.tile_rows, w.tiles.tile_columns));
+  throw UsageError(fmt::format(
+      "[{}, {}] with scales for {} x {} times [{}, {}] with scales for {} x {}: no product for that; there are tensor x "
+      "tensor, token x channel and 1x128 x 128x128, of one format",
+      x.tiles.rows, x.tiles.columns, x.tiles.tile_rows, x.tiles.tile_columns, w.tiles.rows, w.tiles.columns, w.tiles.tile_rows,
+      w.tiles.tile_columns));
 }
 
 void reference_gemm(const CodeMatrix& x, const CodeMatrix& w, float* out) {

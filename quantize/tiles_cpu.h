@@ -11,6 +11,8 @@ namespace overproof {
 
 /// Does the job with host pointers; `magnitudes` is not used.
 void quantize_tiles(const QuantizeJob& job);
+/// `blocks` is not used.
+void tile_errors(const ErrorJob& job);
 void dequantize_tiles(const DequantizeJob& job);
 
 /// A matrix of codes [tiles.rows, tiles.columns] with its scales, host memory; dense rows.
@@ -25,7 +27,8 @@ struct CodeMatrix {
 GemmScaling gemm_scaling(const CodeMatrix& x, const CodeMatrix& w);
 
 /// out [tokens, outputs] = x w^T in f32, each element on its own and always in the same order:
-///   int8, token x channel    int32 sums, (sum x token scale) x channel scale: what the GPU gives, bit for bit (int64 sums rounded
+///   int8, token x channel    int32 sums, (sum x token scale) x channel scale: what the GPU gives, bit for bit (int64 sums
+///   rounded
 ///                            to f32 beyond kInt8Columns)
 ///   fp8, tensor or channel   f32 sums of 128 columns, these added in f32, then (sum x token scale) x channel scale
 ///   block_128                f32 (fp8) or int32 (int8) sums of 128 columns, (sum x activation scale) x weight scale added in f32

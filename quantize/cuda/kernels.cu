@@ -44,7 +44,12 @@ int32_t launch(Session& session, const Job& job, int64_t rows, int64_t columns, 
 
 }  // namespace
 
-int32_t quantize_on(Session& session, const QuantizeJob& job) { return launch(session, job, job.tiles.rows, job.tiles.columns, "quantise"); }
+int32_t quantize_on(Session& session, const QuantizeJob& job) {
+  return launch(session, job, job.tiles.rows, job.tiles.columns, "quantise");
+}
+int32_t errors_on(Session& session, const ErrorJob& job) {
+  return launch(session, job, job.quantized.tiles.rows, job.quantized.tiles.columns, "sum errors");
+}
 int32_t dequantize_on(Session& session, const DequantizeJob& job) {
   return launch(session, job, job.tiles.rows, job.tiles.columns, "dequantise");
 }

@@ -76,7 +76,8 @@ int32_t allocate(void* session, int64_t bytes, void** memory) {
 
 void release(void* session, void* memory) {
   cudaSetDevice(at(session).device);
-  cudaFree(memory);  // waits for what uses it
+  cudaStreamSynchronize(at(session).stream);  // what uses the memory may still run; its failure shows in the next copy
+  cudaFree(memory);
 }
 
 int32_t copy(Session& session, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows,
@@ -87,26 +88,32 @@ int32_t copy(Session& session, void* to, int64_t to_pitch, const void* from, int
     // One copy where rows follow each other: a 2D copy has limits on its pitch.
     const bool dense = rows == 1 || (to_pitch == row_bytes && from_pitch == row_bytes);
     bad = status(dense ? cudaMemcpyAsync(to, from, size_t(row_bytes) * size_t(rows), kind, session.stream)
-                       : cudaMemcpy2DAsync(to, size_t(to_pitch), from, size_t(from_pitch), size_t(row_bytes), size_t(rows), kind, session.stream),
+                       : cudaMemcpy2DAsync(to, size_t(to_pitch), from, size_t(from_pitch), size_t(row_bytes), size_t(rows), kind,
+                                           session.stream),
                  what);
   }
   return bad != 0 ? bad : status(cudaStreamSynchronize(session.stream), what);
 }
 
-int32_t copy_in(void* session, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows) {
+int32_t copy_in(void* session, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes,
+                int64_t rows) {
   return copy(at(session), to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyHostToDevice, "copy to the device");
 }
-int32_t copy_out(void* session, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes, int64_t rows) {
+int32_t copy_out(void* session, void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t row_bytes,
+                 int64_t rows) {
   return copy(at(session), to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDeviceToHost, "copy from the device");
 }
 
 int32_t quantize(void* session, const QuantizeJob* job) { return quantize_on(at(session), *job); }
+int32_t errors(void* session, const ErrorJob* job) { return errors_on(at(session), *job); }
 int32_t dequantize(void* session, const DequantizeJob* job) { return dequantize_on(at(session), *job); }
 int32_t scale(void* session, const ScaleJob* job) { return scale_on(at(session), *job); }
+int32_t check_matmul(const MatmulJob* job) { return describe_matmul(*job); }
 int32_t matmul(void* session, const MatmulJob* job) { return matmul_on(at(session), *job); }
 
-constexpr GpuApi kApi{kGpuApiVersion, sizeof(GpuApi), last_error, device_count, device_info, open_session, close_session, allocate, release,
-                      copy_in,        copy_out,       quantize,   dequantize,   scale,       matmul};
+constexpr GpuApi kApi{kGpuApiVersion, sizeof(GpuApi), last_error, device_count, device_info, open_session,
+                      close_session,  allocate,       release,    copy_in,      copy_out,    quantize,
+                      errors,         dequantize,     scale,      check_matmul, matmul};
 
 }  // namespace
 

@@ -61,9 +61,12 @@ int32_t walk(const Job& job) {
 
 inline float operand(const void* p, ElementType type, int64_t i) {
   switch (type) {
-    case ElementType::int8: return float(static_cast<const int8_t*>(p)[i]);
-    case ElementType::f8_e4m3: return f8_e4m3_to_f32(static_cast<const uint8_t*>(p)[i]);
-    default: return bf16_to_f32(static_cast<const uint16_t*>(p)[i]);
+    case ElementType::int8:
+      return float(static_cast<const int8_t*>(p)[i]);
+    case ElementType::f8_e4m3:
+      return f8_e4m3_to_f32(static_cast<const uint8_t*>(p)[i]);
+    default:
+      return bf16_to_f32(static_cast<const uint16_t*>(p)[i]);
   }
 }
 
@@ -71,11 +74,16 @@ inline float operand(const void* p, ElementType type, int64_t i) {
 inline double operand_scale(MatmulScale mode, const float* scales, int64_t l, int64_t i, int64_t k, int64_t outer) {
   const int64_t blocks = (k + 127) / 128;
   switch (mode) {
-    case MatmulScale::none: return 1;
-    case MatmulScale::scalar: return scales[0];
-    case MatmulScale::outer_vector: return scales[i];
-    case MatmulScale::vector_128: return scales[l / 128 * outer + i];                             // outer-major, outer x L
-    case MatmulScale::block_128: return scales[i / 128 * ((blocks + 3) / 4 * 4) + l / 128];      // k-major, L rounded up to 4
+    case MatmulScale::none:
+      return 1;
+    case MatmulScale::scalar:
+      return scales[0];
+    case MatmulScale::outer_vector:
+      return scales[i];
+    case MatmulScale::vector_128:
+      return scales[l / 128 * outer + i];  // outer-major, outer x L
+    case MatmulScale::block_128:
+      return scales[i / 128 * ((blocks + 3) / 4 * 4) + l / 128];  // k-major, L rounded up to 4
   }
   return 0;
 }
@@ -84,13 +92,16 @@ inline double operand_scale(MatmulScale mode, const float* scales, int64_t l, in
 inline const char* refused(const MatmulJob& job) {
   const int32_t capability = device().capability;
   const bool fp8 = job.ab == ElementType::f8_e4m3;
-  if (reinterpret_cast<uintptr_t>(job.a) % 16 || reinterpret_cast<uintptr_t>(job.b) % 16 || reinterpret_cast<uintptr_t>(job.d_out) % 16)
+  if (reinterpret_cast<uintptr_t>(job.a) % 16 || reinterpret_cast<uintptr_t>(job.b) % 16 ||
+      reinterpret_cast<uintptr_t>(job.d_out) % 16)
     return "pointers are not aligned";
   if (job.lda < job.k || job.ldb < job.k || job.ldd < job.m) return "leading dimension too small";
-  if (job.ab == ElementType::int8 && (job.d != ElementType::int32 || job.m % 4 || job.k % 4 || job.lda % 4 || job.ldb % 4 || job.ldd % 4))
+  if (job.ab == ElementType::int8 &&
+      (job.d != ElementType::int32 || job.m % 4 || job.k % 4 || job.lda % 4 || job.ldb % 4 || job.ldd % 4))
     return "int8 needs int32 sums and multiples of 4";
   if (fp8 && capability < 89) return "no fp8 here";
-  if (fp8 && (job.k % 16 || job.lda % 16 || job.ldb % 16 || job.m * element_bytes(job.d) % 16 || job.ldd * element_bytes(job.d) % 16))
+  if (fp8 &&
+      (job.k % 16 || job.lda % 16 || job.ldb % 16 || job.m * element_bytes(job.d) % 16 || job.ldd * element_bytes(job.d) % 16))
     return "fp8 needs rows of 16 bytes";
   if (!fp8 && (job.a_scale != MatmulScale::none || job.b_scale != MatmulScale::none)) return "scales are for fp8 only";
   const auto hopper_only = [](MatmulScale s) {
@@ -103,15 +114,21 @@ inline const char* refused(const MatmulJob& job) {
   return nullptr;
 }
 
+inline int32_t check_matmul(const MatmulJob* job) {
+  const char* why = refused(*job);
+  return why == nullptr ? 0 : fail(why);
+}
+
 inline int32_t matmul(void*, const MatmulJob* job) {
-  if (const char* why = refused(*job)) return fail(why);
+  if (const int32_t bad = check_matmul(job)) return bad;
   for (int64_t j = 0; j < job->n; ++j)
     for (int64_t i = 0; i < job->m; ++i) {
       const int64_t at = j * job->ldd + i;
       double sum = 0;  // of products in f32 precision or integers: exact enough to be right for either
       for (int64_t l = 0; l < job->k; ++l)
         sum += double(operand(job->a, job->ab, i * job->lda + l)) * operand(job->b, job->ab, j * job->ldb + l) *
-               operand_scale(job->a_scale, job->a_scales, l, i, job->k, job->m) * operand_scale(job->b_scale, job->b_scales, l, j, job->k, job->n);
+               operand_scale(job->a_scale, job->a_scales, l, i, job->k, job->m) *
+               operand_scale(job->b_scale, job->b_scales, l, j, job->k, job->n);
       if (device().fault == Device::Fault::wrong_sum && i == 3) sum += job->d == ElementType::int32 ? 1 : 0.1 * std::abs(sum) + 1;
       if (job->d == ElementType::int32) static_cast<int32_t*>(job->d_out)[at] = int32_t(sum);
       else if (job->d == ElementType::bf16) static_cast<uint16_t*>(job->d_out)[at] = f32_to_bf16(float(sum));
@@ -143,6 +160,7 @@ inline int32_t quantize(void*, const QuantizeJob* job) {
   if (device().fault == Device::Fault::flipped_code) job->codes[(job->tiles.rows - 1) * job->code_stride] ^= 1;
   return bad;
 }
+inline int32_t errors(void*, const ErrorJob* job) { return walk(*job); }
 inline int32_t dequantize(void*, const DequantizeJob* job) { return walk(*job); }
 inline int32_t scale(void*, const ScaleJob* job) { return walk(*job); }
 
@@ -160,8 +178,12 @@ inline int32_t open(int32_t, void** session) {
 }
 
 inline const GpuApi& api() {
-  static const GpuApi table{kGpuApiVersion, sizeof(GpuApi), [] { return device().error.c_str(); }, device_count, device_info, open, [](void*) {},
-                            allocate,       release,        copy, copy, quantize, dequantize, scale, matmul};
+  static const GpuApi table{kGpuApiVersion, sizeof(GpuApi), [] { return device().error.c_str(); },
+                            device_count,   device_info,    open,
+                            [](void*) {},   allocate,       release,
+                            copy,           copy,           quantize,
+                            errors,         dequantize,     scale,
+                            check_matmul,   matmul};
   return table;
 }
 
