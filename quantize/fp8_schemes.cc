@@ -88,14 +88,11 @@ class Fp8BlockRows final : public RowsOfAnyInput<Fp8BlockRows> {
   RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
     RowsResult result;
     for (int64_t top = 0; top < rows; top += kBlock) {
-      const int64_t height = std::min(kBlock, rows - top);
-      for (int64_t b = 0; b < blocks_of(columns_); ++b) {
-        const int64_t corner = top * columns_ + b * kBlock, width = block_width(b, columns_);
-        const ScaledRow made = quantize_fp8_block(&x[size_t(corner)], height, width, columns_, &bytes[size_t(corner)], clipping_);
-        scales[size_t(block_scale_index(top, b * kBlock, columns_))] = made.scale;
-        result.error += made.error;
-        if (!made.finite) note_bad_row(x, first_row, top, height, b, result);
-      }
+      const size_t at = size_t(top * columns_);
+      const BlockRows made = quantize_fp8_blocks(&x[at], std::min(kBlock, rows - top), columns_, &bytes[at],
+                                                 &scales[size_t(block_scale_index(top, 0, columns_))], clipping_);
+      result.error += made.error;
+      if (made.bad_row >= 0 && result.bad_row < 0) result.bad_row = first_row + top + made.bad_row;
     }
     return result;
   }
@@ -103,14 +100,6 @@ class Fp8BlockRows final : public RowsOfAnyInput<Fp8BlockRows> {
   std::vector<uint8_t> side_output(int, std::span<const float> scales) const override { return bytes_of(scales); }
 
  private:
-  template <class In>
-  void note_bad_row(std::span<const In> x, int64_t first_row, int64_t top, int64_t height, int64_t b, RowsResult& result) const {
-    for (int64_t r = top; r < top + height; ++r)
-      if (is_not_finite(row_kernels().of<In>().amax_bits(&x[size_t(r * columns_ + b * kBlock)], block_width(b, columns_)))) {
-        if (result.bad_row < 0 || first_row + r < result.bad_row) result.bad_row = first_row + r;
-        return;
-      }
-  }
   int64_t columns_;
   Clipping clipping_;
 };

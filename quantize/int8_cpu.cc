@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "quantize/block.h"
 #include "quantize/fp8.h"
 #include "quantize/int8.h"
 
@@ -56,28 +57,59 @@ ScaledRow quantize_int8_row(std::span<const uint16_t> bf16, std::span<int8_t> co
   return int8_row(bf16, codes, how, kernels, flip);
 }
 
+namespace {
+
 template <class In>
-ScaledRow quantize_fp8_block(const In* x, int64_t rows, int64_t n, int64_t stride, uint8_t* codes, Clipping how,
-                             const RowKernels& kernels) {
+ScaledRow fp8_row(std::span<const In> x, std::span<uint8_t> codes, Clipping how, const RowKernels& kernels) {
+  OVERPROOF_CHECK(x.size() == codes.size());
   const InputKernels<In>& k = kernels.of<In>();
-  uint32_t magnitude = 0;
-  for (int64_t r = 0; r < rows; ++r) magnitude = std::max(magnitude, k.amax_bits(x + r * stride, n));
-  return search(magnitude, how, fp8_scale, [&](float scale) {
-    RowError sum;
-    for (int64_t r = 0; r < rows; ++r) sum += k.fp8(x + r * stride, n, scale, codes + r * stride);
-    return sum;
-  });
+  const int64_t n = int64_t(x.size());
+  return search(k.amax_bits(x.data(), n), how, fp8_scale, [&](float scale) { return k.fp8(x.data(), n, scale, codes.data()); });
 }
-template ScaledRow quantize_fp8_block(const float*, int64_t, int64_t, int64_t, uint8_t*, Clipping, const RowKernels&);
-template ScaledRow quantize_fp8_block(const uint16_t*, int64_t, int64_t, int64_t, uint8_t*, Clipping, const RowKernels&);
+
+}  // namespace
 
 ScaledRow quantize_fp8_row(std::span<const float> row, std::span<uint8_t> codes, Clipping how, const RowKernels& kernels) {
-  OVERPROOF_CHECK(row.size() == codes.size());
-  return quantize_fp8_block(row.data(), 1, int64_t(row.size()), 0, codes.data(), how, kernels);
+  return fp8_row(row, codes, how, kernels);
 }
 ScaledRow quantize_fp8_row(std::span<const uint16_t> bf16, std::span<uint8_t> codes, Clipping how, const RowKernels& kernels) {
-  OVERPROOF_CHECK(bf16.size() == codes.size());
-  return quantize_fp8_block(bf16.data(), 1, int64_t(bf16.size()), 0, codes.data(), how, kernels);
+  return fp8_row(bf16, codes, how, kernels);
 }
+
+template <class In>
+BlockRows quantize_fp8_blocks(const In* x, int64_t rows, int64_t columns, uint8_t* codes, float* scales, Clipping how,
+                              const RowKernels& kernels) {
+  const InputKernels<In>& k = kernels.of<In>();
+  BlockRows result;
+  // Rows whole, one after the other: a column of blocks would go through memory in strides that share few cache sets.
+  std::fill(scales, scales + blocks_of(columns), 0.0f);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t b = 0; b < blocks_of(columns); ++b) {
+      const uint32_t magnitude = k.amax_bits(x + r * columns + b * kBlock, block_width(b, columns));
+      if (is_not_finite(magnitude)) return {{}, r};
+      scales[b] = std::max(scales[b], f32_from_bits(magnitude));
+    }
+  if (how == Clipping::mse) {
+    for (int64_t b = 0; b < blocks_of(columns); ++b) {
+      const auto block = [&](float scale) {
+        RowError sum;
+        for (int64_t r = 0; r < rows; ++r)
+          sum += k.fp8(x + r * columns + b * kBlock, block_width(b, columns), scale, codes + r * columns + b * kBlock);
+        return sum;
+      };
+      const ScaledRow made = search(f32_bits(scales[b]), how, fp8_scale, block);
+      scales[b] = made.scale;
+      result.error += made.error;
+    }
+    return result;
+  }
+  for (int64_t b = 0; b < blocks_of(columns); ++b) scales[b] = fp8_scale(scales[b]);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t b = 0; b < blocks_of(columns); ++b)
+      result.error += k.fp8(x + r * columns + b * kBlock, block_width(b, columns), scales[b], codes + r * columns + b * kBlock);
+  return result;
+}
+template BlockRows quantize_fp8_blocks(const float*, int64_t, int64_t, uint8_t*, float*, Clipping, const RowKernels&);
+template BlockRows quantize_fp8_blocks(const uint16_t*, int64_t, int64_t, uint8_t*, float*, Clipping, const RowKernels&);
 
 }  // namespace overproof

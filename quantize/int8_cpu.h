@@ -33,10 +33,14 @@ ScaledRow quantize_fp8_row(std::span<const float> row, std::span<uint8_t> codes,
 ScaledRow quantize_fp8_row(std::span<const uint16_t> bf16, std::span<uint8_t> codes, Clipping how,
                            const RowKernels& kernels = row_kernels());
 
-/// fp8 of `rows` pieces of rows, n values each and `stride` apart in x and codes, at one scale: a block of block.h, or a whole
-/// weight. The error sums are added row by row.
+/// fp8 of whole rows, at most kBlock of them, with one scale for each block of block.h: x and codes [rows, columns], scales
+/// [blocks_of(columns)]. Returns the error of them all, added row by row, or the first row with an infinity or NaN.
+struct BlockRows {
+  RowError error;
+  int64_t bad_row = -1;
+};
 template <class In>
-ScaledRow quantize_fp8_block(const In* x, int64_t rows, int64_t n, int64_t stride, uint8_t* codes, Clipping how,
-                             const RowKernels& kernels = row_kernels());
+BlockRows quantize_fp8_blocks(const In* x, int64_t rows, int64_t columns, uint8_t* codes, float* scales, Clipping how,
+                              const RowKernels& kernels = row_kernels());
 
 }  // namespace overproof

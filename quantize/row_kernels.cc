@@ -2,6 +2,7 @@
 
 #include "quantize/row_kernels.h"
 
+#include <atomic>
 #include <cstring>
 
 #include "quantize/row_sums.h"
@@ -88,6 +89,11 @@ bool q8_0_row(const In* x, int64_t n, uint8_t* blocks, RowError& error) {
 template <class In>
 constexpr InputKernels<In> kScalar = {scalar_amax_bits<In>, int8_row<In>, fp8_row<In>, mxfp8_row<In>, q8_0_row<In>};
 
+std::atomic<const RowKernels*>& chosen() {
+  static std::atomic<const RowKernels*> kernels = all_row_kernels().back();
+  return kernels;
+}
+
 }  // namespace
 
 const RowKernels& scalar_row_kernels() {
@@ -102,9 +108,8 @@ std::vector<const RowKernels*> all_row_kernels() {
   return list;
 }
 
-const RowKernels& row_kernels() {
-  static const RowKernels& best = *all_row_kernels().back();
-  return best;
-}
+const RowKernels& row_kernels() { return *chosen().load(std::memory_order_relaxed); }
+
+void use_row_kernels(const RowKernels& kernels) { chosen() = &kernels; }
 
 }  // namespace overproof

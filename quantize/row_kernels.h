@@ -63,7 +63,9 @@ const RowKernels* avx2_row_kernels();
 const RowKernels* avx512_row_kernels();
 /// The reference first, then the others that this processor can run, each faster than the one before.
 std::vector<const RowKernels*> all_row_kernels();
-/// The fastest kernels of this processor.
+/// What the schemes use: the fastest kernels of this processor.
 const RowKernels& row_kernels();
+/// From now on these, to compare and to measure. They must be among all_row_kernels().
+void use_row_kernels(const RowKernels& kernels);
 
 }  // namespace overproof

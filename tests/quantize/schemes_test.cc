@@ -236,6 +236,10 @@ TEST_CASE("bytes do not depend on pieces, threads or input type, and error sums 
       set_thread_count(1);
       CHECK(run(*scheme, w, 1, true) == whole);
       set_thread_count(0);
+      for (const RowKernels* kernels : all_row_kernels()) {
+        use_row_kernels(*kernels);
+        CHECK(run(*scheme, w, 2, true) == whole);
+      }
       const RowError expected = measured(w, dequantized(*scheme, w, whole));
       CHECK(whole.error.signal == Approx(expected.signal).epsilon(1e-5));
       CHECK(whole.error.noise == Approx(expected.noise).epsilon(1e-4).margin(1e-12 * expected.signal));
