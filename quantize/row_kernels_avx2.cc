@@ -47,20 +47,22 @@ struct Simd {
   OVERPROOF_SIMD static I shift_right(I a) {
     return _mm256_srli_epi32(a, kBits);
   }
-  template <int kBits>
-  OVERPROOF_SIMD static I arithmetic_shift_right(I a) {
-    return _mm256_srai_epi32(a, kBits);
-  }
   OVERPROOF_SIMD static bool any_above(F v, float limit) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(limit), _CMP_GT_OQ)) != 0;
   }
 
-  /// Low bytes of four vectors with values in [-128, 127].
-  OVERPROOF_SIMD static void store_bytes(uint8_t* out, const I* v, I flip) {
-    // The packs work within 128-bit halves; this puts the eight groups of four codes back in order.
+  /// Four vectors as bytes, saturated.
+  OVERPROOF_SIMD static I pack(const I* v) { return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3])); }
+  /// The packs work within 128-bit halves; this puts the eight groups of four codes back in order.
+  OVERPROOF_SIMD static void store_packed(uint8_t* out, I bytes) {
     const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const I bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-    _mm256_storeu_si256(reinterpret_cast<I*>(out), _mm256_xor_si256(_mm256_permutevar8x32_epi32(bytes, order), flip));
+    _mm256_storeu_si256(reinterpret_cast<I*>(out), _mm256_permutevar8x32_epi32(bytes, order));
+  }
+  /// Vectors with values in [-128, 127] as bytes.
+  OVERPROOF_SIMD static void store_bytes(uint8_t* out, const I* v, I flip) { store_packed(out, _mm256_xor_si256(pack(v), flip)); }
+  /// Vectors with values in [0, 127] as bytes, with the top bits of `sign`.
+  OVERPROOF_SIMD static void store_bytes_with_signs(uint8_t* out, const I* v, const I* sign) {
+    store_packed(out, _mm256_or_si256(pack(v), _mm256_and_si256(pack(sign), _mm256_set1_epi8(-128))));
   }
 
   /// The first step of add_lanes.

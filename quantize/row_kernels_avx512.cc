@@ -47,10 +47,6 @@ struct Simd {
   OVERPROOF_SIMD static I shift_right(I a) {
     return _mm512_srli_epi32(a, kBits);
   }
-  template <int kBits>
-  OVERPROOF_SIMD static I arithmetic_shift_right(I a) {
-    return _mm512_srai_epi32(a, kBits);
-  }
   OVERPROOF_SIMD static bool any_above(F v, float limit) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0; }
 
   /// Low bytes of two vectors.
@@ -58,6 +54,13 @@ struct Simd {
     const __m128i a = _mm512_cvtepi32_epi8(v[0]), b = _mm512_cvtepi32_epi8(v[1]), x = _mm512_castsi512_si128(flip);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(a, x));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm_xor_si128(b, x));
+  }
+
+  /// Vectors with values in [0, 127] as bytes, with the top bits of `sign`.
+  OVERPROOF_SIMD static void store_bytes_with_signs(uint8_t* out, const I* v, const I* sign) {
+    I both[2];
+    for (int i = 0; i < 2; ++i) both[i] = or_(v[i], _mm512_srai_epi32(and_(sign[i], set(int(0x80000000u))), 24));
+    store_bytes(out, both, set(0));
   }
 
   /// The first step of add_lanes.

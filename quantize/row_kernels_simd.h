@@ -23,9 +23,11 @@ OVERPROOF_SIMD inline void clear(Sums& sums) {
   for (int i = 0; i < kSums; ++i) sums.signal[i] = sums.noise[i] = Simd::set(0.0f);
 }
 
-OVERPROOF_SIMD inline void add_squares(Sums& sums, int v, F steps, F error) {
-  sums.signal[v % kSums] = Simd::add(sums.signal[v % kSums], Simd::mul(steps, steps));
-  sums.noise[v % kSums] = Simd::add(sums.noise[v % kSums], Simd::mul(error, error));
+OVERPROOF_SIMD inline void add_squares(Sums& sums, const F* steps, const F* error) {
+  for (int v = 0; v < kVectors; ++v) {
+    sums.signal[v % kSums] = Simd::add(sums.signal[v % kSums], Simd::mul(steps[v], steps[v]));
+    sums.noise[v % kSums] = Simd::add(sums.noise[v % kSums], Simd::mul(error[v], error[v]));
+  }
 }
 
 /// add_lanes of row_sums.h.
@@ -40,67 +42,66 @@ struct Scale {
 };
 OVERPROOF_SIMD inline Scale spread(float scale, float reciprocal) { return {Simd::set(scale), Simd::set(reciprocal)}; }
 
-/// int8 codes of kStride values and their part of the sums.
+/// int8 codes of kStride values and their part of the sums. What is clipped looks doubtful, and is rare.
 template <bool kExact, class In>
 OVERPROOF_SIMD inline void int8_stride(const In* x, const Scale& scale, uint8_t* codes, I flip, Sums& sums) {
-  F steps[kVectors];
+  F steps[kVectors], error[kVectors];
   I code[kVectors];
   F doubt = Simd::set(0.0f);
   for (int v = 0; v < kVectors; ++v) {
     steps[v] = Simd::mul(Simd::load(x + v * Simd::kWidth), scale.reciprocal);
-    const F clamped = clamp(steps[v], kInt8Max);
-    code[v] = Simd::round(clamped);
-    if (!kExact) doubt = Simd::max(doubt, magnitude(Simd::sub(clamped, Simd::to_f(code[v]))));
+    code[v] = Simd::round(clamp(steps[v], kInt8Max));
+    error[v] = Simd::sub(steps[v], Simd::to_f(code[v]));
+    if (!kExact) doubt = Simd::max(doubt, magnitude(error[v]));
   }
   if (!kExact && Simd::any_above(doubt, kSureOfRounding)) [[unlikely]]
-    for (int v = 0; v < kVectors; ++v)
+    for (int v = 0; v < kVectors; ++v) {
       code[v] = Simd::round(clamp(Simd::div(Simd::load(x + v * Simd::kWidth), scale.scale), kInt8Max));
-  for (int v = 0; v < kVectors; ++v) add_squares(sums, v, steps[v], Simd::sub(steps[v], Simd::to_f(code[v])));
+      error[v] = Simd::sub(steps[v], Simd::to_f(code[v]));
+    }
+  add_squares(sums, steps, error);
   Simd::store_bytes(codes, code, flip);
 }
 
 struct Rounded {
   F value;  ///< the nearest F8_E4M3
-  I code;   ///< its code, sign extended from 8 bits
+  I code;   ///< its code
   F step;   ///< 8 times the distance between codes around it
 };
 
-/// f8_e4m3_code_in_range of fp8.h, eight or sixteen at a time.
+/// f8_e4m3_code_in_range of fp8.h for values in [0, 448].
 OVERPROOF_SIMD inline Rounded round_fp8(F v) {
   const I e = Simd::max_unsigned(Simd::and_(Simd::as_i(v), Simd::set(0x7f800000)), Simd::set(0x3c800000));
-  const I sign = Simd::and_(Simd::as_i(v), Simd::set(int(0x80000000u)));
-  const I magic = Simd::or_(Simd::add(e, Simd::set(20 << 23)), sign);
+  const I magic = Simd::add(e, Simd::set(20 << 23));
   const F sum = Simd::add(v, Simd::as_f(magic));
   const I steps = Simd::sub(Simd::as_i(sum), magic);
-  // 7 bits of code, minus 128 where the sign is set.
-  const I code = Simd::add(Simd::add(steps, Simd::set(-(121 << 3))), Simd::add(Simd::shift_right<20>(e), Simd::arithmetic_shift_right<24>(sign)));
-  return {Simd::sub(sum, Simd::as_f(magic)), code, Simd::as_f(e)};
+  return {Simd::sub(sum, Simd::as_f(magic)), Simd::add(steps, Simd::add(Simd::shift_right<20>(e), Simd::set(-(121 << 3)))), Simd::as_f(e)};
 }
 
+/// F8_E4M3 codes of kStride values and their part of the sums. Signs stand aside until the end: squares do not need them.
 template <bool kExact, class In>
 OVERPROOF_SIMD inline void fp8_stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) {
-  F steps[kVectors], value[kVectors];
-  I code[kVectors];
+  F steps[kVectors], error[kVectors];
+  I code[kVectors], sign[kVectors];
+  const F largest = Simd::set(kF8E4M3Max);
   F doubt = Simd::set(0.0f);
   for (int v = 0; v < kVectors; ++v) {
-    steps[v] = Simd::mul(Simd::load(x + v * Simd::kWidth), scale.reciprocal);
-    const F clamped = clamp(steps[v], kF8E4M3Max);
-    const Rounded made = round_fp8(clamped);
-    value[v] = made.value;
+    const F value = Simd::load(x + v * Simd::kWidth);
+    sign[v] = Simd::as_i(value);
+    steps[v] = magnitude(Simd::mul(value, scale.reciprocal));
+    const Rounded made = round_fp8(Simd::min(steps[v], largest));
     code[v] = made.code;
-    if (!kExact) {
-      const F distance = magnitude(Simd::sub(clamped, made.value));
-      doubt = Simd::max(doubt, Simd::sub(distance, Simd::mul(made.step, Simd::set(kSureOfRounding / 8))));
-    }
+    error[v] = Simd::sub(steps[v], made.value);
+    if (!kExact) doubt = Simd::max(doubt, Simd::sub(magnitude(error[v]), Simd::mul(made.step, Simd::set(kSureOfRounding / 8))));
   }
   if (!kExact && Simd::any_above(doubt, 0.0f)) [[unlikely]]
     for (int v = 0; v < kVectors; ++v) {
-      const Rounded made = round_fp8(clamp(Simd::div(Simd::load(x + v * Simd::kWidth), scale.scale), kF8E4M3Max));
-      value[v] = made.value;
+      const Rounded made = round_fp8(Simd::min(magnitude(Simd::div(Simd::load(x + v * Simd::kWidth), scale.scale)), largest));
       code[v] = made.code;
+      error[v] = Simd::sub(steps[v], made.value);
     }
-  for (int v = 0; v < kVectors; ++v) add_squares(sums, v, steps[v], Simd::sub(steps[v], value[v]));
-  Simd::store_bytes(codes, code, Simd::set(0));
+  add_squares(sums, steps, error);
+  Simd::store_bytes_with_signs(codes, code, sign);
 }
 
 /// Sums of the vector part and the rest of a block: i, where the rest begins, is a multiple of the lanes.
@@ -246,13 +247,15 @@ template <class In>
 OVERPROOF_SIMD inline void q8_0_block(const In* x, const Half::Q8Scales& scales, int64_t g, uint8_t* block, Sums& sums) {
   std::memcpy(block, &scales.stored[g], 2);
   const F reciprocal = Simd::set(scales.reciprocal[g]), ratio = Simd::set(scales.ratio[g]);
+  F steps[kVectors], error[kVectors];
   I code[kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    const F steps = Simd::mul(Simd::load(x + v * Simd::kWidth), reciprocal);
-    const I half = Simd::or_(Simd::and_(Simd::as_i(steps), Simd::set(int(0x80000000u))), Simd::set(0x3effffff));
-    code[v] = Simd::truncate(Simd::add(steps, Simd::as_f(half)));
-    add_squares(sums, v, steps, Simd::sub(steps, Simd::mul(Simd::to_f(code[v]), ratio)));
+    steps[v] = Simd::mul(Simd::load(x + v * Simd::kWidth), reciprocal);
+    const I half = Simd::or_(Simd::and_(Simd::as_i(steps[v]), Simd::set(int(0x80000000u))), Simd::set(0x3effffff));
+    code[v] = Simd::truncate(Simd::add(steps[v], Simd::as_f(half)));
+    error[v] = Simd::sub(steps[v], Simd::mul(Simd::to_f(code[v]), ratio));
   }
+  add_squares(sums, steps, error);
   Simd::store_bytes(block + 2, code, Simd::set(0));
 }
 
