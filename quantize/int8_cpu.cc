@@ -1,6 +1,7 @@
 #include "quantize/int8_cpu.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "core/error.h"
 #include "quantize/block.h"
@@ -57,6 +58,40 @@ ScaledRow quantize_int8_row(std::span<const uint16_t> bf16, std::span<int8_t> co
   return int8_row(bf16, codes, how, kernels, flip);
 }
 
+template <class In>
+ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span<int8_t> codes, float* scales, Clipping how,
+                               const RowKernels& kernels, uint8_t flip) {
+  OVERPROOF_CHECK(row.size() == codes.size() && row.size() % size_t(group) == 0);
+  const InputKernels<In>& k = kernels.of<In>();
+  const int64_t n = int64_t(row.size());
+  auto* bytes = reinterpret_cast<uint8_t*>(codes.data());
+  ScaledRow result;
+  if (how == Clipping::mse) {
+    for (int64_t at = 0; at < n; at += group) {
+      const ScaledRow made = int8_row(row.subspan(size_t(at), size_t(group)), codes.subspan(size_t(at), size_t(group)), how, kernels, flip);
+      scales[at / group] = made.scale;
+      result.error += made.error;
+      result.finite = result.finite && made.finite;
+    }
+    return result;
+  }
+  // Some groups at a time: all their scales, then all their codes, so that no group waits for its own scale.
+  constexpr int64_t kAtOnce = 64;
+  for (int64_t at = 0; at < n; at += kAtOnce * group) {
+    const int64_t count = std::min(n - at, kAtOnce * group), groups = count / group;
+    uint32_t amax[kAtOnce] = {};
+    k.amax_groups(row.data() + at, count, group, amax);
+    for (int64_t g = 0; g < groups; ++g) {
+      if (is_not_finite(amax[g])) return {1.0f, {}, false};
+      scales[at / group + g] = int8_scale(f32_from_bits(amax[g]));
+    }
+    result.error += k.int8_groups(row.data() + at, count, group, scales + at / group, bytes + at, flip);
+  }
+  return result;
+}
+template ScaledRow quantize_int8_groups(std::span<const float>, int64_t, std::span<int8_t>, float*, Clipping, const RowKernels&, uint8_t);
+template ScaledRow quantize_int8_groups(std::span<const uint16_t>, int64_t, std::span<int8_t>, float*, Clipping, const RowKernels&, uint8_t);
+
 namespace {
 
 template <class In>
@@ -82,13 +117,13 @@ BlockRows quantize_fp8_blocks(const In* x, int64_t rows, int64_t columns, uint8_
   const InputKernels<In>& k = kernels.of<In>();
   BlockRows result;
   // Rows whole, one after the other: a column of blocks would go through memory in strides that share few cache sets.
-  std::fill(scales, scales + blocks_of(columns), 0.0f);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t b = 0; b < blocks_of(columns); ++b) {
-      const uint32_t magnitude = k.amax_bits(x + r * columns + b * kBlock, block_width(b, columns));
-      if (is_not_finite(magnitude)) return {{}, r};
-      scales[b] = std::max(scales[b], f32_from_bits(magnitude));
-    }
+  std::vector<uint32_t> amax(size_t(blocks_of(columns)));
+  for (int64_t r = 0; r < rows; ++r) k.amax_groups(x + r * columns, columns, kBlock, amax.data());
+  if (is_not_finite(*std::max_element(amax.begin(), amax.end()))) {
+    int64_t r = 0;
+    while (!is_not_finite(k.amax_bits(x + r * columns, columns))) ++r;
+    return {{}, r};
+  }
   if (how == Clipping::mse) {
     for (int64_t b = 0; b < blocks_of(columns); ++b) {
       const auto block = [&](float scale) {
@@ -97,16 +132,14 @@ BlockRows quantize_fp8_blocks(const In* x, int64_t rows, int64_t columns, uint8_
           sum += k.fp8(x + r * columns + b * kBlock, block_width(b, columns), scale, codes + r * columns + b * kBlock);
         return sum;
       };
-      const ScaledRow made = search(f32_bits(scales[b]), how, fp8_scale, block);
+      const ScaledRow made = search(amax[size_t(b)], how, fp8_scale, block);
       scales[b] = made.scale;
       result.error += made.error;
     }
     return result;
   }
-  for (int64_t b = 0; b < blocks_of(columns); ++b) scales[b] = fp8_scale(scales[b]);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t b = 0; b < blocks_of(columns); ++b)
-      result.error += k.fp8(x + r * columns + b * kBlock, block_width(b, columns), scales[b], codes + r * columns + b * kBlock);
+  for (int64_t b = 0; b < blocks_of(columns); ++b) scales[b] = fp8_scale(f32_from_bits(amax[size_t(b)]));
+  for (int64_t r = 0; r < rows; ++r) result.error += k.fp8_groups(x + r * columns, columns, kBlock, scales, codes + r * columns);
   return result;
 }
 template BlockRows quantize_fp8_blocks(const float*, int64_t, int64_t, uint8_t*, float*, Clipping, const RowKernels&);

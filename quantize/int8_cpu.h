@@ -27,7 +27,12 @@ ScaledRow quantize_int8_row(std::span<const float> row, std::span<int8_t> codes,
 ScaledRow quantize_int8_row(std::span<const uint16_t> bf16, std::span<int8_t> codes, Clipping how,
                             const RowKernels& kernels = row_kernels(), uint8_t flip = 0);
 
-/// The same by fp8_code.
+/// One scale for each `group` columns, which divides the row: scales [n / group]. `scale` of the result says nothing.
+template <class In>
+ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span<int8_t> codes, float* scales, Clipping how,
+                               const RowKernels& kernels = row_kernels(), uint8_t flip = 0);
+
+/// quantize_int8_row by fp8_code.
 ScaledRow quantize_fp8_row(std::span<const float> row, std::span<uint8_t> codes, Clipping how,
                            const RowKernels& kernels = row_kernels());
 ScaledRow quantize_fp8_row(std::span<const uint16_t> bf16, std::span<uint8_t> codes, Clipping how,

@@ -22,18 +22,15 @@ class Int8Rows : public RowsOfAnyInput<Int8Rows> {
 
   template <class In>
   RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
-    const size_t columns = size_t(shape_[1]), group = size_t(group_), row_bytes = packed_ ? size_t(packed_int8_row_bytes(shape_[1])) : columns;
+    const size_t columns = size_t(shape_[1]), row_bytes = packed_ ? size_t(packed_int8_row_bytes(shape_[1])) : columns;
     RowsResult result;
     for (size_t r = 0; r < size_t(rows); ++r) {
       const std::span<const In> row = x.subspan(r * columns, columns);
       const std::span<uint8_t> out = bytes.subspan(r * row_bytes, row_bytes);
-      for (size_t begin = 0; begin < columns; begin += group) {
-        const ScaledRow made = quantize_int8_row(row.subspan(begin, group), {reinterpret_cast<int8_t*>(&out[begin]), group}, clipping_,
-                                                 row_kernels(), packed_ ? 0x80 : 0);
-        scales[(r * columns + begin) / group] = made.scale;
-        result.error += made.error;
-        if (!made.finite && result.bad_row < 0) result.bad_row = first_row + int64_t(r);
-      }
+      const ScaledRow made = quantize_int8_groups(row, group_, {reinterpret_cast<int8_t*>(out.data()), columns},
+                                                  &scales[r * (columns / size_t(group_))], clipping_, row_kernels(), packed_ ? 0x80 : 0);
+      result.error += made.error;
+      if (!made.finite && result.bad_row < 0) result.bad_row = first_row + int64_t(r);
       std::fill(out.begin() + int64_t(columns), out.end(), uint8_t{0});
     }
     return result;

@@ -11,25 +11,40 @@ namespace overproof {
 namespace {
 
 template <class In>
-RowError int8_row(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip) {
+void amax_groups(const In* x, int64_t n, int64_t group, uint32_t* amax) {
+  for (; n > 0; n -= group, x += group, ++amax) *amax = std::max(*amax, scalar_amax_bits(x, std::min(n, group)));
+}
+
+/// `quantize(x, n, scale, codes, lanes)` for each block of error sums within each group.
+template <class In, class Quantize>
+RowError in_groups(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, Quantize&& quantize) {
   RowError sum;
-  for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
-    ErrorLanes lanes;
-    scalar_int8(x + begin, std::min(kErrorBlock, n - begin), scale, codes + begin, flip, lanes);
-    sum += add_lanes(lanes);
+  for (int64_t at = 0; at < n; at += group) {
+    const int64_t end = std::min(n, at + group);
+    const float scale = *scales++;
+    RowError own;
+    for (int64_t begin = at; begin < end; begin += kErrorBlock) {
+      ErrorLanes lanes;
+      quantize(x + begin, std::min(kErrorBlock, end - begin), scale, codes + begin, lanes);
+      own += add_lanes(lanes);
+    }
+    sum += in_units(own, scale);
   }
-  return in_units(sum, scale);
+  return sum;
 }
 
 template <class In>
-RowError fp8_row(const In* x, int64_t n, float scale, uint8_t* codes) {
-  RowError sum;
-  for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
-    ErrorLanes lanes;
-    scalar_fp8(x + begin, std::min(kErrorBlock, n - begin), scale, 1.0f / scale, codes + begin, lanes);
-    sum += add_lanes(lanes);
-  }
-  return in_units(sum, scale);
+RowError int8_groups(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, uint8_t flip) {
+  return in_groups(x, n, group, scales, codes, [flip](const In* from, int64_t count, float scale, uint8_t* to, ErrorLanes& lanes) {
+    scalar_int8(from, count, scale, to, flip, lanes);
+  });
+}
+
+template <class In>
+RowError fp8_groups(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes) {
+  return in_groups(x, n, group, scales, codes, [](const In* from, int64_t count, float scale, uint8_t* to, ErrorLanes& lanes) {
+    scalar_fp8(from, count, scale, 1.0f / scale, to, lanes);
+  });
 }
 
 template <class In>
@@ -87,7 +102,7 @@ bool q8_0_row(const In* x, int64_t n, uint8_t* blocks, RowError& error) {
 }
 
 template <class In>
-constexpr InputKernels<In> kScalar = {scalar_amax_bits<In>, int8_row<In>, fp8_row<In>, mxfp8_row<In>, q8_0_row<In>};
+constexpr InputKernels<In> kScalar = {amax_groups<In>, int8_groups<In>, fp8_groups<In>, mxfp8_row<In>, q8_0_row<In>};
 
 std::atomic<const RowKernels*>& chosen() {
   static std::atomic<const RowKernels*> kernels = all_row_kernels().back();

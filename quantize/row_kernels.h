@@ -29,18 +29,30 @@ inline constexpr int kErrorGroups = 8;  ///< of 32 elements: kErrorBlock
 /// Operations on rows of In: float, or uint16_t for bf16. Rows hold no infinity or NaN unless said.
 template <class In>
 struct InputKernels {
-  /// Largest magnitude of n values, as f32 bits (int8.h: an infinity or NaN shows).
-  uint32_t (*amax_bits)(const In* x, int64_t n);
-  /// int8_code of n values, each byte XORed with `flip`: 0x80 turns q into q + 128, as packed formats store it.
-  RowError (*int8)(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip);
-  /// fp8_code of n values.
-  RowError (*fp8)(const In* x, int64_t n, float scale, uint8_t* codes);
+  /// Largest magnitudes of groups of `group` values (the last may be short), as f32 bits (int8.h: an infinity or NaN shows), or
+  /// what stands in `amax` [ceil(n / group)] where that is larger.
+  void (*amax_groups)(const In* x, int64_t n, int64_t group, uint32_t* amax);
+  /// int8_code of n values at one scale a group, each byte XORed with `flip`: 0x80 turns q into q + 128, as packed formats store it.
+  RowError (*int8_groups)(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, uint8_t flip);
+  /// fp8_code of n values at one scale a group.
+  RowError (*fp8_groups)(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes);
   /// n / 32 groups: codes [n], exponents [n / 32]; `error` is added to. False, and outputs unspecified, when the row holds an
   /// infinity or NaN.
   bool (*mxfp8)(const In* x, int64_t n, uint8_t* codes, uint8_t* exponents, RowError& error);
   /// n / 32 blocks of kQ8Bytes; `error` is added to. False, and outputs unspecified, when a block has no f16 scale: an infinity, a NaN, or a
   /// magnitude from kQ8TooLarge on.
   bool (*q8_0)(const In* x, int64_t n, uint8_t* blocks, RowError& error);
+
+  /// The same of one group.
+  uint32_t amax_bits(const In* x, int64_t n) const {
+    uint32_t amax = 0;
+    amax_groups(x, n, n, &amax);
+    return amax;
+  }
+  RowError int8(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip) const {
+    return int8_groups(x, n, n, &scale, codes, flip);
+  }
+  RowError fp8(const In* x, int64_t n, float scale, uint8_t* codes) const { return fp8_groups(x, n, n, &scale, codes); }
 };
 
 struct RowKernels {

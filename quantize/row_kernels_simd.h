@@ -116,57 +116,73 @@ OVERPROOF_SIMD inline ErrorLanes spill(const Sums& sums) {
 
 bool is_power_of_two(float scale) { return (f32_bits(scale) & 0x7fffffu) == 0; }
 
-template <bool kExact, class In>
-OVERPROOF_SIMD RowError int8_row_as(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip) {
-  const Scale spread_scale = spread(scale, 1.0f / scale);
-  const I flips = Simd::set(flip * 0x01010101);
+/// What a stride becomes: the formats differ in nothing else.
+struct ToInt8 {
+  uint8_t flip;
+  template <bool kExact, class In>
+  OVERPROOF_SIMD void stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) const {
+    int8_stride<kExact>(x, scale, codes, Simd::set(flip * 0x01010101), sums);
+  }
+  template <class In>
+  void rest(const In* x, int64_t n, float scale, uint8_t* codes, ErrorLanes& lanes) const {
+    scalar_int8(x, n, scale, codes, flip, lanes);
+  }
+};
+struct ToFp8 {
+  template <bool kExact, class In>
+  OVERPROOF_SIMD void stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) const {
+    fp8_stride<kExact>(x, scale, codes, sums);
+  }
+  template <class In>
+  void rest(const In* x, int64_t n, float scale, uint8_t* codes, ErrorLanes& lanes) const {
+    scalar_fp8(x, n, scale, 1.0f / scale, codes, lanes);
+  }
+};
+
+/// n values at one scale.
+template <bool kExact, class To, class In>
+OVERPROOF_SIMD inline RowError one_group(const To& to, const In* x, int64_t n, float scale, float reciprocal, uint8_t* codes) {
+  const Scale spread_scale = spread(scale, reciprocal);
   RowError sum;
   for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
     const int64_t count = std::min(kErrorBlock, n - begin);
     Sums sums;
     clear(sums);
     int64_t i = 0;
-    for (; i + kStride <= count; i += kStride) int8_stride<kExact>(x + begin + i, spread_scale, codes + begin + i, flips, sums);
+    for (; i + kStride <= count; i += kStride)
+      to.template stride<kExact>(x + begin + i, spread_scale, codes + begin + i, sums);
     if (i == count) {
       sum += total(sums);
       continue;
     }
     ErrorLanes lanes = spill(sums);
-    scalar_int8(x + begin + i, count - i, scale, codes + begin + i, flip, lanes);
+    to.rest(x + begin + i, count - i, scale, codes + begin + i, lanes);
     sum += add_lanes(lanes);
   }
   return in_units(sum, scale);
 }
 
-template <class In>
-RowError int8_row(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip) {
-  return is_power_of_two(scale) ? int8_row_as<true>(x, n, scale, codes, flip) : int8_row_as<false>(x, n, scale, codes, flip);
-}
-
-template <bool kExact, class In>
-OVERPROOF_SIMD RowError fp8_row_as(const In* x, int64_t n, float scale, uint8_t* codes) {
-  const Scale spread_scale = spread(scale, 1.0f / scale);
+template <class To, class In>
+OVERPROOF_SIMD RowError in_groups(const To& to, const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes) {
   RowError sum;
-  for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
-    const int64_t count = std::min(kErrorBlock, n - begin);
-    Sums sums;
-    clear(sums);
-    int64_t i = 0;
-    for (; i + kStride <= count; i += kStride) fp8_stride<kExact>(x + begin + i, spread_scale, codes + begin + i, sums);
-    if (i == count) {
-      sum += total(sums);
-      continue;
-    }
-    ErrorLanes lanes = spill(sums);
-    scalar_fp8(x + begin + i, count - i, scale, 1.0f / scale, codes + begin + i, lanes);
-    sum += add_lanes(lanes);
+  float next = 1.0f / *scales;
+  for (int64_t at = 0; at < n; at += group, ++scales) {
+    const int64_t count = std::min(group, n - at);
+    const float scale = *scales, reciprocal = next;
+    if (at + count < n) next = 1.0f / scales[1];  // early: the quotient takes its time
+    sum += is_power_of_two(scale) ? one_group<true>(to, x + at, count, scale, reciprocal, codes + at)
+                                  : one_group<false>(to, x + at, count, scale, reciprocal, codes + at);
   }
-  return in_units(sum, scale);
+  return sum;
 }
 
 template <class In>
-RowError fp8_row(const In* x, int64_t n, float scale, uint8_t* codes) {
-  return is_power_of_two(scale) ? fp8_row_as<true>(x, n, scale, codes) : fp8_row_as<false>(x, n, scale, codes);
+RowError int8_groups(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, uint8_t flip) {
+  return in_groups(ToInt8{flip}, x, n, group, scales, codes);
+}
+template <class In>
+RowError fp8_groups(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes) {
+  return in_groups(ToFp8{}, x, n, group, scales, codes);
 }
 
 /// Largest magnitude of kStride values, as bits.
@@ -178,7 +194,7 @@ OVERPROOF_SIMD inline uint32_t stride_amax_bits(const float* x) {
 }
 OVERPROOF_SIMD inline uint32_t stride_amax_bits(const uint16_t* x) { return Simd::amax_of_32(x) << 16; }
 
-OVERPROOF_SIMD uint32_t amax_bits(const float* x, int64_t n) {
+OVERPROOF_SIMD inline uint32_t amax_bits(const float* x, int64_t n) {
   const I mask = Simd::set(0x7fffffff);
   I amax[kVectors];
   for (int v = 0; v < kVectors; ++v) amax[v] = Simd::set(0);
@@ -190,11 +206,16 @@ OVERPROOF_SIMD uint32_t amax_bits(const float* x, int64_t n) {
   return std::max(Simd::max_of_lanes(amax[0]), scalar_amax_bits(x + i, n - i));
 }
 
-OVERPROOF_SIMD uint32_t amax_bits(const uint16_t* x, int64_t n) {
+OVERPROOF_SIMD inline uint32_t amax_bits(const uint16_t* x, int64_t n) {
   int64_t i = n / (4 * kStride) * (4 * kStride);
   uint32_t amax = Simd::amax_of_128s(x, i);
   for (; i + kStride <= n; i += kStride) amax = std::max(amax, Simd::amax_of_32(x + i));
   return std::max(amax << 16, scalar_amax_bits(x + i, n - i));
+}
+
+template <class In>
+OVERPROOF_SIMD void amax_groups(const In* x, int64_t n, int64_t group, uint32_t* amax) {
+  for (; n > 0; n -= group, x += group, ++amax) *amax = std::max(*amax, amax_bits(x, std::min(n, group)));
 }
 
 /// Largest magnitudes of up to kErrorGroups groups of kStride values, as bits; their maximum is returned.
@@ -283,4 +304,4 @@ OVERPROOF_SIMD bool q8_0_row(const In* x, int64_t n, uint8_t* blocks, RowError& 
 }
 
 template <class In>
-constexpr InputKernels<In> kKernels = {amax_bits, int8_row<In>, fp8_row<In>, mxfp8_row<In>, q8_0_row<In>};
+constexpr InputKernels<In> kKernels = {amax_groups<In>, int8_groups<In>, fp8_groups<In>, mxfp8_row<In>, q8_0_row<In>};
