@@ -1,7 +1,9 @@
-// int8 per channel from bf16 in memory, against a memory copy of the same bytes in the same run. Rates are GB of input a
-// second; rows are converted, quantised and packed as the stage does it, tasks of cache size, without the disk.
+// Every data-free scheme from bf16 in memory, with each kernel of this processor, against a memory copy of the same bytes in the
+// same run. Rates are GB of input a second, on one thread a CPU-second; rows are quantised as the stage does it, tasks of cache
+// size, without the disk.
 
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <cstring>
 #include <vector>
@@ -17,7 +19,8 @@ namespace {
 using namespace overproof;
 
 constexpr int64_t kRows = 16384, kColumns = 4096;  // 128 MiB of bf16: beyond any cache
-constexpr int64_t kGrain = 8;
+constexpr int64_t kGrain = 16;                     // rows a task: 128 KiB
+constexpr int64_t kChecked = 256;                  // rows compared with the scalar reference
 
 const std::vector<uint16_t>& weights() {
   static const std::vector<uint16_t> data = [] {
@@ -46,50 +49,61 @@ void memory_copy(benchmark::State& state) {
   if (to != from) state.SkipWithError("the copy is wrong");
 }
 
-void int8_per_channel(benchmark::State& state) {
+/// Output of the first `rows` rows.
+struct Output {
+  std::vector<uint8_t> bytes;
+  std::vector<float> scales;
+  bool operator==(const Output&) const = default;
+};
+
+void quantise(const Scheme& scheme, const RowQuantizer& quantizer, int64_t rows, Output& out) {
+  const int64_t row_bytes = scheme.row_bytes(kColumns), grain = std::max(kGrain, scheme.row_unit());
+  out.bytes.resize(size_t(rows * row_bytes));
+  out.scales.resize(size_t(scheme.row_scales(rows, kColumns)));
+  parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
+    const int64_t at = scheme.row_scales(begin, kColumns);
+    quantizer.quantize_bf16(begin, end - begin, std::span(weights()).subspan(size_t(begin * kColumns), size_t((end - begin) * kColumns)),
+                            std::span(out.bytes).subspan(size_t(begin * row_bytes), size_t((end - begin) * row_bytes)),
+                            std::span(out.scales).subspan(size_t(at), size_t(scheme.row_scales(end, kColumns) - at)));
+  });
+}
+
+void quantize(benchmark::State& state, const std::string& name, const RowKernels* kernels) {
+  const auto scheme = find_scheme(name, {});
+  const auto quantizer = scheme->prepare({"benchmark.weight", DType::bf16, {kRows, kColumns}}, {});
   set_thread_count(state.range(0));
-  const std::vector<uint16_t>& from = weights();
-  const auto scheme = find_scheme("int8", Int8Scale::absmax);
-  const int64_t bytes = scheme->row_bytes(kColumns);
-  std::vector<uint8_t> codes(size_t(kRows * bytes));
-  std::vector<float> scales(static_cast<size_t>(kRows));
+  use_row_kernels(*kernels);
+  Output out, checked, expected;
+  quantise(*scheme, *quantizer, kRows, out);  // the pages are there when time starts
   for (auto _ : state) {
-    parallel_for(kRows, kGrain, [&](int64_t begin, int64_t end) {
-      thread_local std::vector<float> values(size_t(kGrain * kColumns));
-      elements_to_f32(DType::bf16, reinterpret_cast<const uint8_t*>(&from[size_t(begin * kColumns)]),
-                      std::span(values).first(size_t((end - begin) * kColumns)));
-      for (int64_t r = begin; r < end; ++r)
-        scheme->quantize_row(std::span(values).subspan(size_t((r - begin) * kColumns), size_t(kColumns)),
-                             std::span(codes).subspan(size_t(r * bytes), size_t(bytes)), std::span(scales).subspan(size_t(r), 1));
-    });
+    quantise(*scheme, *quantizer, kRows, out);
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(int64_t(state.iterations()) * kRows * kColumns * 2);
 
-  // Every weight is back within half a step.
-  for (int64_t i = 0; i < kRows * kColumns; ++i) {
-    const float scale = scales[size_t(i / kColumns)], x = bf16_to_f32(from[size_t(i)]);
-    const float back = float(int(codes[size_t(i)]) - 128) * scale;
-    if (!(back - x <= 0.50001f * scale && x - back <= 0.50001f * scale)) return state.SkipWithError("a weight is off by more than half a step");
-  }
+  quantise(*scheme, *quantizer, kChecked, checked);
+  use_row_kernels(scalar_row_kernels());
+  quantise(*scheme, *quantizer, kChecked, expected);
+  if (checked != expected || !std::equal(checked.bytes.begin(), checked.bytes.end(), out.bytes.begin()))
+    state.SkipWithError("the bytes differ from the reference");
 }
-
-void int8_kernel_in_cache(benchmark::State& state, const Int8Kernel* kernel) {
-  if (kernel == nullptr) return state.SkipWithError("this processor lacks the instructions");
-  std::vector<float> row(static_cast<size_t>(kColumns));
-  elements_to_f32(DType::bf16, reinterpret_cast<const uint8_t*>(weights().data()), row);
-  std::vector<int8_t> codes(row.size()), expected(row.size());
-  for (auto _ : state) benchmark::DoNotOptimize(quantize_int8_row(row, codes, Int8Scale::absmax, *kernel));
-  state.SetBytesProcessed(int64_t(state.iterations()) * kColumns * 4);
-  quantize_int8_row(row, expected, Int8Scale::absmax, int8_scalar_kernel());
-  if (codes != expected) state.SkipWithError("the codes differ from the reference");
-}
-
-BENCHMARK(memory_copy)->Arg(1)->Arg(2)->UseRealTime();
-BENCHMARK(int8_per_channel)->Arg(1)->Arg(2)->UseRealTime();
-BENCHMARK_CAPTURE(int8_kernel_in_cache, scalar, &int8_scalar_kernel());
-BENCHMARK_CAPTURE(int8_kernel_in_cache, avx2, int8_avx2_kernel());
 
 }  // namespace
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  benchmark::RegisterBenchmark("memory_copy", memory_copy)->Arg(1);
+  benchmark::RegisterBenchmark("memory_copy", memory_copy)->Arg(2)->UseRealTime();
+  for (const RowKernels* kernels : all_row_kernels()) {
+    if (kernels == &scalar_row_kernels()) continue;  // minutes for nothing
+    for (const std::string& name : scheme_names())
+      if (name != "w8a8-static" && name != "fp8-native") {  // the work of w8a8 and fp8-block
+        const std::string label = fmt::format("{}/{}", name, kernels->name);
+        const auto body = [name, kernels](benchmark::State& state) { quantize(state, name, kernels); };
+        benchmark::RegisterBenchmark(label.c_str(), body)->Arg(1);
+        benchmark::RegisterBenchmark(label.c_str(), body)->Arg(2)->UseRealTime();
+      }
+  }
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+}

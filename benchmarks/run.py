@@ -49,11 +49,12 @@ def main():
     build = parser.parse_args().build
 
     rates = run_program(build, "quantize")
-    for threads in (1, 2):
-        copy = rates[f"memory_copy/{threads}/real_time"]
-        row(f"bf16 -> int8 per channel, {threads} thread(s)", rates[f"int8_per_channel/{threads}/real_time"], "memory copy", copy)
-    if "int8_kernel_in_cache/avx2" in rates:
-        row("int8 kernel in cache, AVX2", rates["int8_kernel_in_cache/avx2"], "scalar", rates["int8_kernel_in_cache/scalar"])
+    for name, rate in rates.items():
+        scheme, _, rest = name.partition("/")
+        if scheme != "memory_copy":
+            kernels, threads = rest.split("/", 1)  # one thread a CPU-second, two threads a second
+            threads_label = "one core" if threads == "1" else "two threads"
+            row(f"bf16 -> {scheme}, {kernels}, {threads_label}", rate, "memory copy", rates[f"memory_copy/{threads}"])
 
     block = 1 << 20
     ours = next(iter(run_program(build, "digest").values()))

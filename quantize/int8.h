@@ -44,7 +44,7 @@ OVERPROOF_HD inline int8_t int8_code(float x, float scale) {
 OVERPROOF_HD inline float int8_value(int8_t code, float scale) { return float(code) * scale; }
 
 /// Clipping to a part of amax trades a few clipped weights for a finer grid. Candidates are amax x (1 - i / 128).
-inline constexpr int kInt8ClipCandidates = 32;
-OVERPROOF_HD inline float int8_clip_candidate(float amax, int i) { return amax * (1.0f - float(i) * 0x1p-7f); }
+inline constexpr int kClipCandidates = 32;
+OVERPROOF_HD inline float clip_candidate(float amax, int i) { return amax * (1.0f - float(i) * 0x1p-7f); }
 
 }  // namespace overproof
