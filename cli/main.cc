@@ -1,41 +1,14 @@
-#include <fmt/format.h>
-
-#include <cstdio>
-#include <exception>
 #include <string>
 #include <vector>
 
-#include "cli/verb.h"
-#include "core/error.h"
-#include "core/interrupt.h"
-#include "core/json.h"
-#include "core/printable.h"
+#include "cli/program.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "model/runtime.h"
 #endif
 
 int main(int argc, char** argv) {
-  using namespace overproof;
 #ifdef OVERPROOF_WITH_TORCH
-  ensure_passive_waiting(argv);
+  overproof::ensure_passive_waiting(argv);
 #endif
-  install_interrupt_handler();
-  const std::vector<std::string> words(argv + 1, argv + argc);
-  const auto fail = [&](std::string_view kind, const std::string& message, int code) {
-    fmt::print(stderr, "overproof: {}\n", printable(message));  // may quote a hostile file
-    for (const std::string& w : words)
-      if (w == "--json") fmt::print("{}\n", Json{{"error", kind}, {"message", message}, {"exit_code", code}}.dump(-1, ' ', false, Json::error_handler_t::replace));
-    return code;
-  };
-  try {
-    return run_command(words);
-  } catch (const Error& e) {
-    return fail(e.kind(), e.what(), e.exit_code());
-  } catch (const std::filesystem::filesystem_error& e) {
-    return fail("io", e.what(), 5);
-  } catch (const std::bad_alloc&) {
-    return fail("io", "out of memory; use a smaller batch, or a machine with more of it", 5);
-  } catch (const std::exception& e) {
-    return fail("internal", e.what(), 70);
-  }
+  return overproof::run_program({argv + 1, argv + argc});
 }

@@ -48,11 +48,10 @@ function(overproof_torch_headers target)
   target_precompile_headers(${target} REUSE_FROM overproof_torch_pch)
 endfunction()
 
-function(overproof_program name folder)
-  if(NOT EXISTS "${CMAKE_SOURCE_DIR}/${folder}/main.cc")
-    return()
-  endif()
-  add_executable(${name} "${folder}/main.cc")
+# A library that nothing refers to is not loaded: that is how the light program does without libtorch.
+function(overproof_program name folder main)
+  add_executable(${name} "${folder}/${main}")
+  target_link_options(${name} PRIVATE "LINKER:--as-needed")
   target_link_libraries(${name} PRIVATE overproof_${folder})
 endfunction()
 

@@ -65,6 +65,12 @@ Digest Sha256::finish() {
   return d;
 }
 
+Digest Sha256::so_far() const {
+  Sha256 copy;
+  OVERPROOF_CHECK(EVP_MD_CTX_copy_ex(copy.impl_->context, impl_->context) == 1);
+  return copy.finish();
+}
+
 Digest sha256(std::span<const uint8_t> data) {
   Sha256 h;
   h.update(data.data(), data.size());

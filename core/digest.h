@@ -29,6 +29,7 @@ class Sha256 {
   void update(const void* data, size_t bytes);
   void update(std::string_view text) { update(text.data(), text.size()); }
   Digest finish();
+  Digest so_far() const;  ///< of what has come; more may follow
 
  private:
   struct Impl;

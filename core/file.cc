@@ -12,34 +12,20 @@
 
 #include <fmt/format.h>
 
+#include "core/direct_file.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 
 namespace overproof {
 namespace {
-
-/// An open descriptor; closes itself.
-class Descriptor {
- public:
-  Descriptor(const fs::path& file, int flags, mode_t mode = 0644) : fd_(::open(file.c_str(), flags | O_CLOEXEC, mode)) {
-    if (fd_ < 0) throw IoError(file, flags & O_CREAT ? "cannot create" : "cannot open", errno);
-  }
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-  int get() const { return fd_; }
-  int close() { return ::close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 void write_fully(int fd, const fs::path& file, const char* data, size_t bytes) {
   while (bytes > 0) {
     const ssize_t put = ::write(fd, data, bytes);
     if (put < 0 && errno == EINTR) continue;
-    if (put < 0) throw IoError(file, errno == ENOSPC ? "the disk is full; free some room and run the same command again" : "cannot write", errno);
+    if (put < 0)
+      throw IoError(file, errno == ENOSPC ? "the disk is full; free some room and run the same command again" : "cannot write",
+                    errno);
     data += put;
     bytes -= size_t(put);
   }
@@ -118,48 +104,71 @@ void write_file_atomically(const fs::path& file, std::string_view content) {
 struct OutputFile::Impl {
   fs::path file;
   std::string name;
-  std::optional<Descriptor> fd;
+  std::optional<DirectWriter> writer;
   Sha256 hash;
-  int64_t bytes = 0;
-  std::string buffer;  // small appends are gathered, so that writers may be naive
-  static constexpr size_t kBuffer = 1 << 20;
+  int64_t bytes = 0;  // written, or skipped over
+  int64_t kept = 0;   // at the beginning of the file: from an earlier run, hashed already
+  bool keep = false;
 
-  void flush() {
-    write_fully(fd->get(), file, buffer.data(), buffer.size());
-    buffer.clear();
-  }
   ~Impl() {
-    if (fd) {
-      fd.reset();
-      ::unlink(file.c_str());
-    }
+    if (!writer) return;
+    writer.reset();
+    if (!keep) ::unlink(file.c_str());
   }
 };
 
-OutputFile::OutputFile(fs::path file, std::string name) : impl_(std::make_unique<Impl>()) {
+OutputFile::OutputFile(fs::path file, std::string name, Unfinished unfinished) : impl_(std::make_unique<Impl>()) {
   impl_->file = std::move(file);
   impl_->name = std::move(name);
-  impl_->fd.emplace(impl_->file, O_WRONLY | O_CREAT | O_TRUNC);
+  impl_->keep = unfinished == Unfinished::kept;
+  impl_->writer.emplace(impl_->file);
+}
+
+OutputFile::OutputFile(fs::path file, std::string name, FilePrefix prefix) : impl_(std::make_unique<Impl>()) {
+  impl_->file = std::move(file);
+  impl_->name = std::move(name);
+  impl_->keep = true;
+  impl_->kept = prefix.bytes;
+  impl_->hash = std::move(prefix.hash);
+  impl_->writer.emplace(impl_->file, prefix.bytes);
 }
 OutputFile::~OutputFile() = default;
 OutputFile::OutputFile(OutputFile&&) noexcept = default;
 OutputFile& OutputFile::operator=(OutputFile&&) noexcept = default;
 
 void OutputFile::write(const void* data, size_t bytes) {
-  impl_->hash.update(data, bytes);
+  constexpr size_t kPiece = size_t{128} << 10;  // hashed and copied while it is in the cache
+  const char* from = static_cast<const char*>(data);
+  const size_t known = size_t(std::clamp<int64_t>(impl_->kept - impl_->bytes, 0, int64_t(bytes)));
   impl_->bytes += int64_t(bytes);
-  if (impl_->buffer.size() + bytes > Impl::kBuffer) impl_->flush();
-  if (bytes >= Impl::kBuffer) write_fully(impl_->fd->get(), impl_->file, static_cast<const char*>(data), bytes);
-  else impl_->buffer.append(static_cast<const char*>(data), bytes);
+  from += known;
+  bytes -= known;
+  while (bytes > 0) {
+    const size_t part = std::min(bytes, kPiece);
+    impl_->hash.update(from, part);
+    impl_->writer->write(from, part);
+    from += part;
+    bytes -= part;
+  }
 }
 
+void OutputFile::skip(int64_t bytes) {
+  OVERPROOF_CHECK(bytes >= 0 && impl_->bytes + bytes <= impl_->kept);
+  impl_->bytes += bytes;
+}
+
+int64_t OutputFile::kept_bytes_left() const { return std::max<int64_t>(0, impl_->kept - impl_->bytes); }
 int64_t OutputFile::bytes_written() const { return impl_->bytes; }
 
+FileRecord OutputFile::sync() {
+  impl_->writer->sync();
+  return {impl_->name, impl_->bytes, impl_->hash.so_far()};
+}
+
 FileRecord OutputFile::close() {
-  impl_->flush();
-  if (::fsync(impl_->fd->get()) != 0) throw IoError(impl_->file, "cannot flush to disk", errno);
-  if (impl_->fd->close() != 0) throw IoError(impl_->file, "cannot close", errno);
-  impl_->fd.reset();
+  OVERPROOF_CHECK(impl_->bytes >= impl_->kept);
+  impl_->writer->close();
+  impl_->writer.reset();
   return {impl_->name, impl_->bytes, impl_->hash.finish()};
 }
 
@@ -174,13 +183,50 @@ bool is_safe_relative_name(std::string_view name) {
   return true;
 }
 
-OutputFile OutputFolder::open(std::string_view name) const {
+OutputFile OutputFolder::open(std::string_view name) {
   if (!is_safe_relative_name(name)) throw UsageError(fmt::format("'{}' is not a name inside an artifact's folder", name));
   const fs::path file = folder_ / fs::path(name);
   std::error_code error;
   fs::create_directories(file.parent_path(), error);
   if (error) throw IoError(file.parent_path(), "cannot make this folder", error.value());
-  return OutputFile(file, std::string(name));
+  if (auto prefix = prefixes_.extract(std::string(name))) return OutputFile(file, std::string(name), std::move(prefix.mapped()));
+  return OutputFile(file, std::string(name), unfinished_);
+}
+
+bool OutputFolder::resume(const std::vector<FileRecord>& prefixes) {
+  OVERPROOF_CHECK(unfinished_ == Unfinished::kept);
+  prefixes_.clear();
+  for (const FileRecord& record : prefixes) {
+    const fs::path file = folder_ / fs::path(record.name);
+    std::error_code error;
+    if (!is_safe_relative_name(record.name) || record.bytes < 0 || !fs::is_regular_file(fs::symlink_status(file, error)))
+      return false;
+    FilePrefix prefix{record.bytes, {}};
+    DirectReader reader(file);
+    if (reader.size() < record.bytes) return false;
+    AlignedBuffer buffer;
+    for (int64_t at = 0; at < record.bytes; at += kDiskRequest) {
+      throw_if_interrupted();
+      const auto piece = reader.read(at, std::min(record.bytes, at + kDiskRequest), buffer);
+      prefix.hash.update(piece.data(), piece.size());
+    }
+    if (prefix.hash.so_far() != record.digest) return false;
+    prefixes_.insert_or_assign(record.name, std::move(prefix));
+  }
+  return true;
+}
+
+void OutputFolder::adopt(OutputFolder& other) {
+  for (FileRecord& record : other.records_) {
+    const fs::path from = other.folder_ / fs::path(record.name), to = folder_ / fs::path(record.name);
+    std::error_code error;
+    fs::create_directories(to.parent_path(), error);
+    if (!error) fs::rename(from, to, error);
+    if (error) throw IoError(to, "cannot move the finished file here", error.value());
+    std::erase_if(records_, [&](const FileRecord& r) { return r.name == record.name; });
+    records_.push_back(std::move(record));
+  }
+  other.records_.clear();
 }
 
 void OutputFolder::finish(OutputFile&& file) {

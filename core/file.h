@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -44,17 +45,34 @@ struct FileRecord {
   Digest digest;
 };
 
-/// Sequential writer that hashes what it writes. Without close() the file is removed again.
+/// What becomes of a file that was not closed: an error or a kill came in between.
+enum class Unfinished { removed, kept };
+
+/// The beginning of a file that an earlier run left, and the state of its digest.
+struct FilePrefix {
+  int64_t bytes = 0;
+  Sha256 hash;
+};
+
+/// Sequential writer that hashes what it writes, past the page cache when there is much (core/direct_file.h).
 class OutputFile {
  public:
-  OutputFile(fs::path file, std::string name);
+  OutputFile(fs::path file, std::string name, Unfinished unfinished = Unfinished::removed);
+  /// Goes on with a file whose first bytes are right already. They are not written again: write() passes over them, for writers
+  /// that make them anew, and so does skip(). The file is kept when unfinished.
+  OutputFile(fs::path file, std::string name, FilePrefix prefix);
   ~OutputFile();
   OutputFile(OutputFile&&) noexcept;
   OutputFile& operator=(OutputFile&&) noexcept;
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
-  int64_t bytes_written() const;
-  /// fsync and close; returns what was written. Throws IoError.
+  /// Passes over the next bytes of the prefix.
+  void skip(int64_t bytes);
+  int64_t kept_bytes_left() const;  ///< of the prefix, not passed over yet
+  int64_t bytes_written() const;    ///< including those passed over
+  /// Puts everything so far on the disk (fdatasync); returns what that is. Throws IoError.
+  FileRecord sync();
+  /// fdatasync and close; returns what was written. Throws IoError.
   FileRecord close();
 
  private:
@@ -65,19 +83,28 @@ class OutputFile {
 /// A folder being filled: remembers the record of each file, so that nothing is read again to hash it.
 class OutputFolder {
  public:
-  explicit OutputFolder(fs::path folder) : folder_(std::move(folder)) {}
+  explicit OutputFolder(fs::path folder, Unfinished unfinished = Unfinished::removed)
+      : folder_(std::move(folder)), unfinished_(unfinished) {}
   const fs::path& path() const { return folder_; }
   /// `name` is relative; parents are made. Throws UsageError on an absolute name or one with "..".
-  OutputFile open(std::string_view name) const;
+  OutputFile open(std::string_view name);
   /// Closes the file and remembers its record.
   void finish(OutputFile&& file);
   void write_file(std::string_view name, std::string_view content);
   /// Records of all finished files, sorted by name.
   std::vector<FileRecord> records() const;
 
+  /// Digests the beginnings of files that an earlier run left here; open() then goes on from them. False when one is missing,
+  /// shorter or another: then nothing is gone on from. Only for folders whose unfinished files are kept.
+  bool resume(const std::vector<FileRecord>& prefixes);
+  /// Moves the finished files of another folder of the same file system here, with their records.
+  void adopt(OutputFolder& other);
+
  private:
   fs::path folder_;
+  Unfinished unfinished_;
   std::vector<FileRecord> records_;
+  std::map<std::string, FilePrefix> prefixes_;
 };
 
 /// True when `name` is relative and stays inside its folder: no root, no "..", no empty or "." part, no NUL.

@@ -29,8 +29,15 @@ class Inputs {
   const Digest& root(const std::string& slot) const;
   const std::map<std::string, InputArtifact>& all() const { return slots_; }
 
+  /// Of an input that the stage promises to digest while it reads (Slot::streamed): the digest of one whole file, named relative to
+  /// the input's folder, or as the file itself. What is not noted is read once more to digest it, so a stage may note what it can.
+  /// root() of such an input is what its statement claims, or zeros, until the stage is done.
+  void note_digest(const std::string& slot, FileRecord record) const { noted_[slot].push_back(std::move(record)); }
+  const std::vector<FileRecord>& noted(const std::string& slot) const { return noted_[slot]; }
+
  private:
   std::map<std::string, InputArtifact> slots_;
+  mutable std::map<std::string, std::vector<FileRecord>> noted_;
 };
 
 /// Where a stage writes. Everything below folder() becomes the artifact, and must be written through it.

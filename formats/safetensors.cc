@@ -188,11 +188,20 @@ void SafetensorsWriter::skip_finished() {
 
 void SafetensorsWriter::append(const void* data, size_t bytes) {
   file_.write(data, bytes);
+  count(int64_t(bytes));
+}
+
+void SafetensorsWriter::skip(int64_t bytes) {
+  file_.skip(bytes);
+  count(bytes);
+}
+
+void SafetensorsWriter::count(int64_t bytes) {
   while (bytes > 0) {
     OVERPROOF_CHECK(current_ < tensors_.size());  // more bytes than declared
-    const int64_t part = std::min(left_, int64_t(bytes));
+    const int64_t part = std::min(left_, bytes);
     left_ -= part;
-    bytes -= size_t(part);
+    bytes -= part;
     skip_finished();
   }
 }
@@ -203,12 +212,11 @@ void SafetensorsWriter::append_f32(std::span<const float> values) {
   const DType dtype = tensors_[current_].dtype;
   OVERPROOF_CHECK(int64_t(values.size()) * dtype_bytes(dtype) <= left_);
   if (dtype == DType::f32) return append(values.data(), values.size_bytes());
-  OVERPROOF_CHECK(dtype == DType::bf16 || dtype == DType::f16);
-  std::vector<uint16_t> narrow(std::min(values.size(), size_t{1} << 16));
+  std::vector<uint8_t> narrow(std::min(values.size(), size_t{1} << 16) * size_t(dtype_bytes(dtype)));
   while (!values.empty()) {
-    const size_t n = std::min(values.size(), narrow.size());
-    for (size_t i = 0; i < n; ++i) narrow[i] = dtype == DType::bf16 ? f32_to_bf16(values[i]) : f32_to_f16(values[i]);
-    append(narrow.data(), n * sizeof(uint16_t));
+    const size_t n = std::min(values.size(), size_t{1} << 16);
+    f32_to_elements(dtype, values.first(n), narrow.data());
+    append(narrow.data(), n * size_t(dtype_bytes(dtype)));
     values = values.subspan(n);
   }
 }

@@ -2,13 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/safetensors_checkpoint.h"
 
 namespace overproof {
 
-ShardedWriter::ShardedWriter(OutputFolder& folder, std::vector<TensorInfo> tensors, const Metadata& metadata, int64_t max_shard_bytes)
+ShardedWriter::ShardedWriter(OutputFolder& folder, std::vector<TensorInfo> tensors, const Metadata& metadata,
+                             int64_t max_shard_bytes)
     : folder_(folder), tensors_(std::move(tensors)), metadata_(metadata), first_{0} {
   int64_t bytes = 0;
   for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -32,8 +35,10 @@ std::string ShardedWriter::shard_name(size_t shard) const {
 
 void ShardedWriter::open_next_shard() {
   if (writer_) writer_->close();
-  writer_.emplace(folder_, shard_name(shard_),
-                  std::vector<TensorInfo>(tensors_.begin() + int64_t(first_[shard_]), tensors_.begin() + int64_t(first_[shard_ + 1])), metadata_);
+  writer_.emplace(
+      folder_, shard_name(shard_),
+      std::vector<TensorInfo>(tensors_.begin() + int64_t(first_[shard_]), tensors_.begin() + int64_t(first_[shard_ + 1])),
+      metadata_);
   ++shard_;
 }
 
@@ -48,11 +53,30 @@ void ShardedWriter::count(int64_t bytes) {
   }
 }
 
-void ShardedWriter::append(const void* data, size_t bytes) {
-  if (bytes == 0) return;
-  OVERPROOF_CHECK(int64_t(bytes) <= left_);
-  writer_->append(data, bytes);
-  count(int64_t(bytes));
+void ShardedWriter::append(std::span<const uint8_t> bytes) {
+  while (!bytes.empty()) {
+    OVERPROOF_CHECK(left_ > 0);  // more bytes than declared
+    const size_t part = std::min(bytes.size(), size_t(left_));
+    writer_->append(bytes.data(), part);
+    count(int64_t(part));
+    bytes = bytes.subspan(part);
+  }
+}
+
+void ShardedWriter::skip(int64_t bytes) {
+  while (bytes > 0) {
+    OVERPROOF_CHECK(left_ > 0);
+    const int64_t part = std::min(bytes, left_);
+    writer_->skip(part);
+    count(part);
+    bytes -= part;
+  }
+}
+
+std::vector<FileRecord> ShardedWriter::sync() {
+  std::vector<FileRecord> files = folder_.records();
+  files.push_back(writer_->sync());
+  return files;
 }
 
 void ShardedWriter::append_f32(std::span<const float> values) {

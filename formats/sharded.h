@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "formats/safetensors.h"
+#include "formats/tensor_sink.h"
 
 namespace overproof {
 
@@ -12,18 +13,20 @@ inline constexpr int64_t kDefaultShardBytes = int64_t{5} << 30;
 /// All tensors are declared first, their bytes come in that order. They are cut into as few shards as fit into
 /// `max_shard_bytes` in order; a tensor is never split, so a larger one has a shard of its own. One shard is called
 /// model.safetensors, more are model-00001-of-00002.safetensors, ... and model.safetensors.index.json. Throws IoError.
-class ShardedWriter {
+class ShardedWriter final : public TensorSink {
  public:
   ShardedWriter(OutputFolder& folder, std::vector<TensorInfo> tensors, const Metadata& metadata = {{"format", "pt"}},
                 int64_t max_shard_bytes = kDefaultShardBytes);
-  /// Bytes of the current tensor, in pieces of any size that end where the tensor ends.
-  void append(const void* data, size_t bytes);
+  void append(std::span<const uint8_t> bytes) override;
+  void append(const void* data, size_t bytes) { append({static_cast<const uint8_t*>(data), bytes}); }
   /// f32 values in the dtype of the current tensor (f32, f16, bf16).
   void append_f32(std::span<const float> values);
   /// The tensor that the next bytes belong to; nullptr when all have come.
   const TensorInfo* current() const { return current_ < tensors_.size() ? &tensors_[current_] : nullptr; }
+  void skip(int64_t bytes) override;
+  std::vector<FileRecord> sync() override;
   /// All declared bytes must have come. Finishes the last shard and writes the index.
-  void close();
+  void close() override;
 
  private:
   std::string shard_name(size_t shard) const;

@@ -123,6 +123,18 @@ void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out) {
   }
 }
 
+void f32_to_elements(DType dtype, std::span<const float> values, uint8_t* to) {
+  OVERPROOF_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16);
+  if (dtype == DType::f32) {
+    if (!values.empty()) std::memcpy(to, values.data(), values.size_bytes());
+    return;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t narrow = dtype == DType::bf16 ? f32_to_bf16(values[i]) : f32_to_f16(values[i]);
+    std::memcpy(to + 2 * i, &narrow, sizeof narrow);
+  }
+}
+
 int64_t TensorInfo::elements() const {
   int64_t n = 1;
   for (const int64_t d : shape) n *= d;  // readers have checked that this fits

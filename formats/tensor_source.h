@@ -29,6 +29,8 @@ std::optional<DType> dtype_from_name(std::string_view name);
 /// out.size() little-endian elements of `dtype` at `from`, which need not be aligned, as f32. Integers are rounded to nearest.
 /// Not for c64.
 void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out);
+/// The inverse, for f32, f16 and bf16 only: rounded to nearest, ties to even. `to` takes values.size() elements, unaligned.
+void f32_to_elements(DType dtype, std::span<const float> values, uint8_t* to);
 
 struct TensorInfo {
   std::string name;

@@ -23,38 +23,87 @@ struct Prepared {
   std::map<std::string, Dependency> dependencies;
   Json config;
   std::string key;
+  std::map<std::string, Digest> glances;  ///< of inputs that the stage digests: what they looked like; their root is a guess yet
 };
+
+enum class Digests { now, while_streamed };
 
 std::string logical_name(const fs::path& path) {
   const fs::path clean = path.has_filename() ? path : path.parent_path();
   return clean.filename().string();
 }
 
-/// Hashes inputs and checks their statements. An artifact whose files do not match its statement stops here.
-Prepared prepare(const StageRequest& request) {
-  Prepared p;
+bool is_outside(const StageSpec& spec, const std::string& slot) {
+  return std::any_of(spec.slots.begin(), spec.slots.end(),
+                     [&](const Slot& s) { return s.name == slot && s.kind == Slot::Kind::file; });
+}
+
+bool is_streamed(const StageSpec& spec, const std::string& slot) {
+  return std::any_of(spec.slots.begin(), spec.slots.end(), [&](const Slot& s) { return s.name == slot && s.streamed; });
+}
+
+/// Fills in what follows from the inputs' roots.
+void identify(const StageRequest& request, Prepared& p) {
   Options options = request.instance->options();
-  for (const Option& o : options) o.check();
   p.config = to_json(options);
   Json roots = Json::object();
-  for (const auto& [slot, path] : request.inputs) {
-    throw_if_interrupted();
-    bool outside = false;
-    for (const Slot& s : request.spec->slots) outside |= s.name == slot && s.kind == Slot::Kind::file;
-    std::optional<Lineage> lineage;
-    std::error_code error;
-    if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' is not there", slot), ENOENT);
-    // Outside files have no statement of ours; an artifact made by hand is taken for what its files are.
-    if (!outside) lineage = open_artifact(path, VerifyFiles::yes, nullptr);
-    const Digest root = lineage ? lineage->root : scan_artifact(path).root;
-    p.inputs[slot] = {path, root};
-    roots[slot] = root.hex();
-    if (outside) p.config[slot + "-sha256"] = root.hex();  // content, recorded beside the options; it is no artifact
-    else p.dependencies[slot] = {logical_name(path), root};
+  for (const auto& [slot, input] : p.inputs) {
+    roots[slot] = input.root.hex();
+    if (is_outside(*request.spec, slot))
+      p.config[slot + "-sha256"] = input.root.hex();  // content, recorded beside the options; it is no artifact
+    else p.dependencies[slot] = {logical_name(input.path), input.root};
   }
   const Json identity = {{"stage", request.spec->name}, {"version", kVersion}, {"config", p.config}, {"inputs", roots}};
   p.key = sha256(identity.dump()).hex();
+}
+
+/// The root of an input whose statement, if it has one, holds for its files. `known`: digests that need not be taken again.
+Digest checked_root(const StageRequest& request, const std::string& slot, const fs::path& path,
+                    const std::vector<FileRecord>& known) {
+  // Outside files have no statement of ours; an artifact made by hand is taken for what its files are.
+  std::optional<Lineage> lineage;
+  if (!is_outside(*request.spec, slot)) lineage = open_artifact(path, VerifyFiles::yes, nullptr, known);
+  return lineage ? lineage->root : scan_artifact(path, known).root;
+}
+
+/// What an input that will be digested later says it is; without a statement, what it looks like. Good enough to name the
+/// folder of an earlier try, and no more.
+Digest claimed_root(const StageRequest& request, const std::string& slot, const fs::path& path, const Digest& glance) {
+  std::optional<Lineage> lineage;
+  if (!is_outside(*request.spec, slot)) lineage = open_artifact(path, VerifyFiles::size, nullptr);
+  return lineage ? lineage->root : glance;
+}
+
+/// Hashes inputs and checks their statements. An artifact whose files do not match its statement stops here.
+Prepared prepare(const StageRequest& request, Digests digests) {
+  Prepared p;
+  for (const Option& o : request.instance->options()) o.check();
+  for (const auto& [slot, path] : request.inputs) {
+    throw_if_interrupted();
+    std::error_code error;
+    if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' is not there", slot), ENOENT);
+    if (digests == Digests::while_streamed && is_streamed(*request.spec, slot)) {
+      const Digest glance = p.glances[slot] = glance_at_artifact(path);
+      p.inputs[slot] = {path, claimed_root(request, slot, path, glance)};
+    } else {
+      p.inputs[slot] = {path, checked_root(request, slot, path, {})};
+    }
+  }
+  identify(request, p);
   return p;
+}
+
+/// Replaces the guesses by what the stage has read. Throws ProvenanceError when an input is not what its statement says, or
+/// did not stay what it was.
+void settle(const StageRequest& request, const Inputs& inputs, Prepared& p) {
+  for (const auto& [slot, glance] : p.glances) {
+    const fs::path& path = p.inputs[slot].path;
+    if (glance_at_artifact(path) != glance)
+      throw ProvenanceError(
+          fmt::format("{}: was changed while it was read; let nobody write to it and run the same command again", path.string()));
+    p.inputs[slot].root = checked_root(request, slot, path, inputs.noted(slot));
+  }
+  identify(request, p);
 }
 
 std::optional<Lineage> intact(const fs::path& out, const std::string& key) {
@@ -116,27 +165,29 @@ bool is_unchanged(const StageRequest& request) {
     std::error_code error;
     if (!fs::exists(path, error)) return false;
   }
-  return intact(request.out, prepare(request).key).has_value();
+  return intact(request.out, prepare(request, Digests::now).key).has_value();
 }
 
 StageResult run_stage(const StageRequest& request, const Key& key) {
   const auto started = std::chrono::steady_clock::now();
-  const Prepared prepared = prepare(request);
+  std::error_code error;
+  // An artifact that is there already may be the one asked for, so its inputs must be known first.
+  const bool may_keep = !request.force && fs::exists(request.out / "claims.jsonl", error);
+  Prepared prepared = prepare(request, may_keep ? Digests::now : Digests::while_streamed);
   StageResult result;
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(); };
   const fs::path out = fs::absolute(request.out).lexically_normal();
   for (const auto& [slot, input] : prepared.inputs) {
-    std::error_code error;
-    if (fs::equivalent(input.path, out, error)) throw UsageError(fmt::format("{}: is the input '{}', so it cannot be the output", out.string(), slot));
+    if (fs::equivalent(input.path, out, error))
+      throw UsageError(fmt::format("{}: is the input '{}', so it cannot be the output", out.string(), slot));
   }
-  std::error_code error;
   fs::create_directories(out.parent_path(), error);
   if (error) throw IoError(out.parent_path(), "cannot make this folder", error.value());
   const std::string name = out.filename().string();
   if (name.empty()) throw UsageError("the output folder has no name");
   const FolderLock lock(out.parent_path() / ("." + name + ".lock"));
 
-  if (!request.force) {
+  if (may_keep) {
     if (const auto lineage = intact(out, prepared.key)) {
       result.status = StageStatus::unchanged;
       result.root = lineage->root;
@@ -159,6 +210,12 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   Outputs outputs(temporary.path, scratch);
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
+  try {
+    settle(request, inputs, prepared);
+  } catch (const ProvenanceError&) {
+    fs::remove_all(scratch, error);  // what was made of a forged input is worth nothing
+    throw;
+  }
 
   const std::vector<FileRecord> records = outputs.folder().records();
   check_all_recorded(temporary.path, records);

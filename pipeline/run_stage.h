@@ -1,7 +1,8 @@
 #pragma once
-// The one place that does what every stage needs: inputs are hashed and their statements checked, the work happens in a
-// temporary folder, outputs are hashed while written, the signed statement is added, and one rename makes it all visible.
-// So no stage can forget its provenance, and no crash can part an artifact from its statement.
+// The one place that does what every stage needs: inputs are hashed and their statements checked (before the stage, or, where it
+// streams gigabytes, with the digests that it takes while reading), the work happens in a temporary folder, outputs are hashed
+// while written, the signed statement is added, and one rename makes it all visible. So no stage can forget its provenance, and
+// no crash can part an artifact from its statement.
 
 #include <map>
 #include <memory>

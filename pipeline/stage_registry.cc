@@ -66,7 +66,7 @@ std::vector<StageSpec> make_stages() {
 #endif
   list.push_back({"quantize", "quantized-from", "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
                   "overproof quantize --model runs/mine/calibrated --out runs/mine/int8",
-                  {{"model", "the checkpoint to compress"}}, false, stage_maker<QuantizeConfig>(run_quantize)});
+                  {{"model", "the checkpoint to compress", Kind::artifact, true, true}}, false, stage_maker<QuantizeConfig>(run_quantize)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
                   "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",

@@ -21,6 +21,7 @@ struct Slot {
     file,      ///< a file or folder from outside; recorded by digest, never by path
   } kind = Kind::artifact;
   bool required = true;
+  bool streamed = false;  ///< the stage digests its files while it reads them (Inputs::note_digest): gigabytes are read once
 };
 
 /// A stage's configuration bound to its function.

@@ -49,7 +49,9 @@ Listing list_files(const fs::path& folder) {
   return listing;
 }
 
-void hash_files(const fs::path& folder, std::vector<FileRecord>& files) {
+void hash_files(const fs::path& folder, std::vector<FileRecord>& files, const std::vector<FileRecord>& known) {
+  std::map<std::string_view, const FileRecord*> digests;
+  for (const FileRecord& file : known) digests[file.name] = &file;
   // Largest first, so that one big file does not begin when all others are done.
   std::vector<size_t> order(files.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -58,7 +60,9 @@ void hash_files(const fs::path& folder, std::vector<FileRecord>& files) {
     for (int64_t i = begin; i < end; ++i) {
       throw_if_interrupted();
       FileRecord& file = files[order[size_t(i)]];
-      file.digest = sha256_file(folder / file.name);
+      const auto found = digests.find(file.name);
+      const bool have = found != digests.end() && found->second->bytes == file.bytes;
+      file.digest = have ? found->second->digest : sha256_file(folder / file.name);
     }
   });
 }
@@ -77,7 +81,7 @@ auto noting_faults(ArtifactCheck& check, std::string_view name, Read read) -> st
 }
 
 /// Compares what is there with what is listed.
-void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& check) {
+void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& check, const std::vector<FileRecord>& known = {}) {
   Listing there = list_files(folder);
   for (const std::string& name : there.strange)
     check.faults.push_back({name, "is a symbolic link or a special file; artifacts hold regular files only", "remove it"});
@@ -92,19 +96,16 @@ void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& chec
       continue;
     }
     if (found->second->bytes >= 0 && found->second->bytes != file.bytes)
-      check.faults.push_back({file.name, fmt::format("has {} bytes, expected {}", file.bytes, found->second->bytes),
-                              kMakeAgain});
-    else
-      same_size.push_back(file);
+      check.faults.push_back({file.name, fmt::format("has {} bytes, expected {}", file.bytes, found->second->bytes), kMakeAgain});
+    else same_size.push_back(file);
     listed.erase(found);
   }
-  for (const auto& [name, record] : listed)
-    check.faults.push_back({std::string(name), "is missing", kMakeAgain});
+  for (const auto& [name, record] : listed) check.faults.push_back({std::string(name), "is missing", kMakeAgain});
   if (verify != VerifyFiles::yes) return;
 
   listed.clear();
   for (const FileRecord& file : check.lineage->files) listed[file.name] = &file;
-  hash_files(folder, same_size);
+  hash_files(folder, same_size, known);
   for (const FileRecord& file : same_size)
     if (const Digest& expected = listed[file.name]->digest; file.digest != expected)
       check.faults.push_back(
@@ -140,16 +141,15 @@ void check_claims(const std::vector<Envelope>& claims, const PublicKey& key, Art
 void check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck& check) {
   const std::string name(kModelSignatureName);
   if (bundle.key_hint != key.hint())
-    check.faults.push_back({name, fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), key.hint()),
-                            kAskForKey});
-  else if (!bundle.signature_valid)
-    check.faults.push_back({name, "the signature does not hold for what is signed", kRestore});
+    check.faults.push_back(
+        {name, fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), key.hint()), kAskForKey});
+  else if (!bundle.signature_valid) check.faults.push_back({name, "the signature does not hold for what is signed", kRestore});
   const auto same = [](const FileRecord& a, const FileRecord& b) { return a.name == b.name && a.digest == b.digest; };
   const std::vector<FileRecord>& files = check.lineage->files;
   if (!std::equal(files.begin(), files.end(), bundle.files.begin(), bundle.files.end(), same))
-    check.faults.push_back({name, fmt::format("signs root sha256:{}, the lineage is about sha256:{}", bundle.root.hex(),
-                                              check.lineage->root.hex()),
-                            "one of the two was exchanged: restore both"});
+    check.faults.push_back(
+        {name, fmt::format("signs root sha256:{}, the lineage is about sha256:{}", bundle.root.hex(), check.lineage->root.hex()),
+         "one of the two was exchanged: restore both"});
 }
 
 /// A model signed by somebody else's tool. Nothing in it names a key, so one must be given.
@@ -166,27 +166,29 @@ void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest
     check.signer_hint = trusted->hint();
     const bool same_key = bundle.key_hint.empty() || bundle.key_hint == trusted->hint();
     if (!bundle.signature_valid)
-      check.faults.push_back({std::string(kModelSignatureName),
-                              same_key ? "the signature does not hold for what is signed"
-                                       : fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), trusted->hint()),
-                              same_key ? kRestore : kAskForKey});
+      check.faults.push_back(
+          {std::string(kModelSignatureName),
+           same_key ? "the signature does not hold for what is signed"
+                    : fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), trusted->hint()),
+           same_key ? kRestore : kAskForKey});
   }
   if (verify != VerifyFiles::no) check_files(folder, verify, check);
 }
 
 }  // namespace
 
-ArtifactRecord scan_artifact(const fs::path& path) {
+ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known) {
   ArtifactRecord record;
   const fs::file_status status = fs::symlink_status(path);
   if (fs::is_regular_file(status)) {
-    record.files = {{path.filename().string(), int64_t(fs::file_size(path)), sha256_file(path)}};
+    record.files = {{path.filename().string(), int64_t(fs::file_size(path)), {}}};
+    hash_files(path.parent_path(), record.files, known);
   } else if (fs::is_directory(status)) {
     Listing listing = list_files(path);
     if (!listing.strange.empty())
       throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only",
                                         path.string(), listing.strange.front()));
-    hash_files(path, listing.files);
+    hash_files(path, listing.files, known);
     record.files = std::move(listing.files);
   } else if (fs::is_symlink(status)) {
     throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", path.string()));
@@ -195,6 +197,25 @@ ArtifactRecord scan_artifact(const fs::path& path) {
   }
   record.root = oms_root(record.files);
   return record;
+}
+
+Digest glance_at_artifact(const fs::path& path) {
+  std::vector<std::string> names = {""};
+  if (fs::is_directory(path)) {
+    names.clear();
+    for (const FileRecord& file : list_files(path).files) names.push_back(file.name);
+  }
+  Json seen = Json::array();
+  try {
+    for (const std::string& name : names) {
+      const fs::path file = name.empty() ? path : path / name;
+      seen.push_back({name.empty() ? path.filename().string() : name, fs::file_size(file),
+                      fs::last_write_time(file).time_since_epoch().count()});
+    }
+  } catch (const fs::filesystem_error& e) {
+    throw IoError(e.path1(), "cannot read size and time of change", e.code().value());
+  }
+  return sha256(seen.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key) {
@@ -207,11 +228,13 @@ void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files,
   lineage.root = oms_root(lineage.files);
   lineage.signer_pem = key.public_key().pem();
   const Envelope claim = sign_envelope(kInTotoPayloadType, make_statement(lineage), key, key.public_key().hint());
-  write_file_atomically(folder / kModelSignatureName, make_oms_bundle(lineage.name.empty() ? lineage.stage : lineage.name, lineage.files, key));
+  write_file_atomically(folder / kModelSignatureName,
+                        make_oms_bundle(lineage.name.empty() ? lineage.stage : lineage.name, lineage.files, key));
   write_file_atomically(folder / kClaimsName, json_dump(claim.to_json()) + "\n");
 }
 
-ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
+ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted,
+                             const std::vector<FileRecord>& known) {
   ArtifactCheck check;
   const fs::path claims_file = folder / kClaimsName, bundle_file = folder / kModelSignatureName;
   const auto read_bundle = [&](const PublicKey* key) {
@@ -248,18 +271,19 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
     check_claims(*claims, *key, check);
     if (const auto bundle = read_bundle(&*key)) check_bundle(*bundle, *key, check);
   }
-  if (verify != VerifyFiles::no) check_files(folder, verify, check);
+  if (verify != VerifyFiles::no) check_files(folder, verify, check, known);
   return check;
 }
 
-std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted) {
+std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted,
+                                     const std::vector<FileRecord>& known) {
   if (!fs::exists(folder / kClaimsName) && !fs::exists(folder / kModelSignatureName)) return std::nullopt;
-  ArtifactCheck check = check_artifact(folder, verify, trusted);
+  ArtifactCheck check = check_artifact(folder, verify, trusted, known);
   if (check.foreign) return std::nullopt;
   if (!check.faults.empty()) {
     const Fault& fault = check.faults.front();
-    throw ProvenanceError(fmt::format("{}: {}{}{}", (folder / fault.file).string(), fault.what,
-                                      fault.remedy.empty() ? "" : "; ", fault.remedy));
+    throw ProvenanceError(
+        fmt::format("{}: {}{}{}", (folder / fault.file).string(), fault.what, fault.remedy.empty() ? "" : "; ", fault.remedy));
   }
   return std::move(check.lineage);
 }

@@ -18,7 +18,11 @@ struct ArtifactRecord {
 
 /// Hashes every file of a folder, or a single file, in parallel. Leaves out what OMS ignores. Throws ProvenanceError on
 /// a symbolic link or a special file, IoError, and UsageError when nothing is there.
-ArtifactRecord scan_artifact(const fs::path& path);
+/// Files of `known` (name, size, digest: taken by whoever read them) are not read again.
+ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known = {});
+
+/// Digest over names, sizes and times of change: tells that somebody wrote to an artifact, cheaply. No identity.
+Digest glance_at_artifact(const fs::path& path);
 
 /// Writes claims.jsonl and model.sig into a finished folder. `files` are the digests taken while writing; they are not read
 /// again. `lineage` needs everything but root, files and signer.
@@ -44,10 +48,13 @@ struct ArtifactCheck {
 
 /// Checks both signatures, that they agree, and the files. A model.sig made elsewhere, without lineage, is checked alone, by
 /// `trusted`: then `lineage` has kind "", and files without sizes. `trusted`: nullptr takes the key named in the statement, which
-/// shows that nothing changed since, but not who signed. Input is hostile; only IoError is thrown.
-ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
+/// shows that nothing changed since, but not who signed. `known` as for scan_artifact. Input is hostile; only IoError is thrown.
+ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted,
+                             const std::vector<FileRecord>& known = {});
 
-/// The lineage of a folder that holds; nothing when the folder was never sealed by seal_artifact(). Throws ProvenanceError on any fault.
-std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
+/// The lineage of a folder that holds; nothing when the folder was never sealed by seal_artifact(). Throws ProvenanceError on any
+/// fault.
+std::optional<Lineage> open_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted,
+                                     const std::vector<FileRecord>& known = {});
 
 }  // namespace overproof

@@ -38,6 +38,19 @@ StageReport run_echo(const EchoConfig& config, const Inputs& inputs, Outputs& ou
   return report;
 }
 
+// Digests its input itself, honestly or not, as a stage that streams gigabytes does.
+StageReport run_stream(const EchoConfig& config, const Inputs& inputs, Outputs& outputs) {
+  ++g_runs;
+  const std::string text = read_file(inputs.path("text") / "sub/echo.txt");
+  FileRecord record{"sub/echo.txt", int64_t(text.size()), sha256(text)};
+  if (config.fail == "usage") record.digest = sha256("something else");
+  if (config.fail == "unrecorded") std::ofstream(inputs.path("text") / "sub/echo.txt") << text;  // the same bytes, but written meanwhile
+  inputs.note_digest("text", record);
+  outputs.folder().write_file("copy.txt", text);
+  std::ofstream(outputs.scratch() / "progress") << "kept";
+  return {};
+}
+
 struct Fixture {
   fs::path path;
   StageSpec spec;
@@ -140,4 +153,40 @@ TEST_CASE("missing inputs and foreign output folders are refused before anything
   CHECK_THROWS_WITH(run_stage(r, f.key), Catch::Contains("no artifact of ours"));
   CHECK(read_file(f.path / "mine/thesis.txt") == "precious");
   CHECK(g_runs == 0);
+}
+
+TEST_CASE("a stage that digests its input while reading it is held to the input's statement") {
+  Fixture f;
+  const Digest echo = run_stage(f.request(), f.key).root;
+  const StageSpec spec = {"stream", "quantized-from", "", "", {{"text", "an echo", Slot::Kind::artifact, true, true}}, false, stage_maker<EchoConfig>(run_stream)};
+  const auto run = [&](const char* fail, const char* out) {
+    const auto instance = spec.make();
+    Options options = instance->options();
+    find_option(options, "fail", "test").assign(fail);
+    return run_stage({&spec, instance.get(), {{"text", f.path / "out"}}, f.path / out, false}, f.key);
+  };
+  const StageResult made = run("", "streamed");
+  const ArtifactCheck check = check_artifact(f.path / "streamed", VerifyFiles::yes, nullptr);
+  CHECK(check.faults.empty());
+  CHECK(check.lineage->inputs.at("text").root == echo);
+  CHECK(run("", "streamed").status == StageStatus::unchanged);  // now the input is digested first, and the key is the same
+  CHECK(g_runs == 2);
+  const auto before = f.names();
+
+  // A digest that is not the statement's: nothing is left, not even what could be gone on from.
+  CHECK_THROWS_AS(run("usage", "forged"), ProvenanceError);
+  CHECK(f.names() == before);
+  CHECK_THROWS_WITH(run("unrecorded", "meddled"), Catch::Contains("was changed while it was read"));
+  CHECK(f.names() == before);
+
+  // A byte exchanged on disk, same size: the statement does not hold, whoever finds out.
+  std::ofstream(f.path / "out/sub/echo.txt") << "hellO";
+  CHECK_THROWS_WITH(run("", "tampered"), Catch::Contains("sub/echo.txt: has digest"));
+  CHECK(f.names() == before);
+
+  // Without a statement an artifact is what its files are.
+  fs::remove(f.path / "out/claims.jsonl");
+  fs::remove(f.path / "out/model.sig");
+  run("", "unsigned");
+  CHECK(check_artifact(f.path / "unsigned", VerifyFiles::yes, nullptr).lineage->inputs.at("text").root == scan_artifact(f.path / "out").root);
 }

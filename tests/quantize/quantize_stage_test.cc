@@ -69,7 +69,7 @@ void write_model(const fs::path& folder, const std::vector<TensorInfo>& tensors)
 
 StageReport quantize(const QuantizeConfig& config, const fs::path& model, const fs::path& out) {
   fs::create_directories(out);
-  Outputs outputs(out, out / "scratch");
+  Outputs outputs(out, fs::path(out.string() + ".scratch"));
   return run_quantize(config, Inputs({{"model", {model, {}}}}), outputs);
 }
 

@@ -1,0 +1,407 @@
+#include "quantize/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "core/direct_file.h"
+#include "core/error.h"
+#include "core/float_bits.h"
+#include "core/interrupt.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "quantize/chunks.h"
+#include "quantize/journal.h"
+
+namespace overproof {
+namespace {
+
+/// Memory for chunks in flight. With buffers of the writer, scratch of the workers and the program itself within 256 MiB.
+constexpr int64_t kRingBytes = int64_t{96} << 20;
+constexpr int64_t kMostSlots = 8;
+
+/// The journal was right about itself, but the input is another by now.
+struct StaleJournal {};
+
+/// A weight on its way: from the first of its chunks to the last.
+struct ItemState {
+  std::unique_ptr<RowQuantizer> quantizer;
+  std::vector<float> scales;
+  std::shared_ptr<const LinearStatistics> statistics;
+  std::atomic<uint32_t> amax_bits = 0;  // magnitudes order as their bits do
+  int64_t amax_rows = 0;                // looked at so far; under the ring's mutex
+  std::once_flag prepared;
+};
+
+struct Slot {
+  AlignedBuffer stored, out;
+  std::span<const uint8_t> bytes;             // of the chunk, in `stored`
+  std::vector<std::vector<RowError>> errors;  // by task, by grain
+  std::exception_ptr failure;
+  bool converted = false;
+};
+
+class Engine {
+ public:
+  Engine(const Plan& plan, const Checkpoint& model, const EngineOptions& options, const std::optional<Journal>& journal)
+      : plan_(plan), model_(model), source_(*model.tensors), options_(options), journal_(journal), states_(plan.items.size()) {
+    for (const fs::path& file : source_.files()) {
+      readers_.push_back(std::make_unique<DirectReader>(file));
+      sizes_.push_back(readers_.back()->size());
+      total_ += sizes_.back();
+    }
+    hashes_.resize(readers_.size());
+    hashed_.resize(readers_.size());
+    for (const PlanItem& item : plan.items) {
+      const auto extent = source_.extent(item.source.name);
+      grains_.push_back(item_grain(item, extent ? extent->row_unit : 1));
+    }
+    result_.errors.resize(plan.items.size());
+    if (journal_) {
+      result_.resumed_items = journal_->items;
+      std::ranges::copy(journal_->errors, result_.errors.begin());
+    }
+    chunks_ = cut_into_chunks(plan, model, sizes_, result_.resumed_items, options.block_bytes);
+    int64_t widest = 1;
+    for (const Chunk& c : chunks_) widest = std::max(widest, c.end - c.begin + c.out_bytes);
+    slots_ = std::vector<Slot>(size_t(std::clamp<int64_t>(kRingBytes / widest, 2, kMostSlots)));
+  }
+
+  ~Engine() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& t : threads_) t.join();
+  }
+
+  EngineResult run(TensorSink& sink, const OutputFolder& partial, const fs::path& journal_file) {
+    Progress progress("quantize", total_ > 0 ? total_ : int64_t(chunks_.size()), total_ > 0 ? "bytes" : "blocks");
+    if (journal_) {
+      sink.skip(journal_->bytes);
+      bytes_out_ = checkpointed_ = journal_->bytes;
+    }
+    threads_.emplace_back([this] { read(); });
+    threads_.emplace_back([this] { digest(); });
+    for (int64_t i = 0; i < thread_count(); ++i) threads_.emplace_back([this] { convert(); });
+    int64_t done = 0;
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+      throw_if_interrupted();
+      const Chunk& chunk = chunks_[c];
+      Slot& slot = slots_[c % slots_.size()];
+      wait([&] { return slot_holds(c) && slot.converted; });
+      if (stale_) throw StaleJournal();
+      if (slot.failure) std::rethrow_exception(slot.failure);
+      const bool complete = write(chunk, slot, sink);
+      if (complete && bytes_out_ - checkpointed_ >= options_.checkpoint_bytes) checkpoint(c, sink, partial, journal_file);
+      {
+        const std::lock_guard lock(mutex_);
+        slot.converted = false;
+        written_ = c + 1;
+      }
+      changed_.notify_all();
+      if (chunk.digest || total_ == 0) progress.update(done += total_ > 0 ? chunk.end - chunk.begin : 1);
+    }
+    wait([&] { return digested_ == chunks_.size(); });
+    if (stale_) throw StaleJournal();
+    result_.direct = !readers_.empty();
+    for (size_t f = 0; f < readers_.size(); ++f) {
+      readers_[f]->check_unchanged();
+      OVERPROOF_CHECK(hashed_[f] == sizes_[f]);
+      result_.inputs.push_back({readers_[f]->path().string(), sizes_[f], hashes_[f].finish()});
+      result_.direct = result_.direct && readers_[f]->direct();
+    }
+    return std::move(result_);
+  }
+
+ private:
+  /// Waits until `ready`, called under the mutex. False when the run is over.
+  template <class Ready>
+  bool wait(Ready&& ready) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stopping_ || ready(); });
+    return !stopping_;
+  }
+
+  bool slot_holds(size_t chunk) const { return read_ > chunk; }
+
+  void read() {
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+      if (!wait([&] { return c < written_ + slots_.size() && c < digested_ + slots_.size(); })) return;
+      const Chunk& chunk = chunks_[c];
+      Slot& slot = slots_[c % slots_.size()];
+      try {
+        slot.bytes = {};
+        if (chunk.file >= 0) {
+          slot.bytes = readers_[size_t(chunk.file)]->read(chunk.begin, chunk.end, slot.stored);
+          result_.bytes_read += chunk.end - chunk.begin;
+        }
+        slot.out.reserve(chunk.out_bytes);
+        for (const RowTask& task : chunk.tasks)
+          if (plan_.items[task.item].scheme && !states_[task.item]) states_[task.item] = new_state(plan_.items[task.item]);
+      } catch (...) {
+        slot.failure = std::current_exception();
+      }
+      const bool failed = slot.failure != nullptr;
+      {
+        const std::lock_guard lock(mutex_);
+        slot.converted = failed || chunk.tasks.empty();
+        if (failed) broken_ = c;
+        read_ = c + 1;
+      }
+      changed_.notify_all();
+      if (failed) return;
+    }
+  }
+
+  std::unique_ptr<ItemState> new_state(const PlanItem& item) const {
+    auto state = std::make_unique<ItemState>();
+    state->scales.resize(size_t(item.scheme->row_scales(item.source.shape[0], item.source.shape[1])));
+    return state;
+  }
+
+  void digest() {
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+      if (!wait([&] { return slot_holds(c); }) || c == broken_) return;
+      const Chunk& chunk = chunks_[c];
+      if (chunk.digest) {
+        const std::lock_guard lock(hash_mutex_);
+        update_hash(size_t(chunk.file), slots_[c % slots_.size()].bytes);
+      }
+      {
+        const std::lock_guard lock(mutex_);
+        digested_ = c + 1;
+      }
+      changed_.notify_all();
+    }
+  }
+
+  /// Stops on the way where the journal of an earlier run has a mark.
+  void update_hash(size_t file, std::span<const uint8_t> bytes) {
+    const auto mark =
+        journal_ ? std::ranges::find(journal_->inputs, int(file), &InputMark::file) : std::vector<InputMark>::const_iterator{};
+    if (journal_ && mark != journal_->inputs.end() && hashed_[file] < mark->bytes &&
+        mark->bytes <= hashed_[file] + int64_t(bytes.size())) {
+      const size_t before = size_t(mark->bytes - hashed_[file]);
+      hashes_[file].update(bytes.data(), before);
+      hashed_[file] = mark->bytes;
+      bytes = bytes.subspan(before);
+      if (hashes_[file].so_far() != mark->digest) stale_ = true;
+    }
+    hashes_[file].update(bytes.data(), bytes.size());
+    hashed_[file] += int64_t(bytes.size());
+  }
+
+  void convert() {
+    for (;;) {
+      size_t c = 0;
+      if (!wait([&] { return claimed_ < read_ || claimed_ >= chunks_.size() || claimed_ == broken_; })) return;
+      {
+        const std::lock_guard lock(mutex_);
+        if (claimed_ >= chunks_.size() || claimed_ == broken_) return;
+        if (claimed_ >= read_) continue;  // another worker was quicker
+        c = claimed_++;
+      }
+      const Chunk& chunk = chunks_[c];
+      if (chunk.tasks.empty()) continue;
+      Slot& slot = slots_[c % slots_.size()];
+      try {
+        slot.errors.assign(chunk.tasks.size(), {});
+        int64_t out = 0;
+        for (size_t t = 0; t < chunk.tasks.size(); ++t) {
+          const RowTask& task = chunk.tasks[t];
+          const auto stored = chunk.file < 0
+                                  ? std::span<const uint8_t>{}
+                                  : slot.bytes.subspan(size_t(task.stored_at - chunk.begin), size_t(task.stored_bytes));
+          work(task, stored, {slot.out.data() + out, size_t(task.out_bytes)}, slot.errors[t]);
+          out += task.out_bytes;
+        }
+      } catch (...) {
+        slot.failure = std::current_exception();
+      }
+      {
+        const std::lock_guard lock(mutex_);
+        slot.converted = true;
+      }
+      changed_.notify_all();
+    }
+  }
+
+  void work(const RowTask& task, std::span<const uint8_t> stored, std::span<uint8_t> out, std::vector<RowError>& errors) {
+    if (task.kind == RowTask::Kind::copy) {
+      std::ranges::copy(stored, out.begin());
+      return;
+    }
+    const PlanItem& item = plan_.items[task.item];
+    const int64_t columns = item.source.row_elements(), grain = grains_[task.item];
+    const int64_t row_bytes = task.rows > 0 ? int64_t(stored.size()) / task.rows : 0,
+                  out_row_bytes = task.rows > 0 ? int64_t(out.size()) / task.rows : 0;
+    thread_local std::vector<float> scratch;
+    if (task.kind == RowTask::Kind::quantise && !prepare(item, *states_[task.item])) return;
+    for (int64_t first = 0; first < task.rows; first += grain) {
+      const int64_t rows = std::min(grain, task.rows - first), row = task.first_row + first;
+      scratch.resize(size_t(rows * columns));
+      const std::span<float> x(scratch);
+      if (stored.empty()) source_.read_f32(item.source.name, row, rows, x);
+      else
+        source_.decode_rows(item.source.name, row, rows, stored.subspan(size_t(first * row_bytes), size_t(rows * row_bytes)), x);
+      const std::span<uint8_t> bytes = out.subspan(size_t(first * out_row_bytes), size_t(rows * out_row_bytes));
+      switch (task.kind) {
+        case RowTask::Kind::quantise:
+          errors.push_back(quantise(item, *states_[task.item], row, rows, x, bytes));
+          break;
+        case RowTask::Kind::find_amax:
+          look_at(*states_[task.item], rows, x);
+          break;
+        default:
+          f32_to_elements(item.kept_as, x, bytes.data());
+      }
+    }
+  }
+
+  RowError quantise(const PlanItem& item, ItemState& state, int64_t row, int64_t rows, std::span<float> x,
+                    std::span<uint8_t> bytes) const {
+    const int64_t columns = item.source.shape[1];
+    const int64_t first_scale = item.scheme->row_scales(row, columns), last_scale = item.scheme->row_scales(row + rows, columns);
+    const std::span<float> scales = std::span(state.scales).subspan(size_t(first_scale), size_t(last_scale - first_scale));
+    const RowsResult made = state.quantizer->quantize(row, rows, x, bytes, scales);
+    if (made.bad_row >= 0)
+      throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", item.source.name, made.bad_row));
+    return made.error;
+  }
+
+  void look_at(ItemState& state, int64_t rows, std::span<const float> x) {
+    const uint32_t found = int8_kernel().amax_bits(x.data(), int64_t(x.size()));
+    uint32_t known = state.amax_bits;
+    while (known < found && !state.amax_bits.compare_exchange_weak(known, found)) {
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      state.amax_rows += rows;
+    }
+    changed_.notify_all();
+  }
+
+  /// False when the run is over.
+  bool prepare(const PlanItem& item, ItemState& state) {
+    // Chunks are claimed in order: whoever still looks for the largest magnitude has begun already.
+    if (item.scheme->needs_amax() && !wait([&] { return state.amax_rows == item.source.shape[0]; })) return false;
+    std::call_once(state.prepared, [&] {
+      WeightFacts facts;
+      facts.amax = f32_from_bits(state.amax_bits);
+      if (plan_.statistics) state.statistics = plan_.statistics(item.source);
+      facts.statistics = state.statistics.get();
+      state.quantizer = item.scheme->prepare(item.source, facts);
+    });
+    return true;
+  }
+
+  /// Returns whether the chunk ends an item, so that the output may be gone on from here.
+  bool write(const Chunk& chunk, const Slot& slot, TensorSink& sink) {
+    int64_t at = 0;
+    for (size_t t = 0; t < chunk.tasks.size(); ++t) {
+      const RowTask& task = chunk.tasks[t];
+      append(sink, {slot.out.data() + at, size_t(task.out_bytes)});
+      at += task.out_bytes;
+      for (const RowError& e : slot.errors[t]) result_.errors[task.item] += e;
+      if (!task.last) continue;
+      items_ = task.item + 1;
+      const PlanItem& item = plan_.items[task.item];
+      if (!item.scheme) continue;
+      for (size_t which = 1; which < item.outputs.size(); ++which) {
+        const std::vector<uint8_t> side = states_[task.item]->quantizer->side_output(int(which), states_[task.item]->scales);
+        OVERPROOF_CHECK(int64_t(side.size()) == item.outputs[which].bytes());
+        append(sink, side);
+      }
+      states_[task.item].reset();
+    }
+    return !chunk.tasks.empty() && chunk.tasks.back().last;
+  }
+
+  void append(TensorSink& sink, std::span<const uint8_t> bytes) {
+    sink.append(bytes);
+    bytes_out_ += int64_t(bytes.size());
+  }
+
+  void checkpoint(size_t chunk, TensorSink& sink, const OutputFolder& partial, const fs::path& file) {
+    Journal journal;
+    journal.plan = plan_digest(plan_);
+    journal.items = items_;
+    journal.bytes = checkpointed_ = bytes_out_;
+    journal.errors.assign(result_.errors.begin(), result_.errors.begin() + int64_t(items_));
+    journal.outputs = sink.sync();
+    fsync_folder(partial.path());
+    wait([&] { return digested_ > chunk; });  // the marks must cover what the items were made from
+    {
+      const std::lock_guard lock(hash_mutex_);
+      for (size_t f = 0; f < readers_.size(); ++f)
+        if (hashed_[f] > 0) journal.inputs.push_back({int(f), hashed_[f], hashes_[f].so_far()});
+    }
+    write_journal(file, journal);
+  }
+
+  const Plan& plan_;
+  const Checkpoint& model_;
+  const TensorSource& source_;
+  const EngineOptions& options_;
+  const std::optional<Journal>& journal_;
+  std::vector<Chunk> chunks_;
+  std::vector<int64_t> sizes_, grains_;
+  std::vector<std::unique_ptr<DirectReader>> readers_;
+  std::vector<std::unique_ptr<ItemState>> states_;  // made by the reader, dropped by the writer
+  int64_t total_ = 0, bytes_out_ = 0, checkpointed_ = 0;
+  size_t items_ = 0;
+  EngineResult result_;
+
+  std::mutex hash_mutex_;
+  std::vector<Sha256> hashes_;
+  std::vector<int64_t> hashed_;
+  std::atomic<bool> stale_ = false;
+
+  // Under mutex_: how far each has come, in chunks.
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Slot> slots_;
+  size_t read_ = 0, claimed_ = 0, digested_ = 0, written_ = 0;
+  size_t broken_ = SIZE_MAX;  // could not be read; nothing comes after it
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMaker& make_sink, OutputFolder& out,
+                        const fs::path& scratch, const EngineOptions& options) {
+  const fs::path journal_file = scratch / "quantize.json", folder = scratch / "partial";
+  for (bool may_resume = true;; may_resume = false) {
+    OutputFolder partial(folder, Unfinished::kept);
+    std::optional<Journal> journal;
+    if (may_resume) journal = read_journal(journal_file, plan);
+    if (journal && !partial.resume(journal->outputs)) journal.reset();
+    if (!journal) {
+      std::error_code error;
+      fs::remove(journal_file, error);  // before what it speaks of
+      fs::remove_all(folder, error);
+      fs::create_directories(folder, error);
+      if (error) throw IoError(folder, "cannot make this folder", error.value());
+    }
+    try {
+      Engine engine(plan, model, options, journal);
+      const std::unique_ptr<TensorSink> sink = make_sink(partial, plan.outputs);
+      EngineResult result = engine.run(*sink, partial, journal_file);
+      sink->close();
+      out.adopt(partial);
+      return result;
+    } catch (const StaleJournal&) {
+    }
+  }
+}
+
+}  // namespace overproof

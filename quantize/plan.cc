@@ -1,0 +1,268 @@
+#include "quantize/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "quantize/quantize_stage.h"
+
+namespace overproof {
+namespace {
+
+constexpr std::string_view kWeight = ".weight";
+
+std::vector<std::string> split_list(std::string_view text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    std::string part(text.substr(begin, end - begin));
+    part.erase(0, part.find_first_not_of(' '));
+    part.erase(part.find_last_not_of(' ') + 1);
+    if (!part.empty()) parts.push_back(std::move(part));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+bool matches_any(std::string_view text, const std::vector<std::string>& patterns) {
+  return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
+}
+
+/// A router decides which experts see a token: a rounding error there changes the function, not its precision.
+bool is_protected(std::string_view name) {
+  return name.ends_with(".mlp.gate.weight") || name.ends_with("embed_tokens.weight") ||
+         name.find("norm") != std::string_view::npos;
+}
+
+bool is_linear_weight(const TensorInfo& info) {
+  return info.shape.size() == 2 && info.shape[0] > 0 && info.shape[1] > 0 && info.name.ends_with(kWeight);
+}
+
+std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, weight.name.size() - kWeight.size()); }
+
+/// "model.layers.0.mlp.experts.3." of one of that expert's weights; "" for others.
+std::string_view expert_of(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = name.find(kExperts);
+  if (at == std::string_view::npos) return {};
+  const size_t number = at + kExperts.size(), dot = name.find('.', number);
+  if (dot == std::string_view::npos || name.find_first_not_of("0123456789", number) != dot) return {};
+  return name.substr(0, dot + 1);
+}
+
+/// The dtype in which a tensor that is left alone is written: its own, but for fp8, which would need its scales beside it.
+DType kept_dtype(const TensorInfo& info) {
+  return info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2 ? DType::bf16 : info.dtype;  // bf16 holds every fp8 value
+}
+
+struct Override {
+  std::string pattern;
+  const Scheme* scheme = nullptr;  // null: the weight is kept
+  bool used = false;
+};
+
+std::vector<Override> read_overrides(const QuantizeConfig& config, const SchemeOptions& options, Plan& plan) {
+  std::vector<Override> overrides;
+  std::map<std::string, const Scheme*, std::less<>> known = {{config.scheme, plan.schemes[0].get()}, {"none", nullptr}};
+  for (const std::string& part : split_list(config.overrides)) {
+    const size_t equals = part.rfind('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == part.size())
+      throw UsageError(fmt::format("overrides: '{}' is not PATTERN=SCHEME", part));
+    const std::string name = part.substr(equals + 1);
+    if (!known.contains(name)) known[name] = plan.schemes.emplace_back(find_scheme(name, options)).get();
+    overrides.push_back({part.substr(0, equals), known[name]});
+  }
+  return overrides;
+}
+
+/// What each weight shall become, before asking whether it can.
+std::vector<const Scheme*> choose_schemes(const QuantizeConfig& config, std::vector<Override>& overrides, const Scheme* main,
+                                          const TensorSource& source) {
+  const std::vector<std::string> include = split_list(config.include), exclude = split_list(config.exclude);
+  std::vector<const Scheme*> chosen;
+  for (const TensorInfo& info : source.tensors()) {
+    chosen.push_back(nullptr);
+    if (!is_linear_weight(info) || is_protected(info.name)) continue;
+    const auto found = std::ranges::find_if(overrides, [&](const Override& o) { return matches_pattern(info.name, o.pattern); });
+    if (found != overrides.end()) {
+      found->used = true;
+      chosen.back() = found->scheme;
+    } else if (matches_any(info.name, include) && !matches_any(info.name, exclude)) {
+      chosen.back() = main;
+    }
+  }
+  for (const Override& o : overrides)
+    if (!o.used)
+      throw UsageError(
+          fmt::format("overrides: '{}' decides about no Linear weight (earlier patterns do, or none matches)", o.pattern));
+  return chosen;
+}
+
+/// Runtimes run the projections of an expert, and all experts of a layer, through one kernel.
+void check_experts(const TensorSource& source, const std::vector<const Scheme*>& chosen) {
+  std::map<std::string_view, size_t> first;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const TensorInfo& info = source.tensors()[i];
+    const std::string_view expert = expert_of(info.name);
+    if (expert.empty() || !is_linear_weight(info)) continue;
+    const size_t other = first.emplace(expert, i).first->second;
+    if (chosen[other] == chosen[i]) continue;
+    const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
+    throw UsageError(fmt::format(
+        "{} would be {} and {} {}: runtimes need one scheme for all projections of an expert; widen the pattern to {}*",
+        source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]), expert));
+  }
+}
+
+/// A weight that its scheme cannot hold keeps its precision, and with it the expert that it belongs to.
+void drop_what_is_not_taken(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
+  std::set<std::string_view> experts;
+  for (size_t i = 0; i < chosen.size(); ++i)
+    if (chosen[i] && !chosen[i]->takes(source.tensors()[i])) experts.insert(expert_of(source.tensors()[i].name));
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const TensorInfo& info = source.tensors()[i];
+    const std::string_view expert = expert_of(info.name);
+    if (!chosen[i] || (chosen[i]->takes(info) && (expert.empty() || !experts.contains(expert)))) continue;
+    chosen[i] = nullptr;
+    plan.not_taken.push_back(info.name);
+  }
+}
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::string_view(R"(\^$.|?*+()[]{})").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+bool is_number(std::string_view part) { return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos; }
+
+/// The name as a pattern with its numbers left open, all of them or only the last: an expert's, where there are two.
+std::string opened(std::string_view name, bool all) {
+  std::vector<std::string> parts;
+  size_t last = std::string::npos;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    const std::string_view part = name.substr(begin, end - begin);
+    if (is_number(part)) last = parts.size();
+    parts.push_back(all && is_number(part) ? R"(\d+)" : escaped(part));
+    begin = end + 1;
+  }
+  if (last != std::string::npos) parts[last] = R"(\d+)";
+  return fmt::format("re:^{}$", fmt::join(parts, R"(\.)"));
+}
+
+}  // namespace
+
+bool matches_pattern(std::string_view text, std::string_view pattern) {
+  // Greedy with one point of return, the last '*': linear in practice, never exponential.
+  size_t t = 0, p = 0;
+  std::optional<size_t> star;
+  size_t resume = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      resume = t;
+    } else if (p < pattern.size() && pattern[p] == text[t]) {
+      ++p, ++t;
+    } else if (star) {
+      p = *star + 1;
+      t = ++resume;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+Plan make_plan(const QuantizeConfig& config, const TensorSource& source, const std::filesystem::path& model) {
+  const SchemeOptions options{config.clipping == "mse" ? Int8Scale::mse : Int8Scale::absmax};
+  Plan plan;
+  plan.schemes.push_back(find_scheme(config.scheme, options));
+  std::vector<Override> overrides = read_overrides(config, options, plan);
+  std::vector<const Scheme*> chosen = choose_schemes(config, overrides, plan.schemes[0].get(), source);
+  check_experts(source, chosen);
+  drop_what_is_not_taken(source, chosen, plan);
+
+  bool head_kept = true;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    PlanItem item{source.tensors()[i], chosen[i]};
+    plan.bytes_in += item.source.bytes();
+    if (item.scheme) {
+      ++plan.quantised;
+      if (item.source.name == "lm_head.weight") head_kept = false;
+      item.outputs = item.scheme->outputs(item.source);
+    } else {
+      item.kept_as = kept_dtype(item.source);
+      item.outputs = {item.source};
+      item.outputs[0].dtype = item.kept_as;
+      if (is_linear_weight(item.source) && !is_protected(item.source.name) && item.source.name != "lm_head.weight")
+        plan.ignored.push_back(module_of(item.source));
+    }
+    plan.outputs.insert(plan.outputs.end(), item.outputs.begin(), item.outputs.end());
+    plan.items.push_back(std::move(item));
+  }
+  std::set<std::string_view> names;
+  for (const TensorInfo& out : plan.outputs)
+    if (!names.insert(out.name).second)
+      throw FormatError(model, -1, fmt::format("two tensors of the output would be called '{}'", out.name));
+  // Also named when the checkpoint has no lm_head of its own: with tied embeddings the module exists all the same.
+  if (head_kept) plan.ignored.insert(plan.ignored.begin(), "lm_head");
+  plan.ignored.push_back("re:.*embed_tokens.*");
+  plan.ignored.push_back("re:.*mlp.gate$");
+  if (plan.quantised == 0) {
+    if (!plan.not_taken.empty())
+      throw UsageError(
+          fmt::format("{} cannot hold any of the weights, {} for one; choose another scheme", config.scheme, plan.not_taken[0]));
+    throw UsageError(fmt::format("no Linear weight matches include '{}' without exclude '{}'", config.include, config.exclude));
+  }
+  return plan;
+}
+
+std::vector<std::string> module_patterns(const std::vector<std::string>& modules, const std::vector<std::string>& others) {
+  std::set<std::string> taken[2], patterns;
+  for (const std::string& other : others)
+    for (const bool all : {false, true}) taken[all].insert(opened(other, all));
+  for (const std::string& module : modules) {
+    const std::string wide = opened(module, true), narrow = opened(module, false);
+    patterns.insert(!taken[1].contains(wide) ? wide : !taken[0].contains(narrow) ? narrow : module);
+  }
+  return {patterns.begin(), patterns.end()};
+}
+
+Json quantization_config(const Plan& plan) {
+  std::vector<const Scheme*> used;
+  for (const auto& scheme : plan.schemes)
+    if (std::ranges::any_of(plan.items, [&](const PlanItem& item) { return item.scheme == scheme.get(); }))
+      used.push_back(scheme.get());
+  Json groups = Json::object();
+  bool one_format = true;
+  for (size_t g = 0; g < used.size(); ++g) {
+    Json group = used[g]->config_group();
+    one_format &= used[g]->format() == used[0]->format();
+    if (used.size() > 1) {
+      std::vector<std::string> modules, others;
+      for (const PlanItem& item : plan.items)
+        if (is_linear_weight(item.source)) (item.scheme == used[g] ? modules : others).push_back(module_of(item.source));
+      group["targets"] = module_patterns(modules, others);
+    }
+    groups[fmt::format("group_{}", g)] = std::move(group);
+  }
+  return {{"quant_method", "compressed-tensors"},
+          {"format", one_format ? std::string(used[0]->format()) : "mixed-precision"},
+          {"quantization_status", "compressed"},
+          {"version", "0.19.0"},
+          {"global_compression_ratio", nullptr},
+          {"kv_cache_scheme", nullptr},
+          {"ignore", plan.ignored},
+          {"config_groups", groups}};
+}
+
+}  // namespace overproof

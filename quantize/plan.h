@@ -1,0 +1,55 @@
+#pragma once
+// Which weight of a checkpoint becomes what: decided whole before a byte is read.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json_fwd.h"
+#include "formats/tensor_source.h"
+#include "quantize/scheme.h"
+#include "quantize/statistics.h"
+
+namespace overproof {
+
+struct QuantizeConfig;
+
+/// One tensor of the source on its way.
+struct PlanItem {
+  TensorInfo source;
+  const Scheme* scheme = nullptr;   ///< owned by the plan; null: the tensor keeps its values
+  DType kept_as = DType::f32;       ///< dtype in the output of a tensor that is kept
+  std::vector<TensorInfo> outputs;  ///< what stands in its place, in the order of bytes
+};
+
+struct Plan {
+  std::vector<std::unique_ptr<Scheme>> schemes;  ///< the first is the main one; others come from overrides
+  std::vector<PlanItem> items;                   ///< in the order of the output's bytes
+  std::vector<TensorInfo> outputs;               ///< everything that will be written, to be declared to the sink
+  std::vector<std::string> ignored;              ///< modules with a matrix that loaders might take for quantised
+  std::vector<std::string> not_taken;            ///< weights that were to be quantised but that the scheme cannot hold
+  int64_t quantised = 0, bytes_in = 0;
+  /// What calibration saw of a weight's inputs; empty without calibration. Asked once a weight, by any thread.
+  std::function<std::shared_ptr<const LinearStatistics>(const TensorInfo& weight)> statistics;
+};
+
+/// Chooses for each tensor: `--overrides` first, the first pattern that matches deciding, then include and exclude. Routers,
+/// norms and embeddings are never quantised. Throws UsageError when nothing is to be quantised, when an override matches
+/// nothing, and when the projections of one expert would get different schemes, which no runtime loads.
+Plan make_plan(const QuantizeConfig& config, const TensorSource& source, const std::filesystem::path& model);
+
+/// config.json's quantization_config. One scheme: one group for every Linear but those ignored. More: a group each, with its
+/// modules as targets.
+Json quantization_config(const Plan& plan);
+
+/// Patterns that match each of `modules` and none of `others`: "re:^model\.layers\.\d+\.self_attn\.q_proj$" where all numbers can
+/// be left open, else with the expert's number open, else the name itself. Sorted.
+std::vector<std::string> module_patterns(const std::vector<std::string>& modules, const std::vector<std::string>& others);
+
+/// True when `text` matches `pattern`, in which '*' stands for any run of characters.
+bool matches_pattern(std::string_view text, std::string_view pattern);
+
+}  // namespace overproof
