@@ -6,6 +6,7 @@
 #include "data/corpus_stage.h"
 #include "pipeline/import_stage.h"
 #include "prune/static_stage.h"
+#include "quantize/export_stage.h"
 #include "quantize/quantize_stage.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "distill/calibrate_stage.h"
@@ -67,6 +68,9 @@ std::vector<StageSpec> make_stages() {
   list.push_back({"quantize", "quantized-from", "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
                   "overproof quantize --model runs/mine/calibrated --out runs/mine/int8",
                   {{"model", "the checkpoint to compress"}}, false, stage_maker<QuantizeConfig>(run_quantize)});
+  list.push_back({"export", "exported-from", "Writes a checkpoint as GGUF, for llama.cpp and what is built on it.",
+                  "overproof export --model runs/mine/calibrated --type bf16 --out runs/mine/gguf",
+                  {{"model", "the checkpoint to write"}}, false, stage_maker<ExportConfig>(run_export)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
                   "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",
