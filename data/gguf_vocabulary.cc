@@ -93,7 +93,7 @@ bool adds_special(const Json& tokenizer, const Json& config, bool first, std::st
       const Json* special = end.is_object() && end.contains("SpecialToken") ? &end["SpecialToken"] : nullptr;
       return special && special->is_object() && special->value("id", Json()) == token;
     }
-    if (byte_level) fallback = false;
+    if (byte_level) return false;
   }
   const Json flag = config.value(first ? "add_bos_token" : "add_eos_token", Json());
   return flag.is_boolean() ? flag.get<bool>() : fallback;

@@ -166,7 +166,9 @@ class Keys {
     // llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, as transformers does when nothing else is asked for.
     const double usual = 0.1 * std::log(factor) + 1;
     const double mscale = rope.number("mscale", 0.0), mscale_all = rope.number("mscale_all_dim", 0.0);
-    if (family_.id == F::deepseek_v3 && mscale_all != 0) {
+    if (family_.id == F::deepseek_v3) {
+      // Its graph scales the attention itself, by a factor that follows from the multiplier alone.
+      if (mscale_all == 0) refuse("its RoPE scaling is 'yarn' with no mscale_all_dim");
       if (mscale != mscale_all) refuse(fmt::format("RoPE's mscale is {} but mscale_all_dim {}", mscale, mscale_all));
       f32("rope.scaling.yarn_log_multiplier", 0.1 * mscale_all);  // the loader takes the 0.1 out again
     } else if (mscale != 0 || mscale_all != 0) {

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "formats/gguf_config.h"
 #include "formats/gguf_names.h"
+#include "formats/json_fields.h"
 
 namespace overproof {
 namespace {
@@ -55,7 +56,7 @@ class Planner {
   }
 
   GgufPlan make() {
-    const std::string type = config_.is_object() ? config_.value("model_type", "") : "";
+    const std::string type = JsonFields(config_, config_file_).text("model_type", "");
     family_ = find_family(type);
     if (!family_) {
       throw UsageError(fmt::format("{}: model_type '{}' cannot be written as GGUF; {} can", config_file_.string(), type,
