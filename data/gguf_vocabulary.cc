@@ -212,6 +212,82 @@ std::vector<std::string> add_sentencepiece(const fs::path& file, int64_t vocabul
   return notes;
 }
 
+/// A SentencePiece model of the kind BPE as transformers saves it when no .model comes along: tokenizer.json with byte fallback,
+/// where a piece's score is lost and its merge's rank stands for it. Nothing when the file is of another kind.
+std::optional<Vocabulary> read_hf_pieces(const Json& root, const fs::path& file, bool& prefix) {
+  const auto fail = [&](const std::string& cause) -> void { throw FormatError(file, -1, cause); };
+  const Json model = root.value("model", Json::object()), vocab = model.value("vocab", Json()),
+             merges = model.value("merges", Json());
+  if (model.value("byte_fallback", Json()) != true || !vocab.is_object() || !merges.is_array()) return std::nullopt;
+  // Spaces become U+2581 and, before the first word, one is added: by the normaliser, or by the pre-tokeniser Metaspace.
+  const std::string text = root.value("normalizer", Json()).dump() + root.value("pre_tokenizer", Json()).dump();
+  const bool metaspace = text.find("\"Metaspace\"") != std::string::npos;
+  if (!metaspace && text.find("\"Replace\"") == std::string::npos) return std::nullopt;
+  prefix =
+      metaspace ? text.find("\"prepend_scheme\":\"never\"") == std::string::npos : text.find("\"Prepend\"") != std::string::npos;
+  Vocabulary v;
+  v.tokens.resize(vocab.size());
+  v.types.assign(vocab.size(), kNormal);
+  v.scores.assign(vocab.size(), -float(merges.size() + 1));  // what no merge makes comes last
+  for (const auto& [token, id] : vocab.items()) {
+    if (!id.is_number_integer() || id < 0 || id >= int64_t(vocab.size()))
+      fail(fmt::format("the id of '{}' leaves the vocabulary", token));
+    const auto at = id.get<size_t>();
+    if (!v.tokens[at].empty()) fail(fmt::format("two tokens have the id {}", at));
+    v.tokens[at] = token;
+    if (token.size() == 6 && token.starts_with("<0x") && token.ends_with('>')) v.types[at] = kByte;
+  }
+  for (size_t rank = 0; rank < merges.size(); ++rank) {
+    const Json& merge = merges[rank];
+    std::string whole;
+    if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      whole = merge[0].get<std::string>() + merge[1].get<std::string>();
+    } else if (merge.is_string()) {
+      whole = merge.get<std::string>();
+      if (const size_t space = whole.find(' '); space != std::string::npos) whole.erase(space, 1);
+    }
+    const auto it = vocab.find(whole);
+    if (it == vocab.end()) fail(fmt::format("merge {} makes no token", rank));
+    float& score = v.scores[it->get<size_t>()];
+    score = std::max(score, -float(rank));
+  }
+  if (const Json unknown = model.value("unk_token", Json()); unknown.is_string() && vocab.contains(unknown.get<std::string>())) {
+    v.unknown = vocab[unknown.get<std::string>()].get<int32_t>();
+    v.types[size_t(v.unknown)] = kUnknown;
+  }
+  return v;
+}
+
+std::vector<std::string> add_hf_pieces(Vocabulary v, const Json& root, bool prefix, const fs::path& file, int64_t vocabulary,
+                                       GgufMetadata& out) {
+  if (std::ranges::count(v.types, kByte) != 256)
+    throw UsageError(fmt::format("{}: without 256 byte tokens llama.cpp cannot take every text", file.string()));
+  const fs::path folder = file.parent_path();
+  const Json config = read_json_if_there(folder / "tokenizer_config.json");
+  Json added = Json::object();
+  for (const Json& token : root.value("added_tokens", Json::array())) {
+    if (token.is_object() && token.contains("id")) added[token["id"].dump()] = token;
+  }
+  add_tokens(Json{{"added_tokens_decoder", added}}, Json::object(), folder, v);
+  const auto named = [&](const char* name) {
+    Json token = config.value(name, Json());
+    if (token.is_object()) token = token.value("content", Json());
+    const auto it = token.is_string() ? std::ranges::find(v.tokens, token.get<std::string>()) : v.tokens.end();
+    return it == v.tokens.end() ? -1 : int32_t(it - v.tokens.begin());
+  };
+  v.bos = named("bos_token");
+  v.eos = named("eos_token");
+  v.padding = named("pad_token");
+  const auto text = [&](int32_t id) { return id >= 0 ? v.tokens[size_t(id)] : std::string(); };
+  v.add_bos = adds_special(root, config, true, text(v.bos), true);
+  v.add_eos = adds_special(root, config, false, text(v.eos), false);
+  v.chat_template = chat_template(folder, config);
+  complete(v, vocabulary, file);
+  write(v, "llama", "default", out);
+  out.add_bool("tokenizer.ggml.add_space_prefix", prefix);
+  return {};
+}
+
 std::vector<std::string> copy_vocabulary(const fs::path& file, int64_t vocabulary, GgufMetadata& out) {
   const GgufFile gguf(file);
   for (const auto& [key, value] : gguf.metadata()) {
@@ -241,12 +317,19 @@ std::vector<std::string> add_gguf_vocabulary(const fs::path& checkpoint, int64_t
   if (const std::optional<fs::path> gguf = gguf_of(checkpoint)) return copy_vocabulary(*gguf, vocabulary, out);
   const std::optional<fs::path> pieces = sentencepiece_of(checkpoint);
   const fs::path json = checkpoint / "tokenizer.json";
+  if (fs::exists(json) && !pieces) {
+    const Json root = read_json(json);
+    bool prefix = false;
+    if (!root.is_object()) throw FormatError(json, 0, "is not a JSON object");
+    if (std::optional<Vocabulary> v = read_hf_pieces(root, json, prefix))
+      return add_hf_pieces(std::move(*v), root, prefix, json, vocabulary, out);
+    return add_bpe(read_tokenizer_json(json), json, vocabulary, out);
+  }
   if (fs::exists(json)) {
     std::optional<BpeDefinition> definition;
     try {
       definition = read_tokenizer_json(json);
-    } catch (const FormatError&) {
-      if (!pieces) throw;  // else it is the SentencePiece model in Hugging Face's spelling
+    } catch (const FormatError&) {  // then it is the SentencePiece model in Hugging Face's spelling
     }
     if (definition) return add_bpe(*definition, json, vocabulary, out);
   }
