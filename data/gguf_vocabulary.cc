@@ -216,8 +216,9 @@ std::vector<std::string> add_sentencepiece(const fs::path& file, int64_t vocabul
 /// where a piece's score is lost and its merge's rank stands for it. Nothing when the file is of another kind.
 std::optional<Vocabulary> read_hf_pieces(const Json& root, const fs::path& file, bool& prefix) {
   const auto fail = [&](const std::string& cause) -> void { throw FormatError(file, -1, cause); };
-  const Json model = root.value("model", Json::object()), vocab = model.value("vocab", Json()),
-             merges = model.value("merges", Json());
+  const Json model = root.value("model", Json());
+  if (!model.is_object()) fail("it has no 'model', so it is no tokenizer.json");
+  const Json vocab = model.value("vocab", Json()), merges = model.value("merges", Json());
   if (model.value("byte_fallback", Json()) != true || !vocab.is_object() || !merges.is_array()) return std::nullopt;
   // Spaces become U+2581 and, before the first word, one is added: by the normaliser, or by the pre-tokeniser Metaspace.
   const std::string text = root.value("normalizer", Json()).dump() + root.value("pre_tokenizer", Json()).dump();

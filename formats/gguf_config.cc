@@ -17,6 +17,8 @@ using F = GgufFamily;
 
 /// Numbers of llama.cpp's llama_expert_gating_func_type.
 constexpr int64_t kSigmoid = 2;
+/// Bounds what a hostile config.json makes us allocate; real heads have a few hundred values.
+constexpr int64_t kMostHeadDim = 65536;
 
 class Keys {
  public:
@@ -86,7 +88,7 @@ class Keys {
     shape_.head_dim = own_default ? positive("head_dim") : positive("head_dim", shape_.hidden / shape_.heads);
     const bool kv_default = family_.is(F::llama | F::granitemoe);
     shape_.kv_heads = kv_default ? positive("num_key_value_heads", shape_.heads) : positive("num_key_value_heads");
-    if (shape_.head_dim % 2 != 0 || shape_.heads % shape_.kv_heads != 0) {
+    if (shape_.head_dim % 2 != 0 || shape_.head_dim > kMostHeadDim || shape_.heads % shape_.kv_heads != 0) {
       config_.fail(fmt::format("{} heads of width {} over {} key heads do not make an attention", shape_.heads, shape_.head_dim,
                                shape_.kv_heads));
     }

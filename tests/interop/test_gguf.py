@@ -34,6 +34,9 @@ FAMILIES = {
     "qwen2_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=96, tie_word_embeddings=True),
     "qwen3_moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=16, norm_topk_prob=True),
     "glm4_moe": dict(**LEADING, n_routed_experts=8, head_dim=16, use_qk_norm=True, attention_bias=True, n_group=4, topk_group=2),
+    # What our own `student` stage makes.
+    "glm4_moe-student": dict(LEADING, n_routed_experts=7, num_experts_per_tok=3, head_dim=16, first_k_dense_replace=0, n_group=1, topk_group=1,
+                             norm_topk_prob=False, partial_rotary_factor=1.0, use_qk_norm=False, attention_bias=False),
     "deepseek_v3": dict(**LEADING, n_routed_experts=8, q_lora_rank=48, kv_lora_rank=32, qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=40,
                         n_group=2, topk_group=1, num_key_value_heads=4),
     "granitemoe": dict(num_local_experts=4, num_experts_per_tok=2, attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.5,
@@ -61,7 +64,7 @@ def export(model, out, *options, code=0):
 
 def make_model(family, folder, **changes):
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**BASE, **FAMILIES[family], **changes}), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.split("-")[0], **{**BASE, **FAMILIES[family], **changes}), dtype=torch.float32).eval()
     with torch.no_grad():
         for name, x in [*model.named_parameters(), *model.named_buffers()]:
             if "inv_freq" in name:
@@ -151,8 +154,9 @@ def test_fused_experts(family, tmp_path):
         assert file.read_bytes() == whole
 
 
-def test_layers_that_predict_further_tokens_come_along(tmp_path):
-    model = make_model("glm4_moe", tmp_path / "hf")
+@pytest.mark.parametrize("family,arch", [("glm4_moe", "glm4moe"), ("deepseek_v3", "deepseek2")])
+def test_layers_that_predict_further_tokens_come_along(family, arch, tmp_path):
+    model = make_model(family, tmp_path / "hf")
     tensors = load_file(tmp_path / "hf/model.safetensors")
     for name in [n for n in tensors if n.startswith("model.layers.1.")]:
         tensors[name.replace("layers.1", "layers.2")] = torch.randn_like(tensors[name])
@@ -162,7 +166,7 @@ def test_layers_that_predict_further_tokens_come_along(tmp_path):
     save_file(tensors, tmp_path / "hf/model.safetensors")
     file = export(tmp_path / "hf", tmp_path / "f32", "--type", "f32")
     fields = gguf.GGUFReader(file).fields
-    assert fields["glm4moe.nextn_predict_layers"].contents() == 1 and fields["glm4moe.block_count"].contents() == 3
+    assert fields[f"{arch}.nextn_predict_layers"].contents() == 1 and fields[f"{arch}.block_count"].contents() == 3
     assert np.abs(llama_logits(file, ids()) - reference(model, ids())).max() < 3e-5
     assert export(file, tmp_path / "again", "--type", "f32").read_bytes() == file.read_bytes()
 
