@@ -44,26 +44,31 @@ const std::vector<GgufPreTokenizer>& gguf_pre_tokenizers() {
     const SplitStep gpt2{kGpt2Pattern}, digits{R"(\p{N})"};
     const std::vector<SplitStep> only_gpt2{gpt2}, digits_gpt2{digits, gpt2}, llama3{{kLlama3Pattern}}, qwen2{{kQwen2Pattern}};
     const std::vector<SplitStep> deepseek{{R"(\p{N}{1,3})"}, {"[一-龥\xe3\x81\x80-ゟ゠-ヿ]+"}, {kDeepSeekPattern}};
-    return std::vector<GgufPreTokenizer>{{"gpt-2", only_gpt2},
-                                         {"gpt2", only_gpt2},
-                                         {"phi-2", only_gpt2},
-                                         {"smollm", digits_gpt2},
-                                         {"starcoder", digits_gpt2},
-                                         {"refact", digits_gpt2},
-                                         {"command-r", digits_gpt2},
-                                         {"codeshell", digits_gpt2},
-                                         {"llama-bpe", llama3, false, true},
-                                         {"llama3", llama3, false, true},
-                                         {"llama-v3", llama3, false, true},
-                                         {"glm4", llama3, false, true},
-                                         {"smaug-bpe", llama3},
-                                         {"dbrx", llama3},
-                                         {"chatglm-bpe", llama3},
-                                         {"qwen2", qwen2, true},
-                                         {"deepseek-r1-qwen", qwen2, true},
-                                         {"stablelm2", qwen2},
-                                         {"deepseek-v3", deepseek},
-                                         {"tekken", {{kTekkenPattern}}, false, true}};
+    return std::vector<GgufPreTokenizer>{
+        {"gpt-2", only_gpt2},
+        {"gpt2", only_gpt2},
+        {"phi-2", only_gpt2},
+        {"smollm", digits_gpt2},
+        {"starcoder", digits_gpt2},
+        {"refact", digits_gpt2},
+        {"command-r", digits_gpt2},
+        {"codeshell", digits_gpt2},
+        {"llama-bpe", llama3, false, true},
+        {"llama3", llama3, false, true},
+        {"llama-v3", llama3, false, true},
+        {"glm4", llama3, false, true},
+        {"smaug-bpe", llama3},
+        {"dbrx", llama3},
+        {"chatglm-bpe", llama3},
+        {"qwen2", qwen2, true},
+        {"deepseek-r1-qwen", qwen2, true},
+        {"stablelm2", qwen2},
+        {"deepseek-v3", deepseek},
+        {"tekken",
+         {{kTekkenPattern}},
+         false,
+         true,
+         "llama.cpp tells capital from small letters in ASCII only: other words may be cut elsewhere"}};
   }();
   return all;
 }

@@ -114,6 +114,7 @@ std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path
   std::vector<std::string> notes;
   if (definition.nfc)
     notes.emplace_back("the tokenizer normalises text to NFC, which llama.cpp does not: ids of other text differ");
+  if (!pre->differs.empty()) notes.emplace_back(pre->differs);
   const Json tokenizer = read_json(file), config = read_json_if_there(file.parent_path() / "tokenizer_config.json");
   Vocabulary v;
   v.tokens = definition.tokens;

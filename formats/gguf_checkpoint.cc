@@ -173,6 +173,7 @@ void GgufCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64
                                  std::span<float> out) const {
   const size_t i = table_.row_range(file_.path(), name, first_row, rows, out);
   const Source& source = sources_[i];
+  if (source.second) return read_f32(name, first_row, rows, out);  // it has no extent
   const int64_t columns = table_.list()[i].row_elements(), row_bytes = stored_row_bytes(*source.tensor, columns);
   OVERPROOF_CHECK(int64_t(stored.size()) == rows * row_bytes);
   if (source.half_head == 0) return ggml_to_f32(source.tensor->type, stored.data(), out);

@@ -64,7 +64,7 @@ TEST_CASE("a byte-level vocabulary goes into GGUF and comes back") {
     const auto count = int64_t(definition.tokens.size());
     std::vector<std::string> notes;
     const fs::path file = vocabulary_file(folder, folder / "hf", count + 2, &notes);
-    CHECK(notes.size() == (known.nfc ? 1 : 0));
+    CHECK(notes.size() == (known.nfc || known.name == "tekken" ? 1 : 0));
     const GgufFile gguf(file);
     CHECK(gguf.boolean("tokenizer.ggml.add_bos_token") == false);
     CHECK(gguf.integers("tokenizer.ggml.token_type")[size_t(count)] == 5);
