@@ -205,6 +205,47 @@ void check_sentencepiece_model(std::string_view model, const fs::path& file) {
   if (pieces == 0) throw FormatError(file, -1, "it holds no pieces, so it is no SentencePiece model");
 }
 
+SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, const fs::path& file) {
+  check_sentencepiece_model(model, file);
+  SentencePieceVocabulary out;
+  for (ProtoReader in(model, 0, file); !in.done();) {
+    in.next();
+    if (in.field == 1) {
+      SentencePieceVocabulary::Piece piece;
+      for (ProtoReader p(in.payload, in.start, file); !p.done();) {
+        p.next();
+        if (p.field == 1 && p.wire == 2) piece.text = p.payload;
+        if (p.field == 2 && p.wire == 5) memcpy(&piece.score, p.payload.data(), 4);
+        if (p.field == 3 && p.wire == 0) piece.type = p.number >= 1 && p.number <= 6 ? int32_t(p.number) : 1;
+      }
+      out.pieces.push_back(std::move(piece));
+    } else if (in.field == 2 && in.wire == 2) {  // TrainerSpec
+      for (ProtoReader t(in.payload, in.start, file); !t.done();) {
+        t.next();
+        if (t.wire != 0) continue;
+        if (t.field == 3 && t.number >= 1 && t.number <= 4) out.kind = SentencePieceVocabulary::Kind(t.number);
+        if (t.field == 40) out.unknown = int32_t(t.number);
+        if (t.field == 41) out.bos = int32_t(t.number);
+        if (t.field == 42) out.eos = int32_t(t.number);
+        if (t.field == 43) out.padding = int32_t(t.number);
+      }
+    } else if (in.field == 3) {  // NormalizerSpec
+      for (ProtoReader n(in.payload, in.start, file); !n.done();) {
+        n.next();
+        if (n.field == 2 && n.wire == 2) out.normalises = !n.payload.empty();
+        if (n.field == 3 && n.wire == 0) out.add_dummy_prefix = n.number != 0;
+        if (n.field == 4 && n.wire == 0) out.remove_extra_whitespaces = n.number != 0;
+      }
+    }
+  }
+  const auto in_range = [&](int32_t id) { return id >= 0 && size_t(id) < out.pieces.size() ? id : -1; };
+  out.unknown = in_range(out.unknown);
+  out.bos = in_range(out.bos);
+  out.eos = in_range(out.eos);
+  out.padding = in_range(out.padding);
+  return out;
+}
+
 std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::path& file) {
   return std::make_unique<SentencePieceTokenizer>(model, file);
 }

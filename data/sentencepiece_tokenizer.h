@@ -3,7 +3,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "data/tokenizer.h"
 
@@ -17,5 +19,23 @@ std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const std:
 /// Throws FormatError unless `model` is a well-formed ModelProto whose pieces are plain (not empty, no NUL, finite scores)
 /// and whose normalisation trie stays inside its own bytes: the library follows that trie unchecked.
 void check_sentencepiece_model(std::string_view model, const std::filesystem::path& file);
+
+/// What a .model says of itself, for writing it in another format.
+struct SentencePieceVocabulary {
+  enum class Kind : int64_t { unigram = 1, bpe = 2, word = 3, character = 4 };
+  struct Piece {
+    std::string text;
+    float score = 0;
+    int32_t type = 1;  ///< 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
+  };
+  Kind kind = Kind::unigram;
+  std::vector<Piece> pieces;
+  int32_t unknown = 0, bos = 1, eos = 2, padding = -1;
+  bool add_dummy_prefix = true, remove_extra_whitespaces = true;
+  bool normalises = false;  ///< it has normalisation rules of its own
+};
+
+/// Checks `model` as check_sentencepiece_model does and takes it apart. Source: sentencepiece_model.proto.
+SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, const std::filesystem::path& file);
 
 }  // namespace overproof

@@ -23,7 +23,8 @@ std::vector<fs::path> sorted_files(const fs::path& folder) {
   return files;
 }
 
-/// The .gguf that the checkpoint is, if it is one.
+}  // namespace
+
 std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
   if (!fs::is_directory(checkpoint)) return checkpoint;
   if (fs::exists(checkpoint / "config.json")) return std::nullopt;
@@ -31,8 +32,6 @@ std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
     if (file.extension() == ".gguf") return file;
   return std::nullopt;
 }
-
-}  // namespace
 
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
   if (const std::optional<fs::path> gguf = gguf_of(from_checkpoint)) {

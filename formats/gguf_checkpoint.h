@@ -1,18 +1,19 @@
 #pragma once
-// A GGUF file seen as the Hugging Face checkpoint that it was made from: names, row order and config.json. Architectures:
-// llama (also Mistral, which llama.cpp stores as llama), qwen2, qwen3, glm4moe.
+// A GGUF file seen as the Hugging Face checkpoint that it was made from: names, row order and config.json. Architectures: those
+// of formats/gguf_names.h; a Mistral is a llama to llama.cpp and comes back as one.
 
 #include <vector>
 
 #include "core/json_fwd.h"
 #include "formats/gguf.h"
+#include "formats/gguf_names.h"
 #include "formats/tensor_source.h"
 
 namespace overproof {
 
 /// Tensors are dequantised as they are read. llama.cpp stores the rows of q_proj and k_proj of the llama architecture so that
-/// the two halves of each head interleave; they are put back. Stacked experts appear one by one. Throws FormatError for a
-/// tensor without a Hugging Face name: nothing is dropped silently.
+/// the two halves of each head interleave; they are put back. Stacked experts appear one by one, or two halves in one tensor
+/// where transformers has it so. Throws FormatError for a tensor without a Hugging Face name: nothing is dropped silently.
 class GgufCheckpoint : public TensorSource {
  public:
   explicit GgufCheckpoint(const fs::path& file);
@@ -29,15 +30,22 @@ class GgufCheckpoint : public TensorSource {
 
  private:
   struct Source {
-    const GgufTensor* tensor;
-    int64_t first_row = 0;     // of the expert's slice
-    int64_t half_head = 0;     // rows of half a head to put back in order; 0: as stored
+    const GgufTensor* tensor = nullptr;
+    const GgufTensor* second = nullptr;  // what the tensor is put together with: such rows stand in no one place
+    int64_t first_row = 0;               // of the expert's slice
+    int64_t half_head = 0;               // rows of half a head to put back in order; 0: as stored
   };
-  void add(const std::string& name, const GgufTensor& tensor, std::vector<int64_t> shape, int64_t first_row, int64_t half_head);
+  [[noreturn]] void refuse(const GgufTensor& tensor, std::string_view cause) const;
+  void add(const std::string& name, const GgufTensor& tensor, std::vector<int64_t> shape, Source source);
   void map_tensor(const GgufTensor& tensor);
+  void map_experts(const GgufTensor& tensor, GgufExpertName::Kind kind, const std::string& blk, const std::string& prefix);
+  void map_latent(const GgufTensor& tensor, const std::string& blk, const std::string& prefix);
   Json rope_scaling(int64_t head_dim, double theta) const;
+  void add_expert_config(Json& config) const;
+  void add_latent_config(Json& config) const;
   GgufFile file_;
   std::vector<fs::path> files_{file_.path()};
+  const GgufFamily& family_;
   std::string arch_;
   TensorTable table_;
   std::vector<Source> sources_;  // beside table_.list()

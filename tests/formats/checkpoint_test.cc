@@ -175,18 +175,21 @@ TEST_CASE("a GGUF file by the gguf package reads as the model it was made from")
 TEST_CASE("tensors have the names that the gguf package gives them") {
   const TempFolder t;
   const Json names = read_json(fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/gguf_names/names.json");
-  REQUIRE(names.size() == 4);
-  for (const auto& [arch, table] : names.items()) {
-    GgufBuilder b = llama(arch);
-    b.integer(arch + ".expert_count", 2);
+  REQUIRE(names.size() == 9);
+  for (const auto& [model, table] : names.items()) {
+    const GgufFamily* family = find_family(model);
+    REQUIRE(family);
+    GgufBuilder b = llama(std::string(family->arch));
+    b.integer(std::string(family->arch) + ".expert_count", family->experts ? 2 : 0);
     b.tensors.clear();
     for (const auto& [gguf, hf] : table.items()) {
-      const bool stacked = gguf.find("_exps.") != std::string::npos;
-      b.f32(gguf, stacked ? std::vector<uint64_t>{1, 2, 2} : std::vector<uint64_t>{1, 4}, {1, 2, 3, 4});
+      const bool stacked = gguf.find("_exps.") != std::string::npos, latent = gguf.ends_with("attn_k_b.weight") || gguf.ends_with("attn_v_b.weight");
+      const std::vector<uint64_t> ne = stacked ? std::vector<uint64_t>{1, 2, 2} : latent ? std::vector<uint64_t>{2, 2, 1} : std::vector<uint64_t>{1, 4};
+      b.f32(gguf, ne, {1, 2, 3, 4});
     }
     const GgufCheckpoint c(put(t.path / "x.gguf", b.bytes()));
     for (const auto& [gguf, hf] : table.items()) {
-      CAPTURE(arch, gguf, hf);
+      CAPTURE(model, gguf, hf);
       CHECK(c.find(hf.get<std::string>()));
     }
   }
@@ -245,12 +248,15 @@ TEST_CASE("a GGUF model that we cannot read says why") {
   refused(llama().f32("blk.x.attn_q.weight", {1}, {1}), "no layer number");
   refused(llama().f32("blk..attn_q.weight", {1}, {1}), "no layer number");
   refused(llama().f32("blk.0.attn_q.weight", {1, 3}, {1, 2, 3}), "even width");
-  refused(llama().f32("blk.0.ffn_norm.weight", {1}, {1}).f32("blk.0.post_attention_norm.weight", {1}, {1}), "two of");
-  refused(llama().f32("blk.0.ffn_gate_exps.weight", {1, 1, 1}, {1}), "supported for glm4moe, not llama");
+  refused(llama().f32("blk.0.ffn_norm.weight", {1}, {1}).f32("blk.0.post_attention_norm.weight", {1}, {1}), "no name");
+  refused(llama().f32("blk.0.ffn_gate_exps.weight", {1, 1, 1}, {1}), "'llama' without experts is not");
   refused(llama("glm4moe").f32("blk.0.ffn_gate_exps.weight", {1, 1}, {1}), "three dimensions");
   refused(llama("glm4moe").integer("glm4moe.expert_count", 1).f32("blk.0.ffn_gate_exps.weight", {1, 1, 2}, {1, 2}), "more experts");
-  refused(llama("glm4moe").integer("glm4moe.nextn_predict_layers", 1), "further tokens");
-  refused(llama().text("llama.rope.scaling.type", "yarn"), "'yarn' is not supported");
+  refused(llama("glm4moe").integer("glm4moe.nextn_predict_layers", 1), "predict further tokens");
+  refused(llama("qwen2").integer("qwen2.nextn_predict_layers", 1), "predict further tokens");
+  refused(llama().text("llama.rope.scaling.type", "longrope"), "'longrope' is not supported");
+  refused(llama("granitemoe").integer("granitemoe.expert_count", 1).f32("blk.0.ffn_up_exps.weight", {1, 1, 1}, {1}), "no counterpart");
+  refused(llama("deepseek2").f32("blk.0.attn_k_b.weight", {1, 1, 1}, {1}), "no counterpart");
   refused(llama().integer("llama.rope.dimension_count", 2), "part of the head");
 }
 

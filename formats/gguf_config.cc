@@ -1,0 +1,261 @@
+#include "formats/gguf_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "formats/json_fields.h"
+
+namespace overproof {
+namespace {
+
+using F = GgufFamily;
+
+/// Numbers of llama.cpp's llama_expert_gating_func_type.
+constexpr int64_t kSigmoid = 2;
+/// Bounds what a hostile config.json makes us allocate; real heads have a few hundred values.
+constexpr int64_t kMostHeadDim = 65536;
+
+class Keys {
+ public:
+  Keys(const Json& config, const std::filesystem::path& file, const GgufFamily& family, GgufMetadata& out)
+      : config_(config, file), family_(family), out_(out) {}
+
+  GgufShape add(int64_t vocabulary, int64_t nextn_layers) {
+    if (const std::string act = config_.text("hidden_act", "silu"); act != "silu")
+      refuse(fmt::format("hidden_act is '{}', not 'silu'", act));
+    shape_.layers = positive("num_hidden_layers");
+    shape_.hidden = positive("hidden_size");
+    shape_.heads = positive("num_attention_heads");
+    shape_.tied = config_.flag("tie_word_embeddings", false);
+    out_.add_text("general.architecture", family_.arch);
+    u32("vocab_size", vocabulary);
+    u32("context_length", context_length());
+    u32("embedding_length", shape_.hidden);
+    u32("block_count", shape_.layers + nextn_layers);
+    u32("feed_forward_length", positive("intermediate_size"));
+    u32("attention.head_count", shape_.heads);
+    f32("attention.layer_norm_rms_epsilon", config_.number("rms_norm_eps"));
+    if (family_.id == F::deepseek_v3) add_latent_attention();
+    else add_attention();
+    add_rope();
+    if (family_.experts) add_experts();
+    else shape_.dense_layers = shape_.layers;
+    if (nextn_layers > 0) u32("nextn_predict_layers", nextn_layers);
+    if (family_.id == F::granitemoe) add_granite_scales();
+    return std::move(shape_);
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& cause) const {
+    throw UsageError(fmt::format("{}: {}; llama.cpp computes '{}' otherwise, so this model cannot be written as GGUF",
+                                 config_.file().string(), cause, family_.arch));
+  }
+  std::string key(std::string_view name) const { return fmt::format("{}.{}", family_.arch, name); }
+  void u32(std::string_view name, int64_t value) { out_.add_u32(key(name), value); }
+  void f32(std::string_view name, double value) { out_.add_f32(key(name), value); }
+  int64_t positive(const std::string& name, std::optional<int64_t> fallback = {}) const {
+    const int64_t n = config_.count(name, fallback);
+    if (n == 0) config_.fail(fmt::format("'{}' is 0", name));
+    return n;
+  }
+
+  /// llama.cpp gives these architectures no attention window. Up to the window's width that is the same function, and no
+  /// further does the file claim to be one.
+  int64_t context_length() {
+    const int64_t context = positive("max_position_embeddings");
+    int64_t window = 0;
+    if (family_.is(F::mistral | F::mixtral)) {
+      // Left out, transformers' Mistral takes 4096; a Mixtral has none.
+      const bool given = config_.find("sliding_window") || has_null("sliding_window");
+      window = config_.count("sliding_window", given || family_.id == F::mixtral ? 0 : 4096);
+    } else if (config_.flag("use_sliding_window", false)) {
+      window = config_.count("sliding_window", 4096);
+    }
+    if (window == 0 || window >= context) return context;
+    shape_.notes.push_back(fmt::format(
+        "the model sees {} tokens back, which llama.cpp does not limit: context_length is {}, not {}", window, window, context));
+    return window;
+  }
+  bool has_null(const std::string& name) const { return config_.object().contains(name) && config_.object()[name].is_null(); }
+
+  void add_attention() {
+    const bool own_default = family_.is(F::qwen3 | F::qwen3_moe | F::glm4_moe);  // 128 or so, whatever the hidden size
+    shape_.head_dim = own_default ? positive("head_dim") : positive("head_dim", shape_.hidden / shape_.heads);
+    const bool kv_default = family_.is(F::llama | F::granitemoe);
+    shape_.kv_heads = kv_default ? positive("num_key_value_heads", shape_.heads) : positive("num_key_value_heads");
+    if (shape_.head_dim % 2 != 0 || shape_.head_dim > kMostHeadDim || shape_.heads % shape_.kv_heads != 0) {
+      config_.fail(fmt::format("{} heads of width {} over {} key heads do not make an attention", shape_.heads, shape_.head_dim,
+                               shape_.kv_heads));
+    }
+    // src/models/qwen2.cpp and qwen2moe.cpp take square projections only.
+    if (family_.is(F::qwen2 | F::qwen2_moe) && shape_.heads * shape_.head_dim != shape_.hidden) {
+      refuse(fmt::format("{} heads of width {} are not hidden_size {}", shape_.heads, shape_.head_dim, shape_.hidden));
+    }
+    u32("attention.head_count_kv", shape_.kv_heads);
+    u32("attention.key_length", shape_.head_dim);
+    u32("attention.value_length", shape_.head_dim);
+  }
+
+  /// Multi-head latent attention runs with one wide key head, which the per-head matrices k_b and v_b unfold.
+  void add_latent_attention() {
+    if (!config_.flag("rope_interleave", true)) refuse("rope_interleave is false");
+    const int64_t rope = positive("qk_rope_head_dim");
+    shape_.kv_heads = 1;
+    shape_.head_dim = rope;
+    shape_.kv_rank = positive("kv_lora_rank");
+    shape_.qk_nope = positive("qk_nope_head_dim");
+    shape_.v_head_dim = positive("v_head_dim");
+    const int64_t q_rank = config_.count("q_lora_rank", 0);
+    // src/models/deepseek2.cpp knows the "lite" models, which have no q_lora_rank, by their number of layers.
+    if (q_rank > 0 && (shape_.layers == 26 || shape_.layers == 27))
+      refuse(fmt::format("q_lora_rank is {} with {} layers", q_rank, shape_.layers));
+    u32("attention.head_count_kv", 1);
+    u32("attention.q_lora_rank", q_rank);
+    u32("attention.kv_lora_rank", shape_.kv_rank);
+    u32("attention.key_length", shape_.kv_rank + rope);
+    u32("attention.value_length", shape_.kv_rank);
+    u32("attention.key_length_mla", shape_.qk_nope + rope);
+    u32("attention.value_length_mla", shape_.v_head_dim);
+  }
+
+  void add_rope() {
+    // transformers 5 keeps everything in rope_parameters; before, rope_theta stood beside rope_scaling.
+    const Json* object = config_.find("rope_parameters");
+    if (!object) object = config_.find("rope_scaling");
+    const Json none = Json::object();
+    const JsonFields rope(object ? *object : none, config_.file());
+    const double theta = rope.number("rope_theta", config_.number("rope_theta", family_.id == F::mixtral ? 1e6 : 10000.0));
+    if (!(theta > 0)) config_.fail("rope_theta is not positive");
+    f32("rope.freq_base", theta);
+
+    const bool part = family_.id == F::glm4_moe;
+    double partial = rope.number("partial_rotary_factor", config_.number("partial_rotary_factor", part ? 0.5 : 1.0));
+    if (family_.id == F::deepseek_v3) partial = 1.0;  // head_dim is the part that turns
+    if (partial != 1.0 && !part) refuse(fmt::format("RoPE turns {} of each head", partial));
+    const auto turned = int64_t(double(shape_.head_dim) * partial);
+    if (turned < 2 || turned > shape_.head_dim || turned % 2 != 0)
+      config_.fail(fmt::format("RoPE cannot turn {} of {} values", turned, shape_.head_dim));
+    u32("rope.dimension_count", turned);
+
+    const std::string type = rope.text("rope_type", rope.text("type", "default"));
+    if (type == "default") return out_.add_text(key("rope.scaling.type"), "none");
+    if (type == "llama3") {
+      if (!family_.interleaved_rope) refuse("its RoPE scaling is 'llama3'");  // the only loaders that read rope_freqs.weight
+      // No loader needs the length: it lets the factors be read back as what they were made from.
+      u32("rope.scaling.original_context_length", rope.count("original_max_position_embeddings"));
+      shape_.rope_factors = llama3_rope_factors(shape_.head_dim, theta, rope.number("factor"), rope.number("low_freq_factor"),
+                                                rope.number("high_freq_factor"), rope.number("original_max_position_embeddings"));
+      return out_.add_text(key("rope.scaling.type"), "none");
+    }
+    if (type != "linear" && type != "yarn") refuse(fmt::format("its RoPE scaling is '{}'", type));
+    const double factor = rope.number("factor");
+    if (!(factor >= 1)) config_.fail("the RoPE scaling's factor is below 1");
+    out_.add_text(key("rope.scaling.type"), type);
+    f32("rope.scaling.factor", factor);
+    if (type == "yarn") add_yarn(rope, factor);
+  }
+
+  void add_yarn(const JsonFields& rope, double factor) {
+    u32("rope.scaling.original_context_length", rope.count("original_max_position_embeddings"));
+    f32("rope.scaling.yarn_beta_fast", rope.number("beta_fast", 32.0));
+    f32("rope.scaling.yarn_beta_slow", rope.number("beta_slow", 1.0));
+    if (!rope.flag("truncate", true)) refuse("its RoPE scaling does not truncate");
+    // llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, as transformers does when nothing else is asked for.
+    const double usual = 0.1 * std::log(factor) + 1;
+    const double mscale = rope.number("mscale", 0.0), mscale_all = rope.number("mscale_all_dim", 0.0);
+    if (family_.id == F::deepseek_v3) {
+      // Its graph scales the attention itself, by a factor that follows from the multiplier alone.
+      if (mscale_all == 0) refuse("its RoPE scaling is 'yarn' with no mscale_all_dim");
+      if (mscale != mscale_all) refuse(fmt::format("RoPE's mscale is {} but mscale_all_dim {}", mscale, mscale_all));
+      f32("rope.scaling.yarn_log_multiplier", 0.1 * mscale_all);  // the loader takes the 0.1 out again
+    } else if (mscale != 0 || mscale_all != 0) {
+      refuse("its RoPE scaling has an mscale");
+    }
+    if (rope.has("attention_factor") && std::abs(rope.number("attention_factor") - usual) > 1e-6) {
+      refuse(fmt::format("RoPE's attention_factor is {}", rope.number("attention_factor")));
+    }
+  }
+
+  void add_experts() {
+    const bool qwen = family_.is(F::qwen2_moe | F::qwen3_moe), leading = family_.is(F::glm4_moe | F::deepseek_v3);
+    const char* count = leading                                     ? "n_routed_experts"
+                        : !qwen || config_.has("num_local_experts") ? "num_local_experts"
+                                                                    : "num_experts";
+    shape_.experts = positive(count);
+    const int64_t used = positive("num_experts_per_tok");
+    if (used > shape_.experts) config_.fail(fmt::format("{} of {} experts cannot be used", used, shape_.experts));
+    u32("expert_count", shape_.experts);
+    u32("expert_used_count", used);
+    if (qwen) {
+      if (config_.count("decoder_sparse_step", 1) != 1) refuse("decoder_sparse_step is not 1");
+      if (const Json* dense = config_.find("mlp_only_layers"); dense && !dense->empty())
+        refuse("mlp_only_layers names layers without experts");
+      // qwen2moe.cpp leaves the weights of the chosen experts as they are, qwen3moe.cpp lets them sum to 1.
+      const bool normalised = config_.flag("norm_topk_prob", false);
+      if (normalised != (family_.id == F::qwen3_moe)) refuse(fmt::format("norm_topk_prob is {}", normalised));
+      u32("expert_feed_forward_length", positive("moe_intermediate_size"));
+      if (family_.id == F::qwen2_moe) u32("expert_shared_feed_forward_length", positive("shared_expert_intermediate_size"));
+    }
+    if (leading) {
+      shape_.dense_layers = std::min(config_.count("first_k_dense_replace"), shape_.layers);
+      u32("expert_feed_forward_length", positive("moe_intermediate_size"));
+      u32("expert_shared_count", config_.count("n_shared_experts", family_.id == F::glm4_moe ? 1 : std::optional<int64_t>()));
+      u32("leading_dense_block_count", shape_.dense_layers);
+      u32("expert_gating_func", kSigmoid);
+      f32("expert_weights_scale", config_.number("routed_scaling_factor"));
+      out_.add_bool(key("expert_weights_norm"), config_.flag("norm_topk_prob", true));
+      add_groups();
+    }
+  }
+
+  /// Experts in groups, of which the best are searched. All groups, or one, is none.
+  void add_groups() {
+    const int64_t groups = positive("n_group", 1), used = positive("topk_group", 1);
+    if (groups == 1 || used >= groups) return;
+    if (shape_.experts % groups != 0 || shape_.experts / groups < 2)
+      refuse(fmt::format("{} experts stand in {} groups", shape_.experts, groups));
+    u32("expert_group_count", groups);
+    u32("expert_group_used_count", used);
+  }
+
+  void add_granite_scales() {
+    const auto scale = [&](const std::string& hf, std::string_view gguf) {
+      const double value = config_.number(hf, 1.0);
+      if (value == 0) refuse(fmt::format("{} is 0", hf));  // there 0 means that the key is not set
+      f32(gguf, value);
+    };
+    scale("attention_multiplier", "attention.scale");
+    scale("embedding_multiplier", "embedding_scale");
+    scale("residual_multiplier", "residual_scale");
+    scale("logits_scaling", "logit_scale");
+  }
+
+  JsonFields config_;
+  const GgufFamily& family_;
+  GgufMetadata& out_;
+  GgufShape shape_;
+};
+
+}  // namespace
+
+GgufShape add_architecture_keys(const Json& config, const std::filesystem::path& file, const GgufFamily& family,
+                                int64_t vocabulary, int64_t nextn_layers, GgufMetadata& out) {
+  return Keys(config, file, family, out).add(vocabulary, nextn_layers);
+}
+
+std::vector<float> llama3_rope_factors(int64_t head_dim, double theta, double factor, double low, double high, double original) {
+  std::vector<float> factors(size_t(head_dim / 2));
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    const double wavelength = 2 * std::numbers::pi * std::pow(theta, 2.0 * double(i) / double(head_dim));
+    const double smooth = std::clamp((original / wavelength - low) / (high - low), 0.0, 1.0);
+    factors[size_t(i)] = float(1 / ((1 - smooth) / factor + smooth));
+  }
+  return factors;
+}
+
+}  // namespace overproof

@@ -1,0 +1,32 @@
+#pragma once
+// The `export` stage: a checkpoint in, model.gguf out, for llama.cpp and what is built on it. Weights stream in blocks of rows.
+
+#include <cstdint>
+#include <string>
+
+#include "core/config.h"
+#include "core/stage.h"
+
+namespace overproof {
+
+inline constexpr char kGgufName[] = "model.gguf";
+
+struct ExportConfig {
+  std::string type = "f16";
+  std::string name;
+  int64_t block_bytes = int64_t{8} << 20;
+
+  template <class V>
+  void visit(V&& v) {
+    v("type", type, one_of({"f16", "bf16", "f32"}), "what matrices are written as; routers, norms and biases are f32 always");
+    v("name", name, any_value(), "what the model is called in the file (general.name); empty leaves it out");
+    v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 30)), "bytes of f32 rows worked on at a time");
+  }
+};
+
+/// Slot "model": what open_checkpoint reads, of an architecture of formats/gguf_names.h. Throws UsageError where llama.cpp has no
+/// place for the model or its tokenizer, or where a weight does not fit the type.
+/// Metrics: architecture, type, tensors, skipped, values, bytes_out, notes.
+StageReport run_export(const ExportConfig& config, const Inputs& inputs, Outputs& outputs);
+
+}  // namespace overproof

@@ -1,0 +1,156 @@
+#include "data/gguf_vocabulary.h"
+
+#include <catch2/catch.hpp>
+
+#include "core/error.h"
+#include "data/gguf_pre_tokenizers.h"
+#include "data/sentencepiece_tokenizer.h"
+#include "data/tokenizer_tools.h"
+#include "formats/gguf.h"
+#include "tests/data/fixtures.h"
+
+using namespace overproof;
+
+namespace {
+
+/// A .gguf that holds nothing but the vocabulary of `checkpoint`.
+fs::path vocabulary_file(const TestFolder& folder, const fs::path& checkpoint, int64_t rows, std::vector<std::string>* notes = nullptr) {
+  GgufMetadata keys;
+  keys.add_text("general.architecture", "llama");
+  const std::vector<std::string> said = add_gguf_vocabulary(checkpoint, rows, keys);
+  if (notes) *notes = said;
+  OutputFolder out(folder.path());
+  GgufWriter writer(out, "out.gguf", keys, {});
+  writer.close();
+  return folder / "out.gguf";
+}
+
+void put_tokenizer(const TestFolder& folder, const BpeDefinition& definition) {
+  folder.write("hf/tokenizer.json", write_tokenizer_json(definition));
+  folder.write("hf/tokenizer_config.json", write_tokenizer_config_json(definition));
+}
+
+/// ModelProto by hand: fields of https://github.com/google/sentencepiece, sentencepiece_model.proto.
+std::string field(int number, int wire, const std::string& payload) { return std::string(1, char(number << 3 | wire)) + payload; }
+std::string block(int number, const std::string& payload) { return field(number, 2, std::string(1, char(payload.size())) + payload); }
+std::string piece(const std::string& text, float score, int type) {
+  std::string bits(4, '\0');
+  memcpy(bits.data(), &score, 4);
+  return block(1, block(1, text) + field(2, 5, bits) + field(3, 0, std::string(1, char(type))));
+}
+std::string model(bool bytes, int kind) {
+  std::string out = piece("<unk>", 0, 2) + piece("<s>", 0, 3) + piece("</s>", 0, 3);
+  for (int b = 0; bytes && b < 256; ++b) {
+    const char* digits = "0123456789ABCDEF";
+    out += piece(std::string("<0x") + digits[b / 16] + digits[b % 16] + ">", 0, 6);
+  }
+  out += piece("ab", -1.5f, 1) + piece("a", -2, 1) + piece("b", -3, 1);
+  return out + block(2, field(3, 0, std::string(1, char(kind)))) + block(3, field(3, 0, std::string(1, '\0')) + field(4, 0, std::string(1, '\0')));
+}
+
+}  // namespace
+
+TEST_CASE("a byte-level vocabulary goes into GGUF and comes back") {
+  const TestFolder folder;
+  BpeDefinition definition = small_bpe({{"t", "h"}, {"th", "e"}});
+  definition.padding = 0;
+  definition.chat_template = "{{ x }}";
+  for (const GgufPreTokenizer& known : gguf_pre_tokenizers()) {
+    CAPTURE(known.name);
+    definition.pre_tokenizer = known.steps;
+    definition.nfc = known.nfc;
+    definition.ignore_merges = known.ignore_merges;
+    put_tokenizer(folder, definition);
+    const auto count = int64_t(definition.tokens.size());
+    std::vector<std::string> notes;
+    const fs::path file = vocabulary_file(folder, folder / "hf", count + 2, &notes);
+    CHECK(notes.size() == (known.nfc || known.name == "tekken" ? 1 : 0));
+    const GgufFile gguf(file);
+    CHECK(gguf.boolean("tokenizer.ggml.add_bos_token") == false);
+    CHECK(gguf.integers("tokenizer.ggml.token_type")[size_t(count)] == 5);
+    const BpeDefinition back = read_gguf_tokenizer(file);
+    CHECK(back.tokens[size_t(count)] == "[PAD" + std::to_string(count) + "]");
+    CHECK(std::equal(definition.tokens.begin(), definition.tokens.end(), back.tokens.begin()));
+    CHECK(back.merges == definition.merges);
+    CHECK(back.pre_tokenizer == definition.pre_tokenizer);
+    CHECK(back.nfc == definition.nfc);
+    CHECK(back.ignore_merges == definition.ignore_merges);
+    CHECK(back.bos == definition.bos);
+    CHECK(back.padding == 0);
+    CHECK(back.chat_template == "{{ x }}");
+    CHECK(back.added.at(0).special);
+    CHECK_FALSE(back.added.at(1).special);
+    // And from that file to the next, byte for byte.
+    GgufMetadata again;
+    CHECK(add_gguf_vocabulary(file, count + 2, again).empty());
+    CHECK(read_file(file).find(again.bytes()) != std::string::npos);
+    GgufMetadata fewer;
+    CHECK_THROWS_WITH(add_gguf_vocabulary(file, count, fewer), Catch::Contains("embedding has"));
+  }
+}
+
+TEST_CASE("GLM's name is taken for GLM's vocabulary") {
+  BpeDefinition definition = small_bpe({});
+  const auto& all = gguf_pre_tokenizers();
+  const auto glm = std::find_if(all.begin(), all.end(), [](const auto& known) { return known.name == "glm4"; });
+  definition.pre_tokenizer = glm->steps;
+  definition.ignore_merges = true;
+  CHECK(find_gguf_pre_tokenizer(definition)->name == "llama-bpe");
+  definition.tokens.emplace_back("[gMASK]");
+  CHECK(find_gguf_pre_tokenizer(definition)->name == "glm4");
+}
+
+TEST_CASE("a vocabulary that llama.cpp cannot take is refused") {
+  const TestFolder folder;
+  BpeDefinition definition = small_bpe({});
+  const auto count = int64_t(definition.tokens.size());
+  put_tokenizer(folder, definition);
+  CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count - 1), Catch::Contains("258 tokens; the model's embedding has 257 rows"));
+  definition.pre_tokenizer = {{"[a-z]+"}};
+  put_tokenizer(folder, definition);
+  CHECK_THROWS_AS(vocabulary_file(folder, folder / "hf", count), UsageError);
+  CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count), Catch::Contains("no pre-tokeniser that cuts as this one does"));
+  definition = small_bpe({});
+  definition.added[1].lstrip = true;
+  put_tokenizer(folder, definition);
+  std::vector<std::string> notes;
+  vocabulary_file(folder, folder / "hf", count, &notes);
+  REQUIRE(notes.size() == 1);
+  CHECK_THAT(notes[0], Catch::Contains("white space"));
+  folder.write("none/config.json", "{}");
+  CHECK(GgufFile(vocabulary_file(folder, folder / "none", 7, &notes)).text("tokenizer.ggml.model") == "none");
+  CHECK_THAT(notes.at(0), Catch::Contains("ids only"));
+}
+
+TEST_CASE("a SentencePiece vocabulary goes into GGUF with scores and types") {
+  const TestFolder folder;
+  folder.write("hf/tokenizer.model", model(true, 2));
+  folder.write("hf/added_tokens.json", R"({"<x>": 262})");
+  folder.write("hf/tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder": {"264": {"content": "<y>", "special": true}}})");
+  const GgufFile gguf(vocabulary_file(folder, folder / "hf", 266));
+  CHECK(gguf.text("tokenizer.ggml.model") == "llama");
+  const std::vector<std::string> tokens = gguf.texts("tokenizer.ggml.tokens");
+  const std::vector<int64_t> types = gguf.integers("tokenizer.ggml.token_type");
+  const std::vector<double> scores = gguf.numbers("tokenizer.ggml.scores");
+  REQUIRE(tokens.size() == 266);
+  CHECK(std::vector<std::string>(tokens.begin() + 259, tokens.end()) == std::vector<std::string>{"ab", "a", "b", "<x>", "[PAD263]", "<y>", "[PAD265]"});
+  CHECK(std::vector<int64_t>(types.begin() + 259, types.end()) == std::vector<int64_t>{1, 1, 1, 4, 5, 3, 5});
+  CHECK(std::vector<int64_t>(types.begin(), types.begin() + 4) == std::vector<int64_t>{2, 3, 3, 6});
+  CHECK(scores[259] == -1.5);
+  CHECK(scores[264] == -1000);
+  CHECK(gguf.integer("tokenizer.ggml.eos_token_id") == 2);
+  CHECK_FALSE(gguf.boolean("tokenizer.ggml.add_bos_token"));
+  CHECK_FALSE(gguf.boolean("tokenizer.ggml.add_space_prefix"));
+
+  const auto refused = [&](const std::string& bytes, const std::string& added, const std::string& cause) {
+    folder.write("bad/tokenizer.model", bytes);
+    folder.write("bad/added_tokens.json", added);
+    CHECK_THROWS_WITH(vocabulary_file(folder, folder / "bad", 300), Catch::Contains(cause));
+  };
+  refused(model(true, 1), "{}", "only SentencePiece models of the kind BPE");
+  refused(model(false, 2), "{}", "256 byte pieces");
+  refused(model(true, 2), R"({"ab": 270})", "two ids have the token 'ab'");
+  refused(model(true, 2), R"({"<x>": "1"})", "is no number");
+  refused(model(true, 2), R"({"<x>": 100000000})", "has id 100000000");
+  refused("\x0a", "{}", "bad/tokenizer.model");
+}
