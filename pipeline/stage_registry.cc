@@ -10,6 +10,7 @@
 #ifdef OVERPROOF_WITH_TORCH
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
+#include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
@@ -64,9 +65,15 @@ std::vector<StageSpec> make_stages() {
                   "--target-activation 0.25 --out runs/mine/calibrated",
                   {{"student", "the model to calibrate"}, teacher, corpus}, false, stage_maker<CalibrateConfig>(run_calibrate)});
 #endif
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"activations", "observed", "Records what a model's Linear layers are given, for 8-bit calibration.",
+                  "overproof activations --model runs/mine/calibrated --corpus runs/mine/corpus --hessians --out runs/mine/activations",
+                  {{"model", "the checkpoint that will be quantised"}, corpus}, false, stage_maker<ActivationsConfig>(run_activations)});
+#endif
   list.push_back({"quantize", "quantized-from", "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
                   "overproof quantize --model runs/mine/calibrated --out runs/mine/int8",
-                  {{"model", "the checkpoint to compress"}}, false, stage_maker<QuantizeConfig>(run_quantize)});
+                  {{"model", "the checkpoint to compress"},
+                   {"activations", "what `activations` recorded of the same model, for smooth and gptq", Kind::artifact, false}}, false, stage_maker<QuantizeConfig>(run_quantize)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
                   "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -13,6 +15,7 @@
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
 #include "formats/sharded.h"
+#include "quantize/calibration.h"
 
 namespace overproof {
 namespace {
@@ -117,14 +120,15 @@ double sqnr_db(const RowError& error) {
 /// Streams tensors of one checkpoint through a scheme, in blocks of rows.
 class Stream {
  public:
-  Stream(const Scheme& scheme, const Checkpoint& model, int64_t block_bytes, ShardedWriter& writer)
-      : scheme_(scheme), model_(model), block_bytes_(block_bytes), writer_(writer) {}
+  Stream(const Scheme& scheme, const Checkpoint& model, const Calibration* calibration, int64_t block_bytes, ShardedWriter& writer)
+      : scheme_(scheme), model_(model), calibration_(calibration), block_bytes_(block_bytes), writer_(writer) {}
 
   template <class Step>
   void copy(const TensorInfo& info, Step&& step) {
     each_block(info, [&](int64_t first, int64_t rows, int64_t columns) {
       values_.resize(size_t(rows * columns));
       model_.tensors->read_f32(info.name, first, rows, values_);
+      if (calibration_) calibration_->scaling(info.name).apply(first, rows, values_);
       writer_.append_f32(values_);
       step(rows * columns);
     });
@@ -136,7 +140,9 @@ class Stream {
     const int64_t columns = info.shape[1], bytes = scheme_.row_bytes(columns), unit = scheme_.row_unit();
     const int64_t grain = std::max<int64_t>(1, kTaskBytes / (columns * 4) / unit) * unit;
     scales_.resize(size_t(scheme_.row_scales(info.shape[0], columns)));
-    const auto quantizer = scheme_.prepare(info, {});
+    const auto statistics = calibration_ ? calibration_->for_weight(info.name) : nullptr;
+    auto quantizer = scheme_.prepare(info, {0, statistics.get()});
+    if (calibration_) quantizer = calibration_->wrap(info, std::move(quantizer));
     RowError total;
     each_block(info, [&](int64_t first, int64_t rows, int64_t) {
       codes_.resize(size_t(rows * bytes));
@@ -146,6 +152,7 @@ class Stream {
         scratch.resize(size_t((end - begin) * columns));
         const std::span<float> values(scratch);
         model_.tensors->read_f32(info.name, first + begin, end - begin, values);
+        if (calibration_) calibration_->scaling(info.name).apply(first + begin, end - begin, values);
         const int64_t first_scale = scheme_.row_scales(first + begin, columns), last_scale = scheme_.row_scales(first + end, columns);
         const RowsResult made = quantizer->quantize(first + begin, end - begin, values,
                                                     std::span(codes_).subspan(size_t(begin * bytes), size_t((end - begin) * bytes)),
@@ -177,12 +184,46 @@ class Stream {
 
   const Scheme& scheme_;
   const Checkpoint& model_;
+  const Calibration* calibration_;
   int64_t block_bytes_;
   ShardedWriter& writer_;
   std::vector<float> values_, scales_;
   std::vector<uint8_t> codes_;
   std::vector<RowError> errors_;
 };
+
+struct OpenCalibration {
+  ActivationStatistics statistics;
+  Calibration calibration;
+  OpenCalibration(const fs::path& path, const CalibrationOptions& options, const Checkpoint& model, const Scheme& scheme,
+                  std::function<bool(const std::string&)> is_quantised)
+      : statistics(path), calibration(options, model, scheme, statistics, std::move(is_quantised)) {}
+};
+
+/// Null when no activations are given.
+std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, const Inputs& inputs, const Checkpoint& model,
+                                                  const Scheme& scheme, const Plan& plan) {
+  CalibrationOptions options{config.smooth, -1, config.gptq, {config.dampening, config.act_order}, config.min_tokens};
+  if (config.smooth_strength != "auto") {
+    const char *text = config.smooth_strength.c_str(), *end = text + config.smooth_strength.size();
+    const auto [at, fault] = std::from_chars(text, end, options.strength);
+    if (fault != std::errc() || at != end || !(options.strength >= 0 && options.strength <= 1))
+      throw UsageError(fmt::format("smooth-strength is 'auto' or a number from 0 to 1, not '{}'", config.smooth_strength));
+  }
+  if (!inputs.has("activations")) {
+    if (config.smooth || config.gptq)
+      throw UsageError("smooth and gptq need --activations: what `overproof activations` recorded of this model");
+    return nullptr;
+  }
+  std::set<std::string> quantised;
+  for (size_t i = 0; i < plan.quantise.size(); ++i)
+    if (plan.quantise[i]) quantised.insert(model.tensors->tensors()[i].name);
+  auto open = std::make_unique<OpenCalibration>(inputs.path("activations"), options, model, scheme,
+                                                [quantised](const std::string& name) { return quantised.contains(name); });
+  if (open->statistics.model_root() != inputs.root("model"))
+    throw UsageError("these activations were recorded of another model; run `overproof activations` on this one");
+  return open;
+}
 
 /// Two decimals: what a reader wants, and free of the last bits in which one logarithm differs from another.
 double rounded_db(double db) { return std::round(db * 100.0) / 100.0; }
@@ -218,7 +259,8 @@ StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Out
 
   OutputFolder& folder = outputs.folder();
   ShardedWriter writer(folder, plan.outputs, {{"format", "pt"}}, config.max_shard_bytes);
-  Stream stream(*scheme, model, config.block_bytes, writer);
+  const auto calibration = open_calibration(config, inputs, model, *scheme, plan);
+  Stream stream(*scheme, model, calibration ? &calibration->calibration : nullptr, config.block_bytes, writer);
   Progress progress("quantize", plan.values_in, "weights");
   int64_t done = 0;
   const auto step = [&](int64_t values) { progress.update(done += values); };
@@ -263,6 +305,10 @@ StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Out
                   plan.quantised, all, scheme->name(), all - plan.quantised),
       fmt::format("weights {:.1f} MB -> {:.1f} MB", double(plan.bytes_in) * 1e-6, double(bytes_out) * 1e-6),
       fmt::format("signal to noise {:.1f} dB on average, {:.1f} dB at worst ({})", sum_db / double(plan.quantised), worst_db, worst)};
+  if (calibration) {
+    report.metrics()["calibration"] = calibration->calibration.metrics();
+    for (std::string& line : calibration->calibration.summary()) report.summary.push_back(std::move(line));
+  }
   return report;
 }
 
