@@ -6,9 +6,9 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "formats/compressed_tensors.h"
 #include "formats/gguf_checkpoint.h"
-#include "formats/safetensors_checkpoint.h"
+#include "formats/quantized_checkpoint.h"
+#include "formats/split_experts.h"
 #include "formats/tensor_source.h"
 
 namespace overproof {
@@ -23,6 +23,36 @@ Checkpoint open_gguf(const fs::path& path, const fs::path& file) {
   return checkpoint;
 }
 
+Checkpoint open_folder(const fs::path& path) {
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  Json& config = *checkpoint.config;
+  config = read_json(path / "config.json");
+  if (!config.is_object()) throw FormatError(path / "config.json", 0, "is not a JSON object");
+
+  const SafetensorsCheckpoint* stored = nullptr;
+  if (has_quantization_config(config)) {
+    checkpoint.quantization = std::make_unique<QuantizationConfig>(path / "config.json", config["quantization_config"]);
+    auto tensors = std::make_unique<QuantizedCheckpoint>(path, *checkpoint.quantization);
+    stored = &tensors->stored();
+    checkpoint.tensors = std::move(tensors);
+  } else {
+    auto tensors = std::make_unique<SafetensorsCheckpoint>(path);
+    refuse_quantized_parts(*tensors, path);
+    stored = tensors.get();
+    checkpoint.tensors = std::move(tensors);
+  }
+  const Architecture architecture(config);
+  if (SplitExperts::needed(*checkpoint.tensors, architecture, path)) {
+    auto tensors = std::make_unique<SplitExperts>(std::move(checkpoint.tensors), *stored, architecture, path);
+    for (const std::string& module : tensors->split_modules()) {
+      if (checkpoint.quantization) checkpoint.quantization->add_plain(module);
+    }
+    checkpoint.tensors = std::move(tensors);
+  }
+  return checkpoint;
+}
+
 }  // namespace
 
 Checkpoint open_checkpoint(const fs::path& path) {
@@ -32,16 +62,7 @@ Checkpoint open_checkpoint(const fs::path& path) {
     return open_gguf(path, path);
   }
   if (fs::exists(path / "config.json")) {
-    Checkpoint checkpoint;
-    checkpoint.path = path;
-    *checkpoint.config = read_json(path / "config.json");
-    if (!checkpoint.config->is_object()) throw FormatError(path / "config.json", 0, "is not a JSON object");
-    if (has_quantization_config(*checkpoint.config)) {
-      checkpoint.tensors = std::make_unique<CompressedTensorsCheckpoint>(path, *checkpoint.config);
-    } else {
-      checkpoint.tensors = std::make_unique<SafetensorsCheckpoint>(path);
-    }
-    return checkpoint;
+    return open_folder(path);
   }
   std::vector<fs::path> ggufs;
   for (const auto& entry : fs::directory_iterator(path)) {

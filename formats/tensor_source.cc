@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/float_bits.h"
 #include "core/json.h"
+#include "formats/quantization_config.h"
 
 namespace overproof {
 namespace {

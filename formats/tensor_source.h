@@ -85,11 +85,14 @@ class TensorTable {
   std::map<std::string, size_t, std::less<>> index_;
 };
 
+class QuantizationConfig;  // formats/quantization_config.h
+
 /// A checkpoint opened for reading.
 struct Checkpoint {
   std::filesystem::path path;             ///< the folder or file that was opened
   std::unique_ptr<Json> config;           ///< config.json, or what it would be for a GGUF
-  std::unique_ptr<TensorSource> tensors;  ///< compressed-tensors pack-quantized weights appear dequantised, as X.weight
+  std::unique_ptr<TensorSource> tensors;  ///< quantised weights appear dequantised, as X.weight; stacked experts one by one
+  std::unique_ptr<QuantizationConfig> quantization;  ///< null unless config.json has a quantization_config
   Checkpoint();
   Checkpoint(Checkpoint&&) noexcept;
   ~Checkpoint();

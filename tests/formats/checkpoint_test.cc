@@ -11,6 +11,7 @@
 #include "formats/compressed_tensors.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/inspect.h"
+#include "formats/safetensors_checkpoint.h"
 #include "formats/sharded.h"
 #include "tests/formats/gguf_builder.h"
 #include "tests/formats/support.h"
@@ -110,73 +111,6 @@ TEST_CASE("packed int8 rows go there and back") {
     CHECK(packed[0] == uint8_t(q[0] + 128));
     for (size_t i = columns; i < packed.size(); ++i) CHECK(packed[i] == 0);
   }
-}
-
-TEST_CASE("int8 weights packed by compressed-tensors are read as it reads them") {
-  const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/formats_packed_int8";
-  const Checkpoint checkpoint = open_checkpoint(golden);
-  const SafetensorsFile expected(golden / "expected.safetensors");
-  REQUIRE(checkpoint.tensors->tensors().size() == expected.tensors().size());
-  for (const TensorInfo& t : expected.tensors()) {
-    CAPTURE(t.name);
-    const auto values = expected.values<float>(t.name);
-    REQUIRE(checkpoint.tensors->find(t.name));
-    CHECK(checkpoint.tensors->find(t.name)->shape == t.shape);
-    CHECK(checkpoint.tensors->read_all_f32(t.name) == std::vector<float>(values.begin(), values.end()));
-  }
-  std::vector<float> row(11);
-  checkpoint.tensors->read_f32("model.layers.0.mlp.down_proj.weight", 4, 1, row);
-  CHECK(row[10] == expected.values<float>("model.layers.0.mlp.down_proj.weight")[4 * 11 + 10]);
-
-  // Packed again, the words are the peer's.
-  const SafetensorsFile stored(golden / "model.safetensors");
-  const auto words = stored.bytes("model.layers.0.mlp.down_proj.weight_packed");
-  std::vector<int8_t> q(11);
-  std::vector<uint8_t> again(12);
-  unpack_int8_row(words.subspan(12, 12), q);
-  pack_int8_row(q, again);
-  CHECK(std::equal(again.begin(), again.end(), words.begin() + 12));
-}
-
-TEST_CASE("quantised checkpoints that we cannot read say why") {
-  const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/formats_packed_int8";
-  const auto refused = [&](const std::string& pointer, const Json& value, const std::string& cause) {
-    Json config = read_json(golden / "config.json");
-    config[Json::json_pointer("/quantization_config" + pointer)] = value;
-    CHECK_THROWS_AS(CompressedTensorsCheckpoint(golden, config), FormatError);
-    CHECK_THROWS_WITH(CompressedTensorsCheckpoint(golden, config), Catch::Contains(cause));
-  };
-  refused("/quant_method", "gptq", "quant_method");
-  refused("/format", "int-quantized", "format");
-  refused("/config_groups", Json::object(), "config_groups");
-  refused("/config_groups/group_0/weights/num_bits", 4, "num_bits");
-  refused("/config_groups/group_0/weights/symmetric", false, "symmetric");
-  refused("/config_groups/group_0/weights/strategy", "block", "strategy");
-  refused("/config_groups/group_1/input_activations", {{"num_bits", 8}}, "input_activations");
-
-  const auto stored = [&](const std::vector<TensorInfo>& tensors, int64_t rows, int64_t columns, const std::string& cause) {
-    const TempFolder t;
-    OutputFolder folder(t.path);
-    SafetensorsWriter writer(folder, "model.safetensors", tensors);
-    for (const TensorInfo& info : tensors) {
-      std::string data(size_t(info.bytes()), '\0');
-      if (info.name == "m.weight_shape" && info.bytes() == 16) data = raw(rows) + raw(columns);
-      writer.append(data.data(), data.size());
-    }
-    writer.close();
-    CHECK_THROWS_WITH(CompressedTensorsCheckpoint(t.path, read_json(golden / "config.json")), Catch::Contains(cause));
-  };
-  const TensorInfo packed{"m.weight_packed", DType::i32, {2, 2}}, scale{"m.weight_scale", DType::f32, {2, 1}}, shape{"m.weight_shape", DType::i64, {2}};
-  stored({packed, shape}, 2, 8, "beside it");
-  stored({scale, shape}, 2, 8, "without");
-  stored({packed, scale, shape}, 2, 9, "does not go with");
-  stored({packed, scale, shape}, 3, 8, "does not go with");
-  stored({packed, scale, shape}, 2, -8, "does not go with");
-  stored({packed, {"m.weight_scale", DType::f32, {2, 3}}, shape}, 2, 8, "neither");
-  stored({packed, {"m.weight_scale", DType::i32, {2, 1}}, shape}, 2, 8, "not F32");
-  stored({packed, scale, {"m.weight_shape", DType::i32, {2}}}, 2, 8, "I64");
-  stored({packed, scale, shape, {"m.weight", DType::f32, {1}}}, 2, 8, "both packed and plain");
-  stored({packed, scale, shape, {"m.weight_zero_point", DType::i32, {1}}}, 2, 8, "zero points");
 }
 
 namespace {

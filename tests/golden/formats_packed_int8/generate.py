@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 here = pathlib.Path(__file__).parent
 torch.manual_seed(7)
 schemes = {
-    "model.layers.0.mlp.down_proj": QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(num_bits=8, type="int", strategy="channel")),
-    "model.layers.0.mlp.up_proj": QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(num_bits=8, type="int", strategy="group", group_size=8)),
+    "model.layers.0.mlp.down_proj": QuantizationScheme(targets=["re:.*down_proj$"], weights=QuantizationArgs(num_bits=8, type="int", strategy="channel")),
+    "model.layers.0.mlp.up_proj": QuantizationScheme(targets=["re:.*up_proj$"], weights=QuantizationArgs(num_bits=8, type="int", strategy="group", group_size=8)),
 }
 stored, expected = {"model.norm.weight": torch.randn(5).to(torch.bfloat16)}, {}
 expected["model.norm.weight"] = stored["model.norm.weight"].float()

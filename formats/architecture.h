@@ -1,0 +1,65 @@
+#pragma once
+// What the tensors of a model are for, by the names that transformers saves them under.
+//
+// Known: llama, mistral, qwen2, qwen3, qwen2_moe, qwen3_moe, mixtral, glm4_moe, deepseek_v3, granitemoe. For other model types
+// roles are guessed from names and shapes, and assumption() says so. Sources: transformers 5.23, models/<type>/modeling_<type>.py
+// and conversion_mapping.py.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json_fwd.h"
+#include "formats/tensor_source.h"
+
+namespace overproof {
+
+enum class TensorRole {
+  linear,         ///< [out, in] weight of a projection that every token passes
+  expert_linear,  ///< the same, of one expert among several
+  fused_experts,  ///< [experts, out, in]: stays in one piece, because loaders want it so
+  router,         ///< weight that decides which experts see a token, or how much of a shared one it takes
+  router_bias,    ///< added to the router's scores when it chooses
+  norm,
+  embedding,
+  head,
+  mtp,           ///< anything of the layers that predict further tokens: model.layers.N from num_hidden_layers on
+  quantization,  ///< scale or zero point of a module's activations
+  other          ///< biases and whatever the model type has besides
+};
+std::string_view role_name(TensorRole role);  ///< "expert_linear"
+
+/// A part of a fused tensor under the name that it has alone.
+struct TensorPart {
+  std::string name;
+  int64_t expert = 0;               ///< index of the fused tensor's first dimension
+  int64_t first_row = 0, rows = 0;  ///< within that expert's matrix
+};
+
+class Architecture {
+ public:
+  explicit Architecture(const Json& config);
+  const std::string& model_type() const { return model_type_; }
+  bool known() const { return kind_ >= 0; }
+  /// A sentence for the user on what was guessed; empty for a known model type.
+  const std::string& assumption() const { return assumption_; }
+
+  TensorRole role(const TensorInfo& tensor) const;
+  /// How `mlp.experts.gate_up_proj` [E, 2 I, H] and `mlp.experts.down_proj` [E, H, I] are cut into one matrix an expert: gate
+  /// rows before up rows, in the order of the file. Empty when the tensor is no such thing or stays fused (granitemoe, unknown
+  /// types). Throws FormatError naming `file` when its shape contradicts its name or the config's number of experts.
+  std::vector<TensorPart> split(const std::filesystem::path& file, const TensorInfo& tensor) const;
+  /// The name that loaders look for, where a tensor saved beside fused experts has that of the module in memory (mixtral's
+  /// router).
+  std::string saved_name(std::string_view tensor) const;
+
+ private:
+  TensorRole guess(const TensorInfo& tensor) const;
+  int kind_ = -1;  // in the table of known types
+  std::string model_type_, assumption_;
+  int64_t layers_ = -1, experts_ = -1;  // -1: config.json does not say
+};
+
+}  // namespace overproof
