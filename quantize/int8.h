@@ -1,12 +1,12 @@
 #pragma once
-// Symmetric int8 with one scale a row (a row of a Linear weight is an output channel): x ~ q x scale, q in [-127, 127].
-// The code -128 is left out, so that -q always exists and pairs of products fit the 16 bits of vpmaddubsw.
+// Symmetric int8 with one scale a row or a group of columns (a row of a Linear weight is an output channel): x ~ q x scale,
+// q in [-127, 127]. The code -128 is left out, so that -q always exists and pairs of products fit the 16 bits of vpmaddubsw.
 //
 // Division, not multiplication by a reciprocal: it is what compressed-tensors computes, and the quotient is then rounded
 // once. Round-off bound: |x - q x scale| <= scale / 2 for |x| <= 127 x scale, up to the rounding of quotient and product (2^-16 of a step).
 //
-// This header is the formula. It is compiled by g++ and nvcc alike and tested on the CPU; int8_cpu.cc and int8_cuda.cu
-// only index, reduce and launch.
+// This header is the formula. It is compiled by g++ and nvcc alike and tested on the CPU; the CPU kernels (row_kernels.h)
+// and CUDA kernels only index, reduce and launch.
 
 #include <cstdint>
 
@@ -24,12 +24,13 @@ OVERPROOF_HD inline uint32_t magnitude_bits(float x) { return f32_bits(x) & 0x7f
 /// True for the magnitude of an infinity or a NaN: such a row has no scale.
 OVERPROOF_HD inline bool is_not_finite(uint32_t magnitude) { return magnitude >= 0x7f800000u; }
 
-/// The scale of a row whose largest finite magnitude is `amax`. Rows of zeros, and rows so small that their scale would be
-/// subnormal (amax < 1.5e-36), get scale 1, and with it the code 0 throughout.
-OVERPROOF_HD inline float int8_scale(float amax) {
-  const float scale = amax / kInt8Max;
+/// amax / code_max, the scale of values whose largest finite magnitude is `amax`. Zeros, and values so small that their scale
+/// would be subnormal, get scale 1, and with it the code 0 throughout: so scales and their reciprocals are always normal.
+OVERPROOF_HD inline float absmax_scale(float amax, float code_max) {
+  const float scale = amax / code_max;
   return scale >= 0x1p-126f ? scale : 1.0f;
 }
+OVERPROOF_HD inline float int8_scale(float amax) { return absmax_scale(amax, kInt8Max); }
 
 /// x / scale, clipped and rounded to nearest, ties to even. `scale` is positive and normal, x finite.
 OVERPROOF_HD inline int8_t int8_code(float x, float scale) {
@@ -43,7 +44,7 @@ OVERPROOF_HD inline int8_t int8_code(float x, float scale) {
 OVERPROOF_HD inline float int8_value(int8_t code, float scale) { return float(code) * scale; }
 
 /// Clipping to a part of amax trades a few clipped weights for a finer grid. Candidates are amax x (1 - i / 128).
-inline constexpr int kInt8ClipCandidates = 32;
-OVERPROOF_HD inline float int8_clip_candidate(float amax, int i) { return amax * (1.0f - float(i) * 0x1p-7f); }
+inline constexpr int kClipCandidates = 32;
+OVERPROOF_HD inline float clip_candidate(float amax, int i) { return amax * (1.0f - float(i) * 0x1p-7f); }
 
 }  // namespace overproof

@@ -99,17 +99,6 @@ Plan make_plan(const QuantizeConfig& config, const Scheme& scheme, const TensorS
   return plan;
 }
 
-Json quantization_config(const Scheme& scheme, const Plan& plan) {
-  return {{"quant_method", "compressed-tensors"},
-          {"format", scheme.format()},
-          {"quantization_status", "compressed"},
-          {"version", "0.19.0"},
-          {"global_compression_ratio", nullptr},
-          {"kv_cache_scheme", nullptr},
-          {"ignore", plan.ignored},
-          {"config_groups", {{"group_0", scheme.config_group()}}}};
-}
-
 /// Signal-to-quantisation-noise ratio. Capped: weights that int8 holds exactly have no noise at all.
 double sqnr_db(const RowError& error) {
   constexpr double kExact = 200.0;
@@ -283,7 +272,7 @@ StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Out
   writer.close();
 
   Json out_config = *model.config;
-  out_config["quantization_config"] = quantization_config(*scheme, plan);
+  out_config["quantization_config"] = scheme->quantization_config(plan.ignored);
   folder.write_file("config.json", out_config.dump(2) + "\n");
   copy_tokenizer_files(model.path, folder);
   copy_file_if_present(model.path, "generation_config.json", folder);

@@ -26,7 +26,7 @@ struct RowsResult {
   int64_t bad_row = -1;  ///< first row of the weight with an infinity or NaN; then bytes and scales are unspecified
 };
 
-/// One weight on its way: what is the same for all its rows.
+/// One weight on its way: what is the same for all its rows. Every scheme quantises rows of any piece to the same bytes.
 class RowQuantizer {
  public:
   virtual ~RowQuantizer() = default;
@@ -34,6 +34,10 @@ class RowQuantizer {
   /// row_scales(rows) values from row_scales(first_row) on. Thread-safe. No allocation that grows with the weight.
   virtual RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
                               std::span<float> scales) const = 0;
+  /// The same from bf16 bits, byte for byte and sum for sum; schemes that can save themselves the widened copy. By default
+  /// widens into a buffer of the thread, as large as `x`.
+  virtual RowsResult quantize_bf16(int64_t first_row, int64_t rows, std::span<const uint16_t> x, std::span<uint8_t> bytes,
+                                   std::span<float> scales) const;
   /// The little-endian bytes of output `which` (1, 2, ...), when all rows are done; `scales` of the whole weight.
   virtual std::vector<uint8_t> side_output(int which, std::span<const float> scales) const = 0;
 };
@@ -66,16 +70,22 @@ class Scheme {
 
   virtual std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const = 0;
 
-  /// The group that config.json's quantization_config needs for these weights, and the format's name.
+  /// The group that a compressed-tensors config needs for these weights; null where the format is another's.
   virtual Json config_group() const = 0;
+  /// The name of the format: compressed-tensors' "pack-quantized" and so on, "fp8" for DeepSeek's, "gguf" for rows of ggml blocks.
   virtual std::string_view format() const = 0;
+  /// config.json's whole quantization_config. `ignored`: modules left alone, by name, or as "re:" and a regular expression that
+  /// matches from the start of a name. By default compressed-tensors' with one group; null where there is none to write (GGUF).
+  virtual Json quantization_config(const std::vector<std::string>& ignored) const;
 };
 
 struct SchemeOptions {
-  Int8Scale clipping = Int8Scale::absmax;
+  Clipping clipping = Clipping::absmax;
+  bool per_tensor = false;   ///< fp8: one scale a weight in place of one an output channel
+  bool asymmetric = false;   ///< w8a8, w8a8-static: activations get a zero point
 };
 
-/// Throws UsageError with the schemes there are.
+/// Throws UsageError with the schemes there are, or naming the option that this scheme does not have.
 std::unique_ptr<Scheme> find_scheme(std::string_view name, const SchemeOptions& options);
 /// Names for the option's list of choices.
 std::vector<std::string> scheme_names();

@@ -1,0 +1,239 @@
+// F8_E4M3 weights: compressed-tensors' float-quantized and mxfp8-quantized, and DeepSeek's native layout.
+
+#include <algorithm>
+#include <cmath>
+
+#include "quantize/block.h"
+#include "quantize/fp8.h"
+#include "quantize/schemes.h"
+
+namespace overproof {
+namespace {
+
+/// One scale an output channel, or one given scale for the whole weight.
+class Fp8Rows final : public RowsOfAnyInput<Fp8Rows> {
+ public:
+  Fp8Rows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
+  Fp8Rows(int64_t columns, float tensor_scale) : columns_(columns), per_tensor_(true), tensor_scale_(tensor_scale) {}
+
+  template <class In>
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+    const size_t columns = size_t(columns_);
+    RowsResult result;
+    for (size_t r = 0; r < size_t(rows); ++r) {
+      const std::span<const In> row = x.subspan(r * columns, columns);
+      const std::span<uint8_t> codes = bytes.subspan(r * columns, columns);
+      bool finite = true;
+      if (per_tensor_) {
+        const InputKernels<In>& k = row_kernels().of<In>();
+        finite = !is_not_finite(k.amax_bits(row.data(), columns_));
+        if (finite) result.error += k.fp8(row.data(), columns_, tensor_scale_, codes.data());
+      } else {
+        const ScaledRow made = quantize_fp8_row(row, codes, clipping_);
+        scales[r] = made.scale;
+        result.error += made.error;
+        finite = made.finite;
+      }
+      if (!finite && result.bad_row < 0) result.bad_row = first_row + int64_t(r);
+    }
+    return result;
+  }
+
+  std::vector<uint8_t> side_output(int, std::span<const float> scales) const override {
+    return bytes_of(per_tensor_ ? std::span<const float>(&tensor_scale_, 1) : scales);
+  }
+
+ private:
+  int64_t columns_;
+  Clipping clipping_ = Clipping::absmax;
+  bool per_tensor_ = false;
+  float tensor_scale_ = 1.0f;
+};
+
+/// compressed-tensors `float-quantized`: F8_E4M3 weights with an F32 scale an output channel (or a weight), activations fp8 with
+/// a scale a token found at run time. transformers loads it, mixtures of experts too, and vLLM.
+class Fp8 final : public Scheme {
+ public:
+  explicit Fp8(const SchemeOptions& options) : options_(options) {}
+  std::string_view name() const override { return "fp8"; }
+  std::string_view format() const override { return "float-quantized"; }
+  bool needs_amax() const override { return options_.per_tensor; }
+
+  std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
+    const std::vector<int64_t> scales = options_.per_tensor ? std::vector<int64_t>{1} : std::vector<int64_t>{weight.shape[0], 1};
+    return {{weight.name, DType::f8_e4m3, weight.shape}, {weight.name + "_scale", DType::f32, scales}};
+  }
+  int64_t row_bytes(int64_t columns) const override { return columns; }
+  int64_t row_scales(int64_t rows, int64_t) const override { return options_.per_tensor ? 0 : rows; }
+  std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const override {
+    // An infinite amax is reported with its row when the rows are quantised.
+    if (options_.per_tensor) return std::make_unique<Fp8Rows>(weight.shape[1], std::isfinite(facts.amax) ? fp8_scale(facts.amax) : 1.0f);
+    return std::make_unique<Fp8Rows>(weight.shape[1], options_.clipping);
+  }
+  Json config_group() const override {
+    return linear_group(format(), to_json(QuantizationArgs{.type = "float", .strategy = options_.per_tensor ? "tensor" : "channel"}),
+                        to_json(QuantizationArgs{.type = "float", .strategy = "token", .dynamic = true}));
+  }
+
+ private:
+  SchemeOptions options_;
+};
+
+/// One scale for each block of 128 x 128, ragged at the edges. Rows come in whole blocks.
+class Fp8BlockRows final : public RowsOfAnyInput<Fp8BlockRows> {
+ public:
+  Fp8BlockRows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
+
+  template <class In>
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+    RowsResult result;
+    for (int64_t top = 0; top < rows; top += kBlock) {
+      const int64_t height = std::min(kBlock, rows - top);
+      for (int64_t b = 0; b < blocks_of(columns_); ++b) {
+        const int64_t corner = top * columns_ + b * kBlock, width = block_width(b, columns_);
+        const ScaledRow made = quantize_fp8_block(&x[size_t(corner)], height, width, columns_, &bytes[size_t(corner)], clipping_);
+        scales[size_t(block_scale_index(top, b * kBlock, columns_))] = made.scale;
+        result.error += made.error;
+        if (!made.finite) note_bad_row(x, first_row, top, height, b, result);
+      }
+    }
+    return result;
+  }
+
+  std::vector<uint8_t> side_output(int, std::span<const float> scales) const override { return bytes_of(scales); }
+
+ private:
+  template <class In>
+  void note_bad_row(std::span<const In> x, int64_t first_row, int64_t top, int64_t height, int64_t b, RowsResult& result) const {
+    for (int64_t r = top; r < top + height; ++r)
+      if (is_not_finite(row_kernels().of<In>().amax_bits(&x[size_t(r * columns_ + b * kBlock)], block_width(b, columns_)))) {
+        if (result.bad_row < 0 || first_row + r < result.bad_row) result.bad_row = first_row + r;
+        return;
+      }
+  }
+  int64_t columns_;
+  Clipping clipping_;
+};
+
+/// compressed-tensors `float-quantized`, strategy block: F32 scales [ceil(o / 128), ceil(i / 128)], activations fp8 with a scale
+/// for each 128 values of a token. vLLM loads it; transformers does not for mixtures of experts.
+class Fp8Block : public Scheme {
+ public:
+  explicit Fp8Block(Clipping clipping) : clipping_(clipping) {}
+  std::string_view name() const override { return "fp8-block"; }
+  std::string_view format() const override { return "float-quantized"; }
+  int64_t row_unit() const override { return kBlock; }
+
+  std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
+    return {{weight.name, DType::f8_e4m3, weight.shape},
+            {weight.name + scale_suffix(), DType::f32, {blocks_of(weight.shape[0]), blocks_of(weight.shape[1])}}};
+  }
+  int64_t row_bytes(int64_t columns) const override { return columns; }
+  int64_t row_scales(int64_t rows, int64_t columns) const override { return blocks_of(rows) * blocks_of(columns); }
+  std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts&) const override {
+    return std::make_unique<Fp8BlockRows>(weight.shape[1], clipping_);
+  }
+  Json config_group() const override {
+    return linear_group(format(), to_json(QuantizationArgs{.type = "float", .strategy = "block", .block_structure = {kBlock, kBlock}}),
+                        to_json(QuantizationArgs{.type = "float", .strategy = "group", .dynamic = true, .group_size = kBlock}));
+  }
+
+ protected:
+  virtual std::string scale_suffix() const { return "_scale"; }
+
+ private:
+  Clipping clipping_;
+};
+
+/// DeepSeek-V3's own layout of the same bytes: X.weight and X.weight_scale_inv (the factor that codes are multiplied by, whatever
+/// its name says). Loaders: transformers (FineGrainedFP8Config; dequantised without a GPU), vLLM, SGLang.
+class Fp8Native final : public Fp8Block {
+ public:
+  using Fp8Block::Fp8Block;
+  std::string_view name() const override { return "fp8-native"; }
+  std::string_view format() const override { return "fp8"; }
+  Json config_group() const override { return nullptr; }
+
+  Json quantization_config(const std::vector<std::string>& ignored) const override {
+    // Loaders match names from the start as regular expressions, or whole; they know no "re:".
+    std::vector<std::string> names;
+    for (const std::string& name : ignored) names.push_back(name.starts_with("re:") ? name.substr(3) : name);
+    return {{"quant_method", "fp8"},
+            {"fmt", "e4m3"},
+            {"activation_scheme", "dynamic"},
+            {"weight_block_size", {kBlock, kBlock}},
+            {"modules_to_not_convert", names}};
+  }
+
+ protected:
+  std::string scale_suffix() const override { return "_scale_inv"; }
+};
+
+/// E8M0 exponents travel as the scales of the rows, one a group, and become bytes in the end.
+class Mxfp8Rows final : public RowsOfAnyInput<Mxfp8Rows> {
+ public:
+  explicit Mxfp8Rows(int64_t columns) : columns_(columns) {}
+
+  template <class In>
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+    constexpr int64_t kPiece = 64 * kMxGroup;  // so that the exponents have room on the stack
+    static_assert(kPiece % kErrorBlock == 0);
+    RowsResult result;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t begin = 0; begin < columns_; begin += kPiece) {
+        const int64_t at = r * columns_ + begin, count = std::min(kPiece, columns_ - begin);
+        uint8_t exponents[kPiece / kMxGroup];
+        if (!row_kernels().of<In>().mxfp8(&x[size_t(at)], count, &bytes[size_t(at)], exponents, result.error)) {
+          if (result.bad_row < 0) result.bad_row = first_row + r;
+          continue;
+        }
+        std::copy(exponents, exponents + count / kMxGroup, &scales[size_t(at / kMxGroup)]);
+      }
+    return result;
+  }
+
+  std::vector<uint8_t> side_output(int, std::span<const float> scales) const override {
+    return std::vector<uint8_t>(scales.begin(), scales.end());
+  }
+
+ private:
+  int64_t columns_;
+};
+
+/// OCP MXFP8 as compressed-tensors spells it, `mxfp8-quantized`: F8_E4M3 weights, `.weight_scale` U8 [o, i / 32] holding E8M0
+/// exponents, activations likewise at run time. Loaders: vLLM (CompressedTensorsW8A8Mxfp8, mixtures of experts too), and
+/// transformers through compressed-tensors from 0.14 on for dense models. SGLang and the "mxfp8" quant_method of transformers
+/// want DeepSeek's names instead, which this is not.
+class Mxfp8 final : public Scheme {
+ public:
+  std::string_view name() const override { return "mxfp8"; }
+  std::string_view format() const override { return "mxfp8-quantized"; }
+  bool takes(const TensorInfo& weight) const override { return Scheme::takes(weight) && weight.shape[1] % kMxGroup == 0; }
+
+  std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
+    return {{weight.name, DType::f8_e4m3, weight.shape},
+            {weight.name + "_scale", DType::u8, {weight.shape[0], weight.shape[1] / kMxGroup}}};
+  }
+  int64_t row_bytes(int64_t columns) const override { return columns; }
+  int64_t row_scales(int64_t rows, int64_t columns) const override { return rows * (columns / kMxGroup); }
+  std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts&) const override {
+    return std::make_unique<Mxfp8Rows>(weight.shape[1]);
+  }
+  Json config_group() const override {
+    const auto args = [](bool dynamic) {
+      Json json = to_json(QuantizationArgs{.type = "float", .strategy = "group", .dynamic = dynamic, .group_size = kMxGroup});
+      json["scale_dtype"] = "torch.uint8";
+      return json;
+    };
+    return linear_group(format(), args(false), args(true));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Scheme> make_fp8(const SchemeOptions& o) { return std::make_unique<Fp8>(o); }
+std::unique_ptr<Scheme> make_fp8_block(const SchemeOptions& o) { return std::make_unique<Fp8Block>(o.clipping); }
+std::unique_ptr<Scheme> make_fp8_native(const SchemeOptions& o) { return std::make_unique<Fp8Native>(o.clipping); }
+std::unique_ptr<Scheme> make_mxfp8(const SchemeOptions&) { return std::make_unique<Mxfp8>(); }
+
+}  // namespace overproof

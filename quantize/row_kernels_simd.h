@@ -1,0 +1,283 @@
+// The vector kernels, written once for all instruction sets. No header of its own: row_kernels_avx2.cc and row_kernels_avx512.cc
+// include it inside their anonymous namespace, after defining OVERPROOF_SIMD (the target attribute, which lambdas and plain
+// functions would lack) and `struct Simd`, whose functions are single instructions on kWidth lanes.
+//
+// Codes are those of the rounded quotient x / scale. Division is slow, and x times the reciprocal is within 2^-22 of the
+// quotient, relatively: only where that is nearer than this to a tie between two codes can the codes differ. Such vectors
+// divide. A reciprocal that is exact (of a power of two) leaves nothing to doubt, and that is where true ties are common.
+
+using F = Simd::F;
+using I = Simd::I;
+
+/// Distance from a code, in steps between codes, up to which rounding is beyond doubt. 0.4999 leaves 1e-4, and 127 x 2^-22 is 3e-5.
+constexpr float kSureOfRounding = 0.4999f;
+constexpr int kStride = 32;                       ///< elements worked on at a time
+constexpr int kVectors = kStride / Simd::kWidth;  ///< and the vectors they are in
+constexpr int kSums = kErrorLanes / Simd::kWidth;
+
+struct Sums {
+  F signal[kSums], noise[kSums];
+};
+
+OVERPROOF_SIMD inline void clear(Sums& sums) {
+  for (int i = 0; i < kSums; ++i) sums.signal[i] = sums.noise[i] = Simd::set(0.0f);
+}
+
+OVERPROOF_SIMD inline void add_squares(Sums& sums, int v, F steps, F error) {
+  sums.signal[v % kSums] = Simd::add(sums.signal[v % kSums], Simd::mul(steps, steps));
+  sums.noise[v % kSums] = Simd::add(sums.noise[v % kSums], Simd::mul(error, error));
+}
+
+/// add_lanes of row_sums.h.
+OVERPROOF_SIMD inline RowError total(const Sums& sums) { return {Half::add_lanes(Simd::fold(sums.signal)), Half::add_lanes(Simd::fold(sums.noise))}; }
+
+OVERPROOF_SIMD inline F clamp(F v, float limit) { return Simd::max(Simd::min(v, Simd::set(limit)), Simd::set(-limit)); }
+OVERPROOF_SIMD inline F magnitude(F v) { return Simd::as_f(Simd::and_(Simd::as_i(v), Simd::set(0x7fffffff))); }
+
+/// Scale of a row, spread over lanes.
+struct Scale {
+  F scale, reciprocal;
+};
+OVERPROOF_SIMD inline Scale spread(float scale, float reciprocal) { return {Simd::set(scale), Simd::set(reciprocal)}; }
+
+/// int8 codes of kStride values and their part of the sums.
+template <bool kExact, class In>
+OVERPROOF_SIMD inline void int8_stride(const In* x, const Scale& scale, uint8_t* codes, I flip, Sums& sums) {
+  F steps[kVectors];
+  I code[kVectors];
+  F doubt = Simd::set(0.0f);
+  for (int v = 0; v < kVectors; ++v) {
+    steps[v] = Simd::mul(Simd::load(x + v * Simd::kWidth), scale.reciprocal);
+    const F clamped = clamp(steps[v], kInt8Max);
+    code[v] = Simd::round(clamped);
+    if (!kExact) doubt = Simd::max(doubt, magnitude(Simd::sub(clamped, Simd::to_f(code[v]))));
+  }
+  if (!kExact && Simd::any_above(doubt, kSureOfRounding)) [[unlikely]]
+    for (int v = 0; v < kVectors; ++v)
+      code[v] = Simd::round(clamp(Simd::div(Simd::load(x + v * Simd::kWidth), scale.scale), kInt8Max));
+  for (int v = 0; v < kVectors; ++v) add_squares(sums, v, steps[v], Simd::sub(steps[v], Simd::to_f(code[v])));
+  Simd::store_bytes(codes, code, flip);
+}
+
+struct Rounded {
+  F value;  ///< the nearest F8_E4M3
+  I code;   ///< its code, sign extended from 8 bits
+  F step;   ///< 8 times the distance between codes around it
+};
+
+/// f8_e4m3_code_in_range of fp8.h, eight or sixteen at a time.
+OVERPROOF_SIMD inline Rounded round_fp8(F v) {
+  const I e = Simd::max_unsigned(Simd::and_(Simd::as_i(v), Simd::set(0x7f800000)), Simd::set(0x3c800000));
+  const I sign = Simd::and_(Simd::as_i(v), Simd::set(int(0x80000000u)));
+  const I magic = Simd::or_(Simd::add(e, Simd::set(20 << 23)), sign);
+  const F sum = Simd::add(v, Simd::as_f(magic));
+  const I steps = Simd::sub(Simd::as_i(sum), magic);
+  // 7 bits of code, minus 128 where the sign is set.
+  const I code = Simd::add(Simd::add(steps, Simd::set(-(121 << 3))), Simd::add(Simd::shift_right<20>(e), Simd::arithmetic_shift_right<24>(sign)));
+  return {Simd::sub(sum, Simd::as_f(magic)), code, Simd::as_f(e)};
+}
+
+template <bool kExact, class In>
+OVERPROOF_SIMD inline void fp8_stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) {
+  F steps[kVectors], value[kVectors];
+  I code[kVectors];
+  F doubt = Simd::set(0.0f);
+  for (int v = 0; v < kVectors; ++v) {
+    steps[v] = Simd::mul(Simd::load(x + v * Simd::kWidth), scale.reciprocal);
+    const F clamped = clamp(steps[v], kF8E4M3Max);
+    const Rounded made = round_fp8(clamped);
+    value[v] = made.value;
+    code[v] = made.code;
+    if (!kExact) {
+      const F distance = magnitude(Simd::sub(clamped, made.value));
+      doubt = Simd::max(doubt, Simd::sub(distance, Simd::mul(made.step, Simd::set(kSureOfRounding / 8))));
+    }
+  }
+  if (!kExact && Simd::any_above(doubt, 0.0f)) [[unlikely]]
+    for (int v = 0; v < kVectors; ++v) {
+      const Rounded made = round_fp8(clamp(Simd::div(Simd::load(x + v * Simd::kWidth), scale.scale), kF8E4M3Max));
+      value[v] = made.value;
+      code[v] = made.code;
+    }
+  for (int v = 0; v < kVectors; ++v) add_squares(sums, v, steps[v], Simd::sub(steps[v], value[v]));
+  Simd::store_bytes(codes, code, Simd::set(0));
+}
+
+/// Sums of the vector part and the rest of a block: i, where the rest begins, is a multiple of the lanes.
+OVERPROOF_SIMD inline ErrorLanes spill(const Sums& sums) {
+  ErrorLanes lanes;
+  for (int i = 0; i < kSums; ++i) {
+    Simd::store(lanes.signal + i * Simd::kWidth, sums.signal[i]);
+    Simd::store(lanes.noise + i * Simd::kWidth, sums.noise[i]);
+  }
+  return lanes;
+}
+
+bool is_power_of_two(float scale) { return (f32_bits(scale) & 0x7fffffu) == 0; }
+
+template <bool kExact, class In>
+OVERPROOF_SIMD RowError int8_row_as(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip) {
+  const Scale spread_scale = spread(scale, 1.0f / scale);
+  const I flips = Simd::set(flip * 0x01010101);
+  RowError sum;
+  for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
+    const int64_t count = std::min(kErrorBlock, n - begin);
+    Sums sums;
+    clear(sums);
+    int64_t i = 0;
+    for (; i + kStride <= count; i += kStride) int8_stride<kExact>(x + begin + i, spread_scale, codes + begin + i, flips, sums);
+    if (i == count) {
+      sum += total(sums);
+      continue;
+    }
+    ErrorLanes lanes = spill(sums);
+    scalar_int8(x + begin + i, count - i, scale, codes + begin + i, flip, lanes);
+    sum += add_lanes(lanes);
+  }
+  return in_units(sum, scale);
+}
+
+template <class In>
+RowError int8_row(const In* x, int64_t n, float scale, uint8_t* codes, uint8_t flip) {
+  return is_power_of_two(scale) ? int8_row_as<true>(x, n, scale, codes, flip) : int8_row_as<false>(x, n, scale, codes, flip);
+}
+
+template <bool kExact, class In>
+OVERPROOF_SIMD RowError fp8_row_as(const In* x, int64_t n, float scale, uint8_t* codes) {
+  const Scale spread_scale = spread(scale, 1.0f / scale);
+  RowError sum;
+  for (int64_t begin = 0; begin < n; begin += kErrorBlock) {
+    const int64_t count = std::min(kErrorBlock, n - begin);
+    Sums sums;
+    clear(sums);
+    int64_t i = 0;
+    for (; i + kStride <= count; i += kStride) fp8_stride<kExact>(x + begin + i, spread_scale, codes + begin + i, sums);
+    if (i == count) {
+      sum += total(sums);
+      continue;
+    }
+    ErrorLanes lanes = spill(sums);
+    scalar_fp8(x + begin + i, count - i, scale, 1.0f / scale, codes + begin + i, lanes);
+    sum += add_lanes(lanes);
+  }
+  return in_units(sum, scale);
+}
+
+template <class In>
+RowError fp8_row(const In* x, int64_t n, float scale, uint8_t* codes) {
+  return is_power_of_two(scale) ? fp8_row_as<true>(x, n, scale, codes) : fp8_row_as<false>(x, n, scale, codes);
+}
+
+/// Largest magnitude of kStride values, as bits.
+OVERPROOF_SIMD inline uint32_t stride_amax_bits(const float* x) {
+  I amax = Simd::set(0);
+  for (int v = 0; v < kVectors; ++v)
+    amax = Simd::max_unsigned(amax, Simd::and_(Simd::as_i(Simd::load(x + v * Simd::kWidth)), Simd::set(0x7fffffff)));
+  return Simd::max_of_lanes(amax);
+}
+OVERPROOF_SIMD inline uint32_t stride_amax_bits(const uint16_t* x) { return Simd::amax_of_32(x) << 16; }
+
+OVERPROOF_SIMD uint32_t amax_bits(const float* x, int64_t n) {
+  const I mask = Simd::set(0x7fffffff);
+  I amax[kVectors];
+  for (int v = 0; v < kVectors; ++v) amax[v] = Simd::set(0);
+  int64_t i = 0;
+  for (; i + kStride <= n; i += kStride)  // several chains hide the latency of the maximum
+    for (int v = 0; v < kVectors; ++v)
+      amax[v] = Simd::max_unsigned(amax[v], Simd::and_(Simd::as_i(Simd::load(x + i + v * Simd::kWidth)), mask));
+  for (int v = 1; v < kVectors; ++v) amax[0] = Simd::max_unsigned(amax[0], amax[v]);
+  return std::max(Simd::max_of_lanes(amax[0]), scalar_amax_bits(x + i, n - i));
+}
+
+OVERPROOF_SIMD uint32_t amax_bits(const uint16_t* x, int64_t n) {
+  int64_t i = n / (4 * kStride) * (4 * kStride);
+  uint32_t amax = Simd::amax_of_128s(x, i);
+  for (; i + kStride <= n; i += kStride) amax = std::max(amax, Simd::amax_of_32(x + i));
+  return std::max(amax << 16, scalar_amax_bits(x + i, n - i));
+}
+
+/// Largest magnitudes of up to kErrorGroups groups of kStride values, as bits; their maximum is returned.
+template <class In>
+OVERPROOF_SIMD inline uint32_t group_amax_bits(const In* x, int64_t groups, uint32_t* amax) {
+  uint32_t most = 0;
+  for (int64_t g = 0; g < groups; ++g) most = std::max(most, amax[g] = stride_amax_bits(x + g * kStride));
+  return most;
+}
+
+/// add_group of row_sums.h.
+struct GroupSums {
+  Half::F signal, noise;
+};
+OVERPROOF_SIMD inline void clear(GroupSums& sums) { sums.signal = sums.noise = _mm256_setzero_ps(); }
+OVERPROOF_SIMD inline void add_group(GroupSums& groups, const Sums& sums, float weight) {
+  groups.signal = Half::add_weighed(groups.signal, Simd::fold(sums.signal), weight);
+  groups.noise = Half::add_weighed(groups.noise, Simd::fold(sums.noise), weight);
+}
+OVERPROOF_SIMD inline RowError total(const GroupSums& groups) { return {Half::add_lanes(groups.signal), Half::add_lanes(groups.noise)}; }
+
+template <class In>
+OVERPROOF_SIMD bool mxfp8_row(const In* x, int64_t n, uint8_t* codes, uint8_t* exponents, RowError& error) {
+  static_assert(kMxGroup == kStride);
+  for (; n > 0; n -= kErrorBlock, x += kErrorBlock, codes += kErrorBlock, exponents += kErrorGroups) {
+    const int64_t groups = std::min<int64_t>(n / kMxGroup, kErrorGroups);
+    uint32_t amax[kErrorGroups];
+    if (is_not_finite(group_amax_bits(x, groups, amax))) return false;
+    float scales[kErrorGroups];
+    for (int64_t g = 0; g < groups; ++g) {
+      exponents[g] = mxfp8_exponent(amax[g]);
+      scales[g] = e8m0_value(exponents[g]);
+    }
+    const GroupWeights weights = group_weights(scales, groups);
+    GroupSums weighed;
+    clear(weighed);
+    for (int64_t g = 0; g < groups; ++g) {
+      Sums sums;
+      clear(sums);
+      fp8_stride<true>(x + g * kMxGroup, spread(scales[g], e8m0_reciprocal(exponents[g])), codes + g * kMxGroup, sums);
+      add_group(weighed, sums, weights.weight[g]);
+    }
+    error += in_units(total(weighed), weights.largest);
+  }
+  return true;
+}
+
+/// int8 codes of one Q8_0 block and their sums.
+template <class In>
+OVERPROOF_SIMD inline void q8_0_block(const In* x, const Half::Q8Scales& scales, int64_t g, uint8_t* block, Sums& sums) {
+  std::memcpy(block, &scales.stored[g], 2);
+  const F reciprocal = Simd::set(scales.reciprocal[g]), ratio = Simd::set(scales.ratio[g]);
+  I code[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    const F steps = Simd::mul(Simd::load(x + v * Simd::kWidth), reciprocal);
+    const I half = Simd::or_(Simd::and_(Simd::as_i(steps), Simd::set(int(0x80000000u))), Simd::set(0x3effffff));
+    code[v] = Simd::truncate(Simd::add(steps, Simd::as_f(half)));
+    add_squares(sums, v, steps, Simd::sub(steps, Simd::mul(Simd::to_f(code[v]), ratio)));
+  }
+  Simd::store_bytes(block + 2, code, Simd::set(0));
+}
+
+template <class In>
+OVERPROOF_SIMD bool q8_0_row(const In* x, int64_t n, uint8_t* blocks, RowError& error) {
+  static_assert(kQ8Values == kStride);
+  for (; n > 0; n -= kErrorBlock, x += kErrorBlock, blocks += kErrorGroups * kQ8Bytes) {
+    const int64_t groups = std::min<int64_t>(n / kQ8Values, kErrorGroups);
+    uint32_t amax[kErrorGroups] = {};
+    if (!(f32_from_bits(group_amax_bits(x, groups, amax)) < kQ8TooLarge)) return false;
+    Half::Q8Scales scales;
+    Half::q8_0_scales(amax, scales);
+    const GroupWeights weights = group_weights(scales.d, groups);
+    GroupSums weighed;
+    clear(weighed);
+    for (int64_t g = 0; g < groups; ++g) {
+      Sums sums;
+      clear(sums);
+      q8_0_block(x + g * kQ8Values, scales, g, blocks + g * kQ8Bytes, sums);
+      add_group(weighed, sums, weights.weight[g]);
+    }
+    error += in_units(total(weighed), weights.largest);
+  }
+  return true;
+}
+
+template <class In>
+constexpr InputKernels<In> kKernels = {amax_bits, int8_row<In>, fp8_row<In>, mxfp8_row<In>, q8_0_row<In>};
