@@ -34,6 +34,11 @@ Grid dynamic_grid(const ActivationRounding& r, const float* x, int64_t n) {
     largest = std::max(largest, x[i]);
   }
   const float amax = std::max(-least, largest);
+  if (r.power_of_two) {
+    // Adding a quarter of the mantissa carries into the exponent from 1.75 on. A biased exponent of 1 is the least normal scale.
+    const int exponent = int((f32_bits(amax) + (1u << 21)) >> 23) - 8;
+    return {f32_from_bits(uint32_t(std::clamp(exponent, 1, 254)) << 23), 0.0f};
+  }
   if (r.type == ActivationRounding::Type::fp8) return {amax == 0.0f ? kEpsilon : amax / kFp8Largest, 0.0f};
   if (r.symmetric) return {amax == 0.0f ? kEpsilon : amax / 127.5f, 0.0f};
   const float scale = (largest - least) / 255.0f;

@@ -2,125 +2,71 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/quantization_config.h"
 #include "model/config.h"
 
 namespace overproof {
 namespace {
 
-/// The value at `key`, or null.
-const Json& at_or_null(const Json& object, const char* key) {
-  static const Json null;
-  return object.is_object() && object.contains(key) ? object[key] : null;
-}
-
-/// A target of compressed-tensors: a module's name, "re:" and an expression that matches from its start, or a class.
-bool matches_target(const std::string& target, const std::string& module, const std::string& where) {
-  if (target == "Linear" || target == module) return true;
-  if (!target.starts_with("re:")) return false;
-  const std::string pattern = target.substr(3);
-  int fault = 0;
-  PCRE2_SIZE at = 0;
-  pcre2_code* code = pcre2_compile(PCRE2_SPTR(pattern.data()), pattern.size(), PCRE2_ANCHORED, &fault, &at, nullptr);
-  if (!code) throw FormatError(where, -1, fmt::format("quantization_config: '{}' is no regular expression (at {})", target, at));
-  pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
-  const int found = pcre2_match(code, PCRE2_SPTR(module.data()), module.size(), 0, 0, data, nullptr);  // has limits of its own
-  pcre2_match_data_free(data);
-  pcre2_code_free(code);
-  if (found < PCRE2_ERROR_NOMATCH) throw FormatError(where, -1, fmt::format("quantization_config: '{}' takes too long to match", target));
-  return found >= 0;
-}
-
-bool matches_any(const Json& targets, const std::string& module, const std::string& where) {
-  if (!targets.is_array()) return false;
-  return std::ranges::any_of(targets, [&](const Json& t) { return t.is_string() && matches_target(t.get<std::string>(), module, where); });
-}
-
-/// Finds each module's rounding in config.json.
+/// Finds each module's rounding in config.json and, for static scales, among the tensors.
 class Reader {
  public:
-  Reader(const Json& config, const TensorSource& tensors, const std::string& where)
-      : q_(at_or_null(config, "quantization_config")), tensors_(tensors), where_(where) {
-    native_fp8_ = at_or_null(q_, "quant_method") == "fp8";
-    rounds_ = native_fp8_;
-    for (const Json& group : at_or_null(q_, "config_groups")) rounds_ = rounds_ || !at_or_null(group, "input_activations").is_null();
-  }
-  bool rounds() const { return rounds_; }
+  Reader(const fs::path& file, const Json& config, const TensorSource& tensors)
+      : file_(file), config_(file, config.at("quantization_config")), tensors_(tensors) {}
+  bool rounds() const { return std::ranges::any_of(config_.groups(), [](const QuantGroup& g) { return g.input_activations.has_value(); }); }
 
   std::optional<ActivationRounding> of(const std::string& module) const {
-    if (native_fp8_) return native(module);
-    if (matches_any(at_or_null(q_, "ignore"), module, where_)) return std::nullopt;
-    for (const Json& group : at_or_null(q_, "config_groups"))
-      if (matches_any(at_or_null(group, "targets"), module, where_)) return of_arguments(at_or_null(group, "input_activations"), module);
-    return std::nullopt;
+    const QuantGroup* group = config_.group_for(module);
+    if (!group || !group->input_activations) return std::nullopt;
+    const QuantArgs& a = *group->input_activations;
+    ActivationRounding r;
+    if (a.bits != 8) refuse(module, fmt::format("{} bits; only 8 can be computed", a.bits));
+    r.type = a.type == QuantType::floating ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8;
+    r.symmetric = a.symmetric;
+    r.power_of_two = a.power_of_two_scale;
+    if ((!r.symmetric || r.power_of_two) && r.type != (r.power_of_two ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8))
+      refuse(module, "fp8 with a zero point, or int8 with scales of powers of two");
+    if (!a.dynamic) {
+      if (a.strategy != QuantStrategy::tensor)
+        refuse(module, fmt::format("static scales with strategy {}", quant_strategy_name(a.strategy)));
+      return with_static_scale(r, module);
+    }
+    if (a.strategy == QuantStrategy::group) r.group = a.group_size;
+    else if (a.strategy != QuantStrategy::token)
+      refuse(module, fmt::format("dynamic scales with strategy {}; token and group can be computed", quant_strategy_name(a.strategy)));
+    return r;
   }
 
  private:
   [[noreturn]] void refuse(const std::string& module, const std::string& cause) const {
-    throw FormatError(where_, -1, fmt::format("quantization_config: inputs of '{}': {}", module, cause));
-  }
-
-  /// DeepSeek's layout: "activation_scheme": "dynamic" rounds groups as wide as the weight's blocks.
-  std::optional<ActivationRounding> native(const std::string& module) const {
-    if (matches_any(at_or_null(q_, "modules_to_not_convert"), module, where_)) return std::nullopt;
-    const Json& scheme = at_or_null(q_, "activation_scheme");
-    ActivationRounding r;
-    r.type = ActivationRounding::Type::fp8;
-    if (scheme == "static") return with_static_scale(r, module);
-    if (scheme != "dynamic") refuse(module, fmt::format("activation_scheme {} is not known", scheme.dump()));
-    const Json& block = at_or_null(q_, "weight_block_size");
-    if (block.is_array() && block.size() == 2 && block[1].is_number_integer()) r.group = positive(block[1], module);
-    return r;
-  }
-
-  int64_t positive(const Json& value, const std::string& module) const {
-    if (!value.is_number_integer() || value.get<int64_t>() < 1) refuse(module, fmt::format("group of {} channels", value.dump()));
-    return value.get<int64_t>();
-  }
-
-  std::optional<ActivationRounding> of_arguments(const Json& a, const std::string& module) const {
-    if (a.is_null()) return std::nullopt;
-    ActivationRounding r;
-    if (at_or_null(a, "num_bits") != 8) refuse(module, fmt::format("{} bits; only 8 can be computed", at_or_null(a, "num_bits").dump()));
-    const Json &type = at_or_null(a, "type"), &dynamic = at_or_null(a, "dynamic"), &strategy = at_or_null(a, "strategy");
-    if (type == "float") r.type = ActivationRounding::Type::fp8;
-    else if (!type.is_null() && type != "int") refuse(module, fmt::format("type {}", type.dump()));
-    r.symmetric = at_or_null(a, "symmetric") != false;
-    if (!r.symmetric && r.type == ActivationRounding::Type::fp8) refuse(module, "fp8 that is not symmetric");
-    if (dynamic != true) {
-      if (!strategy.is_null() && strategy != "tensor") refuse(module, fmt::format("static scales with strategy {}", strategy.dump()));
-      return with_static_scale(r, module);
-    }
-    if (strategy == "group") r.group = positive(at_or_null(a, "group_size"), module);
-    else if (strategy != "token") refuse(module, fmt::format("dynamic scales with strategy {}; token and group can be computed", strategy.dump()));
-    return r;
+    throw FormatError(file_, -1, fmt::format("quantization_config: inputs of '{}': {}", module, cause));
   }
 
   ActivationRounding with_static_scale(ActivationRounding r, const std::string& module) const {
     r.is_static = true;
     const auto scalar = [&](const std::string& name) {
-      const TensorInfo* info = tensors_.find(name);
-      if (!info || info->elements() != 1) refuse(module, fmt::format("'{}' is not a tensor of one element", name));
+      if (tensors_.find(name)->elements() != 1) refuse(module, fmt::format("'{}' is not a tensor of one element", name));
       return tensors_.read_all_f32(name)[0];
     };
-    r.scale = scalar(module + ".input_scale");
+    const auto suffix = std::ranges::find_if(kInputScaleSuffixes, [&](std::string_view s) { return tensors_.find(module + std::string(s)); });
+    if (suffix == std::end(kInputScaleSuffixes)) refuse(module, "the scale is static, and there is no input_scale");
+    r.scale = scalar(module + std::string(*suffix));
     if (!(r.scale > 0.0f) || std::isinf(r.scale)) refuse(module, fmt::format("input_scale is {}", r.scale));
-    if (tensors_.find(module + ".input_zero_point")) r.zero_point = scalar(module + ".input_zero_point");
+    const std::string zero_point = module + std::string(kInputZeroPointSuffix);
+    if (tensors_.find(zero_point)) r.zero_point = scalar(zero_point);
     if (!(r.zero_point >= -128.0f && r.zero_point <= 127.0f)) refuse(module, fmt::format("input_zero_point is {}", r.zero_point));
     return r;
   }
 
-  const Json& q_;
+  fs::path file_;
+  QuantizationConfig config_;
   const TensorSource& tensors_;
-  std::string where_;
-  bool native_fp8_ = false, rounds_ = false;
 };
 
 }  // namespace
@@ -134,9 +80,10 @@ at::Tensor rounded(const std::optional<ActivationRounding>& rounding, const at::
 }
 
 std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json& config, const ModelConfig& shape,
-                                                                      const TensorSource& tensors, const std::string& where) {
+                                                                      const TensorSource& tensors, const fs::path& file) {
   std::vector<std::shared_ptr<const LayerRounding>> layers{size_t(shape.layers)};
-  const Reader reader(config, tensors, where);
+  if (!has_quantization_config(config)) return layers;
+  const Reader reader(file, config, tensors);
   if (!reader.rounds()) return layers;
   for (int64_t l = 0; l < shape.layers; ++l) {
     const std::string layer = fmt::format("model.layers.{}.", l);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/activation_rounding.h"
+#include "core/file.h"
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
 
@@ -35,10 +36,10 @@ struct LayerRounding {
   std::vector<FfnRounding> experts;  ///< [routed experts]
 };
 
-/// What config.json asks for, and for static scales what the tensors X.input_scale and X.input_zero_point say. One entry a
+/// What config.json asks for, and for static scales what the tensors X.input_scale and X.input_zero_point say; `file` is the config's name. One entry a
 /// layer, null where no input of the layer is rounded. The head's input is never rounded: loaders leave it alone.
 /// Throws FormatError naming the module for what cannot be computed (other bit widths, scales of a whole dynamic tensor, ...).
 std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json& config, const ModelConfig& shape,
-                                                                      const TensorSource& tensors, const std::string& where);
+                                                                      const TensorSource& tensors, const fs::path& file);
 
 }  // namespace overproof

@@ -190,7 +190,7 @@ std::vector<StoredTensor> stored_tensors(const Decoder& decoder) {
 Decoder::Decoder(const Checkpoint& checkpoint)
     : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())) {
   load(*this, *checkpoint.tensors, checkpoint.path);
-  auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, (checkpoint.path / "config.json").string());
+  auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, checkpoint.path / "config.json");
   for (size_t i = 0; i < layers_.size(); ++i) layers_[i].rounding = std::move(rounding[i]);
 }
 

@@ -30,7 +30,11 @@ void require(const SafetensorsFile& file, const std::string& name, DType dtype, 
 ActivationStatistics::ActivationStatistics(const fs::path& path) : file_(fs::is_directory(path) ? path / kActivationsFile : path) {
   if (metadata(file_, "format_version") != "1")
     throw FormatError(file_.path(), -1, fmt::format("format_version is '{}'; 1 can be read", metadata(file_, "format_version")));
-  model_root_ = Digest::from_hex(metadata(file_, "model_root"));
+  try {
+    model_root_ = Digest::from_hex(metadata(file_, "model_root"));
+  } catch (const UsageError&) {
+    throw FormatError(file_.path(), -1, "metadata 'model_root' is no SHA-256 digest");
+  }
   const Json map = Json::parse(metadata(file_, "groups"), nullptr, false);
   if (!map.is_object()) throw FormatError(file_.path(), -1, "metadata 'groups' is no JSON object");
   std::set<std::string> names;

@@ -53,6 +53,7 @@ TEST_CASE("activations round as compressed-tensors rounds them") {
       {"int8_token_asymmetric", {.symmetric = false}},
       {"int8_group", {.group = 128}},
       {"fp8_token", {.type = Type::fp8}},
+      {"mxfp8", {.type = Type::fp8, .power_of_two = true, .group = 32}},
       {"fp8_group", {.type = Type::fp8, .group = 128}},
   };
   for (const char* name : {"int8_static", "int8_static_asymmetric", "fp8_static"}) {

@@ -25,6 +25,7 @@ CASES = {
     "int8_token_asymmetric": dict(type="int", strategy="token", symmetric=False, dynamic=True),
     "int8_group": dict(type="int", strategy="group", group_size=128, symmetric=True, dynamic=True),
     "fp8_token": dict(type="float", strategy="token", symmetric=True, dynamic=True),
+    "mxfp8": dict(type="float", strategy="group", group_size=32, symmetric=True, dynamic=True, scale_dtype=torch.uint8),
     "fp8_group": dict(type="float", strategy="group", group_size=128, symmetric=True, dynamic=True),
 }
 tensors = {"x": x}
