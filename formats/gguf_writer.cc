@@ -120,18 +120,21 @@ GgufWriter::GgufWriter(OutputFolder& folder, const std::string& name, const Gguf
   if (!tensors_.empty()) left_ = tensors_[0].bytes();
 }
 
-void GgufWriter::append(const void* data, size_t bytes) {
+void GgufWriter::advance(const uint8_t* from, int64_t bytes) {
   static constexpr char kZeros[kAlignment] = {};
-  const char* from = static_cast<const char*>(data);
   while (bytes > 0) {
     OVERPROOF_CHECK(current_ < tensors_.size());  // more bytes than declared
-    const size_t part = std::min(size_t(left_), bytes);
-    file_.write(from, part);
-    from += part;
+    const int64_t part = std::min(left_, bytes);
+    if (from) {
+      file_.write(from, size_t(part));
+      from += part;
+    } else {
+      file_.skip(part);
+    }
     bytes -= part;
-    left_ -= int64_t(part);
+    left_ -= part;
     if (left_ > 0) break;
-    file_.write(kZeros, size_t(padding(tensors_[current_].bytes())));
+    file_.write(kZeros, size_t(padding(tensors_[current_].bytes())));  // passed over, too, where an earlier run wrote them
     if (++current_ < tensors_.size()) left_ = tensors_[current_].bytes();
   }
 }

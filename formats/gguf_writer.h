@@ -11,6 +11,7 @@
 
 #include "core/file.h"
 #include "formats/gguf.h"
+#include "formats/tensor_sink.h"
 
 namespace overproof {
 
@@ -47,17 +48,20 @@ struct GgufTensorInfo {
 };
 
 /// Throws IoError. Without close() nothing stays behind.
-class GgufWriter {
+class GgufWriter final : public TensorSink {
  public:
   GgufWriter(OutputFolder& folder, const std::string& name, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors);
-  /// Bytes of the tensors in their order, in pieces of any size.
-  void append(const void* data, size_t bytes);
+  void append(std::span<const uint8_t> bytes) override { advance(bytes.data(), int64_t(bytes.size())); }
+  void append(const void* data, size_t bytes) { append({static_cast<const uint8_t*>(data), bytes}); }
+  void skip(int64_t bytes) override { advance(nullptr, bytes); }
+  std::vector<FileRecord> sync() override { return {file_.sync()}; }
   /// The tensor that the next byte belongs to; nullptr when all have come.
   const GgufTensorInfo* current() const { return current_ < tensors_.size() ? &tensors_[current_] : nullptr; }
   /// All declared bytes must have come. Hands the file's record to the folder.
-  void close();
+  void close() override;
 
  private:
+  void advance(const uint8_t* from, int64_t bytes);  // null: passes over them
   OutputFolder& folder_;
   OutputFile file_;
   std::vector<GgufTensorInfo> tensors_;

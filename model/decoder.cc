@@ -7,8 +7,10 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "model/activation_rounding.h"
 #include "model/functions.h"
 #include "model/moe.h"
+#include "model/rounded_ffn.h"
 
 namespace overproof {
 namespace {
@@ -32,11 +34,16 @@ Tensor by_head(const Tensor& x, int64_t batch, int64_t length) {
 
 /// Attention with its output projection and residual. With a cache, its keys and values come first and are extended.
 Tensor attention(const Tensor& x, const LayerWeights& w, const ModelConfig& c, const Angles& angle, int64_t batch, int64_t length,
-                 KvCache* cache, size_t layer) {
+                 KvCache* cache, size_t layer, AttentionInputs* seen = nullptr) {
+  static const LayerRounding kAsTheyAre;
+  const LayerRounding& rounding = w.rounding ? *w.rounding : kAsTheyAre;
   const Tensor h = nn::rms_norm(x, w.input_norm, c.rms_norm_eps);
-  Tensor q = nn::linear(h, w.q, w.q_bias).view({-1, c.heads, c.head_dim});
-  Tensor k = nn::linear(h, w.k, w.k_bias).view({-1, c.kv_heads, c.head_dim});
-  Tensor v = by_head(nn::linear(h, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
+  const Tensor for_q = rounded(rounding.q, h);
+  const Tensor for_k = rounding.k == rounding.q ? for_q : rounded(rounding.k, h);  // dynamic scales: one tensor for all three
+  const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
+  Tensor q = nn::linear(for_q, w.q, w.q_bias).view({-1, c.heads, c.head_dim});
+  Tensor k = nn::linear(for_k, w.k, w.k_bias).view({-1, c.kv_heads, c.head_dim});
+  Tensor v = by_head(nn::linear(for_v, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
   if (w.q_norm.defined()) {
     q = nn::rms_norm(q, w.q_norm, c.rms_norm_eps);
     k = nn::rms_norm(k, w.k_norm, c.rms_norm_eps);
@@ -57,18 +64,31 @@ Tensor attention(const Tensor& x, const LayerWeights& w, const ModelConfig& c, c
     cache->values[layer] = v;
   }
   const Tensor out = at::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, std::nullopt, c.heads != c.kv_heads);
-  return nn::linear(out.transpose(1, 2).reshape({batch * length, c.heads * c.head_dim}), w.o, {}, x);
+  const Tensor mixed = out.transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
+  if (seen) *seen = {h, mixed};
+  return nn::linear(rounded(rounding.o, mixed), w.o, {}, x);
 }
 
 Tensor ffn(const Tensor& x, const LayerWeights& w, const ModelConfig& c, const ForwardOptions& options, int64_t layer) {
   const Tensor h = nn::rms_norm(x, w.post_norm, c.rms_norm_eps);
   if (options.on_ffn_input) options.on_ffn_input(layer, h);
-  const Tensor out = w.gate_up.defined() ? nn::feed_forward(h, w.gate_up, w.down, x) : x;
+  const FfnRounding* dense = w.rounding && w.rounding->dense.any() ? &w.rounding->dense : nullptr;
+  Tensor out = x;
+  if (w.gate_up.defined()) out = dense ? rounded_feed_forward(h, w.gate_up, w.down, *dense).out.add_(x) : nn::feed_forward(h, w.gate_up, w.down, x);
   if (!c.is_moe()) return out;
   const Routing routing = route(h, w.router, w.router_bias, options.top_k > 0 ? options.top_k : c.top_k, c);
   if (options.routing)
     options.routing->push_back({expert_load(routing.selected, c.n_routed_experts), options.record_selected ? routing.selected : Tensor()});
+  if (w.rounding) return rounded_mixture(h, out, routing, w.expert_gate_up, w.expert_down, w.rounding->experts);
   return expert_mixture(h, out, routing, w.expert_gate_up, w.expert_down);
+}
+
+/// Rounding has no gradient, so training would go on without noticing that nothing is learnt.
+void require_trainable(const std::vector<LayerWeights>& layers) {
+  if (!at::GradMode::is_enabled()) return;
+  for (const LayerWeights& w : layers)
+    if (w.rounding && (w.q.requires_grad() || (w.router.defined() && w.router.requires_grad())))
+      throw UsageError("this checkpoint rounds its activations to 8 bits (quantization_config): it can be run, not trained; train its parent");
 }
 
 void check_tokens(const Tensor& tokens, const ModelConfig& config) {
@@ -82,10 +102,10 @@ void check_tokens(const Tensor& tokens, const ModelConfig& config) {
 }  // namespace
 
 Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) const {
-  check_tokens(tokens, config_);
+  require_trainable(layers_);
   const int64_t batch = tokens.size(0), length = tokens.size(1);
   const Angles angle = angles(inverse_frequencies_, 0, length);
-  Tensor x = at::embedding(embedding_, tokens.reshape({-1}));
+  Tensor x = embed(tokens);
   for (size_t i = 0; i < layers_.size(); ++i) {
     x = attention(x, layers_[i], config_, angle, batch, length, nullptr, i);
     x = ffn(x, layers_[i], config_, options, int64_t(i));
@@ -107,6 +127,20 @@ Tensor Decoder::hidden_cached(const Tensor& tokens, KvCache& cache) const {
   }
   cache.length += length;
   return nn::rms_norm(x, final_norm_, config_.rms_norm_eps);
+}
+
+Tensor Decoder::embed(const Tensor& tokens) const {
+  check_tokens(tokens, config_);
+  return at::embedding(embedding_, tokens.reshape({-1}));
+}
+
+Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen) const {
+  const int64_t length = x.size(0) / batch;
+  return attention(x, layers_[size_t(layer)], config_, angles(inverse_frequencies_, 0, length), batch, length, nullptr, size_t(layer), seen);
+}
+
+Tensor Decoder::ffn_input(int64_t layer, const Tensor& x) const {
+  return nn::rms_norm(x, layers_[size_t(layer)].post_norm, config_.rms_norm_eps);
 }
 
 Tensor Decoder::logits(const Tensor& hidden) const { return nn::linear(hidden, head()); }

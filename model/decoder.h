@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +17,8 @@
 #include "model/runtime.h"
 
 namespace overproof {
+
+struct LayerRounding;  // activation_rounding.h
 
 /// Weights of one layer. A dense layer fills gate_up [2 x ff, hidden] and down [hidden, ff]; a MoE layer fills the rest too:
 /// gate_up and down then are the shared expert's (undefined when there is none).
@@ -29,6 +32,13 @@ struct LayerWeights {
   at::Tensor expert_down;            // [experts, hidden, width]
   at::Tensor router;                 // [experts, hidden]
   at::Tensor router_bias;            // [experts], e_score_correction_bias: selection only, never a gradient
+  std::shared_ptr<const LayerRounding> rounding;  // null: the Linears' inputs stay as they are (activation_rounding.h)
+};
+
+/// What the Linears of an attention block are given, before any rounding.
+struct AttentionInputs {
+  at::Tensor qkv;  ///< [tokens, hidden]
+  at::Tensor o;    ///< [tokens, heads x head_dim]
 };
 
 /// A weight with its canonical name. Fused tensors have one name here ("layers.0.experts.gate_up") and are written
@@ -60,7 +70,8 @@ struct KvCache {
 
 class Decoder {
  public:
-  /// Reads all weights as f32. Throws FormatError naming a missing tensor or a wrong shape.
+  /// Reads all weights as f32, and how config.json wants activations rounded; a model that rounds can be run but not trained.
+  /// Throws FormatError naming a missing tensor or a wrong shape.
   explicit Decoder(const Checkpoint& checkpoint);
   Decoder(ModelConfig config, const TensorSource& tensors);
 
@@ -72,6 +83,14 @@ class Decoder {
   at::Tensor hidden_cached(const at::Tensor& tokens, KvCache& cache) const;
   /// hidden [n, hidden] -> [n, vocab]. Large: use it in chunks.
   at::Tensor logits(const at::Tensor& hidden) const;
+  // The pieces of hidden(), for those who look at one layer at a time:
+  /// tokens I64 [batch, length] -> residual stream [batch x length, hidden].
+  at::Tensor embed(const at::Tensor& tokens) const;
+  /// x after the attention block of `layer`, residual included; x [batch x length, hidden]. `seen` may be null.
+  at::Tensor attention_block(int64_t layer, const at::Tensor& x, int64_t batch, AttentionInputs* seen = nullptr) const;
+  /// What the FFN (dense, shared, experts and router) of `layer` is given: x after the norm.
+  at::Tensor ffn_input(int64_t layer, const at::Tensor& x) const;
+
   /// The output head, [vocab, hidden]; the embedding itself when tied.
   const at::Tensor& head() const { return head_.defined() ? head_ : embedding_; }
 

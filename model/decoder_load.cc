@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "model/activation_rounding.h"
 #include "model/decoder_access.h"
 
 namespace overproof {
@@ -189,6 +190,8 @@ std::vector<StoredTensor> stored_tensors(const Decoder& decoder) {
 Decoder::Decoder(const Checkpoint& checkpoint)
     : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())) {
   load(*this, *checkpoint.tensors, checkpoint.path);
+  auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, checkpoint.path / "config.json");
+  for (size_t i = 0; i < layers_.size(); ++i) layers_[i].rounding = std::move(rounding[i]);
 }
 
 Decoder::Decoder(ModelConfig config, const TensorSource& tensors) : config_(std::move(config)) { load(*this, tensors, "checkpoint"); }

@@ -6,11 +6,15 @@
 #include "data/corpus_stage.h"
 #include "pipeline/import_stage.h"
 #include "prune/static_stage.h"
+#include "quantize/export_stage.h"
 #include "quantize/quantize_stage.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
+#include "evaluate/activations_stage.h"
+#include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
+#include "pipeline/quantize_checked.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/tiny_stage.h"
@@ -64,9 +68,29 @@ std::vector<StageSpec> make_stages() {
                   "--target-activation 0.25 --out runs/mine/calibrated",
                   {{"student", "the model to calibrate"}, teacher, corpus}, false, stage_maker<CalibrateConfig>(run_calibrate)});
 #endif
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"activations", "observed", "Records what a model's Linear layers are given, for 8-bit calibration.",
+                  "overproof activations --model runs/mine/calibrated --corpus runs/mine/corpus --hessians --out runs/mine/activations",
+                  {{"model", "the checkpoint that will be quantised"}, corpus}, false, stage_maker<ActivationsConfig>(run_activations)});
+#endif
+  std::vector<Slot> quantize_slots = {
+      {"model", "the checkpoint to compress: a folder, safetensors or GGUF", Kind::artifact, true, true},
+      {"activations", "what `activations` recorded of the same model, for smooth, gptq and static activations", Kind::artifact, false}};
+#ifdef OVERPROOF_WITH_TORCH
+  list.push_back({"activations", "observed", "Records what a model's Linear layers are given, for 8-bit calibration.",
+                  "overproof activations --model runs/mine/calibrated --corpus runs/mine/corpus --hessians --out runs/mine/activations",
+                  {{"model", "the checkpoint that will be quantised"}, corpus}, false, stage_maker<ActivationsConfig>(run_activations)});
+  quantize_slots.push_back({"corpus", "a corpus, to measure quality on its held-out documents", Kind::artifact, false});
+  quantize_slots.push_back({"text", "a text or a folder of texts, to measure quality on instead", Kind::file, false});
+  const auto make_quantize = stage_maker<CheckedQuantizeConfig>(run_quantize_checked);
+#else
+  const auto make_quantize = stage_maker<QuantizeConfig>(run_quantize);
+#endif
   list.push_back({"quantize", "quantized-from", "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
-                  "overproof quantize --model runs/mine/calibrated --out runs/mine/int8",
-                  {{"model", "the checkpoint to compress", Kind::artifact, true, true}}, false, stage_maker<QuantizeConfig>(run_quantize)});
+                  "overproof quantize --scheme fp8 runs/mine/calibrated runs/mine/fp8", quantize_slots, false, make_quantize});
+  list.push_back({"export", "exported-from", "Writes a checkpoint as GGUF, for llama.cpp and what is built on it.",
+                  "overproof export --type bf16 runs/mine/calibrated runs/mine/gguf",
+                  {{"model", "the checkpoint to write"}}, false, stage_maker<ExportConfig>(run_export)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
                   "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",

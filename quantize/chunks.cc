@@ -6,18 +6,13 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "quantize/calibration.h"
 
 namespace overproof {
 namespace {
 
 /// f32 bytes of a grain: rows that stay in the second-level cache between reading and quantising.
 constexpr int64_t kGrainBytes = int64_t{128} << 10;
-
-/// Whether the bytes of the file are those of the tensor in its dtype. (For f32, decoding is copying; it also is the dtype
-/// that quantised storage reports.)
-bool is_plain(const TensorInfo& info, const RowExtent& extent) {
-  return info.dtype != DType::f32 && extent.row_unit == 1 && extent.row_bytes == info.row_elements() * dtype_bytes(info.dtype);
-}
 
 int64_t rows_of(const TensorInfo& info) { return info.shape.empty() ? 1 : info.shape[0]; }
 
@@ -153,7 +148,8 @@ class Cutter {
         task.last = true;
         return add_task(task, -1, false);
       }
-      if (extents_[i] && item.kept_as == item.source.dtype && is_plain(item.source, *extents_[i])) return add_copy(i, task);
+      if (extents_[i] && item.kept_as == item.source.dtype && is_plain(item.source, *extents_[i]) && !is_scaled(plan_, item))
+        return add_copy(i, task);
       if (item.kept_as != DType::f32 && item.kept_as != DType::f16 && item.kept_as != DType::bf16)
         throw FormatError(model_.path, -1,
                           fmt::format("{} is {}, which is no type of a weight", item.source.name, dtype_name(item.kept_as)));
@@ -194,6 +190,14 @@ class Cutter {
 };
 
 }  // namespace
+
+bool is_plain(const TensorInfo& info, const RowExtent& extent) {
+  return info.dtype != DType::f32 && extent.row_unit == 1 && extent.row_bytes == info.row_elements() * dtype_bytes(info.dtype);
+}
+
+bool is_scaled(const Plan& plan, const PlanItem& item) {
+  return plan.calibration && !plan.calibration->scaling(item.source.name).empty();
+}
 
 int64_t item_grain(const PlanItem& item, int64_t stored_row_unit) {
   const int64_t unit = std::lcm(stored_row_unit, item.scheme ? item.scheme->row_unit() : int64_t{1});

@@ -33,6 +33,12 @@ struct Chunk {
   std::vector<RowTask> tasks;
 };
 
+/// Whether the bytes of the file are those of the tensor in its dtype. (For f32, decoding is copying; it also is the dtype
+/// that quantised storage reports.)
+bool is_plain(const TensorInfo& info, const RowExtent& extent);
+/// Whether calibration multiplies the tensor before it is quantised or kept.
+bool is_scaled(const Plan& plan, const PlanItem& item);
+
 /// Rows of an item that are worked on at a time: about 128 KiB of f32, whole blocks of scheme and storage. Error sums are added
 /// up by grain, so that no other size shows in them.
 int64_t item_grain(const PlanItem& item, int64_t stored_row_unit);

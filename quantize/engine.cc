@@ -16,8 +16,10 @@
 #include "core/interrupt.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "quantize/calibration.h"
 #include "quantize/chunks.h"
 #include "quantize/journal.h"
+#include "quantize/row_kernels.h"
 
 namespace overproof {
 namespace {
@@ -34,6 +36,7 @@ struct ItemState {
   std::unique_ptr<RowQuantizer> quantizer;
   std::vector<float> scales;
   std::shared_ptr<const LinearStatistics> statistics;
+  bool from_bf16 = false;               // rows go to the kernels as they are stored
   std::atomic<uint32_t> amax_bits = 0;  // magnitudes order as their bits do
   int64_t amax_rows = 0;                // looked at so far; under the ring's mutex
   std::once_flag prepared;
@@ -163,6 +166,8 @@ class Engine {
 
   std::unique_ptr<ItemState> new_state(const PlanItem& item) const {
     auto state = std::make_unique<ItemState>();
+    const auto extent = source_.extent(item.source.name);
+    state->from_bf16 = item.source.dtype == DType::bf16 && extent && is_plain(item.source, *extent) && !is_scaled(plan_, item);
     state->scales.resize(size_t(item.scheme->row_scales(item.source.shape[0], item.source.shape[1])));
     return state;
   }
@@ -247,38 +252,59 @@ class Engine {
     if (task.kind == RowTask::Kind::quantise && !prepare(item, *states_[task.item])) return;
     for (int64_t first = 0; first < task.rows; first += grain) {
       const int64_t rows = std::min(grain, task.rows - first), row = task.first_row + first;
+      const std::span<uint8_t> bytes = out.subspan(size_t(first * out_row_bytes), size_t(rows * out_row_bytes));
+      const std::span<const uint8_t> part = stored.empty() ? stored : stored.subspan(size_t(first * row_bytes), size_t(rows * row_bytes));
+      if (task.kind == RowTask::Kind::quantise && states_[task.item]->from_bf16 && reinterpret_cast<uintptr_t>(part.data()) % 2 == 0) {
+        errors.push_back(quantise(item, *states_[task.item], row, rows, [&](std::span<float> scales) {
+          return states_[task.item]->quantizer->quantize_bf16(
+              row, rows, {reinterpret_cast<const uint16_t*>(part.data()), size_t(rows * columns)}, bytes, scales);
+        }));
+        continue;
+      }
       scratch.resize(size_t(rows * columns));
       const std::span<float> x(scratch);
       if (stored.empty()) source_.read_f32(item.source.name, row, rows, x);
-      else
-        source_.decode_rows(item.source.name, row, rows, stored.subspan(size_t(first * row_bytes), size_t(rows * row_bytes)), x);
-      const std::span<uint8_t> bytes = out.subspan(size_t(first * out_row_bytes), size_t(rows * out_row_bytes));
+      else source_.decode_rows(item.source.name, row, rows, part, x);
+      if (plan_.calibration) plan_.calibration->scaling(item.source.name).apply(row, rows, x);
       switch (task.kind) {
         case RowTask::Kind::quantise:
-          errors.push_back(quantise(item, *states_[task.item], row, rows, x, bytes));
+          errors.push_back(quantise(item, *states_[task.item], row, rows, [&](std::span<float> scales) {
+            return states_[task.item]->quantizer->quantize(row, rows, x, bytes, scales);
+          }));
           break;
         case RowTask::Kind::find_amax:
           look_at(*states_[task.item], rows, x);
           break;
         default:
           f32_to_elements(item.kept_as, x, bytes.data());
+          check_kept(item, row, x, bytes);
       }
     }
   }
 
-  RowError quantise(const PlanItem& item, ItemState& state, int64_t row, int64_t rows, std::span<float> x,
-                    std::span<uint8_t> bytes) const {
+  template <class Make>
+  RowError quantise(const PlanItem& item, ItemState& state, int64_t row, int64_t rows, Make&& make) const {
     const int64_t columns = item.source.shape[1];
     const int64_t first_scale = item.scheme->row_scales(row, columns), last_scale = item.scheme->row_scales(row + rows, columns);
     const std::span<float> scales = std::span(state.scales).subspan(size_t(first_scale), size_t(last_scale - first_scale));
-    const RowsResult made = state.quantizer->quantize(row, rows, x, bytes, scales);
+    const RowsResult made = make(scales);
     if (made.bad_row >= 0)
       throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", item.source.name, made.bad_row));
     return made.error;
   }
 
+  /// F16 holds no magnitude above 65504: what would become an infinity is no weight any more.
+  void check_kept(const PlanItem& item, int64_t row, std::span<const float> x, std::span<const uint8_t> bytes) const {
+    if (item.kept_as != DType::f16 || item.source.dtype == DType::f16) return;
+    for (size_t i = 0; i < x.size(); ++i)
+      if ((bytes[2 * i + 1] & 0x7f) == 0x7c && bytes[2 * i] == 0)
+        throw FormatError(model_.path, -1,
+                          fmt::format("{} row {} holds {}, which is too large for F16 (65504)", item.source.name,
+                                      row + int64_t(i) / item.source.row_elements(), x[i]));
+  }
+
   void look_at(ItemState& state, int64_t rows, std::span<const float> x) {
-    const uint32_t found = int8_kernel().amax_bits(x.data(), int64_t(x.size()));
+    const uint32_t found = row_kernels().f32.amax_bits(x.data(), int64_t(x.size()));
     uint32_t known = state.amax_bits;
     while (known < found && !state.amax_bits.compare_exchange_weak(known, found)) {
     }
@@ -296,9 +322,10 @@ class Engine {
     std::call_once(state.prepared, [&] {
       WeightFacts facts;
       facts.amax = f32_from_bits(state.amax_bits);
-      if (plan_.statistics) state.statistics = plan_.statistics(item.source);
+      if (plan_.calibration) state.statistics = plan_.calibration->for_weight(item.source.name);
       facts.statistics = state.statistics.get();
       state.quantizer = item.scheme->prepare(item.source, facts);
+      if (plan_.calibration) state.quantizer = plan_.calibration->wrap(item.source, std::move(state.quantizer));
     });
     return true;
   }

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/architecture.h"
 #include "quantize/quantize_stage.h"
 
 namespace overproof {
@@ -33,15 +34,27 @@ bool matches_any(std::string_view text, const std::vector<std::string>& patterns
   return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
 }
 
-/// A router decides which experts see a token: a rounding error there changes the function, not its precision.
-bool is_protected(std::string_view name) {
-  return name.ends_with(".mlp.gate.weight") || name.ends_with("embed_tokens.weight") ||
-         name.find("norm") != std::string_view::npos;
-}
+/// Who may be quantised: by role, and only a matrix. Routers, embeddings and norms are something else.
+class Weights {
+ public:
+  explicit Weights(const Checkpoint& model) : architecture_(*model.config) {}
+  const Architecture& architecture() const { return architecture_; }
+  /// A matrix that loaders might take for a Linear weight's, so that it must be listed when it is left alone.
+  static bool is_matrix(const TensorInfo& info) {
+    return info.shape.size() == 2 && info.shape[0] > 0 && info.shape[1] > 0 && info.name.ends_with(kWeight);
+  }
+  bool may_quantise(const TensorInfo& info) const {
+    const TensorRole role = architecture_.role(info);
+    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head);
+  }
+  bool must_be_ignored(const TensorInfo& info) const {
+    const TensorRole role = architecture_.role(info);
+    return is_matrix(info) && role != TensorRole::embedding && role != TensorRole::norm && role != TensorRole::head;
+  }
 
-bool is_linear_weight(const TensorInfo& info) {
-  return info.shape.size() == 2 && info.shape[0] > 0 && info.shape[1] > 0 && info.name.ends_with(kWeight);
-}
+ private:
+  Architecture architecture_;
+};
 
 std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, weight.name.size() - kWeight.size()); }
 
@@ -74,7 +87,13 @@ std::vector<Override> read_overrides(const QuantizeConfig& config, const SchemeO
     if (equals == std::string::npos || equals == 0 || equals + 1 == part.size())
       throw UsageError(fmt::format("overrides: '{}' is not PATTERN=SCHEME", part));
     const std::string name = part.substr(equals + 1);
-    if (!known.contains(name)) known[name] = plan.schemes.emplace_back(find_scheme(name, options)).get();
+    if (!known.contains(name)) {
+      const Scheme* other = plan.schemes.emplace_back(find_scheme(name, options)).get();
+      // One quantization_config speaks of one family of formats: compressed-tensors' groups can stand side by side, others cannot.
+      if (other->config_group().is_null() || plan.schemes[0]->config_group().is_null())
+        throw UsageError(fmt::format("overrides: no loader takes {} beside {} in one checkpoint", name, config.scheme));
+      known[name] = other;
+    }
     overrides.push_back({part.substr(0, equals), known[name]});
   }
   return overrides;
@@ -82,12 +101,12 @@ std::vector<Override> read_overrides(const QuantizeConfig& config, const SchemeO
 
 /// What each weight shall become, before asking whether it can.
 std::vector<const Scheme*> choose_schemes(const QuantizeConfig& config, std::vector<Override>& overrides, const Scheme* main,
-                                          const TensorSource& source) {
+                                          const TensorSource& source, const Weights& weights) {
   const std::vector<std::string> include = split_list(config.include), exclude = split_list(config.exclude);
   std::vector<const Scheme*> chosen;
   for (const TensorInfo& info : source.tensors()) {
     chosen.push_back(nullptr);
-    if (!is_linear_weight(info) || is_protected(info.name)) continue;
+    if (!weights.may_quantise(info)) continue;
     const auto found = std::ranges::find_if(overrides, [&](const Override& o) { return matches_pattern(info.name, o.pattern); });
     if (found != overrides.end()) {
       found->used = true;
@@ -109,7 +128,7 @@ void check_experts(const TensorSource& source, const std::vector<const Scheme*>&
   for (size_t i = 0; i < chosen.size(); ++i) {
     const TensorInfo& info = source.tensors()[i];
     const std::string_view expert = expert_of(info.name);
-    if (expert.empty() || !is_linear_weight(info)) continue;
+    if (expert.empty() || !Weights::is_matrix(info)) continue;
     const size_t other = first.emplace(expert, i).first->second;
     if (chosen[other] == chosen[i]) continue;
     const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
@@ -182,12 +201,15 @@ bool matches_pattern(std::string_view text, std::string_view pattern) {
   return pattern.find_first_not_of('*', p) == std::string_view::npos;
 }
 
-Plan make_plan(const QuantizeConfig& config, const TensorSource& source, const std::filesystem::path& model) {
-  const SchemeOptions options{config.clipping == "mse" ? Int8Scale::mse : Int8Scale::absmax};
+Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
+  const TensorSource& source = *model.tensors;
+  const Weights weights(model);
+  const SchemeOptions options{config.clipping == "mse" ? Clipping::mse : Clipping::absmax, config.per_tensor, config.asymmetric};
   Plan plan;
+  plan.assumption = weights.architecture().assumption();
   plan.schemes.push_back(find_scheme(config.scheme, options));
   std::vector<Override> overrides = read_overrides(config, options, plan);
-  std::vector<const Scheme*> chosen = choose_schemes(config, overrides, plan.schemes[0].get(), source);
+  std::vector<const Scheme*> chosen = choose_schemes(config, overrides, plan.schemes[0].get(), source, weights);
   check_experts(source, chosen);
   drop_what_is_not_taken(source, chosen, plan);
 
@@ -203,7 +225,7 @@ Plan make_plan(const QuantizeConfig& config, const TensorSource& source, const s
       item.kept_as = kept_dtype(item.source);
       item.outputs = {item.source};
       item.outputs[0].dtype = item.kept_as;
-      if (is_linear_weight(item.source) && !is_protected(item.source.name) && item.source.name != "lm_head.weight")
+      if (weights.must_be_ignored(item.source))
         plan.ignored.push_back(module_of(item.source));
     }
     plan.outputs.insert(plan.outputs.end(), item.outputs.begin(), item.outputs.end());
@@ -212,7 +234,7 @@ Plan make_plan(const QuantizeConfig& config, const TensorSource& source, const s
   std::set<std::string_view> names;
   for (const TensorInfo& out : plan.outputs)
     if (!names.insert(out.name).second)
-      throw FormatError(model, -1, fmt::format("two tensors of the output would be called '{}'", out.name));
+      throw FormatError(model.path, -1, fmt::format("two tensors of the output would be called '{}'", out.name));
   // Also named when the checkpoint has no lm_head of its own: with tied embeddings the module exists all the same.
   if (head_kept) plan.ignored.insert(plan.ignored.begin(), "lm_head");
   plan.ignored.push_back("re:.*embed_tokens.*");
@@ -242,27 +264,22 @@ Json quantization_config(const Plan& plan) {
   for (const auto& scheme : plan.schemes)
     if (std::ranges::any_of(plan.items, [&](const PlanItem& item) { return item.scheme == scheme.get(); }))
       used.push_back(scheme.get());
+  if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
   Json groups = Json::object();
   bool one_format = true;
   for (size_t g = 0; g < used.size(); ++g) {
     Json group = used[g]->config_group();
     one_format &= used[g]->format() == used[0]->format();
-    if (used.size() > 1) {
-      std::vector<std::string> modules, others;
-      for (const PlanItem& item : plan.items)
-        if (is_linear_weight(item.source)) (item.scheme == used[g] ? modules : others).push_back(module_of(item.source));
-      group["targets"] = module_patterns(modules, others);
-    }
+    std::vector<std::string> modules, others;
+    for (const PlanItem& item : plan.items)
+      if (Weights::is_matrix(item.source)) (item.scheme == used[g] ? modules : others).push_back(module_of(item.source));
+    group["targets"] = module_patterns(modules, others);
     groups[fmt::format("group_{}", g)] = std::move(group);
   }
-  return {{"quant_method", "compressed-tensors"},
-          {"format", one_format ? std::string(used[0]->format()) : "mixed-precision"},
-          {"quantization_status", "compressed"},
-          {"version", "0.19.0"},
-          {"global_compression_ratio", nullptr},
-          {"kv_cache_scheme", nullptr},
-          {"ignore", plan.ignored},
-          {"config_groups", groups}};
+  Json config = used[0]->quantization_config(plan.ignored);
+  config["format"] = one_format ? std::string(used[0]->format()) : "mixed-precision";
+  config["config_groups"] = groups;
+  return config;
 }
 
 }  // namespace overproof

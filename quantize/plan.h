@@ -2,7 +2,6 @@
 // Which weight of a checkpoint becomes what: decided whole before a byte is read.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,10 +10,10 @@
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
 #include "quantize/scheme.h"
-#include "quantize/statistics.h"
 
 namespace overproof {
 
+class Calibration;
 struct QuantizeConfig;
 
 /// One tensor of the source on its way.
@@ -32,14 +31,14 @@ struct Plan {
   std::vector<std::string> ignored;              ///< modules with a matrix that loaders might take for quantised
   std::vector<std::string> not_taken;            ///< weights that were to be quantised but that the scheme cannot hold
   int64_t quantised = 0, bytes_in = 0;
-  /// What calibration saw of a weight's inputs; empty without calibration. Asked once a weight, by any thread.
-  std::function<std::shared_ptr<const LinearStatistics>(const TensorInfo& weight)> statistics;
+  std::string assumption;                ///< what was guessed of an unknown architecture; empty else
+  const Calibration* calibration = nullptr;  ///< null without; asked by any thread
 };
 
-/// Chooses for each tensor: `--overrides` first, the first pattern that matches deciding, then include and exclude. Routers,
-/// norms and embeddings are never quantised. Throws UsageError when nothing is to be quantised, when an override matches
+/// Chooses for each tensor: `--overrides` first, the first pattern that matches deciding, then include and exclude. Only Linear
+/// weights are, by their role (formats/architecture.h): routers, norms, embeddings and layers for further tokens never. Throws UsageError when nothing is to be quantised, when an override matches
 /// nothing, and when the projections of one expert would get different schemes, which no runtime loads.
-Plan make_plan(const QuantizeConfig& config, const TensorSource& source, const std::filesystem::path& model);
+Plan make_plan(const QuantizeConfig& config, const Checkpoint& model);
 
 /// config.json's quantization_config. One scheme: one group for every Linear but those ignored. More: a group each, with its
 /// modules as targets.

@@ -19,17 +19,28 @@ namespace overproof {
 struct QuantizeConfig {
   std::string scheme = "int8";
   std::string clipping = "absmax";
+  bool per_tensor = false, asymmetric = false;
   std::string include = "model.layers.*";
   std::string exclude;
   std::string overrides;
   int64_t block_bytes = EngineOptions::kDefaultBlockBytes;
   int64_t max_shard_bytes = 5'000'000'000;
+  bool smooth = false;
+  std::string smooth_strength = "auto";
+  bool gptq = false;
+  double dampening = 0.01;
+  bool act_order = false;
+  int64_t min_tokens = 128;
 
   template <class V>
   void visit(V&& v) {
-    v("scheme", scheme, one_of(scheme_names()), "how a Linear weight becomes 8 bits; int8: per output channel, weights only");
+    v("scheme", scheme, one_of(scheme_names()),
+      "how a Linear weight becomes 8 bits: int8 per output channel or in groups of 128, weights only; w8a8: int8 weights and "
+      "activations; fp8 per channel, in blocks, or as DeepSeek writes it; mxfp8; q8_0: GGUF");
     v("clipping", clipping, one_of({"absmax", "mse"}),
-      "scale of a row: its largest magnitude / 127, or the clipped one with the least squared error");
+      "scale of a row: its largest magnitude over the largest code, or the clipped one with the least squared error");
+    v("per-tensor", per_tensor, any_value(), "fp8: one scale a weight in place of one an output channel");
+    v("asymmetric", asymmetric, any_value(), "w8a8, w8a8-static: activations get a zero point");
     v("include", include, any_value(),
       "patterns of Linear weights to quantise, apart by commas, * for any text; routers and embeddings never are");
     v("exclude", exclude, any_value(), "patterns of weights to leave at their precision, e.g. *.down_proj.weight");
@@ -39,13 +50,21 @@ struct QuantizeConfig {
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
       "bytes read, worked on and written at a time; changes no result");
     v("max-shard-bytes", max_shard_bytes, at_least(1 << 20), "largest safetensors file; more become shards with an index");
+    v("smooth", smooth, any_value(), "move outliers of activations into weights (SmoothQuant); needs activations, and a scheme that rounds them");
+    v("smooth-strength", smooth_strength, any_value(), "how far they are moved, 0 to 1, or auto: searched for each place by the error of its outputs");
+    v("gptq", gptq, any_value(), "let later columns of a weight make good what rounding took from earlier ones; needs activations with --hessians");
+    v("dampening", dampening, in_range(1e-6, 1), "gptq: part of the Hessian's mean diagonal that is added to it");
+    v("act-order", act_order, any_value(), "gptq: columns with the largest inputs first");
+    v("min-tokens", min_tokens, in_range(1, 1 << 24), "weights whose input saw fewer tokens are quantised without calibration");
   }
 };
 
-/// Slot "model": what open_checkpoint reads; its tensor files are digested while they are read. Writes config.json (with
-/// quantization_config), safetensors, and the tokenizer files. Throws UsageError when nothing matches, FormatError naming the
-/// tensor and row of an infinity or NaN.
-/// Metrics: tensors, quantised, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB}.
+/// Slot "model": what open_checkpoint reads; its tensor files are digested while they are read. Slot "activations", optional:
+/// what the activations stage recorded of it. Writes config.json (with quantization_config), safetensors, and the tokenizer
+/// files; for GGUF schemes model.gguf alone. Throws UsageError when nothing matches, FormatError naming the tensor and row of an
+/// infinity or NaN.
+/// Metrics: tensors, quantised, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB},
+/// and, where there is something to say, calibration (Calibration::metrics) and assumption.
 StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -14,12 +14,15 @@
 // "model.layers.0.mlp.experts.3.gate_proj" (also up), ...
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/digest.h"
 #include "core/file.h"
+#include "formats/safetensors.h"
 
 namespace overproof {
 
@@ -35,6 +38,32 @@ struct LinearStatistics {
   std::vector<float> hessian;  ///< [in, in], or empty
   int64_t tokens = 0;          ///< seen in all
   int64_t forced_tokens = 0;   ///< of which the router would not have sent here
+};
+
+/// The file, mapped. Throws FormatError naming file and tensor when it is not whole: shapes that disagree, groups without
+/// tensors, negative counts; and when what is read is not finite.
+class ActivationStatistics {
+ public:
+  /// A folder with activations.safetensors, or the file itself.
+  explicit ActivationStatistics(const fs::path& path);
+  const fs::path& path() const { return file_.path(); }
+  const Digest& model_root() const { return model_root_; }
+  /// Weight name ("....q_proj.weight") -> group.
+  const std::map<std::string, std::string, std::less<>>& groups() const { return groups_; }
+  /// nullptr when this weight's input was not recorded.
+  const std::string* group_of(std::string_view weight) const;
+  int64_t columns(const std::string& group) const;
+  int64_t tokens(const std::string& group) const;  ///< seen in all
+  bool has_hessian(const std::string& group) const { return file_.contains(group + ".hessian"); }
+  enum class Parts { small, samples, hessian };    ///< amax, range and counts always; samples or the Hessian besides
+  LinearStatistics read(const std::string& group, Parts parts) const;
+
+ private:
+  std::vector<int64_t> counts(const std::string& group) const;
+  std::vector<float> values(const std::string& name) const;
+  SafetensorsFile file_;
+  Digest model_root_;
+  std::map<std::string, std::string, std::less<>> groups_;
 };
 
 }  // namespace overproof

@@ -8,17 +8,11 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "data/corpus.h"
-#include "data/order.h"
+#include "model/windows.h"
 #include "student/ffn.h"
 #include "student/statistics.h"
 
 namespace overproof {
-namespace {
-
-// A tweak no training order uses (those count epochs from 0), so that the sample is independent of what is taught.
-constexpr uint64_t kSampleTweak = 0x6f62736572766564;
-
-}  // namespace
 
 StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
@@ -28,18 +22,8 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
   const ModelConfig& shape = teacher.config();
 
-  const int64_t length = corpus.window_length(), available = corpus.windows(Split::train);
-  if (available < 1) throw UsageError("the corpus has no whole training window to observe");
-  const int64_t windows = std::min((config.tokens + length - 1) / length, available);
-  const int64_t tokens = windows * length;
-  const Permutation sample(order_key(inputs.root("corpus"), config.seed), kSampleTweak, available);
-
-  at::Tensor ids = at::empty({windows, length}, at::kLong);
-  std::vector<int64_t> row(size_t(length) + 1);
-  for (int64_t w = 0; w < windows; ++w) {
-    corpus.read_window(Split::train, sample.forward(w), row);
-    std::copy_n(row.begin(), length, ids.data_ptr<int64_t>() + w * length);
-  }
+  const at::Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const int64_t windows = ids.size(0), length = ids.size(1), tokens = windows * length;
 
   std::vector<at::Tensor> seen, importance;
   for (int64_t l = 0; l < shape.layers; ++l) {

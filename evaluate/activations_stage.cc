@@ -1,0 +1,218 @@
+#include "evaluate/activations_stage.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/progress.h"
+#include "data/tokenizer.h"
+#include "evaluate/activation_recorder.h"
+#include "model/decoder.h"
+#include "model/functions.h"
+#include "model/rounded_ffn.h"
+#include "model/windows.h"
+
+namespace overproof {
+namespace {
+
+constexpr char kFile[] = "activations.safetensors";  // quantize/statistics.h, whose reader stands beside us, not below
+
+using at::Tensor;
+
+struct ExpertCounts {
+  int64_t total = 0, topped_up = 0, below = 0, forced_tokens = 0;
+};
+
+/// The tokens that the router would rather have sent to `expert` than any other it did not send there: the `count` highest
+/// scores among tokens that are not in `routed` (ascending); the lower token on ties. Ascending.
+std::vector<int64_t> next_best(const Tensor& scores, int64_t expert, const std::vector<int64_t>& routed, int64_t count) {
+  const int64_t tokens = scores.size(0);
+  const Tensor column = scores.select(1, expert).contiguous();
+  const float* score = column.const_data_ptr<float>();
+  std::vector<int64_t> others(static_cast<size_t>(tokens));
+  std::iota(others.begin(), others.end(), 0);
+  std::erase_if(others, [&](int64_t t) { return std::ranges::binary_search(routed, t); });
+  count = std::min(count, int64_t(others.size()));
+  std::partial_sort(others.begin(), others.begin() + count, others.end(),
+                    [&](int64_t a, int64_t b) { return score[a] != score[b] ? score[a] > score[b] : a < b; });
+  others.resize(size_t(count));
+  std::ranges::sort(others);
+  return others;
+}
+
+/// Takes the residual stream of all windows through one layer after another.
+class LayerByLayer {
+ public:
+  LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, Tensor stream, ActivationSpill& spill,
+               Progress& progress)
+      : model_(model), config_(config), options_{config.samples, config.hessians}, length_(length), stream_(std::move(stream)),
+        spill_(spill), progress_(progress) {}
+
+  void run() {
+    for (int64_t layer = 0; layer < model_.config().layers; ++layer) {
+      attention(layer);
+      if (model_.config().is_moe()) mixture(layer);
+      else dense(layer);
+    }
+  }
+  const ExpertCounts& experts() const { return experts_; }
+
+ private:
+  int64_t tokens() const { return stream_.size(0); }
+  std::string name(int64_t layer, std::string_view part) const { return fmt::format("model.layers.{}.{}", layer, part); }
+
+  /// Calls body(first, count) for the rows of each batch of windows.
+  template <class Body>
+  void each_batch(Body&& body) {
+    const int64_t rows = config_.batch_size * length_;
+    for (int64_t first = 0; first < tokens(); first += rows) {
+      throw_if_interrupted();
+      body(first, std::min(rows, tokens() - first));
+    }
+  }
+
+  void attention(int64_t layer) {
+    const ModelConfig& c = model_.config();
+    InputRecord qkv(c.hidden_size, tokens(), options_), o(c.heads * c.head_dim, tokens(), options_);
+    each_batch([&](int64_t first, int64_t count) {
+      AttentionInputs seen;
+      const Tensor rows = stream_.narrow(0, first, count);
+      rows.copy_(model_.attention_block(layer, rows, count / length_, &seen));
+      qkv.add(seen.qkv);
+      o.add(seen.o);
+      progress_.update(done_ += count / 2, fmt::format("layer {} of {}", layer + 1, c.layers));
+    });
+    spill_.add({name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")}, qkv, tokens(), 0);
+    spill_.add({name(layer, "self_attn.o_proj")}, o, tokens(), 0);
+  }
+
+  /// Runs one FFN over `rows` tokens and files what its Linears are given. x(first, count) gives the input of a batch, use(first,
+  /// count, out) takes what came of it.
+  template <class Input, class Use>
+  void ffn(const std::string& at, const Tensor& gate_up, const Tensor& down, const FfnRounding& rounding, int64_t rows, int64_t forced,
+           const Input& x, const Use& use) {
+    InputRecord in(gate_up.size(1), rows, options_), activation(down.size(1), rows, options_);
+    const int64_t step = config_.batch_size * length_;
+    for (int64_t first = 0; first < rows; first += step) {
+      throw_if_interrupted();
+      const int64_t count = std::min(step, rows - first);
+      const Tensor input = x(first, count);
+      const FfnPass pass = rounded_feed_forward(input, gate_up, down, rounding);
+      in.add(input);
+      activation.add(pass.activation);
+      use(first, count, pass.out);
+    }
+    spill_.add({at + "gate_proj", at + "up_proj"}, in, rows - forced, forced);
+    spill_.add({at + "down_proj"}, activation, rows - forced, forced);
+  }
+
+  void dense(int64_t layer) {
+    const LayerWeights& w = model_.layers()[size_t(layer)];
+    ffn(name(layer, "mlp."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), tokens(), 0,
+        [&](int64_t first, int64_t count) { return model_.ffn_input(layer, stream_.narrow(0, first, count)); },
+        [&](int64_t first, int64_t count, const Tensor& out) {
+          stream_.narrow(0, first, count).add_(out);
+          progress_.update(done_ += count - count / 2);
+        });
+  }
+
+  void mixture(int64_t layer) {
+    const ModelConfig& c = model_.config();
+    const LayerWeights& w = model_.layers()[size_t(layer)];
+    const int64_t n = tokens();
+    Tensor input = at::empty_like(stream_), selected = at::empty({n, c.top_k}, at::kInt), weights = at::empty({n, c.top_k}, at::kFloat),
+           scores = at::empty({n, c.n_routed_experts}, at::kFloat);
+    each_batch([&](int64_t first, int64_t count) {
+      const Tensor h = model_.ffn_input(layer, stream_.narrow(0, first, count));
+      const Routing routing = route(h, w.router, w.router_bias, c.top_k, c);
+      input.narrow(0, first, count).copy_(h);
+      selected.narrow(0, first, count).copy_(routing.selected);
+      weights.narrow(0, first, count).copy_(routing.weights);
+      nn::matmul_into(scores.narrow(0, first, count), h, w.router.t());  // sigmoid keeps their order
+    });
+    if (w.gate_up.defined())
+      ffn(name(layer, "mlp.shared_experts."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), n, 0,
+          [&](int64_t first, int64_t count) { return input.narrow(0, first, count); },
+          [&](int64_t first, int64_t count, const Tensor& out) { stream_.narrow(0, first, count).add_(out); });
+    const Tensor flat_weights = weights.reshape({-1});
+    for (int64_t e = 0; e < c.n_routed_experts; ++e) {
+      expert(layer, e, input, pairs_of_expert(selected, e), flat_weights, scores);
+      progress_.update(done_ + (n - n / 2) * (e + 1) / c.n_routed_experts, fmt::format("layer {} of {}", layer + 1, c.layers));
+    }
+    done_ += n - n / 2;
+  }
+
+  void expert(int64_t layer, int64_t e, const Tensor& input, const Tensor& pairs, const Tensor& weights, const Tensor& scores) {
+    const LayerWeights& w = model_.layers()[size_t(layer)];
+    const Tensor routed = pairs.div(model_.config().top_k, "floor");
+    const int64_t sent = routed.numel(), wanted = std::min(config_.min_tokens, tokens());
+    std::vector<int64_t> ids(routed.const_data_ptr<int64_t>(), routed.const_data_ptr<int64_t>() + sent);
+    if (sent < wanted) {
+      const std::vector<int64_t> more = next_best(scores, e, ids, wanted - sent);
+      ids.insert(ids.end(), more.begin(), more.end());  // behind those whose output counts
+    }
+    const int64_t rows = int64_t(ids.size()), forced = rows - sent;
+    const Tensor tokens_of = at::tensor(ids, at::kLong), scale = weights.index_select(0, pairs).unsqueeze(1);
+    const bool rounds = w.rounding && !w.rounding->experts.empty();
+    ffn(name(layer, fmt::format("mlp.experts.{}.", e)), w.expert_gate_up[e], w.expert_down[e],
+        rounds ? w.rounding->experts[size_t(e)] : FfnRounding(), rows, forced,
+        [&](int64_t first, int64_t count) { return input.index_select(0, tokens_of.narrow(0, first, count)); },
+        [&](int64_t first, int64_t count, const Tensor& out) {
+          const int64_t real = std::clamp<int64_t>(sent - first, 0, count);
+          if (real > 0)
+            stream_.index_add_(0, tokens_of.narrow(0, first, real), out.narrow(0, 0, real).mul(scale.narrow(0, first, real)));
+        });
+    ++experts_.total;
+    experts_.topped_up += forced > 0;
+    experts_.below += rows < config_.min_tokens;
+    experts_.forced_tokens += forced;
+  }
+
+  const Decoder& model_;
+  const ActivationsConfig& config_;
+  RecorderOptions options_;
+  int64_t length_;
+  Tensor stream_;  // [tokens, hidden]
+  ActivationSpill& spill_;
+  Progress& progress_;
+  int64_t done_ = 0;
+  ExpertCounts experts_;
+};
+
+}  // namespace
+
+StageReport run_activations(const ActivationsConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  const Corpus corpus(inputs.path("corpus"));
+  if (open_tokenizer(inputs.path("model"))->probe() != corpus.tokenizer_probe())
+    throw UsageError("the corpus was cut with another tokenizer than the model's; build it again with this model");
+  const Decoder model(open_checkpoint(inputs.path("model")));
+  const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const int64_t windows = ids.size(0), tokens = ids.numel(), layers = model.config().layers;
+
+  ActivationSpill spill(outputs.scratch());
+  Progress progress("activations", tokens * layers, "tokens");
+  LayerByLayer pass(model, config, corpus.window_length(), model.embed(ids), spill, progress);
+  pass.run();
+  spill.write(outputs.folder(), kFile,
+              {{"model_root", inputs.root("model").hex()}, {"corpus_root", inputs.root("corpus").hex()}, {"tokens", std::to_string(tokens)}});
+
+  StageReport report;
+  const ExpertCounts& e = pass.experts();
+  report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", layers}, {"groups", spill.groups()}};
+  report.summary = {fmt::format("{} tokens through {} layers, {} inputs recorded{}", tokens, layers, spill.groups(),
+                                config.hessians ? " with Hessians" : "")};
+  if (e.total > 0) {
+    report.metrics()["experts"] = {{"total", e.total}, {"topped_up", e.topped_up}, {"below_min_tokens", e.below}, {"forced_tokens", e.forced_tokens}};
+    report.summary.push_back(fmt::format("{} experts: {} were topped up to {} tokens ({} tokens by force), {} stayed below", e.total,
+                                         e.topped_up, config.min_tokens, e.forced_tokens, e.below));
+  }
+  return report;
+}
+
+}  // namespace overproof

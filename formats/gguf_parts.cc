@@ -1,0 +1,71 @@
+#include "formats/gguf_parts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "formats/gguf_names.h"
+
+namespace overproof {
+
+GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_(source) {
+  for (const GgufOutput& output : plan.outputs) {
+    if (output.parts.empty()) {
+      OVERPROOF_CHECK(table_.add({output.info.name + "#0", DType::f32, {int64_t(output.values.size())}}));
+      entries_.push_back({&output, nullptr});
+    }
+    for (size_t k = 0; k < output.parts.size(); ++k) {
+      const GgufPart& part = output.parts[k];
+      const TensorInfo& info = *source.find(part.source);
+      const bool by_rows = info.shape.size() == 2 && !part.transposed;
+      std::vector<int64_t> shape{part.rows, info.shape.back()};
+      if (part.transposed) std::swap(shape[0], shape[1]);
+      if (info.shape.size() == 1) shape = {part.rows};
+      OVERPROOF_CHECK(table_.add({fmt::format("{}#{}", output.info.name, k), info.dtype, shape}));
+      entries_.push_back({&output, &part, by_rows});
+    }
+  }
+}
+
+void GgufParts::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
+  const TensorInfo* tensor = find(name);
+  OVERPROOF_CHECK(tensor);
+  const Entry& e = entry(tensor);
+  if (!e.part) {
+    std::copy_n(e.output->values.begin() + first_row, rows, out.begin());
+    return;
+  }
+  // Parts that are not read by rows are small, or whole experts: read once for all their rows would hold them for too long.
+  GgufPartReader(source_, *e.part).read(first_row, rows, out);
+}
+
+std::optional<RowExtent> GgufParts::extent(std::string_view name) const {
+  const TensorInfo* tensor = find(name);
+  if (!tensor || !entry(tensor).by_rows) return std::nullopt;
+  const GgufPart& part = *entry(tensor).part;
+  std::optional<RowExtent> extent = source_.extent(part.source);
+  if (!extent || part.first_row % extent->row_unit != 0) return std::nullopt;
+  extent->offset += part.first_row * extent->row_bytes;
+  // Both the file and the output may shuffle rows within heads; whole units of both stay together.
+  if (part.half_head > 0) extent->row_unit = std::lcm(extent->row_unit, 2 * part.half_head);
+  return extent;
+}
+
+void GgufParts::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                            std::span<float> out) const {
+  const TensorInfo* tensor = find(name);
+  OVERPROOF_CHECK(tensor && entry(tensor).by_rows);
+  const GgufPart& part = *entry(tensor).part;
+  if (part.half_head == 0) return source_.decode_rows(part.source, part.first_row + first_row, rows, stored, out);
+  OVERPROOF_CHECK(first_row % (2 * part.half_head) == 0);
+  thread_local std::vector<float> straight;
+  straight.resize(out.size());
+  source_.decode_rows(part.source, part.first_row + first_row, rows, stored, straight);
+  const int64_t columns = tensor->row_elements();
+  for (int64_t r = 0; r < rows; ++r)
+    std::copy_n(straight.begin() + row_of_interleaved(r, part.half_head) * columns, columns, out.begin() + r * columns);
+}
+
+}  // namespace overproof

@@ -1,0 +1,43 @@
+#pragma once
+// A checkpoint seen as the parts of a GGUF file, in the file's order: what a streaming engine that knows tensors and rows, and
+// nothing of GGUF, can go through one after another.
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "formats/gguf_plan.h"
+
+namespace overproof {
+
+/// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output with "#k" for its k-th part. Rows
+/// come in the order in which they are stored. Values that the plan computes are tensors here like others. `source` and `plan`
+/// must outlive this.
+class GgufParts final : public TensorSource {
+ public:
+  GgufParts(const TensorSource& source, const GgufPlan& plan);
+  const std::vector<TensorInfo>& tensors() const override { return table_.list(); }
+  const TensorInfo* find(std::string_view name) const override { return table_.find(name); }
+  void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
+  const std::vector<std::filesystem::path>& files() const override { return source_.files(); }
+  std::optional<RowExtent> extent(std::string_view name) const override;
+  void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
+                   std::span<float> out) const override;
+
+  /// The output that tensor `index` of tensors() is a part of, and the source tensor it is made of; null for computed values.
+  const GgufOutput& output_of(size_t index) const { return *entries_[index].output; }
+  const std::string* source_of(size_t index) const { return entries_[index].part ? &entries_[index].part->source : nullptr; }
+
+ private:
+  struct Entry {
+    const GgufOutput* output;
+    const GgufPart* part;  // null: output->values
+    bool by_rows = false;  // rows of the source's own, at most interleaved: they can be streamed
+  };
+  const Entry& entry(const TensorInfo* tensor) const { return entries_[size_t(tensor - table_.list().data())]; }
+  const TensorSource& source_;
+  TensorTable table_;
+  std::vector<Entry> entries_;  // beside table_.list()
+};
+
+}  // namespace overproof

@@ -1,0 +1,167 @@
+#include "quantize/calibration.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+
+namespace overproof {
+
+std::optional<ActivationRounding> activations_of(const Scheme& scheme) {
+  const Json group = scheme.config_group();
+  if (!group.is_object() || !group.contains("input_activations") || !group["input_activations"].is_object()) return std::nullopt;
+  const Json& a = group["input_activations"];
+  ActivationRounding r;
+  r.type = a.value("type", "int") == "float" ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8;
+  r.symmetric = a.value("symmetric", true);
+  r.is_static = !a.value("dynamic", false);
+  if (a.value("strategy", "") == "group") r.group = a.value("group_size", int64_t{0});
+  return r;
+}
+
+Calibration::Calibration(const CalibrationOptions& options, const Checkpoint& model, const Scheme& scheme,
+                         const ActivationStatistics& statistics, std::function<bool(const std::string&)> is_quantised)
+    : options_(options), scheme_(scheme), statistics_(statistics), is_quantised_(std::move(is_quantised)) {
+  if (options_.gptq && !gptq_takes(scheme))
+    throw UsageError(fmt::format("gptq makes int8 codes with scales beside them (schemes int8, int8-g128, w8a8, w8a8-static); '{}' has other ones", scheme.name()));
+  for (const auto& [weight, group] : statistics.groups()) {
+    const TensorInfo* info = model.tensors->find(weight);
+    if (!info || info->shape.size() != 2 || info->shape[1] != statistics.columns(group))
+      throw FormatError(statistics.path(), -1, fmt::format("records {} inputs of '{}', which the model does not have", statistics.columns(group), weight));
+    if (options_.gptq && !statistics.has_hessian(group))
+      throw UsageError("gptq needs second moments, which these activations lack; record them again with --hessians");
+  }
+  if (options_.smooth) find_scaling(model);
+}
+
+void Calibration::multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side, std::vector<float> factors) {
+  auto& target = scaling_[name].*side;
+  OVERPROOF_CHECK(!target);  // a tensor's rows belong to one site, and so do its columns
+  target = std::make_shared<const std::vector<float>>(std::move(factors));
+}
+
+void Calibration::find_scaling(const Checkpoint& model) {
+  const std::optional<ActivationRounding> activations = activations_of(scheme_);
+  if (!activations) throw UsageError(fmt::format("smoothing helps to round activations, which scheme '{}' does not", scheme_.name()));
+  SmoothOptions search;
+  search.strength = options_.strength;
+  search.min_tokens = options_.min_tokens;
+  search.activations = *activations;
+  const Json weights = scheme_.config_group()["weights"];
+  if (weights.value("strategy", "") == "group") search.weight_group = weights.value("group_size", int64_t{0});
+  const std::vector<SmoothSite> sites = smooth_sites(*model.config, *model.tensors, is_quantised_);
+  Progress progress("smooth", int64_t(sites.size()), "places");
+  for (const SmoothSite& site : sites) {
+    throw_if_interrupted();
+    const SmoothResult found = smooth(site, *model.tensors, statistics_, search);
+    progress.update(++sites_, site.consumers.front());
+    if (found.factors.empty()) continue;
+    ++smoothed_sites_;
+    strengths_ += found.strength;
+    errors_ += std::log(std::max(found.error, 1e-9));
+    std::vector<float> inverse(found.factors);
+    for (float& s : inverse) s = 1.0f / s;  // exact: powers of two
+    for (const std::string& name : site.producers) multiply(name, &TensorScaling::rows, inverse);
+    std::vector<float> columns(found.factors);
+    if (!site.channel_of.empty()) {
+      columns.clear();
+      for (const int32_t channel : site.channel_of) columns.push_back(found.factors[size_t(channel)]);
+    }
+    for (const auto* list : {&site.consumers, &site.compensated})
+      for (const std::string& name : *list) {
+        multiply(name, &TensorScaling::columns, columns);
+        smoothed_[name] = scaling_[name].columns;
+      }
+  }
+}
+
+const TensorScaling& Calibration::scaling(std::string_view name) const {
+  static const TensorScaling none;
+  const auto found = scaling_.find(name);
+  return found == scaling_.end() ? none : found->second;
+}
+
+const std::string* Calibration::usable_group(std::string_view weight) const {
+  const std::string* group = statistics_.group_of(weight);
+  return group && statistics_.tokens(*group) >= std::max<int64_t>(1, options_.min_tokens) ? group : nullptr;
+}
+
+std::shared_ptr<const std::vector<float>> Calibration::smoothing_of(std::string_view weight) const {
+  const auto found = smoothed_.find(weight);
+  return found == smoothed_.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<const LinearStatistics> Calibration::for_weight(std::string_view name) const {
+  const std::string* group = usable_group(name);
+  if (!group) return nullptr;
+  const auto factors = smoothing_of(name);
+  auto statistics = std::make_shared<LinearStatistics>(
+      statistics_.read(*group, factors ? ActivationStatistics::Parts::samples : ActivationStatistics::Parts::small));
+  if (factors) smooth_statistics(*statistics, *factors);
+  statistics->samples.clear();
+  statistics->samples.shrink_to_fit();
+  return statistics;
+}
+
+std::unique_ptr<RowQuantizer> Calibration::wrap(const TensorInfo& weight, std::unique_ptr<RowQuantizer> inner) const {
+  if (!options_.gptq) return inner;
+  const std::string* group = usable_group(weight.name);
+  const std::scoped_lock lock(mutex_);
+  if (group && (factor_group_ != *group || !factor_)) {
+    // All weights of a group are consumers of one site, so they share the smoothing, too.
+    LinearStatistics seen = statistics_.read(*group, ActivationStatistics::Parts::hessian);
+    if (const auto factors = smoothing_of(weight.name)) smooth_statistics(seen, *factors);
+    factor_.reset();  // before the next one is made
+    factor_ = gptq_factor(seen.hessian, seen.columns, options_.gptq_options);
+    factor_group_ = *group;
+  }
+  if (!group || !factor_) {
+    data_free_.push_back(weight.name);
+    return inner;
+  }
+  ++by_gptq_;
+  return gptq_quantizer(scheme_, weight, std::move(inner), factor_);
+}
+
+Json Calibration::metrics() const {
+  const std::scoped_lock lock(mutex_);
+  Json m = Json::object();
+  if (options_.smooth) {
+    m["smoothed_sites"] = smoothed_sites_;
+    m["left_alone"] = sites_ - smoothed_sites_;
+    m["mean_strength"] = smoothed_sites_ ? std::round(strengths_ / double(smoothed_sites_) * 1000) / 1000 : 0.0;
+  }
+  if (options_.gptq) {
+    m["gptq"] = by_gptq_;
+    m["data_free"] = int64_t(data_free_.size());
+    m["data_free_weights"] = data_free_;
+  }
+  return m;
+}
+
+std::vector<std::string> Calibration::summary() const {
+  const std::scoped_lock lock(mutex_);
+  std::vector<std::string> lines;
+  if (options_.smooth && smoothed_sites_ > 0)
+    lines.push_back(fmt::format("{} of {} places smoothed, strength {:.2f} on average{}", smoothed_sites_, sites_,
+                                strengths_ / double(smoothed_sites_),
+                                options_.strength < 0 ? fmt::format("; output error x {:.2f} there (geometric mean)", std::exp(errors_ / double(smoothed_sites_))) : ""));
+  else if (options_.smooth)
+    lines.push_back(fmt::format("none of {} places is better smoothed", sites_));
+  if (options_.gptq) {
+    lines.push_back(fmt::format("{} weights by gptq, {} without", by_gptq_, data_free_.size()));
+    constexpr size_t kNamed = 8;
+    for (size_t i = 0; i < std::min(kNamed, data_free_.size()); ++i)
+      lines.push_back(fmt::format("  without: {} ({})", data_free_[i],
+                                  statistics_.group_of(data_free_[i]) ? "its input saw too few tokens" : "its input was not recorded"));
+    if (data_free_.size() > kNamed) lines.push_back(fmt::format("  and {} more, all named in the statement", data_free_.size() - kNamed));
+  }
+  return lines;
+}
+
+}  // namespace overproof
