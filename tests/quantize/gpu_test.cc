@@ -202,6 +202,48 @@ TEST_CASE("error sums are those of double precision up to rounding") {
   }
 }
 
+TEST_CASE("kernels keep to ragged edges where rows follow each other without a gap") {
+  const Emulation emulation(90);
+  for (const ScaleTiles& tiles :
+       {per_row(9, 37), per_group(9, 37, 6), per_group(9, 38, 7), per_block(9, 37, 5), per_tensor(700, 201), per_row(3, 3)})
+    for (const ElementType type : {ElementType::int8, ElementType::f8_e4m3}) {
+      const int64_t n = tiles.rows * tiles.columns;
+      CAPTURE(tiles.columns, tiles.tile_columns);
+      // A NaN behind the matrix, and codes and values there that must stay.
+      std::vector<float> x = random_values(n, "gpu_test/ragged");
+      x.push_back(std::nanf(""));
+      std::vector<uint8_t> codes(n + 4, 0xee), expected(n + 4, 0xee);
+      std::vector<float> scales(tiles.count()), expected_scales(tiles.count());
+      std::vector<uint32_t> magnitudes(tiles.count());
+      uint64_t bad = kNoBadRow;
+      QuantizeJob job{tiles, ElementType::f32, type, 0, 0, x.data(), tiles.columns, codes.data(), tiles.columns, scales.data(),
+                      &bad,  magnitudes.data()};
+      REQUIRE(emulated::walk(job) == 0);
+      job.codes = expected.data();
+      job.scales = expected_scales.data();
+      quantize_tiles(job);
+      CHECK(codes == expected);
+      CHECK(scales == expected_scales);
+      CHECK(bad == kNoBadRow);
+
+      std::vector<float> values(n + 4, 7.0f), expected_values(n + 4, 7.0f);
+      DequantizeJob back{tiles, type, ElementType::f32, codes.data(), tiles.columns, scales.data(), values.data(), tiles.columns};
+      REQUIRE(emulated::walk(back) == 0);
+      back.out = expected_values.data();
+      dequantize_tiles(back);
+      CHECK(values == expected_values);
+
+      std::vector<uint16_t> out(n + 4, 7), expected_out(n + 4, 7);
+      const std::vector<float> by_row = random_values(tiles.rows, "gpu_test/rows"),
+                               by_column = random_values(tiles.columns, "gpu_test/columns");
+      for (int64_t i = 0; i < n; ++i)
+        expected_out[i] = f32_to_bf16((x[i] * by_row[i / tiles.columns]) * by_column[i % tiles.columns]);
+      REQUIRE(emulated::walk(ScaleJob{tiles.rows, tiles.columns, ElementType::f32, ElementType::bf16, x.data(), tiles.columns,
+                                      by_row.data(), by_column.data(), 1, 1, out.data(), tiles.columns}) == 0);
+      CHECK(out == expected_out);
+    }
+}
+
 TEST_CASE("the first row with an infinity or NaN is named, and its tile gets the code 0 and a NaN") {
   const Emulation emulation(100);
   GpuSession gpu(emulated::api(), 0);
