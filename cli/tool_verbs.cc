@@ -23,11 +23,6 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-struct NoConfig {
-  template <class V>
-  void visit(V&&) {}
-};
-
 int count_written(const CommonConfig& common, const std::string& out, const char* what, int64_t count) {
   if (common.json) fmt::print("{}\n", Json{{"out", out}, {what, count}}.dump());
   else fmt::print("{}: {} {}\n", out, count, what);
@@ -77,8 +72,9 @@ std::vector<VerbSpec> tool_verbs() {
                   })});
   list.push_back({"inspect", "Lists what is in a checkpoint, safetensors or GGUF file.", "overproof inspect runs/smollm2-moe/int8",
                   {{"path", "a file or a checkpoint folder"}}, false, false,
-                  verb_maker<NoConfig>([](const CommonConfig& common, const NoConfig&, const Arguments& a) {
-                    inspect(a[0], common.json, std::cout);
+                  verb_maker<InspectConfig>([](const CommonConfig& common, const InspectConfig& config, const Arguments& a) {
+                    if (config.as_model || config.digests) inspect_model(config, a[0], common.json, std::cout);
+                    else inspect(a[0], common.json, std::cout);
                     return 0;
                   })});
   list.push_back({"tokenizer encode", "Turns a text file into token ids.",

@@ -7,9 +7,13 @@
 #include <cstring>
 #include <ostream>
 
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
+#include "formats/architecture.h"
 #include "formats/gguf.h"
+#include "formats/quantization_config.h"
 #include "formats/safetensors_checkpoint.h"
 
 namespace overproof {
@@ -45,8 +49,12 @@ Json inspect_gguf(const fs::path& path) {
   const GgufFile file(path);
   Json metadata = Json::object(), tensors = Json::array();
   for (const auto& [key, v] : file.metadata()) metadata[key] = value_json(file, key, v);
-  for (const GgufTensor& t : file.tensors()) tensors.push_back(tensor_json(t.name, ggml_layout(t.type).name, t.shape, int64_t(t.data.size())));
-  return {{"file", path.filename().string()}, {"format", fmt::format("GGUF {}", file.version())}, {"metadata", metadata}, {"tensors", tensors}};
+  for (const GgufTensor& t : file.tensors())
+    tensors.push_back(tensor_json(t.name, ggml_layout(t.type).name, t.shape, int64_t(t.data.size())));
+  return {{"file", path.filename().string()},
+          {"format", fmt::format("GGUF {}", file.version())},
+          {"metadata", metadata},
+          {"tensors", tensors}};
 }
 
 Json inspect_safetensors(const fs::path& path) {
@@ -81,21 +89,74 @@ void print(const Json& report, std::ostream& out) {
       out << fmt::format("  {} = {}\n", key, line);
     }
     for (const Json& t : file["tensors"]) {
-      out << fmt::format("  {:<8} {:>12}  {}  [{}]\n", t["dtype"].get<std::string>(), t["bytes"].get<int64_t>(), t["name"].get<std::string>(),
-                         fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
+      out << fmt::format("  {:<8} {:>12}  {}  [{}]\n", t["dtype"].get<std::string>(), t["bytes"].get<int64_t>(),
+                         t["name"].get<std::string>(), fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
     }
   }
   out << fmt::format("{} tensors, {} elements, {} bytes\n", report["tensors"].get<int64_t>(), report["elements"].get<int64_t>(),
                      report["bytes"].get<int64_t>());
 }
 
+constexpr int64_t kDigestBlock = int64_t{1} << 20;  // elements read at a time
+
+std::string values_digest(const TensorSource& source, const TensorInfo& t) {
+  const int64_t rows = t.shape.empty() ? 1 : t.shape[0], columns = t.row_elements();
+  const int64_t block = std::max<int64_t>(1, kDigestBlock / std::max<int64_t>(1, columns));
+  Sha256 hash;
+  std::vector<float> values;
+  for (int64_t first = 0; first < rows; first += block) {
+    const int64_t n = std::min(block, rows - first);
+    values.resize(size_t(n * columns));
+    source.read_f32(t.name, first, n, values);
+    hash.update(values.data(), values.size() * sizeof(float));
+  }
+  return hash.finish().hex();
+}
+
 }  // namespace
+
+void inspect_model(const InspectConfig& config, const fs::path& path, bool json, std::ostream& out) {
+  const Checkpoint checkpoint = open_checkpoint(path);
+  const Architecture architecture(*checkpoint.config);
+  Json tensors = Json::array();
+  for (const TensorInfo& t : checkpoint.tensors->tensors()) {
+    Json entry = {
+        {"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape}, {"role", role_name(architecture.role(t))}};
+    const std::string_view name = t.name;
+    const QuantGroup* group = checkpoint.quantization && name.ends_with(".weight")
+                                  ? checkpoint.quantization->group_for(name.substr(0, name.rfind('.')))
+                                  : nullptr;
+    entry["quantized_by"] = group ? Json(group->name) : Json();
+    if (config.digests && t.dtype != DType::c64) entry["sha256"] = values_digest(*checkpoint.tensors, t);
+    tensors.push_back(std::move(entry));
+  }
+  if (json) {
+    out << Json{{"path", path.filename().string()},
+                {"model_type", architecture.model_type()},
+                {"assumption", architecture.assumption()},
+                {"tensors", tensors}}
+               .dump(1, ' ', false, Json::error_handler_t::replace)
+        << '\n';
+    return;
+  }
+  if (!architecture.assumption().empty()) out << printable(architecture.assumption()) << '\n';
+  for (const Json& t : tensors) {
+    const std::string shape = fmt::format("[{}]", fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
+    out << fmt::format(
+        "  {:<8} {:<14} {}  {}{}{}\n", t["dtype"].get<std::string>(), t["role"].get<std::string>(),
+        printable(t["name"].get<std::string>()), shape,
+        t["quantized_by"].is_null() ? "" : fmt::format("  from 8 bits ({})", printable(t["quantized_by"].get<std::string>())),
+        t.contains("sha256") ? "  " + t["sha256"].get<std::string>() : "");
+  }
+  out << fmt::format("{} tensors\n", tensors.size());
+}
 
 void inspect(const fs::path& path, bool json, std::ostream& out) {
   Json report = {{"path", path.filename().string()}, {"files", Json::array()}};
   int64_t tensors = 0, elements = 0, bytes = 0;
   for (const fs::path& file : tensor_files(path)) {
-    if (file.extension() != ".gguf" && file.extension() != ".safetensors") throw FormatError(file, -1, "is neither a .safetensors nor a .gguf file");
+    if (file.extension() != ".gguf" && file.extension() != ".safetensors")
+      throw FormatError(file, -1, "is neither a .safetensors nor a .gguf file");
     report["files"].push_back(file.extension() == ".gguf" ? inspect_gguf(file) : inspect_safetensors(file));
     for (const Json& t : report["files"].back()["tensors"]) {
       int64_t n = 1;

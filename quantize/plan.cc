@@ -47,6 +47,8 @@ class Weights {
     const TensorRole role = architecture_.role(info);
     return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head);
   }
+  /// What another quantiser left for its own inputs' rounding says nothing about the weights that this one makes.
+  bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
   bool must_be_ignored(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
     return is_matrix(info) && role != TensorRole::embedding && role != TensorRole::norm && role != TensorRole::head;
@@ -216,6 +218,7 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
   bool head_kept = true;
   for (size_t i = 0; i < chosen.size(); ++i) {
     PlanItem item{source.tensors()[i], chosen[i]};
+    if (weights.is_stale(item.source)) continue;
     plan.bytes_in += item.source.bytes();
     if (item.scheme) {
       ++plan.quantised;

@@ -2,10 +2,12 @@
 #include <catch2/catch.hpp>
 
 #include <cstring>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/compressed_tensors.h"
+#include "formats/inspect.h"
 #include "formats/quantization_config.h"
 #include "formats/quantized_checkpoint.h"
 #include "formats/sharded.h"
@@ -149,6 +151,11 @@ TEST_CASE("the config says how activations are rounded") {
   CHECK(tensor.quantization->groups()[0].input_activations ==
         QuantArgs{8, QuantType::floating, QuantStrategy::tensor, true, false});
   CHECK(open_checkpoint(kGolden / "decoder/llama").quantization == nullptr);
+
+  std::ostringstream text;
+  inspect_model({false, true}, kGolden / "formats_8bit/fp8_tensor", false, text);
+  CHECK_THAT(text.str(), Catch::Contains("linear         model.layers.0.mlp.up_proj.weight  [4, 6]  from 8 bits (fp8)  ") &&
+                             Catch::Contains("quantization   model.layers.0.mlp.up_proj.activation_scale  []  ") && Catch::Contains("2 tensors"));
 }
 
 TEST_CASE("quantization_configs that we cannot read say why") {
