@@ -2,7 +2,8 @@
 // `quantize` with its quality measured: the 8-bit model against its parent on held-out text, a bound that the result must keep,
 // and mixed precision for a budget. Here because quantize/ knows no model and evaluate/ no quantising.
 
-#include "evaluate/compare.h"
+#include <string>
+
 #include "quantize/quantize_stage.h"
 
 namespace overproof {
@@ -12,6 +13,7 @@ struct CheckedQuantizeConfig {
   bool evaluate = false;
   int64_t evaluate_tokens = 4096;
   double max_kl = 0, kl_budget = 0;
+  bool measures() const { return evaluate || max_kl > 0 || kl_budget > 0; }
   template <class V>
   void visit(V&& v) {
     quantize.visit(v);

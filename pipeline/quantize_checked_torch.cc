@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "evaluate/compare.h"
 
 namespace overproof {
 namespace {
@@ -156,7 +157,7 @@ std::string fused_unit(const std::string& weight) {
 }
 
 StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
-  if (!config.evaluate && config.max_kl == 0 && config.kl_budget == 0) return run_quantize(config.quantize, inputs, outputs);
+  if (!config.measures()) return run_quantize(config.quantize, inputs, outputs);
   const Judge judge(config, inputs);
   Budgeted budgeted;
   if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), judge);

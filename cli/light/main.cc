@@ -17,10 +17,13 @@
 #include "core/error.h"
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
+#include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
+#include "pipeline/quantize_checked.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/tiny_stage.h"
+#include "teacher/check_rows.h"
 #include "teacher/generate.h"
 #include "teacher/logits.h"
 #include "teacher/teach_stage.h"
@@ -42,7 +45,7 @@ char** g_arguments = nullptr;
 /// The verb is the first word that is no option; one that asks for help needs no libtorch.
 bool surely_needs_torch(const std::vector<std::string>& words) {
   static const std::vector<std::string> verbs = {"run",     "tiny-teacher", "teach",    "observe",  "student",
-                                                 "distill", "calibrate",    "evaluate", "generate", "logits"};
+                                                 "distill", "calibrate",    "activations", "evaluate", "generate", "logits"};
   const auto verb = std::find_if(words.begin(), words.end(), [](const std::string& w) { return !w.starts_with('-'); });
   const bool help = std::count(words.begin(), words.end(), "--help") + std::count(words.begin(), words.end(), "-h") > 0;
   return verb != words.end() && !help && std::count(verbs.begin(), verbs.end(), *verb) > 0;
@@ -56,7 +59,13 @@ StageReport run_observe(const ObserveConfig&, const Inputs&, Outputs&) { go_on_w
 StageReport run_student(const StudentConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 StageReport run_distill(const DistillConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 StageReport run_calibrate(const CalibrateConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
+StageReport run_activations(const ActivationsConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
+StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
+  if (config.measures()) go_on_with_torch();
+  return run_quantize(config.quantize, inputs, outputs);
+}
 StageReport run_evaluate(const EvaluateConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
+int check_rows(const CheckRowsConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int run_generate(const GenerateConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int64_t run_logits(const LogitsConfig&, const fs::path&) { go_on_with_torch(); }
 
