@@ -43,7 +43,7 @@ struct QuantizeConfig {
     v("asymmetric", asymmetric, any_value(), "w8a8, w8a8-static: activations get a zero point");
     v("include", include, any_value(),
       "patterns of Linear weights to quantise, apart by commas, * for any text; routers and embeddings never are");
-    v("exclude", exclude, any_value(), "patterns of weights to leave at their precision, e.g. *.down_proj.weight");
+    v("exclude", exclude, any_value(), "patterns of weights to leave at their precision, e.g. *.o_proj.weight");
     v("overrides", overrides, any_value(),
       "other schemes for some weights, PATTERN=SCHEME apart by commas, before include and exclude, the first match deciding; "
       "none: keep");
