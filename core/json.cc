@@ -44,6 +44,8 @@ Json parse_json(std::string_view text, const std::filesystem::path& file, int64_
     return value;
   } catch (const Json::parse_error& e) {
     throw FormatError(file, base_offset + int64_t(e.byte), std::string("not valid JSON: ") + e.what());
+  } catch (const Json::out_of_range& e) {  // a number that no double holds
+    throw FormatError(file, base_offset, std::string("not valid JSON: ") + e.what());
   }
 }
 

@@ -93,7 +93,10 @@ bool adds_special(const Json& tokenizer, const Json& config, bool first, std::st
       const Json* special = end.is_object() && end.contains("SpecialToken") ? &end["SpecialToken"] : nullptr;
       return special && special->is_object() && special->value("id", Json()) == token;
     }
-    if (byte_level) return false;
+    // Files without a template add nothing, but where the models' own class was transformers 4's Llama tokenizer, its flag did.
+    const Json tokenizer_class = config.value("tokenizer_class", Json());
+    const bool by_flag = tokenizer_class == "LlamaTokenizerFast" || tokenizer_class == "LlamaTokenizer";
+    if (byte_level && !by_flag) return false;
   }
   const Json flag = config.value(first ? "add_bos_token" : "add_eos_token", Json());
   return flag.is_boolean() ? flag.get<bool>() : fallback;
@@ -103,6 +106,18 @@ std::string chat_template(const fs::path& folder, const Json& config) {
   if (const auto it = config.find("chat_template"); it != config.end() && it->is_string()) return it->get<std::string>();
   if (fs::exists(folder / "chat_template.jinja")) return read_file(folder / "chat_template.jinja", int64_t{16} << 20);
   return {};
+}
+
+/// Ids that the tokenizer's own files leave open, as generation and the model's configuration name them.
+void add_configured_ids(const fs::path& folder, Vocabulary& v) {
+  for (const char* file : {"generation_config.json", "config.json"}) {
+    const Json config = read_json_if_there(folder / file);
+    for (const auto& [name, id] : {std::pair("bos_token_id", &v.bos), {"eos_token_id", &v.eos}, {"pad_token_id", &v.padding}}) {
+      Json value = config.value(name, Json());
+      if (value.is_array() && !value.empty()) value = Json(value.front());  // of several ends the first is the model's own
+      if (*id < 0 && value.is_number_integer() && value >= 0 && value < v.tokens.size()) *id = value.get<int32_t>();
+    }
+  }
 }
 
 std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path& file, int64_t vocabulary, GgufMetadata& out) {
@@ -129,6 +144,7 @@ std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path
   v.eos = definition.eos;
   v.unknown = definition.unknown;
   v.padding = definition.padding;
+  add_configured_ids(file.parent_path(), v);
   const auto text = [&](int32_t id) { return id >= 0 ? definition.tokens.at(size_t(id)) : std::string(); };
   v.add_bos = v.bos >= 0 && adds_special(tokenizer, config, true, text(v.bos), false);
   v.add_eos = v.eos >= 0 && adds_special(tokenizer, config, false, text(v.eos), false);
@@ -280,6 +296,7 @@ std::vector<std::string> add_hf_pieces(Vocabulary v, const Json& root, bool pref
   v.bos = named("bos_token");
   v.eos = named("eos_token");
   v.padding = named("pad_token");
+  add_configured_ids(folder, v);
   const auto text = [&](int32_t id) { return id >= 0 ? v.tokens[size_t(id)] : std::string(); };
   v.add_bos = adds_special(root, config, true, text(v.bos), true);
   v.add_eos = adds_special(root, config, false, text(v.eos), false);

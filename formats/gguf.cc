@@ -245,8 +245,9 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
   }
   if (file_.size() > data + expected) in.refuse(data + expected, "bytes follow the last tensor");
   // Some writers leave the last tensor's padding out; a part of it is left by a file that was cut.
-  const int64_t end = tensors_.empty() ? 0 : tensors_.back().data.data() + tensors_.back().data.size() - file_.bytes().data();
-  if (file_.size() > end && file_.size() < data + expected && !tensors_.empty()) in.refuse(file_.size(), "the file ends inside the last tensor's padding");
+  if (tensors_.empty() || file_.size() == data + expected) return;
+  const std::span<const uint8_t> last = tensors_.back().data;
+  if (file_.bytes().data() + file_.size() != last.data() + last.size()) in.refuse(file_.size(), "the file ends inside the last tensor's padding");
 }
 
 const GgufTensor* GgufFile::find(std::string_view name) const {

@@ -22,7 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     const GgufCheckpoint checkpoint(input.path());
     checkpoint.config().dump();
-    for (const TensorInfo& t : checkpoint.tensors()) fuzz::require(int64_t(checkpoint.read_all_f32(t.name).size()) == t.elements());
+    for (const TensorInfo& t : checkpoint.tensors())
+      fuzz::require(int64_t(checkpoint.read_all_f32(t.name).size()) == t.elements());
     Checkpoint whole;
     whole.path = input.path();
     *whole.config = checkpoint.config();

@@ -36,12 +36,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   };
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   switch (data[0]) {
-    case 'm': put("tokenizer.model", bytes); break;
+    case 'm':
+      put("tokenizer.model", bytes);
+      break;
     case 'c':
       put("tokenizer.json", kPlain);
       put("tokenizer_config.json", bytes);
       break;
-    default: put("tokenizer.json", bytes);
+    default:
+      put("tokenizer.json", bytes);
   }
   try {
     GgufMetadata keys;
@@ -52,7 +55,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const GgufFile file(folder.path / "out.gguf");
     fuzz::require(file.metadata().size() == size_t(keys.count()));
     if (file.has("tokenizer.ggml.tokens")) {
-      fuzz::require(file.texts("tokenizer.ggml.tokens").size() == kRows && file.integers("tokenizer.ggml.token_type").size() == kRows);
+      fuzz::require(file.texts("tokenizer.ggml.tokens").size() == kRows &&
+                    file.integers("tokenizer.ggml.token_type").size() == kRows);
     }
   } catch (const FormatError&) {
   } catch (const UsageError&) {

@@ -96,6 +96,7 @@ TEST_CASE("JSON: faults carry their offset, duplicate keys and deep nesting are 
   CHECK(parse_json(R"({"a":[1,2]})", "f")["a"][1] == 2);
   CHECK_THROWS_WITH(parse_json(R"({"a":1,"a":2})", "f"), Catch::Contains("'a' twice"));
   CHECK_THROWS_AS(parse_json(R"({"a":)", "f"), FormatError);
+  CHECK_THROWS_AS(parse_json("[1e99999]", "f"), FormatError);
   CHECK_THROWS_WITH(parse_json(std::string(300, '['), "f"), Catch::Contains("256 deep"));
   try {
     parse_json("{\"a\": x}", "file.json", 100);

@@ -14,7 +14,8 @@ using namespace overproof;
 namespace {
 
 /// A .gguf that holds nothing but the vocabulary of `checkpoint`.
-fs::path vocabulary_file(const TestFolder& folder, const fs::path& checkpoint, int64_t rows, std::vector<std::string>* notes = nullptr) {
+fs::path vocabulary_file(const TestFolder& folder, const fs::path& checkpoint, int64_t rows,
+                         std::vector<std::string>* notes = nullptr) {
   GgufMetadata keys;
   keys.add_text("general.architecture", "llama");
   const std::vector<std::string> said = add_gguf_vocabulary(checkpoint, rows, keys);
@@ -32,7 +33,9 @@ void put_tokenizer(const TestFolder& folder, const BpeDefinition& definition) {
 
 /// ModelProto by hand: fields of https://github.com/google/sentencepiece, sentencepiece_model.proto.
 std::string field(int number, int wire, const std::string& payload) { return std::string(1, char(number << 3 | wire)) + payload; }
-std::string block(int number, const std::string& payload) { return field(number, 2, std::string(1, char(payload.size())) + payload); }
+std::string block(int number, const std::string& payload) {
+  return field(number, 2, std::string(1, char(payload.size())) + payload);
+}
 std::string piece(const std::string& text, float score, int type) {
   std::string bits(4, '\0');
   memcpy(bits.data(), &score, 4);
@@ -45,7 +48,8 @@ std::string model(bool bytes, int kind) {
     out += piece(std::string("<0x") + digits[b / 16] + digits[b % 16] + ">", 0, 6);
   }
   out += piece("ab", -1.5f, 1) + piece("a", -2, 1) + piece("b", -3, 1);
-  return out + block(2, field(3, 0, std::string(1, char(kind)))) + block(3, field(3, 0, std::string(1, '\0')) + field(4, 0, std::string(1, '\0')));
+  return out + block(2, field(3, 0, std::string(1, char(kind)))) +
+         block(3, field(3, 0, std::string(1, '\0')) + field(4, 0, std::string(1, '\0')));
 }
 
 }  // namespace
@@ -89,6 +93,19 @@ TEST_CASE("a byte-level vocabulary goes into GGUF and comes back") {
   }
 }
 
+TEST_CASE("ids that the tokenizer's files leave open come from the configuration of generation") {
+  const TestFolder folder;
+  BpeDefinition definition = small_bpe({});
+  definition.bos = definition.eos = -1;
+  put_tokenizer(folder, definition);
+  folder.write("hf/generation_config.json", R"({"bos_token_id": 3, "eos_token_id": [257, 256], "pad_token_id": 999})");
+  folder.write("hf/config.json", R"({"bos_token_id": 5, "pad_token_id": 7})");
+  const GgufFile gguf(vocabulary_file(folder, folder / "hf", int64_t(definition.tokens.size())));
+  CHECK(gguf.integer("tokenizer.ggml.bos_token_id") == 5);  // read_tokenizer_json knows config.json
+  CHECK(gguf.integer("tokenizer.ggml.eos_token_id") == 257);
+  CHECK(gguf.integer("tokenizer.ggml.padding_token_id") == 7);
+}
+
 TEST_CASE("GLM's name is taken for GLM's vocabulary") {
   BpeDefinition definition = small_bpe({});
   const auto& all = gguf_pre_tokenizers();
@@ -105,11 +122,13 @@ TEST_CASE("a vocabulary that llama.cpp cannot take is refused") {
   BpeDefinition definition = small_bpe({});
   const auto count = int64_t(definition.tokens.size());
   put_tokenizer(folder, definition);
-  CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count - 1), Catch::Contains("258 tokens; the model's embedding has 257 rows"));
+  CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count - 1),
+                    Catch::Contains("258 tokens; the model's embedding has 257 rows"));
   definition.pre_tokenizer = {{"[a-z]+"}};
   put_tokenizer(folder, definition);
   CHECK_THROWS_AS(vocabulary_file(folder, folder / "hf", count), UsageError);
-  CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count), Catch::Contains("no pre-tokeniser that cuts as this one does"));
+  CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count),
+                    Catch::Contains("no pre-tokeniser that cuts as this one does"));
   definition = small_bpe({});
   definition.added[1].lstrip = true;
   put_tokenizer(folder, definition);
@@ -126,14 +145,16 @@ TEST_CASE("a SentencePiece vocabulary goes into GGUF with scores and types") {
   const TestFolder folder;
   folder.write("hf/tokenizer.model", model(true, 2));
   folder.write("hf/added_tokens.json", R"({"<x>": 262})");
-  folder.write("hf/tokenizer_config.json", R"({"add_bos_token": false, "added_tokens_decoder": {"264": {"content": "<y>", "special": true}}})");
+  folder.write("hf/tokenizer_config.json",
+               R"({"add_bos_token": false, "added_tokens_decoder": {"264": {"content": "<y>", "special": true}}})");
   const GgufFile gguf(vocabulary_file(folder, folder / "hf", 266));
   CHECK(gguf.text("tokenizer.ggml.model") == "llama");
   const std::vector<std::string> tokens = gguf.texts("tokenizer.ggml.tokens");
   const std::vector<int64_t> types = gguf.integers("tokenizer.ggml.token_type");
   const std::vector<double> scores = gguf.numbers("tokenizer.ggml.scores");
   REQUIRE(tokens.size() == 266);
-  CHECK(std::vector<std::string>(tokens.begin() + 259, tokens.end()) == std::vector<std::string>{"ab", "a", "b", "<x>", "[PAD263]", "<y>", "[PAD265]"});
+  CHECK(std::vector<std::string>(tokens.begin() + 259, tokens.end()) ==
+        std::vector<std::string>{"ab", "a", "b", "<x>", "[PAD263]", "<y>", "[PAD265]"});
   CHECK(std::vector<int64_t>(types.begin() + 259, types.end()) == std::vector<int64_t>{1, 1, 1, 4, 5, 3, 5});
   CHECK(std::vector<int64_t>(types.begin(), types.begin() + 4) == std::vector<int64_t>{2, 3, 3, 6});
   CHECK(scores[259] == -1.5);

@@ -87,6 +87,7 @@ TEST_CASE("a GGUF file cut at any byte is refused") {
   }
   // The last tensor's padding may be there or not; more than that hides something.
   CHECK_NOTHROW(GgufFile(put(t.path / "padded", whole + std::string(28, '\0'))));
+  CHECK_THROWS_AS(GgufFile(put(t.path / "cut", whole + std::string(27, '\0'))), FormatError);
   CHECK_THROWS_AS(GgufFile(put(t.path / "long", whole + std::string(29, '\0'))), FormatError);
 }
 

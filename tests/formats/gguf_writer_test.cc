@@ -24,9 +24,10 @@ namespace {
 
 /// A tiny model of one layer whose every value names its place: 1000 x tensor number + index.
 struct TinyModel {
-  explicit TinyModel(Json config_changes = Json::object(), std::vector<TensorInfo> changes = {}, std::vector<std::string> left_out = {}) {
-    config = {{"model_type", "llama"}, {"hidden_size", 32}, {"num_hidden_layers", 1}, {"num_attention_heads", 2},
-              {"num_key_value_heads", 1}, {"head_dim", 8}, {"intermediate_size", 40}, {"rms_norm_eps", 1e-5},
+  explicit TinyModel(Json config_changes = Json::object(), std::vector<TensorInfo> changes = {},
+                     std::vector<std::string> left_out = {}) {
+    config = {{"model_type", "llama"},         {"hidden_size", 32},    {"num_hidden_layers", 1},  {"num_attention_heads", 2},
+              {"num_key_value_heads", 1},      {"head_dim", 8},        {"intermediate_size", 40}, {"rms_norm_eps", 1e-5},
               {"max_position_embeddings", 64}, {"rope_theta", 10000.0}};
     const std::string layer = "model.layers.0.";
     std::vector<TensorInfo> all = {{"model.embed_tokens.weight", DType::f32, {5, 32}},
@@ -74,7 +75,8 @@ std::vector<float> values_of(const GgufFile& file, const std::string& name) {
 }
 
 const GgufOutput& output(const GgufPlan& plan, const std::string& name) {
-  const auto it = std::find_if(plan.outputs.begin(), plan.outputs.end(), [&](const GgufOutput& o) { return o.info.name == name; });
+  const auto it =
+      std::find_if(plan.outputs.begin(), plan.outputs.end(), [&](const GgufOutput& o) { return o.info.name == name; });
   REQUIRE(it != plan.outputs.end());
   return *it;
 }
@@ -93,7 +95,8 @@ TEST_CASE("what the GGUF writer writes is read back, and refused when it is cut"
   keys.add_i32s("i32s", {-1, 7});
   CHECK_THROWS_WITH(keys.add_u32("large", 4294967296), Catch::Contains("'large' cannot hold 4294967296"));
   CHECK(keys.count() == 7);
-  const std::vector<GgufTensorInfo> tensors = {{"a", GgmlType::f32, {2, 3}}, {"b", GgmlType::q8_0, {3, 32}}, {"c", GgmlType::f16, {5}}};
+  const std::vector<GgufTensorInfo> tensors = {
+      {"a", GgmlType::f32, {2, 3}}, {"b", GgmlType::q8_0, {3, 32}}, {"c", GgmlType::f16, {5}}};
   std::vector<uint8_t> data(24 + 3 * 34 + 10);
   std::iota(data.begin(), data.end(), uint8_t(1));
   fs::path first;
@@ -178,7 +181,7 @@ TEST_CASE("matrices are written as asked for where they can be, vectors as F32")
     return GgmlType::q8_0;
   });
   CHECK(output(plan, "blk.0.attn_q.weight").info.type == GgmlType::q8_0);
-  CHECK(output(plan, "blk.0.ffn_down.weight").info.type == GgmlType::f16);   // rows of 40
+  CHECK(output(plan, "blk.0.ffn_down.weight").info.type == GgmlType::f16);     // rows of 40
   CHECK(output(plan, "blk.0.attn_output.weight").info.type == GgmlType::f16);  // rows of 16
   CHECK(output(plan, "output_norm.weight").info.type == GgmlType::f32);
   CHECK(std::count(asked.begin(), asked.end(), "model.norm.weight") == 0);
@@ -202,7 +205,8 @@ TEST_CASE("matrices are written as asked for where they can be, vectors as F32")
   CHECK(rows == 5 + 5 + 16 + 8 + 8 + 40 + 40);
   const GgufFile file(t.path / "x.gguf");
   CHECK(file.integer("general.file_type") == 7);
-  CHECK(values_of(file, "blk.0.ffn_up.weight")[33] == Approx(checkpoint.tensors->read_all_f32("model.layers.0.mlp.up_proj.weight")[33]).margin(64));
+  CHECK(values_of(file, "blk.0.ffn_up.weight")[33] ==
+        Approx(checkpoint.tensors->read_all_f32("model.layers.0.mlp.up_proj.weight")[33]).margin(64));
 }
 
 TEST_CASE("neither threads nor blocks change the file") {
@@ -227,7 +231,8 @@ TEST_CASE("values that a type cannot hold are refused by name") {
   const GgufTensorInfo f16{"w", GgmlType::f16, {2}}, f32{"w", GgmlType::f32, {1}}, bf16{"w", GgmlType::bf16, {1}};
   std::vector<uint8_t> out(4);
   const std::vector<float> large = {1, 65520}, most = {65519, -65504};
-  CHECK_THROWS_WITH(convert_to_float_type(f16, large, out), Catch::Contains("w: it holds 65520") && Catch::Contains("bf16 or f32"));
+  CHECK_THROWS_WITH(convert_to_float_type(f16, large, out),
+                    Catch::Contains("w: it holds 65520") && Catch::Contains("bf16 or f32"));
   CHECK_NOTHROW(convert_to_float_type(f16, most, out));
   for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
     CHECK_THROWS_AS(convert_to_float_type(f32, std::span(&bad, 1), out), UsageError);
@@ -253,11 +258,14 @@ TEST_CASE("a model and a config.json that do not agree are refused") {
   refused(TinyModel(Json{{"rope_scaling", {{"rope_type", "linear"}}}}), "has no 'factor'");
   refused(TinyModel(Json{{"rope_scaling", 3}}), "is not a JSON object");
   refused(TinyModel(Json::object(), {}, {"lm_head.weight"}), "has no tensor 'lm_head.weight'");
-  refused(TinyModel(Json::object(), {{"model.layers.0.mlp.up_proj.weight", DType::f32, {2, 20, 32}}}), "neither a vector nor a matrix");
+  refused(TinyModel(Json::object(), {{"model.layers.0.mlp.up_proj.weight", DType::f32, {2, 20, 32}}}),
+          "neither a vector nor a matrix");
   CHECK_THROWS_WITH(TinyModel(Json{{"model_type", "bert"}}).plan(), Catch::Contains("'bert' cannot be written as GGUF"));
   CHECK_THROWS_WITH(TinyModel(Json{{"model_type", 3}}).plan(), Catch::Contains("model_type"));
-  CHECK_THROWS_WITH(TinyModel(Json::object(), {{"model.layers.0.odd", DType::f32, {1}}}).plan(), Catch::Contains("no place for tensor 'model.layers.0.odd'"));
-  CHECK_THROWS_WITH(TinyModel(Json::object(), {{"model.layers.1.mlp.up_proj.weight", DType::f32, {40, 32}}}).plan(), Catch::Contains("no place for tensor"));
+  CHECK_THROWS_WITH(TinyModel(Json::object(), {{"model.layers.0.odd", DType::f32, {1}}}).plan(),
+                    Catch::Contains("no place for tensor 'model.layers.0.odd'"));
+  CHECK_THROWS_WITH(TinyModel(Json::object(), {{"model.layers.1.mlp.up_proj.weight", DType::f32, {40, 32}}}).plan(),
+                    Catch::Contains("no place for tensor"));
 }
 
 TEST_CASE("a tied head is left out, and so is what follows from the configuration") {
@@ -269,7 +277,11 @@ TEST_CASE("a tied head is left out, and so is what follows from the configuratio
 TEST_CASE("experts of two spellings make the same stacks") {
   const std::string experts = "model.layers.0.mlp.experts.", layer = "model.layers.0.mlp.";
   const std::vector<std::string> dense = {layer + "gate_proj.weight", layer + "up_proj.weight", layer + "down_proj.weight"};
-  const Json config = {{"model_type", "qwen3_moe"}, {"num_experts", 2}, {"num_experts_per_tok", 1}, {"moe_intermediate_size", 4}, {"norm_topk_prob", true}};
+  const Json config = {{"model_type", "qwen3_moe"},
+                       {"num_experts", 2},
+                       {"num_experts_per_tok", 1},
+                       {"moe_intermediate_size", 4},
+                       {"norm_topk_prob", true}};
   std::vector<TensorInfo> common = {{"model.layers.0.self_attn.q_norm.weight", DType::f32, {8}},
                                     {"model.layers.0.self_attn.k_norm.weight", DType::f32, {8}},
                                     {layer + "gate.weight", DType::f32, {2, 32}}};
@@ -293,7 +305,8 @@ TEST_CASE("experts of two spellings make the same stacks") {
 
   std::vector<TensorInfo> wrong = common;
   for (int e = 0; e < 2; ++e) {
-    for (const char* p : {"gate", "up"}) wrong.push_back({experts + std::to_string(e) + "." + p + "_proj.weight", DType::f32, {e == 0 ? 4 : 5, 32}});
+    for (const char* p : {"gate", "up"})
+      wrong.push_back({experts + std::to_string(e) + "." + p + "_proj.weight", DType::f32, {e == 0 ? 4 : 5, 32}});
     wrong.push_back({experts + std::to_string(e) + ".down_proj.weight", DType::f32, {32, 4}});
   }
   CHECK_THROWS_WITH(TinyModel(config, wrong, dense).plan(), Catch::Contains("experts.1.gate_proj.weight' has shape [5, 32]"));

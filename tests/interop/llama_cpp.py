@@ -55,7 +55,7 @@ def library():
             ("llama_model_default_params", ModelParams, []), ("llama_context_default_params", ContextParams, []),
             ("llama_model_load_from_file", c_void_p, [c_char_p, ModelParams]), ("llama_model_free", None, [c_void_p]),
             ("llama_model_get_vocab", c_void_p, [c_void_p]), ("llama_vocab_n_tokens", c_int32, [c_void_p]),
-            ("llama_vocab_bos", c_int32, [c_void_p]), ("llama_vocab_eos", c_int32, [c_void_p]), ("llama_vocab_get_add_bos", c_bool, [c_void_p]),
+            ("llama_vocab_bos", c_int32, [c_void_p]), ("llama_vocab_eos", c_int32, [c_void_p]),
             ("llama_init_from_model", c_void_p, [c_void_p, ContextParams]), ("llama_free", None, [c_void_p]),
             ("llama_decode", c_int32, [c_void_p, Batch]), ("llama_get_logits_ith", POINTER(c_float), [c_void_p, c_int32]),
             ("llama_tokenize", c_int32, [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool])]:
@@ -66,7 +66,8 @@ def library():
     model, context = lib.llama_model_default_params(), lib.llama_context_default_params()
     assert (model.use_extra_bufts, model.vocab_only, model.check_tensors) == (True, False, False), "another llama_model_params"
     assert (context.n_ctx, context.n_batch, context.n_seq_max, context.flash_attn_type) == (512, 2048, 1, -1), "another llama_context_params"
-    assert (context.rope_scaling_type, context.yarn_ext_factor, context.type_k, context.n_samplers) == (-1, -1.0, 1, 0), "another llama_context_params"
+    later = (context.rope_scaling_type, context.yarn_ext_factor, context.type_k, context.n_samplers)
+    assert later == (-1, -1.0, 1, 0), "another llama_context_params"
     return lib
 
 

@@ -64,13 +64,15 @@ def export(model, out, *options, code=0):
 
 def make_model(family, folder, **changes):
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.split("-")[0], **{**BASE, **FAMILIES[family], **changes}), dtype=torch.float32).eval()
+    config = AutoConfig.for_model(family.split("-")[0], **{**BASE, **FAMILIES[family], **changes})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, x in [*model.named_parameters(), *model.named_buffers()]:
             if "inv_freq" in name:
                 continue
             # Logits spread by more than one, and experts are chosen clearly.
-            x.copy_(torch.randn_like(x) * (0.1 if "correction" in name else 0.3 if x.dim() == 1 else 1.2 / x.shape[-1] ** 0.5) + ("norm" in name))
+            scale = 0.1 if "correction" in name else 0.3 if x.dim() == 1 else 1.2 / x.shape[-1] ** 0.5
+            x.copy_(torch.randn_like(x) * scale + ("norm" in name))
     model.save_pretrained(folder)
     return model
 
@@ -142,10 +144,10 @@ def test_fused_experts(family, tmp_path):
     middle = "block_sparse_moe" if family == "mixtral" else "mlp"
     for layer in range(2):
         prefix = f"model.layers.{layer}.{middle}.experts."
-        take = lambda name: torch.stack([tensors.pop(f"{prefix}{e}.{name}.weight") for e in range(8) if f"{prefix}{e}.{name}.weight" in tensors])  # noqa: B023, E731
         if f"{prefix}0.{names[0]}.weight" not in tensors:
             continue
-        gate, up, down = map(take, names)
+        experts = sum(name.startswith(prefix) for name in tensors) // 3
+        gate, up, down = (torch.stack([tensors.pop(f"{prefix}{e}.{name}.weight") for e in range(experts)]) for name in names)
         tensors[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
         tensors[f"model.layers.{layer}.mlp.experts.down_proj"] = down
     save_file(tensors, tmp_path / "hf/model.safetensors")
@@ -280,14 +282,17 @@ def test_tokenizer_json(shape, text, tmp_path):
     tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
     if shape == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    # Who decides whether a text begins with BOS: a template in tokenizer.json, ByteLevel there (no), or the flag in the configuration.
-    template, byte_level, flag = shape in ("llama-bpe", "gpt-2"), shape == "smollm", shape in ("qwen2", "smollm")
+    # Who decides whether a text begins with BOS: a template in tokenizer.json, ByteLevel there (no), or the flag in the configuration
+    # when there is neither, or the class is Llama's, which DeepSeek uses so.
+    template, byte_level = shape in ("llama-bpe", "gpt-2"), shape in ("smollm", "deepseek-v3")
+    flag = byte_level or shape == "qwen2"
     if template:
         tokenizer.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
     elif byte_level:
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     make_model("qwen3", tmp_path / "hf", vocab_size=1510)
-    save_tokenizer(tokenizer, tmp_path / "hf", chat_template="{{ messages[0].content }}", add_bos_token=flag)
+    save_tokenizer(tokenizer, tmp_path / "hf", chat_template="{{ messages[0].content }}", add_bos_token=flag,
+                   tokenizer_class="LlamaTokenizerFast" if shape == "deepseek-v3" else "PreTrainedTokenizerFast")
     file = export(tmp_path / "hf", tmp_path / "out")
     fields = gguf.GGUFReader(file).fields
     assert fields["tokenizer.ggml.pre"].contents() == shape
@@ -296,7 +301,7 @@ def test_tokenizer_json(shape, text, tmp_path):
     compare(file, text + "<|end|>a<tool>b", tokenizer.encode(text + "<|end|>a<tool>b", add_special_tokens=False).ids)
     with llama_cpp.Model(file) as model:
         assert model.lib.llama_vocab_bos(model.vocab) == 0 and model.lib.llama_vocab_eos(model.vocab) == 1
-        begin = [0] if template or (flag and not byte_level) else []
+        begin = [0] if template or (flag and (shape == "deepseek-v3" or not byte_level)) else []
         assert model.tokenize("a", add_special=True) == begin + model.tokenize("a")
     # Through our own reading of the file: the same tokenizer again.
     assert export(tmp_path / "out", tmp_path / "again").read_bytes() == file.read_bytes()
@@ -321,8 +326,8 @@ def test_sentencepiece(model, text, tmp_path):
     make_model("mistral", tmp_path / "hf", vocab_size=peer.get_piece_size() + 2)
     (tmp_path / "hf/tokenizer.model").write_bytes(model.read_bytes())
     extra = peer.get_piece_size()
-    (tmp_path / "hf/tokenizer_config.json").write_text(json.dumps(
-        {"add_bos_token": True, "added_tokens_decoder": {str(extra): {"content": "<|extra|>", "special": True}, "1": {"content": "<s>", "special": True}}}))
+    added = {str(extra): {"content": "<|extra|>", "special": True}, "1": {"content": "<s>", "special": True}}
+    (tmp_path / "hf/tokenizer_config.json").write_text(json.dumps({"add_bos_token": True, "added_tokens_decoder": added}))
     file = export(tmp_path / "hf", tmp_path / "out")
     compare(file, text, peer.encode(text))
     with llama_cpp.Model(file) as opened:

@@ -50,14 +50,14 @@ TEST_CASE("models by transformers go into GGUF and come back whole") {
       CHECK(back.tensors->read_all_f32(info.name) == original.tensors->read_all_f32(info.name));
     }
     CHECK(skipped == 0);
-    for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size",
-                            "tie_word_embeddings", "max_position_embeddings"}) {
+    for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+                            "intermediate_size", "tie_word_embeddings", "max_position_embeddings"}) {
       CAPTURE(key);
       if (original.config->contains(key)) CHECK((*back.config)[key] == (*original.config)[key]);
     }
     if (std::string_view(name).starts_with("glm4_moe")) {
-      for (const char* key : {"n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts", "routed_scaling_factor",
-                              "norm_topk_prob", "first_k_dense_replace"}) {
+      for (const char* key : {"n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts",
+                              "routed_scaling_factor", "norm_topk_prob", "first_k_dense_replace"}) {
         CAPTURE(key);
         CHECK((*back.config)[key] == (*original.config)[key]);
       }
