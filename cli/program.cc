@@ -18,7 +18,9 @@ int run_program(const std::vector<std::string>& words) {
   const auto fail = [&](std::string_view kind, const std::string& message, int code) {
     fmt::print(stderr, "overproof: {}\n", printable(message));  // may quote a hostile file
     for (const std::string& w : words)
-      if (w == "--json") fmt::print("{}\n", Json{{"error", kind}, {"message", message}, {"exit_code", code}}.dump(-1, ' ', false, Json::error_handler_t::replace));
+      if (w == "--json")
+        fmt::print("{}\n", Json{{"error", kind}, {"message", message}, {"exit_code", code}}.dump(-1, ' ', false,
+                                                                                                 Json::error_handler_t::replace));
     return code;
   };
   try {

@@ -48,11 +48,9 @@ function(overproof_torch_headers target)
   target_precompile_headers(${target} REUSE_FROM overproof_torch_pch)
 endfunction()
 
-# A library that nothing refers to is not loaded: that is how the light program does without libtorch.
 function(overproof_program name folder main)
   add_executable(${name} "${folder}/${main}")
-  target_link_options(${name} PRIVATE "LINKER:--as-needed")
-  target_link_libraries(${name} PRIVATE overproof_${folder})
+  target_link_libraries(${name} PRIVATE ${ARGN} overproof_${folder})
 endfunction()
 
 # overproof_test(folder): tests/<folder>/*_test.cc become the program test_<folder>, one ctest test per TEST_CASE.

@@ -67,6 +67,7 @@ class Engine {
     }
     result_.errors.resize(plan.items.size());
     if (journal_) {
+      if (!covers_resumed_items()) throw StaleJournal();
       result_.resumed_items = journal_->items;
       std::ranges::copy(journal_->errors, result_.errors.begin());
     }
@@ -113,7 +114,7 @@ class Engine {
       if (chunk.digest || total_ == 0) progress.update(done += total_ > 0 ? chunk.end - chunk.begin : 1);
     }
     wait([&] { return digested_ == chunks_.size(); });
-    if (stale_) throw StaleJournal();
+    if (stale_ || (journal_ && marks_met_ != journal_->inputs.size())) throw StaleJournal();
     result_.direct = !readers_.empty();
     for (size_t f = 0; f < readers_.size(); ++f) {
       readers_[f]->check_unchanged();
@@ -125,6 +126,20 @@ class Engine {
   }
 
  private:
+  /// Whether the journal's digests speak of all that its items were made from.
+  bool covers_resumed_items() const {
+    for (size_t i = 0; i < journal_->items; ++i) {
+      const TensorInfo& info = plan_.items[i].source;
+      const auto extent = source_.extent(info.name);
+      if (info.elements() == 0) continue;
+      if (!extent) return false;  // nobody can say which bytes it was made from
+      const int64_t end = extent->offset + (info.shape.empty() ? 1 : info.shape[0]) * extent->row_bytes;
+      if (std::ranges::none_of(journal_->inputs, [&](const InputMark& m) { return m.file == extent->file && m.bytes >= end; }))
+        return false;
+    }
+    return true;
+  }
+
   /// Waits until `ready`, called under the mutex. False when the run is over.
   template <class Ready>
   bool wait(Ready&& ready) {
@@ -198,6 +213,7 @@ class Engine {
       hashes_[file].update(bytes.data(), before);
       hashed_[file] = mark->bytes;
       bytes = bytes.subspan(before);
+      ++marks_met_;
       if (hashes_[file].so_far() != mark->digest) stale_ = true;
     }
     hashes_[file].update(bytes.data(), bytes.size());
@@ -391,6 +407,7 @@ class Engine {
   std::vector<Sha256> hashes_;
   std::vector<int64_t> hashed_;
   std::atomic<bool> stale_ = false;
+  std::atomic<size_t> marks_met_ = 0;
 
   // Under mutex_: how far each has come, in chunks.
   std::mutex mutex_;

@@ -10,25 +10,30 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <iosfwd>
 #include <string>
 #include <vector>
 
 #include "cli/program.h"
 #include "core/error.h"
-#include "distill/calibrate_stage.h"
-#include "distill/distill_stage.h"
-#include "evaluate/activations_stage.h"
-#include "evaluate/evaluate_stage.h"
+#include "core/stage.h"
 #include "pipeline/quantize_checked.h"
-#include "student/carve_stage.h"
-#include "student/observe_stage.h"
-#include "student/tiny_stage.h"
-#include "teacher/check_rows.h"
-#include "teacher/generate.h"
-#include "teacher/logits.h"
-#include "teacher/teach_stage.h"
 
 namespace overproof {
+
+// Names suffice: their headers would bring libtorch's, and a signature that differs does not link.
+struct TinyTeacherConfig;
+struct TeachConfig;
+struct ObserveConfig;
+struct StudentConfig;
+struct DistillConfig;
+struct CalibrateConfig;
+struct ActivationsConfig;
+struct EvaluateConfig;
+struct CheckRowsConfig;
+struct GenerateConfig;
+struct LogitsConfig;
+
 namespace {
 
 char** g_arguments = nullptr;

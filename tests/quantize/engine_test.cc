@@ -363,7 +363,7 @@ TEST_CASE("a killed or interrupted run goes on where it was, and ends with the s
 TEST_CASE("what was left over is not gone on from when input or output are no longer what they were") {
   const TempFolder t;
   write_model(t.path / "in");
-  for (const std::string what : {"input", "output", "journal", "nothing"}) {
+  for (const std::string what : {"input", "output", "journal", "marks", "beyond", "nothing"}) {
     CAPTURE(what);
     const fs::path in = t.path / ("in-" + what), at = t.path / what;
     fs::copy(t.path / "in", in);
@@ -380,6 +380,12 @@ TEST_CASE("what was left over is not gone on from when input or output are no lo
       const fs::path partial = at / "scratch" / "partial" / journal["outputs"][0]["name"].get<std::string>();
       REQUIRE(fs::file_size(partial) > 5002);
       std::fstream(partial, std::ios::in | std::ios::out | std::ios::binary).seekp(5000) << "\xff\x01";
+    }
+    if (what == "marks" || what == "beyond") {  // digests that speak of less than was made, or of what is not there
+      Json journal = read_json(at / "scratch" / "quantize.json");
+      if (what == "marks") journal["inputs"] = Json::array();
+      else journal["inputs"][0]["bytes"] = 1'000'000'000;
+      std::ofstream(at / "scratch" / "quantize.json") << journal.dump();
     }
     if (what == "journal") std::ofstream(at / "scratch" / "quantize.json", std::ios::app) << "}";
     const Made made = run(in, at, kOften);

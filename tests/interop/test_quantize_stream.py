@@ -1,0 +1,82 @@
+"""quantize on more than a gigabyte, through the command line: peak memory, a kill, a changed input, and how fast help is there."""
+
+import base64
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+OVERPROOF = os.environ["OVERPROOF"]
+SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+spec = importlib.util.spec_from_file_location("quantize_stream", SOURCE / "benchmarks" / "quantize_stream.py")
+stream = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(stream)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    stream.write_model(folder / "model", 1, 128, 4096, 5_000_000_000)  # 1.2 GB: enough for an entry in the journal
+    yield folder
+    shutil.rmtree(folder)
+
+
+def command(work, out):
+    return [OVERPROOF, "quantize", "--model", str(work / "model"), "--out", str(work / out)]
+
+
+def statement(folder):
+    """Root, metrics and inputs, as signed."""
+    line = (folder / "claims.jsonl").read_text().splitlines()[0]
+    payload = json.loads(base64.b64decode(json.loads(line)["payload"]))
+    predicate = payload["predicate"]
+    return payload["subject"][0]["digest"], predicate["runDetails"]["byproducts"], predicate["buildDefinition"]["resolvedDependencies"]
+
+
+def killed_once_journalled(work, out, kind):
+    process = subprocess.Popen(command(work, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and not list(work.glob(f".{out}.scratch-*/quantize.json")):
+        time.sleep(0.002)
+    assert process.poll() is None, "it was done before it could be killed"
+    process.send_signal(kind)
+    process.communicate()
+    assert process.returncode == (130 if kind == signal.SIGINT else -kind)
+    assert not (work / out).exists()
+
+
+def test_memory_kill_and_changed_input(work):
+    _, _, peak = stream.run_program(command(work, "whole"))
+    assert peak <= 256 << 20, f"{peak / 2**20:.0f} MiB"
+
+    for kind in (signal.SIGKILL, signal.SIGINT):
+        killed_once_journalled(work, "again", kind)
+        done = subprocess.run(command(work, "again"), capture_output=True, text=True, check=True)
+        assert "from an earlier run" in done.stdout
+        assert statement(work / "again") == statement(work / "whole")
+        shutil.rmtree(work / "again")
+        assert not list(work.glob(".again*"))
+
+    # One byte of the last tensor, size and time as before: what was left over must not be taken for the new model's.
+    killed_once_journalled(work, "changed", signal.SIGKILL)
+    file = work / "model" / "model.safetensors"
+    times = file.stat()
+    with open(file, "r+b") as f:
+        f.seek(1 << 20)
+        f.write(b"\0\0")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = subprocess.run(command(work, "changed"), capture_output=True, text=True, check=True)
+    assert "from an earlier run" not in done.stdout
+    assert statement(work / "changed")[2] != statement(work / "whole")[2]
+
+
+def test_help_and_version_start_at_once():
+    for words in (["--version"], ["quantize", "--help"]):
+        best = min(stream.run_program([OVERPROOF, *words])[1] for _ in range(3))
+        assert best < 0.05, f"{words}: {best:.3f} CPU seconds"
