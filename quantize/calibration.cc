@@ -28,18 +28,23 @@ Calibration::Calibration(const CalibrationOptions& options, const Checkpoint& mo
                          const ActivationStatistics& statistics, std::function<bool(const std::string&)> is_quantised)
     : options_(options), scheme_(scheme), statistics_(statistics), is_quantised_(std::move(is_quantised)) {
   if (options_.gptq && !gptq_takes(scheme))
-    throw UsageError(fmt::format("gptq makes int8 codes with scales beside them (schemes int8, int8-g128, w8a8, w8a8-static); '{}' has other ones", scheme.name()));
+    throw UsageError(fmt::format(
+        "gptq makes int8 codes with scales beside them (schemes int8, int8-g128, w8a8, w8a8-static); '{}' has other ones",
+        scheme.name()));
   for (const auto& [weight, group] : statistics.groups()) {
     const TensorInfo* info = model.tensors->find(weight);
     if (!info || info->shape.size() != 2 || info->shape[1] != statistics.columns(group))
-      throw FormatError(statistics.path(), -1, fmt::format("records {} inputs of '{}', which the model does not have", statistics.columns(group), weight));
+      throw FormatError(
+          statistics.path(), -1,
+          fmt::format("records {} inputs of '{}', which the model does not have", statistics.columns(group), weight));
     if (options_.gptq && !statistics.has_hessian(group))
       throw UsageError("gptq needs second moments, which these activations lack; record them again with --hessians");
   }
   if (options_.smooth) find_scaling(model);
 }
 
-void Calibration::multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side, std::vector<float> factors) {
+void Calibration::multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side,
+                           std::vector<float> factors) {
   auto& target = scaling_[name].*side;
   OVERPROOF_CHECK(!target);  // a tensor's rows belong to one site, and so do its columns
   target = std::make_shared<const std::vector<float>>(std::move(factors));
@@ -47,7 +52,8 @@ void Calibration::multiply(const std::string& name, std::shared_ptr<const std::v
 
 void Calibration::find_scaling(const Checkpoint& model) {
   const std::optional<ActivationRounding> activations = activations_of(scheme_);
-  if (!activations) throw UsageError(fmt::format("smoothing helps to round activations, which scheme '{}' does not", scheme_.name()));
+  if (!activations)
+    throw UsageError(fmt::format("smoothing helps to round activations, which scheme '{}' does not", scheme_.name()));
   SmoothOptions search;
   search.strength = options_.strength;
   search.min_tokens = options_.min_tokens;
@@ -148,18 +154,21 @@ std::vector<std::string> Calibration::summary() const {
   const std::scoped_lock lock(mutex_);
   std::vector<std::string> lines;
   if (options_.smooth && smoothed_sites_ > 0)
-    lines.push_back(fmt::format("{} of {} places smoothed, strength {:.2f} on average{}", smoothed_sites_, sites_,
-                                strengths_ / double(smoothed_sites_),
-                                options_.strength < 0 ? fmt::format("; output error x {:.2f} there (geometric mean)", std::exp(errors_ / double(smoothed_sites_))) : ""));
-  else if (options_.smooth)
-    lines.push_back(fmt::format("none of {} places is better smoothed", sites_));
+    lines.push_back(fmt::format(
+        "{} of {} places smoothed, strength {:.2f} on average{}", smoothed_sites_, sites_, strengths_ / double(smoothed_sites_),
+        options_.strength < 0
+            ? fmt::format("; output error x {:.2f} there (geometric mean)", std::exp(errors_ / double(smoothed_sites_)))
+            : ""));
+  else if (options_.smooth) lines.push_back(fmt::format("none of {} places is better smoothed", sites_));
   if (options_.gptq) {
     lines.push_back(fmt::format("{} weights by gptq, {} without", by_gptq_, data_free_.size()));
     constexpr size_t kNamed = 8;
     for (size_t i = 0; i < std::min(kNamed, data_free_.size()); ++i)
-      lines.push_back(fmt::format("  without: {} ({})", data_free_[i],
-                                  statistics_.group_of(data_free_[i]) ? "its input saw too few tokens" : "its input was not recorded"));
-    if (data_free_.size() > kNamed) lines.push_back(fmt::format("  and {} more, all named in the statement", data_free_.size() - kNamed));
+      lines.push_back(
+          fmt::format("  without: {} ({})", data_free_[i],
+                      statistics_.group_of(data_free_[i]) ? "its input saw too few tokens" : "its input was not recorded"));
+    if (data_free_.size() > kNamed)
+      lines.push_back(fmt::format("  and {} more, all named in the statement", data_free_.size() - kNamed));
   }
   return lines;
 }

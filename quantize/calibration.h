@@ -26,18 +26,18 @@ namespace overproof {
 
 struct CalibrationOptions {
   bool smooth = false;
-  double strength = -1;     ///< negative: searched
+  double strength = -1;  ///< negative: searched
   bool gptq = false;
   GptqOptions gptq_options;
-  int64_t min_tokens = 128; ///< inputs that saw fewer are quantised without calibration
+  int64_t min_tokens = 128;  ///< inputs that saw fewer are quantised without calibration
 };
 
 class Calibration {
  public:
-  /// Throws UsageError when smoothing or gptq does not go with the scheme or the model, or the Hessians are missing; FormatError when
-  /// the recorded inputs do not have the weights' widths. is_quantised(weight name) says what the scheme will take.
-  Calibration(const CalibrationOptions& options, const Checkpoint& model, const Scheme& scheme, const ActivationStatistics& statistics,
-              std::function<bool(const std::string&)> is_quantised);
+  /// Throws UsageError when smoothing or gptq does not go with the scheme or the model, or the Hessians are missing; FormatError
+  /// when the recorded inputs do not have the weights' widths. is_quantised(weight name) says what the scheme will take.
+  Calibration(const CalibrationOptions& options, const Checkpoint& model, const Scheme& scheme,
+              const ActivationStatistics& statistics, std::function<bool(const std::string&)> is_quantised);
 
   /// Empty for a tensor that stays as it is.
   const TensorScaling& scaling(std::string_view name) const;
@@ -53,7 +53,8 @@ class Calibration {
 
  private:
   void find_scaling(const Checkpoint& model);
-  void multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side, std::vector<float> factors);
+  void multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side,
+                std::vector<float> factors);
   const std::string* usable_group(std::string_view weight) const;
   std::shared_ptr<const std::vector<float>> smoothing_of(std::string_view weight) const;
 
