@@ -131,7 +131,7 @@ class Stream {
     scales_.resize(size_t(scheme_.row_scales(info.shape[0], columns)));
     const auto statistics = calibration_ ? calibration_->for_weight(info.name) : nullptr;
     auto quantizer = scheme_.prepare(info, {0, statistics.get()});
-    if (calibration_) quantizer = calibration_->wrap(info, std::move(quantizer));
+    if (calibration_) quantizer = calibration_->wrap(info, scheme_, std::move(quantizer));
     RowError total;
     each_block(info, [&](int64_t first, int64_t rows, int64_t) {
       codes_.resize(size_t(rows * bytes));
