@@ -77,14 +77,9 @@ Matrix inverse_of_lower(const Matrix& lower) {
 
 class GptqRows final : public RowQuantizer {
  public:
-  GptqRows(int64_t columns, int64_t row_bytes, int64_t groups, uint8_t flip, std::unique_ptr<RowQuantizer> inner,
+  GptqRows(int64_t columns, int64_t row_bytes, uint8_t flip, std::unique_ptr<RowQuantizer> inner,
            std::shared_ptr<const GptqFactor> factor)
-      : columns_(columns),
-        row_bytes_(row_bytes),
-        groups_(groups),
-        flip_(flip),
-        inner_(std::move(inner)),
-        factor_(std::move(factor)) {}
+      : columns_(columns), row_bytes_(row_bytes), flip_(flip), inner_(std::move(inner)), factor_(std::move(factor)) {}
 
   RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
                       std::span<float> scales) const override {
@@ -108,7 +103,7 @@ class GptqRows final : public RowQuantizer {
   }
 
  private:
-  int64_t columns_, row_bytes_, groups_;
+  int64_t columns_, row_bytes_;
   uint8_t flip_;
   std::unique_ptr<RowQuantizer> inner_;
   std::shared_ptr<const GptqFactor> factor_;
@@ -210,9 +205,9 @@ bool gptq_takes(const Scheme& scheme) {
 std::unique_ptr<RowQuantizer> gptq_quantizer(const Scheme& scheme, const TensorInfo& weight, std::unique_ptr<RowQuantizer> inner,
                                              std::shared_ptr<const GptqFactor> factor) {
   OVERPROOF_CHECK(gptq_takes(scheme) && factor->columns == weight.shape[1]);
-  const int64_t columns = weight.shape[1], groups = scheme.row_scales(1, columns);
+  const int64_t columns = weight.shape[1];
   const uint8_t flip = scheme.format() == "pack-quantized" ? 0x80 : 0;  // packed codes are kept as q + 128
-  return std::make_unique<GptqRows>(columns, scheme.row_bytes(columns), groups, flip, std::move(inner), std::move(factor));
+  return std::make_unique<GptqRows>(columns, scheme.row_bytes(columns), flip, std::move(inner), std::move(factor));
 }
 
 }  // namespace overproof
