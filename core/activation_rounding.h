@@ -15,10 +15,10 @@ namespace overproof {
 struct ActivationRounding {
   enum class Type : uint8_t { int8, fp8 };
   Type type = Type::int8;
-  bool symmetric = true;   ///< of dynamic int8
+  bool symmetric = true;      ///< of dynamic int8
   bool power_of_two = false;  ///< dynamic fp8 with E8M0 scales (OCP MX)
-  int64_t group = 0;       ///< channels that share a dynamic scale; 0: all of a token. A last group may be shorter
-  bool is_static = false;  ///< then all tokens and channels share `scale` and `zero_point`
+  int64_t group = 0;          ///< channels that share a dynamic scale; 0: all of a token. A last group may be shorter
+  bool is_static = false;     ///< then all tokens and channels share `scale` and `zero_point`
   float scale = 1.0f;
   float zero_point = 0.0f;
   bool operator==(const ActivationRounding&) const = default;

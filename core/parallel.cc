@@ -4,6 +4,7 @@
 #include <tbb/blocked_range.h>
 #include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <memory>
@@ -32,7 +33,11 @@ void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, in
   grain = std::max<int64_t>(grain, 1);
   const int64_t chunks = (n + grain - 1) / grain;
   // One TBB iteration is one of our chunks: TBB may group them, but never cuts or joins what the body sees.
-  tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
+  // Isolated: a thread that waits for the end of an inner loop must not begin another piece of the outer one, whose buffers and
+  // locks it still holds.
+  tbb::this_task_arena::isolate([&] {
+    tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
+  });
 }
 
 }  // namespace overproof

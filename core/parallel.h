@@ -11,7 +11,7 @@ namespace overproof {
 void set_thread_count(int64_t threads);
 int64_t thread_count();
 
-/// Calls body(begin, end) for [0, n) cut into pieces of `grain`. Exceptions reach the caller.
+/// Calls body(begin, end) for [0, n) cut into pieces of `grain`. Exceptions reach the caller. Loops may be nested.
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
 
 }  // namespace overproof

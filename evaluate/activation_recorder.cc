@@ -65,7 +65,8 @@ void ActivationSpill::add(const std::vector<std::string>& weights, const InputRe
   append(group + ".tokens", DType::i64, at::tensor({routed, forced}, at::kLong));
   append(group + ".amax", DType::f32, record.amax_);
   append(group + ".range", DType::f32, record.range_);
-  if (record.hessian_.defined()) append(group + ".hessian", DType::f32, record.hessian_ / double(std::max<int64_t>(1, record.seen_)));
+  if (record.hessian_.defined())
+    append(group + ".hessian", DType::f32, record.hessian_ / double(std::max<int64_t>(1, record.seen_)));
   append(group + ".samples", DType::f16, record.samples_);
 }
 

@@ -49,8 +49,13 @@ class LayerByLayer {
  public:
   LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, Tensor stream, ActivationSpill& spill,
                Progress& progress)
-      : model_(model), config_(config), options_{config.samples, config.hessians}, length_(length), stream_(std::move(stream)),
-        spill_(spill), progress_(progress) {}
+      : model_(model),
+        config_(config),
+        options_{config.samples, config.hessians},
+        length_(length),
+        stream_(std::move(stream)),
+        spill_(spill),
+        progress_(progress) {}
 
   void run() {
     for (int64_t layer = 0; layer < model_.config().layers; ++layer) {
@@ -86,15 +91,16 @@ class LayerByLayer {
       o.add(seen.o);
       progress_.update(done_ += count / 2, fmt::format("layer {} of {}", layer + 1, c.layers));
     });
-    spill_.add({name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")}, qkv, tokens(), 0);
+    spill_.add({name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")}, qkv, tokens(),
+               0);
     spill_.add({name(layer, "self_attn.o_proj")}, o, tokens(), 0);
   }
 
   /// Runs one FFN over `rows` tokens and files what its Linears are given. x(first, count) gives the input of a batch, use(first,
   /// count, out) takes what came of it.
   template <class Input, class Use>
-  void ffn(const std::string& at, const Tensor& gate_up, const Tensor& down, const FfnRounding& rounding, int64_t rows, int64_t forced,
-           const Input& x, const Use& use) {
+  void ffn(const std::string& at, const Tensor& gate_up, const Tensor& down, const FfnRounding& rounding, int64_t rows,
+           int64_t forced, const Input& x, const Use& use) {
     InputRecord in(gate_up.size(1), rows, options_), activation(down.size(1), rows, options_);
     const int64_t step = config_.batch_size * length_;
     for (int64_t first = 0; first < rows; first += step) {
@@ -112,7 +118,8 @@ class LayerByLayer {
 
   void dense(int64_t layer) {
     const LayerWeights& w = model_.layers()[size_t(layer)];
-    ffn(name(layer, "mlp."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), tokens(), 0,
+    ffn(
+        name(layer, "mlp."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), tokens(), 0,
         [&](int64_t first, int64_t count) { return model_.ffn_input(layer, stream_.narrow(0, first, count)); },
         [&](int64_t first, int64_t count, const Tensor& out) {
           stream_.narrow(0, first, count).add_(out);
@@ -124,8 +131,8 @@ class LayerByLayer {
     const ModelConfig& c = model_.config();
     const LayerWeights& w = model_.layers()[size_t(layer)];
     const int64_t n = tokens();
-    Tensor input = at::empty_like(stream_), selected = at::empty({n, c.top_k}, at::kInt), weights = at::empty({n, c.top_k}, at::kFloat),
-           scores = at::empty({n, c.n_routed_experts}, at::kFloat);
+    Tensor input = at::empty_like(stream_), selected = at::empty({n, c.top_k}, at::kInt),
+           weights = at::empty({n, c.top_k}, at::kFloat), scores = at::empty({n, c.n_routed_experts}, at::kFloat);
     each_batch([&](int64_t first, int64_t count) {
       const Tensor h = model_.ffn_input(layer, stream_.narrow(0, first, count));
       const Routing routing = route(h, w.router, w.router_bias, c.top_k, c);
@@ -135,7 +142,8 @@ class LayerByLayer {
       nn::matmul_into(scores.narrow(0, first, count), h, w.router.t());  // sigmoid keeps their order
     });
     if (w.gate_up.defined())
-      ffn(name(layer, "mlp.shared_experts."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), n, 0,
+      ffn(
+          name(layer, "mlp.shared_experts."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), n, 0,
           [&](int64_t first, int64_t count) { return input.narrow(0, first, count); },
           [&](int64_t first, int64_t count, const Tensor& out) { stream_.narrow(0, first, count).add_(out); });
     const Tensor flat_weights = weights.reshape({-1});
@@ -158,7 +166,8 @@ class LayerByLayer {
     const int64_t rows = int64_t(ids.size()), forced = rows - sent;
     const Tensor tokens_of = at::tensor(ids, at::kLong), scale = weights.index_select(0, pairs).unsqueeze(1);
     const bool rounds = w.rounding && !w.rounding->experts.empty();
-    ffn(name(layer, fmt::format("mlp.experts.{}.", e)), w.expert_gate_up[e], w.expert_down[e],
+    ffn(
+        name(layer, fmt::format("mlp.experts.{}.", e)), w.expert_gate_up[e], w.expert_down[e],
         rounds ? w.rounding->experts[size_t(e)] : FfnRounding(), rows, forced,
         [&](int64_t first, int64_t count) { return input.index_select(0, tokens_of.narrow(0, first, count)); },
         [&](int64_t first, int64_t count, const Tensor& out) {
@@ -200,7 +209,9 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   LayerByLayer pass(model, config, corpus.window_length(), model.embed(ids), spill, progress);
   pass.run();
   spill.write(outputs.folder(), kFile,
-              {{"model_root", inputs.root("model").hex()}, {"corpus_root", inputs.root("corpus").hex()}, {"tokens", std::to_string(tokens)}});
+              {{"model_root", inputs.root("model").hex()},
+               {"corpus_root", inputs.root("corpus").hex()},
+               {"tokens", std::to_string(tokens)}});
 
   StageReport report;
   const ExpertCounts& e = pass.experts();
@@ -208,9 +219,10 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   report.summary = {fmt::format("{} tokens through {} layers, {} inputs recorded{}", tokens, layers, spill.groups(),
                                 config.hessians ? " with Hessians" : "")};
   if (e.total > 0) {
-    report.metrics()["experts"] = {{"total", e.total}, {"topped_up", e.topped_up}, {"below_min_tokens", e.below}, {"forced_tokens", e.forced_tokens}};
-    report.summary.push_back(fmt::format("{} experts: {} were topped up to {} tokens ({} tokens by force), {} stayed below", e.total,
-                                         e.topped_up, config.min_tokens, e.forced_tokens, e.below));
+    report.metrics()["experts"] = {
+        {"total", e.total}, {"topped_up", e.topped_up}, {"below_min_tokens", e.below}, {"forced_tokens", e.forced_tokens}};
+    report.summary.push_back(fmt::format("{} experts: {} were topped up to {} tokens ({} tokens by force), {} stayed below",
+                                         e.total, e.topped_up, config.min_tokens, e.forced_tokens, e.below));
   }
   return report;
 }

@@ -19,7 +19,9 @@ class Reader {
  public:
   Reader(const fs::path& file, const Json& config, const TensorSource& tensors)
       : file_(file), config_(file, config.at("quantization_config")), tensors_(tensors) {}
-  bool rounds() const { return std::ranges::any_of(config_.groups(), [](const QuantGroup& g) { return g.input_activations.has_value(); }); }
+  bool rounds() const {
+    return std::ranges::any_of(config_.groups(), [](const QuantGroup& g) { return g.input_activations.has_value(); });
+  }
 
   std::optional<ActivationRounding> of(const std::string& module) const {
     const QuantGroup* group = config_.group_for(module);
@@ -30,7 +32,8 @@ class Reader {
     r.type = a.type == QuantType::floating ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8;
     r.symmetric = a.symmetric;
     r.power_of_two = a.power_of_two_scale;
-    if ((!r.symmetric || r.power_of_two) && r.type != (r.power_of_two ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8))
+    if ((!r.symmetric || r.power_of_two) &&
+        r.type != (r.power_of_two ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8))
       refuse(module, "fp8 with a zero point, or int8 with scales of powers of two");
     if (!a.dynamic) {
       if (a.strategy != QuantStrategy::tensor)
@@ -39,7 +42,8 @@ class Reader {
     }
     if (a.strategy == QuantStrategy::group) r.group = a.group_size;
     else if (a.strategy != QuantStrategy::token)
-      refuse(module, fmt::format("dynamic scales with strategy {}; token and group can be computed", quant_strategy_name(a.strategy)));
+      refuse(module,
+             fmt::format("dynamic scales with strategy {}; token and group can be computed", quant_strategy_name(a.strategy)));
     return r;
   }
 
@@ -54,7 +58,8 @@ class Reader {
       if (tensors_.find(name)->elements() != 1) refuse(module, fmt::format("'{}' is not a tensor of one element", name));
       return tensors_.read_all_f32(name)[0];
     };
-    const auto suffix = std::ranges::find_if(kInputScaleSuffixes, [&](std::string_view s) { return tensors_.find(module + std::string(s)); });
+    const auto suffix =
+        std::ranges::find_if(kInputScaleSuffixes, [&](std::string_view s) { return tensors_.find(module + std::string(s)); });
     if (suffix == std::end(kInputScaleSuffixes)) refuse(module, "the scale is static, and there is no input_scale");
     r.scale = scalar(module + std::string(*suffix));
     if (!(r.scale > 0.0f) || std::isinf(r.scale)) refuse(module, fmt::format("input_scale is {}", r.scale));
@@ -88,7 +93,8 @@ std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json
   for (int64_t l = 0; l < shape.layers; ++l) {
     const std::string layer = fmt::format("model.layers.{}.", l);
     const auto ffn = [&](const std::string& at) {
-      return FfnRounding{reader.of(layer + at + "gate_proj"), reader.of(layer + at + "up_proj"), reader.of(layer + at + "down_proj")};
+      return FfnRounding{reader.of(layer + at + "gate_proj"), reader.of(layer + at + "up_proj"),
+                         reader.of(layer + at + "down_proj")};
     };
     LayerRounding r;
     r.q = reader.of(layer + "self_attn.q_proj");

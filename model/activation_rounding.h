@@ -36,9 +36,10 @@ struct LayerRounding {
   std::vector<FfnRounding> experts;  ///< [routed experts]
 };
 
-/// What config.json asks for, and for static scales what the tensors X.input_scale and X.input_zero_point say; `file` is the config's name. One entry a
-/// layer, null where no input of the layer is rounded. The head's input is never rounded: loaders leave it alone.
-/// Throws FormatError naming the module for what cannot be computed (other bit widths, scales of a whole dynamic tensor, ...).
+/// What config.json asks for, and for static scales what the tensors X.input_scale and X.input_zero_point say; `file` is the
+/// config's name. One entry a layer, null where no input of the layer is rounded. The head's input is never rounded: loaders
+/// leave it alone. Throws FormatError naming the module for what cannot be computed (other bit widths, scales of a whole dynamic
+/// tensor, ...).
 std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json& config, const ModelConfig& shape,
                                                                       const TensorSource& tensors, const fs::path& file);
 

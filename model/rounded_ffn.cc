@@ -27,8 +27,8 @@ FfnPass rounded_feed_forward(const Tensor& x, const Tensor& gate_up, const Tenso
 
 Tensor pairs_of_expert(const Tensor& selected, int64_t expert) { return selected.reshape({-1}).eq(expert).nonzero().squeeze(1); }
 
-Tensor rounded_mixture(const Tensor& x, const Tensor& base, const Routing& routing, const Tensor& expert_gate_up, const Tensor& expert_down,
-                       const std::vector<FfnRounding>& rounding) {
+Tensor rounded_mixture(const Tensor& x, const Tensor& base, const Routing& routing, const Tensor& expert_gate_up,
+                       const Tensor& expert_down, const std::vector<FfnRounding>& rounding) {
   const int64_t experts = expert_down.size(0), k = routing.selected.size(1);
   OVERPROOF_CHECK(rounding.empty() || int64_t(rounding.size()) == experts);
   const Tensor weights = routing.weights.reshape({-1});

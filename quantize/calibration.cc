@@ -28,18 +28,23 @@ Calibration::Calibration(const CalibrationOptions& options, const Checkpoint& mo
                          const ActivationStatistics& statistics, std::function<bool(const std::string&)> is_quantised)
     : options_(options), scheme_(scheme), statistics_(statistics), is_quantised_(std::move(is_quantised)) {
   if (options_.gptq && !gptq_takes(scheme))
-    throw UsageError(fmt::format("gptq makes int8 codes with scales beside them (schemes int8, int8-g128, w8a8, w8a8-static); '{}' has other ones", scheme.name()));
+    throw UsageError(fmt::format(
+        "gptq makes int8 codes with scales beside them (schemes int8, int8-g128, w8a8, w8a8-static); '{}' has other ones",
+        scheme.name()));
   for (const auto& [weight, group] : statistics.groups()) {
     const TensorInfo* info = model.tensors->find(weight);
     if (!info || info->shape.size() != 2 || info->shape[1] != statistics.columns(group))
-      throw FormatError(statistics.path(), -1, fmt::format("records {} inputs of '{}', which the model does not have", statistics.columns(group), weight));
+      throw FormatError(
+          statistics.path(), -1,
+          fmt::format("records {} inputs of '{}', which the model does not have", statistics.columns(group), weight));
     if (options_.gptq && !statistics.has_hessian(group))
       throw UsageError("gptq needs second moments, which these activations lack; record them again with --hessians");
   }
   if (options_.smooth) find_scaling(model);
 }
 
-void Calibration::multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side, std::vector<float> factors) {
+void Calibration::multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side,
+                           std::vector<float> factors) {
   auto& target = scaling_[name].*side;
   OVERPROOF_CHECK(!target);  // a tensor's rows belong to one site, and so do its columns
   target = std::make_shared<const std::vector<float>>(std::move(factors));
@@ -47,7 +52,8 @@ void Calibration::multiply(const std::string& name, std::shared_ptr<const std::v
 
 void Calibration::find_scaling(const Checkpoint& model) {
   const std::optional<ActivationRounding> activations = activations_of(scheme_);
-  if (!activations) throw UsageError(fmt::format("smoothing helps to round activations, which scheme '{}' does not", scheme_.name()));
+  if (!activations)
+    throw UsageError(fmt::format("smoothing helps to round activations, which scheme '{}' does not", scheme_.name()));
   SmoothOptions search;
   search.strength = options_.strength;
   search.min_tokens = options_.min_tokens;
@@ -108,28 +114,42 @@ std::shared_ptr<const LinearStatistics> Calibration::for_weight(std::string_view
   return statistics;
 }
 
-std::unique_ptr<RowQuantizer> Calibration::wrap(const TensorInfo& weight, std::unique_ptr<RowQuantizer> inner) const {
-  if (!options_.gptq) return inner;
-  const std::string* group = usable_group(weight.name);
+std::shared_ptr<Calibration::Slot> Calibration::slot_of(const std::string& group) const {
   const std::scoped_lock lock(mutex_);
-  if (group && (factor_group_ != *group || !factor_)) {
-    // All weights of a group are consumers of one site, so they share the smoothing, too.
-    LinearStatistics seen = statistics_.read(*group, ActivationStatistics::Parts::hessian);
-    if (const auto factors = smoothing_of(weight.name)) smooth_statistics(seen, *factors);
-    factor_.reset();  // before the next one is made
-    factor_ = gptq_factor(seen.hessian, seen.columns, options_.gptq_options);
-    factor_group_ = *group;
+  const auto found = std::ranges::find(slots_, group, [](const auto& slot) { return slot->group; });
+  if (found != slots_.end()) return *found;
+  if (slots_.size() == kFactorSlots) slots_.erase(slots_.begin());
+  slots_.push_back(std::make_shared<Slot>());
+  slots_.back()->group = group;
+  return slots_.back();
+}
+
+std::unique_ptr<RowQuantizer> Calibration::wrap(const TensorInfo& weight, const Scheme& scheme,
+                                                std::unique_ptr<RowQuantizer> inner) const {
+  if (!options_.gptq) return inner;
+  std::shared_ptr<const GptqFactor> factor;
+  if (const std::string* group = usable_group(weight.name); group && gptq_takes(scheme)) {
+    const auto slot = slot_of(*group);
+    std::call_once(slot->once, [&] {
+      // All weights of a group are consumers of one site, so they share the smoothing, too.
+      LinearStatistics seen = statistics_.read(*group, ActivationStatistics::Parts::hessian);
+      if (const auto factors = smoothing_of(weight.name)) smooth_statistics(seen, *factors);
+      slot->factor = gptq_factor(seen.hessian, seen.columns, options_.gptq_options);
+    });
+    factor = slot->factor;
   }
-  if (!group || !factor_) {
+  const std::scoped_lock lock(mutex_);
+  if (!factor) {
     data_free_.push_back(weight.name);
     return inner;
   }
   ++by_gptq_;
-  return gptq_quantizer(scheme_, weight, std::move(inner), factor_);
+  return gptq_quantizer(scheme, weight, std::move(inner), std::move(factor));
 }
 
 Json Calibration::metrics() const {
   const std::scoped_lock lock(mutex_);
+  std::ranges::sort(data_free_);  // threads come in any order
   Json m = Json::object();
   if (options_.smooth) {
     m["smoothed_sites"] = smoothed_sites_;
@@ -146,20 +166,26 @@ Json Calibration::metrics() const {
 
 std::vector<std::string> Calibration::summary() const {
   const std::scoped_lock lock(mutex_);
+  std::ranges::sort(data_free_);
   std::vector<std::string> lines;
   if (options_.smooth && smoothed_sites_ > 0)
-    lines.push_back(fmt::format("{} of {} places smoothed, strength {:.2f} on average{}", smoothed_sites_, sites_,
-                                strengths_ / double(smoothed_sites_),
-                                options_.strength < 0 ? fmt::format("; output error x {:.2f} there (geometric mean)", std::exp(errors_ / double(smoothed_sites_))) : ""));
-  else if (options_.smooth)
-    lines.push_back(fmt::format("none of {} places is better smoothed", sites_));
+    lines.push_back(fmt::format(
+        "{} of {} places smoothed, strength {:.2f} on average{}", smoothed_sites_, sites_, strengths_ / double(smoothed_sites_),
+        options_.strength < 0
+            ? fmt::format("; output error x {:.2f} there (geometric mean)", std::exp(errors_ / double(smoothed_sites_)))
+            : ""));
+  else if (options_.smooth) lines.push_back(fmt::format("none of {} places is better smoothed", sites_));
   if (options_.gptq) {
     lines.push_back(fmt::format("{} weights by gptq, {} without", by_gptq_, data_free_.size()));
+    const auto reason = [&](const std::string& weight) {
+      if (!statistics_.group_of(weight)) return "its input was not recorded";
+      return usable_group(weight) ? "its scheme has no int8 codes, or its Hessian no inverse" : "its input saw too few tokens";
+    };
     constexpr size_t kNamed = 8;
     for (size_t i = 0; i < std::min(kNamed, data_free_.size()); ++i)
-      lines.push_back(fmt::format("  without: {} ({})", data_free_[i],
-                                  statistics_.group_of(data_free_[i]) ? "its input saw too few tokens" : "its input was not recorded"));
-    if (data_free_.size() > kNamed) lines.push_back(fmt::format("  and {} more, all named in the statement", data_free_.size() - kNamed));
+      lines.push_back(fmt::format("  without: {} ({})", data_free_[i], reason(data_free_[i])));
+    if (data_free_.size() > kNamed)
+      lines.push_back(fmt::format("  and {} more, all named in the statement", data_free_.size() - kNamed));
   }
   return lines;
 }

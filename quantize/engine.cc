@@ -341,7 +341,7 @@ class Engine {
       if (plan_.calibration) state.statistics = plan_.calibration->for_weight(item.source.name);
       facts.statistics = state.statistics.get();
       state.quantizer = item.scheme->prepare(item.source, facts);
-      if (plan_.calibration) state.quantizer = plan_.calibration->wrap(item.source, std::move(state.quantizer));
+      if (plan_.calibration) state.quantizer = plan_.calibration->wrap(item.source, *item.scheme, std::move(state.quantizer));
     });
     return true;
   }

@@ -77,11 +77,12 @@ Matrix inverse_of_lower(const Matrix& lower) {
 
 class GptqRows final : public RowQuantizer {
  public:
-  GptqRows(int64_t columns, int64_t row_bytes, int64_t groups, uint8_t flip, std::unique_ptr<RowQuantizer> inner,
+  GptqRows(int64_t columns, int64_t row_bytes, uint8_t flip, std::unique_ptr<RowQuantizer> inner,
            std::shared_ptr<const GptqFactor> factor)
-      : columns_(columns), row_bytes_(row_bytes), groups_(groups), flip_(flip), inner_(std::move(inner)), factor_(std::move(factor)) {}
+      : columns_(columns), row_bytes_(row_bytes), flip_(flip), inner_(std::move(inner)), factor_(std::move(factor)) {}
 
-  RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes, std::span<float> scales) const override {
+  RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
+                      std::span<float> scales) const override {
     std::vector<float> before(x.begin(), x.end());
     RowsResult result = inner_->quantize(first_row, rows, x, bytes, scales);  // its scales, padding and error sums' signal
     if (result.bad_row >= 0) return result;
@@ -97,10 +98,12 @@ class GptqRows final : public RowQuantizer {
       for (int64_t c = 0; c < columns_; ++c) bytes[size_t(r * row_bytes_ + c)] = uint8_t(codes[size_t(r * columns_ + c)]) ^ flip_;
     return result;
   }
-  std::vector<uint8_t> side_output(int which, std::span<const float> scales) const override { return inner_->side_output(which, scales); }
+  std::vector<uint8_t> side_output(int which, std::span<const float> scales) const override {
+    return inner_->side_output(which, scales);
+  }
 
  private:
-  int64_t columns_, row_bytes_, groups_;
+  int64_t columns_, row_bytes_;
   uint8_t flip_;
   std::unique_ptr<RowQuantizer> inner_;
   std::shared_ptr<const GptqFactor> factor_;
@@ -146,13 +149,15 @@ std::shared_ptr<const GptqFactor> gptq_factor(std::span<const float> hessian, in
       const int64_t from = columns - 1 - i;
       const double pivot = inverse(from, from);
       factor->diagonal[size_t(i)] = float(pivot);
-      for (int64_t j = i; j < columns; ++j) factor->upper[size_t(i * columns + j)] = float(inverse(from, columns - 1 - j) / pivot);
+      for (int64_t j = i; j < columns; ++j)
+        factor->upper[size_t(i * columns + j)] = float(inverse(from, columns - 1 - j) / pivot);
     }
   });
   return factor;
 }
 
-double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const float> scales, int64_t rows, std::span<int8_t> codes) {
+double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const float> scales, int64_t rows,
+                 std::span<int8_t> codes) {
   const int64_t n = factor.columns;
   OVERPROOF_CHECK(int64_t(x.size()) == rows * n && codes.size() == x.size() && rows > 0 && int64_t(scales.size()) % rows == 0);
   const int64_t groups = int64_t(scales.size()) / rows, group = (n + groups - 1) / groups;
@@ -183,7 +188,8 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
         }
       }
       if (stop < n)
-        subtract_product(w.data() + stop, n, errors.data(), kBlock, factor.upper.data() + block * n + stop, n, count, n - stop, stop - block);
+        subtract_product(w.data() + stop, n, errors.data(), kBlock, factor.upper.data() + block * n + stop, n, count, n - stop,
+                         stop - block);
     }
   }
   return loss;
@@ -192,15 +198,16 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
 bool gptq_takes(const Scheme& scheme) {
   const Json group = scheme.config_group();
   return group.contains("weights") && group["weights"].value("type", "") == "int" &&
-         (scheme.format() == "pack-quantized" || scheme.format() == "int-quantized") && scheme.row_unit() == 1 && !scheme.needs_amax();
+         (scheme.format() == "pack-quantized" || scheme.format() == "int-quantized") && scheme.row_unit() == 1 &&
+         !scheme.needs_amax();
 }
 
 std::unique_ptr<RowQuantizer> gptq_quantizer(const Scheme& scheme, const TensorInfo& weight, std::unique_ptr<RowQuantizer> inner,
                                              std::shared_ptr<const GptqFactor> factor) {
   OVERPROOF_CHECK(gptq_takes(scheme) && factor->columns == weight.shape[1]);
-  const int64_t columns = weight.shape[1], groups = scheme.row_scales(1, columns);
+  const int64_t columns = weight.shape[1];
   const uint8_t flip = scheme.format() == "pack-quantized" ? 0x80 : 0;  // packed codes are kept as q + 128
-  return std::make_unique<GptqRows>(columns, scheme.row_bytes(columns), groups, flip, std::move(inner), std::move(factor));
+  return std::make_unique<GptqRows>(columns, scheme.row_bytes(columns), flip, std::move(inner), std::move(factor));
 }
 
 }  // namespace overproof

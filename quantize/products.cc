@@ -13,7 +13,8 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 
 /// ROWS x 16 elements of c stay in registers while k runs.
 template <int64_t ROWS>
-__attribute__((always_inline)) inline void tile(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k) {
+__attribute__((always_inline)) inline void tile(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb,
+                                                int64_t k) {
   Lanes sum[ROWS];
   for (int64_t r = 0; r < ROWS; ++r) std::memcpy(&sum[r], c + r * ldc, sizeof(Lanes));
   for (int64_t i = 0; i < k; ++i) {
@@ -36,7 +37,8 @@ void subtract_product(float* c, int64_t ldc, const float* a, int64_t lda, const 
     int64_t column = 0;
     for (; column + kLanes <= n; column += kLanes) {
       int64_t row = 0;
-      for (; row + kRows <= m; row += kRows) tile<kRows>(c + row * ldc + column, ldc, from + row * lda, lda, with + column, ldb, count);
+      for (; row + kRows <= m; row += kRows)
+        tile<kRows>(c + row * ldc + column, ldc, from + row * lda, lda, with + column, ldb, count);
       for (; row < m; ++row) tile<1>(c + row * ldc + column, ldc, from + row * lda, lda, with + column, ldb, count);
     }
     for (int64_t row = 0; row < m; ++row)

@@ -7,6 +7,7 @@
 namespace overproof {
 
 /// c [m, n] -= a [m, k] x b [k, n]; rows are `ldc`, `lda`, `ldb` floats apart. One thread. c overlaps neither a nor b.
-void subtract_product(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t m, int64_t n, int64_t k);
+void subtract_product(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t m, int64_t n,
+                      int64_t k);
 
 }  // namespace overproof

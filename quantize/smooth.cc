@@ -29,20 +29,24 @@ float nearest_power_of_two(double x) { return float(std::exp2(std::clamp(std::ne
 template <class Body>
 void each_piece(const TensorSource& tensors, const std::string& name, const Body& body) {
   const TensorInfo* info = tensors.find(name);
-  const int64_t rows = info->shape[0], columns = info->row_elements(), step = std::max<int64_t>(kRowGrain, kBlockBytes / (columns * 4));
+  const int64_t rows = info->shape[0], columns = info->row_elements(),
+                step = std::max<int64_t>(kRowGrain, kBlockBytes / (columns * 4));
   std::vector<float> values;
   for (int64_t first = 0; first < rows; first += step) {
     throw_if_interrupted();
     const int64_t count = std::min(step, rows - first);
     values.resize(size_t(count * columns));
     parallel_for(count, kRowGrain, [&](int64_t begin, int64_t end) {
-      tensors.read_f32(name, first + begin, end - begin, std::span(values).subspan(size_t(begin * columns), size_t((end - begin) * columns)));
+      tensors.read_f32(name, first + begin, end - begin,
+                       std::span(values).subspan(size_t(begin * columns), size_t((end - begin) * columns)));
     });
     body(count, columns, std::span<const float>(values));
   }
 }
 
-int64_t channel(const SmoothSite& site, int64_t column) { return site.channel_of.empty() ? column : site.channel_of[size_t(column)]; }
+int64_t channel(const SmoothSite& site, int64_t column) {
+  return site.channel_of.empty() ? column : site.channel_of[size_t(column)];
+}
 
 /// One way of smoothing, by column of the consumers.
 struct Candidate {
@@ -58,7 +62,8 @@ struct Samples {
   std::vector<std::vector<float>> rounded;
 };
 
-Samples take_samples(const LinearStatistics& statistics, const std::vector<Candidate>& candidates, ActivationRounding rounding, int64_t limit) {
+Samples take_samples(const LinearStatistics& statistics, const std::vector<Candidate>& candidates, ActivationRounding rounding,
+                     int64_t limit) {
   const int64_t in = statistics.columns, n = std::min(statistics.sample_rows, limit);
   Samples s{n, std::vector<float>(size_t(in * n)), {}};
   const auto sample = [&](int64_t i) { return statistics.samples.data() + (2 * i + 1) * statistics.sample_rows / (2 * n) * in; };
@@ -75,7 +80,8 @@ Samples take_samples(const LinearStatistics& statistics, const std::vector<Candi
       const float least = std::min(0.0f, smoothed.least), largest = std::max(0.0f, smoothed.largest);
       rounding.scale = rounding.symmetric ? std::max(-least, largest) / 127.5f : (largest - least) / 255.0f;
       if (!(rounding.scale > 0)) rounding.scale = 1.0f;
-      rounding.zero_point = rounding.symmetric ? 0.0f : std::nearbyint(std::clamp(-128.0f - least / rounding.scale, -128.0f, 127.0f));
+      rounding.zero_point =
+          rounding.symmetric ? 0.0f : std::nearbyint(std::clamp(-128.0f - least / rounding.scale, -128.0f, 127.0f));
     }
     rounding.apply(x.data(), n, in);
     s.rounded[k].resize(size_t(in * n));
@@ -98,8 +104,8 @@ void round_row(std::span<float> row, const std::vector<float>& columns, int64_t 
 }
 
 /// Adds to errors[k] what candidate k makes of the weight's outputs, in units of their energy.
-void add_errors(const TensorSource& tensors, const std::string& weight, const Samples& samples, const std::vector<Candidate>& candidates,
-                int64_t group, double importance, std::vector<double>& errors) {
+void add_errors(const TensorSource& tensors, const std::string& weight, const Samples& samples,
+                const std::vector<Candidate>& candidates, int64_t group, double importance, std::vector<double>& errors) {
   const int64_t n = samples.rows;
   double energy = 0;
   std::vector<double> sums(candidates.size(), 0.0);
@@ -135,7 +141,8 @@ void add_errors(const TensorSource& tensors, const std::string& weight, const Sa
     for (size_t k = 0; k < candidates.size(); ++k) errors[k] += importance * sums[k] / energy;
 }
 
-Candidate make_candidate(const SmoothSite& site, int64_t columns, double strength, std::span<const float> amax_x, std::span<const float> amax_w) {
+Candidate make_candidate(const SmoothSite& site, int64_t columns, double strength, std::span<const float> amax_x,
+                         std::span<const float> amax_w) {
   Candidate c{strength, std::vector<float>(size_t(site.channels), 1.0f), std::vector<float>(size_t(columns))};
   if (strength >= 0) std::ranges::transform(smooth_factors(amax_x, amax_w, strength), c.factors.begin(), nearest_power_of_two);
   for (int64_t i = 0; i < columns; ++i) c.columns[size_t(i)] = c.factors[size_t(channel(site, i))];
@@ -161,7 +168,8 @@ std::vector<double> smooth_factors(std::span<const float> amax_x, std::span<cons
   std::vector<double> logs(amax_x.size());
   double mean = 0;
   for (size_t j = 0; j < logs.size(); ++j) {
-    logs[j] = strength * std::log(std::max(double(amax_x[j]), kSmallest)) - (1 - strength) * std::log(std::max(double(amax_w[j]), kSmallest));
+    logs[j] = strength * std::log(std::max(double(amax_x[j]), kSmallest)) -
+              (1 - strength) * std::log(std::max(double(amax_w[j]), kSmallest));
     mean += logs[j] / double(logs.size());
   }
   for (double& s : logs) s = std::exp(s - mean);
@@ -181,7 +189,8 @@ void smooth_statistics(LinearStatistics& statistics, std::span<const float> s) {
   statistics.least = statistics.largest = 0;
   for (size_t c = 0; c < in; ++c) {
     statistics.amax[c] /= s[c];
-    const float seen = std::max(-least[c], largest[c]), amax = statistics.amax[c], stretch = seen > 0 ? std::max(1.0f, amax / seen) : 0.0f;
+    const float seen = std::max(-least[c], largest[c]), amax = statistics.amax[c],
+                stretch = seen > 0 ? std::max(1.0f, amax / seen) : 0.0f;
     // A channel that no sample shows may go either way.
     statistics.least = std::min(statistics.least, seen > 0 ? least[c] * stretch : -amax);
     statistics.largest = std::max(statistics.largest, seen > 0 ? largest[c] * stretch : amax);
@@ -189,11 +198,13 @@ void smooth_statistics(LinearStatistics& statistics, std::span<const float> s) {
   for (size_t i = 0; i < statistics.hessian.size(); ++i) statistics.hessian[i] /= s[i / in] * s[i % in];
 }
 
-std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors, const std::function<bool(const std::string&)>& is_quantised) {
+std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors,
+                                     const std::function<bool(const std::string&)>& is_quantised) {
   const std::string type = config.value("model_type", "");
   const std::vector<std::string> known = {"llama", "mistral", "qwen2", "qwen3", "glm4_moe"};
   if (std::ranges::find(known, type) == known.end())
-    throw UsageError(fmt::format("smoothing knows how channels flow in {}, not in '{}'; leave --smooth out", fmt::join(known, ", "), type));
+    throw UsageError(
+        fmt::format("smoothing knows how channels flow in {}, not in '{}'; leave --smooth out", fmt::join(known, ", "), type));
   std::vector<SmoothSite> sites;
   const auto has = [&](const std::string& name) { return tensors.find(name) != nullptr; };
   const auto consume = [&](SmoothSite& site, const std::string& name) {
@@ -215,7 +226,8 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     consume(o, attention + "o_proj.weight");
     const int64_t heads = config.value("num_attention_heads", int64_t{0}), kv_heads = config.value("num_key_value_heads", heads);
     const int64_t width = o.consumers.empty() ? 0 : tensors.find(o.consumers[0])->shape[1];
-    if (heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && width > 0 && width % heads == 0 && width / heads * kv_heads == o.channels) {
+    if (heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && width > 0 && width % heads == 0 &&
+        width / heads * kv_heads == o.channels) {
       for (int64_t c = 0; c < width; ++c) {
         const int64_t dim = width / heads;
         o.channel_of.push_back(int32_t(c / dim / (heads / kv_heads) * dim + c % dim));
@@ -224,7 +236,8 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     }
 
     std::vector<std::string> ffns = {mlp, mlp + "shared_experts."};
-    for (int64_t e = 0; has(fmt::format("{}experts.{}.up_proj.weight", mlp, e)); ++e) ffns.push_back(fmt::format("{}experts.{}.", mlp, e));
+    for (int64_t e = 0; has(fmt::format("{}experts.{}.up_proj.weight", mlp, e)); ++e)
+      ffns.push_back(fmt::format("{}experts.{}.", mlp, e));
     std::erase_if(ffns, [&](const std::string& at) { return !has(at + "up_proj.weight"); });
     SmoothSite ffn{{layer + "post_attention_layernorm.weight"}, {}, {}, {}, 0};
     if (!has(ffn.producers[0])) continue;
@@ -242,14 +255,16 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
   return sites;
 }
 
-SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const ActivationStatistics& statistics, const SmoothOptions& options) {
+SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const ActivationStatistics& statistics,
+                    const SmoothOptions& options) {
   // Inputs that several consumers share are looked at once.
   std::map<std::string, std::vector<std::string>> inputs;
   std::vector<float> amax_x(size_t(site.channels), 0.0f), amax_w(size_t(site.channels), 0.0f);
   const int64_t columns = tensors.find(site.consumers[0])->shape[1];
   for (const std::string& weight : site.consumers) {
     each_piece(tensors, weight, [&](int64_t rows, int64_t width, std::span<const float> values) {
-      if (width != columns) throw FormatError(statistics.path(), -1, fmt::format("'{}' has {} columns, not {}", weight, width, columns));
+      if (width != columns)
+        throw FormatError(statistics.path(), -1, fmt::format("'{}' has {} columns, not {}", weight, width, columns));
       for (int64_t i = 0; i < rows * width; ++i) {
         float& a = amax_w[size_t(channel(site, i % width))];
         a = std::max(a, std::abs(values[size_t(i)]));
@@ -258,7 +273,9 @@ SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const A
     const std::string* group = statistics.group_of(weight);
     if (!group || statistics.tokens(*group) < std::max<int64_t>(1, options.min_tokens)) continue;
     if (statistics.columns(*group) != columns)
-      throw FormatError(statistics.path(), -1, fmt::format("'{}' has {} channels; '{}' has {} columns", *group, statistics.columns(*group), weight, columns));
+      throw FormatError(
+          statistics.path(), -1,
+          fmt::format("'{}' has {} channels; '{}' has {} columns", *group, statistics.columns(*group), weight, columns));
     inputs[*group].push_back(weight);
   }
   if (inputs.empty()) return {};
@@ -274,7 +291,8 @@ SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const A
     return {std::move(only.factors), options.strength, 1.0};
   }
   std::vector<Candidate> candidates = {make_candidate(site, columns, -1, amax_x, amax_w)};  // first, so that it wins ties
-  for (int k = 1; k <= kStrengths; ++k) candidates.push_back(make_candidate(site, columns, double(k) / (kStrengths + 1), amax_x, amax_w));
+  for (int k = 1; k <= kStrengths; ++k)
+    candidates.push_back(make_candidate(site, columns, double(k) / (kStrengths + 1), amax_x, amax_w));
   std::vector<double> errors(candidates.size(), 0.0);
   const int64_t limit = std::clamp<int64_t>(kSearchRows * 8 / int64_t(inputs.size()), kFewestRows, kSearchRows);
   for (const auto& [group, weights] : inputs) {

@@ -1,6 +1,6 @@
 #pragma once
-// SmoothQuant (Xiao et al. 2022, equations 3 and 4): where one tensor's output channels are another's input channels, channel j is
-// divided by s_j on one side and multiplied by s_j on the other. The function stays; outliers move from activations, whose
+// SmoothQuant (Xiao et al. 2022, equations 3 and 4): where one tensor's output channels are another's input channels, channel j
+// is divided by s_j on one side and multiplied by s_j on the other. The function stays; outliers move from activations, whose
 // rounding suffers from them, into weights, whose rounding suffers less: s_j = amax_x[j]^a / amax_w[j]^(1 - a).
 //
 // The strength a of each place is searched by what it is for: the error of the outputs on recorded samples, weights and inputs
@@ -42,8 +42,10 @@ struct SmoothSite {
 /// The sites of a checkpoint whose layers are those of Llama (llama, mistral, qwen2, qwen3, glm4_moe), in order:
 ///   input_layernorm -> q, k, v;  v -> o (a KV head's channel has one factor for all its query heads);
 ///   post_attention_layernorm -> gate and up of the FFN or of all experts, and the router;  up -> down of each FFN
-/// is_quantised tells consumers from compensated. Throws UsageError for another model_type: another wiring would be broken silently.
-std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors, const std::function<bool(const std::string&)>& is_quantised);
+/// is_quantised tells consumers from compensated. Throws UsageError for another model_type: another wiring would be broken
+/// silently.
+std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors,
+                                     const std::function<bool(const std::string&)>& is_quantised);
 
 struct SmoothOptions {
   double strength = -1;            ///< of all sites, 0 .. 1; negative: searched for each
@@ -55,17 +57,19 @@ struct SmoothOptions {
 struct SmoothResult {
   std::vector<float> factors;  ///< s [channels]; empty: better left alone
   double strength = 0;
-  double error = 1;            ///< of the outputs, relative to that of no smoothing, when searched
+  double error = 1;  ///< of the outputs, relative to that of no smoothing, when searched
 };
 
 /// Reads the site's weights once or twice, in pieces. Same result for any number of threads.
-SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const ActivationStatistics& statistics, const SmoothOptions& options);
+SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const ActivationStatistics& statistics,
+                    const SmoothOptions& options);
 
-/// amax_x^a / amax_w^(1 - a), before rounding to powers of two, scaled to a geometric mean of one; magnitudes below 1e-5 count as that.
+/// amax_x^a / amax_w^(1 - a), before rounding to powers of two, scaled to a geometric mean of one; magnitudes below 1e-5 count as
+/// that.
 std::vector<double> smooth_factors(std::span<const float> amax_x, std::span<const float> amax_w, double strength);
 
-/// The recorded input as it is after smoothing with s (by column): amax and samples divided, and the range of the result, from the
-/// samples, widened in proportion where a channel's amax is beyond them. hessian too, when it is there.
+/// The recorded input as it is after smoothing with s (by column): amax and samples divided, and the range of the result, from
+/// the samples, widened in proportion where a channel's amax is beyond them. hessian too, when it is there.
 void smooth_statistics(LinearStatistics& statistics, std::span<const float> s);
 
 }  // namespace overproof

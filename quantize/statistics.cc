@@ -22,12 +22,14 @@ const std::string& metadata(const SafetensorsFile& file, const std::string& key)
 void require(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
   const TensorInfo& info = file.info(name);
   if (info.dtype != dtype || info.shape != shape)
-    throw FormatError(file.path(), file.offset(name), fmt::format("'{}' has another type or shape than its group asks for", name));
+    throw FormatError(file.path(), file.offset(name),
+                      fmt::format("'{}' has another type or shape than its group asks for", name));
 }
 
 }  // namespace
 
-ActivationStatistics::ActivationStatistics(const fs::path& path) : file_(fs::is_directory(path) ? path / kActivationsFile : path) {
+ActivationStatistics::ActivationStatistics(const fs::path& path)
+    : file_(fs::is_directory(path) ? path / kActivationsFile : path) {
   if (metadata(file_, "format_version") != "1")
     throw FormatError(file_.path(), -1, fmt::format("format_version is '{}'; 1 can be read", metadata(file_, "format_version")));
   try {
@@ -83,7 +85,8 @@ std::vector<float> ActivationStatistics::values(const std::string& name) const {
   elements_to_f32(info.dtype, file_.bytes(name).data(), result);
   for (size_t i = 0; i < result.size(); ++i)
     if (!std::isfinite(result[i]))
-      throw FormatError(file_.path(), file_.offset(name) + int64_t(i) * dtype_bytes(info.dtype), fmt::format("'{}' holds an infinity or NaN", name));
+      throw FormatError(file_.path(), file_.offset(name) + int64_t(i) * dtype_bytes(info.dtype),
+                        fmt::format("'{}' holds an infinity or NaN", name));
   return result;
 }
 
@@ -92,7 +95,8 @@ LinearStatistics ActivationStatistics::read(const std::string& group, Parts part
   s.columns = columns(group);
   s.amax = values(group + ".amax");
   for (const float a : s.amax)
-    if (a < 0) throw FormatError(file_.path(), file_.offset(group + ".amax"), fmt::format("'{}.amax' holds a negative magnitude", group));
+    if (a < 0)
+      throw FormatError(file_.path(), file_.offset(group + ".amax"), fmt::format("'{}.amax' holds a negative magnitude", group));
   const std::vector<float> range = values(group + ".range");
   s.least = range[0];
   s.largest = range[1];

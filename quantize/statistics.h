@@ -31,7 +31,7 @@ inline constexpr char kActivationsFile[] = "activations.safetensors";
 /// One group, read into memory: the largest part is the Hessian, in x in floats.
 struct LinearStatistics {
   int64_t columns = 0;
-  std::vector<float> amax;     ///< [in]
+  std::vector<float> amax;  ///< [in]
   float least = 0, largest = 0;
   int64_t sample_rows = 0;
   std::vector<float> samples;  ///< [sample_rows, in]
@@ -55,7 +55,7 @@ class ActivationStatistics {
   int64_t columns(const std::string& group) const;
   int64_t tokens(const std::string& group) const;  ///< seen in all
   bool has_hessian(const std::string& group) const { return file_.contains(group + ".hessian"); }
-  enum class Parts { small, samples, hessian };    ///< amax, range and counts always; samples or the Hessian besides
+  enum class Parts { small, samples, hessian };  ///< amax, range and counts always; samples or the Hessian besides
   LinearStatistics read(const std::string& group, Parts parts) const;
 
  private:

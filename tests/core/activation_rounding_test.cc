@@ -19,7 +19,8 @@ namespace {
 class Golden {
  public:
   Golden() {
-    std::ifstream in(std::string(OVERPROOF_SOURCE_DIR) + "/tests/golden/activation_rounding/rounded.safetensors", std::ios::binary);
+    std::ifstream in(std::string(OVERPROOF_SOURCE_DIR) + "/tests/golden/activation_rounding/rounded.safetensors",
+                     std::ios::binary);
     bytes_.assign(std::istreambuf_iterator<char>(in), {});
     REQUIRE(bytes_.size() > 8);
     uint64_t header = 0;
@@ -58,7 +59,8 @@ TEST_CASE("activations round as compressed-tensors rounds them") {
   };
   for (const char* name : {"int8_static", "int8_static_asymmetric", "fp8_static"}) {
     const std::vector<float> grid = golden[std::string(name) + ".grid"];
-    cases.push_back({name, {.type = name[0] == 'f' ? Type::fp8 : Type::int8, .is_static = true, .scale = grid[0], .zero_point = grid[1]}});
+    cases.push_back(
+        {name, {.type = name[0] == 'f' ? Type::fp8 : Type::int8, .is_static = true, .scale = grid[0], .zero_point = grid[1]}});
   }
   for (const auto& [name, rounding] : cases) {
     std::vector<float> x = golden["x"];

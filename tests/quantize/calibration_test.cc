@@ -43,7 +43,8 @@ std::vector<float> normals(size_t n, std::string_view name, double spread = 1) {
 }
 
 /// tr(dW H dW^T) in double.
-double output_error(const std::vector<float>& a, const std::vector<float>& b, const std::vector<float>& hessian, int64_t rows, int64_t n) {
+double output_error(const std::vector<float>& a, const std::vector<float>& b, const std::vector<float>& hessian, int64_t rows,
+                    int64_t n) {
   double sum = 0;
   std::vector<double> d(static_cast<size_t>(n));
   for (int64_t r = 0; r < rows; ++r) {
@@ -69,8 +70,7 @@ std::vector<float> correlated_hessian(int64_t n, std::string_view name) {
   std::vector<float> h(size_t(n * n));
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n; ++j)
-      for (int64_t k = 0; k < n; ++k)
-        h[size_t(i * n + j)] += mix[size_t(i * n + k)] * mix[size_t(j * n + k)] / float(1 + k);
+      for (int64_t k = 0; k < n; ++k) h[size_t(i * n + j)] += mix[size_t(i * n + k)] * mix[size_t(j * n + k)] / float(1 + k);
   return h;
 }
 
@@ -81,7 +81,8 @@ TEST_CASE("gptq gives the codes and the loss of an implementation from the paper
   for (const std::string name : {"plain", "groups", "ordered"}) {
     INFO(name);
     std::vector<float> weight = copy_of(golden.values<float>(name + ".weight"));
-    const std::vector<float> hessian = copy_of(golden.values<float>(name + ".hessian")), scales = copy_of(golden.values<float>(name + ".scales"));
+    const std::vector<float> hessian = copy_of(golden.values<float>(name + ".hessian")),
+                             scales = copy_of(golden.values<float>(name + ".scales"));
     const auto options = golden.values<double>(name + ".options");
     const int64_t rows = golden.info(name + ".weight").shape[0], columns = golden.info(name + ".weight").shape[1];
     const auto factor = gptq_factor(hessian, columns, {options[0], options[1] != 0});
@@ -106,12 +107,14 @@ TEST_CASE("gptq's output error is below that of rounding, for correlated inputs,
     const std::vector<float> weight = normals(size_t(rows * n), "weight"), hessian = correlated_hessian(n, "mix"),
                              scales = row_scales(weight, rows, n);
     std::vector<float> plain = weight, better = weight;
-    for (int64_t i = 0; i < rows * n; ++i) plain[size_t(i)] = int8_value(int8_code(weight[size_t(i)], scales[size_t(i / n)]), scales[size_t(i / n)]);
+    for (int64_t i = 0; i < rows * n; ++i)
+      plain[size_t(i)] = int8_value(int8_code(weight[size_t(i)], scales[size_t(i / n)]), scales[size_t(i / n)]);
     const auto factor = gptq_factor(hessian, n, {1e-4, false});
     REQUIRE(factor);
     std::vector<int8_t> codes(weight.size());
     const double loss = gptq_rows(*factor, better, scales, rows, codes);
-    const double by_rounding = output_error(weight, plain, hessian, rows, n), by_gptq = output_error(weight, better, hessian, rows, n);
+    const double by_rounding = output_error(weight, plain, hessian, rows, n),
+                 by_gptq = output_error(weight, better, hessian, rows, n);
     CAPTURE(n, by_rounding, by_gptq);
     CHECK(by_gptq < 0.9 * by_rounding);
     double weight_error = 0;
@@ -142,7 +145,8 @@ TEST_CASE("gptq's factor is the inverse's, for any number of threads, and its ro
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
       for (int64_t k = 0; k < n; ++k)
-        sum += product[size_t(i * n + k)] * (hessian[size_t(one->order[size_t(k)] * n + one->order[size_t(j)])] + (k == j ? one->damping : 0));
+        sum += product[size_t(i * n + k)] *
+               (hessian[size_t(one->order[size_t(k)] * n + one->order[size_t(j)])] + (k == j ? one->damping : 0));
       worst = std::max(worst, std::abs(sum - (i == j)));
     }
   CHECK(worst < 1e-3);
