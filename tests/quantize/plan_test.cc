@@ -34,7 +34,13 @@ class Listed final : public TensorSource {
   std::vector<TensorInfo> list_;
 };
 
-Plan plan_of(const QuantizeConfig& config) { return make_plan(config, Listed(), "model"); }
+Plan plan_of(const QuantizeConfig& config) {
+  Checkpoint model;
+  model.path = "model";
+  *model.config = {{"model_type", "glm4_moe"}, {"num_hidden_layers", 3}, {"n_routed_experts", 11}};
+  model.tensors = std::make_unique<Listed>();
+  return make_plan(config, model);
+}
 
 std::vector<std::string> quantised(const Plan& plan) {
   std::vector<std::string> names;
