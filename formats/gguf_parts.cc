@@ -22,9 +22,9 @@ GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_
       const bool by_rows = info.shape.size() == 2 && !part.transposed;
       std::vector<int64_t> shape{part.rows, info.shape.back()};
       if (part.transposed) std::swap(shape[0], shape[1]);
-      if (info.shape.size() == 1) shape = {part.rows};
+      if (info.shape.size() == 1) shape = info.shape;
       OVERPROOF_CHECK(table_.add({fmt::format("{}#{}", output.info.name, k), info.dtype, shape}));
-      entries_.push_back({&output, &part, by_rows});
+      entries_.push_back({&output, &part, by_rows, info.shape.size() == 3 && !part.transposed && extent_in_stack(part)});
     }
   }
 }
@@ -37,12 +37,25 @@ void GgufParts::read_f32(std::string_view name, int64_t first_row, int64_t rows,
     std::copy_n(e.output->values.begin() + first_row, rows, out.begin());
     return;
   }
-  // Parts that are not read by rows are small, or whole experts: read once for all their rows would hold them for too long.
-  GgufPartReader(source_, *e.part).read(first_row, rows, out);
+  // Parts that are not read by rows are small, or whole experts: to keep them from one call to the next would hold them too long.
+  const GgufPartReader reader(source_, *e.part);
+  if (tensor->shape.size() > 1) return reader.read(first_row, rows, out);
+  std::vector<float> all(size_t(tensor->elements()));  // a vector is one row to the plan, and rows of one element here
+  reader.read(0, 1, all);
+  std::copy_n(all.begin() + first_row, rows, out.begin());
+}
+
+std::optional<RowExtent> GgufParts::extent_in_stack(const GgufPart& part) const {
+  const TensorInfo& info = *source_.find(part.source);
+  std::optional<RowExtent> extent = source_.extent(part.source);
+  const int64_t row_bytes = info.shape.back() * dtype_bytes(info.dtype);
+  if (!extent || extent->row_unit != 1 || extent->row_bytes != info.row_elements() * dtype_bytes(info.dtype)) return std::nullopt;
+  return RowExtent{extent->file, extent->offset + part.first_row * row_bytes, row_bytes, 1};
 }
 
 std::optional<RowExtent> GgufParts::extent(std::string_view name) const {
   const TensorInfo* tensor = find(name);
+  if (tensor && entry(tensor).of_stack) return extent_in_stack(*entry(tensor).part);
   if (!tensor || !entry(tensor).by_rows) return std::nullopt;
   const GgufPart& part = *entry(tensor).part;
   std::optional<RowExtent> extent = source_.extent(part.source);
@@ -56,7 +69,11 @@ std::optional<RowExtent> GgufParts::extent(std::string_view name) const {
 void GgufParts::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
                             std::span<float> out) const {
   const TensorInfo* tensor = find(name);
-  OVERPROOF_CHECK(tensor && entry(tensor).by_rows);
+  OVERPROOF_CHECK(tensor && (entry(tensor).by_rows || entry(tensor).of_stack));
+  if (entry(tensor).of_stack) {
+    OVERPROOF_CHECK(int64_t(stored.size()) == rows * tensor->row_elements() * dtype_bytes(tensor->dtype));
+    return elements_to_f32(tensor->dtype, stored.data(), out);
+  }
   const GgufPart& part = *entry(tensor).part;
   if (part.half_head == 0) return source_.decode_rows(part.source, part.first_row + first_row, rows, stored, out);
   OVERPROOF_CHECK(first_row % (2 * part.half_head) == 0);

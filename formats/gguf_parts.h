@@ -33,7 +33,9 @@ class GgufParts final : public TensorSource {
     const GgufOutput* output;
     const GgufPart* part;  // null: output->values
     bool by_rows = false;  // rows of the source's own, at most interleaved: they can be streamed
+    bool of_stack = false;  // rows inside the experts of a fused tensor, stored as they are: they can be streamed, too
   };
+  std::optional<RowExtent> extent_in_stack(const GgufPart& part) const;
   const Entry& entry(const TensorInfo* tensor) const { return entries_[size_t(tensor - table_.list().data())]; }
   const TensorSource& source_;
   TensorTable table_;

@@ -101,7 +101,8 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
       else if (slot.required) throw UsageError(fmt::format("{}: '{}' is missing ({})", where, slot.name, slot.help));
       continue;
     }
-    if (value.empty() && known_section(slot.name) && slot.name != section.name) value = slot.name;
+    // What is optional is taken only when it is named: an input that changes nothing would still be part of the lineage.
+    if (value.empty() && slot.required && known_section(slot.name) && slot.name != section.name) value = slot.name;
     if (value.empty() && slot.required)
       throw UsageError(fmt::format("{}: the input '{}' is missing ({}); name the section that makes it", where, slot.name, slot.help));
     if (value.empty()) continue;

@@ -45,18 +45,30 @@ class Weights {
   }
   bool may_quantise(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
-    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head);
+    // `other` is what no table knows: a matrix that the user's own pattern names.
+    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head || role == TensorRole::other);
   }
   /// What another quantiser left for its own inputs' rounding says nothing about the weights that this one makes.
   bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
   bool must_be_ignored(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
-    return is_matrix(info) && role != TensorRole::embedding && role != TensorRole::norm && role != TensorRole::head;
+    const bool named_below = role == TensorRole::embedding || role == TensorRole::head || (role == TensorRole::router && info.name.ends_with("mlp.gate.weight"));
+    return is_matrix(info) && role != TensorRole::norm && !named_below;
   }
 
  private:
   Architecture architecture_;
 };
+
+/// Stacks of experts that no loader takes apart, by the same patterns as weights.
+std::vector<std::string> choose_fused(const QuantizeConfig& config, const TensorSource& source, const Weights& weights) {
+  const std::vector<std::string> include = split_list(config.include), exclude = split_list(config.exclude);
+  std::vector<std::string> chosen;
+  for (const TensorInfo& info : source.tensors())
+    if (weights.architecture().role(info) == TensorRole::fused_experts && matches_any(info.name, include) && !matches_any(info.name, exclude))
+      chosen.push_back(info.name);
+  return chosen;
+}
 
 std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, weight.name.size() - kWeight.size()); }
 
@@ -214,6 +226,7 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
   std::vector<const Scheme*> chosen = choose_schemes(config, overrides, plan.schemes[0].get(), source, weights);
   check_experts(source, chosen);
   drop_what_is_not_taken(source, chosen, plan);
+  plan.fused = choose_fused(config, source, weights);
 
   bool head_kept = true;
   for (size_t i = 0; i < chosen.size(); ++i) {
@@ -242,7 +255,7 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
   if (head_kept) plan.ignored.insert(plan.ignored.begin(), "lm_head");
   plan.ignored.push_back("re:.*embed_tokens.*");
   plan.ignored.push_back("re:.*mlp.gate$");
-  if (plan.quantised == 0) {
+  if (plan.quantised == 0 && (plan.fused.empty() || plan.schemes[0]->format() != "gguf")) {
     if (!plan.not_taken.empty())
       throw UsageError(
           fmt::format("{} cannot hold any of the weights, {} for one; choose another scheme", config.scheme, plan.not_taken[0]));

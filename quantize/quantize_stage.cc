@@ -119,10 +119,12 @@ std::unique_ptr<GgufRun> plan_gguf_run(const QuantizeConfig& config, const Check
     throw UsageError(fmt::format("smooth and gptq are not for {}, whose scales stand among the codes", config.scheme));
   std::map<std::string, const PlanItem*, std::less<>> items;
   for (const PlanItem& item : chosen.items) items[item.source.name] = &item;
+  const std::set<std::string> fused(chosen.fused.begin(), chosen.fused.end());
+  const auto quantises = [&](const std::string& source) { return items.at(source)->scheme != nullptr || fused.contains(source); };
   auto run = std::make_unique<GgufRun>();
   run->gguf = plan_gguf(model, [&](const std::string& source, const GgufTensorInfo&) {
     const PlanItem& item = *items.at(source);
-    if (item.scheme) return GgmlType::q8_0;
+    if (quantises(source)) return GgmlType::q8_0;
     return item.source.dtype == DType::f16 ? GgmlType::f16 : item.source.dtype == DType::bf16 ? GgmlType::bf16 : GgmlType::f32;
   });
   auto parts = std::make_unique<GgufParts>(*model.tensors, run->gguf);
@@ -131,7 +133,7 @@ std::unique_ptr<GgufRun> plan_gguf_run(const QuantizeConfig& config, const Check
     PlanItem item{parts->tensors()[i]};
     const GgmlType type = parts->output_of(i).info.type;
     const bool quantised = type == GgmlType::q8_0;
-    if (const std::string* source = parts->source_of(i); source && (items.at(*source)->scheme != nullptr) != quantised && type != GgmlType::f16)
+    if (const std::string* source = parts->source_of(i); source && quantises(*source) != quantised && type != GgmlType::f16)
       throw UsageError(fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; widen the pattern", *source));
     if (quantised) {
       item.scheme = chosen.schemes[0].get();
@@ -228,6 +230,9 @@ StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Out
     report.metrics()["assumption"] = done.assumption;
     report.summary.push_back("note: " + done.assumption);
   }
+  if (!gguf && !done.fused.empty())
+    notes.push_back(fmt::format("{} stacks of experts kept their precision: the loaders of this architecture take no 8 bits there ({}, ...)",
+                                done.fused.size(), done.fused[0]));
   if (!notes.empty()) report.metrics()["notes"] = notes;
   for (const std::string& note : notes) report.summary.push_back("note: " + note);
   if (!done.not_taken.empty())

@@ -112,6 +112,38 @@ def test_logits(family, tmp_path):
     assert all(kind == "F32" for name, kind in types.items() if "norm" in name or "bias" in name or name.endswith("gate_inp.weight"))
 
 
+def ggml_q8_0(values):
+    """llama.cpp's own quantiser on rows of f32."""
+    import ctypes
+    rows, columns = values.reshape(-1, values.shape[-1]).shape
+    out = np.zeros(rows * columns // 32 * 34, dtype=np.uint8)
+    chunk = llama_cpp.library().ggml_quantize_chunk
+    chunk.restype, chunk.argtypes = ctypes.c_size_t, [ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    assert chunk(8, values.ctypes.data, out.ctypes.data, 0, rows, columns, None) == out.size
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_q8_0_is_llama_cpps_own(family, tmp_path):
+    want = reference(make_model(family, tmp_path / "hf"), ids())
+    overproof("quantize", tmp_path / "hf", tmp_path / "q8_0", "--scheme", "q8_0", "--key", tmp_path / "key.pem")
+    plain = {t.name: t.data for t in gguf.GGUFReader(export(tmp_path / "hf", tmp_path / "f32", "--type", "f32")).tensors}
+    kinds = {}
+    for t in gguf.GGUFReader(tmp_path / "q8_0" / "model.gguf").tensors:
+        kinds.setdefault(t.tensor_type.name, []).append(t.name)
+        if t.tensor_type.name == "Q8_0":
+            assert np.array_equal(t.data.reshape(-1), ggml_q8_0(plain[t.name])), t.name
+        elif t.tensor_type.name == "F32":
+            assert np.array_equal(t.data, plain[t.name]), t.name
+    assert not any("norm" in n or "inp" in n or n in ("token_embd.weight", "output.weight") for n in kinds["Q8_0"])
+    experts = [n for n in plain if "_exps" in n]
+    assert set(experts) <= set(kinds["Q8_0"]) and sum("attn" in n for n in kinds["Q8_0"]) >= 8
+    # llama.cpp rounds activations to 8 bits, too: near, and where a router is on the edge, few positions far off.
+    off = np.abs(llama_logits(tmp_path / "q8_0" / "model.gguf", ids()) - want).max(axis=1)
+    assert 1e-4 < np.median(off) < 0.25 and np.median(off) < 0.2 * want.std(), np.median(off)
+
+
 @pytest.mark.parametrize("family,scaling", [("llama", "llama3"), ("llama", "linear"), ("llama", "yarn"), ("qwen2", "yarn"), ("granitemoe", "llama3"),
                                             ("deepseek_v3", "yarn-mscale")])
 def test_rope_scaling(family, scaling, tmp_path):
