@@ -125,7 +125,7 @@ struct ToInt8 {
   uint8_t flip;
   template <bool kExact, class In>
   OVERPROOF_SIMD void stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) const {
-    int8_stride<kExact>(x, scale, codes, Simd::set(flip * 0x01010101), sums);
+    int8_stride<kExact>(x, scale, codes, Simd::set(int(flip * 0x01010101u)), sums);
   }
   template <class In>
   void rest(const In* x, int64_t n, float scale, uint8_t* codes, ErrorLanes& lanes) const {
