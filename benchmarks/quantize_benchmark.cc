@@ -42,7 +42,9 @@ void memory_copy(benchmark::State& state) {
   std::vector<uint16_t> to(from.size());
   const int64_t piece = int64_t{1} << 20, n = int64_t(from.size());
   for (auto _ : state) {
-    parallel_for(n, piece, [&](int64_t begin, int64_t end) { std::memcpy(&to[size_t(begin)], &from[size_t(begin)], size_t(end - begin) * 2); });
+    parallel_for(n, piece, [&](int64_t begin, int64_t end) {
+      std::memcpy(&to[size_t(begin)], &from[size_t(begin)], size_t(end - begin) * 2);
+    });
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(int64_t(state.iterations()) * n * 2);
@@ -62,7 +64,8 @@ void quantise(const Scheme& scheme, const RowQuantizer& quantizer, int64_t rows,
   out.scales.resize(size_t(scheme.row_scales(rows, kColumns)));
   parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
     const int64_t at = scheme.row_scales(begin, kColumns);
-    quantizer.quantize_bf16(begin, end - begin, std::span(weights()).subspan(size_t(begin * kColumns), size_t((end - begin) * kColumns)),
+    quantizer.quantize_bf16(begin, end - begin,
+                            std::span(weights()).subspan(size_t(begin * kColumns), size_t((end - begin) * kColumns)),
                             std::span(out.bytes).subspan(size_t(begin * row_bytes), size_t((end - begin) * row_bytes)),
                             std::span(out.scales).subspan(size_t(at), size_t(scheme.row_scales(end, kColumns) - at)));
   });

@@ -17,7 +17,8 @@ class Fp8Rows final : public RowsOfAnyInput<Fp8Rows> {
   Fp8Rows(int64_t columns, float tensor_scale) : columns_(columns), per_tensor_(true), tensor_scale_(tensor_scale) {}
 
   template <class In>
-  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes,
+                  std::span<float> scales) const {
     const size_t columns = size_t(columns_);
     RowsResult result;
     for (size_t r = 0; r < size_t(rows); ++r) {
@@ -67,11 +68,13 @@ class Fp8 final : public Scheme {
   int64_t row_scales(int64_t rows, int64_t) const override { return options_.per_tensor ? 0 : rows; }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const override {
     // An infinite amax is reported with its row when the rows are quantised.
-    if (options_.per_tensor) return std::make_unique<Fp8Rows>(weight.shape[1], std::isfinite(facts.amax) ? fp8_scale(facts.amax) : 1.0f);
+    if (options_.per_tensor)
+      return std::make_unique<Fp8Rows>(weight.shape[1], std::isfinite(facts.amax) ? fp8_scale(facts.amax) : 1.0f);
     return std::make_unique<Fp8Rows>(weight.shape[1], options_.clipping);
   }
   Json config_group() const override {
-    return linear_group(format(), to_json(QuantizationArgs{.type = "float", .strategy = options_.per_tensor ? "tensor" : "channel"}),
+    return linear_group(format(),
+                        to_json(QuantizationArgs{.type = "float", .strategy = options_.per_tensor ? "tensor" : "channel"}),
                         to_json(QuantizationArgs{.type = "float", .strategy = "token", .dynamic = true}));
   }
 
@@ -85,7 +88,8 @@ class Fp8BlockRows final : public RowsOfAnyInput<Fp8BlockRows> {
   Fp8BlockRows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
 
   template <class In>
-  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes,
+                  std::span<float> scales) const {
     RowsResult result;
     for (int64_t top = 0; top < rows; top += kBlock) {
       const size_t at = size_t(top * columns_);
@@ -123,7 +127,8 @@ class Fp8Block : public Scheme {
     return std::make_unique<Fp8BlockRows>(weight.shape[1], clipping_);
   }
   Json config_group() const override {
-    return linear_group(format(), to_json(QuantizationArgs{.type = "float", .strategy = "block", .block_structure = {kBlock, kBlock}}),
+    return linear_group(format(),
+                        to_json(QuantizationArgs{.type = "float", .strategy = "block", .block_structure = {kBlock, kBlock}}),
                         to_json(QuantizationArgs{.type = "float", .strategy = "group", .dynamic = true, .group_size = kBlock}));
   }
 
@@ -164,7 +169,8 @@ class Mxfp8Rows final : public RowsOfAnyInput<Mxfp8Rows> {
   explicit Mxfp8Rows(int64_t columns) : columns_(columns) {}
 
   template <class In>
-  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes,
+                  std::span<float> scales) const {
     constexpr int64_t kPiece = 64 * kMxGroup;  // so that the exponents have room on the stack
     static_assert(kPiece % kErrorBlock == 0);
     RowsResult result;
@@ -190,9 +196,9 @@ class Mxfp8Rows final : public RowsOfAnyInput<Mxfp8Rows> {
 };
 
 /// OCP MXFP8 as compressed-tensors spells it, `mxfp8-quantized`: F8_E4M3 weights, `.weight_scale` U8 [o, i / 32] holding E8M0
-/// exponents, activations likewise at run time. Loaders: vLLM (CompressedTensorsW8A8Mxfp8, mixtures of experts too), and
-/// transformers through compressed-tensors from 0.14 on for dense models. SGLang and the "mxfp8" quant_method of transformers
-/// want DeepSeek's names instead, which this is not.
+/// exponents, activations likewise at run time. Loaders: vLLM (its compressed-tensors schemes for W8A8 MXFP8, linear and mixtures
+/// of experts), and transformers with compressed-tensors for dense models loaded as bf16 (in f32 it fails: decompressed weights
+/// are bf16). The "mxfp8" quant_method of transformers wants DeepSeek's names instead, which this is not.
 class Mxfp8 final : public Scheme {
  public:
   std::string_view name() const override { return "mxfp8"; }

@@ -3,7 +3,8 @@
 // q in [-127, 127]. The code -128 is left out, so that -q always exists and pairs of products fit the 16 bits of vpmaddubsw.
 //
 // Division, not multiplication by a reciprocal: it is what compressed-tensors computes, and the quotient is then rounded
-// once. Round-off bound: |x - q x scale| <= scale / 2 for |x| <= 127 x scale, up to the rounding of quotient and product (2^-16 of a step).
+// once. Round-off bound: |x - q x scale| <= scale / 2 for |x| <= 127 x scale, up to the rounding of quotient and product (2^-16
+// of a step).
 //
 // This header is the formula. It is compiled by g++ and nvcc alike and tested on the CPU; the CPU kernels (row_kernels.h)
 // and CUDA kernels only index, reduce and launch.

@@ -43,14 +43,14 @@ ScaledRow int8_row(std::span<const In> x, std::span<int8_t> codes, Clipping how,
   OVERPROOF_CHECK(x.size() == codes.size());
   const InputKernels<In>& k = kernels.of<In>();
   const int64_t n = int64_t(x.size());
-  return search(k.amax_bits(x.data(), n), how, int8_scale, [&](float scale) {
-    return k.int8(x.data(), n, scale, reinterpret_cast<uint8_t*>(codes.data()), flip);
-  });
+  return search(k.amax_bits(x.data(), n), how, int8_scale,
+                [&](float scale) { return k.int8(x.data(), n, scale, reinterpret_cast<uint8_t*>(codes.data()), flip); });
 }
 
 }  // namespace
 
-ScaledRow quantize_int8_row(std::span<const float> row, std::span<int8_t> codes, Clipping how, const RowKernels& kernels, uint8_t flip) {
+ScaledRow quantize_int8_row(std::span<const float> row, std::span<int8_t> codes, Clipping how, const RowKernels& kernels,
+                            uint8_t flip) {
   return int8_row(row, codes, how, kernels, flip);
 }
 ScaledRow quantize_int8_row(std::span<const uint16_t> bf16, std::span<int8_t> codes, Clipping how, const RowKernels& kernels,
@@ -68,7 +68,8 @@ ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span
   ScaledRow result;
   if (how == Clipping::mse) {
     for (int64_t at = 0; at < n; at += group) {
-      const ScaledRow made = int8_row(row.subspan(size_t(at), size_t(group)), codes.subspan(size_t(at), size_t(group)), how, kernels, flip);
+      const ScaledRow made =
+          int8_row(row.subspan(size_t(at), size_t(group)), codes.subspan(size_t(at), size_t(group)), how, kernels, flip);
       scales[at / group] = made.scale;
       result.error += made.error;
       result.finite = result.finite && made.finite;
@@ -89,8 +90,10 @@ ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span
   }
   return result;
 }
-template ScaledRow quantize_int8_groups(std::span<const float>, int64_t, std::span<int8_t>, float*, Clipping, const RowKernels&, uint8_t);
-template ScaledRow quantize_int8_groups(std::span<const uint16_t>, int64_t, std::span<int8_t>, float*, Clipping, const RowKernels&, uint8_t);
+template ScaledRow quantize_int8_groups(std::span<const float>, int64_t, std::span<int8_t>, float*, Clipping, const RowKernels&,
+                                        uint8_t);
+template ScaledRow quantize_int8_groups(std::span<const uint16_t>, int64_t, std::span<int8_t>, float*, Clipping,
+                                        const RowKernels&, uint8_t);
 
 namespace {
 

@@ -21,14 +21,16 @@ class Int8Rows : public RowsOfAnyInput<Int8Rows> {
       : shape_{weight.shape[0], weight.shape[1]}, group_(group), packed_(packed), clipping_(clipping) {}
 
   template <class In>
-  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float> scales) const {
+  RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes,
+                  std::span<float> scales) const {
     const size_t columns = size_t(shape_[1]), row_bytes = packed_ ? size_t(packed_int8_row_bytes(shape_[1])) : columns;
     RowsResult result;
     for (size_t r = 0; r < size_t(rows); ++r) {
       const std::span<const In> row = x.subspan(r * columns, columns);
       const std::span<uint8_t> out = bytes.subspan(r * row_bytes, row_bytes);
-      const ScaledRow made = quantize_int8_groups(row, group_, {reinterpret_cast<int8_t*>(out.data()), columns},
-                                                  &scales[r * (columns / size_t(group_))], clipping_, row_kernels(), packed_ ? 0x80 : 0);
+      const ScaledRow made =
+          quantize_int8_groups(row, group_, {reinterpret_cast<int8_t*>(out.data()), columns},
+                               &scales[r * (columns / size_t(group_))], clipping_, row_kernels(), packed_ ? 0x80 : 0);
       result.error += made.error;
       if (!made.finite && result.bad_row < 0) result.bad_row = first_row + int64_t(r);
       std::fill(out.begin() + int64_t(columns), out.end(), uint8_t{0});
@@ -117,7 +119,8 @@ struct InputRange {
 InputRange input_range(const TensorInfo& weight, const LinearStatistics& statistics, bool asymmetric) {
   const float least = std::min(statistics.least, 0.0f), most = std::max(statistics.largest, 0.0f);
   if (!std::isfinite(statistics.least) || !std::isfinite(statistics.largest))
-    throw UsageError(fmt::format("the activations seen by {} are not finite; calibrate again with text that the model can read", weight.name));
+    throw UsageError(
+        fmt::format("the activations seen by {} are not finite; calibrate again with text that the model can read", weight.name));
   InputRange range;
   // Halves, because the difference of two finite floats may not be finite.
   range.scale = asymmetric ? (most / 2 - least / 2) / 127.5f : std::max(-least, most) / 127.5f;
@@ -132,9 +135,12 @@ class W8A8StaticRows final : public Int8Rows {
       : Int8Rows(weight, weight.shape[1], false, clipping), range_(range) {}
   std::vector<uint8_t> side_output(int which, std::span<const float> scales) const override {
     switch (which) {
-      case 2: return bytes_of(std::span<const float>(&range_.scale, 1));
-      case 3: return {uint8_t(range_.zero_point)};
-      default: return bytes_of(scales);
+      case 2:
+        return bytes_of(std::span<const float>(&range_.scale, 1));
+      case 3:
+        return {uint8_t(range_.zero_point)};
+      default:
+        return bytes_of(scales);
     }
   }
 
@@ -156,10 +162,12 @@ class W8A8Static final : public W8A8 {
   }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const override {
     if (facts.statistics == nullptr)
-      throw UsageError(fmt::format("scheme 'w8a8-static' needs the range of the activations of {}, and no calibration saw enough of them; "
-                                   "give an activations artifact made with more text, or use scheme 'w8a8', which needs none",
-                                   weight.name));
-    return std::make_unique<W8A8StaticRows>(weight, options_.clipping, input_range(weight, *facts.statistics, options_.asymmetric));
+      throw UsageError(
+          fmt::format("scheme 'w8a8-static' needs the range of the activations of {}, and no calibration saw enough of them; "
+                      "give an activations artifact made with more text, or use scheme 'w8a8', which needs none",
+                      weight.name));
+    return std::make_unique<W8A8StaticRows>(weight, options_.clipping,
+                                            input_range(weight, *facts.statistics, options_.asymmetric));
   }
   Json config_group() const override {
     return linear_group(format(), to_json(QuantizationArgs{}),
@@ -170,7 +178,9 @@ class W8A8Static final : public W8A8 {
 }  // namespace
 
 std::unique_ptr<Scheme> make_int8(const SchemeOptions& o) { return std::make_unique<PackedInt8>("int8", 0, o.clipping); }
-std::unique_ptr<Scheme> make_int8_g128(const SchemeOptions& o) { return std::make_unique<PackedInt8>("int8-g128", 128, o.clipping); }
+std::unique_ptr<Scheme> make_int8_g128(const SchemeOptions& o) {
+  return std::make_unique<PackedInt8>("int8-g128", 128, o.clipping);
+}
 std::unique_ptr<Scheme> make_w8a8(const SchemeOptions& o) { return std::make_unique<W8A8>(o); }
 std::unique_ptr<Scheme> make_w8a8_static(const SchemeOptions& o) { return std::make_unique<W8A8Static>(o); }
 

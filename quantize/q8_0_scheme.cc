@@ -14,7 +14,8 @@ class Q8Rows final : public RowsOfAnyInput<Q8Rows> {
   RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes, std::span<float>) const {
     RowsResult result;
     for (int64_t r = 0; r < rows; ++r)
-      if (!row_kernels().of<In>().q8_0(&x[size_t(r * columns_)], columns_, &bytes[size_t(r * columns_ / kQ8Values * kQ8Bytes)], result.error) &&
+      if (!row_kernels().of<In>().q8_0(&x[size_t(r * columns_)], columns_, &bytes[size_t(r * columns_ / kQ8Values * kQ8Bytes)],
+                                       result.error) &&
           result.bad_row < 0)
         result.bad_row = first_row + r;
     return result;

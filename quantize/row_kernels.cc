@@ -35,9 +35,10 @@ RowError in_groups(const In* x, int64_t n, int64_t group, const float* scales, u
 
 template <class In>
 RowError int8_groups(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, uint8_t flip) {
-  return in_groups(x, n, group, scales, codes, [flip](const In* from, int64_t count, float scale, uint8_t* to, ErrorLanes& lanes) {
-    scalar_int8(from, count, scale, to, flip, lanes);
-  });
+  return in_groups(x, n, group, scales, codes,
+                   [flip](const In* from, int64_t count, float scale, uint8_t* to, ErrorLanes& lanes) {
+                     scalar_int8(from, count, scale, to, flip, lanes);
+                   });
 }
 
 template <class In>

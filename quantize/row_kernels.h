@@ -32,15 +32,16 @@ struct InputKernels {
   /// Largest magnitudes of groups of `group` values (the last may be short), as f32 bits (int8.h: an infinity or NaN shows), or
   /// what stands in `amax` [ceil(n / group)] where that is larger.
   void (*amax_groups)(const In* x, int64_t n, int64_t group, uint32_t* amax);
-  /// int8_code of n values at one scale a group, each byte XORed with `flip`: 0x80 turns q into q + 128, as packed formats store it.
+  /// int8_code of n values at one scale a group, each byte XORed with `flip`: 0x80 turns q into q + 128, as packed formats store
+  /// it.
   RowError (*int8_groups)(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, uint8_t flip);
   /// fp8_code of n values at one scale a group.
   RowError (*fp8_groups)(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes);
   /// n / 32 groups: codes [n], exponents [n / 32]; `error` is added to. False, and outputs unspecified, when the row holds an
   /// infinity or NaN.
   bool (*mxfp8)(const In* x, int64_t n, uint8_t* codes, uint8_t* exponents, RowError& error);
-  /// n / 32 blocks of kQ8Bytes; `error` is added to. False, and outputs unspecified, when a block has no f16 scale: an infinity, a NaN, or a
-  /// magnitude from kQ8TooLarge on.
+  /// n / 32 blocks of kQ8Bytes; `error` is added to. False, and outputs unspecified, when a block has no f16 scale: an infinity,
+  /// a NaN, or a magnitude from kQ8TooLarge on.
   bool (*q8_0)(const In* x, int64_t n, uint8_t* blocks, RowError& error);
 
   /// The same of one group.
@@ -62,10 +63,8 @@ struct RowKernels {
 
   template <class In>
   const InputKernels<In>& of() const {
-    if constexpr (std::is_same_v<In, float>)
-      return f32;
-    else
-      return bf16;
+    if constexpr (std::is_same_v<In, float>) return f32;
+    else return bf16;
   }
 };
 

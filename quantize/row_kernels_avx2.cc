@@ -52,7 +52,9 @@ struct Simd {
   }
 
   /// Four vectors as bytes, saturated.
-  OVERPROOF_SIMD static I pack(const I* v) { return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3])); }
+  OVERPROOF_SIMD static I pack(const I* v) {
+    return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+  }
   /// The packs work within 128-bit halves; this puts the eight groups of four codes back in order.
   OVERPROOF_SIMD static void store_packed(uint8_t* out, I bytes) {
     const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);

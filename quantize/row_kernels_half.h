@@ -5,11 +5,14 @@ struct Half {
   using F = __m256;
   using I = __m256i;
 
-  OVERPROOF_SIMD static F add_weighed(F sum, F v, float weight) { return _mm256_add_ps(sum, _mm256_mul_ps(v, _mm256_set1_ps(weight))); }
+  OVERPROOF_SIMD static F add_weighed(F sum, F v, float weight) {
+    return _mm256_add_ps(sum, _mm256_mul_ps(v, _mm256_set1_ps(weight)));
+  }
 
   /// add_half_lanes of row_sums.h.
   OVERPROOF_SIMD static double add_lanes(F half) {
-    const __m256d four = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(half)), _mm256_cvtps_pd(_mm256_extractf128_ps(half, 1)));
+    const __m256d four =
+        _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(half)), _mm256_cvtps_pd(_mm256_extractf128_ps(half, 1)));
     const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
   }

@@ -9,7 +9,8 @@
 using F = Simd::F;
 using I = Simd::I;
 
-/// Distance from a code, in steps between codes, up to which rounding is beyond doubt. 0.4999 leaves 1e-4, and 127 x 2^-22 is 3e-5.
+/// Distance from a code, in steps between codes, up to which rounding is beyond doubt. 0.4999 leaves 1e-4, and 127 x 2^-22 is
+/// 3e-5.
 constexpr float kSureOfRounding = 0.4999f;
 constexpr int kStride = 32;                       ///< elements worked on at a time
 constexpr int kVectors = kStride / Simd::kWidth;  ///< and the vectors they are in
@@ -31,7 +32,9 @@ OVERPROOF_SIMD inline void add_squares(Sums& sums, const F* steps, const F* erro
 }
 
 /// add_lanes of row_sums.h.
-OVERPROOF_SIMD inline RowError total(const Sums& sums) { return {Half::add_lanes(Simd::fold(sums.signal)), Half::add_lanes(Simd::fold(sums.noise))}; }
+OVERPROOF_SIMD inline RowError total(const Sums& sums) {
+  return {Half::add_lanes(Simd::fold(sums.signal)), Half::add_lanes(Simd::fold(sums.noise))};
+}
 
 OVERPROOF_SIMD inline F clamp(F v, float limit) { return Simd::max(Simd::min(v, Simd::set(limit)), Simd::set(-limit)); }
 OVERPROOF_SIMD inline F magnitude(F v) { return Simd::as_f(Simd::and_(Simd::as_i(v), Simd::set(0x7fffffff))); }
@@ -75,7 +78,8 @@ OVERPROOF_SIMD inline Rounded round_fp8(F v) {
   const I magic = Simd::add(e, Simd::set(20 << 23));
   const F sum = Simd::add(v, Simd::as_f(magic));
   const I steps = Simd::sub(Simd::as_i(sum), magic);
-  return {Simd::sub(sum, Simd::as_f(magic)), Simd::add(steps, Simd::add(Simd::shift_right<20>(e), Simd::set(-(121 << 3)))), Simd::as_f(e)};
+  return {Simd::sub(sum, Simd::as_f(magic)), Simd::add(steps, Simd::add(Simd::shift_right<20>(e), Simd::set(-(121 << 3)))),
+          Simd::as_f(e)};
 }
 
 /// F8_E4M3 codes of kStride values and their part of the sums. Signs stand aside until the end: squares do not need them.
@@ -121,7 +125,7 @@ struct ToInt8 {
   uint8_t flip;
   template <bool kExact, class In>
   OVERPROOF_SIMD void stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) const {
-    int8_stride<kExact>(x, scale, codes, Simd::set(flip * 0x01010101), sums);
+    int8_stride<kExact>(x, scale, codes, Simd::set(int(flip * 0x01010101u)), sums);
   }
   template <class In>
   void rest(const In* x, int64_t n, float scale, uint8_t* codes, ErrorLanes& lanes) const {
@@ -149,8 +153,7 @@ OVERPROOF_SIMD inline RowError one_group(const To& to, const In* x, int64_t n, f
     Sums sums;
     clear(sums);
     int64_t i = 0;
-    for (; i + kStride <= count; i += kStride)
-      to.template stride<kExact>(x + begin + i, spread_scale, codes + begin + i, sums);
+    for (; i + kStride <= count; i += kStride) to.template stride<kExact>(x + begin + i, spread_scale, codes + begin + i, sums);
     if (i == count) {
       sum += total(sums);
       continue;
@@ -235,7 +238,9 @@ OVERPROOF_SIMD inline void add_group(GroupSums& groups, const Sums& sums, float 
   groups.signal = Half::add_weighed(groups.signal, Simd::fold(sums.signal), weight);
   groups.noise = Half::add_weighed(groups.noise, Simd::fold(sums.noise), weight);
 }
-OVERPROOF_SIMD inline RowError total(const GroupSums& groups) { return {Half::add_lanes(groups.signal), Half::add_lanes(groups.noise)}; }
+OVERPROOF_SIMD inline RowError total(const GroupSums& groups) {
+  return {Half::add_lanes(groups.signal), Half::add_lanes(groups.noise)};
+}
 
 template <class In>
 OVERPROOF_SIMD bool mxfp8_row(const In* x, int64_t n, uint8_t* codes, uint8_t* exponents, RowError& error) {

@@ -22,7 +22,8 @@ struct ErrorLanes {
 
 /// The fixed order in which lanes are added: a halving reduction, its first step in f32.
 inline double add_half_lanes(const float* half) {
-  return ((double(half[0]) + half[4]) + (double(half[2]) + half[6])) + ((double(half[1]) + half[5]) + (double(half[3]) + half[7]));
+  return ((double(half[0]) + half[4]) + (double(half[2]) + half[6])) +
+         ((double(half[1]) + half[5]) + (double(half[3]) + half[7]));
 }
 inline double add_lanes(const float* lane) {
   float half[kErrorLanes / 2];

@@ -72,7 +72,8 @@ class Scheme {
 
   /// The group that a compressed-tensors config needs for these weights; null where the format is another's.
   virtual Json config_group() const = 0;
-  /// The name of the format: compressed-tensors' "pack-quantized" and so on, "fp8" for DeepSeek's, "gguf" for rows of ggml blocks.
+  /// The name of the format: compressed-tensors' "pack-quantized" and so on, "fp8" for DeepSeek's, "gguf" for rows of ggml
+  /// blocks.
   virtual std::string_view format() const = 0;
   /// config.json's whole quantization_config. `ignored`: modules left alone, by name, or as "re:" and a regular expression that
   /// matches from the start of a name. By default compressed-tensors' with one group; null where there is none to write (GGUF).
@@ -81,8 +82,8 @@ class Scheme {
 
 struct SchemeOptions {
   Clipping clipping = Clipping::absmax;
-  bool per_tensor = false;   ///< fp8: one scale a weight in place of one an output channel
-  bool asymmetric = false;   ///< w8a8, w8a8-static: activations get a zero point
+  bool per_tensor = false;  ///< fp8: one scale a weight in place of one an output channel
+  bool asymmetric = false;  ///< w8a8, w8a8-static: activations get a zero point
 };
 
 /// Throws UsageError with the schemes there are, or naming the option that this scheme does not have.

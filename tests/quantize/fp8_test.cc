@@ -83,7 +83,8 @@ TEST_CASE("f32 numbers on and beside every tie of E4M3 round as torch's cast doe
   const std::vector<uint8_t> expected = values_of<uint8_t>(golden, "code");
   REQUIRE(x.size() > 1500);
   for (size_t i = 0; i < x.size(); ++i)
-    if (fp8_code(x[i], 1.0f) != expected[i]) FAIL(x[i] << " became " << int(fp8_code(x[i], 1.0f)) << ", not " << int(expected[i]));
+    if (fp8_code(x[i], 1.0f) != expected[i])
+      FAIL(x[i] << " became " << int(fp8_code(x[i], 1.0f)) << ", not " << int(expected[i]));
   for (const RowKernels* kernels : all_row_kernels()) {
     std::vector<uint8_t> codes(x.size());
     kernels->f32.fp8(x.data(), int64_t(x.size()), 1.0f, codes.data());

@@ -72,14 +72,15 @@ TEST_CASE("error stays within half a step") {
 }
 
 TEST_CASE("a row with an infinity or NaN is reported by all kernels, wherever it stands") {
-  for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-                          std::numeric_limits<float>::quiet_NaN()})
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
     for (size_t at = 0; at < 40; ++at) {
       std::vector<float> row(40, 1.0f);
       row[at] = bad;
       std::vector<int8_t> codes(row.size());
       for (const RowKernels* kernels : all_row_kernels())
-        for (const Clipping how : {Clipping::absmax, Clipping::mse}) CHECK_FALSE(quantize_int8_row(row, codes, how, *kernels).finite);
+        for (const Clipping how : {Clipping::absmax, Clipping::mse})
+          CHECK_FALSE(quantize_int8_row(row, codes, how, *kernels).finite);
     }
 }
 

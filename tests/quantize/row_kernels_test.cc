@@ -26,14 +26,29 @@ std::vector<float> row_of_kind(int kind, int64_t n) {
   for (float& x : row) {
     const double normal = rng.normal();
     switch (kind) {
-      case 0: x = float(normal * 0.02); break;
-      case 1: x = float(normal * 1e30); break;
-      case 2: x = float(normal * 1e-37); break;
-      case 3: x = 0.5f * std::round(float(normal * 64)); break;                             // ties at scale 1
-      case 4: x = f32_from_bits(uint32_t(rng.below(0x7f800000u)) | uint32_t(rng.below(2)) << 31); break;
-      case 5: x = rng.below(3) == 0 ? float(normal) : std::copysign(0.0f, float(normal)); break;
-      case 6: x = f8_e4m3_to_f32(uint8_t(rng.below(127))) * (1.0f + float(rng.below(3)) * 0x1p-4f) - float(rng.below(2)) * 0x1p-10f; break;
-      default: x = float(normal * 1e-6) + (rng.below(16) == 0 ? 7.0f : 0.0f);               // outliers; tiny f16 scales beside large
+      case 0:
+        x = float(normal * 0.02);
+        break;
+      case 1:
+        x = float(normal * 1e30);
+        break;
+      case 2:
+        x = float(normal * 1e-37);
+        break;
+      case 3:
+        x = 0.5f * std::round(float(normal * 64));
+        break;  // ties at scale 1
+      case 4:
+        x = f32_from_bits(uint32_t(rng.below(0x7f800000u)) | uint32_t(rng.below(2)) << 31);
+        break;
+      case 5:
+        x = rng.below(3) == 0 ? float(normal) : std::copysign(0.0f, float(normal));
+        break;
+      case 6:
+        x = f8_e4m3_to_f32(uint8_t(rng.below(127))) * (1.0f + float(rng.below(3)) * 0x1p-4f) - float(rng.below(2)) * 0x1p-10f;
+        break;
+      default:
+        x = float(normal * 1e-6) + (rng.below(16) == 0 ? 7.0f : 0.0f);  // outliers; tiny f16 scales beside large
     }
   }
   return row;
@@ -83,10 +98,8 @@ std::vector<uint8_t> everything(const RowKernels& kernels, const std::vector<In>
   append(codes, error);
   append(exponents, {});
   error = {};
-  if (k.q8_0(row.data(), n, blocks.data(), error))
-    append(blocks, error);
-  else
-    all.push_back('x');
+  if (k.q8_0(row.data(), n, blocks.data(), error)) append(blocks, error);
+  else all.push_back('x');
   return all;
 }
 
@@ -175,7 +188,8 @@ TEST_CASE("groups with an infinity, a NaN or what f16 scales cannot hold are ref
         if (mx)
           return !kernels->f32.mxfp8(row.data(), 288, codes.data(), exponents.data(), error) &&
                  !kernels->bf16.mxfp8(bits.data(), 288, codes.data(), exponents.data(), error);
-        return !kernels->f32.q8_0(row.data(), 288, blocks.data(), error) && !kernels->bf16.q8_0(bits.data(), 288, blocks.data(), error);
+        return !kernels->f32.q8_0(row.data(), 288, blocks.data(), error) &&
+               !kernels->bf16.q8_0(bits.data(), 288, blocks.data(), error);
       };
       for (const float bad : bads) {
         CHECK(refused(bad, true));
@@ -189,7 +203,8 @@ TEST_CASE("groups with an infinity, a NaN or what f16 scales cannot hold are ref
 
 TEST_CASE("Q8_0 rounds ties away from zero, and what is next to them to nearest, for every half") {
   for (int half = -253; half <= 253; half += 2)
-    for (const float x : {0.5f * float(half), std::nextafter(0.5f * float(half), 1e9f), std::nextafter(0.5f * float(half), -1e9f)})
+    for (const float x :
+         {0.5f * float(half), std::nextafter(0.5f * float(half), 1e9f), std::nextafter(0.5f * float(half), -1e9f)})
       if (int(q8_0_code(x, 1.0f)) != int(std::round(x))) FAIL(x);
   Rng rng(3, "test/q8");
   for (int i = 0; i < 200000; ++i) {

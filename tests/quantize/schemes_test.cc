@@ -76,7 +76,8 @@ Made run(const Scheme& scheme, const Weight& w, int64_t units, bool bf16 = false
       const auto bytes = std::span(made.outputs[0]).subspan(size_t(first * row_bytes), size_t(count * row_bytes));
       const auto own = std::span(scales).subspan(size_t(at), size_t(scheme.row_scales(first + count, columns) - at));
       if (bf16) {
-        results[p] = quantizer->quantize_bf16(first, count, std::span(w.bf16).subspan(size_t(first * columns), size_t(count * columns)), bytes, own);
+        results[p] = quantizer->quantize_bf16(
+            first, count, std::span(w.bf16).subspan(size_t(first * columns), size_t(count * columns)), bytes, own);
       } else {
         std::vector<float> x(w.values.begin() + first * columns, w.values.begin() + (first + count) * columns);
         results[p] = quantizer->quantize(first, count, x, bytes, own);
@@ -117,10 +118,8 @@ std::vector<float> dequantized(const Scheme& scheme, const Weight& w, const Made
       const float scale = mx ? e8m0_value(made.outputs[1][at]) : f32_of(made.outputs[1])[at];
       const uint8_t code = made.outputs[0][size_t(r * scheme.row_bytes(columns) + c)];
       float value = 0;
-      if (made.infos[0].dtype == DType::f8_e4m3)
-        value = f8_e4m3_to_f32(code);
-      else
-        value = packed ? float(int(code) - 128) : float(int8_t(code));
+      if (made.infos[0].dtype == DType::f8_e4m3) value = f8_e4m3_to_f32(code);
+      else value = packed ? float(int(code) - 128) : float(int8_t(code));
       out[size_t(r * columns + c)] = value * scale;
     }
   return out;
@@ -140,7 +139,8 @@ std::vector<std::unique_ptr<Scheme>> data_free_schemes() {
   for (const std::string& name : scheme_names())
     if (name != "w8a8-static") list.push_back(find_scheme(name, {}));
   list.push_back(find_scheme("fp8", {.per_tensor = true}));
-  for (const char* name : {"int8", "int8-g128", "fp8", "fp8-block"}) list.push_back(find_scheme(name, {.clipping = Clipping::mse}));
+  for (const char* name : {"int8", "int8-g128", "fp8", "fp8-block"})
+    list.push_back(find_scheme(name, {.clipping = Clipping::mse}));
   return list;
 }
 
@@ -186,7 +186,8 @@ TEST_CASE("codes and scales equal those of compressed-tensors byte for byte") {
       }
     }
     CHECK(seen.size() == golden.tensors().size());
-    CHECK(without_nulls(scheme->config_group()) == without_nulls(read_json(kGolden / "eight_bit" / (std::string(name) + ".json"))));
+    CHECK(without_nulls(scheme->config_group()) ==
+          without_nulls(read_json(kGolden / "eight_bit" / (std::string(name) + ".json"))));
   }
 }
 
@@ -226,7 +227,8 @@ TEST_CASE("Q8_0 rows equal llama.cpp's byte for byte") {
 
 TEST_CASE("bytes do not depend on pieces, threads or input type, and error sums are those of the values") {
   for (const auto& scheme : data_free_schemes())
-    for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{1, 128}, {5, 1}, {130, 384}, {257, 300}, {129, 33}, {2, 4224}}) {
+    for (const auto& [rows, columns] :
+         std::vector<std::pair<int64_t, int64_t>>{{1, 128}, {5, 1}, {130, 384}, {257, 300}, {129, 33}, {2, 4224}}) {
       const Weight w = random_weight(rows, columns, "pieces" + std::to_string(columns));
       CAPTURE(std::string(scheme->name()), rows, columns);
       if (!scheme->takes(w.info)) continue;
@@ -288,7 +290,8 @@ TEST_CASE("MSE clipping never does worse, and does better where one outlier sets
   for (size_t r = 0; r < 128; ++r) w.values[r * 1024 + r] = 0.21f;
   for (const char* name : {"int8", "int8-g128", "w8a8", "fp8", "fp8-block", "fp8-native"}) {
     CAPTURE(name);
-    const double absmax = run(*find_scheme(name, {}), w, 1).error.noise, mse = run(*find_scheme(name, {.clipping = Clipping::mse}), w, 1).error.noise;
+    const double absmax = run(*find_scheme(name, {}), w, 1).error.noise,
+                 mse = run(*find_scheme(name, {.clipping = Clipping::mse}), w, 1).error.noise;
     CHECK(mse < absmax);
   }
 }
