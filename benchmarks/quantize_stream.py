@@ -92,7 +92,12 @@ def write_model(folder, layers, experts, vocabulary, shard_bytes):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps({
         "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "hidden_size": HIDDEN, "num_hidden_layers": layers,
-        "moe_intermediate_size": INTERMEDIATE, "n_routed_experts": experts, "vocab_size": vocabulary, "tie_word_embeddings": True}))
+        "intermediate_size": INTERMEDIATE, "moe_intermediate_size": INTERMEDIATE, "n_routed_experts": experts, "n_shared_experts": 1,
+        "num_experts_per_tok": 8, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.0,
+        "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 128, "hidden_act": "silu", "attention_bias": False, "use_qk_norm": False,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+        "vocab_size": vocabulary, "tie_word_embeddings": True}))
     return total
 
 
@@ -191,7 +196,7 @@ def main():
         fixed = 2 * 151_552 * HIDDEN if args.gigabytes > 3 else 2 * 4096 * HIDDEN
         experts = max(1, round((args.gigabytes * 1e9 - fixed) / (LAYERS * 6 * HIDDEN * INTERMEDIATE)))
         total = write_model(work / "model", LAYERS, experts, fixed // HIDDEN // 2, 5_000_000_000)
-        files = sorted((work / "model").glob("*.safetensors"))
+        files = sorted((work / "model").glob("model*[!n]"))
         print(f"model: {total / 1e9:.2f} GB of bf16, {LAYERS} layers x {experts} experts, {len(files)} file(s)")
 
         shim = None
@@ -207,7 +212,7 @@ def main():
             for _ in range(args.repeat):
                 drop_caches(args.cold)
                 result = run_program(command)
-                size_out = sum(f.stat().st_size for f in (work / "out").glob("*.safetensors"))
+                size_out = sum(f.stat().st_size for f in (work / "out").glob("model*[!n]"))
                 shutil.rmtree(work / "out")
                 best = min(best or result, result)
                 drop_caches(args.cold)
