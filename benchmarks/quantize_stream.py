@@ -196,7 +196,7 @@ def main():
         fixed = 2 * 151_552 * HIDDEN if args.gigabytes > 3 else 2 * 4096 * HIDDEN
         experts = max(1, round((args.gigabytes * 1e9 - fixed) / (LAYERS * 6 * HIDDEN * INTERMEDIATE)))
         total = write_model(work / "model", LAYERS, experts, fixed // HIDDEN // 2, 5_000_000_000)
-        files = sorted((work / "model").glob("model*[!n]"))
+        files = sorted((work / "model").glob("*.safetensors"))
         print(f"model: {total / 1e9:.2f} GB of bf16, {LAYERS} layers x {experts} experts, {len(files)} file(s)")
 
         shim = None
@@ -212,7 +212,7 @@ def main():
             for _ in range(args.repeat):
                 drop_caches(args.cold)
                 result = run_program(command)
-                size_out = sum(f.stat().st_size for f in (work / "out").glob("model*[!n]"))
+                size_out = sum(f.stat().st_size for f in (work / "out").iterdir() if f.suffix in (".safetensors", ".gguf"))
                 shutil.rmtree(work / "out")
                 best = min(best or result, result)
                 drop_caches(args.cold)
