@@ -181,7 +181,8 @@ def drop_caches(cold):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program", type=pathlib.Path, help="the built overproof")
+    parser.add_argument("program", type=pathlib.Path, nargs="?", help="the built overproof")
+    parser.add_argument("--make", type=pathlib.Path, metavar="FOLDER", help="only make the model, there, and keep it")
     parser.add_argument("--schemes", default="int8", help="apart by commas")
     parser.add_argument("--gigabytes", type=float, default=6.6)
     parser.add_argument("--folder", type=pathlib.Path, default=None, help="on the disk to measure; default: the temporary folder's")
@@ -191,10 +192,16 @@ def main():
     if args.cold and os.geteuid() != 0:
         sys.exit("--cold needs root")
 
+    fixed = 2 * 151_552 * HIDDEN if args.gigabytes > 3 else 2 * 4096 * HIDDEN
+    experts = max(1, round((args.gigabytes * 1e9 - fixed) / (LAYERS * 6 * HIDDEN * INTERMEDIATE)))
+    if args.make:
+        print(f"{args.make}: {write_model(args.make, LAYERS, experts, fixed // HIDDEN // 2, 5_000_000_000) / 1e9:.2f} GB")
+        return
+    if not args.program:
+        parser.error("name the program to measure, or --make FOLDER")
+
     work = pathlib.Path(tempfile.mkdtemp(prefix="overproof-stream-", dir=args.folder))
     try:
-        fixed = 2 * 151_552 * HIDDEN if args.gigabytes > 3 else 2 * 4096 * HIDDEN
-        experts = max(1, round((args.gigabytes * 1e9 - fixed) / (LAYERS * 6 * HIDDEN * INTERMEDIATE)))
         total = write_model(work / "model", LAYERS, experts, fixed // HIDDEN // 2, 5_000_000_000)
         files = sorted((work / "model").glob("*.safetensors"))
         print(f"model: {total / 1e9:.2f} GB of bf16, {LAYERS} layers x {experts} experts, {len(files)} file(s)")
