@@ -12,7 +12,6 @@ namespace overproof {
 /// How a scale is found: the largest magnitude over the largest code, or the clipping candidate (int8.h) with the least squared
 /// error, the widest on ties.
 enum class Clipping { absmax, mse };
-using Int8Scale = Clipping;  // as callers outside spell it
 
 struct ScaledRow {
   float scale = 1.0f;

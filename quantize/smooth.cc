@@ -98,7 +98,7 @@ void round_row(std::span<float> row, const std::vector<float>& columns, int64_t 
   for (size_t c = 0; c < row.size(); c += width) {
     const std::span<float> part = row.subspan(c, std::min(width, row.size() - c));
     codes.resize(part.size());
-    const Int8Row made = quantize_int8_row(part, codes, Int8Scale::absmax);
+    const Int8Row made = quantize_int8_row(part, codes, Clipping::absmax);
     for (size_t i = 0; i < part.size(); ++i) part[i] = int8_value(codes[i], made.scale);
   }
 }

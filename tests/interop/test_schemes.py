@@ -36,6 +36,11 @@ def overproof(*words, code=0):
     return done
 
 
+def of_each(schemes):
+    """Parameters of `case` and `scheme` for the pairs of a table."""
+    return pytest.mark.parametrize("case, scheme", [(kind, scheme) for kind, listed in schemes.items() for scheme in listed], indirect=["case"])
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
@@ -77,11 +82,8 @@ def test_our_own_reading_is_near_the_parent(case, scheme):
     assert 1e-4 < away < (0.04 if scheme.startswith("int8") else 0.25), away
 
 
-@pytest.mark.parametrize("kind_scheme", [(k, s) for k, all in LOADS.items() for s in all], ids=lambda p: "-".join(p))
-def test_transformers_computes_the_same(case, kind_scheme):
-    kind, scheme = kind_scheme
-    if kind != case[0]:
-        return  # the other model's turn
+@of_each(LOADS)
+def test_transformers_computes_the_same(case, scheme):
     _, folder, model = case
     loaded, info = AutoModelForCausalLM.from_pretrained(quantised(folder, scheme), dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
@@ -93,13 +95,10 @@ def test_transformers_computes_the_same(case, kind_scheme):
     assert distance(own, peer) < (1e-4 if exact else closer * distance(own, parent)), (distance(own, peer), distance(own, parent))
 
 
-@pytest.mark.parametrize("kind_scheme", [(k, s) for k, all in SCHEMA_ONLY.items() for s in all], ids=lambda p: "-".join(p))
-def test_what_needs_a_gpu_keeps_to_the_loaders_schema(case, kind_scheme):
+@of_each(SCHEMA_ONLY)
+def test_what_needs_a_gpu_keeps_to_the_loaders_schema(case, scheme):
     from compressed_tensors.quantization import QuantizationConfig
-    kind, scheme = kind_scheme
-    if kind != case[0]:
-        return
-    _, folder, _ = case
+    kind, folder, _ = case
     checkpoint = quantised(folder, scheme)
     written = json.loads((checkpoint / "config.json").read_text())["quantization_config"]
     parsed = QuantizationConfig.model_validate(written)

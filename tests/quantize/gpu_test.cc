@@ -170,7 +170,7 @@ TEST_CASE("emulated int8 rows equal the CPU's production kernel, strides and all
   CHECK(bad == kNoBadRow);
   for (int64_t r = 0; r < kRows; ++r) {
     std::vector<int8_t> expected(kColumns);
-    const Int8Row row = quantize_int8_row(std::span(x).subspan(r * kStride, kColumns), expected, Int8Scale::absmax);
+    const Int8Row row = quantize_int8_row(std::span(x).subspan(r * kStride, kColumns), expected, Clipping::absmax);
     REQUIRE(row.scale == scales[r]);
     for (int64_t c = 0; c < kColumns; ++c)
       REQUIRE(int(codes[r * kStride + c]) == int(expected[c]) + 128);  // as packed formats store them
