@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "audit/run_folder.h"
+#include "provenance/run_folder.h"
 
 namespace overproof {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "audit/run_folder.h"
+#include "provenance/run_folder.h"
 
 namespace overproof {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "audit/run_folder.h"
+#include "provenance/run_folder.h"
 #include "core/config.h"
 #include "data/corpus.h"
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "audit/run_folder.h"
+#include "provenance/run_folder.h"
 #include "core/config.h"
 
 namespace overproof {

@@ -10,7 +10,10 @@ namespace overproof {
 /// One verb for each stage of the registry.
 std::vector<VerbSpec> stage_verbs();
 
-/// What is no stage: inspect, tokenizer, generate, logits, audit.
+/// audit verify, trace, report, ...
+std::vector<VerbSpec> audit_verbs();
+
+/// What else is no stage: inspect, tokenizer, generate, logits, gpu.
 std::vector<VerbSpec> tool_verbs();
 
 }  // namespace overproof

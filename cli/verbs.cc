@@ -90,6 +90,7 @@ std::vector<VerbSpec> make_verbs() {
                   "overproof run examples/smollm2-moe.ini --out runs/smollm2-moe --set student.steps=100",
                   {{"recipe", "an INI file, one section an artifact"}}, true, false, verb_maker<RunConfig>(run_verb)});
   for (VerbSpec& v : stage_verbs()) list.push_back(std::move(v));
+  for (VerbSpec& v : audit_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
   list.push_back({"show", "Says again what a stage said when it made an artifact.", "overproof show runs/smollm2-moe/evaluation",
                   {{"artifact", "a folder with its claims.jsonl"}}, false, false, verb_maker<NoConfig>(show_verb)});

@@ -1,4 +1,4 @@
-#include "audit/run_folder.h"
+#include "provenance/run_folder.h"
 
 #include <fmt/format.h>
 
@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "provenance/audit_record.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -108,7 +109,7 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
     const bool asked = !run.single || path == run.path;
     // A neighbour is hashed only once it is known to be an ancestor.
     if (is_signed(path)) nodes.push_back({path.filename().string(), path, check_artifact(path, asked ? verify : VerifyFiles::no, trusted), {}});
-    else if (!run.single) run.unsigned_folders.push_back(path.filename().string());
+    else if (!run.single && path.filename() != kAuditFolder) run.unsigned_folders.push_back(path.filename().string());
   }
   if (nodes.empty()) throw UsageError(fmt::format("{}: holds no artifact (a folder with claims.jsonl and model.sig)", folder.string()));
   bind_parents(nodes);

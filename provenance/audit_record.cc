@@ -1,0 +1,81 @@
+#include "provenance/audit_record.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "provenance/json_fields.h"
+
+namespace overproof {
+namespace {
+
+constexpr std::string_view kTypePrefix = "urn:overproof:audit:", kTypeSuffix = ":v1";
+constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
+constexpr int64_t kMostBytes = int64_t{64} << 20;
+
+bool is_kind(std::string_view kind) {
+  return !kind.empty() && kind.find_first_not_of("abcdefghijklmnopqrstuvwxyz-") == std::string_view::npos;
+}
+
+}  // namespace
+
+void write_audit_record(const fs::path& file, const AuditRecord& record, const Key& auditor) {
+  if (!is_kind(record.kind)) throw UsageError(fmt::format("'{}' is no kind of audit", record.kind));
+  if (record.subjects.empty()) throw UsageError("an audit record needs the artifact that was examined");
+  Json subjects = Json::array();
+  for (const AuditSubject& subject : record.subjects)
+    subjects.push_back({{"name", subject.name}, {"digest", {{"sha256", subject.root.hex()}}}});
+  const Json statement = {{"_type", kStatementType},
+                          {"subject", subjects},
+                          {"predicateType", fmt::format("{}{}{}", kTypePrefix, record.kind, kTypeSuffix)},
+                          {"predicate", {{"result", record.result}, {"auditor", auditor.public_key().pem()}}}};
+  const Envelope envelope = sign_envelope(kInTotoPayloadType, json_dump(statement), auditor, auditor.public_key().hint());
+  std::error_code error;
+  if (file.has_parent_path()) fs::create_directories(file.parent_path(), error);
+  if (error) throw IoError(file.parent_path(), "cannot make the folder", error.value());
+  write_file_atomically(file, json_dump(envelope.to_json()) + "\n");
+}
+
+AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
+  const Envelope envelope = Envelope::from_json(parse_json(read_file(file, kMostBytes), file), file);
+  if (envelope.payload_type != kInTotoPayloadType) throw FormatError(file, -1, "holds no in-toto statement");
+  const Json statement = parse_json(envelope.payload, file);
+  expect_json_fields(statement, {"_type", "subject", "predicateType", "predicate"}, file);
+  expect_json_text(statement, "_type", kStatementType, file);
+  AuditRecord record;
+  std::string_view type = json_text(statement, "predicateType", file);
+  if (!type.starts_with(kTypePrefix) || !type.ends_with(kTypeSuffix) || type.size() <= kTypePrefix.size() + kTypeSuffix.size())
+    throw FormatError(file, -1, fmt::format("'{}' is no audit of overproof", type.substr(0, 200)));
+  type.remove_prefix(kTypePrefix.size());
+  type.remove_suffix(kTypeSuffix.size());
+  if (!is_kind(type)) throw FormatError(file, -1, fmt::format("'{}' is no kind of audit", type.substr(0, 200)));
+  record.kind = type;
+  for (const Json& subject : json_list(statement, "subject", file))
+    record.subjects.push_back({json_text(subject, "name", file), json_digest(json_field(subject, "digest", file), "sha256", file)});
+  if (record.subjects.empty()) throw FormatError(file, -1, "names no artifact");
+  const Json& predicate = json_field(statement, "predicate", file);
+  expect_json_fields(predicate, {"result", "auditor"}, file);
+  record.result = json_field(predicate, "result", file);
+  const PublicKey key = trusted ? *trusted : PublicKey::from_pem(json_text(predicate, "auditor", file), file);
+  record.signer_hint = key.hint();
+  record.signature_valid = envelope.key_id == key.hint() && envelope.verify(key);
+  return record;
+}
+
+std::vector<AuditRecord> read_audit_records(const fs::path& folder, const PublicKey* trusted) {
+  std::vector<AuditRecord> records;
+  if (!fs::is_directory(folder)) return records;
+  std::vector<fs::path> files;
+  try {
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.path().extension() == ".json" && entry.is_regular_file()) files.push_back(entry.path());
+  } catch (const fs::filesystem_error& e) {
+    throw IoError(folder, "cannot list", e.code().value());
+  }
+  std::sort(files.begin(), files.end());
+  for (const fs::path& file : files) records.push_back(read_audit_record(file, trusted));
+  return records;
+}
+
+}  // namespace overproof

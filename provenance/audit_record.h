@@ -1,0 +1,44 @@
+#pragma once
+// What an auditor found, signed by the auditor: one DSSE envelope in a file of its own, an in-toto Statement v1 about the artifact
+// that was examined. Unlike claims.jsonl it is no part of the artifact, since whoever audits is seldom who made it.
+//
+//   subject        the examined artifact: its name and OMS root; for a comparison both models
+//   predicateType  urn:overproof:audit:<kind>:v1
+//   predicate      whatever that kind of audit has to say; reproducible values, no paths, no times
+//
+// A run keeps them in its folder `audits/`, where the report looks for them.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "provenance/dsse.h"
+
+namespace overproof {
+
+inline constexpr std::string_view kAuditFolder = "audits";
+
+struct AuditSubject {
+  std::string name;
+  Digest root;
+};
+
+struct AuditRecord {
+  std::string kind;  ///< "replay", "recompute", "compare": lower-case letters and '-'
+  std::vector<AuditSubject> subjects;
+  Json result = Json::object();
+  std::string signer_hint;       ///< filled in by read_audit_record
+  bool signature_valid = false;  ///< by the key that is named in it, or the trusted one
+};
+
+/// Writes the envelope, atomically; folders are made. Throws UsageError on an unsafe kind or no subject, IoError.
+void write_audit_record(const fs::path& file, const AuditRecord& record, const Key& auditor);
+
+/// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing changed.
+AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted);
+
+/// All records (*.json) of a folder by file name; empty when there is no such folder. Throws as read_audit_record.
+std::vector<AuditRecord> read_audit_records(const fs::path& folder, const PublicKey* trusted);
+
+}  // namespace overproof

@@ -1,0 +1,52 @@
+#include "provenance/audit_record.h"
+
+#include <catch2/catch.hpp>
+
+#include "core/error.h"
+#include "tests/provenance/temp_folder.h"
+
+using namespace overproof;
+
+TEST_CASE("an audit record comes back as it was signed, and not otherwise") {
+  const TempFolder folder;
+  const Key key = Key::generate(), other = Key::generate();
+  const fs::path file = folder / "audits" / "replay-student.json";
+  AuditRecord record;
+  record.kind = "replay";
+  record.subjects = {{"student", sha256(std::string_view("a"))}};
+  record.result = {{"segments", 3}};
+  write_audit_record(file, record, key);
+
+  SECTION("by the key it names") {
+    const AuditRecord back = read_audit_record(file, nullptr);
+    CHECK(back.signature_valid);
+    CHECK(back.kind == "replay");
+    CHECK(back.subjects.at(0).root == record.subjects[0].root);
+    CHECK(back.result == record.result);
+    CHECK(read_audit_records(folder / "audits", nullptr).size() == 1);
+    CHECK(read_audit_records(folder / "none", nullptr).empty());
+  }
+  SECTION("another key does not vouch for it") {
+    const PublicKey& stranger = other.public_key();
+    CHECK_FALSE(read_audit_record(file, &stranger).signature_valid);
+  }
+  SECTION("a changed result breaks the signature") {
+    Json envelope = read_json(file);
+    std::string payload = base64_decode(envelope["payload"].get<std::string>(), file);
+    payload.replace(payload.find("\"segments\":3"), 12, "\"segments\":4");
+    envelope["payload"] = base64_encode(payload);
+    write_file_atomically(file, envelope.dump());
+    CHECK_FALSE(read_audit_record(file, nullptr).signature_valid);
+  }
+  SECTION("what is cut off is refused") {
+    const std::string text = read_file(file);
+    for (size_t n = 0; n + 2 < text.size(); n += 37) {
+      write_file_atomically(file, text.substr(0, n));
+      CHECK_THROWS_AS(read_audit_record(file, nullptr), FormatError);
+    }
+  }
+  SECTION("kinds are safe words") {
+    record.kind = "../x";
+    CHECK_THROWS_AS(write_audit_record(file, record, key), UsageError);
+  }
+}
