@@ -1,6 +1,7 @@
 #include "evaluate/activation_recorder.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
@@ -11,6 +12,7 @@ namespace overproof {
 namespace {
 
 constexpr double kF16Largest = 65504.0;
+constexpr DType kSpilled[] = {DType::i64, DType::f32, DType::f16};
 
 }  // namespace
 
@@ -40,15 +42,41 @@ void InputRecord::add(const at::Tensor& x) {
   seen_ += n;
 }
 
-ActivationSpill::ActivationSpill(const fs::path& scratch) : file_(scratch / "activations.spill") {
+ActivationSpill::ActivationSpill(const fs::path& scratch, const Json* mark) : scratch_(scratch, Unfinished::kept) {
   fs::create_directories(scratch);
-  fs::remove(file_);  // of a run that was killed
-  out_.emplace(file_, "activations.spill");
+  if (mark) resume(*mark);
+  else fs::remove(scratch / kSpill);
+  out_.emplace(scratch_.open(kSpill));
+  if (mark) out_->skip(out_->kept_bytes_left());
 }
 
-ActivationSpill::~ActivationSpill() {
-  std::error_code ignored;
-  fs::remove(file_, ignored);
+void ActivationSpill::resume(const Json& mark) {
+  const fs::path file = scratch_.path() / kSpill;
+  FileRecord record{kSpill, 0, {}};
+  int64_t end = 0;
+  try {
+    record.bytes = mark.at("bytes").get<int64_t>();
+    record.digest = Digest::from_hex(mark.at("sha256").get<std::string>());
+    groups_ = mark.at("groups").get<int64_t>();
+    members_ = mark.at("members");
+    for (const Json& part : mark.at("parts")) {
+      const auto dtype = std::ranges::find(kSpilled, part.at(1).get<std::string>(), dtype_name);
+      if (dtype == std::end(kSpilled)) throw FormatError(file, -1, "the mark of an earlier run names a type that is not recorded");
+      parts_.push_back({{part.at(0).get<std::string>(), *dtype, part.at(2).get<std::vector<int64_t>>()}, end});
+      end += parts_.back().info.bytes();
+    }
+  } catch (const Json::exception& e) {
+    throw FormatError(file, -1, fmt::format("the mark of an earlier run is damaged: {}", e.what()));
+  }
+  if (end != record.bytes || !scratch_.resume({record}))
+    throw FormatError(file, -1, "is no longer what an earlier run left");
+}
+
+Json ActivationSpill::mark() {
+  const FileRecord record = out_->sync();
+  Json parts = Json::array();
+  for (const Part& p : parts_) parts.push_back({p.info.name, dtype_name(p.info.dtype), p.info.shape});
+  return {{"bytes", record.bytes}, {"sha256", record.digest.hex()}, {"groups", groups_}, {"members", members_}, {"parts", parts}};
 }
 
 void ActivationSpill::append(const std::string& name, DType dtype, const at::Tensor& values) {
@@ -79,7 +107,7 @@ void ActivationSpill::write(OutputFolder& folder, std::string_view name, Metadat
   metadata["groups"] = members_.dump();
   metadata.emplace("format_version", "1");
   SafetensorsWriter writer(folder, std::string(name), infos, metadata);
-  const MappedFile spilled(file_);
+  const MappedFile spilled(scratch_.path() / kSpill);
   for (const Part& p : parts_)
     if (p.info.elements() > 0) writer.append(spilled.bytes().data() + p.offset, size_t(p.info.bytes()));
   writer.close();

@@ -14,6 +14,8 @@
 
 namespace overproof {
 
+inline constexpr char kSpill[] = "activations.spill";
+
 struct RecorderOptions {
   int64_t samples = 256;
   bool hessians = false;
@@ -33,13 +35,17 @@ class InputRecord {
   at::Tensor amax_, range_, samples_, hessian_;
 };
 
-/// Keeps finished records on disk until all are there, then writes them by type: a file of aligned tensors.
+/// Keeps finished records on disk until all are there, then writes them by type: a file of aligned tensors. What a killed run left
+/// can be gone on from, at a mark() that somebody keeps.
 class ActivationSpill {
  public:
-  explicit ActivationSpill(const fs::path& scratch);
-  ~ActivationSpill();
+  /// A mark() of an earlier run in the same scratch folder: goes on behind what it speaks of. Throws FormatError when that is no
+  /// mark, or the file is no longer what it was.
+  explicit ActivationSpill(const fs::path& scratch, const Json* mark = nullptr);
   /// `group` is the first of `weights` (names without ".weight").
   void add(const std::vector<std::string>& weights, const InputRecord& record, int64_t routed, int64_t forced);
+  /// Puts everything so far on the disk; returns what it is, with the digest of the bytes.
+  Json mark();
   void write(OutputFolder& folder, std::string_view name, Metadata metadata);
   int64_t groups() const { return groups_; }
 
@@ -49,7 +55,8 @@ class ActivationSpill {
     int64_t offset;
   };
   void append(const std::string& name, DType dtype, const at::Tensor& values);
-  fs::path file_;
+  void resume(const Json& mark);
+  OutputFolder scratch_;
   std::optional<OutputFile> out_;
   std::vector<Part> parts_;
   Json members_ = Json::object();  // weight -> group

@@ -10,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "data/tokenizer.h"
+#include "evaluate/activation_journal.h"
 #include "evaluate/activation_recorder.h"
 #include "model/decoder.h"
 #include "model/functions.h"
@@ -22,10 +23,6 @@ namespace {
 constexpr char kFile[] = "activations.safetensors";  // quantize/statistics.h, whose reader stands beside us, not below
 
 using at::Tensor;
-
-struct ExpertCounts {
-  int64_t total = 0, topped_up = 0, below = 0, forced_tokens = 0;
-};
 
 /// The tokens that the router would rather have sent to `expert` than any other it did not send there: the `count` highest
 /// scores among tokens that are not in `routed` (ascending); the lower token on ties. Ascending.
@@ -47,24 +44,31 @@ std::vector<int64_t> next_best(const Tensor& scores, int64_t expert, const std::
 /// Takes the residual stream of all windows through one layer after another.
 class LayerByLayer {
  public:
-  LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, Tensor stream, ActivationSpill& spill,
-               Progress& progress)
+  LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, const LayerState& from,
+               ActivationSpill& spill, Progress& progress)
       : model_(model),
         config_(config),
         options_{config.samples, config.hessians},
         length_(length),
-        stream_(std::move(stream)),
+        stream_(from.stream),
         spill_(spill),
-        progress_(progress) {}
+        progress_(progress),
+        layers_done_(from.layers_done),
+        done_(from.layers_done * stream_.size(0)),
+        experts_(from.experts) {}
 
-  void run() {
-    for (int64_t layer = 0; layer < model_.config().layers; ++layer) {
-      attention(layer);
-      if (model_.config().is_moe()) mixture(layer);
-      else dense(layer);
+  /// Calls after_layer() whenever state() is that of whole layers.
+  template <class AfterLayer>
+  void run(AfterLayer&& after_layer) {
+    while (layers_done_ < model_.config().layers) {
+      attention(layers_done_);
+      if (model_.config().is_moe()) mixture(layers_done_);
+      else dense(layers_done_);
+      ++layers_done_;
+      after_layer();
     }
   }
-  const ExpertCounts& experts() const { return experts_; }
+  LayerState state() const { return {layers_done_, stream_, experts_}; }
 
  private:
   int64_t tokens() const { return stream_.size(0); }
@@ -188,7 +192,7 @@ class LayerByLayer {
   Tensor stream_;  // [tokens, hidden]
   ActivationSpill& spill_;
   Progress& progress_;
-  int64_t done_ = 0;
+  int64_t layers_done_, done_;
   ExpertCounts experts_;
 };
 
@@ -204,20 +208,32 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const int64_t windows = ids.size(0), tokens = ids.numel(), layers = model.config().layers;
 
-  ActivationSpill spill(outputs.scratch());
-  Progress progress("activations", tokens * layers, "tokens");
-  LayerByLayer pass(model, config, corpus.window_length(), model.embed(ids), spill, progress);
-  pass.run();
+  ActivationsConfig listed = config;
+  Json run = to_json(options_of(listed));
+  for (const auto& [slot, input] : inputs.all()) run["inputs"][slot] = input.root.hex();
+  ActivationJournal journal(outputs.scratch(), run.dump());
+  std::optional<LayerState> left = journal.read({tokens, model.config().hidden_size}, layers);
+  const int64_t resumed = left ? left->layers_done : 0;
+  if (!left) left = LayerState{0, model.embed(ids), {}};
+  {
+    Progress progress("activations", tokens * layers, "tokens", tokens * resumed);
+    LayerByLayer pass(model, config, corpus.window_length(), *left, journal.spill(), progress);
+    pass.run([&] { journal.write(pass.state()); });
+    left = pass.state();
+  }
+  ActivationSpill& spill = journal.spill();
   spill.write(outputs.folder(), kFile,
               {{"model_root", inputs.root("model").hex()},
                {"corpus_root", inputs.root("corpus").hex()},
                {"tokens", std::to_string(tokens)}});
+  journal.remove();
 
   StageReport report;
-  const ExpertCounts& e = pass.experts();
+  const ExpertCounts& e = left->experts;
   report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", layers}, {"groups", spill.groups()}};
   report.summary = {fmt::format("{} tokens through {} layers, {} inputs recorded{}", tokens, layers, spill.groups(),
                                 config.hessians ? " with Hessians" : "")};
+  if (resumed > 0) report.summary.push_back(fmt::format("{} layers were there from an earlier run", resumed));
   if (e.total > 0) {
     report.metrics()["experts"] = {
         {"total", e.total}, {"topped_up", e.topped_up}, {"below_min_tokens", e.below}, {"forced_tokens", e.forced_tokens}};

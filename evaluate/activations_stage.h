@@ -33,8 +33,9 @@ struct ActivationsConfig {
 ///
 /// The model runs layer by layer: all windows through one layer before the next. In memory: the weights, the residual stream
 /// (tokens x hidden x 4 bytes), of a mixture-of-experts layer once more as much for its FFN's input, one batch's activations, and
-/// the statistics of one layer. Finished layers go to the scratch folder. What is recorded stands before any rounding that
-/// the checkpoint itself asks for; what flows on is rounded.
+/// the statistics of one layer. Finished layers go to the scratch folder, and with them the residual stream, so that a killed run
+/// goes on behind its last whole layer and ends with the same bytes. What is recorded stands before any rounding that the
+/// checkpoint itself asks for; what flows on is rounded.
 ///
 /// An expert's forced tokens are part of its amax, range, samples and Hessian; they do not touch the residual stream.
 /// The file: about samples x in x 2 bytes an input and, with hessians, in^2 x 4 (SmolLM2-135M: 50 MB and 450 MB).

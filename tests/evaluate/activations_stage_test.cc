@@ -1,15 +1,22 @@
 #include "evaluate/activations_stage.h"
 
 #include <ATen/ATen.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <set>
 
+#include "core/direct_file.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/rng.h"
@@ -40,6 +47,14 @@ struct TemporaryFolder {
   }
   ~TemporaryFolder() { fs::remove_all(path); }
 };
+
+StageReport observe_in(const fs::path& world, const ActivationsConfig& options) {
+  fs::remove_all(world / "activations");
+  fs::create_directories(world / "activations");
+  Outputs outputs(world / "activations", world / "scratch");
+  return run_activations(options, Inputs({{"model", {world / "model", kModelRoot}}, {"corpus", {world / "corpus", kCorpusRoot}}}),
+                         outputs);
+}
 
 /// A random model with a tokenizer, some channels much louder than others, and a corpus of random ids.
 struct Fixture {
@@ -85,14 +100,7 @@ struct Fixture {
     }
     writer.close();
   }
-  StageReport observe(const ActivationsConfig& options) const {
-    fs::remove_all(folder.path / "activations");
-    fs::create_directories(folder.path / "activations");
-    Outputs outputs(folder.path / "activations", folder.path / "scratch");
-    return run_activations(
-        options, Inputs({{"model", {folder.path / "model", kModelRoot}}, {"corpus", {folder.path / "corpus", kCorpusRoot}}}),
-        outputs);
-  }
+  StageReport observe(const ActivationsConfig& options) const { return observe_in(folder.path, options); }
   StageReport quantize(const QuantizeConfig& options, const std::string& name, const Digest& root = kModelRoot) const {
     fs::remove_all(folder.path / name);
     fs::create_directories(folder.path / name);
@@ -149,6 +157,34 @@ class Scaled : public TensorSource {
   const TensorSource& source_;
   const Calibration& calibration_;
 };
+
+/// A process of its own that records, and meets `signal` at its n-th write to the disk. Returns how it ended.
+struct SignalledChild {
+  static constexpr ActivationsConfig kOptions{.tokens = kTokens, .batch_size = 2, .min_tokens = 20, .hessians = true};
+  static inline int signal = 0;
+  static inline int64_t left = 0;
+
+  static int run(const fs::path& world, int signal, int64_t n) {
+    setenv("OVERPROOF_TEST_WORLD", world.c_str(), 1);
+    setenv("OVERPROOF_TEST_SIGNAL", std::to_string(signal).c_str(), 1);
+    setenv("OVERPROOF_TEST_WRITES", std::to_string(n).c_str(), 1);
+    std::string program = fs::read_symlink("/proc/self/exe").string(), child = "[signalled-child]";
+    char* arguments[] = {program.data(), child.data(), nullptr};
+    pid_t process = 0;
+    REQUIRE(::posix_spawn(&process, program.c_str(), nullptr, nullptr, arguments, environ) == 0);
+    int status = 0;
+    ::waitpid(process, &status, 0);
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+  }
+  static ssize_t pwrite(int fd, const void* from, size_t bytes, off_t at) {
+    if (--left == 0) ::kill(::getpid(), signal);
+    return ::pwrite(fd, from, bytes, at);
+  }
+};
+
+bool said_resumed(const StageReport& report) {
+  return std::ranges::any_of(report.summary, [](const std::string& line) { return line.ends_with("from an earlier run"); });
+}
 
 bool in_layers(const std::string& name) { return name.find("proj") != std::string::npos; }
 
@@ -238,6 +274,70 @@ TEST_CASE("recording again, and in other batches, gives the same file or the sam
                                      .read("model.layers.1.mlp.experts.3.down_proj", ActivationStatistics::Parts::small);
   CHECK(before.tokens == after.tokens);
   for (size_t i = 0; i < before.amax.size(); ++i) CHECK(before.amax[i] == Approx(after.amax[i]).epsilon(1e-4));
+}
+
+TEST_CASE("a killed or interrupted run goes on behind its last whole layer, and ends with the same bytes") {
+  for (const ModelConfig& c : {random_dense_config(), random_moe_config()}) {
+    INFO(c.model_type);
+    const Fixture f(c);
+    const StageReport whole = f.observe(SignalledChild::kOptions);
+    CHECK_FALSE(said_resumed(whole));
+    CHECK(fs::is_empty(f.folder.path / "scratch"));
+    const std::string expected = f.bytes("activations/activations.safetensors");
+    int resumed = 0;
+    for (const int signal : {SIGKILL, SIGINT})
+      for (const int64_t n : {1, 2, 3, 4, 5}) {
+        CAPTURE(signal, n);
+        const int ended = SignalledChild::run(f.folder.path, signal, n);
+        CHECK((ended == (signal == SIGKILL ? -SIGKILL : 130) || (signal == SIGINT && ended == 0)));  // too late to interrupt
+        const StageReport report = f.observe(SignalledChild::kOptions);
+        CHECK(f.bytes("activations/activations.safetensors") == expected);
+        CHECK(report.metrics() == whole.metrics());
+        CHECK(fs::is_empty(f.folder.path / "scratch"));
+        resumed += said_resumed(report);
+      }
+    CHECK(resumed >= 4);
+  }
+}
+
+TEST_CASE("layers that were left over are not gone on from when they are no longer what they were, or another run's") {
+  const Fixture f(random_moe_config());
+  f.observe(SignalledChild::kOptions);
+  const std::string expected = f.bytes("activations/activations.safetensors");
+  const fs::path spill = f.folder.path / "scratch" / "activations.spill",
+                 state = f.folder.path / "scratch" / "activations.state.safetensors";
+  const auto damage = [](const fs::path& file, int64_t from_end) {
+    std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-from_end, std::ios::end) << "\xff\x01";
+  };
+  for (const std::string what : {"spill", "stream", "state", "short", "other", "nothing"}) {
+    CAPTURE(what);
+    REQUIRE(SignalledChild::run(f.folder.path, SIGKILL, 5) == -SIGKILL);
+    REQUIRE(fs::exists(state));
+    if (what == "spill") std::fstream(spill, std::ios::in | std::ios::out | std::ios::binary).seekp(100) << "\xff\x01";
+    if (what == "stream") damage(state, 10);
+    if (what == "state") fs::resize_file(state, fs::file_size(state) / 2);
+    if (what == "short") fs::resize_file(spill, 1000);
+    ActivationsConfig options = SignalledChild::kOptions;
+    if (what == "other") options.seed = 1;
+    const StageReport report = f.observe(options);
+    CHECK(said_resumed(report) == (what == "nothing"));
+    CHECK((f.bytes("activations/activations.safetensors") == expected) == (what != "other"));
+  }
+}
+
+// Not a test of its own: the process that those above end.
+TEST_CASE("records the world it is given", "[.][signalled-child]") {
+  const char* world = std::getenv("OVERPROOF_TEST_WORLD");
+  REQUIRE(world != nullptr);
+  SignalledChild::signal = std::atoi(std::getenv("OVERPROOF_TEST_SIGNAL"));
+  SignalledChild::left = std::atoi(std::getenv("OVERPROOF_TEST_WRITES"));
+  file_calls().pwrite = SignalledChild::pwrite;
+  install_interrupt_handler();
+  try {
+    observe_in(world, SignalledChild::kOptions);
+  } catch (const Interrupted&) {
+    _exit(130);
+  }
 }
 
 TEST_CASE("smoothing leaves the function of the unquantised model as it is, bit for bit") {
