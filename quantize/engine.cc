@@ -18,6 +18,8 @@
 #include "core/progress.h"
 #include "quantize/calibration.h"
 #include "quantize/chunks.h"
+#include "quantize/gpu_rows.h"
+#include "quantize/int8.h"
 #include "quantize/journal.h"
 #include "quantize/row_kernels.h"
 
@@ -27,6 +29,8 @@ namespace {
 /// Memory for chunks in flight. With buffers of the writer, scratch of the workers and the program itself within 256 MiB.
 constexpr int64_t kRingBytes = int64_t{96} << 20;
 constexpr int64_t kMostSlots = 8;
+/// f32 bytes of rows that a GPU is given at once.
+constexpr int64_t kGpuPieceBytes = int64_t{8} << 20;
 
 /// The journal was right about itself, but the input is another by now.
 struct StaleJournal {};
@@ -34,6 +38,7 @@ struct StaleJournal {};
 /// A weight on its way: from the first of its chunks to the last.
 struct ItemState {
   std::unique_ptr<RowQuantizer> quantizer;
+  std::unique_ptr<GpuRows> gpu;  // in the quantizer's place
   std::vector<float> scales;
   std::shared_ptr<const LinearStatistics> statistics;
   bool from_bf16 = false;               // rows go to the kernels as they are stored
@@ -115,6 +120,7 @@ class Engine {
     }
     wait([&] { return digested_ == chunks_.size(); });
     if (stale_ || (journal_ && marks_met_ != journal_->inputs.size())) throw StaleJournal();
+    result_.by_gpu = by_gpu_;
     result_.direct = !readers_.empty();
     for (size_t f = 0; f < readers_.size(); ++f) {
       readers_[f]->check_unchanged();
@@ -266,11 +272,18 @@ class Engine {
                   out_row_bytes = task.rows > 0 ? int64_t(out.size()) / task.rows : 0;
     thread_local std::vector<float> scratch;
     if (task.kind == RowTask::Kind::quantise && !prepare(item, *states_[task.item])) return;
-    for (int64_t first = 0; first < task.rows; first += grain) {
-      const int64_t rows = std::min(grain, task.rows - first), row = task.first_row + first;
+    const bool by_gpu = task.kind == RowTask::Kind::quantise && states_[task.item]->gpu;
+    // A GPU is given as much at once as the scratch may grow to; errors are added up by grain all the same.
+    const int64_t step = by_gpu ? std::max<int64_t>(1, kGpuPieceBytes / (4 * columns) / grain) * grain : grain;
+    for (int64_t first = 0; first < task.rows; first += step) {
+      const int64_t rows = std::min(step, task.rows - first), row = task.first_row + first;
       const std::span<uint8_t> bytes = out.subspan(size_t(first * out_row_bytes), size_t(rows * out_row_bytes));
       const std::span<const uint8_t> part = stored.empty() ? stored : stored.subspan(size_t(first * row_bytes), size_t(rows * row_bytes));
       if (task.kind == RowTask::Kind::quantise && states_[task.item]->from_bf16 && reinterpret_cast<uintptr_t>(part.data()) % 2 == 0) {
+        if (by_gpu) {
+          quantise_by_gpu(item, *states_[task.item], row, rows, grain, ElementType::bf16, part.data(), bytes, errors);
+          continue;
+        }
         errors.push_back(quantise(item, *states_[task.item], row, rows, [&](std::span<float> scales) {
           return states_[task.item]->quantizer->quantize_bf16(
               row, rows, {reinterpret_cast<const uint16_t*>(part.data()), size_t(rows * columns)}, bytes, scales);
@@ -284,6 +297,10 @@ class Engine {
       if (plan_.calibration) plan_.calibration->scaling(item.source.name).apply(row, rows, x);
       switch (task.kind) {
         case RowTask::Kind::quantise:
+          if (by_gpu) {
+            quantise_by_gpu(item, *states_[task.item], row, rows, grain, ElementType::f32, x.data(), bytes, errors);
+            break;
+          }
           errors.push_back(quantise(item, *states_[task.item], row, rows, [&](std::span<float> scales) {
             return states_[task.item]->quantizer->quantize(row, rows, x, bytes, scales);
           }));
@@ -298,15 +315,28 @@ class Engine {
     }
   }
 
+  static std::span<float> scales_of(const PlanItem& item, ItemState& state, int64_t row, int64_t rows) {
+    const int64_t columns = item.source.shape[1];
+    const int64_t first = item.scheme->row_scales(row, columns), last = item.scheme->row_scales(row + rows, columns);
+    return std::span(state.scales).subspan(size_t(first), size_t(last - first));
+  }
+
+  void quantise_by_gpu(const PlanItem& item, ItemState& state, int64_t row, int64_t rows, int64_t grain, ElementType type,
+                       const void* x, std::span<uint8_t> bytes, std::vector<RowError>& errors) const {
+    const int64_t bad_row =
+        state.gpu->quantize(row, rows, grain, type, x, bytes, scales_of(item, state, row, rows), errors);
+    if (bad_row >= 0) refuse_row(item, bad_row);
+  }
+
   template <class Make>
   RowError quantise(const PlanItem& item, ItemState& state, int64_t row, int64_t rows, Make&& make) const {
-    const int64_t columns = item.source.shape[1];
-    const int64_t first_scale = item.scheme->row_scales(row, columns), last_scale = item.scheme->row_scales(row + rows, columns);
-    const std::span<float> scales = std::span(state.scales).subspan(size_t(first_scale), size_t(last_scale - first_scale));
-    const RowsResult made = make(scales);
-    if (made.bad_row >= 0)
-      throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", item.source.name, made.bad_row));
+    const RowsResult made = make(scales_of(item, state, row, rows));
+    if (made.bad_row >= 0) refuse_row(item, made.bad_row);
     return made.error;
+  }
+
+  [[noreturn]] void refuse_row(const PlanItem& item, int64_t row) const {
+    throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", item.source.name, row));
   }
 
   /// F16 holds no magnitude above 65504: what would become an infinity is no weight any more.
@@ -345,7 +375,11 @@ class Engine {
     });
     return true;
   }
+      const RowQuantizer* plain = state.quantizer.get();
 
+      if (options_.gpu && state.quantizer.get() == plain)
+        state.gpu = GpuRows::make(*options_.gpu, *item.scheme, item.source, *state.quantizer);
+      if (state.gpu) ++by_gpu_;
   /// Returns whether the chunk ends an item, so that the output may be gone on from here.
   bool write(const Chunk& chunk, const Slot& slot, TensorSink& sink) {
     int64_t at = 0;
@@ -406,6 +440,7 @@ class Engine {
   std::mutex hash_mutex_;
   std::vector<Sha256> hashes_;
   std::vector<int64_t> hashed_;
+  std::atomic<int64_t> by_gpu_ = 0;
   std::atomic<bool> stale_ = false;
   std::atomic<size_t> marks_met_ = 0;
 

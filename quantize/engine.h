@@ -18,9 +18,13 @@
 
 namespace overproof {
 
+class GpuSession;
+
 struct EngineOptions {
   int64_t block_bytes = kDefaultBlockBytes;       ///< about what one chunk has on either side
   int64_t checkpoint_bytes = int64_t{512} << 20;  ///< of output between two entries of the journal
+  GpuSession* gpu = nullptr;                      ///< quantises what its kernels cover; null: the CPU does all
+  const char* label = "quantize";                 ///< of the progress bar
   static constexpr int64_t kDefaultBlockBytes = int64_t{8} << 20;
 };
 
@@ -29,6 +33,7 @@ struct EngineResult {
   std::vector<FileRecord> inputs;  ///< beside TensorSource::files(); names are paths
   int64_t bytes_read = 0;          ///< of input files, looks for amax included
   size_t resumed_items = 0;        ///< of the plan, taken over from an earlier run
+  int64_t by_gpu = 0;              ///< weights that a GPU quantised in this run
   bool direct = false;             ///< every file was read past the page cache
 };
 

@@ -72,6 +72,10 @@ class Fp8 final : public Scheme {
       return std::make_unique<Fp8Rows>(weight.shape[1], std::isfinite(facts.amax) ? fp8_scale(facts.amax) : 1.0f);
     return std::make_unique<Fp8Rows>(weight.shape[1], options_.clipping);
   }
+  std::optional<DeviceTiles> device_tiles(const TensorInfo& weight) const override {
+    if (options_.clipping != Clipping::absmax) return std::nullopt;
+    return DeviceTiles{.codes = ElementType::f8_e4m3, .columns = weight.shape[1], .given_scale = options_.per_tensor};
+  }
   Json config_group() const override {
     return linear_group(format(),
                         to_json(QuantizationArgs{.type = "float", .strategy = options_.per_tensor ? "tensor" : "channel"}),
@@ -125,6 +129,10 @@ class Fp8Block : public Scheme {
   int64_t row_scales(int64_t rows, int64_t columns) const override { return blocks_of(rows) * blocks_of(columns); }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts&) const override {
     return std::make_unique<Fp8BlockRows>(weight.shape[1], clipping_);
+  }
+  std::optional<DeviceTiles> device_tiles(const TensorInfo&) const override {
+    if (clipping_ != Clipping::absmax) return std::nullopt;
+    return DeviceTiles{.codes = ElementType::f8_e4m3, .rows = kBlock, .columns = kBlock};
   }
   Json config_group() const override {
     return linear_group(format(),

@@ -2,8 +2,7 @@
 // The GPU from the program's side: opening the plugin, listing devices, and quantising, dequantising and multiplying matrices
 // that stand in host memory. Nothing here needs CUDA to build or to start; without plugin, driver or device it says so.
 //
-// To give a stage `--device cuda`: GpuPlugin plugin = open_gpu_plugin(); GpuSession gpu(require_gpu(plugin), 0); then
-// gpu.quantize(tiles, ...) where the CPU would have run its kernel. Codes and scales are those of the CPU, bit for bit.
+// `quantize --device cuda` goes through quantize/gpu_rows.h. Codes and scales are those of the CPU, bit for bit.
 
 #include <cstdint>
 #include <filesystem>
@@ -17,6 +16,9 @@
 #include "quantize/tiles_cpu.h"
 
 namespace overproof {
+
+/// 10 x the compute capability from which on there are kernels.
+inline constexpr int32_t kOldestCapability = 80;
 
 /// The plugin, if it could be opened. It stays loaded until the program ends.
 struct GpuPlugin {

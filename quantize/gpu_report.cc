@@ -12,7 +12,6 @@
 namespace overproof {
 namespace {
 
-constexpr int kOldest = 80;
 
 std::string text_of(const GpuDeviceInfo& d) {
   return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB", d.name, d.capability / 10, d.capability % 10,
@@ -63,7 +62,7 @@ int run_gpu(const GpuConfig& config, bool json, std::ostream& out) {
     say(fmt::format("device {}: {}", i, text_of(d)));
     Json entry = {
         {"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.multiprocessors}, {"memory_bytes", d.memory_bytes}};
-    if (d.capability < kOldest) {
+    if (d.capability < kOldestCapability) {
       say("  too old: the GPU path needs compute capability 8.0 or later");
     } else if (config.self_test) {
       entry["self_test"] = Json::array();

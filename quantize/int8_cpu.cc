@@ -77,10 +77,9 @@ ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span
     return result;
   }
   // Some groups at a time: all their scales, then all their codes, so that no group waits for its own scale.
-  constexpr int64_t kAtOnce = 64;
-  for (int64_t at = 0; at < n; at += kAtOnce * group) {
-    const int64_t count = std::min(n - at, kAtOnce * group), groups = count / group;
-    uint32_t amax[kAtOnce] = {};
+  for (int64_t at = 0; at < n; at += kGroupsAtOnce * group) {
+    const int64_t count = std::min(n - at, kGroupsAtOnce * group), groups = count / group;
+    uint32_t amax[kGroupsAtOnce] = {};
     k.amax_groups(row.data() + at, count, group, amax);
     for (int64_t g = 0; g < groups; ++g) {
       if (is_not_finite(amax[g])) return {1.0f, {}, false};

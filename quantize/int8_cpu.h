@@ -26,6 +26,9 @@ ScaledRow quantize_int8_row(std::span<const float> row, std::span<int8_t> codes,
 ScaledRow quantize_int8_row(std::span<const uint16_t> bf16, std::span<int8_t> codes, Clipping how,
                             const RowKernels& kernels = row_kernels(), uint8_t flip = 0);
 
+/// Groups of columns whose errors are added up before they are added to the row's.
+inline constexpr int64_t kGroupsAtOnce = 64;
+
 /// One scale for each `group` columns, which divides the row: scales [n / group]. `scale` of the result says nothing.
 template <class In>
 ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span<int8_t> codes, float* scales, Clipping how,

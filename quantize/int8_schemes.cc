@@ -67,6 +67,13 @@ class PackedInt8 final : public Scheme {
             {weight.name + "_scale", DType::f32, {rows, row_scales(1, columns)}},
             {weight.name + "_shape", DType::i64, {2}}};
   }
+  std::unique_ptr<Scheme> fallback() const override {
+    return group_ == 0 ? nullptr : std::make_unique<PackedInt8>("int8", 0, clipping_);
+  }
+  std::optional<DeviceTiles> device_tiles(const TensorInfo& weight) const override {
+    if (clipping_ != Clipping::absmax) return std::nullopt;
+    return DeviceTiles{.columns = group_ == 0 ? weight.shape[1] : group_, .flip = 0x80, .error_piece = kGroupsAtOnce};
+  }
   int64_t row_bytes(int64_t columns) const override { return packed_int8_row_bytes(columns); }
   int64_t row_scales(int64_t rows, int64_t columns) const override { return group_ == 0 ? rows : rows * (columns / group_); }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts&) const override {
@@ -98,6 +105,10 @@ class W8A8 : public Scheme {
   int64_t row_scales(int64_t rows, int64_t) const override { return rows; }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts&) const override {
     return std::make_unique<Int8Rows>(weight, weight.shape[1], false, options_.clipping);
+  }
+  std::optional<DeviceTiles> device_tiles(const TensorInfo& weight) const override {
+    if (options_.clipping != Clipping::absmax) return std::nullopt;
+    return DeviceTiles{.columns = weight.shape[1]};
   }
   Json config_group() const override {
     return linear_group(format(), to_json(QuantizationArgs{}),

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
 #include "quantize/int8_cpu.h"
+#include "quantize/tiles.h"
 
 namespace overproof {
 
@@ -48,6 +50,15 @@ struct WeightFacts {
   const LinearStatistics* statistics = nullptr;  ///< null without calibration, or when this weight saw too few tokens
 };
 
+/// How a GPU's kernels make the codes of a weight.
+struct DeviceTiles {
+  ElementType codes = ElementType::int8;
+  int64_t rows = 1, columns = 0;  ///< that share a scale
+  uint8_t flip = 0;               ///< XORed to each code
+  bool given_scale = false;       ///< one for the whole weight, found beforehand: the quantizer's side output 1
+  int64_t error_piece = 0;        ///< tiles of a row whose errors the CPU adds up before it adds them to the row's; 0: all
+};
+
 class Scheme {
  public:
   virtual ~Scheme() = default;
@@ -55,6 +66,8 @@ class Scheme {
 
   /// False for a weight that the format cannot hold (columns that the group does not divide, say): it keeps its precision.
   virtual bool takes(const TensorInfo& weight) const { return weight.shape.size() == 2; }
+  /// What weights get that this scheme does not take; null: they keep their precision.
+  virtual std::unique_ptr<Scheme> fallback() const { return nullptr; }
   /// Rows that share a scale: 1, or the height of a block.
   virtual int64_t row_unit() const { return 1; }
   /// True when the scale depends on the largest magnitude of the whole weight, which then is read twice.
@@ -69,6 +82,9 @@ class Scheme {
   virtual int64_t row_scales(int64_t rows, int64_t columns) const = 0;
 
   virtual std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const = 0;
+  /// What a GPU may do in the quantizer's place (quantize/gpu_rows.h); nullopt where there are no kernels: clipping by squared
+  /// error, scales that are powers of two, blocks of ggml.
+  virtual std::optional<DeviceTiles> device_tiles(const TensorInfo&) const { return std::nullopt; }
 
   /// The group that a compressed-tensors config needs for these weights; null where the format is another's.
   virtual Json config_group() const = 0;
