@@ -152,8 +152,16 @@ void check_experts(const TensorSource& source, const std::vector<const Scheme*>&
   }
 }
 
-/// A weight that its scheme cannot hold keeps its precision, and with it the expert that it belongs to.
-void drop_what_is_not_taken(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
+/// A weight that its scheme cannot hold gets the scheme's fallback, or keeps its precision, and with it the expert that it belongs
+/// to.
+void replace_what_is_not_taken(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
+  std::map<const Scheme*, const Scheme*> fallbacks;
+  const auto fallback_of = [&](const Scheme* scheme) -> const Scheme* {
+    const auto [known, first] = fallbacks.emplace(scheme, nullptr);
+    std::unique_ptr<Scheme> made = first ? scheme->fallback() : nullptr;
+    if (made) known->second = plan.schemes.emplace_back(std::move(made)).get();
+    return known->second;
+  };
   std::set<std::string_view> experts;
   for (size_t i = 0; i < chosen.size(); ++i)
     if (chosen[i] && !chosen[i]->takes(source.tensors()[i])) experts.insert(expert_of(source.tensors()[i].name));
@@ -161,8 +169,8 @@ void drop_what_is_not_taken(const TensorSource& source, std::vector<const Scheme
     const TensorInfo& info = source.tensors()[i];
     const std::string_view expert = expert_of(info.name);
     if (!chosen[i] || (chosen[i]->takes(info) && (expert.empty() || !experts.contains(expert)))) continue;
-    chosen[i] = nullptr;
-    plan.not_taken.push_back(info.name);
+    chosen[i] = fallback_of(chosen[i]);
+    (chosen[i] ? plan.fallen_back : plan.not_taken).push_back(info.name);
   }
 }
 
@@ -225,7 +233,7 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
   std::vector<Override> overrides = read_overrides(config, options, plan);
   std::vector<const Scheme*> chosen = choose_schemes(config, overrides, plan.schemes[0].get(), source, weights);
   check_experts(source, chosen);
-  drop_what_is_not_taken(source, chosen, plan);
+  replace_what_is_not_taken(source, chosen, plan);
   plan.fused = choose_fused(config, source, weights);
 
   bool head_kept = true;
@@ -280,6 +288,10 @@ Json quantization_config(const Plan& plan) {
   for (const auto& scheme : plan.schemes)
     if (std::ranges::any_of(plan.items, [&](const PlanItem& item) { return item.scheme == scheme.get(); }))
       used.push_back(scheme.get());
+  // transformers takes the first group whose patterns speak of experts for that of all routed ones; shared ones may be another's.
+  std::ranges::stable_partition(used, [&](const Scheme* scheme) {
+    return std::ranges::any_of(plan.items, [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });
+  });
   if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
   Json groups = Json::object();
   bool one_format = true;

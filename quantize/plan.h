@@ -25,12 +25,13 @@ struct PlanItem {
 };
 
 struct Plan {
-  std::vector<std::unique_ptr<Scheme>> schemes;  ///< the first is the main one; others come from overrides
+  std::vector<std::unique_ptr<Scheme>> schemes;  ///< the first is the main one; others come from overrides and fallbacks
   std::vector<PlanItem> items;                   ///< in the order of the output's bytes
   std::vector<TensorInfo> outputs;               ///< everything that will be written, to be declared to the sink
   std::vector<std::string> ignored;              ///< modules with a matrix that loaders might take for quantised
   std::vector<std::string> not_taken;            ///< weights that were to be quantised but that the scheme cannot hold
   std::vector<std::string> fused;  ///< chosen stacks of experts in one tensor, which only formats that stack them (GGUF) can hold
+  std::vector<std::string> fallen_back;          ///< weights that got their scheme's fallback instead
   int64_t quantised = 0, bytes_in = 0;
   std::string assumption;                ///< what was guessed of an unknown architecture; empty else
   const Calibration* calibration = nullptr;  ///< null without; asked by any thread
