@@ -10,6 +10,49 @@
 
 namespace overproof {
 
+GgufPartReader::GgufPartReader(const TensorSource& source, const GgufPart& part)
+    : source_(source), part_(part), rows_(part.rows) {
+  const TensorInfo* info = source.find(part.source);
+  OVERPROOF_CHECK(info && !info->shape.empty());
+  columns_ = info->shape.back();
+  if (info->shape.size() == 2 && !part.transposed) return;
+  if (info->shape.size() == 1) {  // its rows are single values
+    std::vector<float> all = source.read_all_f32(part.source);
+    held_.resize(all.size());
+    for (size_t i = 0; i < all.size(); ++i) held_[i] = all[size_t(row_of_interleaved(int64_t(i), part.half_head))];
+    return;
+  }
+  // A row of the source is an expert: the part lies in those from `first` on.
+  const int64_t each = info->shape.size() == 2 ? 1 : info->row_elements() / columns_;
+  const int64_t first = part.first_row / each, last = (part.first_row + part.rows + each - 1) / each;
+  std::vector<float> whole(size_t((last - first) * info->row_elements()));
+  source.read_f32(part.source, first, last - first, whole);
+  const auto begin = whole.begin() + (part.first_row - first * each) * columns_;
+  held_.assign(begin, begin + part.rows * columns_);
+  if (!part.transposed) return;
+  whole.swap(held_);
+  held_.resize(size_t(part.rows * columns_));
+  for (int64_t r = 0; r < part.rows; ++r) {
+    for (int64_t c = 0; c < columns_; ++c) held_[size_t(c * part.rows + r)] = whole[size_t(r * columns_ + c)];
+  }
+  rows_ = columns_;
+  columns_ = part.rows;
+}
+
+void GgufPartReader::read(int64_t first, int64_t rows, std::span<float> out) const {
+  OVERPROOF_CHECK(first >= 0 && rows >= 0 && first + rows <= rows_ && int64_t(out.size()) == rows * columns_);
+  if (!held_.empty()) {
+    std::copy_n(held_.begin() + first * columns_, rows * columns_, out.begin());
+  } else if (part_.half_head == 0) {
+    source_.read_f32(part_.source, part_.first_row + first, rows, out);
+  } else {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = part_.first_row + row_of_interleaved(first + r, part_.half_head);
+      source_.read_f32(part_.source, row, 1, out.subspan(size_t(r * columns_), size_t(columns_)));
+    }
+  }
+}
+
 GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_(source) {
   for (const GgufOutput& output : plan.outputs) {
     if (output.parts.empty()) {

@@ -10,6 +10,23 @@
 
 namespace overproof {
 
+/// Reads a part in the order in which it is stored. A part that cannot be read row by row (transposed, or inside a fused tensor,
+/// whose rows are whole experts) is read whole by the constructor: the memory of one expert. Thread-safe once made.
+class GgufPartReader {
+ public:
+  GgufPartReader(const TensorSource& source, const GgufPart& part);
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  /// Stored rows [first, first + rows) of the part; out.size() is rows x columns.
+  void read(int64_t first, int64_t rows, std::span<float> out) const;
+
+ private:
+  const TensorSource& source_;
+  const GgufPart& part_;
+  int64_t rows_, columns_;
+  std::vector<float> held_;
+};
+
 /// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output with "#k" for its k-th part. Rows
 /// come in the order in which they are stored. Values that the plan computes are tensors here like others. `source` and `plan`
 /// must outlive this.

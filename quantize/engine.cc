@@ -92,7 +92,7 @@ class Engine {
   }
 
   EngineResult run(TensorSink& sink, const OutputFolder& partial, const fs::path& journal_file) {
-    Progress progress("quantize", total_ > 0 ? total_ : int64_t(chunks_.size()), total_ > 0 ? "bytes" : "blocks");
+    Progress progress(options_.label, total_ > 0 ? total_ : int64_t(chunks_.size()), total_ > 0 ? "bytes" : "blocks");
     if (journal_) {
       sink.skip(journal_->bytes);
       bytes_out_ = checkpointed_ = journal_->bytes;
@@ -341,11 +341,15 @@ class Engine {
 
   /// F16 holds no magnitude above 65504: what would become an infinity is no weight any more.
   void check_kept(const PlanItem& item, int64_t row, std::span<const float> x, std::span<const uint8_t> bytes) const {
+    if (item.must_be_finite && is_not_finite(row_kernels().f32.amax_bits(x.data(), int64_t(x.size())))) {
+      const auto bad = std::ranges::find_if(x, [](float v) { return is_not_finite(magnitude_bits(v)); });
+      refuse_row(item, row + (bad - x.begin()) / item.source.row_elements());
+    }
     if (item.kept_as != DType::f16 || item.source.dtype == DType::f16) return;
     for (size_t i = 0; i < x.size(); ++i)
       if ((bytes[2 * i + 1] & 0x7f) == 0x7c && bytes[2 * i] == 0)
         throw FormatError(model_.path, -1,
-                          fmt::format("{} row {} holds {}, which is too large for F16 (65504)", item.source.name,
+                          fmt::format("{} row {} holds {}, which is too large for F16 (65504); write bf16 or f32", item.source.name,
                                       row + int64_t(i) / item.source.row_elements(), x[i]));
   }
 
@@ -371,15 +375,15 @@ class Engine {
       if (plan_.calibration) state.statistics = plan_.calibration->for_weight(item.source.name);
       facts.statistics = state.statistics.get();
       state.quantizer = item.scheme->prepare(item.source, facts);
-      if (plan_.calibration) state.quantizer = plan_.calibration->wrap(item.source, *item.scheme, std::move(state.quantizer));
-    });
-    return true;
-  }
       const RowQuantizer* plain = state.quantizer.get();
-
+      if (plan_.calibration) state.quantizer = plan_.calibration->wrap(item.source, *item.scheme, std::move(state.quantizer));
       if (options_.gpu && state.quantizer.get() == plain)
         state.gpu = GpuRows::make(*options_.gpu, *item.scheme, item.source, *state.quantizer);
       if (state.gpu) ++by_gpu_;
+    });
+    return true;
+  }
+
   /// Returns whether the chunk ends an item, so that the output may be gone on from here.
   bool write(const Chunk& chunk, const Slot& slot, TensorSink& sink) {
     int64_t at = 0;
@@ -436,11 +440,11 @@ class Engine {
   int64_t total_ = 0, bytes_out_ = 0, checkpointed_ = 0;
   size_t items_ = 0;
   EngineResult result_;
+  std::atomic<int64_t> by_gpu_ = 0;
 
   std::mutex hash_mutex_;
   std::vector<Sha256> hashes_;
   std::vector<int64_t> hashed_;
-  std::atomic<int64_t> by_gpu_ = 0;
   std::atomic<bool> stale_ = false;
   std::atomic<size_t> marks_met_ = 0;
 
@@ -480,6 +484,15 @@ EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMak
       return result;
     } catch (const StaleJournal&) {
     }
+  }
+}
+
+void note_digests(const Inputs& inputs, const std::string& slot, const Checkpoint& model, const EngineResult& made) {
+  const bool one_file = !fs::is_directory(model.path);
+  for (const FileRecord& record : made.inputs) {
+    const fs::path file = record.name;
+    inputs.note_digest(slot, {one_file ? file.filename().string() : file.lexically_relative(model.path).generic_string(),
+                              record.bytes, record.digest});
   }
 }
 

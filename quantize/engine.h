@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/file.h"
+#include "core/stage.h"
 #include "formats/tensor_sink.h"
 #include "quantize/plan.h"
 
@@ -42,5 +42,8 @@ struct EngineResult {
 /// FormatError naming tensor and row of an infinity or NaN, or the file that changed while it was read; IoError; Interrupted.
 EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMaker& make_sink, OutputFolder& out,
                         const fs::path& scratch, const EngineOptions& options);
+
+/// Notes the digests of the files that the engine read whole (Inputs::note_digest), named relative to the model.
+void note_digests(const Inputs& inputs, const std::string& slot, const Checkpoint& model, const EngineResult& made);
 
 }  // namespace overproof

@@ -22,6 +22,7 @@ struct PlanItem {
   const Scheme* scheme = nullptr;   ///< owned by the plan; null: the tensor keeps its values
   DType kept_as = DType::f32;       ///< dtype in the output of a tensor that is kept
   std::vector<TensorInfo> outputs;  ///< what stands in its place, in the order of bytes
+  bool must_be_finite = false;      ///< infinities and NaNs are refused in a tensor that is kept, too
 };
 
 struct Plan {
@@ -30,8 +31,8 @@ struct Plan {
   std::vector<TensorInfo> outputs;               ///< everything that will be written, to be declared to the sink
   std::vector<std::string> ignored;              ///< modules with a matrix that loaders might take for quantised
   std::vector<std::string> not_taken;            ///< weights that were to be quantised but that the scheme cannot hold
-  std::vector<std::string> fused;  ///< chosen stacks of experts in one tensor, which only formats that stack them (GGUF) can hold
   std::vector<std::string> fallen_back;          ///< weights that got their scheme's fallback instead
+  std::vector<std::string> fused;  ///< chosen stacks of experts in one tensor, which only formats that stack them (GGUF) can hold
   int64_t quantised = 0, bytes_in = 0;
   std::string assumption;                ///< what was guessed of an unknown architecture; empty else
   const Calibration* calibration = nullptr;  ///< null without; asked by any thread

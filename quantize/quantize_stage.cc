@@ -7,19 +7,17 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
-#include <iterator>
 #include <map>
 #include <set>
 
 #include "core/error.h"
 #include "core/json.h"
-#include "data/gguf_vocabulary.h"
 #include "data/tokenizer_files.h"
-#include "formats/gguf_parts.h"
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
 #include "quantize/calibration.h"
-#include "quantize/export_stage.h"
+#include "quantize/gguf_run.h"
+#include "quantize/gpu_rows.h"
 
 namespace overproof {
 namespace {
@@ -103,153 +101,170 @@ std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, 
   return open;
 }
 
-/// A checkpoint on its way into a GGUF file: the engine goes through its parts.
-struct GgufRun {
-  GgufPlan gguf;
-  Checkpoint view;  // the model's, with parts for tensors
-  const GgufParts* parts = nullptr;
-  Plan plan;
-};
-
-DType dtype_of(GgmlType type) { return type == GgmlType::f16 ? DType::f16 : type == GgmlType::bf16 ? DType::bf16 : DType::f32; }
-
-/// What `chosen` takes becomes blocks of ggml, the rest keeps its type as far as GGUF has it.
-std::unique_ptr<GgufRun> plan_gguf_run(const QuantizeConfig& config, const Checkpoint& model, Plan chosen) {
+/// Plans a GGUF file: what `chosen` takes becomes blocks of ggml, the rest keeps its type as far as GGUF has it.
+std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpoint& model, Plan chosen) {
   if (config.smooth || config.gptq)
     throw UsageError(fmt::format("smooth and gptq are not for {}, whose scales stand among the codes", config.scheme));
   std::map<std::string, const PlanItem*, std::less<>> items;
   for (const PlanItem& item : chosen.items) items[item.source.name] = &item;
   const std::set<std::string> fused(chosen.fused.begin(), chosen.fused.end());
   const auto quantises = [&](const std::string& source) { return items.at(source)->scheme != nullptr || fused.contains(source); };
-  auto run = std::make_unique<GgufRun>();
-  run->gguf = plan_gguf(model, [&](const std::string& source, const GgufTensorInfo&) {
-    const PlanItem& item = *items.at(source);
+  const auto type_of = [&](const std::string& source, const GgufTensorInfo&) {
     if (quantises(source)) return GgmlType::q8_0;
-    return item.source.dtype == DType::f16 ? GgmlType::f16 : item.source.dtype == DType::bf16 ? GgmlType::bf16 : GgmlType::f32;
-  });
-  auto parts = std::make_unique<GgufParts>(*model.tensors, run->gguf);
-  run->parts = parts.get();
-  for (size_t i = 0; i < parts->tensors().size(); ++i) {
-    PlanItem item{parts->tensors()[i]};
-    const GgmlType type = parts->output_of(i).info.type;
-    const bool quantised = type == GgmlType::q8_0;
-    if (const std::string* source = parts->source_of(i); source && quantises(*source) != quantised && type != GgmlType::f16)
+    const DType dtype = items.at(source)->source.dtype;
+    return dtype == DType::f16 ? GgmlType::f16 : dtype == DType::bf16 ? GgmlType::bf16 : GgmlType::f32;
+  };
+  auto run = plan_gguf_run(model, type_of, std::move(chosen.schemes[0]));
+  for (size_t i = 0; i < run->plan.items.size(); ++i) {
+    const GgmlType type = run->parts->output_of(i).info.type;
+    const std::string* source = run->parts->source_of(i);
+    if (source && quantises(*source) != (type == GgmlType::q8_0) && type != GgmlType::f16)
       throw UsageError(fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; widen the pattern", *source));
-    if (quantised) {
-      item.scheme = chosen.schemes[0].get();
-      item.outputs = item.scheme->outputs(item.source);
-      ++run->plan.quantised;
-    } else {
-      item.kept_as = dtype_of(type);
-      item.outputs = {item.source};
-      item.outputs[0].dtype = item.kept_as;
-    }
-    run->plan.bytes_in += item.source.bytes();
-    run->plan.outputs.insert(run->plan.outputs.end(), item.outputs.begin(), item.outputs.end());
-    run->plan.items.push_back(std::move(item));
   }
-  run->plan.schemes = std::move(chosen.schemes);
   run->plan.not_taken = std::move(chosen.not_taken);
   run->plan.assumption = std::move(chosen.assumption);
-  run->view.path = model.path;
-  *run->view.config = *model.config;
-  run->view.tensors = std::move(parts);
-  constexpr int64_t kMostlyQ8_0 = 7, kBlockVersion = 2;  // llama_ftype and GGML_QNT_VERSION of llama.cpp
-  for (const auto& [key, value] : {std::pair{"general.file_type", kMostlyQ8_0}, {"general.quantization_version", kBlockVersion}})
-    if (!run->gguf.metadata.has(key)) run->gguf.metadata.add_u32(key, value);
+  for (const std::string& name : run->gguf.skipped) run->notes.push_back("left out, because the model does not use it: " + name);
   return run;
 }
+
+/// One run, step by step: what becomes of what, the stream, and what it is to be said of it.
+class QuantizeRun {
+ public:
+  QuantizeRun(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs)
+      : config_(config), inputs_(inputs), outputs_(outputs), model_(open_checkpoint(inputs.path("model"))), plan_(make_plan(config, model_)) {
+    if (plan_.schemes[0]->format() == "gguf") {
+      gguf_ = plan_blocks(config_, model_, std::move(plan_));
+      notes_ = gguf_->notes;
+    } else {
+      calibration_ = open_calibration(config_, inputs_, model_, plan_);
+      if (calibration_) plan_.calibration = &calibration_->calibration;
+    }
+    gpu_ = open_device(config_.device, config_.device == "cpu" ? GpuPlugin() : open_gpu_plugin(), device_note_);
+  }
+
+  void stream() {
+    const EngineOptions options{.block_bytes = config_.block_bytes, .gpu = gpu_.get()};
+    if (gguf_) {
+      made_ = gguf_->write(inputs_, outputs_, options);
+      return;
+    }
+    const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>& tensors) {
+      return std::make_unique<ShardedWriter>(to, tensors, Metadata{{"format", "pt"}}, config_.max_shard_bytes);
+    };
+    made_ = run_engine(plan_, model_, make_sink, outputs_.folder(), outputs_.scratch(), options);
+    note_digests(inputs_, "model", model_, made_);
+  }
+
+  /// What loaders want beside the tensors; a GGUF file has it inside.
+  void write_companions() {
+    if (gguf_) return;
+    OutputFolder& folder = outputs_.folder();
+    Json config = *model_.config;
+    config["quantization_config"] = quantization_config(plan_);
+    folder.write_file("config.json", config.dump(2) + "\n");
+    copy_tokenizer_files(model_.path, folder);
+    copy_file_if_present(model_.path, "generation_config.json", folder);
+  }
+
+  StageReport report(double seconds) {
+    StageReport report;
+    report_tensors(report);
+    report_exceptions(report);
+    if (gpu_)
+      device_note_ = fmt::format("{} of {} weights were quantised by {}, the rest by the CPU", made_.by_gpu, plan().quantised,
+                                 gpu_->device().name);
+    if (!device_note_.empty()) report.summary.push_back("note: " + device_note_);  // not in the statement: it speaks of this machine
+    if (calibration_) {
+      report.metrics()["calibration"] = calibration_->calibration.metrics();
+      for (std::string& line : calibration_->calibration.summary()) report.summary.push_back(std::move(line));
+    }
+    report.summary.push_back(fmt::format(
+        "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s of input{}{}", double(made_.bytes_read) * 1e-9, double(bytes_out()) * 1e-9,
+        seconds, double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9), made_.direct ? ", direct" : ", through the page cache",
+        made_.resumed_items > 0 ? fmt::format("; {} tensors were there from an earlier run", made_.resumed_items) : ""));
+    const Quality quality = measured();
+    report.summary.push_back(fmt::format("signal to noise {:.1f} dB on average, least: {}", quality.mean, quality.worst(3)));
+    return report;
+  }
+
+ private:
+  const Plan& plan() const { return gguf_ ? gguf_->plan : plan_; }
+
+  int64_t bytes_out() const {
+    int64_t bytes = 0;
+    for (const FileRecord& record : outputs_.folder().records())
+      if (record.name.ends_with(".safetensors") || record.name == kGgufName) bytes += record.bytes;
+    return bytes;
+  }
+
+  Quality measured() const {
+    return {plan(), made_.errors, [&](size_t i) { return gguf_ ? *gguf_->parts->source_of(i) : plan_.items[i].source.name; }};
+  }
+
+  void report_tensors(StageReport& report) const {
+    const int64_t all = int64_t(plan().items.size());
+    const Quality quality = measured();
+    report.metrics() = {{"tensors", all},
+                        {"quantised", plan().quantised},
+                        {"kept", all - plan().quantised},
+                        {"bytes_in", plan().bytes_in},
+                        {"bytes_out", bytes_out()},
+                        {"sqnr_db",
+                         {{"mean", rounded_db(quality.mean)},
+                          {"worst", rounded_db(quality.worst_first[0].first)},
+                          {"worst_tensor", quality.worst_first[0].second}}},
+                        {"tensors_sqnr", quality.tensors()}};
+    report.summary.push_back(
+        fmt::format("{} of {} tensors are in 8 bits now ({}), {} kept their precision (routers, norms, embeddings, head and "
+                    "what was excluded)",
+                    plan().quantised, all, scheme_counts(plan()), all - plan().quantised));
+  }
+
+  /// What did not go as the main scheme has it.
+  void report_exceptions(StageReport& report) {
+    if (!plan().assumption.empty()) {
+      report.metrics()["assumption"] = plan().assumption;
+      report.summary.push_back("note: " + plan().assumption);
+    }
+    if (!gguf_ && !plan_.fused.empty())
+      notes_.push_back(fmt::format("{} stacks of experts kept their precision: the loaders of this architecture take no 8 bits there ({}, ...)",
+                                   plan_.fused.size(), plan_.fused[0]));
+    if (!plan().fallen_back.empty()) {
+      report.metrics()["fallen_back"] = plan().fallen_back;
+      notes_.push_back(fmt::format("{} weights have one scale a row, in a group of their own, because {} cannot hold them or another "
+                                   "part of their expert: {}{}",
+                                   plan().fallen_back.size(), config_.scheme, plan().fallen_back[0],
+                                   plan().fallen_back.size() > 1 ? ", ..." : ""));
+    }
+    if (!notes_.empty()) report.metrics()["notes"] = notes_;
+    for (const std::string& note : notes_) report.summary.push_back("note: " + note);
+    if (!plan().not_taken.empty())
+      report.summary.push_back(
+          fmt::format("{} weights kept their precision because the scheme cannot hold them or another part of their expert: {}{}",
+                      plan().not_taken.size(), plan().not_taken[0], plan().not_taken.size() > 1 ? ", ..." : ""));
+  }
+
+  const QuantizeConfig& config_;
+  const Inputs& inputs_;
+  Outputs& outputs_;
+  const Checkpoint model_;
+  Plan plan_;
+  std::unique_ptr<GgufRun> gguf_;  // in plan_'s place
+  std::unique_ptr<OpenCalibration> calibration_;
+  std::unique_ptr<GpuSession> gpu_;
+  std::vector<std::string> notes_;
+  std::string device_note_;
+  EngineResult made_;
+};
 
 }  // namespace
 
 StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
   const auto started = std::chrono::steady_clock::now();
-  const Checkpoint model = open_checkpoint(inputs.path("model"));
-  Plan plan = make_plan(config, model);
-  OutputFolder& folder = outputs.folder();
-  const EngineOptions options{.block_bytes = config.block_bytes};
-
-  std::unique_ptr<OpenCalibration> calibration;
-  std::unique_ptr<GgufRun> gguf;
-  std::vector<std::string> notes;
-  EngineResult made;
-  if (plan.schemes[0]->format() == "gguf") {
-    gguf = plan_gguf_run(config, model, std::move(plan));
-    notes = gguf->gguf.notes;
-    for (const std::string& name : gguf->gguf.skipped) notes.push_back("left out, because the model does not use it: " + name);
-    std::ranges::move(add_gguf_vocabulary(model.path, model.tensors->find("model.embed_tokens.weight")->shape[0], gguf->gguf.metadata),
-                      std::back_inserter(notes));
-    const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>&) {
-      return std::make_unique<GgufWriter>(to, kGgufName, gguf->gguf.metadata, gguf->gguf.infos());
-    };
-    made = run_engine(gguf->plan, gguf->view, make_sink, folder, outputs.scratch(), options);
-  } else {
-    calibration = open_calibration(config, inputs, model, plan);
-    if (calibration) plan.calibration = &calibration->calibration;
-    const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>& tensors) {
-      return std::make_unique<ShardedWriter>(to, tensors, Metadata{{"format", "pt"}}, config.max_shard_bytes);
-    };
-    made = run_engine(plan, model, make_sink, folder, outputs.scratch(), options);
-  }
-  const Plan& done = gguf ? gguf->plan : plan;
-  int64_t bytes_out = 0;
-  for (const FileRecord& record : folder.records())
-    if (record.name.ends_with(".safetensors") || record.name == kGgufName) bytes_out += record.bytes;
-  const bool one_file = !fs::is_directory(model.path);
-  for (const FileRecord& record : made.inputs) {
-    const fs::path file = record.name;
-    inputs.note_digest("model", {one_file ? file.filename().string() : file.lexically_relative(model.path).generic_string(),
-                                 record.bytes, record.digest});
-  }
-  if (!gguf) {
-    Json out_config = *model.config;
-    out_config["quantization_config"] = quantization_config(plan);
-    folder.write_file("config.json", out_config.dump(2) + "\n");
-    copy_tokenizer_files(model.path, folder);
-    copy_file_if_present(model.path, "generation_config.json", folder);
-  }
-
-  const int64_t all = int64_t(done.items.size());
-  const Quality quality(done, made.errors, [&](size_t i) { return gguf ? *gguf->parts->source_of(i) : done.items[i].source.name; });
-  StageReport report;
-  report.metrics() = {{"tensors", all},
-                      {"quantised", done.quantised},
-                      {"kept", all - done.quantised},
-                      {"bytes_in", done.bytes_in},
-                      {"bytes_out", bytes_out},
-                      {"sqnr_db",
-                       {{"mean", rounded_db(quality.mean)},
-                        {"worst", rounded_db(quality.worst_first[0].first)},
-                        {"worst_tensor", quality.worst_first[0].second}}},
-                      {"tensors_sqnr", quality.tensors()}};
-  report.summary.push_back(
-      fmt::format("{} of {} tensors are in 8 bits now ({}), {} kept their precision (routers, norms, embeddings, head and "
-                  "what was excluded)",
-                  done.quantised, all, scheme_counts(done), all - done.quantised));
-  if (!done.assumption.empty()) {
-    report.metrics()["assumption"] = done.assumption;
-    report.summary.push_back("note: " + done.assumption);
-  }
-  if (!gguf && !done.fused.empty())
-    notes.push_back(fmt::format("{} stacks of experts kept their precision: the loaders of this architecture take no 8 bits there ({}, ...)",
-                                done.fused.size(), done.fused[0]));
-  if (!notes.empty()) report.metrics()["notes"] = notes;
-  for (const std::string& note : notes) report.summary.push_back("note: " + note);
-  if (!done.not_taken.empty())
-    report.summary.push_back(
-        fmt::format("{} weights kept their precision because the scheme cannot hold them or another part of their expert: {}{}",
-                    done.not_taken.size(), done.not_taken[0], done.not_taken.size() > 1 ? ", ..." : ""));
-  if (calibration) {
-    report.metrics()["calibration"] = calibration->calibration.metrics();
-    for (std::string& line : calibration->calibration.summary()) report.summary.push_back(std::move(line));
-  }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  report.summary.push_back(fmt::format(
-      "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s of input{}{}", double(made.bytes_read) * 1e-9, double(bytes_out) * 1e-9,
-      seconds, double(made.bytes_read) * 1e-9 / std::max(seconds, 1e-9), made.direct ? ", direct" : ", through the page cache",
-      made.resumed_items > 0 ? fmt::format("; {} tensors were there from an earlier run", made.resumed_items) : ""));
-  report.summary.push_back(fmt::format("signal to noise {:.1f} dB on average, least: {}", quality.mean, quality.worst(3)));
-  return report;
+  QuantizeRun run(config, inputs, outputs);
+  run.stream();
+  run.write_companions();
+  return run.report(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
 }
 
 }  // namespace overproof

@@ -31,6 +31,7 @@ struct QuantizeConfig {
   double dampening = 0.01;
   bool act_order = false;
   int64_t min_tokens = 128;
+  std::string device = "cpu";
 
   template <class V>
   void visit(V&& v) {
@@ -56,6 +57,8 @@ struct QuantizeConfig {
     v("dampening", dampening, in_range(1e-6, 1), "gptq: part of the Hessian's mean diagonal that is added to it");
     v("act-order", act_order, any_value(), "gptq: columns with the largest inputs first");
     v("min-tokens", min_tokens, in_range(1, 1 << 24), "weights whose input saw fewer tokens are quantised without calibration");
+    v("device", device, one_of({"cpu", "cuda", "auto"}),
+      "who makes codes: cuda needs a GPU, auto takes one that is there; the bytes are the same. Not yet run on a GPU");
   }
 };
 
@@ -64,7 +67,8 @@ struct QuantizeConfig {
 /// files; for GGUF schemes model.gguf alone. Throws UsageError when nothing matches, FormatError naming the tensor and row of an
 /// infinity or NaN.
 /// Metrics: tensors, quantised, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB},
-/// and, where there is something to say, calibration (Calibration::metrics) and assumption.
+/// and, where there is something to say, calibration (Calibration::metrics), assumption, notes and fallen_back (weights that
+/// int8-g128 cannot hold, which are int8 in a config group of their own).
 StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -1,19 +1,15 @@
 #include <algorithm>
-#include <atomic>
 #include <catch2/catch.hpp>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "core/error.h"
 #include "core/float_bits.h"
 #include "core/json.h"
 #include "formats/safetensors.h"
-#include "core/parallel.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/gguf_names.h"
-#include "formats/gguf_plan.h"
+#include "formats/gguf_parts.h"
 #include "formats/sharded.h"
 #include "tests/formats/gguf_builder.h"
 #include "tests/formats/support.h"
@@ -158,7 +154,14 @@ TEST_CASE("rows of q and k are interleaved and come back") {
   CHECK(output(plan, "blk.0.attn_v.weight").parts[0].half_head == 0);
   const TempFolder t;
   OutputFolder folder(t.path);
-  write_gguf(*model.open().tensors, plan, {}, folder, "x.gguf");
+  const Checkpoint checkpoint = model.open();
+  const GgufParts parts(*checkpoint.tensors, plan);
+  GgufWriter writer(folder, "x.gguf", plan.metadata, plan.infos());
+  for (const TensorInfo& part : parts.tensors()) {
+    const std::vector<float> values = parts.read_all_f32(part.name);
+    writer.append(values.data(), values.size() * sizeof(float));
+  }
+  writer.close();
   const GgufFile file(t.path / "x.gguf");
   const std::vector<float> q = values_of(file, "blk.0.attn_q.weight");
   const float first = model.open().tensors->read_all_f32("model.layers.0.self_attn.q_proj.weight")[0];
@@ -187,58 +190,6 @@ TEST_CASE("matrices are written as asked for where they can be, vectors as F32")
   CHECK(output(plan, "output_norm.weight").info.type == GgmlType::f32);
   CHECK(std::count(asked.begin(), asked.end(), "model.norm.weight") == 0);
   CHECK(asked.size() == 9);
-  const TempFolder t;
-  OutputFolder folder(t.path);
-  std::atomic<int64_t> rows{0};
-  const auto stand_in = [&](const GgufTensorInfo& info, std::span<const float> values, std::span<uint8_t> out) {
-    REQUIRE(info.type == GgmlType::q8_0);
-    REQUIRE(out.size() == values.size() / 32 * 34);
-    rows += int64_t(values.size()) / info.shape.back();
-    for (size_t block = 0; block < values.size() / 32; ++block) {
-      const uint16_t scale = f32_to_f16(128);
-      std::memcpy(&out[block * 34], &scale, 2);
-      for (size_t i = 0; i < 32; ++i) out[block * 34 + 2 + i] = uint8_t(int8_t(std::lrint(values[block * 32 + i] / 128)));
-    }
-  };
-  int64_t done = 0;
-  write_gguf(*checkpoint.tensors, plan, stand_in, folder, "x.gguf", [&](int64_t values) { done += values; });
-  CHECK(done == plan.values);
-  CHECK(rows == 5 + 5 + 16 + 8 + 8 + 40 + 40);
-  const GgufFile file(t.path / "x.gguf");
-  CHECK(file.integer("general.file_type") == 7);
-  CHECK(values_of(file, "blk.0.ffn_up.weight")[33] ==
-        Approx(checkpoint.tensors->read_all_f32("model.layers.0.mlp.up_proj.weight")[33]).margin(64));
-}
-
-TEST_CASE("neither threads nor blocks change the file") {
-  const TinyModel model;
-  const GgufPlan plan = model.plan(GgmlType::f16);
-  std::string first;
-  for (const int64_t threads : {1, 3}) {
-    for (const int64_t block : {1, 1000, 1 << 20}) {
-      set_thread_count(threads);
-      const TempFolder t;
-      OutputFolder folder(t.path);
-      write_gguf(*model.open().tensors, plan, {}, folder, "x.gguf", {}, block);
-      const std::string bytes = read_file(t.path / "x.gguf");
-      if (first.empty()) first = bytes;
-      CHECK(bytes == first);
-    }
-  }
-  set_thread_count(0);
-}
-
-TEST_CASE("values that a type cannot hold are refused by name") {
-  const GgufTensorInfo f16{"w", GgmlType::f16, {2}}, f32{"w", GgmlType::f32, {1}}, bf16{"w", GgmlType::bf16, {1}};
-  std::vector<uint8_t> out(4);
-  const std::vector<float> large = {1, 65520}, most = {65519, -65504};
-  CHECK_THROWS_WITH(convert_to_float_type(f16, large, out),
-                    Catch::Contains("w: it holds 65520") && Catch::Contains("bf16 or f32"));
-  CHECK_NOTHROW(convert_to_float_type(f16, most, out));
-  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    CHECK_THROWS_AS(convert_to_float_type(f32, std::span(&bad, 1), out), UsageError);
-    CHECK_THROWS_AS(convert_to_float_type(bf16, std::span(&bad, 1), std::span(out).first(2)), UsageError);
-  }
 }
 
 TEST_CASE("a model and a config.json that do not agree are refused") {

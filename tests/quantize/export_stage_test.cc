@@ -2,10 +2,15 @@
 
 #include <catch2/catch.hpp>
 
+#include <cmath>
+
 #include "core/error.h"
+#include "core/float_bits.h"
 #include "core/json.h"
+#include "core/parallel.h"
 #include "formats/gguf.h"
-#include "formats/tensor_source.h"
+#include "formats/sharded.h"
+#include "quantize/quantize_stage.h"
 
 using namespace overproof;
 
@@ -25,9 +30,33 @@ struct TemporaryFolder {
 StageReport run(const ExportConfig& config, const fs::path& model, const fs::path& out) {
   fs::create_directories(out);
   Outputs outputs(out, out / "scratch");
-  StageReport report = run_export(config, Inputs({{"model", {model, {}}}}), outputs);
+  const Inputs inputs({{"model", {model, {}}}});
+  StageReport report = run_export(config, inputs, outputs);
+  const Checkpoint checkpoint = open_checkpoint(model);
+  for (const fs::path& file : checkpoint.tensors->files()) {  // digested while they were read
+    const auto noted = std::ranges::find(inputs.noted("model"), file.filename().string(), &FileRecord::name);
+    REQUIRE(noted != inputs.noted("model").end());
+    CHECK(noted->digest == sha256_file(file));
+  }
   CHECK(outputs.folder().records().size() == 1);
   return report;
+}
+
+/// The golden model with one value of one tensor changed, in f32.
+void copy_with(const fs::path& from, const fs::path& to, const std::string& tensor, float value) {
+  fs::create_directories(to);
+  fs::copy_file(from / "config.json", to / "config.json");
+  const Checkpoint model = open_checkpoint(from);
+  std::vector<TensorInfo> infos = model.tensors->tensors();
+  for (TensorInfo& info : infos) info.dtype = DType::f32;
+  OutputFolder folder(to);
+  ShardedWriter writer(folder, infos);
+  for (const TensorInfo& info : infos) {
+    std::vector<float> values = model.tensors->read_all_f32(info.name);
+    if (info.name == tensor) values[values.size() - 1] = value;
+    writer.append_f32(values);
+  }
+  writer.close();
 }
 
 }  // namespace
@@ -76,4 +105,57 @@ TEST_CASE("the type and the name are what was asked for") {
   CHECK(report.metrics()["architecture"] == "qwen3");
   CHECK(report.metrics()["bytes_out"] == int64_t(file.bytes().size()));
   CHECK_THAT(report.summary.back(), Catch::Contains("ids only"));  // these folders have no tokenizer
+}
+
+TEST_CASE("neither threads nor blocks change the file") {
+  const TemporaryFolder t;
+  for (const char* name : {"llama", "glm4_moe"}) {
+    std::string first;
+    int number = 0;
+    for (const int64_t threads : {1, 3})
+      for (const int64_t block : {int64_t{1} << 16, EngineOptions::kDefaultBlockBytes}) {
+        set_thread_count(threads);
+        const fs::path out = t.path / (name + std::to_string(number++));
+        run({.type = "f16", .block_bytes = block}, kModels / name, out);
+        const std::string bytes = read_file(out / kGgufName);
+        if (first.empty()) first = bytes;
+        CHECK(bytes == first);
+      }
+  }
+  set_thread_count(0);
+}
+
+TEST_CASE("values that a type cannot hold are refused by name, and nothing is left behind") {
+  const TemporaryFolder t;
+  const std::string head = "model.layers.0.self_attn.v_proj.weight";
+  int number = 0;
+  const auto refused = [&](float value, const char* type, const std::string& cause) {
+    CAPTURE(value, type);
+    const fs::path in = t.path / std::to_string(number++), out = t.path / std::to_string(number++);
+    copy_with(kModels / "llama", in, head, value);
+    CHECK_THROWS_AS(run({.type = type}, in, out), FormatError);
+    CHECK_THROWS_WITH(run({.type = type}, in, out), Catch::Contains("blk.0.attn_v.weight") && Catch::Contains(cause));
+    CHECK_FALSE(fs::exists(out / kGgufName));
+  };
+  refused(65520, "f16", "holds 65520, which is too large for F16");
+  for (const char* type : {"f16", "bf16", "f32"}) {
+    refused(HUGE_VALF, type, "an infinity or NaN");
+    refused(std::nanf(""), type, "an infinity or NaN");
+  }
+  copy_with(kModels / "llama", t.path / "fits", head, 65519);
+  CHECK_NOTHROW(run({.type = "f16"}, t.path / "fits", t.path / "fitting"));
+}
+
+TEST_CASE("blocks of Q8_0 go where 32 divides the rows, and the file says what it mostly is") {
+  const TemporaryFolder t;
+  const fs::path out = t.path / "out";
+  fs::create_directories(out);
+  Outputs outputs(out, t.path / "scratch");
+  run_quantize({.scheme = "q8_0"}, Inputs({{"model", {kModels / "llama", {}}}}), outputs);
+  const GgufFile file(out / kGgufName);
+  CHECK(file.find("blk.1.ffn_down.weight")->type == GgmlType::q8_0);  // rows of 96
+  CHECK(file.find("blk.1.ffn_gate.weight")->type == GgmlType::bf16);  // rows of 48
+  CHECK(file.find("token_embd.weight")->type == GgmlType::bf16);
+  CHECK(file.find("blk.1.attn_norm.weight")->type == GgmlType::f32);
+  CHECK(file.integer("general.quantization_version") == 2);
 }

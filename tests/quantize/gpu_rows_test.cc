@@ -1,0 +1,217 @@
+#include "quantize/gpu_rows.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "core/rng.h"
+#include "formats/sharded.h"
+#include "quantize/engine.h"
+#include "quantize/quantize_stage.h"
+#include "tests/quantize/grid_emulator.h"
+
+using namespace overproof;
+using Fault = emulated::Device::Fault;
+
+namespace {
+
+struct TempFolder {
+  fs::path path;
+  TempFolder() {
+    std::string pattern = (fs::temp_directory_path() / "overproof-gpu-rows-XXXXXX").string();
+    path = mkdtemp(pattern.data());
+  }
+  ~TempFolder() { fs::remove_all(path); }
+};
+
+/// A fresh emulated device; all memory is given back at the end, and nothing was written beside it.
+struct Emulation {
+  explicit Emulation(int32_t capability = 90, Fault fault = Fault::none) {
+    emulated::device() = {};
+    emulated::device().capability = capability;
+    emulated::device().fault = fault;
+  }
+  ~Emulation() {
+    CHECK(emulated::device().memory.empty());
+    CHECK_FALSE(emulated::device().overrun);
+  }
+};
+
+/// Shapes that try what kernels may get wrong: ragged blocks, padding of packed rows, more groups than are added up at once, both
+/// types, and a weight that is read twice for its largest magnitude.
+void write_model(const fs::path& folder, float bad = 0) {
+  fs::create_directories(folder);
+  std::ofstream(folder / "config.json") << R"({"model_type": "llama", "num_hidden_layers": 1})";
+  const std::string layer = "model.layers.0.";
+  const std::vector<TensorInfo> infos = {
+      {"model.embed_tokens.weight", DType::bf16, {7, 256}},        {layer + "self_attn.q_proj.weight", DType::bf16, {300, 256}},
+      {layer + "self_attn.k_proj.weight", DType::f32, {131, 256}}, {layer + "self_attn.v_proj.weight", DType::f16, {64, 256}},
+      {layer + "mlp.gate_proj.weight", DType::bf16, {259, 201}},   {layer + "mlp.up_proj.weight", DType::bf16, {5, 66 * 128}},
+      {layer + "mlp.down_proj.weight", DType::f32, {129, 384}}};
+  OutputFolder out(folder);
+  ShardedWriter writer(out, infos);
+  for (const TensorInfo& info : infos) {
+    Rng rng(5, info.name);
+    std::vector<float> values(size_t(info.elements()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = float(rng.normal() * std::ldexp(0.02, int(rng.below(5))));
+    if (bad != 0 && info.name.ends_with("gate_proj.weight")) values[200 * 201 + 7] = bad;
+    writer.append_f32(values);
+  }
+  writer.close();
+}
+
+struct Made {
+  EngineResult result;
+  std::string bytes;
+};
+
+Made run(const QuantizeConfig& config, const fs::path& model, const fs::path& at, GpuSession* gpu) {
+  fs::remove_all(at);
+  fs::create_directories(at / "scratch");
+  fs::create_directories(at / "out");
+  const Checkpoint checkpoint = open_checkpoint(model);
+  const Plan plan = make_plan(config, checkpoint);
+  OutputFolder out(at / "out");
+  const SinkMaker make_sink = [](OutputFolder& to, const std::vector<TensorInfo>& list) {
+    return std::make_unique<ShardedWriter>(to, list);
+  };
+  Made made{run_engine(plan, checkpoint, make_sink, out, at / "scratch", {.block_bytes = config.block_bytes, .gpu = gpu}), {}};
+  made.bytes = read_file(at / "out" / "model.safetensors");
+  return made;
+}
+
+struct PluginName {
+  explicit PluginName(const char* value) { setenv("OVERPROOF_GPU_PLUGIN", value, 1); }
+  ~PluginName() { unsetenv("OVERPROOF_GPU_PLUGIN"); }
+};
+
+}  // namespace
+
+TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums the same errors, for every scheme") {
+  const TempFolder t;
+  write_model(t.path / "in");
+  const Emulation emulation;
+  GpuSession gpu(emulated::api(), 0);
+  const std::vector<QuantizeConfig> covered = {{.scheme = "int8"},      {.scheme = "int8-g128"},
+                                               {.scheme = "w8a8"},      {.scheme = "fp8"},
+                                               {.scheme = "fp8-block"}, {.scheme = "fp8", .per_tensor = true},
+                                               {.scheme = "fp8-native"}};
+  for (const QuantizeConfig& covers : covered) {
+    QuantizeConfig config = covers;
+    CAPTURE(config.scheme, config.per_tensor);
+    const Made cpu = run(config, t.path / "in", t.path / "cpu", nullptr);
+    CHECK(cpu.result.by_gpu == 0);
+    for (const auto& [threads, block] :
+         {std::pair{int64_t{1}, EngineOptions::kDefaultBlockBytes}, {int64_t{3}, int64_t{1} << 16}}) {
+      set_thread_count(threads);
+      config.block_bytes = block;
+      const int64_t walked = emulated::device().blocks;
+      const Made made = run(config, t.path / "in", t.path / "gpu", &gpu);
+      CHECK(made.result.by_gpu == 6);
+      CHECK(emulated::device().blocks > walked + 6);
+      CHECK(made.bytes == cpu.bytes);
+      REQUIRE(made.result.errors.size() == cpu.result.errors.size());
+      for (size_t i = 0; i < cpu.result.errors.size(); ++i) {
+        CAPTURE(i);
+        CHECK(made.result.errors[i].signal == cpu.result.errors[i].signal);
+        CHECK(made.result.errors[i].noise == cpu.result.errors[i].noise);
+      }
+    }
+    set_thread_count(0);
+  }
+}
+
+TEST_CASE("a device that computes something else shows in the bytes: what the test above compares is the device's") {
+  const TempFolder t;
+  write_model(t.path / "in");
+  const Emulation emulation(90, Fault::flipped_code);
+  GpuSession gpu(emulated::api(), 0);
+  CHECK(run({}, t.path / "in", t.path / "gpu", &gpu).bytes != run({}, t.path / "in", t.path / "cpu", nullptr).bytes);
+}
+
+TEST_CASE("what has no kernels stays on the CPU") {
+  const TempFolder t;
+  write_model(t.path / "in");
+  const Emulation emulation;
+  GpuSession gpu(emulated::api(), 0);
+  for (const QuantizeConfig& config : std::vector<QuantizeConfig>{{.scheme = "mxfp8", .exclude = "*.gate_proj.weight"},
+                                                                  {.scheme = "int8", .clipping = "mse"},
+                                                                  {.scheme = "fp8", .clipping = "mse"}}) {
+    CAPTURE(config.scheme);
+    const Made made = run(config, t.path / "in", t.path / "gpu", &gpu);
+    CHECK(made.result.by_gpu == 0);
+    CHECK(emulated::device().blocks == 0);
+    CHECK(made.bytes == run(config, t.path / "in", t.path / "cpu", nullptr).bytes);
+  }
+}
+
+TEST_CASE("a GPU names the tensor and row of an infinity or NaN as the CPU does, and a device that fails ends the run") {
+  const TempFolder t;
+  for (const float bad : {HUGE_VALF, std::nanf("")}) {
+    write_model(t.path / "bad", bad);
+    const Emulation emulation;
+    GpuSession gpu(emulated::api(), 0);
+    for (const QuantizeConfig& config :
+         std::vector<QuantizeConfig>{{.scheme = "int8"}, {.scheme = "fp8-block"}, {.scheme = "fp8", .per_tensor = true}}) {
+      CAPTURE(config.scheme, bad);
+      CHECK_THROWS_WITH(run(config, t.path / "bad", t.path / "gpu", &gpu),
+                        Catch::Contains("gate_proj.weight row 200 holds an infinity or NaN"));
+      CHECK(fs::is_empty(t.path / "gpu" / "out"));
+    }
+  }
+  write_model(t.path / "in");
+  const Emulation emulation(90, Fault::failing_call);
+  GpuSession gpu(emulated::api(), 0);
+  CHECK_THROWS_AS(run({}, t.path / "in", t.path / "gpu", &gpu), IoError);
+  CHECK_THROWS_WITH(run({}, t.path / "in", t.path / "gpu", &gpu), Catch::Contains("fell off the bus"));
+}
+
+TEST_CASE("a device is taken when it is asked for and there") {
+  std::string note;
+  const GpuPlugin plugin{&emulated::api(), "emulated", ""};
+  {
+    const Emulation emulation;
+    CHECK(open_device("cpu", plugin, note) == nullptr);
+    CHECK(open_device("cuda", plugin, note) != nullptr);
+    CHECK(open_device("auto", plugin, note) != nullptr);
+    CHECK(note.empty());
+  }
+  {
+    const Emulation old(75);
+    CHECK_THROWS_AS(open_device("cuda", plugin, note), UsageError);
+    CHECK(open_device("auto", plugin, note) == nullptr);
+    CHECK_THAT(note, Catch::Contains("on the CPU") && Catch::Contains("7.5"));
+  }
+  const Emulation none(90, Fault::no_driver);
+  CHECK_THROWS_WITH(open_device("cuda", plugin, note), Catch::Contains("driver is missing"));
+  CHECK(open_device("auto", plugin, note) == nullptr);
+  CHECK_THAT(note, Catch::Contains("on the CPU") && Catch::Contains("driver is missing"));
+}
+
+TEST_CASE("without a GPU, cuda is refused with the way out, and auto says that the CPU did it and changes nothing") {
+  const TempFolder t;
+  write_model(t.path / "in");
+  const PluginName name("/nowhere/liboverproof_cuda.so");
+  const auto stage = [&](const std::string& device) {
+    fs::create_directories(t.path / device);
+    Outputs outputs(t.path / device, t.path / "scratch");
+    return run_quantize({.device = device}, Inputs({{"model", {t.path / "in", {}}}}), outputs);
+  };
+  CHECK_THROWS_AS(stage("cuda"), UsageError);
+  CHECK_THROWS_WITH(stage("cuda"), Catch::Contains("no GPU plugin") && Catch::Contains("device cpu"));
+  CHECK(fs::is_empty(t.path / "cuda"));
+  const StageReport by_auto = stage("auto"), by_cpu = stage("cpu");
+  const auto says_cpu = [](const StageReport& r) {
+    return std::ranges::any_of(
+        r.summary, [](const std::string& line) { return line.starts_with("note: quantised on the CPU: no GPU plugin"); });
+  };
+  CHECK(says_cpu(by_auto));
+  CHECK_FALSE(says_cpu(by_cpu));
+  CHECK(by_auto.metrics() == by_cpu.metrics());
+  CHECK(read_file(t.path / "auto" / "model.safetensors") == read_file(t.path / "cpu" / "model.safetensors"));
+}
