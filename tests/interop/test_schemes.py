@@ -41,18 +41,29 @@ def of_each(schemes):
     return pytest.mark.parametrize("case, scheme", [(kind, scheme) for kind, listed in schemes.items() for scheme in listed], indirect=["case"])
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def case(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
+def make(config, folder):
+    """The model in folder/fp32, and ids to try it on."""
     os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
     torch.manual_seed(11)
-    model = AutoModelForCausalLM.from_config(CONFIGS[request.param], dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.08 if parameter.ndim > 1 else 0.2) + (parameter.ndim == 1))
     model.eval().save_pretrained(folder / "fp32")
     save_file({"ids": torch.randint(3, 512, (1, 96))}, folder / "ids.safetensors")
-    return request.param, folder, model
+    return model
+
+
+def load(checkpoint, **options):
+    loaded, info = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True, **{"dtype": torch.float32, **options})
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    return loaded.eval()
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def case(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, folder, make(CONFIGS[request.param], folder)
 
 
 def quantised(folder, scheme):
@@ -85,14 +96,97 @@ def test_our_own_reading_is_near_the_parent(case, scheme):
 @of_each(LOADS)
 def test_transformers_computes_the_same(case, scheme):
     _, folder, model = case
-    loaded, info = AutoModelForCausalLM.from_pretrained(quantised(folder, scheme), dtype=torch.float32, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
-    peer, own, parent = theirs(folder, loaded.eval()), ours(folder, folder / scheme), theirs(folder, model)
+    peer, own, parent = theirs(folder, load(quantised(folder, scheme))), ours(folder, folder / scheme), theirs(folder, model)
     # Weights alone in 8 bits: the same function up to summation order. Rounded activations flip a code here and there.
     # fp8-native without a GPU is computed by transformers with dequantised weights and unrounded activations.
     exact = scheme.startswith("int8")
     closer = 0.8 if scheme == "fp8-native" else 0.6
     assert distance(own, peer) < (1e-4 if exact else closer * distance(own, parent)), (distance(own, peer), distance(own, parent))
+
+
+def rounded_mx(x):
+    """Inputs as OCP MXFP8 with compressed-tensors' exponent (one more from 1.75 times a power of two on), in plain torch."""
+    groups = x.reshape(*x.shape[:-1], -1, 32)
+    exponent = ((groups.abs().amax(-1, keepdim=True).view(torch.int32) + 0x200000) >> 23) - 8
+    scale = torch.pow(2.0, exponent.clamp(min=0).float() - 127)
+    return ((groups / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale).reshape(x.shape)
+
+
+def test_mxfp8_loads_dense_in_bf16_with_the_very_weights(case):
+    """compressed-tensors 0.20 decompresses it to bf16, which holds the weights exactly, and rounds activations as we do. In f32 its Linear
+    layers get bf16 weights and fail, and transformers' experts take no scale that is not one a row."""
+    kind, folder, model = case
+    checkpoint = quantised(folder, "mxfp8")
+    if kind == "glm4_moe":
+        with pytest.raises(RuntimeError, match="automatic conversion of the weights"):
+            load(checkpoint, dtype=torch.bfloat16)
+        return
+    stored = load_file(checkpoint / "model.safetensors")
+    linear = [n.removesuffix(".weight_scale") for n in stored if n.endswith(".weight_scale")]
+    weight = {n: (stored[n + ".weight"].float().unflatten(1, (-1, 32)) * torch.pow(2.0, stored[n + ".weight_scale"].float() - 127)[..., None]).flatten(1)
+              for n in linear}
+    loaded = load(checkpoint, dtype=torch.bfloat16)
+    peer = theirs(folder, loaded)
+    dense = {dtype: AutoModelForCausalLM.from_pretrained(folder / "fp32", dtype=dtype).eval() for dtype in (torch.bfloat16, torch.float32)}
+    for by_hand in dense.values():
+        with torch.no_grad():
+            for n in linear:
+                by_hand.get_submodule(n).weight.copy_(weight[n])
+    for n in linear:
+        assert torch.equal(loaded.get_submodule(n).weight.float(), weight[n]), n
+    for by_hand in dense.values():
+        for n in linear:
+            by_hand.get_submodule(n).register_forward_pre_hook(lambda _, inputs: (rounded_mx(inputs[0].float()).to(inputs[0].dtype),))
+    assert distance(peer, theirs(folder, dense[torch.bfloat16])) == 0
+    assert distance(ours(folder, checkpoint), theirs(folder, dense[torch.float32])) < 1e-5
+    with pytest.raises(RuntimeError, match="same dtype"):
+        theirs(folder, load(checkpoint))
+
+
+@pytest.mark.parametrize("options", [[], ["--asymmetric"], ["--smooth"]], ids=["symmetric", "asymmetric", "smooth"])
+def test_static_activations_load_and_agree(tmp_path, options):
+    """w8a8-static of the tiny teacher: transformers + compressed-tensors round inputs by the recorded range, as we do."""
+    os.environ["OVERPROOF_KEY"] = str(tmp_path / "key.pem")
+    overproof("tiny-teacher", "--out", tmp_path / "teacher")
+    overproof("corpus", "--source", SOURCE / "examples" / "texts", "--tokenizer", tmp_path / "teacher", "--window-length", 64, "--out", tmp_path / "corpus")
+    overproof("activations", "--model", tmp_path / "teacher", "--corpus", tmp_path / "corpus", "--tokens", 512, "--out", tmp_path / "activations")
+    overproof("quantize", tmp_path / "teacher", tmp_path / "static", "--scheme", "w8a8-static", "--activations", tmp_path / "activations", *options)
+    save_file({"ids": torch.randint(0, 256, (1, 96), generator=torch.Generator().manual_seed(1))}, tmp_path / "ids.safetensors")
+    stored = load_file(tmp_path / "static" / "model.safetensors")
+    assert sum(n.endswith(".input_scale") for n in stored) == 28 and any(n.endswith("zero_point") for n in stored) == (options == ["--asymmetric"])
+    parent = theirs(tmp_path, AutoModelForCausalLM.from_pretrained(tmp_path / "teacher", dtype=torch.float32).eval())
+    peer, own = theirs(tmp_path, load(tmp_path / "static")), ours(tmp_path, tmp_path / "static")
+    assert distance(own, parent) > 0.01
+    relative = ((own - peer).pow(2).mean(-1) / (peer - parent).pow(2).mean(-1)).sqrt()  # by token: a value near a tie may fall to the other side
+    assert relative.quantile(0.75).item() < 1e-3 and relative.max().item() < 1, relative.sort().values
+
+
+# What 128 does not divide: rows of 192 at a hidden size of 192, and with them whole experts, while shared experts' down_proj has
+# groups; the rows of the experts' down_proj alone, while shared experts' gate and up have groups; the rows of o_proj.
+RAGGED = {"llama": dict(hidden_size=192), "glm4_moe": dict(hidden_size=192), "glm4_moe-narrow": dict(moe_intermediate_size=96),
+          "glm4_moe-attention": dict(head_dim=24)}
+
+
+@pytest.mark.parametrize("kind", RAGGED)
+def test_rows_that_groups_do_not_divide_have_a_group_of_their_own(kind, tmp_path):
+    config = CONFIGS[kind.split("-")[0]].to_dict() | RAGGED[kind]
+    model = make(type(CONFIGS[kind.split("-")[0]])(**config), tmp_path)
+    done = json.loads(overproof("quantize", tmp_path / "fp32", tmp_path / "int8-g128", "--scheme", "int8-g128", "--json").stdout)
+    tensors, parent = load_file(tmp_path / "int8-g128" / "model.safetensors"), load_file(tmp_path / "fp32" / "model.safetensors")
+    linear = {n for n in parent if n.endswith("_proj.weight")}
+    width = {n: tensors[n + "_scale"].shape[1] for n in linear}
+    by_row = {n for n in linear if width[n] == 1 and parent[n].shape[1] != 128}
+    ragged = {n for n in linear if parent[n].shape[1] % 128}
+    experts = {n.rpartition(".")[0].rpartition(".")[0] for n in ragged if ".experts." in n}
+    fallen = ragged | {n for n in linear if n.rpartition(".")[0].rpartition(".")[0] in experts}
+    assert ragged and by_row == {n for n in fallen if parent[n].shape[1] != 128} and set(done["metrics"]["fallen_back"]) == fallen
+    assert all(width[n] == parent[n].shape[1] // 128 for n in linear - fallen) and linear - fallen
+    assert done["metrics"]["quantised"] == len(linear) and any("int8-g128 cannot hold them" in note for note in done["metrics"]["notes"])
+    groups = json.loads((tmp_path / "int8-g128" / "config.json").read_text())["quantization_config"]["config_groups"]
+    assert sorted(g["weights"]["strategy"] for g in groups.values()) == ["channel", "group"]
+    peer = theirs(tmp_path, load(tmp_path / "int8-g128"))
+    assert distance(ours(tmp_path, tmp_path / "int8-g128"), peer) < 1e-4
+    assert 1e-4 < distance(peer, theirs(tmp_path, model)) < 0.04
 
 
 @of_each(SCHEMA_ONLY)
