@@ -12,7 +12,6 @@
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
 #include "evaluate/activations_stage.h"
-#include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
 #include "pipeline/quantize_checked.h"
 #include "student/carve_stage.h"
@@ -77,9 +76,6 @@ std::vector<StageSpec> make_stages() {
       {"model", "the checkpoint to compress: a folder, safetensors or GGUF", Kind::artifact, true, true},
       {"activations", "what `activations` recorded of the same model, for smooth, gptq and static activations", Kind::artifact, false}};
 #ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"activations", "observed", "Records what a model's Linear layers are given, for 8-bit calibration.",
-                  "overproof activations --model runs/mine/calibrated --corpus runs/mine/corpus --hessians --out runs/mine/activations",
-                  {{"model", "the checkpoint that will be quantised"}, corpus}, false, stage_maker<ActivationsConfig>(run_activations)});
   quantize_slots.push_back({"corpus", "a corpus, to measure quality on its held-out documents", Kind::artifact, false});
   quantize_slots.push_back({"text", "a text or a folder of texts, to measure quality on instead", Kind::file, false});
   const auto make_quantize = stage_maker<CheckedQuantizeConfig>(run_quantize_checked);
@@ -90,7 +86,7 @@ std::vector<StageSpec> make_stages() {
                   "overproof quantize --scheme fp8 runs/mine/calibrated runs/mine/fp8", quantize_slots, false, make_quantize});
   list.push_back({"export", "exported-from", "Writes a checkpoint as GGUF, for llama.cpp and what is built on it.",
                   "overproof export --type bf16 runs/mine/calibrated runs/mine/gguf",
-                  {{"model", "the checkpoint to write"}}, false, stage_maker<ExportConfig>(run_export)});
+                  {{"model", "the checkpoint to write", Kind::artifact, true, true}}, false, stage_maker<ExportConfig>(run_export)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
                   "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",
