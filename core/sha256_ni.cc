@@ -44,14 +44,14 @@ OVERPROOF_SHA void four_rounds(Lane (&lanes)[kLanes], const uint8_t* const (&dat
   const __m128i constants = _mm_load_si128(reinterpret_cast<const __m128i*>(kRound + 4 * G));
   const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
   __m128i added[kLanes];
-#pragma GCC unroll 4
+#pragma GCC unroll 3
   for (int l = 0; l < kLanes; ++l) {
     if constexpr (G < 4)
       lanes[l].w[G] = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data[l]) + G), swap);
     added[l] = _mm_add_epi32(lanes[l].w[G % 4], constants);
     lanes[l].cdgh = _mm_sha256rnds2_epu32(lanes[l].cdgh, lanes[l].abef, added[l]);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 3
   for (int l = 0; l < kLanes; ++l) {
     __m128i(&w)[4] = lanes[l].w;
     // The schedule runs three groups ahead: sigma 0 one group after its words came, the rest when the last of them is there.
@@ -69,13 +69,13 @@ template <int kLanes>
 __attribute__((target("sha,sse4.1"))) void compress(uint32_t* const* states, const uint8_t* const* from, size_t blocks) {
   Lane lanes[kLanes];
   const uint8_t* data[kLanes];
-#pragma GCC unroll 4
+#pragma GCC unroll 3
   for (int l = 0; l < kLanes; ++l) {
     load_state(lanes[l], states[l]);
     data[l] = from[l];
   }
   for (; blocks > 0; --blocks) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int l = 0; l < kLanes; ++l) {
       lanes[l].abef_before = lanes[l].abef;
       lanes[l].cdgh_before = lanes[l].cdgh;
@@ -96,14 +96,14 @@ __attribute__((target("sha,sse4.1"))) void compress(uint32_t* const* states, con
     four_rounds<kLanes, 13>(lanes, data);
     four_rounds<kLanes, 14>(lanes, data);
     four_rounds<kLanes, 15>(lanes, data);
-#pragma GCC unroll 4
+#pragma GCC unroll 3
     for (int l = 0; l < kLanes; ++l) {
       lanes[l].abef = _mm_add_epi32(lanes[l].abef, lanes[l].abef_before);
       lanes[l].cdgh = _mm_add_epi32(lanes[l].cdgh, lanes[l].cdgh_before);
       data[l] += 64;
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 3
   for (int l = 0; l < kLanes; ++l) store_state(lanes[l], states[l]);
 }
 
@@ -118,7 +118,7 @@ bool has_sha_extensions() {
 
 Sha256Kernel sha256_ni_kernel(int lanes) {
   static const bool supported = has_sha_extensions();
-  static constexpr Sha256Kernel kKernels[kSha256Lanes] = {compress<1>, compress<2>, compress<3>, compress<4>};
+  static constexpr Sha256Kernel kKernels[kSha256Lanes] = {compress<1>, compress<2>, compress<3>};
   return supported && lanes >= 1 && lanes <= kSha256Lanes ? kKernels[lanes - 1] : nullptr;
 }
 

@@ -114,7 +114,7 @@ void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& chec
 /// The key that the checks use: the trusted one, else the one the statement names.
 std::optional<PublicKey> choose_key(const Envelope& claim, const PublicKey* trusted, const fs::path& origin,
                                     ArtifactCheck& check) {
-  if (trusted) return *trusted;
+  if (trusted) return trusted->successor(claim.key_id);
   if (check.lineage->signer_pem.empty()) {
     check.faults.push_back({std::string(kClaimsName), "names no signing key", "give the signer's key with --public-key"});
     return std::nullopt;
@@ -243,10 +243,12 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
                          [&] { return read_oms_bundle(read_file(bundle_file, kMaxBundleBytes), bundle_file, key); });
   };
   if (!fs::exists(fs::symlink_status(claims_file)) && fs::is_regular_file(fs::symlink_status(bundle_file))) {
-    const auto bundle = read_bundle(trusted);
+    auto bundle = read_bundle(trusted);
     if (!bundle) return check;
     if (!bundle->expects_claims) {
-      check_foreign(folder, verify, *bundle, trusted, check);
+      const PublicKey* key = trusted ? &trusted->successor(bundle->key_hint) : nullptr;
+      if (key != trusted) bundle = read_bundle(key);
+      check_foreign(folder, verify, *bundle, key, check);
       return check;
     }
   }
