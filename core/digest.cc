@@ -153,9 +153,7 @@ Digest sha256(std::span<const uint8_t> data) {
   return h.finish();
 }
 
-Digest sha256(std::string_view text) {
-  return sha256(std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
-}
+Digest sha256(std::string_view text) { return sha256(std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size())); }
 
 Digest sha256_file(const std::filesystem::path& file) {
   const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);

@@ -37,10 +37,11 @@ struct OpenSpan {
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) throw IoError(span.file, fmt::format("cannot read at byte {}", span.begin + done), errno);
       if (got == 0)
-        throw IoError(span.file,
-                      fmt::format("ends at byte {}: it was cut while it was read; let nobody write to it and run the same command again",
-                                  span.begin + done),
-                      0);
+        throw IoError(
+            span.file,
+            fmt::format("ends at byte {}: it was cut while it was read; let nobody write to it and run the same command again",
+                        span.begin + done),
+            0);
       done += got;
     }
     span.begin += want;

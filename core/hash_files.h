@@ -34,8 +34,8 @@ class SpanWork {
   virtual void progressed(int64_t /*bytes*/) {}
 };
 
-/// Hashes until nothing is left, on all threads. Files are opened without following links. Throws IoError, also when a file is not
-/// regular or ends before its span does, and Interrupted.
+/// Hashes until nothing is left, on all threads. Files are opened without following links. Throws IoError, also when a file is
+/// not regular or ends before its span does, and Interrupted.
 void hash_spans(SpanWork& work);
 
 struct FileToHash {

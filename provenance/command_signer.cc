@@ -117,16 +117,20 @@ class CommandSigner : public Signer {
   std::string sign(std::string_view message) const override {
     const std::string signature = run(message);
     if (!key_.verify(message, signature))
-      fail(fmt::format("returned {} bytes that are no signature of its input by key {} ({}); it must sign the input itself, not a digest of it, "
-                       "and write DER",
-                       signature.size(), key_.hint(), curve_name(key_.curve())));
+      fail(
+          fmt::format("returned {} bytes that are no signature of its input by key {} ({}); it must sign the input itself, not a "
+                      "digest of it, "
+                      "and write DER",
+                      signature.size(), key_.hint(), curve_name(key_.curve())));
     return signature;
   }
 
   std::string private_pem(std::string_view) const override { throw UsageError("the private key is with the program that signs"); }
 
  private:
-  [[noreturn]] void fail(std::string_view what) const { throw ProvenanceError(fmt::format("--sign-with: '{}' {}", words_[0], what)); }
+  [[noreturn]] void fail(std::string_view what) const {
+    throw ProvenanceError(fmt::format("--sign-with: '{}' {}", words_[0], what));
+  }
 
   std::string run(std::string_view message) const {
     const WithoutSigpipe guard;

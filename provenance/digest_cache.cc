@@ -54,11 +54,13 @@ struct Chain {
 
 class ChainWork : public SpanWork {
  public:
-  ChainWork(std::vector<Chain>& chains, int64_t chunk) : chains_(chains), chunk_(chunk), progress_("hash", total(chains), "bytes") {
+  ChainWork(std::vector<Chain>& chains, int64_t chunk)
+      : chains_(chains), chunk_(chunk), progress_("hash", total(chains), "bytes") {
     for (Chain& chain : chains_) chain.states.resize(size_t(chain.bytes / chunk_));
     // What must be hashed in a row begins first, the longest row before the others.
     for (size_t i = 0; i < chains_.size(); ++i) order_.push_back(i);
-    std::ranges::stable_sort(order_, std::greater(), [&](size_t i) { return chains_[i].bytes - int64_t(chains_[i].cached.size()) * chunk_; });
+    std::ranges::stable_sort(order_, std::greater(),
+                             [&](size_t i) { return chains_[i].bytes - int64_t(chains_[i].cached.size()) * chunk_; });
   }
 
   int64_t count() const override {
@@ -73,8 +75,8 @@ class ChainWork : public SpanWork {
       if (chain.next_link > last_link(chain) || chain.next_link > chain.broken) continue;
       const int64_t link = chain.next_link++, begin = link * chunk_;
       lanes_.push_back({order_[at_], link});
-      return FileSpan{chain.file, begin, std::min(chain.bytes, begin + chunk_), link == 0 ? Sha256() : Sha256(chain.cached[size_t(link - 1)]),
-                      lanes_.size() - 1};
+      return FileSpan{chain.file, begin, std::min(chain.bytes, begin + chunk_),
+                      link == 0 ? Sha256() : Sha256(chain.cached[size_t(link - 1)]), lanes_.size() - 1};
     }
     return std::nullopt;
   }
@@ -89,7 +91,8 @@ class ChainWork : public SpanWork {
     }
     // Here the next link begins: with this very state, or the chain is broken. What is behind a break, this lane does itself.
     const bool in_row = lanes_[span.id].in_row;
-    if (!in_row && reached <= int64_t(chain.cached.size()) && chain.cached[size_t(reached - 1)] == span.hash.state()) return false;
+    if (!in_row && reached <= int64_t(chain.cached.size()) && chain.cached[size_t(reached - 1)] == span.hash.state())
+      return false;
     if (!in_row) chain.broken = std::min(chain.broken, lanes_[span.id].link);
     lanes_[span.id].in_row = true;
     const int64_t more = std::min(chain.bytes - span.end, chunk_);
@@ -138,8 +141,8 @@ class ChainWork : public SpanWork {
 
 int64_t json_count(const Json& object, const char* name, int64_t least, int64_t most, const fs::path& origin) {
   const Json& value = json_field(object, name, origin);
-  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(most)) || value.get<int64_t>() < least ||
-      value.get<int64_t>() > most)
+  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(most)) ||
+      value.get<int64_t>() < least || value.get<int64_t>() > most)
     throw FormatError(origin, -1, fmt::format("digest cache: '{}' is no number from {} to {}", name, least, most));
   return value.get<int64_t>();
 }
@@ -159,7 +162,8 @@ std::vector<Sha256State> states_of(const std::string& text, int64_t chunk, int64
     Sha256State state{{}, int64_t(at / 64 + 1) * chunk};
     for (size_t i = 0; i < 64; ++i) {
       const char c = text[at + i];
-      if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f')) throw FormatError(origin, -1, "digest cache: 'states' are not hexadecimal");
+      if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
+        throw FormatError(origin, -1, "digest cache: 'states' are not hexadecimal");
       state.words[i / 8] = state.words[i / 8] << 4 | uint32_t(c <= '9' ? c - '0' : c - 'a' + 10);
     }
     states.push_back(state);
@@ -186,7 +190,8 @@ CachedScan scan_with_cache(const fs::path& folder, const DigestCache& cache, boo
     file.bytes = seen.back().bytes;
     scan.bytes += file.bytes;
     const auto found = cache.files.find(file.name);
-    if (trust_stamps && found != cache.files.end() && found->second.bytes == file.bytes && found->second.stamp == seen.back().stamp) {
+    if (trust_stamps && found != cache.files.end() && found->second.bytes == file.bytes &&
+        found->second.stamp == seen.back().stamp) {
       file.digest = found->second.digest;
       scan.cache.files[file.name] = found->second;
       ++scan.files_not_read;
@@ -211,7 +216,8 @@ CachedScan scan_with_cache(const fs::path& folder, const DigestCache& cache, boo
       throw IoError(chains[c].file, "was changed while it was read; let nobody write to it and run the same command again", 0);
     file.digest = chains[c].digest;
     CachedFile cached{file.bytes, file.digest, std::move(chains[c].states), std::nullopt};
-    if (std::max(before.stamp.changed_s, before.stamp.modified_s) + kSettledSeconds < int64_t(now.tv_sec)) cached.stamp = before.stamp;
+    if (std::max(before.stamp.changed_s, before.stamp.modified_s) + kSettledSeconds < int64_t(now.tv_sec))
+      cached.stamp = before.stamp;
     scan.cache.files[file.name] = std::move(cached);
   }
   scan.record.root = oms_root(scan.record.files);
@@ -223,7 +229,7 @@ void write_digest_cache(const fs::path& file, const DigestCache& cache, const Ke
   for (const auto& [name, cached] : cache.files) {
     Json entry = {{"name", name}, {"bytes", cached.bytes}, {"sha256", cached.digest.hex()}, {"states", hex_of(cached.states)}};
     if (const auto& s = cached.stamp)
-      entry["stamp"] = {{"device", s->device},         {"inode", s->inode},         {"modified_s", s->modified_s},
+      entry["stamp"] = {{"device", s->device},           {"inode", s->inode},         {"modified_s", s->modified_s},
                         {"modified_ns", s->modified_ns}, {"changed_s", s->changed_s}, {"changed_ns", s->changed_ns}};
     files.push_back(std::move(entry));
   }
@@ -249,7 +255,9 @@ DigestCache parse_digest_cache(std::string_view text, const fs::path& origin) {
     if (entry.contains("stamp")) {
       const Json& stamp = entry["stamp"];
       expect_json_fields(stamp, {"device", "inode", "modified_s", "modified_ns", "changed_s", "changed_ns"}, origin);
-      const auto number = [&](const char* name) { return json_count(stamp, name, std::numeric_limits<int64_t>::min(), kAny, origin); };
+      const auto number = [&](const char* name) {
+        return json_count(stamp, name, std::numeric_limits<int64_t>::min(), kAny, origin);
+      };
       file.stamp = FileStamp{number("device"),      number("inode"),     number("modified_s"),
                              number("modified_ns"), number("changed_s"), number("changed_ns")};
     }

@@ -1,16 +1,17 @@
 #pragma once
 // Digests of a folder's files, taken again without going through whole files one after the other.
 //
-// SHA-256 of a file is a chain: the state after each chunk follows from the state before it and the chunk's bytes. A cache holds the
-// states between chunks, so all links of the chain can be checked at once, on all cores and lanes, instead of in a row. What is
-// compared is computed: a link that does not hold (its bytes changed, or the cache is wrong or forged) breaks the chain, and from
-// there on the file is hashed as if there were no cache. The first state is SHA-256's own, so a chain that holds ends in the file's
-// digest whoever wrote the cache: it can cost time, never give a wrong digest. Every byte is read.
+// SHA-256 of a file is a chain: the state after each chunk follows from the state before it and the chunk's bytes. A cache holds
+// the states between chunks, so all links of the chain can be checked at once, on all cores and lanes, instead of in a row. What
+// is compared is computed: a link that does not hold (its bytes changed, or the cache is wrong or forged) breaks the chain, and
+// from there on the file is hashed as if there were no cache. The first state is SHA-256's own, so a chain that holds ends in the
+// file's digest whoever wrote the cache: it can cost time, never give a wrong digest. Every byte is read.
 //
-// Trusting times of change is another thing, and asked for by name: a file whose size, inode, device and times (mtime and ctime) are as
-// noted is not read. ctime cannot be set by who may only write the file; it can by root, by setting the clock, or on the disk itself,
-// and a file written through a shared memory map may get its ctime later than its bytes. So only a cache that the same key has signed
-// is believed, a file is noted only once its last change is some seconds old, and no verifier takes such notes.
+// Trusting times of change is another thing, and asked for by name: a file whose size, inode, device and times (mtime and ctime)
+// are as noted is not read. ctime cannot be set by who may only write the file; it can by root, by setting the clock, or on the
+// disk itself, and a file written through a shared memory map may get its ctime later than its bytes. So only a cache that the
+// same key has signed is believed, a file is noted only once its last change is some seconds old, and no verifier takes such
+// notes.
 
 #include <map>
 #include <optional>
@@ -46,15 +47,15 @@ struct DigestCache {
 
 struct CachedScan {
   ArtifactRecord record;
-  DigestCache cache;           ///< for the next time
-  int64_t bytes = 0;           ///< of all files
+  DigestCache cache;  ///< for the next time
+  int64_t bytes = 0;  ///< of all files
   int64_t bytes_hashed = 0;
-  int64_t bytes_in_row = 0;    ///< of these, hashed one after the other: behind a change, or new
-  size_t files_not_read = 0;   ///< taken over because their stamp is as noted
+  int64_t bytes_in_row = 0;   ///< of these, hashed one after the other: behind a change, or new
+  size_t files_not_read = 0;  ///< taken over because their stamp is as noted
 };
 
-/// scan_artifact() by way of a cache. `trust_stamps`: leave files unread whose stamp is as noted. Throws as scan_artifact, and IoError when
-/// a file is changed while it is read.
+/// scan_artifact() by way of a cache. `trust_stamps`: leave files unread whose stamp is as noted. Throws as scan_artifact, and
+/// IoError when a file is changed while it is read.
 CachedScan scan_with_cache(const fs::path& folder, const DigestCache& cache, bool trust_stamps);
 
 /// The cache as a file: a DSSE envelope around JSON, signed.

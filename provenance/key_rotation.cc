@@ -24,14 +24,13 @@ std::string acceptance(std::string_view from, std::string_view to) {
 std::string make_rotation(const Key& from, const Key& to) {
   const PublicKey &old_key = from.public_key(), &new_key = to.public_key();
   if (old_key == new_key) throw UsageError("the new key is the old one");
-  const Json statement = {
-      {"_type", kStatementType},
-      {"subject", Json::array({{{"name", "public key"}, {"digest", {{"sha256", new_key.hint()}}}}})},
-      {"predicateType", kPredicateType},
-      {"predicate",
-       {{"from", old_key.hint()},
-        {"to", new_key.pem()},
-        {"accepted", base64_encode(to.sign(acceptance(old_key.hint(), new_key.hint())))}}}};
+  const Json statement = {{"_type", kStatementType},
+                          {"subject", Json::array({{{"name", "public key"}, {"digest", {{"sha256", new_key.hint()}}}}})},
+                          {"predicateType", kPredicateType},
+                          {"predicate",
+                           {{"from", old_key.hint()},
+                            {"to", new_key.pem()},
+                            {"accepted", base64_encode(to.sign(acceptance(old_key.hint(), new_key.hint())))}}}};
   return json_dump(sign_envelope(kInTotoPayloadType, json_dump(statement), from, old_key.hint()).to_json()) + "\n";
 }
 
@@ -65,7 +64,8 @@ PublicKey with_rotations(PublicKey trusted, const std::vector<fs::path>& files) 
       const auto from = std::ranges::find(known, left[i].from, [](const PublicKey& key) { return key.hint(); });
       if (from == known.end()) continue;
       if (!left[i].envelope.verify(*from))
-        throw ProvenanceError(fmt::format("the rotation from key {} to {}: the signature does not hold for what is signed", left[i].from, left[i].to.hint()));
+        throw ProvenanceError(fmt::format("the rotation from key {} to {}: the signature does not hold for what is signed",
+                                          left[i].from, left[i].to.hint()));
       trusted.add_successor(left[i].to);
       known.push_back(left[i].to);
       left.erase(left.begin() + ptrdiff_t(i));
@@ -74,8 +74,9 @@ PublicKey with_rotations(PublicKey trusted, const std::vector<fs::path>& files) 
     }
   }
   if (!left.empty())
-    throw ProvenanceError(fmt::format("the rotation from key {} to {} does not lead on from key {}, which you trust; give all rotations between them",
-                                      left[0].from, left[0].to.hint(), trusted.hint()));
+    throw ProvenanceError(fmt::format(
+        "the rotation from key {} to {} does not lead on from key {}, which you trust; give all rotations between them",
+        left[0].from, left[0].to.hint(), trusted.hint()));
   return trusted;
 }
 

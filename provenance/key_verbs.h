@@ -50,10 +50,12 @@ struct SignConfig {
   template <class V>
   void visit(V&& v) {
     v("cache", cache, any_value(),
-      "file of digests between chunks, outside the folder: the next signature takes all cores for a large file, and hashes in a row only "
+      "file of digests between chunks, outside the folder: the next signature takes all cores for a large file, and hashes in a "
+      "row only "
       "what stands behind a change; all is read, and a wrong cache cannot make a wrong signature");
     v("trust-change-time", trust_change_time, any_value(),
-      "with --cache: do not read files whose size, inode and times of change are as the cache says; root, or who sets the clock, can forge "
+      "with --cache: do not read files whose size, inode and times of change are as the cache says; root, or who sets the clock, "
+      "can forge "
       "those");
     v("signature", signature, any_value(), "file of the signature; empty: model.sig in the folder");
     v("name", name, any_value(), "name of the model in the signature; empty: the folder's");

@@ -279,9 +279,10 @@ Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
     throw UsageError(fmt::format("{}: {} (OpenSSL says {})", uri, what, reason));
   };
   if (!store)
-    failed(fmt::format("OpenSSL opens no keys by '{}:'; a provider that does must be named in its configuration, for pkcs11: the "
-                       "pkcs11-provider",
-                       scheme));
+    failed(scheme == "file" ? "cannot be opened"
+                            : fmt::format("cannot be opened; a provider for '{}:' must be named in OpenSSL's configuration (for pkcs11: "
+                                          "pkcs11-provider)",
+                                          scheme));
   OSSL_STORE_expect(store.get(), OSSL_STORE_INFO_PKEY);
   KeyPointer found;
   int keys = 0;

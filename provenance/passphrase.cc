@@ -32,7 +32,8 @@ std::string read_line(int fd, const fs::path& origin) {
     if (got == 0 || c == '\n') break;
     line += c;
   }
-  if (line.size() > kMostBytes) throw UsageError(fmt::format("{}: the passphrase is longer than {} bytes", origin.string(), kMostBytes));
+  if (line.size() > kMostBytes)
+    throw UsageError(fmt::format("{}: the passphrase is longer than {} bytes", origin.string(), kMostBytes));
   if (line.ends_with('\r')) line.pop_back();
   return line;
 }
@@ -91,7 +92,8 @@ PassphraseSource passphrase_from_file(const fs::path& file) {
       throw ProvenanceError(fmt::format("{}: others may read this passphrase (mode {:04o}); run 'chmod 600 {}'", file.string(),
                                         unsigned(status.st_mode & 07777), file.string()));
     *line = read_line(fd.get(), file);
-    if (line->empty()) throw UsageError(fmt::format("{}: the first line, which should be the passphrase, is empty", file.string()));
+    if (line->empty())
+      throw UsageError(fmt::format("{}: the first line, which should be the passphrase, is empty", file.string()));
     return *line;
   };
 }
@@ -99,7 +101,9 @@ PassphraseSource passphrase_from_file(const fs::path& file) {
 std::string new_passphrase(const PassphraseSource& source, const std::string& key) {
   std::optional<std::string> once = source(key);
   if (!once)
-    throw UsageError("no passphrase to encrypt the key with; give --key-passphrase-file, set OVERPROOF_KEY_PASSPHRASE, or run this on a terminal");
+    throw UsageError(
+        "no passphrase to encrypt the key with; give --key-passphrase-file, set OVERPROOF_KEY_PASSPHRASE, or run this on a "
+        "terminal");
   if (once->empty()) throw UsageError("an empty passphrase protects nothing");
   std::optional<std::string> again = source(key + ", once more");
   const bool same = once == again;

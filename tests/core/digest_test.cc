@@ -64,7 +64,8 @@ TEST_CASE("digests equal OpenSSL's on every length up to 4096") {
       Sha256 pieces;  // cut at an odd place, so that blocks begin in one piece and end in the next
       pieces.update(data.data(), n / 3);
       pieces.update(data.data() + n / 3, n - n / 3);
-      if (pieces.so_far() != by_openssl(data.data(), n) || pieces.finish() != by_openssl(data.data(), n)) FAIL("in pieces, length " << n);
+      if (pieces.so_far() != by_openssl(data.data(), n) || pieces.finish() != by_openssl(data.data(), n))
+        FAIL("in pieces, length " << n);
     }
   });
 }
@@ -81,7 +82,8 @@ TEST_CASE("messages of any lengths hashed together have the digests that they ha
       for (size_t i = 0; i < count; ++i) jobs.push_back({&hashes[i], data.data() + 17 * i, lengths[i]});
       update_together(jobs);
       for (size_t i = 0; i < count; ++i)
-        if (hashes[i].finish() != by_openssl(data.data() + 17 * i, lengths[i])) FAIL("length " << n << ", message " << i << " of " << count);
+        if (hashes[i].finish() != by_openssl(data.data() + 17 * i, lengths[i]))
+          FAIL("length " << n << ", message " << i << " of " << count);
     }
   });
 }
@@ -153,7 +155,8 @@ TEST_CASE("threads that hash in the same lanes get their own digests") {
       threads.emplace_back([&, t] {
         Sha256 hash;
         const size_t piece = 1000 + 70001 * t;
-        for (size_t at = 0; at < data.size(); at += piece) lanes.update(hash, data.data() + at, std::min(piece, data.size() - at));
+        for (size_t at = 0; at < data.size(); at += piece)
+          lanes.update(hash, data.data() + at, std::min(piece, data.size() - at));
         lanes.update(hash, data.data(), t);  // t = 0: nothing
         found[t] = hash.finish();
       });
