@@ -7,8 +7,10 @@
 #include <set>
 
 #include "audit/content.h"
+#include "core/error.h"
 #include "core/printable.h"
 #include "core/json.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 namespace {
@@ -169,7 +171,8 @@ bool Verification::holds() const {
 
 Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  if (config.public_key.empty() && !config.rotations.empty()) throw UsageError("--rotations lead on from a key: give it with --public-key");
+  if (!config.public_key.empty()) trusted = read_trusted_key(config.public_key, config.rotations);
   Verification result;
   result.run = load_run(folder, VerifyFiles::yes, trusted ? &*trusted : nullptr);
   Verifier verifier(result);

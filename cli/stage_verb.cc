@@ -24,7 +24,7 @@ class StageVerb final : public VerbInstance {
     for (Option& o : instance_->options()) list.push_back(std::move(o));
     list.push_back({"force", &force_, any_value(), "make it again even if nothing changed"});
     list.push_back({"dry-run", &dry_run_, any_value(), "say what would be done, and do nothing"});
-    list.push_back({"key", &key_, any_value(), "signing key (PEM); made at first use; empty: $OVERPROOF_KEY or the user's own"});
+    for (Option& o : options_of(key_)) list.push_back(std::move(o));
     return list;
   }
 
@@ -47,7 +47,7 @@ class StageVerb final : public VerbInstance {
       begin = end + 1;
     }
 
-    const Key key = load_or_create_key(key_.empty() ? default_key_path() : fs::path(key_));
+    const Key key = open_key(key_);
     if (dry_run_) {
       const bool keep = !force_ && is_unchanged(request);
       if (common.json) fmt::print("{}\n", Json{{"stage", spec_.name}, {"out", out_}, {"would", keep ? "keep" : "make"}}.dump());
@@ -77,7 +77,8 @@ class StageVerb final : public VerbInstance {
   const StageSpec& spec_;
   std::unique_ptr<StageInstance> instance_;
   std::vector<std::string> slots_;
-  std::string models_, out_, key_;
+  std::string models_, out_;
+  KeyOptions key_;
   bool force_ = false, dry_run_ = false;
 };
 

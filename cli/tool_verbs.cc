@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "data/tokenizer_tools.h"
 #include "formats/inspect.h"
+#include "provenance/key_verbs.h"
 #include "quantize/gpu_report.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "teacher/generate.h"
@@ -62,6 +63,24 @@ std::vector<VerbSpec> tool_verbs() {
                   "overproof tokenizer train --input runs/smollm2-moe/corpus --vocab-size 8000 --out mine.model", {}, false, false,
                   verb_maker<TokenizerTrainConfig>([](const CommonConfig& common, const TokenizerTrainConfig& config, const Arguments&) {
                     return count_written(common, config.out, "pieces", run_tokenizer_train(config));
+                  })});
+  list.push_back({"sign", "Signs a model's folder for everybody's verifiers (OpenSSF Model Signing), quickly again after small changes.",
+                  "overproof sign models/mine --cache ~/.cache/mine.digests", {{"folder", "a folder; every file in it is signed"}}, false, false,
+                  verb_maker<SignConfig>([](const CommonConfig& common, const SignConfig& config, const Arguments& a) {
+                    return run_sign(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"key new", "Makes a signing key.", "overproof key new --curve p384 --encrypt --out release-key.pem", {}, false, false,
+                  verb_maker<NewKeyConfig>([](const CommonConfig& common, const NewKeyConfig& config, const Arguments&) {
+                    return run_key_new(config, common.json, std::cout);
+                  })});
+  list.push_back({"key show", "Prints the public half of the signing key.", "overproof key show --pem > key.pub", {}, false, false,
+                  verb_maker<ShowKeyConfig>([](const CommonConfig& common, const ShowKeyConfig& config, const Arguments&) {
+                    return run_key_show(config, common.json, std::cout);
+                  })});
+  list.push_back({"key rotate", "Signs, by the old key, that a new one takes its place.",
+                  "overproof key rotate --key old.pem --to new.pem --out rotation.json", {}, false, false,
+                  verb_maker<RotateKeyConfig>([](const CommonConfig& common, const RotateKeyConfig& config, const Arguments&) {
+                    return run_key_rotate(config, common.json, std::cout);
                   })});
   return list;
 }

@@ -20,7 +20,8 @@ struct NoConfig {
 };
 
 struct RunConfig {
-  std::string out, set, only, key;
+  std::string out, set, only;
+  KeyOptions key;
   bool force = false, dry_run = false;
   template <class V>
   void visit(V&& v) {
@@ -29,7 +30,7 @@ struct RunConfig {
     v("only", only, any_value(), "stop after this artifact");
     v("force", force, any_value(), "make everything again");
     v("dry-run", dry_run, any_value(), "say what would be made, and make nothing");
-    v("key", key, any_value(), "signing key (PEM); made at first use; empty: $OVERPROOF_KEY or the user's own");
+    key.visit(v);
   }
 };
 
@@ -48,7 +49,7 @@ int run_verb(const CommonConfig& common, const RunConfig& config, const std::vec
   options.force = config.force;
   options.dry_run = config.dry_run;
   options.json = common.json;
-  run_recipe(recipe, options, load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key)));
+  run_recipe(recipe, options, open_key(config.key));
   return 0;
 }
 

@@ -1,15 +1,43 @@
 #include "core/digest.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
+#define OPENSSL_SUPPRESS_DEPRECATED  // the newer interface cannot begin with a state
+#include <openssl/sha.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <vector>
 
 #include "core/error.h"
+#include "core/sha256_ni.h"
 
 namespace overproof {
+namespace {
+
+std::atomic<bool> g_use_instructions = true;
+
+Sha256Kernel kernel(int lanes) { return g_use_instructions.load(std::memory_order_relaxed) ? sha256_ni_kernel(lanes) : nullptr; }
+
+void compress_by_openssl(uint32_t* words, const uint8_t* data, size_t blocks) {
+  SHA256_CTX context{};
+  std::copy_n(words, 8, context.h);
+  context.md_len = SHA256_DIGEST_LENGTH;
+  OVERPROOF_CHECK(SHA256_Update(&context, data, blocks * 64) == 1 && context.num == 0);
+  std::copy_n(context.h, 8, words);
+}
+
+void compress(uint32_t* words, const uint8_t* data, size_t blocks) {
+  if (blocks == 0) return;
+  if (const Sha256Kernel one = kernel(1)) one(&words, &data, blocks);
+  else compress_by_openssl(words, data, blocks);
+}
+
+}  // namespace
+
+void use_sha_instructions(bool use) { g_use_instructions = use; }
 
 std::string Digest::hex() const {
   static constexpr char kDigits[] = "0123456789abcdef";
@@ -42,33 +70,81 @@ Digest Digest::from_hex(std::string_view hex) {
   return d;
 }
 
-struct Sha256::Impl {
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
-  ~Impl() { EVP_MD_CTX_free(context); }
-};
+// The initial words of FIPS 180-4, section 5.3.3.
+Sha256::Sha256()
+    : words_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}, rest_{} {}
 
-Sha256::Sha256() : impl_(std::make_unique<Impl>()) {
-  OVERPROOF_CHECK(impl_->context && EVP_DigestInit_ex(impl_->context, EVP_sha256(), nullptr) == 1);
+Sha256::Sha256(const Sha256State& state) : words_(state.words), rest_{}, bytes_(uint64_t(state.bytes)) {
+  OVERPROOF_CHECK(state.bytes >= 0 && state.bytes % Sha256State::kBlock == 0);
 }
-Sha256::~Sha256() = default;
-Sha256::Sha256(Sha256&&) noexcept = default;
-Sha256& Sha256::operator=(Sha256&&) noexcept = default;
+
+Sha256State Sha256::state() const {
+  OVERPROOF_CHECK(bytes_ % 64 == 0);
+  return {words_, int64_t(bytes_)};
+}
+
+std::span<const uint8_t> Sha256::take_ends(const uint8_t* data, size_t bytes) {
+  const size_t have = bytes_ % 64, lacking = have > 0 ? std::min(bytes, 64 - have) : 0;
+  bytes_ += bytes;
+  if (lacking > 0) {
+    std::memcpy(rest_.data() + have, data, lacking);
+    data += lacking;
+    bytes -= lacking;
+    if (have + lacking < 64) return {};
+    compress(words_.data(), rest_.data(), 1);
+  }
+  const size_t whole = bytes / 64 * 64;
+  if (bytes > whole) std::memcpy(rest_.data(), data + whole, bytes - whole);
+  return {data, whole};
+}
 
 void Sha256::update(const void* data, size_t bytes) {
-  OVERPROOF_CHECK(EVP_DigestUpdate(impl_->context, data, bytes) == 1);
+  const auto whole = take_ends(static_cast<const uint8_t*>(data), bytes);
+  compress(words_.data(), whole.data(), whole.size() / 64);
 }
 
 Digest Sha256::finish() {
+  const uint64_t bits = bytes_ * 8;
+  uint8_t padding[72] = {0x80};
+  const size_t zeros = (bytes_ % 64 < 56 ? 56 : 120) - bytes_ % 64;
+  for (int i = 0; i < 8; ++i) padding[zeros + size_t(i)] = uint8_t(bits >> (56 - 8 * i));
+  update(padding, zeros + 8);
   Digest d;
-  unsigned length = 0;
-  OVERPROOF_CHECK(EVP_DigestFinal_ex(impl_->context, d.bytes.data(), &length) == 1 && length == 32);
+  for (size_t i = 0; i < 32; ++i) d.bytes[i] = uint8_t(words_[i / 4] >> (24 - 8 * (i % 4)));
   return d;
 }
 
-Digest Sha256::so_far() const {
-  Sha256 copy;
-  OVERPROOF_CHECK(EVP_MD_CTX_copy_ex(copy.impl_->context, impl_->context) == 1);
-  return copy.finish();
+Digest Sha256::so_far() const { return Sha256(*this).finish(); }
+
+void update_together(std::span<const HashJob> jobs) {
+  uint32_t* states[kSha256Lanes];
+  const uint8_t* data[kSha256Lanes];
+  size_t blocks[kSha256Lanes];
+  int lanes = 0;
+  for (size_t next = 0; next < jobs.size() || lanes > 0;) {
+    while (lanes < kSha256Lanes && next < jobs.size()) {
+      const HashJob& job = jobs[next++];
+      const auto whole = job.hash->take_ends(job.data, job.bytes);
+      if (whole.empty()) continue;
+      states[lanes] = job.hash->words_.data();
+      data[lanes] = whole.data();
+      blocks[lanes++] = whole.size() / 64;
+    }
+    if (lanes == 0) continue;
+    const size_t step = *std::min_element(blocks, blocks + lanes);
+    if (const Sha256Kernel together = kernel(lanes)) together(states, data, step);
+    else
+      for (int l = 0; l < lanes; ++l) compress_by_openssl(states[l], data[l], step);
+    // Lanes that came to their end make room for the next job.
+    int left = 0;
+    for (int l = 0; l < lanes; ++l) {
+      if (blocks[l] == step) continue;
+      states[left] = states[l];
+      data[left] = data[l] + step * 64;
+      blocks[left++] = blocks[l] - step;
+    }
+    lanes = left;
+  }
 }
 
 Digest sha256(std::span<const uint8_t> data) {
@@ -77,14 +153,12 @@ Digest sha256(std::span<const uint8_t> data) {
   return h.finish();
 }
 
-Digest sha256(std::string_view text) {
-  return sha256(std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
-}
+Digest sha256(std::string_view text) { return sha256(std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size())); }
 
 Digest sha256_file(const std::filesystem::path& file) {
   const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw IoError(file, "cannot open", errno);
-  std::vector<uint8_t> buffer(1 << 20);
+  std::vector<uint8_t> buffer(size_t{256} << 10);  // hashed while it is in the cache
   Sha256 h;
   for (;;) {
     const ssize_t got = ::read(fd, buffer.data(), buffer.size());

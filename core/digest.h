@@ -5,7 +5,6 @@
 #include <compare>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,26 +18,56 @@ struct Digest {
   static Digest from_hex(std::string_view hex);  ///< throws UsageError unless 64 hex digits; "sha256:" may stand before them
 };
 
-/// Streaming hasher: update any number of times, finish once.
+/// What SHA-256 remembers between two blocks of 64 bytes. Whoever has it can go on from there without what came before.
+struct Sha256State {
+  static constexpr int64_t kBlock = 64;
+  std::array<uint32_t, 8> words{};
+  int64_t bytes = 0;  ///< that have come: a multiple of kBlock
+  bool operator==(const Sha256State&) const = default;
+};
+
+struct HashJob;
+
+/// Streaming hasher: update any number of times, finish once. A copy goes its own way.
 class Sha256 {
  public:
   Sha256();
-  ~Sha256();
-  Sha256(Sha256&&) noexcept;
-  Sha256& operator=(Sha256&&) noexcept;
+  /// Goes on from a state. It is what the caller says it is: nothing here can tell which bytes led to it.
+  explicit Sha256(const Sha256State& state);
   void update(const void* data, size_t bytes);
   void update(std::string_view text) { update(text.data(), text.size()); }
   Digest finish();
   Digest so_far() const;  ///< of what has come; more may follow
+  Sha256State state() const;  ///< for a multiple of kBlock bytes only
+  int64_t bytes() const { return int64_t(bytes_); }
 
  private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
+  friend void update_together(std::span<const HashJob> jobs);
+  /// Completes and compresses a begun block, keeps the bytes behind the last whole one; returns the whole ones in between.
+  std::span<const uint8_t> take_ends(const uint8_t* data, size_t bytes);
+
+  std::array<uint32_t, 8> words_;
+  std::array<uint8_t, 64> rest_;  // bytes_ % 64 of them
+  uint64_t bytes_ = 0;
 };
+
+/// The next bytes of one message.
+struct HashJob {
+  Sha256* hash;
+  const uint8_t* data;
+  size_t bytes;
+};
+
+/// Updates all, each hash once: what hash->update(data, bytes) does, but several messages at a time where the processor has SHA
+/// instructions. A message by itself uses half of them (core/sha256_ni.h).
+void update_together(std::span<const HashJob> jobs);
+
+/// For tests and comparisons: false takes OpenSSL's implementation even where there are SHA instructions.
+void use_sha_instructions(bool use);
 
 Digest sha256(std::span<const uint8_t> data);
 Digest sha256(std::string_view text);
-/// Streams the file in 1 MiB reads; throws IoError.
+/// Streams the file; throws IoError.
 Digest sha256_file(const std::filesystem::path& file);
 
 }  // namespace overproof

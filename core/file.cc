@@ -14,6 +14,7 @@
 
 #include "core/direct_file.h"
 #include "core/error.h"
+#include "core/hash_lanes.h"
 #include "core/interrupt.h"
 
 namespace overproof {
@@ -106,6 +107,7 @@ struct OutputFile::Impl {
   std::string name;
   std::optional<DirectWriter> writer;
   Sha256 hash;
+  HashLanes* lanes = nullptr;
   int64_t bytes = 0;  // written, or skipped over
   int64_t kept = 0;   // at the beginning of the file: from an earlier run, hashed already
   bool keep = false;
@@ -117,14 +119,16 @@ struct OutputFile::Impl {
   }
 };
 
-OutputFile::OutputFile(fs::path file, std::string name, Unfinished unfinished) : impl_(std::make_unique<Impl>()) {
+OutputFile::OutputFile(fs::path file, std::string name, Unfinished unfinished, HashLanes* lanes) : impl_(std::make_unique<Impl>()) {
+  impl_->lanes = lanes;
   impl_->file = std::move(file);
   impl_->name = std::move(name);
   impl_->keep = unfinished == Unfinished::kept;
   impl_->writer.emplace(impl_->file);
 }
 
-OutputFile::OutputFile(fs::path file, std::string name, FilePrefix prefix) : impl_(std::make_unique<Impl>()) {
+OutputFile::OutputFile(fs::path file, std::string name, FilePrefix prefix, HashLanes* lanes) : impl_(std::make_unique<Impl>()) {
+  impl_->lanes = lanes;
   impl_->file = std::move(file);
   impl_->name = std::move(name);
   impl_->keep = true;
@@ -137,15 +141,17 @@ OutputFile::OutputFile(OutputFile&&) noexcept = default;
 OutputFile& OutputFile::operator=(OutputFile&&) noexcept = default;
 
 void OutputFile::write(const void* data, size_t bytes) {
-  constexpr size_t kPiece = size_t{128} << 10;  // hashed and copied while it is in the cache
+  // Hashed and copied while it is in the cache. Meeting other threads for less is not worth the while.
+  const size_t piece = impl_->lanes ? size_t{1} << 20 : size_t{128} << 10;
   const char* from = static_cast<const char*>(data);
   const size_t known = size_t(std::clamp<int64_t>(impl_->kept - impl_->bytes, 0, int64_t(bytes)));
   impl_->bytes += int64_t(bytes);
   from += known;
   bytes -= known;
   while (bytes > 0) {
-    const size_t part = std::min(bytes, kPiece);
-    impl_->hash.update(from, part);
+    const size_t part = std::min(bytes, piece);
+    if (impl_->lanes) impl_->lanes->update(impl_->hash, from, part);
+    else impl_->hash.update(from, part);
     impl_->writer->write(from, part);
     from += part;
     bytes -= part;
@@ -189,8 +195,8 @@ OutputFile OutputFolder::open(std::string_view name) {
   std::error_code error;
   fs::create_directories(file.parent_path(), error);
   if (error) throw IoError(file.parent_path(), "cannot make this folder", error.value());
-  if (auto prefix = prefixes_.extract(std::string(name))) return OutputFile(file, std::string(name), std::move(prefix.mapped()));
-  return OutputFile(file, std::string(name), unfinished_);
+  if (auto prefix = prefixes_.extract(std::string(name))) return OutputFile(file, std::string(name), std::move(prefix.mapped()), lanes_);
+  return OutputFile(file, std::string(name), unfinished_, lanes_);
 }
 
 bool OutputFolder::resume(const std::vector<FileRecord>& prefixes) {

@@ -45,6 +45,8 @@ struct FileRecord {
   Digest digest;
 };
 
+class HashLanes;
+
 /// What becomes of a file that was not closed: an error or a kill came in between.
 enum class Unfinished { removed, kept };
 
@@ -57,10 +59,11 @@ struct FilePrefix {
 /// Sequential writer that hashes what it writes, past the page cache when there is much (core/direct_file.h).
 class OutputFile {
  public:
-  OutputFile(fs::path file, std::string name, Unfinished unfinished = Unfinished::removed);
+  /// `lanes`: hash there, beside the hashes of other threads; nullptr: alone.
+  OutputFile(fs::path file, std::string name, Unfinished unfinished = Unfinished::removed, HashLanes* lanes = nullptr);
   /// Goes on with a file whose first bytes are right already. They are not written again: write() passes over them, for writers
   /// that make them anew, and so does skip(). The file is kept when unfinished.
-  OutputFile(fs::path file, std::string name, FilePrefix prefix);
+  OutputFile(fs::path file, std::string name, FilePrefix prefix, HashLanes* lanes = nullptr);
   ~OutputFile();
   OutputFile(OutputFile&&) noexcept;
   OutputFile& operator=(OutputFile&&) noexcept;
@@ -83,8 +86,9 @@ class OutputFile {
 /// A folder being filled: remembers the record of each file, so that nothing is read again to hash it.
 class OutputFolder {
  public:
-  explicit OutputFolder(fs::path folder, Unfinished unfinished = Unfinished::removed)
-      : folder_(std::move(folder)), unfinished_(unfinished) {}
+  /// `lanes` are for the files opened here, and must outlive them.
+  explicit OutputFolder(fs::path folder, Unfinished unfinished = Unfinished::removed, HashLanes* lanes = nullptr)
+      : folder_(std::move(folder)), unfinished_(unfinished), lanes_(lanes) {}
   const fs::path& path() const { return folder_; }
   /// `name` is relative; parents are made. Throws UsageError on an absolute name or one with "..".
   OutputFile open(std::string_view name);
@@ -103,6 +107,7 @@ class OutputFolder {
  private:
   fs::path folder_;
   Unfinished unfinished_;
+  HashLanes* lanes_;
   std::vector<FileRecord> records_;
   std::map<std::string, FilePrefix> prefixes_;
 };

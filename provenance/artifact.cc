@@ -6,8 +6,7 @@
 #include <map>
 
 #include "core/error.h"
-#include "core/interrupt.h"
-#include "core/parallel.h"
+#include "core/hash_files.h"
 #include "provenance/claims.h"
 #include "provenance/json_fields.h"
 #include "provenance/oms.h"
@@ -52,19 +51,19 @@ Listing list_files(const fs::path& folder) {
 void hash_files(const fs::path& folder, std::vector<FileRecord>& files, const std::vector<FileRecord>& known) {
   std::map<std::string_view, const FileRecord*> digests;
   for (const FileRecord& file : known) digests[file.name] = &file;
-  // Largest first, so that one big file does not begin when all others are done.
-  std::vector<size_t> order(files.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return files[a].bytes > files[b].bytes; });
-  parallel_for(int64_t(files.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      throw_if_interrupted();
-      FileRecord& file = files[order[size_t(i)]];
-      const auto found = digests.find(file.name);
-      const bool have = found != digests.end() && found->second->bytes == file.bytes;
-      file.digest = have ? found->second->digest : sha256_file(folder / file.name);
+  std::vector<FileRecord*> unknown;
+  std::vector<FileToHash> to_hash;
+  for (FileRecord& file : files) {
+    const auto found = digests.find(file.name);
+    if (found != digests.end() && found->second->bytes == file.bytes) {
+      file.digest = found->second->digest;
+      continue;
     }
-  });
+    unknown.push_back(&file);
+    to_hash.push_back({folder / file.name, file.bytes});
+  }
+  const std::vector<Digest> taken = sha256_files(to_hash);
+  for (size_t i = 0; i < taken.size(); ++i) unknown[i]->digest = taken[i];
 }
 
 /// Reads a file of signatures through `read`; a fault is noted and answered with nothing.
@@ -115,7 +114,7 @@ void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& chec
 /// The key that the checks use: the trusted one, else the one the statement names.
 std::optional<PublicKey> choose_key(const Envelope& claim, const PublicKey* trusted, const fs::path& origin,
                                     ArtifactCheck& check) {
-  if (trusted) return *trusted;
+  if (trusted) return trusted->successor(claim.key_id);
   if (check.lineage->signer_pem.empty()) {
     check.faults.push_back({std::string(kClaimsName), "names no signing key", "give the signer's key with --public-key"});
     return std::nullopt;
@@ -177,23 +176,25 @@ void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest
 
 }  // namespace
 
+std::vector<FileRecord> list_artifact(const fs::path& folder) {
+  const fs::file_status status = fs::symlink_status(folder);
+  if (fs::is_symlink(status)) throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", folder.string()));
+  if (!fs::is_directory(status)) throw IoError(folder, "cannot read the artifact", fs::exists(status) ? ENOTDIR : ENOENT);
+  Listing listing = list_files(folder);
+  if (!listing.strange.empty())
+    throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only",
+                                      folder.string(), listing.strange.front()));
+  return std::move(listing.files);
+}
+
 ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known) {
   ArtifactRecord record;
-  const fs::file_status status = fs::symlink_status(path);
-  if (fs::is_regular_file(status)) {
+  if (fs::is_regular_file(fs::symlink_status(path))) {
     record.files = {{path.filename().string(), int64_t(fs::file_size(path)), {}}};
     hash_files(path.parent_path(), record.files, known);
-  } else if (fs::is_directory(status)) {
-    Listing listing = list_files(path);
-    if (!listing.strange.empty())
-      throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only",
-                                        path.string(), listing.strange.front()));
-    hash_files(path, listing.files, known);
-    record.files = std::move(listing.files);
-  } else if (fs::is_symlink(status)) {
-    throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", path.string()));
   } else {
-    throw IoError(path, "cannot read the artifact", ENOENT);
+    record.files = list_artifact(path);
+    hash_files(path, record.files, known);
   }
   record.root = oms_root(record.files);
   return record;
@@ -242,10 +243,12 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
                          [&] { return read_oms_bundle(read_file(bundle_file, kMaxBundleBytes), bundle_file, key); });
   };
   if (!fs::exists(fs::symlink_status(claims_file)) && fs::is_regular_file(fs::symlink_status(bundle_file))) {
-    const auto bundle = read_bundle(trusted);
+    auto bundle = read_bundle(trusted);
     if (!bundle) return check;
     if (!bundle->expects_claims) {
-      check_foreign(folder, verify, *bundle, trusted, check);
+      const PublicKey* key = trusted ? &trusted->successor(bundle->key_hint) : nullptr;
+      if (key != trusted) bundle = read_bundle(key);
+      check_foreign(folder, verify, *bundle, key, check);
       return check;
     }
   }

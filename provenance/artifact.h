@@ -21,6 +21,9 @@ struct ArtifactRecord {
 /// Files of `known` (name, size, digest: taken by whoever read them) are not read again.
 ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known = {});
 
+/// The regular files of a folder with their sizes, without digests, in OMS order. Leaves out and throws as scan_artifact.
+std::vector<FileRecord> list_artifact(const fs::path& folder);
+
 /// Digest over names, sizes and times of change: tells that somebody wrote to an artifact, cheaply. No identity.
 Digest glance_at_artifact(const fs::path& path);
 

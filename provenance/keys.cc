@@ -6,13 +6,19 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <openssl/pkcs12.h>
+#include <openssl/store.h>
+#include <openssl/ui.h>
+#include <openssl/x509.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 
 #include "core/error.h"
+#include "provenance/key_internal.h"
 
 namespace overproof {
 namespace {
@@ -37,27 +43,37 @@ std::string drained(BIO* bio) {
   return std::string(data, size_t(size));
 }
 
-/// Never asks a terminal for a passphrase: an encrypted key is a clear error instead of a program that hangs.
+/// Never asks a terminal for a passphrase by itself, so that no program hangs.
 int no_passphrase(char*, int, int, void*) { return -1; }
 
 Curve curve_of(EVP_PKEY* key, const fs::path& origin) {
   char name[64] = {};
   size_t length = 0;
-  if (EVP_PKEY_is_a(key, "EC") && EVP_PKEY_get_group_name(key, name, sizeof name, &length)) {
-    const std::string_view group(name, length);
-    if (group == "prime256v1") return Curve::p256;
-    if (group == "secp384r1") return Curve::p384;
-    if (group == "secp521r1") return Curve::p521;
+  const auto is_any = [&](std::initializer_list<const char*> kinds) {
+    return std::any_of(kinds.begin(), kinds.end(), [&](const char* kind) { return EVP_PKEY_is_a(key, kind); });
+  };
+  std::string what = "a key of another kind", why = "OpenSSF Model Signing knows no other";
+  if (EVP_PKEY_is_a(key, "EC")) {
+    const bool named = EVP_PKEY_get_group_name(key, name, sizeof name, &length);
+    const std::string_view group(name, named ? length : 0);
+    if (group == "prime256v1" || group == "P-256") return Curve::p256;
+    if (group == "secp384r1" || group == "P-384") return Curve::p384;
+    if (group == "secp521r1" || group == "P-521") return Curve::p521;
+    what = named ? fmt::format("an ECDSA key over {}", group) : "an ECDSA key over a curve without a name";
+    why = EVP_PKEY_get_bits(key) < 256 ? "it is too weak" : "verifiers take no other curve";
+  } else if (is_any({"ED25519", "ED448"})) {
+    what = "an Ed25519 or Ed448 key";
+    why = "the verifiers of OpenSSF Model Signing refuse them";
+  } else if (is_any({"RSA", "RSA-PSS", "DSA"})) {
+    what = "an RSA or DSA key";
+    why = "the verifiers of OpenSSF Model Signing refuse them";
   }
-  throw FormatError(origin, -1, "not an ECDSA key over P-256, P-384 or P-521; make one with 'openssl ecparam -name prime256v1 "
-                                "-genkey -noout -out KEY.pem'");
+  throw FormatError(origin, -1, fmt::format("{}, not an ECDSA key over P-256, P-384 or P-521: {}; make one with 'overproof key new'", what, why));
 }
 
 const EVP_MD* digest_for(Curve curve) {
   return curve == Curve::p256 ? EVP_sha256() : curve == Curve::p384 ? EVP_sha384() : EVP_sha512();
 }
-
-const char* group_name(Curve curve) { return curve == Curve::p256 ? "P-256" : curve == Curve::p384 ? "P-384" : "P-521"; }
 
 [[noreturn]] void openssl_failed(std::string_view action) {
   char reason[160] = "no reason given";
@@ -65,8 +81,55 @@ const char* group_name(Curve curve) { return curve == Curve::p256 ? "P-256" : cu
   throw ProvenanceError(fmt::format("{}: OpenSSL says {}", action, reason));
 }
 
-/// Writes a private file that did not exist. False when another process was first.
-bool create_private_file(const fs::path& file, std::string_view content) {
+void create_private_folders(const fs::path& folder) {
+  if (folder.empty() || fs::exists(folder)) return;
+  create_private_folders(folder.parent_path());
+  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) throw IoError(folder, "cannot create the folder", errno);
+}
+
+/// What the reader of a PEM file or a store asks for a passphrase.
+struct Asked {
+  const PassphraseSource& source;
+  std::string key;
+  bool asked = false, answered = false;
+
+  static int answer(char* to, int most, int, void* self_pointer) {
+    auto& self = *static_cast<Asked*>(self_pointer);
+    self.asked = true;
+    std::optional<std::string> secret = self.source ? self.source(self.key) : std::nullopt;
+    if (!secret || secret->empty() || int(secret->size()) > most) return -1;
+    self.answered = true;
+    std::copy(secret->begin(), secret->end(), to);
+    const int length = int(secret->size());
+    OPENSSL_cleanse(secret->data(), secret->size());
+    return length;
+  }
+
+  /// After a failure: says so if the passphrase is to blame.
+  void check() const {
+    if (answered) throw UsageError(fmt::format("{}: the passphrase is wrong, or the key is damaged", key));
+    if (asked)
+      throw UsageError(fmt::format("{}: is encrypted, and there is no passphrase; give --key-passphrase-file, set "
+                                   "OVERPROOF_KEY_PASSPHRASE, or run this on a terminal",
+                                   key));
+  }
+};
+
+void check_private(const fs::path& file, std::string_view what) {
+  struct stat status {};
+  if (::stat(file.c_str(), &status) != 0) throw IoError(file, fmt::format("cannot read the {}", what), errno);
+  if (S_ISREG(status.st_mode) && (status.st_mode & (S_IRWXG | S_IRWXO)))
+    throw ProvenanceError(fmt::format("{}: others may read or change this {} (mode {:04o}); run 'chmod 600 {}', and "
+                                      "make a new one if anyone may have copied it",
+                                      file.string(), what, unsigned(status.st_mode & 07777), file.string()));
+}
+
+}  // namespace
+
+const char* curve_name(Curve curve) { return curve == Curve::p256 ? "P-256" : curve == Curve::p384 ? "P-384" : "P-521"; }
+
+bool create_key_file(const fs::path& file, std::string_view content) {
+  create_private_folders(file.parent_path());
   // Written under a name of its own and then linked, so that no reader ever sees half a key.
   const fs::path partial = fmt::format("{}.{}.partial", file.string(), ::getpid());
   ::unlink(partial.c_str());
@@ -90,14 +153,6 @@ bool create_private_file(const fs::path& file, std::string_view content) {
   if (failed) throw IoError(file, "cannot write the signing key", failed);
   return first;
 }
-
-void create_private_folders(const fs::path& folder) {
-  if (folder.empty() || fs::exists(folder)) return;
-  create_private_folders(folder.parent_path());
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) throw IoError(folder, "cannot create the folder", errno);
-}
-
-}  // namespace
 
 PublicKey::PublicKey(KeyPointer key, const fs::path& origin) : key_(std::move(key)), curve_(curve_of(key_.get(), origin)) {
   Bio bio(BIO_new(BIO_s_mem()), BIO_free_all);
@@ -127,47 +182,133 @@ bool PublicKey::verify(std::string_view message, std::string_view signature) con
   return result == 1;
 }
 
-Key::Key(KeyPointer key, const fs::path& origin) : key_(key), public_key_(std::move(key), origin) {}
+const PublicKey& PublicKey::successor(std::string_view hint) const {
+  if (hint != hint_)
+    for (const PublicKey& key : successors_)
+      if (key.hint_ == hint) return key;
+  return *this;
+}
+
+void PublicKey::add_successor(const PublicKey& key) { successors_.push_back(key); }
+
+/// A key that OpenSSL holds, or that one of its providers does.
+class PkeySigner : public Signer {
+ public:
+  PkeySigner(KeyPointer key, Curve curve) : key_(std::move(key)), curve_(curve) {}
+
+  std::string sign(std::string_view message) const override {
+    DigestContext context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+    const auto* data = reinterpret_cast<const unsigned char*>(message.data());
+    size_t size = 0;
+    if (!context || EVP_DigestSignInit(context.get(), nullptr, digest_for(curve_), nullptr, key_.get()) != 1 ||
+        EVP_DigestSign(context.get(), nullptr, &size, data, message.size()) != 1)
+      openssl_failed("cannot sign");
+    std::string signature(size, '\0');
+    if (EVP_DigestSign(context.get(), reinterpret_cast<unsigned char*>(signature.data()), &size, data, message.size()) != 1)
+      openssl_failed("cannot sign");
+    signature.resize(size);
+    return signature;
+  }
+
+  std::string private_pem(std::string_view passphrase) const override {
+    Bio bio(BIO_new(BIO_s_mem()), BIO_free_all);
+    if (!bio) throw std::bad_alloc();
+    if (passphrase.empty()) {
+      if (!PEM_write_bio_PKCS8PrivateKey(bio.get(), key_.get(), nullptr, nullptr, 0, nullptr, nullptr))
+        openssl_failed("cannot encode the private key");
+      return drained(bio.get());
+    }
+    constexpr int kRounds = 600'000;  // OpenSSL's own 2048 fall to a graphics card in an afternoon
+    const std::unique_ptr<PKCS8_PRIV_KEY_INFO, decltype(&PKCS8_PRIV_KEY_INFO_free)> plain(EVP_PKEY2PKCS8(key_.get()), PKCS8_PRIV_KEY_INFO_free);
+    X509_ALGOR* scheme = PKCS5_pbe2_set_iv(EVP_aes_256_cbc(), kRounds, nullptr, 16, nullptr, NID_hmacWithSHA256);
+    if (!plain || !scheme) openssl_failed("cannot encrypt the private key");
+    X509_SIG* encrypted = PKCS8_set0_pbe(passphrase.data(), int(passphrase.size()), plain.get(), scheme);
+    if (!encrypted) X509_ALGOR_free(scheme);
+    const std::unique_ptr<X509_SIG, decltype(&X509_SIG_free)> owned(encrypted, X509_SIG_free);
+    if (!encrypted || !PEM_write_bio_PKCS8(bio.get(), encrypted)) openssl_failed("cannot encrypt the private key");
+    return drained(bio.get());
+  }
+
+ private:
+  KeyPointer key_;
+  Curve curve_;
+};
+
+Key Key::of(KeyPointer key, const fs::path& origin) {
+  PublicKey shown(key, origin);
+  const Curve curve = shown.curve();
+  return Key(std::make_shared<PkeySigner>(std::move(key), curve), std::move(shown));
+}
 
 Key Key::generate(Curve curve) {
-  EVP_PKEY* key = EVP_EC_gen(group_name(curve));
+  EVP_PKEY* key = EVP_EC_gen(curve_name(curve));
   if (!key) openssl_failed("cannot make a signing key");
-  return Key(own(key), {});
+  return of(own(key), {});
 }
 
-Key Key::read(const fs::path& file) {
-  struct stat status {};
-  if (::stat(file.c_str(), &status) != 0) throw IoError(file, "cannot read the signing key", errno);
-  if (status.st_mode & (S_IRWXG | S_IRWXO))
-    throw ProvenanceError(fmt::format("{}: others may read or change this signing key (mode {:04o}); run 'chmod 600 {}', and "
-                                      "make a new key if anyone may have copied it",
-                                      file.string(), unsigned(status.st_mode & 07777), file.string()));
-  const std::string pem = read_file(file, kMaxPemBytes);
-  EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, no_passphrase, nullptr);
+Key Key::read(const fs::path& file, const PassphraseSource& passphrase) {
+  check_private(file, "signing key");
+  std::string pem = read_file(file, kMaxPemBytes);
+  Asked asked{passphrase, file.string()};
+  EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, Asked::answer, &asked);
   ERR_clear_error();
-  if (!key) throw FormatError(file, -1, "no private key in PEM, or an encrypted one (passphrases are not supported)");
-  return Key(own(key), file);
+  OPENSSL_cleanse(pem.data(), pem.size());
+  if (!key) {
+    asked.check();
+    throw FormatError(file, -1, "no private key in PEM ('-----BEGIN PRIVATE KEY-----')");
+  }
+  return of(own(key), file);
 }
 
-std::string Key::sign(std::string_view message) const {
-  DigestContext context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  const auto* data = reinterpret_cast<const unsigned char*>(message.data());
-  size_t size = 0;
-  if (!context || EVP_DigestSignInit(context.get(), nullptr, digest_for(public_key_.curve()), nullptr, key_.get()) != 1 ||
-      EVP_DigestSign(context.get(), nullptr, &size, data, message.size()) != 1)
-    openssl_failed("cannot sign");
-  std::string signature(size, '\0');
-  if (EVP_DigestSign(context.get(), reinterpret_cast<unsigned char*>(signature.data()), &size, data, message.size()) != 1)
-    openssl_failed("cannot sign");
-  signature.resize(size);
-  return signature;
+Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
+  const std::string scheme = uri.substr(0, uri.find(':'));
+  if (scheme == "file") {
+    std::string path = uri.substr(5);
+    if (path.starts_with("//localhost/")) path.erase(0, 11);
+    else if (path.starts_with("///")) path.erase(0, 2);
+    check_private(path, "signing key");
+  }
+  Asked asked{passphrase, uri};
+  const std::unique_ptr<UI_METHOD, decltype(&UI_destroy_method)> ui(UI_UTIL_wrap_read_pem_callback(Asked::answer, 0), UI_destroy_method);
+  const std::unique_ptr<OSSL_STORE_CTX, int (*)(OSSL_STORE_CTX*)> store(
+      OSSL_STORE_open(uri.c_str(), ui.get(), &asked, nullptr, nullptr), OSSL_STORE_close);
+  const auto failed = [&](std::string_view what) {
+    char reason[160] = "no reason given";
+    if (const unsigned long code = ERR_peek_last_error()) ERR_error_string_n(code, reason, sizeof reason);
+    ERR_clear_error();
+    throw UsageError(fmt::format("{}: {} (OpenSSL says {})", uri, what, reason));
+  };
+  if (!store)
+    failed(scheme == "file" ? "cannot be opened"
+                            : fmt::format("cannot be opened; a provider for '{}:' must be named in OpenSSL's configuration (for pkcs11: "
+                                          "pkcs11-provider)",
+                                          scheme));
+  OSSL_STORE_expect(store.get(), OSSL_STORE_INFO_PKEY);
+  KeyPointer found;
+  int keys = 0;
+  while (!OSSL_STORE_eof(store.get())) {
+    const std::unique_ptr<OSSL_STORE_INFO, decltype(&OSSL_STORE_INFO_free)> info(OSSL_STORE_load(store.get()), OSSL_STORE_INFO_free);
+    if (!info) {
+      if (OSSL_STORE_error(store.get()) && !OSSL_STORE_eof(store.get())) break;
+      continue;
+    }
+    if (OSSL_STORE_INFO_get_type(info.get()) != OSSL_STORE_INFO_PKEY) continue;
+    found = own(OSSL_STORE_INFO_get1_PKEY(info.get()));
+    ++keys;
+  }
+  if (keys == 0) {
+    if (asked.asked) ERR_clear_error();
+    asked.check();
+    failed("no private key is there");
+  }
+  ERR_clear_error();
+  if (keys > 1) throw UsageError(fmt::format("{}: names {} keys; say which one is to sign", uri, keys));
+  return of(std::move(found), uri);
 }
 
-std::string Key::private_pem() const {
-  Bio bio(BIO_new(BIO_s_mem()), BIO_free_all);
-  if (!bio || !PEM_write_bio_PKCS8PrivateKey(bio.get(), key_.get(), nullptr, nullptr, 0, nullptr, nullptr))
-    openssl_failed("cannot encode the private key");
-  return drained(bio.get());
+Key Key::by_command(const std::string& command, PublicKey key, int64_t timeout_s) {
+  auto signer = make_command_signer(command, key, timeout_s);
+  return Key(std::move(signer), std::move(key));
 }
 
 fs::path default_key_path() {
@@ -183,11 +324,33 @@ fs::path default_key_path() {
   return fs::path(home) / ".config" / "overproof" / "signing-key.pem";
 }
 
-Key load_or_create_key(const fs::path& file) {
-  if (fs::exists(file)) return Key::read(file);
-  create_private_folders(file.parent_path());
-  create_private_file(file, Key::generate().private_pem());
-  return Key::read(file);
+bool is_key_uri(const std::string& name) {
+  // One letter before the colon would be a drive, and what is there as a file is a file.
+  const size_t colon = name.find(':');
+  if (colon == std::string::npos || colon < 2 || fs::exists(name)) return false;
+  return std::all_of(name.begin(), name.begin() + ptrdiff_t(colon),
+                     [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' || c == '.' || c == '-'; });
+}
+
+Key load_or_create_key(const fs::path& file, const PassphraseSource& passphrase) {
+  if (is_key_uri(file.string())) return Key::open_uri(file.string(), passphrase);
+  if (!fs::exists(file)) create_key_file(file, Key::generate().private_pem());
+  return Key::read(file, passphrase);
+}
+
+PassphraseSource KeyOptions::passphrase() const {
+  return key_passphrase_file.empty() ? passphrase_from_user() : passphrase_from_file(key_passphrase_file);
+}
+
+Key open_key(const KeyOptions& options) {
+  if (options.sign_with.empty()) {
+    if (!options.public_key_of.empty()) throw UsageError("--public-key-of belongs to --sign-with");
+    return load_or_create_key(options.key.empty() ? default_key_path() : fs::path(options.key), options.passphrase());
+  }
+  if (!options.key.empty()) throw UsageError("--key and --sign-with: only one of them can sign");
+  if (options.public_key_of.empty())
+    throw UsageError("--sign-with needs --public-key-of FILE, the public key that its signatures are checked by");
+  return Key::by_command(options.sign_with, PublicKey::read(options.public_key_of), options.sign_timeout);
 }
 
 }  // namespace overproof

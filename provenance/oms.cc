@@ -82,19 +82,22 @@ Digest oms_root(std::vector<FileRecord> files) {
   return root_of_sorted(files);
 }
 
-std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key) {
+std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key, OmsRoomFor room) {
   std::vector<FileRecord> sorted = files;
   sort_by_name(sorted);
   Json resources = Json::array();
   for (const FileRecord& file : sorted)
     resources.push_back({{"name", file.name}, {"algorithm", "sha256"}, {"digest", file.digest.hex()}});
+  Json ignored = Json::array();
+  for (const std::string_view name : kIgnored)
+    if (name != kClaimsName || room == OmsRoomFor::claims) ignored.push_back(name);
   const Json statement = {
       {"_type", kStatementType},
       {"subject", Json::array({{{"name", model_name}, {"digest", {{"sha256", oms_root(files).hex()}}}}})},
       {"predicateType", kPredicateType},
       {"predicate",
        {{"serialization",
-         {{"method", "files"}, {"hash_type", "sha256"}, {"allow_symlinks", false}, {"ignore_paths", kIgnored}}},
+         {{"method", "files"}, {"hash_type", "sha256"}, {"allow_symlinks", false}, {"ignore_paths", ignored}}},
         {"resources", resources}}}};
   const Envelope envelope = sign_envelope(kInTotoPayloadType, json_dump(statement), key, "");
   const Json bundle = {

@@ -34,8 +34,12 @@ struct OmsManifest {
   bool expects_claims = false;    ///< its signer left room for claims.jsonl, as make_oms_bundle does
 };
 
+/// Which files may come into the folder afterwards.
+enum class OmsRoomFor { claims, signature_only };
+
 /// The text of model.sig.
-std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key);
+std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key,
+                            OmsRoomFor room = OmsRoomFor::claims);
 
 /// Reads a bundle of key signing and whole-file SHA-256, whoever made it. `key`: nullptr checks no signature. Throws
 /// FormatError when it is malformed or its root is not that of its list.

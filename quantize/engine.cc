@@ -13,6 +13,7 @@
 #include "core/direct_file.h"
 #include "core/error.h"
 #include "core/float_bits.h"
+#include "core/hash_lanes.h"
 #include "core/interrupt.h"
 #include "core/parallel.h"
 #include "core/progress.h"
@@ -57,8 +58,8 @@ struct Slot {
 
 class Engine {
  public:
-  Engine(const Plan& plan, const Checkpoint& model, const EngineOptions& options, const std::optional<Journal>& journal)
-      : plan_(plan), model_(model), source_(*model.tensors), options_(options), journal_(journal), states_(plan.items.size()) {
+  Engine(const Plan& plan, const Checkpoint& model, const EngineOptions& options, const std::optional<Journal>& journal, HashLanes& lanes)
+      : plan_(plan), model_(model), source_(*model.tensors), options_(options), journal_(journal), states_(plan.items.size()), lanes_(lanes) {
     for (const fs::path& file : source_.files()) {
       readers_.push_back(std::make_unique<DirectReader>(file));
       sizes_.push_back(readers_.back()->size());
@@ -216,13 +217,13 @@ class Engine {
     if (journal_ && mark != journal_->inputs.end() && hashed_[file] < mark->bytes &&
         mark->bytes <= hashed_[file] + int64_t(bytes.size())) {
       const size_t before = size_t(mark->bytes - hashed_[file]);
-      hashes_[file].update(bytes.data(), before);
+      lanes_.update(hashes_[file], bytes.data(), before);
       hashed_[file] = mark->bytes;
       bytes = bytes.subspan(before);
       ++marks_met_;
       if (hashes_[file].so_far() != mark->digest) stale_ = true;
     }
-    hashes_[file].update(bytes.data(), bytes.size());
+    lanes_.update(hashes_[file], bytes.data(), bytes.size());
     hashed_[file] += int64_t(bytes.size());
   }
 
@@ -442,6 +443,7 @@ class Engine {
   EngineResult result_;
   std::atomic<int64_t> by_gpu_ = 0;
 
+  HashLanes& lanes_;
   std::mutex hash_mutex_;
   std::vector<Sha256> hashes_;
   std::vector<int64_t> hashed_;
@@ -464,7 +466,8 @@ EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMak
                         const fs::path& scratch, const EngineOptions& options) {
   const fs::path journal_file = scratch / "quantize.json", folder = scratch / "partial";
   for (bool may_resume = true;; may_resume = false) {
-    OutputFolder partial(folder, Unfinished::kept);
+    HashLanes lanes;  // the digests of input and output, which come at the same time
+    OutputFolder partial(folder, Unfinished::kept, &lanes);
     std::optional<Journal> journal;
     if (may_resume) journal = read_journal(journal_file, plan);
     if (journal && !partial.resume(journal->outputs)) journal.reset();
@@ -476,7 +479,7 @@ EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMak
       if (error) throw IoError(folder, "cannot make this folder", error.value());
     }
     try {
-      Engine engine(plan, model, options, journal);
+      Engine engine(plan, model, options, journal, lanes);
       const std::unique_ptr<TensorSink> sink = make_sink(partial, plan.outputs);
       EngineResult result = engine.run(*sink, partial, journal_file);
       sink->close();

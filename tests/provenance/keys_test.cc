@@ -4,7 +4,9 @@
 #include <cstdlib>
 
 #include "core/error.h"
-#include "provenance/keys.h"
+#include "core/json.h"
+#include "provenance/key_internal.h"
+#include "provenance/key_rotation.h"
 #include "tests/provenance/temp_folder.h"
 
 using namespace overproof;
@@ -85,4 +87,157 @@ TEST_CASE("what is no ECDSA key is a format error") {
   CHECK_THROWS_WITH(PublicKey::from_pem("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
                                         "-----END PUBLIC KEY-----\n", "memory"),
                     Contains("P-256"));
+}
+
+namespace {
+
+PassphraseSource says(std::string passphrase) {
+  return [passphrase](const std::string&) { return std::optional(passphrase); };
+}
+PassphraseSource silent() {
+  return [](const std::string&) { return std::optional<std::string>(); };
+}
+
+fs::path write_private(const fs::path& file, std::string_view text) {
+  write_text(file, text);
+  chmod(file.c_str(), 0600);
+  return file;
+}
+
+}  // namespace
+
+TEST_CASE("an encrypted key opens with its passphrase alone") {
+  TempFolder folder;
+  const Key key = Key::generate(Curve::p384);
+  const fs::path file = write_private(folder / "k.pem", key.private_pem("correct horse"));
+  CHECK_THAT(read_file(file), Contains("BEGIN ENCRYPTED PRIVATE KEY"));
+  for (const std::string& name : {file.string(), "file:" + file.string(), "file://" + file.string()}) {
+    const Key read = load_or_create_key(name, says("correct horse"));
+    CHECK(read.public_key() == key.public_key());
+    CHECK(key.public_key().verify("message", read.sign("message")));
+    CHECK_THROWS_WITH(load_or_create_key(name, says("correct hors")), Contains("passphrase is wrong"));
+    CHECK_THROWS_WITH(load_or_create_key(name, silent()), Contains("is encrypted"));
+  }
+  CHECK_THROWS_AS(Key::read(file, says("")), UsageError);
+  CHECK_THROWS_AS(Key::read(file, says(std::string(100000, 'x'))), UsageError);
+  setenv("OVERPROOF_KEY_PASSPHRASE", "correct horse", 1);
+  CHECK(Key::read(file).public_key() == key.public_key());
+  unsetenv("OVERPROOF_KEY_PASSPHRASE");
+
+  SECTION("the passphrase in a file") {
+    const fs::path words = write_private(folder / "words", "correct horse\r\nbattery\n");
+    CHECK(Key::read(file, passphrase_from_file(words)).public_key() == key.public_key());
+    chmod(words.c_str(), 0644);
+    CHECK_THROWS_WITH(Key::read(file, passphrase_from_file(words)), Contains("others may read this passphrase"));
+    CHECK_THROWS_AS(Key::read(file, passphrase_from_file(write_private(folder / "none", "\nx\n"))), UsageError);
+    CHECK_THROWS_AS(Key::read(file, passphrase_from_file(folder / "missing")), IoError);
+    CHECK_THROWS_AS(Key::read(file, passphrase_from_file(write_private(folder / "long", std::string(2000, 'x')))), UsageError);
+  }
+  SECTION("a URI is as private as a file") {
+    chmod(file.c_str(), 0640);
+    CHECK_THROWS_WITH(load_or_create_key("file:" + file.string(), says("correct horse")), Contains("chmod 600"));
+  }
+}
+
+TEST_CASE("a URI that leads to no key says so, and makes none") {
+  TempFolder folder;
+  CHECK_THROWS_WITH(load_or_create_key("pkcs11:token=nobody;object=none"), Contains("pkcs11-provider"));
+  CHECK_THROWS_AS(load_or_create_key("file:" + (folder / "none.pem").string()), IoError);
+  const Key key = Key::generate();
+  write_private(folder / "k.pub", key.public_key().pem());
+  CHECK_THROWS_WITH(load_or_create_key("file:" + (folder / "k.pub").string()), Contains("no private key"));
+  write_private(folder / "two.pem", key.private_pem() + Key::generate().private_pem());
+  CHECK_THROWS_WITH(load_or_create_key("file:" + (folder / "two.pem").string()), Contains("names 2 keys"));
+  CHECK(is_key_uri("pkcs11:token=x"));
+  CHECK_FALSE(is_key_uri("C:/keys/k.pem"));
+  CHECK_FALSE(is_key_uri("keys/a:b.pem"));
+}
+
+TEST_CASE("commands are split into words without a shell") {
+  using Words = std::vector<std::string>;
+  CHECK(split_command(" a  b\tc ") == Words{"a", "b", "c"});
+  CHECK(split_command("a 'b c' \"d 'e'\" f\\ g ''") == Words{"a", "b c", "d 'e'", "f g", ""});
+  CHECK(split_command("a $(x) | ; > y") == Words{"a", "$(x)", "|", ";", ">", "y"});
+  CHECK(split_command("a 'b\\'") == Words{"a", "b\\"});
+  for (const char* bad : {"", "  ", "''", "a 'b", "a \"b"}) CHECK_THROWS_AS(split_command(bad), UsageError);
+}
+
+TEST_CASE("an external signer is believed when its signature holds, and never waited for without end") {
+  TempFolder folder;
+  const Key key = Key::generate();
+  const std::string file = write_private(folder / "k.pem", key.private_pem()).string();
+  const auto sign = [&](const std::string& command, const std::string& message = "message") {
+    return Key::by_command(command, key.public_key(), 1).sign(message);
+  };
+  const std::string openssl = "openssl dgst -sha256 -sign " + file;
+  CHECK(key.public_key().verify("message", sign(openssl)));
+  const std::string large(3 << 20, 'm');  // more than a pipe holds
+  CHECK(key.public_key().verify(large, sign(openssl, large)));
+  CHECK_THROWS_WITH(sign("openssl dgst -sha384 -sign " + file), Contains("no signature of its input"));
+  CHECK_THROWS_WITH(sign("true"), Contains("no signature"));
+  CHECK_THROWS_WITH(sign("true", large), Contains("no signature"));  // reads nothing
+  CHECK_THROWS_WITH(sign("cat", large), Contains("more than 1024 bytes"));
+  CHECK_THROWS_WITH(sign("false"), Contains("exit code 1"));
+  CHECK_THROWS_WITH(sign("sleep 60"), Contains("within 1 s"));
+  CHECK_THROWS_WITH(sign("sh -c 'exec >&-; sleep 60'"), Contains("did not end within 1 s"));
+  CHECK_THROWS_WITH(sign("sh -c 'kill -9 $$'"), Contains("signal 9"));
+  CHECK_THROWS_AS(sign((folder / "none").string()), UsageError);
+  CHECK_THROWS_AS(Key::by_command(openssl, key.public_key(), 1).private_pem(), UsageError);
+}
+
+TEST_CASE("options name one key, or a program and its public key") {
+  TempFolder folder;
+  const Key key = Key::generate();
+  const std::string file = write_private(folder / "k.pem", key.private_pem()).string();
+  write_text(folder / "k.pub", key.public_key().pem());
+  KeyOptions options;
+  options.sign_with = "openssl dgst -sha256 -sign " + file;
+  CHECK_THROWS_WITH(open_key(options), Contains("--public-key-of"));
+  options.public_key_of = (folder / "k.pub").string();
+  CHECK(key.public_key().verify("message", open_key(options).sign("message")));
+  options.key = file;
+  CHECK_THROWS_WITH(open_key(options), Contains("only one"));
+  options.sign_with = "";
+  CHECK_THROWS_WITH(open_key(options), Contains("belongs to --sign-with"));
+  options.public_key_of = "";
+  CHECK(open_key(options).public_key() == key.public_key());
+}
+
+TEST_CASE("a rotation leads from a trusted key to its successors, and only from there") {
+  TempFolder folder;
+  const Key a = Key::generate(), b = Key::generate(Curve::p384), c = Key::generate(Curve::p521), stranger = Key::generate();
+  const auto rotate = [&](const char* name, const Key& from, const Key& to) {
+    write_text(folder / name, make_rotation(from, to));
+    return folder / name;
+  };
+  const fs::path ab = rotate("ab", a, b), bc = rotate("bc", b, c), sc = rotate("sc", stranger, c);
+  const PublicKey trusted = with_rotations(a.public_key(), {bc, ab});
+  CHECK(trusted.successor(b.public_key().hint()) == b.public_key());
+  CHECK(trusted.successor(c.public_key().hint()) == c.public_key());
+  CHECK(trusted.successor(stranger.public_key().hint()) == a.public_key());
+  CHECK(trusted.successor("") == a.public_key());
+  CHECK_THROWS_AS(with_rotations(a.public_key(), {bc}), ProvenanceError);
+  CHECK_THROWS_AS(with_rotations(a.public_key(), {ab, sc}), ProvenanceError);
+  CHECK_THROWS_AS(with_rotations(b.public_key(), {ab}), ProvenanceError);  // not backwards
+  CHECK_THROWS_AS(make_rotation(a, a), UsageError);
+
+  // Signed by a stranger under the old key's name; a new key that never agreed; another subject.
+  const Envelope good = Envelope::from_json(parse_json(read_file(ab), ab), ab);
+  const auto forge = [&](auto change, const Key& signer) {
+    Json statement = parse_json(good.payload, ab);
+    change(statement);
+    write_text(folder / "forged", sign_envelope(good.payload_type, statement.dump(), signer, a.public_key().hint()).to_json().dump());
+    return std::vector<fs::path>{folder / "forged"};
+  };
+  CHECK_NOTHROW(with_rotations(a.public_key(), forge([](Json&) {}, a)));
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([](Json&) {}, stranger)), ProvenanceError);
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) {
+                    s["predicate"]["to"] = stranger.public_key().pem();
+                    s["subject"][0]["digest"]["sha256"] = stranger.public_key().hint();
+                  }, a)),
+                  FormatError);
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) { s["subject"][0]["digest"]["sha256"] = c.public_key().hint(); }, a)), FormatError);
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) { s["predicate"]["from"] = c.public_key().hint(); }, a)), FormatError);
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([](Json& s) { s["predicate"]["more"] = 1; }, a)), FormatError);
+  CHECK_THROWS_AS(read_rotation("{}", "r"), FormatError);
 }
