@@ -7,6 +7,7 @@
 #include "cli/verb.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "pipeline/lineage_events.h"
 #include "pipeline/recipe.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
@@ -20,7 +21,7 @@ struct NoConfig {
 };
 
 struct RunConfig {
-  std::string out, set, only, key;
+  std::string out, set, only, key, openlineage_url;
   bool force = false, dry_run = false;
   template <class V>
   void visit(V&& v) {
@@ -30,6 +31,7 @@ struct RunConfig {
     v("force", force, any_value(), "make everything again");
     v("dry-run", dry_run, any_value(), "say what would be made, and make nothing");
     v("key", key, any_value(), "signing key (PEM); made at first use; empty: $OVERPROOF_KEY or the user's own");
+    v("openlineage-url", openlineage_url, any_value(), "lineage server to tell when stages begin and end; empty: $OPENLINEAGE_URL, else none");
   }
 };
 
@@ -48,6 +50,8 @@ int run_verb(const CommonConfig& common, const RunConfig& config, const std::vec
   options.force = config.force;
   options.dry_run = config.dry_run;
   options.json = common.json;
+  LineageEvents events(config.openlineage_url);
+  options.events = &events;
   run_recipe(recipe, options, load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key)));
   return 0;
 }
