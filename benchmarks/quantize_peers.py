@@ -62,8 +62,8 @@ def main():
         for scheme, result in mine.items():
             row(f"overproof {scheme}", result)
         if args.llama_quantize:
-            subprocess.run([args.program, "export", "--type", "bf16", args.checkpoint, work / "bf16", "--key", work / "key.pem"], check=True,
-                           stdout=subprocess.DEVNULL)
+            subprocess.run([args.program, "export", "--type", "bf16", args.checkpoint, work / "bf16", "--key", work / "key.pem",
+                            "--acknowledge", "unknown-ancestry,unspecified"], check=True, stdout=subprocess.DEVNULL)
             row("llama-quantize Q8_0", measure([args.llama_quantize, work / "bf16" / "model.gguf", work / "peer.gguf", "Q8_0", threads],
                                                work / "peer.gguf"), mine["q8_0"])
             shutil.rmtree(work / "bf16")

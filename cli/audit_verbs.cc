@@ -1,6 +1,13 @@
 #include <iostream>
 
+#include "audit/croissant.h"
+#include "audit/diff.h"
+#include "audit/eu_summary.h"
+#include "audit/openlineage.h"
+#include "audit/policy.h"
 #include "audit/report.h"
+#include "audit/sbom.h"
+#include "audit/statement_tool.h"
 #include "audit/trace.h"
 #include "audit/verify.h"
 #include "cli/stage_verb.h"
@@ -12,6 +19,50 @@ namespace overproof {
 namespace {
 
 using Arguments = std::vector<std::string>;
+
+/// What signed statements say, in other people's formats, and what follows from them.
+std::vector<VerbSpec> statement_verbs(const std::vector<Argument>& folder) {
+  std::vector<VerbSpec> list;
+  list.push_back({"audit statement", "Prints the signed in-toto statement of an artifact, for other tools.",
+                  "overproof audit statement runs/smollm2-moe/int8 --pretty", folder, false, false,
+                  verb_maker<StatementConfig>([](const CommonConfig& common, const StatementConfig& config, const Arguments& a) {
+                    return audit_statement(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit sbom", "Writes the lineage as a bill of materials: CycloneDX or SPDX.",
+                  "overproof audit sbom runs/smollm2-moe/int8 --format spdx --out int8.spdx.json", folder, false, false,
+                  verb_maker<SbomConfig>([](const CommonConfig& common, const SbomConfig& config, const Arguments& a) {
+                    return audit_sbom(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit croissant", "Describes a corpus in Croissant, so that dataset loaders read it.",
+                  "overproof audit croissant runs/smollm2-moe/corpus --out corpus.croissant.json",
+                  {{"folder", "a corpus, or a run that holds one"}}, false, false,
+                  verb_maker<CroissantConfig>([](const CommonConfig& common, const CroissantConfig& config, const Arguments& a) {
+                    return audit_croissant(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit openlineage", "Writes a finished run as OpenLineage events, one a line.",
+                  "overproof audit openlineage runs/smollm2-moe --out events.jsonl", folder, false, false,
+                  verb_maker<OpenLineageConfig>([](const CommonConfig& common, const OpenLineageConfig& config, const Arguments& a) {
+                    return audit_openlineage(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit summary", "Writes the public summary of training content that the EU asks for, as far as it is recorded.",
+                  "overproof audit summary runs/smollm2-moe/int8 --eu --out summary.md", folder, false, false,
+                  verb_maker<SummaryConfig>([](const CommonConfig& common, const SummaryConfig& config, const Arguments& a) {
+                    return audit_summary(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit policy", "Says which licences and terms a model inherits, and whether the policy lets it go.",
+                  "overproof audit policy runs/smollm2-moe/int8 --acknowledge GPL-2.0-or-later",
+                  {{"artifact", "the model that would be given away", false}}, false, false,
+                  verb_maker<PolicyConfig>([](const CommonConfig& common, const PolicyConfig& config, const Arguments& a) {
+                    return audit_policy(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit diff", "Says what changed between two runs, or two artifacts and their ancestors.",
+                  "overproof audit diff runs/smollm2-moe/int8 runs/another/int8",
+                  {{"a", "a run folder, or one artifact in it"}, {"b", "the other"}}, false, false,
+                  verb_maker<DiffConfig>([](const CommonConfig& common, const DiffConfig& config, const Arguments& a) {
+                    return audit_diff(config, a[0], a[1], common.json, std::cout);
+                  })});
+  return list;
+}
 
 }  // namespace
 
@@ -32,6 +83,7 @@ std::vector<VerbSpec> audit_verbs() {
                   false, false, verb_maker<ReportConfig>([](const CommonConfig& common, const ReportConfig& config, const Arguments& a) {
                     return audit_report(config, a[0], common.json, std::cout);
                   })});
+  for (VerbSpec& v : statement_verbs(folder)) list.push_back(std::move(v));
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"audit rows", "Asks the teacher again and compares with the soft targets, byte for byte.",
                   "overproof audit rows runs/smollm2-moe/soft-targets --rows 16 --seed 20261124", {{"targets", "a soft-targets artifact"}}, false, false,

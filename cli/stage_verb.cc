@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "pipeline/lineage_events.h"
 #include "pipeline/run_stage.h"
 
 namespace overproof {
@@ -25,12 +26,15 @@ class StageVerb final : public VerbInstance {
     list.push_back({"force", &force_, any_value(), "make it again even if nothing changed"});
     list.push_back({"dry-run", &dry_run_, any_value(), "say what would be done, and do nothing"});
     for (Option& o : options_of(key_)) list.push_back(std::move(o));
+    list.push_back({"openlineage-url", &openlineage_url_, any_value(),
+                    "lineage server to tell when the stage begins and ends; empty: $OPENLINEAGE_URL, else none"});
     return list;
   }
 
   int run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
     for (size_t i = 0; i < arguments.size(); ++i) place(arguments[i], i == 0 ? slots_[0] : out_, i == 0 ? spec_.slots[0].name : "out");
-    StageRequest request{&spec_, instance_.get(), {}, out_, force_};
+    LineageEvents events(openlineage_url_);
+    StageRequest request{&spec_, instance_.get(), {}, out_, force_, &events};
     if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
     for (size_t i = 0; i < slots_.size(); ++i) {
       if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
@@ -77,7 +81,7 @@ class StageVerb final : public VerbInstance {
   const StageSpec& spec_;
   std::unique_ptr<StageInstance> instance_;
   std::vector<std::string> slots_;
-  std::string models_, out_;
+  std::string models_, out_, openlineage_url_;
   KeyOptions key_;
   bool force_ = false, dry_run_ = false;
 };

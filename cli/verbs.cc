@@ -7,6 +7,7 @@
 #include "cli/verb.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "pipeline/lineage_events.h"
 #include "pipeline/recipe.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
@@ -20,7 +21,7 @@ struct NoConfig {
 };
 
 struct RunConfig {
-  std::string out, set, only;
+  std::string out, set, only, openlineage_url;
   KeyOptions key;
   bool force = false, dry_run = false;
   template <class V>
@@ -31,6 +32,7 @@ struct RunConfig {
     v("force", force, any_value(), "make everything again");
     v("dry-run", dry_run, any_value(), "say what would be made, and make nothing");
     key.visit(v);
+    v("openlineage-url", openlineage_url, any_value(), "lineage server to tell when stages begin and end; empty: $OPENLINEAGE_URL, else none");
   }
 };
 
@@ -49,6 +51,8 @@ int run_verb(const CommonConfig& common, const RunConfig& config, const std::vec
   options.force = config.force;
   options.dry_run = config.dry_run;
   options.json = common.json;
+  LineageEvents events(config.openlineage_url);
+  options.events = &events;
   run_recipe(recipe, options, open_key(config.key));
   return 0;
 }

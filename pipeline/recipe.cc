@@ -191,7 +191,7 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
   int number = 0;
   for (const RecipeStep& step : recipe.steps) {
     throw_if_interrupted();
-    StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force};
+    StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force, options.events};
     for (const auto& [slot, artifact] : step.artifacts) request.inputs[slot] = options.out / artifact;
     const std::string title = fmt::format("[{}/{}] {} ({})", ++number, recipe.steps.size(), step.artifact, step.spec->name);
     if (options.dry_run) {

@@ -42,6 +42,7 @@ struct RecipeOptions {
   bool force = false;
   bool dry_run = false;
   bool json = false;     ///< one JSON object a line on standard output
+  LineageEvents* events = nullptr;  ///< as in StageRequest
 };
 
 void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key);

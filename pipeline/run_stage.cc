@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "pipeline/lineage_events.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
 
@@ -158,6 +159,28 @@ void remove_siblings(const fs::path& out, const std::string& prefix) {
     if (entry.path().filename().string().starts_with(prefix)) fs::remove_all(entry.path(), ignored);
 }
 
+std::vector<LineageDataset> input_datasets(const StageRequest& request, const Prepared& p) {
+  std::vector<LineageDataset> list;
+  for (const auto& [slot, input] : p.inputs)
+    list.push_back({is_outside(*request.spec, slot) ? "outside/" + logical_name(input.path) : openlineage_name(input.path), "sha256:" + input.root.hex(), "", -1, -1});
+  return list;
+}
+
+LineageEvent stage_event(const StageRequest& request, const Prepared& p, const fs::path& out) {
+  LineageEvent event;
+  event.job = openlineage_name(out);
+  event.stage = request.spec->name;
+  event.edge = request.spec->edge;
+  event.version = kVersion;
+  event.help = request.spec->help;
+  event.config = p.config;
+  event.inputs = input_datasets(request, p);
+  return event;
+}
+
+/// Runs the stage and puts its artifact, sealed, into place. Returns the files it wrote.
+std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared, StageResult& result);
+
 }  // namespace
 
 bool is_unchanged(const StageRequest& request) {
@@ -199,6 +222,28 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   if (fs::exists(out, error) && !fs::exists(out / "claims.jsonl", error) && !fs::is_empty(out, error))
     throw UsageError(fmt::format("{}: is there already and is no artifact of ours; name another folder", out.string()));
 
+  StageEvents events(request.events, stage_event(request, prepared, out), prepared.key);
+  std::vector<FileRecord> files;
+  try {
+    files = make_artifact(request, key, out, prepared, result);
+  } catch (const std::exception& e) {
+    events.fail(e.what(), dynamic_cast<const Interrupted*>(&e) != nullptr);
+    throw;
+  }
+  result.root = check_artifact(out, VerifyFiles::no, nullptr).lineage->root;
+  result.seconds = seconds();
+  int64_t bytes = 0;
+  for (const FileRecord& file : files) bytes += file.bytes;
+  events.complete(input_datasets(request, prepared), {openlineage_name(out), "sha256:" + result.root.hex(), request.spec->edge, bytes, int64_t(files.size())});
+  return result;
+}
+
+namespace {
+
+std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared, StageResult& result) {
+  std::error_code error;
+  const std::string name = out.filename().string();
+  const Json admitted = request.spec->admit ? request.spec->admit(request) : Json();
   const fs::path scratch = out.parent_path() / fmt::format(".{}.scratch-{}", name, prepared.key.substr(0, 16));
   Temporary temporary{out.parent_path() / fmt::format(".{}.partial", name)};
   fs::remove_all(temporary.path, error);
@@ -226,6 +271,7 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   lineage.stage_key = prepared.key;
   lineage.config = prepared.config;
   lineage.inputs = prepared.dependencies;
+  if (!admitted.is_null()) result.report.metrics()["policy"] = admitted;
   lineage.metrics = result.report.metrics();
   lineage.builder = builder_versions();
   seal_artifact(temporary.path, records, lineage, key);
@@ -249,9 +295,9 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   temporary.path.clear();
   fsync_folder(out.parent_path());
   remove_siblings(out, "." + name + ".scratch-");
-  result.root = check_artifact(out, VerifyFiles::no, nullptr).lineage->root;
-  result.seconds = seconds();
-  return result;
+  return records;
 }
+
+}  // namespace
 
 }  // namespace overproof

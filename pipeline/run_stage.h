@@ -14,12 +14,15 @@
 
 namespace overproof {
 
+class LineageEvents;
+
 struct StageRequest {
   const StageSpec* spec = nullptr;
   StageInstance* instance = nullptr;
   std::map<std::string, fs::path> inputs;  ///< slot -> artifact folder or outside file
   fs::path out;                            ///< the artifact folder to make
   bool force = false;                      ///< make it again even if nothing changed
+  LineageEvents* events = nullptr;         ///< where its begin and end are told; nobody when nullptr
 };
 
 enum class StageStatus { made, unchanged };

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "data/corpus_stage.h"
+#include "pipeline/export_policy.h"
 #include "pipeline/import_stage.h"
 #include "prune/static_stage.h"
 #include "quantize/export_stage.h"
@@ -86,7 +88,9 @@ std::vector<StageSpec> make_stages() {
                   "overproof quantize --scheme fp8 runs/mine/calibrated runs/mine/fp8", quantize_slots, false, make_quantize});
   list.push_back({"export", "exported-from", "Writes a checkpoint as GGUF, for llama.cpp and what is built on it.",
                   "overproof export --type bf16 runs/mine/calibrated runs/mine/gguf",
-                  {{"model", "the checkpoint to write", Kind::artifact, true, true}}, false, stage_maker<ExportConfig>(run_export)});
+                  {{"model", "the checkpoint to write", Kind::artifact, true, true},
+                   {"policy", "policy file about licences and terms (docs/audit.md); else the built-in one", Kind::file, false}},
+                  false, stage_maker<ExportConfig>(run_export), check_export_policy});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"evaluate", "evaluated", "Measures models against their teacher on held-out documents.",
                   "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out runs/mine/evaluation",

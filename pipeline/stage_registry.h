@@ -8,9 +8,12 @@
 #include <vector>
 
 #include "core/config.h"
+#include "core/json_fwd.h"
 #include "core/stage.h"
 
 namespace overproof {
+
+struct StageRequest;
 
 /// One input of a stage.
 struct Slot {
@@ -40,6 +43,9 @@ struct StageSpec {
   std::vector<Slot> slots;
   bool more_models = false; ///< takes any number of further artifacts under names of the user's choice (evaluate)
   std::function<std::unique_ptr<StageInstance>()> make;
+  /// Asked before the stage runs, after its inputs were checked; what it returns stands in the signed metrics as "policy". It throws
+  /// what holds the stage back.
+  std::function<Json(const StageRequest&)> admit;
 };
 
 /// All stages, in the order of the pipeline.

@@ -14,7 +14,8 @@ namespace overproof {
 namespace {
 
 bool is_signed(const fs::path& folder) {
-  return fs::exists(fs::symlink_status(folder / kClaimsName)) || fs::exists(fs::symlink_status(folder / kModelSignatureName));
+  std::error_code ignored;  // a neighbour that may not be looked into is none of ours
+  return fs::exists(fs::symlink_status(folder / kClaimsName, ignored)) || fs::exists(fs::symlink_status(folder / kModelSignatureName, ignored));
 }
 
 /// Folders inside `folder`, by name. Hidden ones are a stage's scratch, not part of a run.

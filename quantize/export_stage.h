@@ -14,12 +14,15 @@ namespace overproof {
 struct ExportConfig {
   std::string type = "f16";
   std::string name;
+  std::string acknowledge;
   int64_t block_bytes = EngineOptions::kDefaultBlockBytes;
 
   template <class V>
   void visit(V&& v) {
     v("type", type, one_of({"f16", "bf16", "f32"}), "what matrices are written as; routers, norms and biases are f32 always");
     v("name", name, any_value(), "what the model is called in the file (general.name); empty leaves it out");
+    v("acknowledge", acknowledge, any_value(),
+      "licences and terms that somebody has looked at, by name, apart by commas; the policy asks for them, and they are signed");
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
       "bytes read, worked on and written at a time; changes no result");
   }

@@ -1,0 +1,32 @@
+#pragma once
+// `overproof audit croissant`: a corpus as a Croissant 1.1 description
+// (https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html), JSON-LD with PROV-O terms (https://www.w3.org/TR/prov-o/)
+// for what made it. Every file is named with its SHA-256, so a loader that checks them reads the documents that were signed. One
+// record set lists the documents, one for each source holds their texts.
+
+#include <iosfwd>
+#include <string>
+
+#include "audit/facts.h"
+#include "core/config.h"
+
+namespace overproof {
+
+struct CroissantConfig {
+  std::string out, created, public_key;
+  template <class V>
+  void visit(V&& v) {
+    v("out", out, any_value(), "file to write instead of standard output; its place decides how it names the corpus's files");
+    v("created", created, any_value(), "time of publication, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else none");
+    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+  }
+};
+
+/// `files`: where the corpus stands as seen from the description, "" or ending with '/'.
+Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std::string& files,
+               const std::optional<std::string>& time);
+
+/// `folder`: a corpus, or a run with exactly one.
+int audit_croissant(const CroissantConfig& config, const fs::path& folder, bool json, std::ostream& out);
+
+}  // namespace overproof

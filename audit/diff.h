@@ -1,0 +1,30 @@
+#pragma once
+// `overproof audit diff A B`: what changed between two lineages: artifacts, configurations, inputs, files, metrics, builds,
+// signers, documents and licences. Artifacts are paired by name; two that are asked for by themselves are a pair whatever they
+// are called.
+
+#include <iosfwd>
+#include <string>
+
+#include "audit/facts.h"
+#include "core/config.h"
+
+namespace overproof {
+
+struct DiffConfig {
+  std::string public_key;
+  int64_t most = 20;
+  template <class V>
+  void visit(V&& v) {
+    v("most", most, in_range(0, 1'000'000), "list at most so many documents and files of a kind; --json lists all");
+    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+  }
+};
+
+/// {"same", "only_in_a", "only_in_b", "changed": [{"artifact", "fields": {...}}]}
+Json lineage_diff(const LineageFacts& a, const LineageFacts& b);
+
+/// Returns 0 whatever the answer is. Throws ProvenanceError where either does not hold.
+int audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out);
+
+}  // namespace overproof

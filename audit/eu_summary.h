@@ -1,0 +1,35 @@
+#pragma once
+// `overproof audit summary --eu`: the public summary of training content that Article 53(1)(d) of Regulation (EU) 2024/1689 asks
+// of providers of general-purpose AI models, in the sections of the Commission's template (C(2025) 8311 final of 5 December 2025,
+// first presented on 24 July 2025), filled in as far as signed statements go. What no statement says reads "not recorded" and is
+// for the provider to write: a summary with holes that are named is worth more than one that guesses.
+
+#include <iosfwd>
+#include <string>
+
+#include "audit/facts.h"
+#include "core/config.h"
+
+namespace overproof {
+
+struct SummaryConfig {
+  bool eu = false;
+  std::string out, created, public_key;
+  template <class V>
+  void visit(V&& v) {
+    v("eu", eu, any_value(), "the EU's template for general-purpose AI models (the only one there is yet)");
+    v("out", out, any_value(), "file to write instead of standard output");
+    v("created", created, any_value(),
+      "date of the summary, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else not recorded");
+    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+  }
+};
+
+/// {"template", "sections": [{"number", "title", "answers": [{"question", "answer", "basis"}], "table"?}]}; basis is "recorded"
+/// or "not recorded".
+Json eu_summary(const LineageFacts& facts, const std::optional<std::string>& time);
+
+/// Markdown, or with --json the object above.
+int audit_summary(const SummaryConfig& config, const fs::path& folder, bool json, std::ostream& out);
+
+}  // namespace overproof

@@ -1,0 +1,89 @@
+#pragma once
+// `overproof audit policy`, and what holds `export` back: which licences and teachers' terms a model inherits from its ancestors,
+// and whether the policy lets it go. A policy is a JSON file:
+//
+//   {"format": 1,
+//    "unspecified": "acknowledge",          nothing was recorded about a licence
+//    "unlisted": "acknowledge",             a licence that the table (audit/licenses.cc) does not know
+//    "unknown-ancestry": "acknowledge",     an ancestor is not here, does not hold, or was signed elsewhere
+//    "duties": {"share-alike": "acknowledge", "notice": "allow", ...},
+//    "licenses": {"GPL-3.0-only": "deny", "LicenseRef-FHS": "allow", ...}}
+//
+// Each takes "allow", "acknowledge" (somebody has to say its name) or "deny" (nothing helps but another policy). What a licence
+// asks for follows from its duties, unless "licenses" names it. Everything may be left out; default_policy() says what holds
+// then.
+
+#include <array>
+#include <iosfwd>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "audit/facts.h"
+#include "core/config.h"
+
+namespace overproof {
+
+enum class Action { allow, acknowledge, deny };
+
+struct Policy {
+  Action unspecified = Action::acknowledge, unlisted = Action::acknowledge, unknown_ancestry = Action::acknowledge;
+  std::array<Action, kDuties> duties{};
+  std::map<std::string, Action> licenses;  ///< by SPDX identifier
+};
+
+/// Notices and attribution are allowed: bills of materials carry them. Everything else must be acknowledged.
+Policy default_policy();
+
+/// Throws FormatError naming the file and the nearest known name.
+Policy read_policy(const fs::path& file);
+Json to_json(const Policy& policy);
+
+enum class PolicyState { allowed, satisfied, acknowledged, open, denied };
+
+struct PolicyItem {
+  std::string name;                 ///< the identifier, "unspecified" or "unknown-ancestry": what --acknowledge takes
+  std::vector<std::string> from;    ///< "corpus (documents)", "teacher (outputs, weights)"
+  std::vector<std::string> duties;  ///< that apply, as sentences
+  PolicyState state = PolicyState::allowed;
+};
+
+struct PolicyVerdict {
+  std::vector<PolicyItem> items;  ///< by name
+  bool holds() const;
+  std::vector<std::string> missing() const;  ///< names that would have to be acknowledged
+  bool denied() const;
+};
+
+struct PolicyQuestion {
+  std::string model_name;                 ///< what the model will be called; terms may ask for its beginning
+  std::vector<std::string> acknowledged;  ///< names
+};
+
+/// `of` is the model that would be given away; nullptr where nothing is known of it.
+PolicyVerdict judge(const LineageFacts& facts, const ArtifactFacts* of, const Policy& policy, const PolicyQuestion& question);
+
+Json to_json(const PolicyVerdict& verdict);
+/// What is open, for people, and how to go on.
+std::string explain(const PolicyVerdict& verdict);
+
+/// "a, b,c" as three names.
+std::vector<std::string> split_names(std::string_view text);
+
+struct PolicyConfig {
+  std::string policy, acknowledge, name, public_key;
+  bool show_policy = false;
+  template <class V>
+  void visit(V&& v) {
+    v("policy", policy, any_value(), "policy file (JSON, docs/audit.md); empty: the built-in one");
+    v("acknowledge", acknowledge, any_value(), "licences and terms that somebody has looked at, by name, apart by commas");
+    v("name", name, any_value(), "what the model will be called; some terms ask for how it begins");
+    v("show-policy", show_policy, any_value(), "print the policy that holds, as a file to start from");
+    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+  }
+};
+
+/// Judges and prints. Returns 0, or 4 when something is open or denied.
+int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json, std::ostream& out);
+
+}  // namespace overproof

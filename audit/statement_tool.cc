@@ -1,0 +1,62 @@
+#include "audit/statement_tool.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+
+#include "audit/facts.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "provenance/claims.h"
+#include "provenance/json_fields.h"
+#include "provenance/oms.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kMaxBundleBytes = int64_t{256} << 20;
+
+/// The envelope asked for, and the whole text that carries it.
+struct Found {
+  Envelope envelope;
+  std::string carrier;
+};
+
+Found find(const ArtifactNode& node, const std::string& type) {
+  if (type == "signature") {
+    const fs::path file = node.path / kModelSignatureName;
+    std::string text = read_file(file, kMaxBundleBytes);
+    const Json bundle = parse_json(text, file);
+    Envelope envelope = Envelope::from_json(json_field(bundle, "dsseEnvelope", file), file);
+    return {std::move(envelope), std::move(text)};
+  }
+  const fs::path file = node.path / kClaimsName;
+  if (!fs::exists(file))
+    throw UsageError(fmt::format("{}: was signed by another tool and has no {}", node.path.string(), kClaimsName));
+  const std::string wanted = type == "lineage" ? std::string(kLineagePredicateType) : type;
+  const auto claim = find_claim(read_claims(file), wanted, file);
+  if (!claim) throw UsageError(fmt::format("{}: holds no statement of type '{}'", file.string(), wanted));
+  return {*claim, json_dump(claim->to_json())};
+}
+
+}  // namespace
+
+int audit_statement(const StatementConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+  std::optional<PublicKey> trusted;
+  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  const RunFolder run = load_run(folder, VerifyFiles::no, trusted ? &*trusted : nullptr);
+  std::string text;
+  for (const ArtifactNode& node : run.nodes) {
+    if (run.single && node.path != run.path) continue;
+    if (!node.check.faults.empty()) throw ProvenanceError(does_not_hold(node));
+    const Found found = find(node, config.type);
+    const std::string& bytes = config.envelope ? found.carrier : found.envelope.payload;
+    text += config.pretty ? parse_json(bytes, folder).dump(1) : bytes;
+    // A single statement goes to a file as it was signed, without a newline that nobody signed.
+    if (!run.single && !text.ends_with('\n')) text += '\n';
+  }
+  deliver(text, config.out, json, out);
+  return 0;
+}
+
+}  // namespace overproof

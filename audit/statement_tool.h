@@ -1,0 +1,32 @@
+#pragma once
+// `overproof audit statement`: the signed statement of an artifact, decoded, for tools that read in-toto statements but no
+// claims.jsonl. The bytes are those that were signed, so their digest is the same everywhere.
+
+#include <iosfwd>
+#include <string>
+
+#include "core/config.h"
+#include "core/file.h"
+
+namespace overproof {
+
+struct StatementConfig {
+  std::string type = "lineage", out, public_key;
+  bool envelope = false, pretty = false;
+  template <class V>
+  void visit(V&& v) {
+    v("type", type, any_value(),
+      "which statement: lineage, signature (the OpenSSF Model Signing one), or a predicate type as in claims.jsonl");
+    v("envelope", envelope, any_value(),
+      "the DSSE envelope with its signature instead of the statement inside; for signature the Sigstore bundle");
+    v("pretty", pretty, any_value(), "indented for people; then it is no longer what was signed, byte for byte");
+    v("out", out, any_value(), "file to write instead of standard output");
+    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+  }
+};
+
+/// `folder`: an artifact, or a run: then one line for each artifact, parents first. Throws ProvenanceError when a signature does
+/// not hold, UsageError when there is no such statement.
+int audit_statement(const StatementConfig& config, const fs::path& folder, bool json, std::ostream& out);
+
+}  // namespace overproof

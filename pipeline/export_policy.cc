@@ -1,0 +1,35 @@
+#include "pipeline/export_policy.h"
+
+#include <fmt/format.h>
+
+#include "audit/policy.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "pipeline/run_stage.h"
+#include "provenance/oms.h"
+
+namespace overproof {
+
+Json check_export_policy(const StageRequest& request) {
+  Options options = request.instance->options();
+  const auto text = [&](const char* name) { return find_option(options, name, request.spec->name).text(); };
+  const auto file = request.inputs.find("policy");
+  const Policy policy = file == request.inputs.end() ? default_policy() : read_policy(file->second);
+
+  const fs::path model = request.inputs.at("model");
+  LineageFacts facts;
+  const ArtifactFacts* of = nullptr;
+  if (fs::exists(model / kClaimsName)) {
+    facts = collect_facts(model, nullptr, {VerifyFiles::no, true});
+    of = &facts.artifacts[size_t(facts.subject)];
+  }
+  const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), split_names(text("acknowledge"))});
+  if (!verdict.holds())
+    throw ProvenanceError(fmt::format("{}: the policy{} holds this model back; nothing was written\n{}", request.spec->name,
+                                      file == request.inputs.end() ? "" : " '" + file->second.filename().string() + "'",
+                                      explain(verdict)));
+  Json items = to_json(verdict)["items"];
+  return {{"source", file == request.inputs.end() ? "built-in" : "file"}, {"items", items}};
+}
+
+}  // namespace overproof

@@ -1,0 +1,123 @@
+#include "pipeline/http_post.h"
+
+#define CURL_DISABLE_TYPECHECK  // its macros would stand in for the functions that are looked up here
+#include <curl/curl.h>
+#undef curl_easy_setopt
+#undef curl_easy_getinfo
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+#include "core/interrupt.h"
+
+namespace overproof {
+namespace {
+
+struct Library {
+  decltype(&::curl_global_init) global_init = nullptr;
+  decltype(&::curl_easy_init) easy_init = nullptr;
+  decltype(&::curl_easy_cleanup) easy_cleanup = nullptr;
+  decltype(&::curl_easy_setopt) easy_setopt = nullptr;
+  decltype(&::curl_easy_perform) easy_perform = nullptr;
+  decltype(&::curl_easy_getinfo) easy_getinfo = nullptr;
+  decltype(&::curl_easy_strerror) easy_strerror = nullptr;
+  decltype(&::curl_slist_append) slist_append = nullptr;
+  decltype(&::curl_slist_free_all) slist_free_all = nullptr;
+  bool ready = false;
+
+  Library() {
+    void* handle = ::dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL);  // never closed: it may have started threads
+    const auto find = [&](auto& function, const char* name) {
+      if (handle) function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(handle, name));
+      return function != nullptr;
+    };
+    const bool complete = find(global_init, "curl_global_init") && find(easy_init, "curl_easy_init") &&
+                          find(easy_cleanup, "curl_easy_cleanup") && find(easy_setopt, "curl_easy_setopt") &&
+                          find(easy_perform, "curl_easy_perform") && find(easy_getinfo, "curl_easy_getinfo") &&
+                          find(easy_strerror, "curl_easy_strerror") && find(slist_append, "curl_slist_append") &&
+                          find(slist_free_all, "curl_slist_free_all");
+    ready = complete && global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+  }
+};
+
+struct Received {
+  std::string body;
+  size_t most;
+};
+
+/// Says that it took everything, and keeps the beginning; an endless answer ends at the time limit, or here.
+size_t take(char* data, size_t size, size_t count, void* to) {
+  auto& received = *static_cast<Received*>(to);
+  const size_t bytes = size * count;
+  if (received.body.size() >= received.most) return 0;  // enough: curl ends the transfer
+  received.body.append(data, std::min(bytes, received.most - received.body.size()));
+  return bytes;
+}
+
+/// What was asked for after Ctrl-C (to say that the run ended) is sent; a second one ends the process anyway.
+int stop_when_interrupted(void* before, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  return interrupted() && !*static_cast<const bool*>(before) ? 1 : 0;
+}
+
+}  // namespace
+
+HttpAnswer post_json(const std::string& url, const std::string& json, const std::string& bearer, const HttpLimits& limits) {
+  static const Library library;
+  HttpAnswer answer;
+  if (!library.ready) {
+    answer.problem = "libcurl.so.4 cannot be opened (Debian: libcurl4)";
+    return answer;
+  }
+  const std::unique_ptr<CURL, decltype(library.easy_cleanup)> curl(library.easy_init(), library.easy_cleanup);
+  if (!curl) throw std::bad_alloc();
+  if (bearer.find_first_of("\r\n") != std::string::npos) {
+    answer.problem = "the API key holds a line break";
+    return answer;
+  }
+  curl_slist* list = library.slist_append(nullptr, "Content-Type: application/json");
+  list = library.slist_append(list, "Expect:");  // no waiting for a server's leave to send a few kilobytes
+  if (!bearer.empty()) list = library.slist_append(list, ("Authorization: Bearer " + bearer).c_str());
+  const std::unique_ptr<curl_slist, decltype(library.slist_free_all)> headers(list, library.slist_free_all);
+  Received received{{}, limits.body_bytes};
+  char reason[CURL_ERROR_SIZE] = "";
+  const bool before = interrupted();
+  CURL* c = curl.get();
+  library.easy_setopt(c, CURLOPT_URL, url.c_str());
+  library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
+  library.easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
+  library.easy_setopt(c, CURLOPT_POSTFIELDS, json.c_str());
+  library.easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(json.size()));
+  library.easy_setopt(c, CURLOPT_HTTPHEADER, headers.get());
+  library.easy_setopt(c, CURLOPT_USERAGENT, "overproof");
+  library.easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, limits.connect_ms);
+  library.easy_setopt(c, CURLOPT_TIMEOUT_MS, limits.total_ms);
+  library.easy_setopt(c, CURLOPT_NOSIGNAL, 1L);  // other threads are at work
+  library.easy_setopt(c, CURLOPT_WRITEFUNCTION, take);
+  library.easy_setopt(c, CURLOPT_WRITEDATA, &received);
+  library.easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
+  library.easy_setopt(c, CURLOPT_XFERINFOFUNCTION, stop_when_interrupted);
+  library.easy_setopt(c, CURLOPT_XFERINFODATA, &before);
+  library.easy_setopt(c, CURLOPT_ERRORBUFFER, reason);
+  const CURLcode code = library.easy_perform(c);
+  long status = 0;
+  library.easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
+  answer.body = std::move(received.body);
+  // Cut off by us after a whole status line is an answer all the same.
+  if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && answer.body.size() >= limits.body_bytes)) answer.status = status;
+  else answer.problem = *reason ? reason : library.easy_strerror(code);
+  return answer;
+}
+
+std::string url_without_secrets(const std::string& url) {
+  const size_t scheme = url.find("://");
+  if (scheme == std::string::npos) return url;
+  const size_t begin = scheme + 3, end = std::min(url.find_first_of("/?#", begin), url.size());
+  const size_t at = url.rfind('@', end);
+  std::string clean = at != std::string::npos && at >= begin && at < end ? url.substr(0, begin) + url.substr(at + 1) : url;
+  return clean.substr(0, clean.find('?'));
+}
+
+}  // namespace overproof
