@@ -11,11 +11,12 @@
 namespace overproof {
 
 struct VerifyConfig {
-  std::string public_key;
+  std::string public_key, salt;
   template <class V>
   void visit(V&& v) {
     v("public-key", public_key, any_value(),
       "PEM file of the signer you trust; without it signatures are checked by the keys that the statements name");
+    v("salt", salt, any_value(), "the secret of a private corpus, to hold its commitment against its documents");
   }
 };
 

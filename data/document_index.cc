@@ -13,6 +13,7 @@ namespace {
 
 constexpr const char* kFile = "index.safetensors";
 constexpr int64_t kMostNarrow = int64_t{1} << 32;
+constexpr int64_t kMostTokens = int64_t{1} << 56;  // sums of two stay far from overflow
 
 uint64_t prefix_of(const uint8_t* key) {
   uint64_t value = 0;
@@ -40,7 +41,8 @@ DocumentIndex::DocumentIndex(const fs::path& artifact) : file_(artifact / kFile)
   tokens_[0] = file_.values<int64_t>("train");
   tokens_[1] = file_.values<int64_t>("held_out");
   records_ = file_.values<int64_t>("records");
-  if (tokens_[0][0] != 0 || tokens_[1][0] != 0) fail("its streams do not begin at token 0");
+  for (const auto& stream : tokens_)
+    if (stream.front() != 0 || stream.back() < 0 || stream.back() > kMostTokens) fail("its streams do not begin at token 0, or do not end");
   const bool narrow = documents_ < kMostNarrow;
   for (const char* name : {"ordinals", "ranks"}) row(name, narrow ? DType::u32 : DType::i64, documents_);
   if (narrow) {

@@ -210,29 +210,31 @@ CorpusProof CorpusProof::parse(std::string_view text, const fs::path& origin) {
   return proof;
 }
 
+std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, const CorpusOrigin& origin) {
+  if (origin.tree != proof.tree) return "its checkpoint is of the other tree";
+  if (origin.is_private != proof.salt.has_value())
+    return origin.is_private ? "it reveals no salt, but the corpus is private" : "it has a salt, but the corpus is not private";
+  // The salt of the sorted tree was committed to before anybody asked; else a document could be hidden by another salt.
+  if (origin.sorted_salt_digest && sha256(std::span<const uint8_t>(proof.salt->bytes)) != *origin.sorted_salt_digest)
+    return "its salt is not the one that the tree was made with";
+  const Digest value = corpus_leaf_value(proof.document, proof.salt);
+  if (!proof.present) return proof.tree == CorpusTree::sorted ? absence_fault(proof.leaves, value, tree) : "only the sorted tree can show absence";
+  if (proof.leaves.size() != 1 || proof.leaves[0].value) return "presence is shown by one leaf, the document's own";
+  return is_in(proof.leaves[0], value, tree) ? "" : "the document's leaf is not in the signed tree";
+}
+
 ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key, const fs::path& origin) {
   ProofCheck check;
   const auto note = open_note(proof.checkpoint, key, origin);
   if (!note) {
-    check.fault = fmt::format("its checkpoint does not hold a signature of the note key {}", key.text().substr(0, key.text().rfind('+')));
+    const std::string spelled = key.text();
+    check.fault = fmt::format("its checkpoint does not hold a signature of the note key {}", spelled.substr(0, spelled.rfind('+')));
     return check;
   }
   const TreeHead tree = TreeHead::parse(*note, origin);
   check.origin = CorpusOrigin::parse(tree.origin, origin);
   check.documents = tree.size;
-  const auto fault = [&]() -> std::string {
-    if (check.origin.name != key.name()) return "its checkpoint is of a tree that another signer names";
-    if (check.origin.tree != proof.tree) return "its checkpoint is of the other tree";
-    if (check.origin.is_private != proof.salt.has_value()) return check.origin.is_private ? "it reveals no salt, but the corpus is private" : "it has a salt, but the corpus is not private";
-    // The salt of the sorted tree was committed to before anybody asked; else a document could be hidden by another salt.
-    if (check.origin.sorted_salt_digest && sha256(std::span<const uint8_t>(proof.salt->bytes)) != *check.origin.sorted_salt_digest)
-      return "its salt is not the one that the tree was made with";
-    const Digest value = corpus_leaf_value(proof.document, proof.salt);
-    if (!proof.present) return proof.tree == CorpusTree::sorted ? absence_fault(proof.leaves, value, tree) : "only the sorted tree can show absence";
-    if (proof.leaves.size() != 1 || proof.leaves[0].value) return "presence is shown by one leaf, the document's own";
-    return is_in(proof.leaves[0], value, tree) ? "" : "the document's leaf is not in the signed tree";
-  };
-  check.fault = fault();
+  check.fault = check.origin.name != key.name() ? "its checkpoint is of a tree that another signer names" : corpus_proof_fault(proof, tree, check.origin);
   return check;
 }
 

@@ -99,6 +99,9 @@ struct CorpusProof {
   static CorpusProof parse(std::string_view text, const fs::path& origin);
 };
 
+/// Why leaves and ways do not show what the proof says about the tree with this head and origin; "" if they do.
+std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, const CorpusOrigin& origin);
+
 struct ProofCheck {
   std::string fault;  ///< "" when the proof holds
   CorpusOrigin origin;

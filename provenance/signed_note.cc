@@ -83,6 +83,33 @@ std::string public_key_of(EVP_PKEY* key) {
   return bytes;
 }
 
+struct NoteParts {
+  std::string_view text;
+  std::vector<std::pair<std::string_view, std::string>> signatures;  // name; key ID and signature
+};
+NoteParts split_note(std::string_view note, const fs::path& origin) {
+  const auto fail = [&](std::string_view cause) { throw FormatError(origin, -1, fmt::format("not a signed note: {}", cause)); };
+  if (note.size() > kMostNoteBytes) fail("it is too large");
+  if (std::any_of(note.begin(), note.end(), [](char c) { return uint8_t(c) < 0x20 && c != '\n'; })) fail("it holds control characters");
+  const size_t blank = note.rfind("\n\n");
+  if (blank == std::string_view::npos || !note.ends_with('\n')) fail("no signatures follow an empty line");
+  NoteParts parts{note.substr(0, blank + 1), {}};
+  std::string_view rest = note.substr(blank + 2);
+  if (rest.empty()) fail("it has no signature");
+  while (!rest.empty()) {
+    const size_t end = rest.find('\n');
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(end + 1);
+    if (!line.starts_with(kDash)) fail("a line of its signatures does not begin with an em dash");
+    line.remove_prefix(kDash.size());
+    const size_t space = line.find(' ');
+    if (space == std::string_view::npos || space == 0) fail("a signature has no name");
+    parts.signatures.emplace_back(line.substr(0, space), base64_decode(line.substr(space + 1), origin));
+    if (parts.signatures.back().second.size() <= kIdBytes) fail("a signature is too short");
+  }
+  return parts;
+}
+
 KeyPointer private_key(std::string_view seed) {
   KeyPointer key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, bytes_of(seed), seed.size()), EVP_PKEY_free);
   OVERPROOF_CHECK(key);
@@ -177,32 +204,17 @@ fs::path note_key_path(const fs::path& signing_key) {
   return file;
 }
 
+std::string unverified_note_text(std::string_view note, const fs::path& origin) { return std::string(split_note(note, origin).text); }
+
 std::optional<std::string> open_note(std::string_view note, const NoteVerifier& key, const fs::path& origin) {
-  const auto fail = [&](std::string_view cause) { throw FormatError(origin, -1, fmt::format("not a signed note: {}", cause)); };
-  if (note.size() > kMostNoteBytes) fail("it is too large");
-  if (std::any_of(note.begin(), note.end(), [](char c) { return uint8_t(c) < 0x20 && c != '\n'; })) fail("it holds control characters");
-  const size_t blank = note.rfind("\n\n");
-  if (blank == std::string_view::npos || !note.ends_with('\n')) fail("no signatures follow an empty line");
-  const std::string_view text = note.substr(0, blank + 1);
-  std::string_view rest = note.substr(blank + 2);
-  if (rest.empty()) fail("it has no signature");
+  const NoteParts parts = split_note(note, origin);
   bool signed_by_key = false, forged = false;
-  while (!rest.empty()) {
-    const size_t end = rest.find('\n');
-    std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(end + 1);
-    if (!line.starts_with(kDash)) fail("a line of its signatures does not begin with an em dash");
-    line.remove_prefix(kDash.size());
-    const size_t space = line.find(' ');
-    if (space == std::string_view::npos || space == 0) fail("a signature has no name");
-    const std::string_view name = line.substr(0, space);
-    const std::string signature = base64_decode(line.substr(space + 1), origin);
-    if (signature.size() <= kIdBytes) fail("a signature is too short");
+  for (const auto& [name, signature] : parts.signatures) {
     if (name != key.name() || signature.substr(0, kIdBytes) != id_bytes(key.id())) continue;
-    (key.verify(text, std::string_view(signature).substr(kIdBytes)) ? signed_by_key : forged) = true;
+    (key.verify(parts.text, std::string_view(signature).substr(kIdBytes)) ? signed_by_key : forged) = true;
   }
   if (!signed_by_key || forged) return std::nullopt;
-  return std::string(text);
+  return std::string(parts.text);
 }
 
 std::string TreeHead::text() const {

@@ -66,6 +66,9 @@ class NoteSigner {
 /// "<signing key>.note".
 fs::path note_key_path(const fs::path& signing_key);
 
+/// The text of a note, whoever signed it. Throws FormatError when it is no note.
+std::string unverified_note_text(std::string_view note, const fs::path& origin);
+
 /// The text of a note that the key has signed. Signatures of other keys (witnesses) are passed over, as the format asks. Throws FormatError
 /// when it is no note; nothing when this key did not sign it, or any signature under its name and ID does not hold.
 std::optional<std::string> open_note(std::string_view note, const NoteVerifier& key, const fs::path& origin);
