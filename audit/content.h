@@ -1,13 +1,21 @@
 #pragma once
 // What an artifact's files say about its ancestors, held against what its statement says.
 
+#include <string>
 #include <vector>
 
+#include "provenance/corpus_proof.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
 
-/// Faults between statement and content, for the kinds whose files name roots. Bad files are faults too.
-std::vector<Fault> check_content(const ArtifactNode& node);
+struct ContentCheck {
+  std::vector<Fault> faults;
+  std::vector<std::string> notes;  ///< what could not be checked, and what it would need
+};
+
+/// Faults between statement and content, for the kinds whose files name roots or commit to others. Bad files are faults too.
+/// `salt`: the secret of a private corpus, or nullptr.
+ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt);
 
 }  // namespace overproof

@@ -97,10 +97,13 @@ class Verifier {
     }
   }
 
-  void contents() {
-    for (const ArtifactNode& node : run_.nodes)
-      if (node.lineage() && node.check.faults.empty())
-        for (const Fault& fault : check_content(node)) fail(node.name, fault.file, fault.what, fault.remedy);
+  void contents(const CorpusSalt* salt) {
+    for (const ArtifactNode& node : run_.nodes) {
+      if (!node.lineage() || !node.check.faults.empty()) continue;
+      const ContentCheck check = check_content(node, salt);
+      for (const Fault& fault : check.faults) fail(node.name, fault.file, fault.what, fault.remedy);
+      for (const std::string& what : check.notes) note(node.name, what);
+    }
   }
 
   void signers(bool trusted) {
@@ -173,6 +176,8 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   std::optional<PublicKey> trusted;
   if (config.public_key.empty() && !config.rotations.empty()) throw UsageError("--rotations lead on from a key: give it with --public-key");
   if (!config.public_key.empty()) trusted = read_trusted_key(config.public_key, config.rotations);
+  std::optional<CorpusSalt> salt;
+  if (!config.salt.empty()) salt = CorpusSalt::read(config.salt);
   Verification result;
   result.run = load_run(folder, VerifyFiles::yes, trusted ? &*trusted : nullptr);
   Verifier verifier(result);
@@ -180,7 +185,7 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   verifier.names();
   verifier.dependencies();
   verifier.chains();
-  verifier.contents();
+  verifier.contents(salt ? &*salt : nullptr);
   verifier.signers(trusted.has_value());
   return result;
 }

@@ -11,12 +11,13 @@
 namespace overproof {
 
 struct VerifyConfig {
-  std::string public_key, rotations;
+  std::string public_key, rotations, salt;
   template <class V>
   void visit(V&& v) {
     v("public-key", public_key, any_value(),
       "PEM file of the signer you trust; without it signatures are checked by the keys that the statements name");
     v("rotations", rotations, any_value(), "files of `key rotate`, apart by commas, that lead from that key to newer ones");
+    v("salt", salt, any_value(), "the secret of a private corpus, to hold its commitment against its documents");
   }
 };
 

@@ -16,16 +16,6 @@ namespace {
 
 constexpr const char* kSplitNames[] = {"train", "held_out"};
 
-/// Calls visit(line, offset) for every line of a mapped file, without its newline.
-void for_each_line(const MappedFile& file, const std::function<void(std::string_view, int64_t)>& visit) {
-  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  for (size_t at = 0; at < all.size();) {
-    const size_t end = std::min(all.find('\n', at), all.size());
-    visit(all.substr(at, end - at), int64_t(at));
-    at = end + 1;
-  }
-}
-
 template <class T>
 T member(const Json& record, const char* name, const fs::path& file, int64_t offset) {
   try {
@@ -43,26 +33,10 @@ Digest digest_member(const Json& record, const fs::path& file, int64_t offset) {
   }
 }
 
-Document parse_document(const Json& record, const fs::path& file, int64_t offset) {
-  Document document;
-  document.digest = digest_member(record, file, offset);
-  document.name = member<std::string>(record, "name", file, offset);
-  document.source = member<std::string>(record, "source", file, offset);
-  document.license = member<std::string>(record, "license", file, offset);
-  document.license_rule = member<std::string>(record, "license_rule", file, offset);
-  document.bytes = member<int64_t>(record, "bytes", file, offset);
-  document.first_token = member<int64_t>(record, "first_token", file, offset);
-  document.tokens = member<int64_t>(record, "tokens", file, offset);
-  const auto split = member<std::string>(record, "split", file, offset);
-  if (split != kSplitNames[0] && split != kSplitNames[1]) throw FormatError(file, offset, fmt::format("split '{}' is not known", split));
-  document.split = split == kSplitNames[0] ? Split::train : Split::held_out;
-  return document;
-}
-
 std::vector<Document> read_documents(const fs::path& file) {
   std::vector<Document> documents;
   for_each_line(MappedFile(file), [&](std::string_view line, int64_t offset) {
-    documents.push_back(parse_document(parse_json(line, file, offset), file, offset));
+    documents.push_back(parse_document(line, file, offset));
   });
   return documents;
 }
@@ -84,6 +58,32 @@ int64_t metadata_integer(const SafetensorsFile& file, const char* key, int64_t l
 }
 
 }  // namespace
+
+void for_each_line(const MappedFile& file, const std::function<void(std::string_view, int64_t)>& visit) {
+  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  for (size_t at = 0; at < all.size();) {
+    const size_t end = std::min(all.find('\n', at), all.size());
+    visit(all.substr(at, end - at), int64_t(at));
+    at = end + 1;
+  }
+}
+
+Document parse_document(std::string_view line, const fs::path& file, int64_t offset) {
+  const Json record = parse_json(line, file, offset);
+  Document document;
+  document.digest = digest_member(record, file, offset);
+  document.name = member<std::string>(record, "name", file, offset);
+  document.source = member<std::string>(record, "source", file, offset);
+  document.license = member<std::string>(record, "license", file, offset);
+  document.license_rule = member<std::string>(record, "license_rule", file, offset);
+  document.bytes = member<int64_t>(record, "bytes", file, offset);
+  document.first_token = member<int64_t>(record, "first_token", file, offset);
+  document.tokens = member<int64_t>(record, "tokens", file, offset);
+  const auto split = member<std::string>(record, "split", file, offset);
+  if (split != kSplitNames[0] && split != kSplitNames[1]) throw FormatError(file, offset, fmt::format("split '{}' is not known", split));
+  document.split = split == kSplitNames[0] ? Split::train : Split::held_out;
+  return document;
+}
 
 Corpus::Corpus(const fs::path& artifact)
     : stream_(artifact / "tokens.safetensors"), documents_(read_documents(artifact / "documents.jsonl")) {

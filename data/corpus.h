@@ -5,6 +5,7 @@
 //   corpus/tokens.safetensors   "train" and "held_out": U16 [tokens] when the vocabulary fits, else U32; metadata: vocab_size,
 //                               tokenizer_probe, separator (id put after every document), window_length
 //   corpus/licenses.json        documents and bytes by licence and by source
+//   corpus/commitment.json, corpus/tiles.safetensors, corpus/index.safetensors   Merkle trees over the documents: data/commitment.h
 //   corpus/texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file
 //                               a source; characters of its name outside [A-Za-z0-9._+-] are spelled %XX
 
@@ -33,6 +34,11 @@ struct Document {
   int64_t first_token = 0;  ///< in its split's stream
   int64_t tokens = 0;       ///< with the separator
 };
+
+/// One line of documents.jsonl, without its newline, `offset` bytes into `file`. Throws FormatError.
+Document parse_document(std::string_view line, const fs::path& file, int64_t offset);
+/// Calls visit(line, offset) for every line of a mapped file, without its newline.
+void for_each_line(const MappedFile& file, const std::function<void(std::string_view line, int64_t offset)>& visit);
 
 class Corpus {
  public:

@@ -15,6 +15,7 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "data/commitment.h"
 #include "data/corpus.h"
 #include "data/dep5.h"
 #include "data/tokenizer.h"
@@ -206,6 +207,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   fs::create_directories(outputs.scratch());
   Spool train(outputs.scratch() / "train.tokens"), held_out(outputs.scratch() / "held_out.tokens");
   OutputFile table = outputs.folder().open("documents.jsonl");
+  const bool is_private = inputs.has("salt");
+  CommitmentWriter commitment(is_private ? std::optional(CorpusSalt::read(inputs.path("salt"))) : std::nullopt);
   std::optional<OutputFile> texts;
   std::string texts_source;
   std::set<Digest> seen;
@@ -220,6 +223,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     Spool& spool = d.split == Split::train ? train : held_out;
     d.first_token = spool.tokens;
     spool.append(prepared.ids, dtype);
+    commitment.add(d.digest, d.split, d.tokens, table.bytes_written());
     const char* split = d.split == Split::train ? "train" : "held_out";
     table.write(Json{{"digest", d.digest.hex()}, {"name", d.name}, {"source", d.source}, {"license", d.license},
                      {"license_rule", d.license_rule}, {"bytes", d.bytes}, {"split", split}, {"first_token", d.first_token},
@@ -266,7 +270,9 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   }
   if (seen.empty()) throw UsageError("no document is left: all are too short, too long or broken");
   outputs.folder().finish(std::move(*texts));
+  const int64_t table_bytes = table.bytes_written();
   outputs.folder().finish(std::move(table));
+  const Commitment committed = commitment.finish(outputs.folder(), table_bytes);
 
   SafetensorsWriter stream(outputs.folder(), "tokens.safetensors",
                            {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}},
@@ -288,11 +294,15 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   report.metrics()["too_short"] = too_short;
   report.metrics()["too_long"] = too_long;
   report.metrics()["broken"] = broken;
+  report.metrics()["documents_root"] = committed.documents.root.hex();
+  report.metrics()["sorted_root"] = committed.sorted.root.hex();
   const auto total = int64_t(seen.size());
   report.summary.push_back(fmt::format("{} documents, {} training and {} held-out tokens, {} licences, {} sources", total, train.tokens,
                                        held_out.tokens, by_license.size(), by_source.size()));
   report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken", duplicates, too_short, too_long,
                                        broken.size()));
+  report.summary.push_back(fmt::format("committed to {}{} documents: tree {}, sorted {}", is_private ? "salted " : "", total,
+                                       committed.documents.root.hex().substr(0, 16), committed.sorted.root.hex().substr(0, 16)));
   for (const Json& record : broken) {
     report.summary.push_back(fmt::format("broken: {}: {}", record["name"].get<std::string>(), record["cause"].get<std::string>()));
   }

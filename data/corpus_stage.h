@@ -6,6 +6,9 @@
 //   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}
 // In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
+// Input "salt", where there is one, makes the corpus private: a file of 32 random bytes that nobody else may read. The Merkle trees then hold
+// salted values (provenance/corpus_proof.h). What must be withheld when such a corpus is published: everything but commitment.json and the
+// signatures, because the table and the texts say what the trees hide.
 
 #include <string>
 

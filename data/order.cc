@@ -1,7 +1,9 @@
 #include "data/order.h"
 
 #include <bit>
+#include <charconv>
 #include <cstring>
+#include <string>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -12,10 +14,25 @@ namespace {
 
 constexpr int kRounds = 8;  // four make a pseudo-random permutation (Luby and Rackoff 1988); the rest is margin for tiny halves
 
+constexpr size_t kMostBeaconBytes = 512;
+
 void put_u64(Sha256& hash, uint64_t value) {
   uint8_t bytes[8];
   for (int i = 0; i < 8; ++i) bytes[i] = uint8_t(value >> (8 * i));
   hash.update(bytes, 8);
+}
+
+std::string beacon_bytes(std::string_view hex) {
+  std::string bytes;
+  bool good = hex.size() % 2 == 0 && hex.size() <= 2 * kMostBeaconBytes;
+  for (size_t i = 0; good && i < hex.size(); i += 2) {
+    unsigned value = 0;
+    const auto [end, error] = std::from_chars(hex.data() + i, hex.data() + i + 2, value, 16);
+    good = error == std::errc() && end == hex.data() + i + 2;
+    bytes += char(value);
+  }
+  if (!good) throw UsageError("the order beacon '" + std::string(hex.substr(0, 80)) + "' is not 1 to 512 bytes in hexadecimal");
+  return bytes;
 }
 
 }  // namespace
@@ -78,10 +95,15 @@ int64_t Permutation::inverse(int64_t element) const {
   return int64_t(x);
 }
 
-Digest order_key(const Digest& corpus_root, int64_t seed) {
+Digest order_key(const Digest& corpus_root, int64_t seed, std::string_view beacon) {
   Sha256 hash;
-  hash.update("overproof training order v1");
+  hash.update(beacon.empty() ? "overproof training order v1" : "overproof training order v2");
   hash.update(corpus_root.bytes.data(), corpus_root.bytes.size());
+  if (!beacon.empty()) {
+    const std::string bytes = beacon_bytes(beacon);
+    put_u64(hash, bytes.size());
+    hash.update(bytes);
+  }
   put_u64(hash, uint64_t(seed));
   return hash.finish();
 }

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string_view>
 
 #include "core/digest.h"
 
@@ -25,8 +26,12 @@ class Permutation {
 };
 
 /// The key of a training order: SHA-256 over the corpus root and the user's seed, so that it cannot be chosen before
-/// the corpus is fixed.
-Digest order_key(const Digest& corpus_root, int64_t seed);
+/// the corpus is fixed. Whoever trains can still try seeds. `beacon`: public randomness in hex that came out after the corpus was
+/// published, a drand round for instance; with it and a seed named before, nothing is left to choose.
+///   without beacon   SHA-256("overproof training order v1" || root || seed)
+///   with             SHA-256("overproof training order v2" || root || beacon's length in bytes || beacon || seed)      numbers: U64 little-endian
+/// Throws UsageError unless the beacon is "" or 1 to 512 bytes in hex.
+Digest order_key(const Digest& corpus_root, int64_t seed, std::string_view beacon = {});
 
 /// Which windows are taught, and when each is trained on. Soft targets cover `taught` windows: block q holds window
 /// permutation(key, 0, windows).forward(q). Epoch e (from 0) of training visits the blocks in the order

@@ -42,7 +42,8 @@ std::vector<StageSpec> make_stages() {
   list.push_back({"corpus", "corpus-of", "Reads documents with their licences and cuts them into tokens and windows.",
                   "overproof corpus --source texts --tokenizer runs/mine/teacher --out runs/mine/corpus",
                   {{"source", "folder of text files with their copyright files or documents.jsonl", Kind::file},
-                   {"tokenizer", "what to cut text with: any artifact with a tokenizer"}}, false,
+                   {"tokenizer", "what to cut text with: any artifact with a tokenizer"},
+                   {"salt", "makes the corpus private: a secret made by 'audit salt'", Kind::file, false}}, false,
                   stage_maker<CorpusConfig>(run_corpus)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"teach", "taught", "Writes the teacher's answers to a corpus as compact soft targets.",

@@ -161,7 +161,7 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   const int64_t blocks = std::min(config.tokens / length, windows);
   if (blocks < 1) throw UsageError(fmt::format("{} tokens are less than one window of {}, or the corpus has none", config.tokens, length));
 
-  const Digest key = order_key(inputs.root("corpus"), config.seed);
+  const Digest key = order_key(inputs.root("corpus"), config.seed, config.order_beacon);
   const TrainingOrder order(key, windows, blocks);
   const Lesson lesson{teacher, corpus, order, encoding};
   const Drawer drawer(outputs.scratch(), encoding.entry_bytes());
@@ -182,18 +182,19 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
-  const Metadata metadata = {{"format_version", "1"},
-                             {"kind", config.mode},
-                             {"count", fmt::format("{}", encoding.count)},
-                             {"temperature", fmt::format("{}", encoding.temperature)},
-                             {"vocab_size", fmt::format("{}", vocab)},
-                             {"window_length", fmt::format("{}", length)},
-                             {"batch_windows", fmt::format("{}", batch)},
-                             {"seed", fmt::format("{}", config.seed)},
-                             {"order_key", key.hex()},
-                             {"corpus_root", inputs.root("corpus").hex()},
-                             {"teacher_root", inputs.root("teacher").hex()},
-                             {"tokenizer_probe", probe.hex()}};
+  Metadata metadata = {{"format_version", "1"},
+                      {"kind", config.mode},
+                      {"count", fmt::format("{}", encoding.count)},
+                      {"temperature", fmt::format("{}", encoding.temperature)},
+                      {"vocab_size", fmt::format("{}", vocab)},
+                      {"window_length", fmt::format("{}", length)},
+                      {"batch_windows", fmt::format("{}", batch)},
+                      {"seed", fmt::format("{}", config.seed)},
+                      {"order_key", key.hex()},
+                      {"corpus_root", inputs.root("corpus").hex()},
+                      {"teacher_root", inputs.root("teacher").hex()},
+                      {"tokenizer_probe", probe.hex()}};
+  if (!config.order_beacon.empty()) metadata["order_beacon"] = config.order_beacon;
   const Totals totals = write_targets(drawer, blocks, batch, length, encoding, metadata, outputs.folder());
 
   const double bytes = double(totals.entry_bytes) / double(totals.rows), ids = double(totals.entries) / double(totals.rows);

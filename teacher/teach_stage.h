@@ -14,6 +14,7 @@ namespace overproof {
 struct TeachConfig {
   int64_t tokens = 49152, draws = 26, k = 32, seed = 0, batch_windows = 4;
   std::string mode = "sample";
+  std::string order_beacon;
   double temperature = 1.0;
   template <class V>
   void visit(V&& v) {
@@ -23,6 +24,8 @@ struct TeachConfig {
     v("k", k, in_range(1, 255), "top-k: ids kept at each position");
     v("temperature", temperature, in_range(0.05, 20), "divides the teacher's logits");
     v("seed", seed, any_value(), "of the draws and of the order of windows");
+    v("order-beacon", order_beacon, any_value(),
+      "public randomness in hex that came out after the corpus was published; the order of training is then drawn from it, too");
     v("batch-windows", batch_windows, in_range(1, 4096), "windows that go through the teacher together");
   }
 };

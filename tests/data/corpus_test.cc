@@ -7,7 +7,9 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "data/commitment.h"
 #include "data/corpus_stage.h"
+#include "provenance/merkle.h"
 #include "tests/data/fixtures.h"
 
 namespace overproof {
@@ -106,6 +108,57 @@ TEST_CASE("the corpus artifact holds every document once, with licence, tokens a
   CHECK(visited == 60);
 }
 
+TEST_CASE("the corpus commits to its table, and its index says what the table says") {
+  const Source source;
+  const StageReport report = source.run("out", Source::config());
+  const Corpus corpus(source.folder / "out");
+  const CorpusCommitment commitment(source.folder / "out");
+  const std::string table = read_file(source.folder / "out/documents.jsonl");
+  CHECK(report.metrics()["documents_root"] == commitment.roots().documents.root.hex());
+  CHECK(report.metrics()["sorted_root"] == commitment.roots().sorted.root.hex());
+  std::vector<Digest> leaves;
+  for (size_t i = 0; i < corpus.documents().size(); ++i) {
+    const Document& d = corpus.documents()[i];
+    leaves.push_back(merkle_leaf(d.digest));
+    CHECK(commitment.index().find(d.digest) == int64_t(i));
+    const TokenRange range = commitment.index().tokens(int64_t(i));
+    CHECK(range.split == d.split);
+    CHECK(range.first == d.first_token);
+    CHECK(range.count == d.tokens);
+    const auto [begin, end] = commitment.index().record(int64_t(i));
+    REQUIRE(size_t(end) <= table.size());
+    CHECK(parse_document(std::string_view(table).substr(size_t(begin), size_t(end - begin - 1)), "table", begin).name == d.name);
+  }
+  CHECK(commitment.roots().documents.root == merkle_root(leaves));
+}
+
+TEST_CASE("a private corpus is the same but for its trees, and needs a secret that nobody else may read") {
+  const Source source;
+  source.run("open", Source::config());
+  const fs::path salt = source.folder / "corpus.salt";
+  CorpusSalt::create(salt);
+  const auto run = [&](const std::string& out) {
+    fs::create_directories(source.folder / out);
+    Outputs outputs(source.folder / out, source.folder / (out + ".scratch"));
+    run_corpus(Source::config(), Inputs({{"source", {source.folder / "src", {}}}, {"tokenizer", {source.folder / "tok", {}}}, {"salt", {salt, {}}}}), outputs);
+  };
+  run("private");
+  run("again");
+  for (const char* name : {"documents.jsonl", "tokens.safetensors", "texts/alpha.jsonl"})
+    CHECK(sha256_file(source.folder / "open" / name) == sha256_file(source.folder / "private" / name));
+  for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) {
+    CHECK(sha256_file(source.folder / "open" / name) != sha256_file(source.folder / "private" / name));
+    CHECK(sha256_file(source.folder / "again" / name) == sha256_file(source.folder / "private" / name));
+  }
+  const CorpusCommitment commitment(source.folder / "private");
+  const CorpusSalt secret = CorpusSalt::read(salt);
+  const Corpus corpus(source.folder / "private");
+  for (const Document& d : corpus.documents()) CHECK(commitment.prove(d.digest, CorpusTree::documents, &secret).present);
+  CHECK_FALSE(commitment.prove(sha256("elsewhere"), CorpusTree::documents, &secret).present);
+  fs::permissions(salt, fs::perms::others_read, fs::perm_options::add);
+  CHECK_THROWS_AS(run("leaky"), ProvenanceError);
+}
+
 TEST_CASE("the corpus does not depend on the number of threads, and the split follows the digest") {
   const Source source;
   const int64_t before = thread_count();
@@ -114,7 +167,8 @@ TEST_CASE("the corpus does not depend on the number of threads, and the split fo
   set_thread_count(4);
   source.run("four", Source::config());
   set_thread_count(before);
-  for (const char* name : {"documents.jsonl", "tokens.safetensors", "licenses.json", "texts/alpha.jsonl", "texts/beta.jsonl"}) {
+  for (const char* name : {"documents.jsonl", "tokens.safetensors", "licenses.json", "texts/alpha.jsonl", "texts/beta.jsonl",
+                           "commitment.json", "tiles.safetensors", "index.safetensors"}) {
     CHECK(sha256_file(source.folder / "one" / name) == sha256_file(source.folder / "four" / name));
   }
   const Corpus corpus(source.folder / "one");

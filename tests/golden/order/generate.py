@@ -43,7 +43,9 @@ def main():
         cases.append({"tweak": tweak, "n": n, "positions": positions,
                       "elements": [permute(key, tweak, n, p) for p in positions]})
     whole = {"tweak": 5, "n": 23, "positions": list(range(23)), "elements": [permute(key, 5, 23, p) for p in range(23)]}
-    print(json.dumps({"corpus_root": root.hex(), "seed": 7, "key": key.hex(), "cases": cases + [whole]}, indent=1))
+    beacon = bytes(range(32))
+    drawn = hashlib.sha256(b"overproof training order v2" + root + struct.pack("<Q", len(beacon)) + beacon + struct.pack("<q", 7)).digest()
+    print(json.dumps({"beacon": beacon.hex(), "beacon_key": drawn.hex(), "corpus_root": root.hex(), "seed": 7, "key": key.hex(), "cases": cases + [whole]}, indent=1))
 
 
 main()

@@ -1,0 +1,182 @@
+// What it costs to commit to a corpus, and how long its answers take: bench_commitment [--documents N] [--folder DIR].
+// Documents are SHA-256 digests of a counter; every answer is checked, and a wrong one ends the run with 1. Times of single answers are quantiles
+// over random documents; "cold" ones come after the files were thrown out of the page cache, so they hold the disk's latency.
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/rng.h"
+#include "data/commitment.h"
+#include "data/order.h"
+
+using namespace overproof;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr int64_t kWindowLength = 2048, kBatch = 544, kEpochs = 2;
+constexpr const char* kFiles[] = {"commitment.json", "tiles.safetensors", "index.safetensors"};
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+Digest document(int64_t i) { return sha256(std::span<const uint8_t>(reinterpret_cast<const uint8_t*>(&i), sizeof i)); }
+int64_t tokens_of(int64_t i) { return 64 + i * 7919 % 384; }
+
+void require(bool holds, const char* what) {
+  if (holds) return;
+  fmt::print(stderr, "wrong: {}\n", what);
+  std::exit(1);
+}
+
+struct Quantiles {
+  double p50, p99, most;
+};
+Quantiles measure(int64_t calls, const std::function<void(int64_t)>& call) {
+  std::vector<double> times;
+  for (int64_t i = 0; i < calls; ++i) {
+    const auto start = Clock::now();
+    call(i);
+    times.push_back(seconds_since(start) * 1e6);
+  }
+  std::sort(times.begin(), times.end());
+  return {times[times.size() / 2], times[times.size() * 99 / 100], times.back()};
+}
+void print(const char* name, const Quantiles& q, double target_ms) {
+  fmt::print("{:<44} {:>9.1f} {:>9.1f} {:>9.1f}   {:>5.1f} % of {:g} ms\n", name, q.p50, q.p99, q.most, q.p99 / target_ms / 10, target_ms);
+}
+
+void drop_from_cache(const fs::path& folder) {
+  for (const char* name : kFiles) {
+    const int fd = ::open((folder / name).c_str(), O_RDONLY);
+    if (fd < 0) continue;
+    ::fsync(fd);
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(fd);
+  }
+}
+
+double raw_sha256_rate() {
+  const std::vector<uint8_t> data(size_t{64} << 20, 'a');
+  const auto start = Clock::now();
+  const Digest digest = sha256(data);
+  const double seconds = seconds_since(start);
+  require(digest != Digest{}, "SHA-256");
+  return double(data.size()) / seconds;
+}
+
+void run(int64_t n, const fs::path& folder) {
+  const double raw = raw_sha256_rate();
+  fmt::print("{} documents, {} threads, SHA-256 in memory {:.2f} GB/s a core\n\n", n, thread_count() ? thread_count() : 0, raw / 1e9);
+  double build = 0;
+  {
+    OutputFolder out(folder);
+    CommitmentWriter writer{std::nullopt};
+    std::vector<Digest> piece(1 << 16);
+    for (int64_t first = 0; first < n; first += int64_t(piece.size())) {
+      const int64_t count = std::min<int64_t>(int64_t(piece.size()), n - first);
+      for (int64_t i = 0; i < count; ++i) piece[size_t(i)] = document(first + i);  // what hashing the texts would be
+      const auto start = Clock::now();
+      for (int64_t i = 0; i < count; ++i) writer.add(piece[size_t(i)], (first + i) % 20 == 3 ? Split::held_out : Split::train, tokens_of(first + i), (first + i) * 250);
+      build += seconds_since(start);
+    }
+    const auto start = Clock::now();
+    writer.finish(out, n * 250);
+    build += seconds_since(start);
+  }
+  // A tree over n leaves hashes one block a leaf and two a node; there are two trees.
+  const double blocks = 2.0 * 3 * double(n);
+  fmt::print("build                {:>10.2f} s, {:.2f} million documents a second; its {:.0f} million blocks of SHA-256 alone would take {:.2f} s on one core: {:.2f} x\n",
+             build, double(n) / build / 1e6, blocks / 1e6, blocks * 64 / raw, build / (blocks * 64 / raw));
+  double bytes = 0;
+  for (const char* name : kFiles) {
+    const double size = double(fs::file_size(folder / name));
+    bytes += size;
+    fmt::print("  {:<20} {:>14.0f} bytes {:>8.2f} a document\n", name, size, size / double(n));
+  }
+  fmt::print("  {:<20} {:>14.0f} bytes {:>8.2f} a document\n\n", "together", bytes, bytes / double(n));
+
+  const NoteSigner signer = NoteSigner::generate("example.com/bench");
+  const CorpusCommitment commitment(folder);
+  const DocumentIndex& index = commitment.index();
+  const auto sign = [&](CorpusTree tree) { return signer.sign_note(corpus_tree_head(commitment.roots(), tree, document(-1), signer.verifier().name()).text()); };
+  const std::string notes[2] = {sign(CorpusTree::documents), sign(CorpusTree::sorted)};
+  Rng random(1, "bench/commitment");
+  std::vector<int64_t> asked(20000);
+  for (int64_t& i : asked) i = int64_t(random.below(uint64_t(n)));
+  const int64_t windows = (index.stream_tokens(Split::train) - 1) / kWindowLength;
+  const TrainingOrder order(order_key(document(-1), 0), windows, windows);
+  CorpusProof proof;
+  std::string text;
+  const auto prove = [&](const Digest& d, bool expected) {
+    proof = commitment.prove(d, CorpusTree::documents, nullptr);
+    proof.checkpoint = notes[size_t(proof.tree)];
+    require(proof.present == expected, "presence");
+    text = proof.text();
+  };
+  const auto check = [&] { require(check_corpus_proof(CorpusProof::parse(text, "proof"), signer.verifier(), "proof").holds(), "a proof"); };
+
+  fmt::print("{:<44} {:>9} {:>9} {:>9}   p99 of the target\n", "microseconds", "p50", "p99", "most");
+  const auto everything = [&](int64_t calls, const std::string& note) {
+    print(("presence, looked up" + note).c_str(), measure(calls, [&](int64_t i) { require(index.find(document(asked[size_t(i)])) == asked[size_t(i)], "find"); }), 1);
+    print(("presence, proof built" + note).c_str(), measure(calls, [&](int64_t i) { prove(document(asked[size_t(i)]), true); }), 1);
+    print(("presence, proof built and verified" + note).c_str(), measure(calls, [&](int64_t i) { prove(document(asked[size_t(i)]), true), check(); }), 1);
+    print(("absence, proof built" + note).c_str(), measure(calls, [&](int64_t i) { prove(document(n + asked[size_t(i)]), false); }), 1);
+    print(("absence, proof built and verified" + note).c_str(), measure(calls, [&](int64_t i) { prove(document(n + asked[size_t(i)]), false), check(); }), 1);
+    int64_t steps = 0;
+    print(("document -> steps" + note).c_str(), measure(calls, [&](int64_t i) {
+            const auto ordinal = index.find(document(asked[size_t(i)]));
+            require(ordinal.has_value(), "find");
+            const TokenRange range = index.tokens(*ordinal);
+            if (range.split == Split::held_out) return;
+            for (int64_t w = std::max<int64_t>(0, (range.first - 1) / kWindowLength); w <= (range.first + range.count - 1) / kWindowLength && w < windows; ++w)
+              for (int64_t epoch = 0; epoch < kEpochs; ++epoch) steps += order.position_of(order.block_of_window(w), epoch) / kBatch >= 0;
+          }), 5);
+    require(steps > 0, "steps");
+    int64_t fewest = INT64_MAX;
+    std::vector<Digest> digests;
+    print(("step -> at least 4096 documents' digests" + note).c_str(), measure(std::max<int64_t>(100, calls / 20), [&](int64_t i) {
+            digests.clear();
+            const int64_t step = asked[size_t(i)] % (windows / kBatch);
+            for (int64_t p = step * kBatch; p < (step + 1) * kBatch; ++p)
+              for (const int64_t ordinal : index.in_window(Split::train, order.window_of_block(order.block_at(p)), kWindowLength)) digests.push_back(index.key(index.rank(ordinal)));
+            fewest = std::min(fewest, int64_t(digests.size()));
+          }), 5);
+    fmt::print("  (a step of {} windows of {} tokens had at least {} documents)\n", kBatch, kWindowLength, fewest);
+    if (windows >= kBatch) require(fewest >= 4096, "documents of a step");
+  };
+  everything(int64_t(asked.size()), "");
+  drop_from_cache(folder);
+  everything(1000, ", cold");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int64_t documents = 10'000'000;
+  fs::path folder;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::strcmp(argv[i], "--documents") == 0) documents = std::max<int64_t>(1'000'000, std::atoll(argv[i + 1]));
+    if (std::strcmp(argv[i], "--folder") == 0) folder = argv[i + 1];
+  }
+  const bool own = folder.empty();
+  if (own) folder = fs::temp_directory_path() / fmt::format("overproof-bench-commitment-{}", ::getpid());
+  fs::create_directories(folder);
+  try {
+    run(documents, folder);
+  } catch (const Error& e) {
+    fmt::print(stderr, "{}\n", e.what());
+    return 1;
+  }
+  std::error_code ignored;
+  if (own) fs::remove_all(folder, ignored);
+  return 0;
+}

@@ -1,0 +1,115 @@
+#pragma once
+// What a corpus commits to, and proofs about one document that need nothing but the public note key.
+//
+// A corpus has two trees over the same documents: "documents" in the order of its table, and "sorted" with strictly ascending values. A
+// leaf's data, its value, is 32 bytes: the SHA-256 of the text. Where values ascend, two neighbours show that nothing stands between them:
+// that is a proof of absence.
+//
+// A private corpus commits to salted values, so that nobody can try guessed texts against its hashes:
+//   documents   SHA-256("overproof salted leaf v1" || salt || digest) with a salt a document, HMAC-SHA256(secret, "document" || digest). A
+//               proof reveals that one salt. Whether it is the right one need not be shown: any salt that gives a committed value will do.
+//   sorted      the same formula with one salt for the corpus, HMAC-SHA256(secret, "sorted"), whose SHA-256 is in the tree's signed origin.
+//               Absence needs that: with a salt a document, whoever answers could hide a document by a salt that it was not committed
+//               under. The price: whoever holds an absence proof can try guessed texts against the values he sees, which are two a proof, or
+//               all of them if the sorted tree's tiles are published. Whether that is acceptable is the owner's choice; presence never costs it.
+//
+// A proof of absence rests on the sorted tree being sorted and of the same documents. `audit verify` shows both, given the corpus or, for those
+// who may not see texts, its table. To whoever has the proof alone, the signer has bound himself: a presence proof of the same
+// document under the same corpus root convicts him.
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json_fwd.h"
+#include "provenance/signed_note.h"
+
+namespace overproof {
+
+enum class CorpusTree { documents, sorted };
+
+/// The secret of a private corpus: 32 random bytes.
+class CorpusSalt {
+ public:
+  static CorpusSalt read(const fs::path& file);     ///< throws ProvenanceError when others may read it, FormatError on its size
+  static void create(const fs::path& file);         ///< throws UsageError when the file is there
+  static CorpusSalt from_bytes(std::string_view secret, const fs::path& origin);
+  Digest document_salt(const Digest& document) const;
+  Digest sorted_salt() const;
+  Digest salt(CorpusTree tree, const Digest& document) const;
+
+ private:
+  std::string secret_;
+};
+
+/// A leaf's data. `salt`: nullopt where the corpus is not private.
+Digest corpus_leaf_value(const Digest& document, const std::optional<Digest>& salt);
+
+/// The roots, as the artifact's commitment.json holds them.
+struct Commitment {
+  struct Tree {
+    int64_t size = 0;
+    Digest root;
+    bool operator==(const Tree&) const = default;
+  };
+  Tree documents, sorted;
+  std::optional<Digest> sorted_salt_digest;  ///< SHA-256 of sorted_salt(); set exactly where the corpus is private
+  bool is_private() const { return sorted_salt_digest.has_value(); }
+  const Tree& tree(CorpusTree which) const { return which == CorpusTree::documents ? documents : sorted; }
+  std::string text() const;
+  static Commitment parse(std::string_view text, const fs::path& origin);  ///< throws FormatError
+  bool operator==(const Commitment&) const = default;
+};
+
+/// Names one tree of one corpus artifact, as a checkpoint's first line: NAME/CORPUS/TREE, where CORPUS is the artifact's root in hex, and
+/// TREE "documents", "documents-salted", "sorted", or "sorted-" and SHA-256 of the sorted tree's salt in hex. Every corpus is a log of
+/// its own, because none is a prefix of another.
+struct CorpusOrigin {
+  std::string name;  ///< the note key's
+  Digest corpus;
+  CorpusTree tree = CorpusTree::documents;
+  bool is_private = false;
+  std::optional<Digest> sorted_salt_digest;
+  std::string text() const;
+  static CorpusOrigin parse(std::string_view text, const fs::path& origin);  ///< throws FormatError
+};
+
+/// The checkpoint of one tree, yet to be signed.
+TreeHead corpus_tree_head(const Commitment& commitment, CorpusTree tree, const Digest& corpus_root, const std::string& name);
+
+/// A leaf with its way to the root.
+struct ProvenLeaf {
+  int64_t index = 0;
+  std::optional<Digest> value;  ///< of a neighbour; the document's own value follows from its digest and salt
+  std::vector<Digest> path;
+};
+
+/// Presence: one leaf of either tree. Absence: the neighbours in the sorted tree, of which there is one at its ends, and none in an empty tree.
+struct CorpusProof {
+  bool present = false;
+  CorpusTree tree = CorpusTree::documents;
+  Digest document;
+  std::optional<Digest> salt;
+  std::vector<ProvenLeaf> leaves;
+  std::string checkpoint;  ///< the signed note, with whatever witnesses added to it
+
+  std::string text() const;  ///< JSON
+  /// Throws FormatError. A proof has one spelling: what text() would not have written is refused.
+  static CorpusProof parse(std::string_view text, const fs::path& origin);
+};
+
+/// Why leaves and ways do not show what the proof says about the tree with this head and origin; "" if they do.
+std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, const CorpusOrigin& origin);
+
+struct ProofCheck {
+  std::string fault;  ///< "" when the proof holds
+  CorpusOrigin origin;
+  int64_t documents = 0;  ///< in the corpus
+  bool holds() const { return fault.empty(); }
+};
+
+/// Checks signature, origin, leaves and ways. `origin` is for messages. Throws FormatError where the note is none.
+ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key, const fs::path& origin);
+
+}  // namespace overproof

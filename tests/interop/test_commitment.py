@@ -1,0 +1,273 @@
+"""What a corpus commits to, checked by others: roots by pymerkle, notes by `cryptography`, tiles and proofs by readers written here from the
+specifications (RFC 9162, C2SP signed-note, tlog-checkpoint, tlog-tiles). Nothing of ours is used to check ours."""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+
+import pytest
+
+OVERPROOF = os.environ["OVERPROOF"]
+DOCUMENTS = 600
+
+
+def overproof(*words, key, cwd=None):
+    done = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "OVERPROOF_KEY": str(key)})
+    return done
+
+
+def text_of(i):
+    return f"document {i}: " + "".join(f"word{(i * 31 + w) % 50} " for w in range(12)) + "\n"
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+def make_corpus(folder, key, documents, *options):
+    from tokenizers import Tokenizer, models, pre_tokenizers, decoders
+
+    vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer/tokenizer.json"))
+    source = folder / "source"
+    source.mkdir(exist_ok=True)
+    records = []
+    for i in range(documents):
+        (source / f"{i}.txt").write_text(text_of(i))
+        records.append(json.dumps({"name": f"{i}.txt", "license": "CC0-1.0", "source": f"pack{i % 3}"}))
+    (source / "documents.jsonl").write_text("\n".join(records) + "\n")
+    out = folder / f"run{len(list(folder.iterdir()))}" / "corpus"
+    made = overproof("corpus", "--source", source, "--tokenizer", folder / "tokenizer", "--out", out, "--quiet", *options, key=key)
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commitment")
+    key = folder / "keys/signing-key.pem"
+    return folder, key, make_corpus(folder, key, DOCUMENTS)
+
+
+def table_digests(corpus):
+    return [bytes.fromhex(json.loads(line)["digest"]) for line in (corpus / "documents.jsonl").read_text().splitlines()]
+
+
+def pymerkle_root(leaves):
+    from pymerkle import InmemoryTree
+
+    tree = InmemoryTree(algorithm="sha256", disable_security=False)
+    for leaf in leaves:
+        tree.append_entry(leaf)
+    return tree.get_root().hex()
+
+
+def leaf_hash(data):
+    return sha256(b"\0" + data)
+
+
+def node_hash(left, right):
+    return sha256(b"\1" + left + right)
+
+
+def root_from_path(leaf, index, size, path):
+    """RFC 9162, section 2.1.3.2."""
+    assert 0 <= index < size
+    fn, sn, r = index, size - 1, leaf
+    for p in path:
+        assert sn != 0
+        if fn & 1 or fn == sn:
+            r = node_hash(p, r)
+            while not fn & 1 and fn != 0:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node_hash(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    assert sn == 0
+    return r
+
+
+def open_checkpoint(note, vkey):
+    """The lines of a checkpoint whose signature holds."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    name, key_id, encoded = vkey.strip().split("+", 2)
+    key = base64.b64decode(encoded, validate=True)
+    assert key[0] == 1 and len(key) == 33
+    assert sha256(name.encode() + b"\n" + key)[:4].hex() == key_id
+    text, signatures = note.rsplit("\n\n", 1)
+    text += "\n"
+    lines = [line for line in signatures.splitlines() if line.startswith(f"— {name} ")]
+    assert len(lines) == 1
+    signature = base64.b64decode(lines[0].rsplit(" ", 1)[1], validate=True)
+    assert signature[:4].hex() == key_id
+    Ed25519PublicKey.from_public_bytes(key[1:]).verify(signature[4:], text.encode())
+    origin, size, root = text.splitlines()
+    return origin, int(size), base64.b64decode(root, validate=True)
+
+
+def check_proof(proof, vkey, digest, corpus_root):
+    """Whether the document is in the corpus; anything wrong is an AssertionError or a bad signature."""
+    assert proof["format"] == "urn:overproof:corpus-proof:v1" and proof["document_sha256"] == digest.hex()
+    origin, size, root = open_checkpoint(proof["checkpoint"], vkey)
+    name, corpus, tree = origin.rsplit("/", 2)
+    assert name == vkey.split("+")[0] and corpus == corpus_root
+    value = digest
+    if tree == "documents-salted" or tree.startswith("sorted-"):
+        salt = bytes.fromhex(proof["salt"])
+        if tree.startswith("sorted-"):
+            assert sha256(salt).hex() == tree[len("sorted-"):]
+        value = sha256(b"overproof salted leaf v1" + salt + digest)
+    assert tree.startswith(proof["tree"])
+    leaves = proof["leaves"]
+    if proof["kind"] == "presence":
+        (leaf,) = leaves
+        assert root_from_path(leaf_hash(value), leaf["index"], size, map(bytes.fromhex, leaf["path"])) == root
+        return True
+    assert proof["tree"] == "sorted"
+    for leaf in leaves:
+        assert root_from_path(leaf_hash(bytes.fromhex(leaf["value"])), leaf["index"], size, map(bytes.fromhex, leaf["path"])) == root
+    values = [bytes.fromhex(leaf["value"]) for leaf in leaves]
+    if len(leaves) == 2:
+        assert leaves[0]["index"] + 1 == leaves[1]["index"] and values[0] < value < values[1]
+    else:
+        (leaf,) = leaves
+        assert (leaf["index"] == 0 and value < values[0]) or (leaf["index"] == size - 1 and values[0] < value)
+    return False
+
+
+def root_of(corpus):
+    return json.loads(base64.b64decode(json.loads((corpus / "claims.jsonl").read_text().splitlines()[0])["payload"]))["subject"][0]["digest"]["sha256"]
+
+
+def note_key(key):
+    return (key.parent / (key.name + ".note.pub")).read_text()
+
+
+def prove(corpus, key, document, out, *options):
+    done = overproof("audit", "prove", corpus, "--document", document, "--out", out, *options, key=key)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("documents", [1, 2, 255, 256, 257])
+def test_roots_equal_pymerkle(tmp_path, documents):
+    corpus = make_corpus(tmp_path, tmp_path / "key.pem", documents)
+    digests = table_digests(corpus)
+    assert len(digests) == documents
+    roots = json.loads((corpus / "commitment.json").read_text())
+    assert roots["documents"] == {"size": documents, "root": pymerkle_root(digests)}
+    assert roots["sorted"] == {"size": documents, "root": pymerkle_root(sorted(digests))}
+
+
+def test_proofs_hold_for_an_independent_reader(made, tmp_path):
+    folder, key, corpus = made
+    seen = {True: 0, False: 0}
+    for i in [0, 1, 255, 256, 599, 600, 601, 602, 777]:
+        for tree in ["documents", "sorted"]:
+            digest = sha256(text_of(i).encode())
+            proof = prove(corpus, key, digest.hex(), tmp_path / "proof.json", "--tree", tree)
+            present = check_proof(proof, note_key(key), digest, root_of(corpus))
+            assert present == (i < DOCUMENTS)
+            seen[present] += 1
+    assert seen == {True: 10, False: 8}
+    for digest in [bytes(32), b"\xff" * 32]:  # before the first and after the last
+        assert not check_proof(prove(corpus, key, digest.hex(), tmp_path / "proof.json"), note_key(key), digest, root_of(corpus))
+
+
+def test_a_proof_is_checked_without_the_run(made, tmp_path):
+    folder, key, corpus = made
+    prove(corpus, key, sha256(text_of(5).encode()).hex(), tmp_path / "proof.json")
+    (tmp_path / "mine.txt").write_text(text_of(5))
+    (tmp_path / "other.txt").write_text(text_of(6))
+    check = ["audit", "check-proof", "proof.json", "--checkpoint-key", note_key(key).strip(), "--json"]
+    holds = overproof(*check, "--document", "mine.txt", "--corpus", root_of(corpus), key=tmp_path / "none.pem", cwd=tmp_path)
+    assert holds.returncode == 0, holds.stderr
+    said = json.loads(holds.stdout)
+    assert said["holds"] and said["kind"] == "presence" and said["corpus"] == "sha256:" + root_of(corpus) and said["documents"] == DOCUMENTS
+    assert not (tmp_path / "none.pem").exists()
+    assert overproof(*check, "--document", "other.txt", key=key, cwd=tmp_path).returncode == 4
+    assert overproof(*check, "--corpus", "0" * 64, key=key, cwd=tmp_path).returncode == 4
+    # A proof that is right in all but the signature: made by another signer for the same corpus.
+    other = tmp_path / "other/key.pem"
+    prove(corpus, other, sha256(text_of(5).encode()).hex(), tmp_path / "proof.json")
+    refused = overproof(*check, key=key, cwd=tmp_path)
+    assert refused.returncode == 4 and "signature" in json.loads(refused.stdout)["fault"]
+    text = (tmp_path / "proof.json").read_bytes()
+    for at in range(0, len(text), 97):
+        changed = bytearray(text)
+        changed[at] ^= 1
+        (tmp_path / "changed.json").write_bytes(changed)
+        assert overproof("audit", "check-proof", tmp_path / "changed.json", "--checkpoint-key", note_key(other).strip(), "--document", sha256(text_of(5).encode()).hex(),
+                         key=key).returncode in (3, 4)
+
+
+def test_published_trees_are_read_by_an_independent_client(made, tmp_path):
+    folder, key, corpus = made
+    site = tmp_path / "site"
+    done = overproof("audit", "checkpoint", corpus, "--publish", site, key=key)
+    assert done.returncode == 0, done.stderr
+    digests = table_digests(corpus)
+    for tree, leaves in [("documents", digests), ("sorted", sorted(digests))]:
+        prefix = site / tree
+        origin, size, root = open_checkpoint((prefix / "checkpoint").read_text(), note_key(key))
+        assert size == DOCUMENTS and origin.endswith("/" + tree)
+        files = {str(path.relative_to(prefix)) for path in prefix.rglob("*") if path.is_file()}
+        assert files == {"checkpoint", "tile/0/000", "tile/0/001", "tile/0/002.p/88", "tile/1/000.p/2", "tile/entries/000", "tile/entries/001", "tile/entries/002.p/88"}
+        entries = []
+        for name in ["tile/entries/000", "tile/entries/001", "tile/entries/002.p/88"]:
+            bundle = (prefix / name).read_bytes()
+            while bundle:
+                length = int.from_bytes(bundle[:2], "big")
+                entries.append(bundle[2:2 + length])
+                bundle = bundle[2 + length:]
+        assert entries == leaves
+        hashes = b"".join((prefix / f"tile/0/{name}").read_bytes() for name in ["000", "001", "002.p/88"])
+        assert hashes == b"".join(map(leaf_hash, leaves))
+        assert (prefix / "tile/1/000.p/2").read_bytes().hex() == pymerkle_root(leaves[:256]) + pymerkle_root(leaves[256:512])
+        assert root.hex() == pymerkle_root(leaves)
+    verified = overproof("audit", "verify", corpus.parent, key=key)
+    assert "every digest, both signatures and the whole chain hold" in verified.stdout or "tokenizer" in verified.stdout
+
+
+def test_the_artifact_does_not_depend_on_keys(tmp_path):
+    one = make_corpus(tmp_path, tmp_path / "a/key.pem", 20)
+    two = make_corpus(tmp_path, tmp_path / "b/key.pem", 20)
+    overproof("audit", "checkpoint", one, key=tmp_path / "a/key.pem")
+    assert root_of(one) == root_of(two)
+    assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+    first = prove(one, tmp_path / "a/key.pem", "0" * 64, tmp_path / "1.json")
+    assert first == prove(two, tmp_path / "a/key.pem", "0" * 64, tmp_path / "2.json")
+
+
+def test_a_private_corpus(tmp_path):
+    key, secret = tmp_path / "key.pem", tmp_path / "corpus.salt"
+    assert overproof("audit", "salt", "--out", secret, key=key).returncode == 0
+    assert secret.stat().st_mode & 0o777 == 0o600 and secret.stat().st_size == 32
+    assert overproof("audit", "salt", "--out", secret, key=key).returncode == 2
+    corpus = make_corpus(tmp_path, key, 40, "--salt", secret)
+    for i in [3, 39, 40, 41, 99]:
+        digest = sha256(text_of(i).encode())
+        proof = prove(corpus, key, digest.hex(), tmp_path / "proof.json", "--salt", secret)
+        assert check_proof(proof, note_key(key), digest, root_of(corpus)) == (i < 40)
+        assert overproof("audit", "check-proof", tmp_path / "proof.json", "--checkpoint-key", key.with_name("key.pem.note.pub"), key=key).returncode == 0
+        # Another salt may not hide or conjure up anything.
+        changed = dict(proof, salt="00" * 32)
+        (tmp_path / "changed.json").write_text(json.dumps(changed, separators=(",", ":"), sort_keys=True, ensure_ascii=False) + "\n")
+        assert overproof("audit", "check-proof", tmp_path / "changed.json", "--checkpoint-key", key.with_name("key.pem.note.pub"), key=key).returncode == 4
+    raw = b"".join((corpus / name).read_bytes() for name in ["commitment.json", "tiles.safetensors", "index.safetensors"])
+    claims = (corpus / "claims.jsonl").read_text()
+    statement = base64.b64decode(json.loads(claims.splitlines()[0])["payload"])
+    for digest in table_digests(corpus):
+        assert digest not in raw and digest.hex().encode() not in raw + statement
+    assert secret.read_bytes() not in raw and secret.read_bytes().hex().encode() not in statement and str(secret).encode() not in statement
+    assert overproof("audit", "prove", corpus, "--document", "0" * 64, "--out", tmp_path / "none.json", key=key).returncode == 2
+    assert not (tmp_path / "none.json").exists()
