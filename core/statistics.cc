@@ -257,6 +257,30 @@ double correlation(std::span<const double> x, std::span<const double> y) {
   return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
 }
 
+std::vector<double> residuals(std::span<const double> y, const std::vector<std::vector<double>>& covariates) {
+  const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); };
+  const auto take_off = [&](std::vector<double>& from, const std::vector<double>& unit) {
+    const double share = dot(from, unit);
+    for (size_t i = 0; i < from.size(); ++i) from[i] -= share * unit[i];
+  };
+  std::vector<std::vector<double>> basis;
+  const auto add = [&](std::vector<double> column) {
+    OVERPROOF_CHECK(column.size() == y.size());
+    const double before = std::sqrt(dot(column, column));
+    for (int twice = 0; twice < 2; ++twice)  // Gram-Schmidt loses orthogonality at the first pass, not at the second
+      for (const auto& unit : basis) take_off(column, unit);
+    const double norm = std::sqrt(dot(column, column));
+    if (!(norm > 1e-9 * before)) return;
+    for (double& x : column) x /= norm;
+    basis.push_back(std::move(column));
+  };
+  add(std::vector<double>(y.size(), 1.0));
+  for (const auto& column : covariates) add(column);
+  std::vector<double> rest(y.begin(), y.end());
+  for (const auto& unit : basis) take_off(rest, unit);
+  return rest;
+}
+
 PermutationMoments permutation_moments(std::span<const double> x, std::span<const double> y) {
   OVERPROOF_CHECK(x.size() == y.size() && x.size() >= 4);
   const double n = double(x.size());

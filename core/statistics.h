@@ -41,6 +41,9 @@ struct PermutationMoments {
 /// n >= 4. The third moment is 0 when either side is symmetric, as ranks without ties are.
 PermutationMoments permutation_moments(std::span<const double> x, std::span<const double> y);
 
+/// y less what a straight line in the covariates explains (least squares with a constant). Columns that say nothing new are passed over.
+std::vector<double> residuals(std::span<const double> y, const std::vector<std::vector<double>>& covariates);
+
 struct RankTest {
   double rho = 0;        ///< Spearman's
   double log_p = 0;      ///< P(rho of a random pairing >= rho)

@@ -30,7 +30,7 @@ at::Tensor read_windows(const Corpus& corpus, Split split, const std::vector<int
 std::vector<WindowScores> score_windows(const Decoder* teacher, const std::vector<const Decoder*>& models, const at::Tensor& windows,
                                         int64_t batch, const std::function<void(int64_t)>& step) {
   at::NoGradGuard no_grad;
-  std::vector<WindowScores> scores(models.size());
+  std::vector<WindowScores> scores(models.size() + (teacher ? 1 : 0));
   const int64_t length = windows.size(1) - 1;
   for (int64_t w = 0; w < windows.size(0); w += batch) {
     throw_if_interrupted();
@@ -38,17 +38,19 @@ std::vector<WindowScores> score_windows(const Decoder* teacher, const std::vecto
     const at::Tensor tokens = part.narrow(1, 0, length).contiguous(), labels = part.narrow(1, 1, length).reshape({-1, 1});
     const int64_t rows = labels.size(0);
     const at::Tensor teacher_hidden = teacher ? teacher->hidden(tokens) : at::Tensor();
-    for (size_t m = 0; m < models.size(); ++m) {
-      const at::Tensor hidden = models[m]->hidden(tokens);
+    for (size_t m = 0; m < scores.size(); ++m) {
+      const bool itself = m == models.size();  // the teacher: p log p instead of p (log p - log q)
+      const Decoder& model = itself ? *teacher : *models[m];
+      const at::Tensor hidden = itself ? teacher_hidden : model.hidden(tokens);
       at::Tensor loss = at::empty({rows}, at::kDouble), kl = at::empty({teacher ? rows : 0}, at::kDouble);
-      const int64_t chunk = chunk_rows(*models[m]);
+      const int64_t chunk = chunk_rows(model);
       for (int64_t r = 0; r < rows; r += chunk) {
         const int64_t count = std::min(chunk, rows - r);
-        const at::Tensor log_q = at::log_softmax(models[m]->logits(hidden.narrow(0, r, count)), -1);
+        const at::Tensor log_q = at::log_softmax(model.logits(hidden.narrow(0, r, count)), -1);
         loss.narrow(0, r, count).copy_(log_q.gather(1, labels.narrow(0, r, count)).neg().squeeze(1));
         if (!teacher) continue;
         const at::Tensor log_p = at::log_softmax(teacher->logits(teacher_hidden.narrow(0, r, count)), -1);
-        kl.narrow(0, r, count).copy_(log_p.exp().mul_(log_p - log_q).sum(-1, false, at::kDouble));
+        kl.narrow(0, r, count).copy_(log_p.exp().mul_(itself ? -log_p : log_p - log_q).sum(-1, false, at::kDouble));
       }
       append_means(loss, length, scores[m].loss);
       if (teacher) append_means(kl, length, scores[m].kl);
