@@ -95,8 +95,8 @@ std::pair<double, double> k_statistics(std::span<const double> v) {
   return {k2, k4};
 }
 
-/// How many of all pairings have each sum of products: f[set][sum] = ways to give the first |set| places the elements of `set`. Both
-/// sides are whole numbers.
+/// How many of all pairings have each sum of products: f[set][sum] = ways to give the first |set| places the elements of `set`.
+/// Both sides are whole numbers.
 std::vector<double> count_pairings(const std::vector<int>& x, const std::vector<int>& y) {
   const size_t n = x.size();
   int most = 0;
@@ -154,9 +154,8 @@ double log_counted_tail(std::span<const double> x, std::span<const double> y) {
   return std::log(std::accumulate(ways.begin() + observed, ways.end(), 0.0) / std::accumulate(ways.begin(), ways.end(), 0.0));
 }
 
-/// Tail of the symmetric Pearson curve of these moments: type II (a beta on an interval) for light tails, type VII (Student's t) for
-/// heavy ones.
-/// `value` is the correlation less half the step to the next possible one.
+/// Tail of the symmetric Pearson curve of these moments: type II (a beta on an interval) for light tails, type VII (Student's t)
+/// for heavy ones. `value` is the correlation less half the step to the next possible one.
 double log_pearson_tail(double value, const PermutationMoments& m) {
   if (value < 0) return log_complement(log_pearson_tail(-value, m));
   const double z = value / std::sqrt(m.variance);
@@ -258,7 +257,9 @@ double correlation(std::span<const double> x, std::span<const double> y) {
 }
 
 std::vector<double> residuals(std::span<const double> y, const std::vector<std::vector<double>>& covariates) {
-  const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); };
+  const auto dot = [](const std::vector<double>& a, const std::vector<double>& b) {
+    return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+  };
   const auto take_off = [&](std::vector<double>& from, const std::vector<double>& unit) {
     const double share = dot(from, unit);
     for (size_t i = 0; i < from.size(); ++i) from[i] -= share * unit[i];

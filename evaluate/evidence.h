@@ -13,15 +13,15 @@
 namespace overproof {
 
 struct EvidenceTest {
-  std::string name;       ///< "committed-order", "weights-order", "weights-matched", "agreement", "radioactivity"
-  std::string question;   ///< the null hypothesis, in a sentence
+  std::string name;      ///< "committed-order", "weights-order", "weights-matched", "agreement", "radioactivity"
+  std::string question;  ///< the null hypothesis, in a sentence
   std::string computed_on;
   std::string statistic;  ///< what `value` is
   double value = 0;
-  double log_p = 0;       ///< natural logarithm of the p-value
-  std::string p_kind;     ///< what the p-value rests on, and whether it is exact
+  double log_p = 0;    ///< natural logarithm of the p-value
+  std::string p_kind;  ///< what the p-value rests on, and whether it is exact
   std::string cannot_show;
-  std::string not_run;    ///< why the inputs did not suffice; then all above but name and question are empty
+  std::string not_run;  ///< why the inputs did not suffice; then all above but name and question are empty
   Json details = Json::object();
 
   bool ran() const { return not_run.empty(); }

@@ -20,7 +20,7 @@
 #include "evaluate/evidence_weights.h"
 #include "provenance/artifact.h"
 #include "provenance/audit_record.h"
-#include "teacher/sample.h"
+#include "teacher/sampled_tokens.h"
 #include "teacher/soft_targets.h"
 
 namespace overproof {
@@ -52,7 +52,8 @@ bool is_model(const fs::path& path) {
 
 class Comparison {
  public:
-  Comparison(const CompareConfig& config, const fs::path& a, const fs::path& b) : config_(config), asked_(a), b_(b), run_(find_training_run(a)) {
+  Comparison(const CompareConfig& config, const fs::path& a, const fs::path& b)
+      : config_(config), asked_(a), b_(b), run_(find_training_run(a)) {
     const std::vector<std::string> known = {"order", "weights", "agreement", "radioactivity"};
     for (const std::string& word : split_list(config.only)) {
       if (!std::count(known.begin(), known.end(), word))
@@ -60,7 +61,8 @@ class Comparison {
       only_.insert(word);
     }
     if (!fs::exists(a)) throw IoError(a, "cannot read", ENOENT);
-    if (!is_model(b)) throw UsageError(fmt::format("{}: holds no model; B is the suspect, a checkpoint folder or a .gguf file", b.string()));
+    if (!is_model(b))
+      throw UsageError(fmt::format("{}: holds no model; B is the suspect, a checkpoint folder or a .gguf file", b.string()));
     if (is_model(a)) a_ = a;
     else if (run_.missing.empty()) a_ = run_.student;
     else throw UsageError(fmt::format("{}: holds no model, and as a run {}", a.string(), run_.missing));
@@ -110,21 +112,25 @@ class Comparison {
     const SoftTargets targets(run_.targets);
     if (targets.blocks() > corpus.windows(Split::train) || targets.window_length() != corpus.window_length())
       return refuse("soft targets and corpus of the run do not belong together");
-    if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the run's corpus"); !fault.empty()) return refuse(fault);
-    const VisitedWindows visited =
-        visited_windows(targets.order_key(), corpus.windows(Split::train), targets.blocks(), run_.steps * run_.batch_size, config_.windows);
+    if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the run's corpus"); !fault.empty())
+      return refuse(fault);
+    const VisitedWindows visited = visited_windows(targets.order_key(), corpus.windows(Split::train), targets.blocks(),
+                                                   run_.steps * run_.batch_size, config_.windows);
 
     const fs::path teacher_path = config_.teacher.empty() ? run_.teacher : fs::path(config_.teacher);
     const bool by_kl = config_.score == "kl" && !teacher_path.empty();
     std::unique_ptr<Decoder> teacher, reference;
     if (by_kl) teacher = std::make_unique<Decoder>(open_checkpoint(teacher_path));
-    const fs::path reference_path = config_.reference == "none" ? fs::path() : config_.reference.empty() ? run_.initial : fs::path(config_.reference);
+    const fs::path reference_path = config_.reference == "none" ? fs::path()
+                                    : config_.reference.empty() ? run_.initial
+                                                                : fs::path(config_.reference);
     if (!reference_path.empty()) reference = std::make_unique<Decoder>(open_checkpoint(reference_path));
     std::vector<const Decoder*> models{&suspect()};
     if (reference) models.push_back(reference.get());
     for (const Decoder* model : {static_cast<const Decoder*>(teacher.get()), models.front(), models.back()})
       if (model && model->config().vocab_size != targets.vocab_size())
-        return refuse(fmt::format("a model has a vocabulary of {} tokens, the run of {}", model->config().vocab_size, targets.vocab_size()));
+        return refuse(fmt::format("a model has a vocabulary of {} tokens, the run of {}", model->config().vocab_size,
+                                  targets.vocab_size()));
 
     std::string adjusted = teacher ? "the teacher says of" : "";
     if (reference) adjusted = fmt::format("'{}' says of", name_of(reference_path));
@@ -133,8 +139,9 @@ class Comparison {
     std::vector<double> scores;
     if (!visited.windows.empty()) {
       Progress progress("compare order", int64_t(visited.windows.size()), "windows");
-      const std::vector<WindowScores> all = score_windows(teacher.get(), models, read_windows(corpus, Split::train, visited.windows),
-                                                          config_.batch, [&](int64_t windows) { progress.update(windows); });
+      const std::vector<WindowScores> all =
+          score_windows(teacher.get(), models, read_windows(corpus, Split::train, visited.windows), config_.batch,
+                        [&](int64_t windows) { progress.update(windows); });
       scores = by_kl ? all[0].kl : all[0].loss;
       std::vector<std::vector<double>> known;  // what makes a window hard for anybody; none of it knows the order
       if (reference)
@@ -145,9 +152,10 @@ class Comparison {
     }
     EvidenceTest test = order_test(visited.positions, scores, config_.draws, uint64_t(config_.seed));
     if (!test.ran()) return test;
-    test.computed_on = fmt::format("{} of {} windows that '{}' was trained on, {:.2f} epochs; score: {}{}", scores.size(), visited.taught,
-                                   run_.student_name, visited.epochs, by_kl ? "KL to the teacher" : "loss on the text",
-                                   adjusted.empty() ? std::string() : fmt::format(", adjusted for what {} a window", adjusted));
+    test.computed_on =
+        fmt::format("{} of {} windows that '{}' was trained on, {:.2f} epochs; score: {}{}", scores.size(), visited.taught,
+                    run_.student_name, visited.epochs, by_kl ? "KL to the teacher" : "loss on the text",
+                    adjusted.empty() ? std::string() : fmt::format(", adjusted for what {} a window", adjusted));
     test.details["taught_windows"] = visited.taught;
     test.details["epochs"] = visited.epochs;
     test.details["order_key"] = targets.order_key().hex();
@@ -178,14 +186,16 @@ class Comparison {
     std::vector<fs::path> models{b_, a_};
     models.insert(models.end(), controls.begin(), controls.end());
     for (const fs::path& model : models)
-      if (const std::string fault = tokenizer_fault(model, corpus.tokenizer_probe(), "the corpus"); !fault.empty()) return refuse(fault);
+      if (const std::string fault = tokenizer_fault(model, corpus.tokenizer_probe(), "the corpus"); !fault.empty())
+        return refuse(fault);
     std::vector<int64_t> windows;
     for (int64_t i = 0; i < count; ++i) windows.push_back(int64_t((__int128(2 * i + 1) * available) / (2 * count)));
     const at::Tensor prompts = read_windows(corpus, Split::held_out, windows).narrow(1, 0, corpus.window_length());
     Progress progress("compare answers", int64_t(models.size()) * count, "prompts");
     int64_t done = 0;
     const auto answers = [&](const Decoder& model, const fs::path& from) {
-      const auto tokens = predict_last(model, prompts, config_.batch, [&](int64_t n) { progress.update(done + n, name_of(from)); });
+      const auto tokens =
+          predict_last(model, prompts, config_.batch, [&](int64_t n) { progress.update(done + n, name_of(from)); });
       done += count;
       return tokens;
     };
@@ -222,7 +232,8 @@ class Comparison {
         throw_if_interrupted();
         std::vector<int32_t> ids = text.before;
         for (const int32_t id : text.tokens) {
-          if (int64_t(ids.size()) >= int64_t(text.before.size()) + context) break;  // from here on the suspect can be shown the context
+          if (int64_t(ids.size()) >= int64_t(text.before.size()) + context)
+            break;  // from here on the suspect can be shown the context
           count.skip(ids);
           ids.push_back(id);
         }
@@ -235,7 +246,8 @@ class Comparison {
       const auto path = corpus_path();
       if (!path) return refuse("there is no text to show the suspect; name one by --watermark-text or --corpus");
       const Corpus corpus(*path);
-      if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the corpus"); !fault.empty()) return refuse(fault);
+      if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the corpus"); !fault.empty())
+        return refuse(fault);
       const int64_t length = corpus.window_length(), available = corpus.windows(Split::held_out);
       const int64_t windows = std::min(available, (config_.watermark_tokens + length - 1) / length);
       if (windows < 1) return refuse("the corpus has no held-out window");
@@ -253,17 +265,20 @@ class Comparison {
     return count.test(fmt::format("{} contexts in {}", count.scored(), what));
   }
 
-  /// Shows the suspect a document in pieces. The contexts that reach over the beginning of a piece are passed over, but count as seen.
+  /// Shows the suspect a document in pieces. The contexts that reach over the beginning of a piece are passed over, but count as
+  /// seen.
   void count_document(RadioactivityCount& count, const std::vector<int32_t>& ids, int64_t length, int64_t context) {
     const auto size = int64_t(ids.size());
     for (int64_t begin = 0; begin < size; begin += length) {
       const int64_t n = std::min(length, size - begin);
-      const at::Tensor tokens = at::tensor(std::vector<int64_t>(ids.begin() + begin, ids.begin() + begin + n), at::kLong).unsqueeze(0);
+      const at::Tensor tokens =
+          at::tensor(std::vector<int64_t>(ids.begin() + begin, ids.begin() + begin + n), at::kLong).unsqueeze(0);
       const at::Tensor best = predict_tokens(suspect(), tokens).contiguous();
       for (int64_t i = 0; i < n; ++i) {
         const std::span<const int32_t> so_far(ids.data(), size_t(begin + i + 1));
         if (i + 1 < context) count.skip(so_far);
-        else count.add(so_far, int32_t(best.const_data_ptr<int64_t>()[i]), begin + i + 1 < size ? ids[size_t(begin + i + 1)] : -1);
+        else
+          count.add(so_far, int32_t(best.const_data_ptr<int64_t>()[i]), begin + i + 1 < size ? ids[size_t(begin + i + 1)] : -1);
       }
     }
   }
@@ -282,8 +297,8 @@ void print(const std::vector<EvidenceTest>& tests, std::ostream& out) {
       out << "  not run: " << test.not_run << "\n";
       continue;
     }
-    out << fmt::format("  {}: {:.4g}\n  p = {} ({})\n  on {}\n  null hypothesis: {}\n  cannot show {}\n", test.statistic, test.value,
-                       p_text(test.log_p), test.p_kind, test.computed_on, test.question, test.cannot_show);
+    out << fmt::format("  {}: {:.4g}\n  p = {} ({})\n  on {}\n  null hypothesis: {}\n  cannot show {}\n", test.statistic,
+                       test.value, p_text(test.log_p), test.p_kind, test.computed_on, test.question, test.cannot_show);
     for (const char* more : {"monte_carlo_p", "rank_p"})
       if (test.details.contains(more)) out << fmt::format("  {}: {:.3g}\n", more, test.details[more].get<double>());
   }
@@ -296,7 +311,8 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
   at::NoGradGuard no_grad;
   Comparison comparison(config, a, b);
   const std::vector<EvidenceTest> tests = comparison.tests();
-  const AuditSubject subject_a{name_of(comparison.a()), scan_artifact(comparison.a()).root}, subject_b{name_of(b), scan_artifact(b).root};
+  const AuditSubject subject_a{name_of(comparison.a()), scan_artifact(comparison.a()).root},
+      subject_b{name_of(b), scan_artifact(b).root};
   const auto described = [](const AuditSubject& s) { return Json{{"name", s.name}, {"digest", "sha256:" + s.root.hex()}}; };
   Json result = {{"a", described(subject_a)}, {"b", described(subject_b)}, {"tests", Json::array()}};
   for (const EvidenceTest& test : tests) result["tests"].push_back(test.to_json());

@@ -14,14 +14,15 @@ namespace {
 
 int64_t recorded(const Lineage& lineage, const char* name) {
   for (const Json* object : {&lineage.metrics, &lineage.config})
-    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer()) return (*object)[name].get<int64_t>();
+    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer())
+      return (*object)[name].get<int64_t>();
   return 0;
 }
 
 std::string fault_of(const ArtifactNode& node) {
   if (!node.check.faults.empty())
-    return fmt::format("'{}' is not as it was signed: {}{}", node.name, node.check.faults[0].file.empty() ? "" : node.check.faults[0].file + " ",
-                       node.check.faults[0].what);
+    return fmt::format("'{}' is not as it was signed: {}{}", node.name,
+                       node.check.faults[0].file.empty() ? "" : node.check.faults[0].file + " ", node.check.faults[0].what);
   return "";
 }
 
@@ -50,7 +51,8 @@ TrainingRun find_training_run(const fs::path& folder) {
     return it == node.parents.end() || it->second < 0 ? nullptr : &graph.nodes[size_t(it->second)];
   };
   const ArtifactNode *targets = parent(*student, "targets"), *corpus = parent(*student, "corpus");
-  if (!targets || !corpus) return missing(fmt::format("the soft targets or the corpus that '{}' was trained on are not beside it", student->name));
+  if (!targets || !corpus)
+    return missing(fmt::format("the soft targets or the corpus that '{}' was trained on are not beside it", student->name));
   for (const ArtifactNode* node : {student, targets, corpus}) {
     const ArtifactNode checked{node->name, node->path, check_artifact(node->path, VerifyFiles::yes, nullptr), {}};
     if (const std::string fault = fault_of(checked); !fault.empty()) return missing(fault);

@@ -23,8 +23,8 @@ struct TrainingRun {
 /// targets, corpus and student are checked against their statements.
 TrainingRun find_training_run(const fs::path& folder);
 
-/// Windows of the corpus that the training saw, with the place of the last visit of each (a whole number; larger is later): `most` of
-/// them, spread evenly over the soft targets' blocks, whose order has nothing to do with that of training.
+/// Windows of the corpus that the training saw, with the place of the last visit of each (a whole number; larger is later):
+/// `most` of them, spread evenly over the soft targets' blocks, whose order has nothing to do with that of training.
 struct VisitedWindows {
   std::vector<int64_t> windows;
   std::vector<double> positions;

@@ -27,8 +27,8 @@ at::Tensor read_windows(const Corpus& corpus, Split split, const std::vector<int
   return ids;
 }
 
-std::vector<WindowScores> score_windows(const Decoder* teacher, const std::vector<const Decoder*>& models, const at::Tensor& windows,
-                                        int64_t batch, const std::function<void(int64_t)>& step) {
+std::vector<WindowScores> score_windows(const Decoder* teacher, const std::vector<const Decoder*>& models,
+                                        const at::Tensor& windows, int64_t batch, const std::function<void(int64_t)>& step) {
   at::NoGradGuard no_grad;
   std::vector<WindowScores> scores(models.size() + (teacher ? 1 : 0));
   const int64_t length = windows.size(1) - 1;
@@ -72,14 +72,16 @@ at::Tensor predict_tokens(const Decoder& model, const at::Tensor& tokens) {
   return best.view_as(tokens);
 }
 
-std::vector<int32_t> predict_last(const Decoder& model, const at::Tensor& windows, int64_t batch, const std::function<void(int64_t)>& step) {
+std::vector<int32_t> predict_last(const Decoder& model, const at::Tensor& windows, int64_t batch,
+                                  const std::function<void(int64_t)>& step) {
   at::NoGradGuard no_grad;
   std::vector<int32_t> out;
   const int64_t length = windows.size(1);
   for (int64_t w = 0; w < windows.size(0); w += batch) {
     throw_if_interrupted();
     const int64_t count = std::min(batch, windows.size(0) - w);
-    const at::Tensor hidden = model.hidden(windows.narrow(0, w, count).contiguous()).view({count, length, -1}).select(1, length - 1);
+    const at::Tensor hidden =
+        model.hidden(windows.narrow(0, w, count).contiguous()).view({count, length, -1}).select(1, length - 1);
     const at::Tensor best = model.logits(hidden.contiguous()).argmax(-1).contiguous();
     for (int64_t i = 0; i < count; ++i) out.push_back(int32_t(best.const_data_ptr<int64_t>()[i]));
     if (step) step(w + count);

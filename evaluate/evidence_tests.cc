@@ -15,7 +15,8 @@ EvidenceTest order_test(std::span<const double> positions, std::span<const doubl
   EvidenceTest test;
   test.name = "committed-order";
   test.question = kOrderQuestion;
-  if (positions.size() < 3) return not_run(test.name, test.question, fmt::format("only {} windows were trained on", positions.size()));
+  if (positions.size() < 3)
+    return not_run(test.name, test.question, fmt::format("only {} windows were trained on", positions.size()));
   if (!std::all_of(scores.begin(), scores.end(), [](double s) { return std::isfinite(s); }))
     return not_run(test.name, test.question, "the suspect's probabilities are not finite");
   std::vector<double> falling;
@@ -24,11 +25,15 @@ EvidenceTest order_test(std::span<const double> positions, std::span<const doubl
   test.statistic = "Spearman correlation of place in training with score; negative where later windows are known better";
   test.value = -rank.rho;
   test.log_p = rank.log_p;
-  test.p_kind = rank.exact ? "exact: all pairings were counted"
-                           : "exact null distribution, its tail by the Pearson curve of the exact moments; monte_carlo_p is exact by itself";
+  test.p_kind =
+      rank.exact
+          ? "exact: all pairings were counted"
+          : "exact null distribution, its tail by the Pearson curve of the exact moments; monte_carlo_p is exact by itself";
   test.cannot_show =
-      "that the suspect was taught by anybody: it may be this very model, or one made from it. Without significance nothing is shown; later "
-      "training wears the trace out. Significance is claimed below 1e-6, since whoever committed to the order could have tried many keys";
+      "that the suspect was taught by anybody: it may be this very model, or one made from it. Without significance nothing is "
+      "shown; later "
+      "training wears the trace out. Significance is claimed below 1e-6, since whoever committed to the order could have tried "
+      "many keys";
   test.details = {{"windows", positions.size()}, {"draws", draws}};
   if (draws > 0) {
     const int64_t count = pairings_at_least(positions, falling, draws, seed);
@@ -37,7 +42,8 @@ EvidenceTest order_test(std::span<const double> positions, std::span<const doubl
   return test;
 }
 
-EvidenceTest agreement_test(std::span<const int32_t> suspect, std::span<const int32_t> a, const std::vector<ControlAnswers>& controls) {
+EvidenceTest agreement_test(std::span<const int32_t> suspect, std::span<const int32_t> a,
+                            const std::vector<ControlAnswers>& controls) {
   EvidenceTest test;
   test.name = "agreement";
   test.question = kAgreementQuestion;
@@ -66,7 +72,8 @@ EvidenceTest agreement_test(std::span<const int32_t> suspect, std::span<const in
     as_close += with_control >= with_a;
     log_p.push_back(log_binomial_at_least(only_a, only_a + only_control, 0.5));
     // The paper's test of two proportions, for comparison: it takes the two sets of answers for independent.
-    const double pooled = double(with_a + with_control) / double(2 * n), spread = std::sqrt(2 * pooled * (1 - pooled) / double(n));
+    const double pooled = double(with_a + with_control) / double(2 * n),
+                 spread = std::sqrt(2 * pooled * (1 - pooled) / double(n));
     const double z = spread > 0 ? double(with_a - with_control) / double(n) / spread : 0;
     list.push_back({{"name", control.name},
                     {"agreement", double(with_control) / double(n)},
@@ -83,14 +90,14 @@ EvidenceTest agreement_test(std::span<const int32_t> suspect, std::span<const in
   test.value = double(with_a) / double(n);
   test.log_p = *std::max_element(adjusted.begin(), adjusted.end());
   test.p_kind =
-      "exact sign tests against each control, Holm's correction, the largest; valid only if each control is at least as close to the suspect as "
+      "exact sign tests against each control, Holm's correction, the largest; valid only if each control is at least as close to "
+      "the suspect as "
       "an unrelated model would be. rank_p is exact without that";
   test.cannot_show =
-      "that the suspect comes from A: models of the same data or family agree, too. It shows closeness to A beyond that to the controls, and is "
+      "that the suspect comes from A: models of the same data or family agree, too. It shows closeness to A beyond that to the "
+      "controls, and is "
       "worth as much as they are alike to A in size, data and skill";
-  test.details = {{"prompts", n},
-                  {"controls", list},
-                  {"rank_p", double(1 + as_close) / double(1 + controls.size())}};
+  test.details = {{"prompts", n}, {"controls", list}, {"rank_p", double(1 + as_close) / double(1 + controls.size())}};
   return test;
 }
 
@@ -124,8 +131,10 @@ EvidenceTest RadioactivityCount::test(const std::string& computed_on) const {
   test.log_p = log_binomial_at_least(green_, scored_, key_.green_fraction());
   test.p_kind = "exact: binomial, each context scored once, where it first occurs";
   test.cannot_show =
-      "by what way the suspect came to the text: it may have been trained on documents that others published. The watermark had to be planted "
-      "while the teacher was sampled; without it this test is blind. The key must have been fixed before the suspect was looked at "
+      "by what way the suspect came to the text: it may have been trained on documents that others published. The watermark had "
+      "to be planted "
+      "while the teacher was sampled; without it this test is blind. The key must have been fixed before the suspect was looked "
+      "at "
       "(its commitment stands in sampling.json)";
   test.details = {{"scored", scored_},
                   {"green", green_},

@@ -22,10 +22,12 @@ namespace overproof {
 namespace {
 
 constexpr const char* kQuestion =
-    "the two models were initialised independently, and training treated the neurons of an expert (weights-order) or the coordinates of "
+    "the two models were initialised independently, and training treated the neurons of an expert (weights-order) or the "
+    "coordinates of "
     "the residual stream (weights-permuted) alike";
 constexpr const char* kCannotShow =
-    "that one model was taught by the other: a student with weights of its own passes. Nor which model came first, nor whether both "
+    "that one model was taught by the other: a student with weights of its own passes. Nor which model came first, nor whether "
+    "both "
     "descend from a third. Rotating the residual stream hides what these tests look for";
 
 struct FfnWeight {
@@ -196,7 +198,9 @@ int64_t nearest_agreements(const NeuronRows& rows, const NeuronRows& columns, co
   at::NoGradGuard no_grad;
   const at::Tensor index = at::tensor(coordinates, at::kLong);
   const auto nearest = [&](const std::vector<float>& x, const std::vector<float>& y) {
-    return at::matmul(unit_rows(x, rows.neurons, rows.hidden).index_select(1, index), unit_rows(y, columns.neurons, columns.hidden).t()).argmax(1);
+    return at::matmul(unit_rows(x, rows.neurons, rows.hidden).index_select(1, index),
+                      unit_rows(y, columns.neurons, columns.hidden).t())
+        .argmax(1);
   };
   return nearest(rows.gate, columns.gate).eq(nearest(rows.up, columns.up)).sum().item<int64_t>();
 }
@@ -204,12 +208,15 @@ int64_t nearest_agreements(const NeuronRows& rows, const NeuronRows& columns, co
 std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader& b, const WeightTestOptions& options) {
   const auto refuse = [&](const std::string& why) {
     std::vector<EvidenceTest> none;
-    for (const char* name : {"weights-order", "weights-matched", "weights-permuted"}) none.push_back(not_run(name, kQuestion, why));
+    for (const char* name : {"weights-order", "weights-matched", "weights-permuted"})
+      none.push_back(not_run(name, kQuestion, why));
     return none;
   };
-  if (a.layers() == 0 || b.layers() == 0) return refuse("one of the models has no gated FFN weights under names that are known here");
+  if (a.layers() == 0 || b.layers() == 0)
+    return refuse("one of the models has no gated FFN weights under names that are known here");
   if (a.hidden() != b.hidden())
-    return refuse(fmt::format("the models have hidden sizes of {} and {}: their neurons cannot be compared", a.hidden(), b.hidden()));
+    return refuse(
+        fmt::format("the models have hidden sizes of {} and {}: their neurons cannot be compared", a.hidden(), b.hidden()));
   std::vector<int64_t> layers;
   for (int64_t l = 0; l < std::min(a.layers(), b.layers()); ++l)
     if (a.neurons(l) >= 3 && b.neurons(l) >= 3) layers.push_back(l);
@@ -257,15 +264,18 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
     }
     progress.update(++done, fmt::format("{} of {} neurons agree", agreeing, pairs));
   }
-  const std::string where =
-      a.layers() == b.layers() ? "" : fmt::format(" (layers of the same number: the models have {} and {})", a.layers(), b.layers());
+  const std::string where = a.layers() == b.layers()
+                                ? ""
+                                : fmt::format(" (layers of the same number: the models have {} and {})", a.layers(), b.layers());
 
-  EvidenceTest order = base("weights-order", fmt::format("{} matched neurons in {} experts or layers, {} layers{}", ordered, strata, layers.size(), where));
+  EvidenceTest order = base("weights-order", fmt::format("{} matched neurons in {} experts or layers, {} layers{}", ordered,
+                                                         strata, layers.size(), where));
   order.statistic = "mean Spearman correlation of the places of matched neurons within their experts";
   order.value = ordered > 0 ? order_rho / double(ordered) : 0;
   order.log_p = fisher_combined(order_p);
   order.p_kind = "exact under the null hypothesis: permutation tests within experts, combined by Fisher's method";
-  order.cannot_show = std::string(kCannotShow) + ". Shuffling the neurons of a layer hides them from this test, not from the other two";
+  order.cannot_show =
+      std::string(kCannotShow) + ". Shuffling the neurons of a layer hides them from this test, not from the other two";
   order.details = {{"experts", strata}, {"neurons", ordered}, {"layers", per_layer}};
 
   EvidenceTest match = base("weights-matched", fmt::format("{} neurons, {} layers{}", pairs, layers.size(), where));
@@ -276,12 +286,14 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
   match.details = {{"neurons", pairs}, {"agreeing", agreeing}, {"agreeing_expected", "about 1 a layer"}};
 
   if (options.permutations == 0) return {order, match, not_run("weights-permuted", kQuestion, "--weight-permutations is 0")};
-  EvidenceTest permuted = base("weights-permuted", fmt::format("{} neurons, {} layers{}, {} permutations", sampled, layers.size(), where, options.permutations));
+  EvidenceTest permuted = base("weights-permuted", fmt::format("{} neurons, {} layers{}, {} permutations", sampled, layers.size(),
+                                                               where, options.permutations));
   const auto as_many = std::count_if(agreements.begin() + 1, agreements.end(), [&](int64_t k) { return k >= agreements[0]; });
   permuted.statistic = "neurons whose nearest neighbours by gate and by up are the same neuron";
   permuted.value = double(agreements[0]);
   permuted.log_p = std::log(double(1 + as_many) / double(1 + options.permutations));
-  permuted.p_kind = fmt::format("exact under the null hypothesis, by permutation; cannot be below 1/{}", 1 + options.permutations);
+  permuted.p_kind =
+      fmt::format("exact under the null hypothesis, by permutation; cannot be below 1/{}", 1 + options.permutations);
   permuted.details = {{"neurons", sampled},
                       {"permutations", options.permutations},
                       {"largest_permuted", *std::max_element(agreements.begin() + 1, agreements.end())}};

@@ -17,13 +17,11 @@
 #include "data/utf8.h"
 #include "model/decoder.h"
 #include "provenance/artifact.h"
+#include "teacher/sampled_tokens.h"
 #include "teacher/sampler.h"
 
 namespace overproof {
 namespace {
-
-constexpr const char* kTokensName = "tokens.jsonl";
-constexpr int64_t kMostBytes = int64_t{4} << 30;
 
 struct Prompt {
   std::vector<int32_t> ids;
@@ -68,8 +66,8 @@ class Writer {
 
  private:
   /// -1: the end. A document is UTF-8, so tokens that would break it are not drawn.
-  int32_t draw(std::span<float> logits, const std::vector<int32_t>& ids, std::vector<int32_t>& drawn, const SamplingOptions& sampling,
-               Rng& rng) const {
+  int32_t draw(std::span<float> logits, const std::vector<int32_t>& ids, std::vector<int32_t>& drawn,
+               const SamplingOptions& sampling, Rng& rng) const {
     for (size_t tries = 0; tries < logits.size(); ++tries) {
       const int32_t id = sample_token(logits, ids, sampling, watermark_, rng);
       if (id == tokenizer_.eos_id() || id == teacher_.config().eos_id || id >= tokenizer_.vocab_size()) return -1;
@@ -92,7 +90,9 @@ std::vector<Prompt> read_prompts(const SampleConfig& config, const std::optional
                                  const ModelConfig& model) {
   std::vector<Prompt> prompts;
   if (!corpus) {
-    const int32_t begin = tokenizer.bos_id() >= 0 ? tokenizer.bos_id() : tokenizer.eos_id() >= 0 ? tokenizer.eos_id() : int32_t(model.bos_id);
+    const int32_t begin = tokenizer.bos_id() >= 0   ? tokenizer.bos_id()
+                          : tokenizer.eos_id() >= 0 ? tokenizer.eos_id()
+                                                    : int32_t(model.bos_id);
     if (begin < 0) throw UsageError("the model has no token to begin with; give prompts by --corpus");
     return {{{begin}, nullptr}};
   }
@@ -160,7 +160,8 @@ int run_sample(const SampleConfig& config, const fs::path& teacher_path, bool js
       folder.write_file(name, tokenizer->decode(drawn));
       Json parents = Json::array({{{"slot", "teacher"}, {"name", teacher_name}, {"digest", "sha256:" + root.hex()}}});
       if (prompt.document)
-        parents.push_back({{"slot", "prompt"}, {"name", prompt.document->name}, {"digest", "sha256:" + prompt.document->digest.hex()}});
+        parents.push_back(
+            {{"slot", "prompt"}, {"name", prompt.document->name}, {"digest", "sha256:" + prompt.document->digest.hex()}});
       records += Json{{"name", name}, {"license", config.license}, {"source", source}, {"parents", parents}}.dump() + "\n";
       const size_t kept = watermark ? std::min(prompt.ids.size(), size_t(watermark->context())) : 0;
       const std::vector<int32_t> before(prompt.ids.end() - ptrdiff_t(kept), prompt.ids.end());
@@ -195,7 +196,7 @@ int run_sample(const SampleConfig& config, const fs::path& teacher_path, bool js
                           {"strength", config.watermark_strength},
                           {"green", scored > 0 ? double(green) / double(scored) : 0.0}};
   folder.write_file("documents.jsonl", records);
-  folder.write_file(kTokensName, ids);
+  folder.write_file(kSampledTokensName, ids);
   folder.write_file("sampling.json", facts.dump(1) + "\n");
   fsync_folder(partial.path);
   fs::rename(partial.path, target);
@@ -205,37 +206,14 @@ int run_sample(const SampleConfig& config, const fs::path& teacher_path, bool js
     facts["out"] = config.out;
     out << facts.dump() << "\n";
   } else {
-    out << fmt::format("{}: {} documents, {} tokens{}\n", config.out, documents, tokens, empty > 0 ? fmt::format(", {} empty ones left out", empty) : "");
+    out << fmt::format("{}: {} documents, {} tokens{}\n", config.out, documents, tokens,
+                       empty > 0 ? fmt::format(", {} empty ones left out", empty) : "");
     if (watermark)
       out << fmt::format("watermark: {:.1f} % of the tokens are green, {:.1f} % would be by chance; commitment sha256:{}\n",
-                         100 * facts["watermark"]["green"].get<double>(), 100 * watermark->green_fraction(), watermark->commitment().hex());
+                         100 * facts["watermark"]["green"].get<double>(), 100 * watermark->green_fraction(),
+                         watermark->commitment().hex());
   }
   return 0;
-}
-
-std::vector<SampledTokens> read_sampled_tokens(const fs::path& folder, int64_t vocabulary) {
-  const fs::path file = folder / kTokensName;
-  const std::string all = read_file(file, kMostBytes);
-  std::vector<SampledTokens> documents;
-  for (size_t at = 0; at < all.size();) {
-    const size_t end = std::min(all.find('\n', at), all.size());
-    const Json record = parse_json(std::string_view(all).substr(at, end - at), file, int64_t(at));
-    const auto ids = [&](const char* name) {
-      std::vector<int32_t> out;
-      if (!record.is_object() || !record.contains(name) || !record[name].is_array())
-        throw FormatError(file, int64_t(at), fmt::format("'{}' is missing or is no list of ids", name));
-      for (const Json& id : record[name]) {
-        if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= vocabulary)
-          throw FormatError(file, int64_t(at), fmt::format("'{}' holds what is no id of this vocabulary of {}", name, vocabulary));
-        out.push_back(int32_t(id.get<int64_t>()));
-      }
-      return out;
-    };
-    documents.push_back({ids("before"), ids("tokens")});
-    at = end + 1;
-  }
-  if (documents.empty()) throw FormatError(file, 0, "holds no document");
-  return documents;
 }
 
 }  // namespace overproof

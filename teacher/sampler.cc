@@ -29,7 +29,8 @@ int32_t sample_token(std::span<const float> logits, std::span<const int32_t> bef
   for (const int32_t id : ids)
     cumulative.push_back(total += std::exp((double(logits[size_t(id)]) - double(logits[size_t(ids[0])])) / options.temperature));
   const auto reaches = [&](double mass) {
-    return std::min<size_t>(size_t(std::lower_bound(cumulative.begin(), cumulative.end(), mass) - cumulative.begin()), ids.size() - 1);
+    return std::min<size_t>(size_t(std::lower_bound(cumulative.begin(), cumulative.end(), mass) - cumulative.begin()),
+                            ids.size() - 1);
   };
   const double nucleus = cumulative[reaches(options.top_p * total)];
   return ids[reaches(rng.uniform() * nucleus)];

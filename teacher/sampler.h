@@ -10,13 +10,13 @@
 namespace overproof {
 
 struct SamplingOptions {
-  double temperature = 1.0;        ///< 0: the most probable token
-  double top_p = 1.0;              ///< nucleus (Holtzman et al. 2020)
-  double watermark_strength = 2.0; ///< added to green logits, before the temperature
+  double temperature = 1.0;         ///< 0: the most probable token
+  double top_p = 1.0;               ///< nucleus (Holtzman et al. 2020)
+  double watermark_strength = 2.0;  ///< added to green logits, before the temperature
 };
 
-/// The next id after `before`. Ids are taken in the order of their logits, equals by number, so that the same draw gives the same id
-/// everywhere. `watermark` may be null; it is applied once `before` is as long as its context.
+/// The next id after `before`. Ids are taken in the order of their logits, equals by number, so that the same draw gives the same
+/// id everywhere. `watermark` may be null; it is applied once `before` is as long as its context.
 int32_t sample_token(std::span<const float> logits, std::span<const int32_t> before, const SamplingOptions& options,
                      const WatermarkKey* watermark, Rng& rng);
 

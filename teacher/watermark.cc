@@ -55,7 +55,8 @@ Digest hmac_sha256(std::span<const uint8_t> key, std::span<const uint8_t> messag
 
 WatermarkKey::WatermarkKey(const std::array<uint8_t, 32>& secret, double green_fraction, int64_t context)
     : secret_(secret), threshold_(0), context_(context) {
-  if (!(green_fraction >= 0.01 && green_fraction <= 0.99)) throw UsageError("a watermark's green fraction must be between 0.01 and 0.99");
+  if (!(green_fraction >= 0.01 && green_fraction <= 0.99))
+    throw UsageError("a watermark's green fraction must be between 0.01 and 0.99");
   if (context < 1 || context > 16) throw UsageError("a watermark's context must be 1 to 16 tokens");
   threshold_ = uint32_t(std::lround(green_fraction * 0x1p32));
 }
@@ -65,8 +66,8 @@ WatermarkKey WatermarkKey::read(const fs::path& file) {
   const auto refuse = [&](const char* cause) { throw FormatError(file, -1, cause); };
   if (!json.is_object() || json.size() != 4 || !json.contains("format") || json["format"] != kFormat)
     refuse("is no watermark key (four members, format overproof-watermark-1)");
-  if (!json.contains("secret") || !json["secret"].is_string() || !json.contains("green_fraction") || !json["green_fraction"].is_number() ||
-      !json.contains("context") || !json["context"].is_number_integer())
+  if (!json.contains("secret") || !json["secret"].is_string() || !json.contains("green_fraction") ||
+      !json["green_fraction"].is_number() || !json.contains("context") || !json["context"].is_number_integer())
     refuse("a watermark key has secret, green_fraction and context");
   try {
     return WatermarkKey(Digest::from_hex(json["secret"].get<std::string>()).bytes, json["green_fraction"].get<double>(),
@@ -82,7 +83,8 @@ WatermarkKey WatermarkKey::load_or_create(const fs::path& file, double green_fra
     if (::getentropy(secret.bytes.data(), secret.bytes.size()) != 0) throw IoError(file, "cannot draw a secret for", errno);
     WatermarkKey(secret.bytes, green_fraction, context);  // checks the parameters before anything is written
     const std::string text =
-        Json{{"format", kFormat}, {"secret", secret.hex()}, {"green_fraction", green_fraction}, {"context", context}}.dump(1) + "\n";
+        Json{{"format", kFormat}, {"secret", secret.hex()}, {"green_fraction", green_fraction}, {"context", context}}.dump(1) +
+        "\n";
     std::error_code error;
     if (file.has_parent_path()) fs::create_directories(file.parent_path(), error);
     if (error) throw IoError(file.parent_path(), "cannot make the folder", error.value());
@@ -101,8 +103,9 @@ WatermarkKey WatermarkKey::load_or_create(const fs::path& file, double green_fra
   }
   WatermarkKey key = read(file);
   if (std::abs(key.green_fraction() - green_fraction) > 1e-9 || key.context() != context)
-    throw UsageError(fmt::format("{}: this key has a green fraction of {:.6g} and a context of {} tokens; sample with these, or name a new file",
-                                 file.string(), key.green_fraction(), key.context()));
+    throw UsageError(fmt::format(
+        "{}: this key has a green fraction of {:.6g} and a context of {} tokens; sample with these, or name a new file",
+        file.string(), key.green_fraction(), key.context()));
   return key;
 }
 

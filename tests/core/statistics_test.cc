@@ -120,6 +120,22 @@ TEST_CASE("degenerate ranks have no significance") {
   CHECK(std::exp(rank_test(places, rare).log_p) > 1.0 / 780);
 }
 
+TEST_CASE("what a line explains is taken off, and nothing else") {
+  Rng rng(6, "test/residuals");
+  std::vector<double> a, b, y, noise;
+  for (int i = 0; i < 200; ++i) {
+    a.push_back(rng.normal());
+    b.push_back(1e-3 * a.back() + rng.normal());
+    noise.push_back(rng.normal());
+    y.push_back(3 - 2 * a.back() + 0.5 * b.back() + noise.back());
+  }
+  const std::vector<double> rest = residuals(y, {a, b, a});  // a column twice says nothing new
+  CHECK(std::abs(correlation(rest, a)) < 1e-12);
+  CHECK(std::abs(correlation(rest, b)) < 1e-12);
+  CHECK(std::abs(std::accumulate(rest.begin(), rest.end(), 0.0)) < 1e-9);
+  CHECK(correlation(rest, noise) > 0.97);
+}
+
 TEST_CASE("uniformity") {
   const Json& g = golden()["uniform"];
   const UniformityTest test = uniformity_test(g["values"].get<std::vector<double>>());
