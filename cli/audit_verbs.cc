@@ -13,6 +13,7 @@
 #include "audit/verify.h"
 #include "cli/stage_verb.h"
 #ifdef OVERPROOF_WITH_TORCH
+#include "evaluate/evidence_compare.h"
 #include "teacher/check_rows.h"
 #endif
 
@@ -109,6 +110,12 @@ std::vector<VerbSpec> audit_verbs() {
                   "overproof audit rows runs/smollm2-moe/soft-targets --rows 16 --seed 20261124", {{"targets", "a soft-targets artifact"}}, false, false,
                   verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
                     return check_rows(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit compare", "Tests whether two models are related; every p-value says what it rests on, and nothing is a verdict.",
+                  "overproof audit compare runs/smollm2-moe runs/suspect/int8 --controls runs/other/student --record",
+                  {{"a", "a run, or a model said to be the parent or teacher"}, {"b", "the suspect: a checkpoint folder or a .gguf file"}}, false, false,
+                  verb_maker<CompareConfig>([](const CommonConfig& common, const CompareConfig& config, const Arguments& a) {
+                    return audit_compare(config, a[0], a[1], common.json, std::cout);
                   })});
 #endif
   return list;

@@ -13,6 +13,7 @@
 #ifdef OVERPROOF_WITH_TORCH
 #include "teacher/generate.h"
 #include "teacher/logits.h"
+#include "teacher/sample.h"
 #endif
 
 namespace overproof {
@@ -35,6 +36,12 @@ std::vector<VerbSpec> tool_verbs() {
                   {{"model", "a checkpoint folder or a .gguf file"}}, false, false,
                   verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {
                     return run_generate(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"sample", "Lets a teacher write documents to train a student on, with a watermark in them.",
+                  "overproof sample runs/mine/teacher --corpus runs/mine/corpus --count 1000 --watermark-key watermark.json --out sampled",
+                  {{"teacher", "a checkpoint folder or a .gguf file"}}, false, false,
+                  verb_maker<SampleConfig>([](const CommonConfig& common, const SampleConfig& config, const Arguments& a) {
+                    return run_sample(config, a[0], common.json, std::cout);
                   })});
   list.push_back({"logits", "Writes a model's logits for given token ids, to compare implementations.",
                   "overproof logits runs/smollm2-moe/int8 --ids ids.safetensors --out logits.safetensors",

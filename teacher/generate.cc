@@ -4,8 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <numeric>
+#include <optional>
 #include <ostream>
 
 #include "core/error.h"
@@ -14,6 +13,7 @@
 #include "core/rng.h"
 #include "data/tokenizer.h"
 #include "model/decoder.h"
+#include "teacher/sampler.h"
 
 namespace overproof {
 namespace {
@@ -31,26 +31,6 @@ std::vector<int32_t> prompt_ids(const GenerateConfig& config, const Tokenizer& t
   }
   if (ids.empty()) throw UsageError("there is no prompt, and the model has no token to begin with");
   return ids;
-}
-
-/// The next id: the most probable one, or a draw from the nucleus (Holtzman et al. 2020) at the given temperature.
-int32_t choose(std::span<const float> logits, const GenerateConfig& config, Rng& rng) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto before = [&](int32_t a, int32_t b) {
-    return logits[size_t(a)] != logits[size_t(b)] ? logits[size_t(a)] > logits[size_t(b)] : a < b;
-  };
-  if (config.temperature == 0) return *std::min_element(ids.begin(), ids.end(), before);
-  std::sort(ids.begin(), ids.end(), before);
-  std::vector<double> cumulative;
-  double total = 0;
-  for (const int32_t id : ids)
-    cumulative.push_back(total += std::exp((double(logits[size_t(id)]) - double(logits[size_t(ids[0])])) / config.temperature));
-  const auto reaches = [&](double mass) {
-    return std::min<size_t>(size_t(std::lower_bound(cumulative.begin(), cumulative.end(), mass) - cumulative.begin()), ids.size() - 1);
-  };
-  const double nucleus = cumulative[reaches(config.top_p * total)];
-  return ids[reaches(rng.uniform() * nucleus)];
 }
 
 /// Length of the longest prefix of `text` that does not end inside a UTF-8 character.
@@ -103,6 +83,9 @@ int run_generate(const GenerateConfig& config, const fs::path& model, bool json,
   const size_t prompt_size = ids.size();
   if (!json && !config.chat) out << config.prompt;
 
+  const SamplingOptions sampling{config.temperature, config.top_p, config.watermark_strength};
+  std::optional<WatermarkKey> watermark;
+  if (!config.watermark_key.empty()) watermark = WatermarkKey::read(config.watermark_key);
   Rng rng(uint64_t(config.seed), "generate");
   Stream stream(*tokenizer, json ? nullptr : &out);
   KvCache cache;
@@ -113,7 +96,7 @@ int run_generate(const GenerateConfig& config, const fs::path& model, bool json,
     throw_if_interrupted();
     const at::Tensor hidden = decoder.hidden_cached(next, cache);
     const at::Tensor logits = decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1));
-    const int32_t id = choose({logits.const_data_ptr<float>(), size_t(logits.numel())}, config, rng);
+    const int32_t id = sample_token({logits.const_data_ptr<float>(), size_t(logits.numel())}, ids, sampling, watermark ? &*watermark : nullptr, rng);
     if (id == tokenizer->eos_id() || id == decoder.config().eos_id) {
       ended = "end-of-text";
       break;

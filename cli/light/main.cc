@@ -33,6 +33,8 @@ struct EvaluateConfig;
 struct CheckRowsConfig;
 struct GenerateConfig;
 struct LogitsConfig;
+struct SampleConfig;
+struct CompareConfig;
 
 namespace {
 
@@ -50,7 +52,8 @@ char** g_arguments = nullptr;
 /// The verb is the first word that is no option; one that asks for help needs no libtorch.
 bool surely_needs_torch(const std::vector<std::string>& words) {
   static const std::vector<std::string> verbs = {"run",     "tiny-teacher", "teach",    "observe",  "student",
-                                                 "distill", "calibrate",    "activations", "evaluate", "generate", "logits"};
+                                                 "distill", "calibrate",    "activations", "evaluate", "generate", "logits",
+                                                 "sample"};
   const auto verb = std::find_if(words.begin(), words.end(), [](const std::string& w) { return !w.starts_with('-'); });
   const bool help = std::count(words.begin(), words.end(), "--help") + std::count(words.begin(), words.end(), "-h") > 0;
   return verb != words.end() && !help && std::count(verbs.begin(), verbs.end(), *verb) > 0;
@@ -73,6 +76,8 @@ StageReport run_evaluate(const EvaluateConfig&, const Inputs&, Outputs&) { go_on
 int check_rows(const CheckRowsConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int run_generate(const GenerateConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int64_t run_logits(const LogitsConfig&, const fs::path&) { go_on_with_torch(); }
+int run_sample(const SampleConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
+int audit_compare(const CompareConfig&, const fs::path&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 
 }  // namespace overproof
 

@@ -1,0 +1,343 @@
+#include "evaluate/evidence_compare.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <set>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/progress.h"
+#include "core/statistics.h"
+#include "data/tokenizer.h"
+#include "evaluate/evidence_run.h"
+#include "evaluate/evidence_scores.h"
+#include "evaluate/evidence_tests.h"
+#include "evaluate/evidence_weights.h"
+#include "provenance/artifact.h"
+#include "provenance/audit_record.h"
+#include "teacher/sampled_tokens.h"
+#include "teacher/soft_targets.h"
+
+namespace overproof {
+namespace {
+
+std::vector<std::string> split_list(const std::string& list) {
+  std::vector<std::string> words;
+  for (size_t begin = 0; begin < list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    if (end > begin) words.push_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return words;
+}
+
+std::string name_of(const fs::path& path) {
+  const fs::path whole = fs::absolute(path).lexically_normal();
+  return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
+}
+
+/// A folder with a model in it, as far as one can see without reading it.
+bool is_model(const fs::path& path) {
+  if (!fs::is_directory(path)) return fs::exists(path);
+  if (fs::exists(path / "config.json")) return true;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path))
+    if (entry.path().extension() == ".gguf") return true;
+  return false;
+}
+
+class Comparison {
+ public:
+  Comparison(const CompareConfig& config, const fs::path& a, const fs::path& b)
+      : config_(config), asked_(a), b_(b), run_(find_training_run(a)) {
+    const std::vector<std::string> known = {"order", "weights", "agreement", "radioactivity"};
+    for (const std::string& word : split_list(config.only)) {
+      if (!std::count(known.begin(), known.end(), word))
+        throw UsageError(fmt::format("--only: there is no test '{}'; tests are {}", word, fmt::join(known, ", ")));
+      only_.insert(word);
+    }
+    if (!fs::exists(a)) throw IoError(a, "cannot read", ENOENT);
+    if (!is_model(b))
+      throw UsageError(fmt::format("{}: holds no model; B is the suspect, a checkpoint folder or a .gguf file", b.string()));
+    if (is_model(a)) a_ = a;
+    else if (run_.missing.empty()) a_ = run_.student;
+    else throw UsageError(fmt::format("{}: holds no model, and as a run {}", a.string(), run_.missing));
+  }
+
+  const fs::path& a() const { return a_; }
+  const TrainingRun& run() const { return run_; }
+
+  std::vector<EvidenceTest> tests() {
+    std::vector<EvidenceTest> list;
+    if (wanted("order")) list.push_back(order());
+    if (wanted("weights"))
+      for (EvidenceTest& test : weights()) list.push_back(std::move(test));
+    if (wanted("agreement")) list.push_back(agreement());
+    if (wanted("radioactivity")) list.push_back(radioactivity());
+    return list;
+  }
+
+ private:
+  bool wanted(const char* test) const { return only_.empty() || only_.contains(test); }
+
+  const Decoder& suspect() {
+    if (!suspect_) suspect_ = std::make_unique<Decoder>(open_checkpoint(b_));
+    return *suspect_;
+  }
+
+  /// Why a model cannot be asked about ids of the tokenizer with this probe; "" when it can.
+  static std::string tokenizer_fault(const fs::path& model, const Digest& probe, const std::string& what) {
+    try {
+      if (open_tokenizer(model)->probe() == probe) return "";
+      return fmt::format("'{}' has another tokenizer than {}: the same ids would mean other text", name_of(model), what);
+    } catch (const Error& e) {
+      return fmt::format("the tokenizer of '{}' cannot be read: {}", name_of(model), e.what());
+    }
+  }
+
+  std::optional<fs::path> corpus_path() const {
+    if (!config_.corpus.empty()) return config_.corpus;
+    if (run_.missing.empty()) return run_.corpus;
+    return std::nullopt;
+  }
+
+  EvidenceTest order() {
+    const auto refuse = [](const std::string& why) { return not_run("committed-order", kOrderQuestion, why); };
+    if (!run_.missing.empty()) return refuse(fmt::format("{}: {}", name_of(asked_), run_.missing));
+    const Corpus corpus(run_.corpus);
+    const SoftTargets targets(run_.targets);
+    if (targets.blocks() > corpus.windows(Split::train) || targets.window_length() != corpus.window_length())
+      return refuse("soft targets and corpus of the run do not belong together");
+    if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the run's corpus"); !fault.empty())
+      return refuse(fault);
+    const VisitedWindows visited = visited_windows(targets.order_key(), corpus.windows(Split::train), targets.blocks(),
+                                                   run_.steps * run_.batch_size, config_.windows);
+
+    const fs::path teacher_path = config_.teacher.empty() ? run_.teacher : fs::path(config_.teacher);
+    const bool by_kl = config_.score == "kl" && !teacher_path.empty();
+    std::unique_ptr<Decoder> teacher, reference;
+    if (by_kl) teacher = std::make_unique<Decoder>(open_checkpoint(teacher_path));
+    const fs::path reference_path = config_.reference == "none" ? fs::path()
+                                    : config_.reference.empty() ? run_.initial
+                                                                : fs::path(config_.reference);
+    if (!reference_path.empty()) reference = std::make_unique<Decoder>(open_checkpoint(reference_path));
+    std::vector<const Decoder*> models{&suspect()};
+    if (reference) models.push_back(reference.get());
+    for (const Decoder* model : {static_cast<const Decoder*>(teacher.get()), models.front(), models.back()})
+      if (model && model->config().vocab_size != targets.vocab_size())
+        return refuse(fmt::format("a model has a vocabulary of {} tokens, the run of {}", model->config().vocab_size,
+                                  targets.vocab_size()));
+
+    std::string adjusted = teacher ? "the teacher says of" : "";
+    if (reference) adjusted = fmt::format("'{}' says of", name_of(reference_path));
+    if (teacher && reference) adjusted = fmt::format("the teacher and '{}' say of", name_of(reference_path));
+
+    std::vector<double> scores;
+    if (!visited.windows.empty()) {
+      Progress progress("compare order", int64_t(visited.windows.size()), "windows");
+      const std::vector<WindowScores> all =
+          score_windows(teacher.get(), models, read_windows(corpus, Split::train, visited.windows), config_.batch,
+                        [&](int64_t windows) { progress.update(windows); });
+      scores = by_kl ? all[0].kl : all[0].loss;
+      std::vector<std::vector<double>> known;  // what makes a window hard for anybody; none of it knows the order
+      if (reference)
+        for (const auto& column : {all[1].loss, all[1].kl})
+          if (!column.empty()) known.push_back(column);
+      if (teacher) known.insert(known.end(), {all.back().loss, all.back().kl});
+      scores = residuals(scores, known);
+    }
+    EvidenceTest test = order_test(visited.positions, scores, config_.draws, uint64_t(config_.seed));
+    if (!test.ran()) return test;
+    test.computed_on =
+        fmt::format("{} of {} windows that '{}' was trained on, {:.2f} epochs; score: {}{}", scores.size(), visited.taught,
+                    run_.student_name, visited.epochs, by_kl ? "KL to the teacher" : "loss on the text",
+                    adjusted.empty() ? std::string() : fmt::format(", adjusted for what {} a window", adjusted));
+    test.details["taught_windows"] = visited.taught;
+    test.details["epochs"] = visited.epochs;
+    test.details["order_key"] = targets.order_key().hex();
+    test.details["trained"] = {{"name", run_.student_name}, {"digest", "sha256:" + run_.student_root.hex()}};
+    test.details["score"] = by_kl ? "kl" : "loss";
+    test.details["reference"] = reference ? Json(name_of(reference_path)) : Json(nullptr);
+    return test;
+  }
+
+  std::vector<EvidenceTest> weights() {
+    const Checkpoint a = open_checkpoint(a_), b = open_checkpoint(b_);
+    WeightTestOptions options;
+    options.neurons = config_.neurons;
+    options.permutations = config_.weight_permutations;
+    options.seed = uint64_t(config_.seed);
+    return weight_tests(NeuronReader(a), NeuronReader(b), options);
+  }
+
+  EvidenceTest agreement() {
+    const auto refuse = [](const std::string& why) { return not_run("agreement", kAgreementQuestion, why); };
+    const std::vector<std::string> controls = split_list(config_.controls);
+    if (controls.empty()) return refuse("there is no control model; name some by --controls");
+    const auto path = corpus_path();
+    if (!path) return refuse("there is no corpus to take prompts from; name one by --corpus");
+    const Corpus corpus(*path);
+    const int64_t available = corpus.windows(Split::held_out), count = std::min(available, config_.prompts);
+    if (count < 1) return refuse("the corpus has no held-out window");
+    std::vector<fs::path> models{b_, a_};
+    models.insert(models.end(), controls.begin(), controls.end());
+    for (const fs::path& model : models)
+      if (const std::string fault = tokenizer_fault(model, corpus.tokenizer_probe(), "the corpus"); !fault.empty())
+        return refuse(fault);
+    std::vector<int64_t> windows;
+    for (int64_t i = 0; i < count; ++i) windows.push_back(int64_t((__int128(2 * i + 1) * available) / (2 * count)));
+    const at::Tensor prompts = read_windows(corpus, Split::held_out, windows).narrow(1, 0, corpus.window_length());
+    Progress progress("compare answers", int64_t(models.size()) * count, "prompts");
+    int64_t done = 0;
+    const auto answers = [&](const Decoder& model, const fs::path& from) {
+      const auto tokens =
+          predict_last(model, prompts, config_.batch, [&](int64_t n) { progress.update(done + n, name_of(from)); });
+      done += count;
+      return tokens;
+    };
+    const std::vector<int32_t> from_b = answers(suspect(), b_);
+    const std::vector<int32_t> from_a = answers(Decoder(open_checkpoint(a_)), a_);
+    std::vector<ControlAnswers> from_controls;
+    for (const std::string& control : controls)
+      from_controls.push_back({name_of(control), answers(Decoder(open_checkpoint(control)), control)});
+    return agreement_test(from_b, from_a, from_controls);
+  }
+
+  EvidenceTest radioactivity() {
+    const auto refuse = [](const std::string& why) { return not_run("radioactivity", kRadioactivityQuestion, why); };
+    if (config_.watermark_key.empty())
+      return refuse("there is no watermark key (--watermark-key); it must have been planted while the teacher was sampled");
+    const WatermarkKey key = WatermarkKey::read(config_.watermark_key);
+    const int64_t vocabulary = suspect().config().vocab_size, context = key.context();
+    RadioactivityCount count(key);
+    int64_t tokens = 0, documents = 0;
+    std::string what;
+    if (!config_.watermark_text.empty()) {
+      Digest probe;
+      try {
+        probe = open_tokenizer(a_)->probe();
+      } catch (const Error& e) {
+        return refuse(fmt::format("the tokenizer of '{}' cannot be read: {}", name_of(a_), e.what()));
+      }
+      if (const std::string fault = tokenizer_fault(b_, probe, "A"); !fault.empty()) return refuse(fault);
+      const std::vector<SampledTokens> texts = read_sampled_tokens(config_.watermark_text, vocabulary);
+      const int64_t length = std::max<int64_t>(context + 1, 256);
+      Progress progress("compare green tokens", int64_t(texts.size()), "documents");
+      for (const SampledTokens& text : texts) {
+        if (tokens >= config_.watermark_tokens) break;
+        throw_if_interrupted();
+        std::vector<int32_t> ids = text.before;
+        for (const int32_t id : text.tokens) {
+          if (int64_t(ids.size()) >= int64_t(text.before.size()) + context)
+            break;  // from here on the suspect can be shown the context
+          count.skip(ids);
+          ids.push_back(id);
+        }
+        count_document(count, text.tokens, length, context);
+        tokens += int64_t(text.tokens.size());
+        progress.update(++documents);
+      }
+      what = fmt::format("{} tokens of {} documents that were sampled with it", tokens, documents);
+    } else {
+      const auto path = corpus_path();
+      if (!path) return refuse("there is no text to show the suspect; name one by --watermark-text or --corpus");
+      const Corpus corpus(*path);
+      if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the corpus"); !fault.empty())
+        return refuse(fault);
+      const int64_t length = corpus.window_length(), available = corpus.windows(Split::held_out);
+      const int64_t windows = std::min(available, (config_.watermark_tokens + length - 1) / length);
+      if (windows < 1) return refuse("the corpus has no held-out window");
+      Progress progress("compare green tokens", windows, "windows");
+      std::vector<int64_t> ids(size_t(length) + 1);
+      for (int64_t w = 0; w < windows; ++w) {
+        throw_if_interrupted();
+        corpus.read_window(Split::held_out, int64_t((__int128(2 * w + 1) * available) / (2 * windows)), ids);
+        count_document(count, std::vector<int32_t>(ids.begin(), ids.end() - 1), length, context);
+        progress.update(w + 1);
+      }
+      tokens = windows * length;
+      what = fmt::format("{} tokens of held-out text, which must not have been sampled with this key", tokens);
+    }
+    return count.test(fmt::format("{} contexts in {}", count.scored(), what));
+  }
+
+  /// Shows the suspect a document in pieces. The contexts that reach over the beginning of a piece are passed over, but count as
+  /// seen.
+  void count_document(RadioactivityCount& count, const std::vector<int32_t>& ids, int64_t length, int64_t context) {
+    const auto size = int64_t(ids.size());
+    for (int64_t begin = 0; begin < size; begin += length) {
+      const int64_t n = std::min(length, size - begin);
+      const at::Tensor tokens =
+          at::tensor(std::vector<int64_t>(ids.begin() + begin, ids.begin() + begin + n), at::kLong).unsqueeze(0);
+      const at::Tensor best = predict_tokens(suspect(), tokens).contiguous();
+      for (int64_t i = 0; i < n; ++i) {
+        const std::span<const int32_t> so_far(ids.data(), size_t(begin + i + 1));
+        if (i + 1 < context) count.skip(so_far);
+        else
+          count.add(so_far, int32_t(best.const_data_ptr<int64_t>()[i]), begin + i + 1 < size ? ids[size_t(begin + i + 1)] : -1);
+      }
+    }
+  }
+
+  const CompareConfig& config_;
+  fs::path asked_, a_, b_;
+  TrainingRun run_;
+  std::set<std::string> only_;
+  std::unique_ptr<Decoder> suspect_;
+};
+
+void print(const std::vector<EvidenceTest>& tests, std::ostream& out) {
+  for (const EvidenceTest& test : tests) {
+    out << "\n" << test.name << "\n";
+    if (!test.ran()) {
+      out << "  not run: " << test.not_run << "\n";
+      continue;
+    }
+    out << fmt::format("  {}: {:.4g}\n  p = {} ({})\n  on {}\n  null hypothesis: {}\n  cannot show {}\n", test.statistic,
+                       test.value, p_text(test.log_p), test.p_kind, test.computed_on, test.question, test.cannot_show);
+    for (const char* more : {"monte_carlo_p", "rank_p"})
+      if (test.details.contains(more)) out << fmt::format("  {}: {:.3g}\n", more, test.details[more].get<double>());
+  }
+}
+
+}  // namespace
+
+int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  Comparison comparison(config, a, b);
+  const std::vector<EvidenceTest> tests = comparison.tests();
+  const AuditSubject subject_a{name_of(comparison.a()), scan_artifact(comparison.a()).root},
+      subject_b{name_of(b), scan_artifact(b).root};
+  const auto described = [](const AuditSubject& s) { return Json{{"name", s.name}, {"digest", "sha256:" + s.root.hex()}}; };
+  Json result = {{"a", described(subject_a)}, {"b", described(subject_b)}, {"tests", Json::array()}};
+  for (const EvidenceTest& test : tests) result["tests"].push_back(test.to_json());
+  result["note"] = "each test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict";
+
+  std::string written;
+  if (config.record) {
+    const fs::path place = fs::canonical(a);
+    const bool is_run = fs::is_directory(place) && !fs::exists(place / "claims.jsonl") && !is_model(place);
+    const fs::path file = (is_run ? place : place.parent_path()) / kAuditFolder / fmt::format("compare-{}.json", subject_b.name);
+    write_audit_record(file, {"compare", {subject_a, subject_b}, result, "", false},
+                       load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key)));
+    written = fmt::format("{}/{}", std::string(kAuditFolder), file.filename().string());
+  }
+  if (json) {
+    if (!written.empty()) result["record"] = written;
+    out << result.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    return 0;
+  }
+  out << fmt::format("A: {} sha256:{}\nB: {} sha256:{}\n", subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name,
+                     subject_b.root.hex().substr(0, 16));
+  print(tests, out);
+  out << "\nEach test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict.\n";
+  if (!written.empty()) out << "recorded, signed: " << written << "\n";
+  return 0;
+}
+
+}  // namespace overproof

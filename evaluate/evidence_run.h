@@ -1,0 +1,36 @@
+#pragma once
+// What a run has signed about the order in which its student was trained.
+
+#include <string>
+#include <vector>
+
+#include "core/digest.h"
+#include "core/file.h"
+
+namespace overproof {
+
+/// The training run behind an artifact: the nearest distillation it comes from, or the last one of a run folder.
+struct TrainingRun {
+  std::string student_name;  ///< the artifact that the training made
+  Digest student_root;
+  fs::path student, corpus, targets;
+  fs::path teacher, initial;  ///< empty when they are not there
+  int64_t steps = 0, batch_size = 0;
+  std::string missing;  ///< why there is no order to test; then nothing else is set
+};
+
+/// Never throws for what an untrusted folder may hold: the reason stands in `missing`. The order counts only as signed, so
+/// targets, corpus and student are checked against their statements.
+TrainingRun find_training_run(const fs::path& folder);
+
+/// Windows of the corpus that the training saw, with the place of the last visit of each (a whole number; larger is later):
+/// `most` of them, spread evenly over the soft targets' blocks, whose order has nothing to do with that of training.
+struct VisitedWindows {
+  std::vector<int64_t> windows;
+  std::vector<double> positions;
+  int64_t taught = 0;
+  double epochs = 0;
+};
+VisitedWindows visited_windows(const Digest& order_key, int64_t corpus_windows, int64_t taught, int64_t visits, int64_t most);
+
+}  // namespace overproof

@@ -1,0 +1,85 @@
+#pragma once
+// Weight tests (Zhu et al. 2025, "Independence tests for language models"): do two models' FFN neurons correspond? They need
+// nothing but weights, whatever container they are in, and they know experts: the neurons of a layer's shared and routed experts
+// are its neurons. They show that one model was initialised from the other, not that it was taught by it.
+
+#include <string>
+#include <vector>
+
+#include "evaluate/evidence.h"
+#include "formats/tensor_source.h"
+
+namespace overproof {
+
+/// Gate and up rows of a layer's neurons.
+struct NeuronRows {
+  int64_t neurons = 0, hidden = 0;
+  std::vector<float> gate, up;  ///< [neurons, hidden]
+  std::vector<int32_t> block;   ///< [neurons]: which expert a neuron is of; all the same in a dense layer
+};
+
+/// Finds gate_proj and up_proj of each layer (w1 and w3 in mixtral); shared or dense neurons come first, then routed experts by
+/// number.
+class NeuronReader {
+ public:
+  /// The checkpoint must outlive it. Throws FormatError when gate and up of an expert, or two layers, differ in shape.
+  explicit NeuronReader(const Checkpoint& checkpoint);
+  int64_t layers() const { return int64_t(layers_.size()); }  ///< up to the last that has such weights
+  int64_t hidden() const { return hidden_; }
+  int64_t neurons(int64_t layer) const;  ///< 0 where a layer has no such weights
+  /// At most `most` of a layer's neurons, spread evenly. Throws FormatError on weights that are not finite.
+  NeuronRows read(int64_t layer, int64_t most) const;
+
+ private:
+  struct Part {
+    std::string gate, up;
+    int64_t rows = 0;
+  };
+  const Checkpoint& checkpoint_;
+  std::vector<std::vector<Part>> layers_;
+  int64_t hidden_ = 0;
+};
+
+/// For each neuron of `rows` the column of `columns` that it is paired with by largest total cosine: over gate and up together,
+/// over gate alone, over up alone. rows.neurons <= columns.neurons.
+struct NeuronMatching {
+  std::vector<int64_t> both, gate, up;
+};
+NeuronMatching match_neurons(const NeuronRows& rows, const NeuronRows& columns);
+
+/// Are matched neurons in the same order? Spearman's test within each pair of experts that share at least three neurons; logs of
+/// the p-values, which are independent and exact if the order of neurons within an expert means nothing.
+struct OrderEvidence {
+  std::vector<double> log_p;
+  double weighted_rho = 0;  ///< mean over the experts' neurons
+  int64_t matched = 0;      ///< neurons in these experts
+};
+OrderEvidence neuron_order(const NeuronRows& rows, const NeuronRows& columns, const std::vector<int64_t>& column_of);
+
+/// Rows whose nearest column by gate is their nearest by up, too, after the residual coordinates of `rows` have been permuted.
+int64_t nearest_agreements(const NeuronRows& rows, const NeuronRows& columns, const std::vector<int64_t>& coordinates);
+
+struct WeightTestOptions {
+  int64_t neurons = 2048;         ///< of the side of a layer that has fewer, at most
+  int64_t more_neurons = 16384;   ///< of the other
+  int64_t sampled_neurons = 256;  ///< of the former, in the permutation test
+  int64_t permutations = 199;
+  uint64_t seed = 0;
+};
+
+/// Three tests over all layers of two models of the same hidden size.
+///
+/// weights-order (constrained, phi_U of the paper over gate and up): are matched neurons in the same order? Fisher's method over
+/// experts and layers. Exact if the models were initialised independently and training treats the neurons of an expert alike.
+/// Blind to models whose neurons were shuffled.
+///
+/// weights-matched (robust, phi_MATCH): matched by gate rows and by up rows apart, do the two matchings agree? Blind to no
+/// shuffling. Its p takes the matchings of independent models for independent uniform permutations; nothing makes them so, thus
+/// it is nominal: benchmarks/evidence.py measures how it behaves.
+///
+/// weights-permuted (PERMTEST of the paper with the robust question): as many neurons whose nearest neighbours by gate and by up
+/// agree as when the coordinates of the residual stream are permuted, alike in all layers. Exact if the models were initialised
+/// independently and training treats coordinates alike; as fine as 1 / (1 + permutations).
+std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader& b, const WeightTestOptions& options);
+
+}  // namespace overproof
