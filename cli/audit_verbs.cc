@@ -4,7 +4,9 @@
 #include "audit/trace.h"
 #include "audit/verify.h"
 #include "cli/stage_verb.h"
+#include "pipeline/recompute.h"
 #ifdef OVERPROOF_WITH_TORCH
+#include "distill/replay.h"
 #include "teacher/check_rows.h"
 #endif
 
@@ -38,7 +40,17 @@ std::vector<VerbSpec> audit_verbs() {
                   verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
                     return check_rows(config, a[0], common.json, std::cout);
                   })});
+  list.push_back({"audit replay", "Makes randomly drawn steps of a training again and compares weights, optimizer and losses bitwise.",
+                  "overproof audit replay runs/smollm2-moe --segments 3 --seed 5f2c9a", folder, false, false,
+                  verb_maker<ReplayConfig>([](const CommonConfig& common, const ReplayConfig& config, const Arguments& a) {
+                    return audit_replay(config, a[0], common.json, std::cout);
+                  })});
 #endif
+  list.push_back({"audit recompute", "Makes artifacts again from their parents and compares them byte for byte.",
+                  "overproof audit recompute runs/smollm2-moe/int8", folder, false, false,
+                  verb_maker<RecomputeConfig>([](const CommonConfig& common, const RecomputeConfig& config, const Arguments& a) {
+                    return audit_recompute(config, a[0], common.json, std::cout);
+                  })});
   return list;
 }
 

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/parallel.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
 
@@ -207,7 +208,7 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   if (error) throw IoError(out.parent_path(), "cannot make a temporary folder here", error.value());
 
   const Inputs inputs(prepared.inputs);
-  Outputs outputs(temporary.path, scratch);
+  Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder);
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
   try {
@@ -228,6 +229,7 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   lineage.inputs = prepared.dependencies;
   lineage.metrics = result.report.metrics();
   lineage.builder = builder_versions();
+  lineage.threads = thread_count();
   seal_artifact(temporary.path, records, lineage, key);
   fsync_folder(temporary.path);
 
