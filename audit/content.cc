@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "audit/commitment_check.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "data/corpus.h"
 #include "data/order.h"
+#include "data/step_records.h"
 #include "formats/safetensors.h"
 
 namespace overproof {
@@ -27,6 +30,62 @@ void check_soft_targets(const ArtifactNode& node, std::vector<Fault>& faults) {
                                               said->second.substr(0, 64), input->second.root.hex()),
                         "one of the two is false: make it again"});
   }
+}
+
+/// The table of documents against their texts, digest by digest, and against the token streams by their counts.
+void check_corpus(const ArtifactNode& node) {
+  if (!fs::exists(node.path / "tokens.safetensors")) return;
+  const Corpus corpus(node.path);
+  for_each_text(node.path, [](const Document&, std::string_view) {});
+}
+
+bool all_f32(const fs::path& artifact) {
+  const Checkpoint checkpoint = open_checkpoint(artifact);
+  return std::ranges::all_of(checkpoint.tensors->tensors(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
+}
+
+/// steps.jsonl says what the records say, for those who read text.
+void check_lines(const fs::path& file, const StepRecords& records, std::vector<Fault>& faults) {
+  const std::string text = read_file(file);
+  size_t at = 0;
+  for (const StepRecord& record : records.steps()) {
+    const size_t end = text.find('\n', at);
+    if (end == std::string::npos) break;
+    const Json line = parse_json(std::string_view(text).substr(at, end - at), file, int64_t(at));
+    const Json said = record.to_json();
+    for (const auto& [name, value] : said.items())
+      if (!line.is_object() || !line.contains(name) || line[name] != value) {
+        faults.push_back({"steps.jsonl", fmt::format("step {}: '{}' is not what {} says", record.step, name, kStepRecordsFile),
+                          "one of the two was changed after it was written"});
+        return;
+      }
+    at = end + 1;
+  }
+  if (at != text.size() || std::count(text.begin(), text.end(), '\n') != int64_t(records.steps().size()))
+    faults.push_back({"steps.jsonl", fmt::format("does not have one line for each record of {}", kStepRecordsFile), "restore it"});
+}
+
+/// The records of a training against the signed chain, the readable log and the weights that were published.
+void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
+  const Json& metrics = node.lineage()->metrics;
+  const bool there = fs::exists(node.path / kStepRecordsFile);
+  if (there != metrics.contains("step_chain")) {
+    faults.push_back({kStepRecordsFile, there ? "is there, but the statement signs no chain" : "is missing, but the statement signs its chain",
+                      "its statement was changed: make it again"});
+    return;
+  }
+  if (!there) return;
+  const StepRecords records = read_step_records(node.path);
+  if (metrics["step_chain"] != records.chain().hex())
+    faults.push_back({kStepRecordsFile, "does not end in the chain that the statement signs", "records were changed: make it again"});
+  if (!metrics.contains("steps") || metrics["steps"] != records.steps().size())
+    faults.push_back({kStepRecordsFile, fmt::format("has {} records, which is not what the statement says", records.steps().size()), "make it again"});
+  check_lines(node.path / "steps.jsonl", records, faults);
+  if (!all_f32(node.path)) return;  // rounded: audit replay compares them
+  const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
+  const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
+  if (digest_of_checkpoint(node.path) != wanted)
+    faults.push_back({"", "its weights are not those that training ended with, by the last step record", "weights were changed afterwards: make it again"});
 }
 
 /// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: nobody may have chosen it.
@@ -62,18 +121,23 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
 ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
   ContentCheck check;
   try {
-    if (node.lineage()->kind == "taught") {
+    const std::string& kind = node.lineage()->kind;
+    if (kind == "taught") {
       check_soft_targets(node, check.faults);
       check_order(node, check.faults);
     }
-    if (node.lineage()->kind == "corpus-of") {
+    if (kind == "corpus-of") {
       CommitmentCheck commitment = check_commitment(node.path, salt);
       check.faults = std::move(commitment.faults);
       if (commitment.values_unchecked)
         check.notes.push_back("is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
+      check_corpus(node);
     }
+    if (kind == "distilled-from" || kind == "calibrated-from") check_steps(node, check.faults);
   } catch (const FormatError& e) {
     check.faults.push_back({"", e.what(), "make it again"});
+  } catch (const IoError& e) {  // a statement may leave out a file that its kind must have
+    check.faults.push_back({"", e.what(), "restore it, or make it again"});
   }
   return check;
 }

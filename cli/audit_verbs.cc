@@ -12,7 +12,9 @@
 #include "audit/trace.h"
 #include "audit/verify.h"
 #include "cli/stage_verb.h"
+#include "pipeline/recompute.h"
 #ifdef OVERPROOF_WITH_TORCH
+#include "distill/replay.h"
 #include "evaluate/evidence_compare.h"
 #include "teacher/check_rows.h"
 #endif
@@ -111,6 +113,11 @@ std::vector<VerbSpec> audit_verbs() {
                   verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
                     return check_rows(config, a[0], common.json, std::cout);
                   })});
+  list.push_back({"audit replay", "Makes randomly drawn steps of a training again and compares weights, optimizer and losses bitwise.",
+                  "overproof audit replay runs/smollm2-moe --segments 3 --seed 5f2c9a", folder, false, false,
+                  verb_maker<ReplayConfig>([](const CommonConfig& common, const ReplayConfig& config, const Arguments& a) {
+                    return audit_replay(config, a[0], common.json, std::cout);
+                  })});
   list.push_back({"audit compare", "Tests whether two models are related; every p-value says what it rests on, and nothing is a verdict.",
                   "overproof audit compare runs/smollm2-moe runs/suspect/int8 --controls runs/other/student --record",
                   {{"a", "a run, or a model said to be the parent or teacher"}, {"b", "the suspect: a checkpoint folder or a .gguf file"}}, false, false,
@@ -118,6 +125,11 @@ std::vector<VerbSpec> audit_verbs() {
                     return audit_compare(config, a[0], a[1], common.json, std::cout);
                   })});
 #endif
+  list.push_back({"audit recompute", "Makes artifacts again from their parents and compares them byte for byte.",
+                  "overproof audit recompute runs/smollm2-moe/int8", folder, false, false,
+                  verb_maker<RecomputeConfig>([](const CommonConfig& common, const RecomputeConfig& config, const Arguments& a) {
+                    return audit_recompute(config, a[0], common.json, std::cout);
+                  })});
   return list;
 }
 

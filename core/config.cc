@@ -135,6 +135,16 @@ void from_json(Options& options, const Json& object, std::string_view where) {
   if (!object.is_object()) throw UsageError(fmt::format("{}: the configuration is not a JSON object", where));
   for (const auto& [key, value] : object.items()) {
     Option& o = find_option(options, key, where);
+    const bool fits = std::visit(
+        [&](auto* member) {
+          using T = std::remove_pointer_t<decltype(member)>;
+          if constexpr (std::is_same_v<T, bool>) return value.is_boolean();
+          else if constexpr (std::is_same_v<T, int64_t>) return value.is_number_integer();
+          else if constexpr (std::is_same_v<T, double>) return value.is_number();
+          else return value.is_string();
+        },
+        o.value);
+    if (!fits) throw UsageError(fmt::format("{}: option '{}': {} is of the wrong type", where, key, value.dump().substr(0, 80)));
     o.assign(value.is_string() ? value.get<std::string>() : value.dump());
   }
 }

@@ -67,7 +67,7 @@ Options options_of(Config& config) {
 Option& find_option(Options& options, std::string_view name, std::string_view where);
 
 Json to_json(const Options& options);
-/// Sets every option from a JSON object made by to_json; unknown keys throw UsageError.
+/// Sets every option from a JSON object made by to_json; unknown keys, other types and values out of range throw UsageError.
 void from_json(Options& options, const Json& object, std::string_view where);
 
 /// The candidate nearest to `word` by edit distance, or "" when none is near (distance over a third of its length).

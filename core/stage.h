@@ -15,6 +15,9 @@
 
 namespace overproof {
 
+/// Where a run keeps what is no artifact, and is never trusted: whoever reads it knows its digest from elsewhere.
+inline constexpr const char* kKeptFolder = "checkpoints";
+
 /// One finished input, bound to a slot such as "teacher" or "corpus".
 struct InputArtifact {
   fs::path path;  ///< a folder, or (for an import) a single file
@@ -43,16 +46,20 @@ class Inputs {
 /// Where a stage writes. Everything below folder() becomes the artifact, and must be written through it.
 class Outputs {
  public:
-  Outputs(fs::path folder, fs::path scratch) : folder_(std::move(folder)), scratch_(std::move(scratch)) {}
+  /// `kept`: see kept(); empty: `checkpoints` beside the folder.
+  Outputs(fs::path folder, fs::path scratch, fs::path kept = {})
+      : folder_(std::move(folder)), scratch_(std::move(scratch)), kept_(kept.empty() ? folder_.path().parent_path() / kKeptFolder : std::move(kept)) {}
   OutputFolder& folder() { return folder_; }
   const OutputFolder& folder() const { return folder_; }
   /// A folder that outlives a kill of the same stage with the same inputs and configuration (checkpoints go there);
   /// it is removed when the stage finishes.
   const fs::path& scratch() const { return scratch_; }
+  /// A folder beside the artifacts of a run, for what is large, is no part of any, and is found by its digest.
+  const fs::path& kept() const { return kept_; }
 
  private:
   OutputFolder folder_;
-  fs::path scratch_;
+  fs::path scratch_, kept_;
 };
 
 /// What a stage has to say. `metrics` is recorded in the signed statement and printed with --json; `summary` is for people.

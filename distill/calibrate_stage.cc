@@ -9,28 +9,14 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
-#include "core/progress.h"
 #include "data/corpus.h"
 #include "data/order.h"
-#include "distill/trainer.h"
-#include "student/ffn.h"
+#include "distill/training_run.h"
 
 namespace overproof {
 namespace {
 
-constexpr uint64_t kTrainTweak = 0x63616c6962726174, kHeldOutTweak = 0x68656c646f757421;  // no epoch counts this far
-
-// `count` windows of a split from place `first` of a keyed permutation on, going round when they run out.
-at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count) {
-  const int64_t length = corpus.window_length();
-  const at::Tensor windows = at::empty({count, length}, at::kLong);
-  std::vector<int64_t> ids(size_t(length) + 1);
-  for (int64_t w = 0; w < count; ++w) {
-    corpus.read_window(split, sample.forward((first + w) % corpus.windows(split)), ids);
-    std::copy_n(ids.begin(), length, windows.data_ptr<int64_t>() + w * length);
-  }
-  return windows;
-}
+constexpr uint64_t kHeldOutTweak = 0x68656c646f757421;  // no epoch counts this far
 
 struct HeldOut {
   double kl = 0;                     // nats a token
@@ -111,57 +97,20 @@ double routing_overlap(const at::Tensor& a, const at::Tensor& b) {
 
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
-  const Corpus corpus(inputs.path("corpus"));
-  require_tokenizer(inputs.path("student"), corpus.tokenizer_probe(), "the corpus");
-  require_tokenizer(inputs.path("teacher"), corpus.tokenizer_probe(), "the corpus");
-  Decoder student(open_checkpoint(inputs.path("student")));
-  const Decoder teacher(open_checkpoint(inputs.path("teacher")));
-  if (!student.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
-  if (student.config().vocab_size != teacher.config().vocab_size)
-    throw UsageError(fmt::format("the teacher has {} ids, the student {}", teacher.config().vocab_size, student.config().vocab_size));
-  if (corpus.windows(Split::held_out) < 1) throw UsageError("the corpus has no held-out window to judge the calibration on");
-  if (corpus.windows(Split::train) < 1) throw UsageError("the corpus has no training window to calibrate with");
-
-  ModelConfig& shape = student.config();
-  const int64_t given_top_k = shape.top_k;
-  shape.top_k = top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts);
-
-  const Digest key = order_key(inputs.root("corpus"), config.seed);
-  const Permutation train_sample(key, kTrainTweak, corpus.windows(Split::train));
-  const Permutation held_out_sample(key, kHeldOutTweak, corpus.windows(Split::held_out));
+  Calibration training(config, inputs);
+  Decoder& student = training.student();
+  const Decoder& teacher = training.teacher();
+  const Corpus& corpus = training.corpus();
+  const ModelConfig& shape = student.config();
+  const Permutation held_out_sample(training.order_key(), kHeldOutTweak, corpus.windows(Split::held_out));
   const at::Tensor held_out = sampled_windows(corpus, Split::held_out, held_out_sample, 0,
                                               std::min(config.held_out_windows, corpus.windows(Split::held_out)));
   const HeldOut before = measure(student, teacher, held_out);
 
-  TrainOptions options;
-  options.train = config.train;
-  options.steps = config.steps;
-  options.learning_rate = config.learning_rate;
-  options.router_lr_scale = config.router_lr_scale;
-  options.balance_rate = config.balance_rate;
-  options.clip = config.clip;
-  Trainer trainer(student, options);
+  const Trainer& trainer = training.trainer();
   const auto kept = keep_tuned(student);
-  std::string log;
-  {
-    const int64_t step_tokens = config.batch_size * corpus.window_length();
-    Progress progress("calibrate", config.steps * step_tokens, "tokens");
-    for (int64_t step = 0; step < config.steps; ++step) {
-      throw_if_interrupted();
-      const at::Tensor windows = sampled_windows(corpus, Split::train, train_sample, step * config.batch_size, config.batch_size);
-      const StepRecord record = trainer.step(
-          windows, config.micro_batch, 0.0,
-          [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
-            at::NoGradGuard no_grad;
-            LossOptions scaled;
-            scaled.grad_scale = grad_scale;
-            const at::Tensor theirs = teacher.hidden(windows.narrow(0, first, count));
-            return dense_loss(hidden, student.head(), theirs, teacher.head(), {}, scaled, d_hidden, d_head);
-          });
-      log += record.to_json().dump() + "\n";
-      progress.update((step + 1) * step_tokens, fmt::format("loss {:.3f}, balance {:.2f}", record.loss, record.balance));
-    }
-  }
+  StepRecord last;
+  const StepLog log = train_all(training, {"calibrate", "", digest_interval(config.digest_every, training.step_tokens())}, outputs, last);
 
   const HeldOut after = config.steps > 0 ? measure(student, teacher, held_out) : before;
   const bool keep = after.kl <= before.kl;  // false for NaN as well
@@ -170,13 +119,12 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     for (auto [tensor, value] : kept) tensor.copy_(value);
   save_decoder(student, outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
-  outputs.folder().write_file("steps.jsonl", log);
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   const double overlap = mean_overlap(before, after);
   StageReport report;
   report.metrics() = {{"top_k", shape.top_k},
-                      {"given_top_k", given_top_k},
+                      {"given_top_k", training.given_top_k()},
                       {"ffn_activation", shape.ffn_activation()},
                       {"active_fraction", active},
                       {"steps", config.steps},
@@ -188,13 +136,14 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"tuning_kept", keep},
                       {"routing_overlap", overlap},
                       {"expert_load", load_rows(keep ? after.load : before.load)}};
+  write_step_log(log, outputs.folder(), report.metrics());
   report.summary = {
-      fmt::format("top-k {} (was {}): {:.1f} % of the FFN neurons, {:.1f} % of all parameters active", shape.top_k, given_top_k,
+      fmt::format("top-k {} (was {}): {:.1f} % of the FFN neurons, {:.1f} % of all parameters active", shape.top_k, training.given_top_k(),
                   100 * shape.ffn_activation(), 100 * active),
       fmt::format("held-out KL to the teacher {:.4f} before tuning, {:.4f} after ({} tokens)", before.kl, after.kl, held_out.numel()),
       fmt::format("routing overlap before and after (Jaccard) {:.3f}; largest expert load {:.2f} of the mean", overlap,
                   ((keep ? after : before).load.amax({1}).mean() * double(shape.n_routed_experts)).item<double>())};
-  if (!keep) report.summary.push_back("tuning made the held-out KL worse, so the untuned router was kept");
+  if (!keep) report.summary.emplace_back("tuning made the held-out KL worse, so the untuned router was kept");
   return report;
 }
 

@@ -16,6 +16,7 @@ struct CalibrateConfig {
   std::string train = "router,norms";
   int64_t held_out_windows = 8;
   std::string dtype = "f32";
+  int64_t digest_every = -1;
   int64_t seed = 0;
   template <class V>
   void visit(V&& v) {
@@ -29,12 +30,14 @@ struct CalibrateConfig {
     v("clip", clip, in_range(0, 1e9), "largest global gradient norm; 0: not clipped");
     v("train", train, any_value(), "weights to tune, a list of router, norms, attention, experts, embeddings, head");
     v("held-out-windows", held_out_windows, in_range(1, 1e6), "held-out windows on which before and after are compared");
+    v("digest-every", digest_every, in_range(-1, 1e9),
+      "steps between digests of weights and optimizer in steps.safetensors; -1: as many as cost about a hundredth; 0: no step records");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the windows");
     v("dtype", dtype, one_of({"f32", "bf16"}), "of the weights that are written; routers stay f32");
   }
 };
 
-/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint and steps.jsonl. When the
+/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl and steps.safetensors. When the
 /// held-out KL is worse after tuning than before it, the untuned weights are kept and the report says so.
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs);
 

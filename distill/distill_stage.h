@@ -18,6 +18,7 @@ struct DistillConfig {
   std::string train = "experts,router,norms,attention";
   double router_lr_scale = 0.1, balance_rate = 1e-4;
   int64_t checkpoint_every = 50;
+  int64_t digest_every = -1, keep_every = 0;
   std::string dtype = "f32";
   template <class V>
   void visit(V&& v) {
@@ -37,12 +38,15 @@ struct DistillConfig {
     v("router-lr-scale", router_lr_scale, in_range(0, 1000), "the router's learning rate over that of the rest");
     v("balance-rate", balance_rate, in_range(0, 1), "change of the router's balancing bias a step towards even expert loads");
     v("checkpoint-every", checkpoint_every, in_range(0, 1e9), "steps between checkpoints that a killed run goes on from; 0: none");
+    v("digest-every", digest_every, in_range(-1, 1e9),
+      "steps between digests of weights and optimizer in steps.safetensors; -1: as many as cost about a hundredth; 0: no step records");
+    v("keep-every", keep_every, in_range(0, 1e9), "steps between states kept in checkpoints/ beside the artifact, from which an auditor replays; 0: none");
     v("dtype", dtype, one_of({"f32", "bf16"}), "of the weights that are written; routers stay f32");
   }
 };
 
-/// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint and steps.jsonl,
-/// one StepRecord a line. Throws UsageError when targets, corpus and student do not belong together.
+/// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint, steps.jsonl,
+/// one StepRecord a line, and steps.safetensors (data/step_records.h). Throws UsageError when targets, corpus and student do not belong together.
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -75,11 +75,6 @@ double learning_rate_at(const TrainOptions& options, int64_t step) {
   return options.learning_rate * (options.schedule == "linear" ? left : 0.5 * (1 - std::cos(std::numbers::pi * left)));
 }
 
-Json StepRecord::to_json() const {
-  return {{"step", step}, {"loss", loss},           {"kl", kl},         {"ce", ce}, {"lr", learning_rate},
-          {"grad_norm", grad_norm}, {"tokens", tokens}, {"balance", balance}};
-}
-
 Trainer::Trainer(Decoder& model, const TrainOptions& options) : model_(model), options_(options) {
   const std::set<std::string> chosen = chosen_groups(options.train);
   for (const NamedTensor& p : model.parameters()) {
@@ -200,6 +195,16 @@ std::vector<NamedTensor> Trainer::state() const {
   }
   for (size_t l = 0; l < model_.layers().size(); ++l)
     if (model_.layers()[l].router_bias.defined()) all.push_back({fmt::format("layers.{}.router_bias", l), model_.layers()[l].router_bias.detach()});
+  if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
+  return all;
+}
+
+std::vector<NamedTensor> Trainer::optimizer_state() const {
+  std::vector<NamedTensor> all;
+  for (const Slot& slot : slots_) {
+    all.push_back({slot.name + ".adam_first", slot.first});
+    all.push_back({slot.name + ".adam_second", slot.second});
+  }
   if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
   return all;
 }

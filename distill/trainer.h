@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/json_fwd.h"
+#include "data/step_records.h"
 #include "distill/loss.h"
 #include "formats/safetensors.h"
 #include "model/decoder.h"
@@ -33,15 +34,6 @@ std::string trained_group(const std::string& parameter);
 /// Learning rate of step (from 0).
 double learning_rate_at(const TrainOptions& options, int64_t step);
 
-/// What one step did; a line of steps.jsonl. No times: the file must come out the same when it is made again.
-struct StepRecord {
-  int64_t step = 0, tokens = 0;
-  double loss = 0, kl = 0, ce = 0;  ///< nats a token
-  double learning_rate = 0, grad_norm = 0;
-  double balance = 1;  ///< largest expert load over the mean load, averaged over layers; 1 is even
-  Json to_json() const;
-};
-
 class Trainer {
  public:
   /// Marks the chosen groups of `model` (which must outlive this) as trained. Throws UsageError for an unknown group or an
@@ -53,7 +45,8 @@ class Trainer {
   using Loss = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden,
                                       at::Tensor* d_head)>;
 
-  /// One step on windows I64 [batch, length], `micro_batch` windows in memory at a time.
+  /// One step on windows I64 [batch, length], `micro_batch` windows in memory at a time. Position and digests of the record are
+  /// left to the caller.
   StepRecord step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss);
 
   int64_t steps_done() const { return steps_done_; }
@@ -67,6 +60,8 @@ class Trainer {
   /// router biases, load counts. Copying values into them and calling resume_at() continues bitwise.
   std::vector<NamedTensor> state() const;
   void resume_at(int64_t steps_done) { steps_done_ = steps_done; }
+  /// The part of state() that is no weight: moments and load counts.
+  std::vector<NamedTensor> optimizer_state() const;
 
  private:
   struct Slot {

@@ -114,6 +114,9 @@ SaveDType save_dtype(std::string_view name);
 /// and its bias always f32, lm_head.weight written also when tied if the config says so.
 void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype);
 
+/// The weights as save_decoder writes them, under Hugging Face's names: the decoder's own tensors, contiguous slices of fused ones.
+std::vector<NamedTensor> stored_weights(const Decoder& decoder);
+
 /// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model) from one checkpoint to another, or
 /// writes tokenizer.json from a GGUF's metadata, so that every exported student can be loaded alone.
 void copy_tokenizer(const fs::path& from_checkpoint, OutputFolder& folder);

@@ -34,6 +34,12 @@ void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype)
   folder.write_file("generation_config.json", generation.dump(2) + "\n");
 }
 
+std::vector<NamedTensor> stored_weights(const Decoder& decoder) {
+  std::vector<NamedTensor> all;
+  for (StoredTensor& t : stored_tensors(decoder)) all.push_back({std::move(t.name), std::move(t.target)});
+  return all;
+}
+
 SaveDType save_dtype(std::string_view name) { return name == "bf16" ? SaveDType::bf16 : SaveDType::f32; }
 
 void copy_tokenizer(const fs::path& from_checkpoint, OutputFolder& folder) { copy_tokenizer_files(from_checkpoint, folder); }

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/parallel.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
@@ -252,7 +253,7 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   if (error) throw IoError(out.parent_path(), "cannot make a temporary folder here", error.value());
 
   const Inputs inputs(prepared.inputs);
-  Outputs outputs(temporary.path, scratch);
+  Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder);
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
   try {
@@ -274,6 +275,7 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   if (!admitted.is_null()) result.report.metrics()["policy"] = admitted;
   lineage.metrics = result.report.metrics();
   lineage.builder = builder_versions();
+  lineage.threads = thread_count();
   seal_artifact(temporary.path, records, lineage, key);
   fsync_folder(temporary.path);
 

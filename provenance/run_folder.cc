@@ -110,7 +110,7 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
     const bool asked = !run.single || path == run.path;
     // A neighbour is hashed only once it is known to be an ancestor.
     if (is_signed(path)) nodes.push_back({path.filename().string(), path, check_artifact(path, asked ? verify : VerifyFiles::no, trusted), {}});
-    else if (!run.single && path.filename() != kAuditFolder) run.unsigned_folders.push_back(path.filename().string());
+    else if (!run.single && path.filename() != kAuditFolder && path.filename() != kKeptFolder) run.unsigned_folders.push_back(path.filename().string());
   }
   if (nodes.empty()) throw UsageError(fmt::format("{}: holds no artifact (a folder with claims.jsonl and model.sig)", folder.string()));
   bind_parents(nodes);

@@ -15,6 +15,7 @@ namespace {
 constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
 constexpr std::string_view kBuilderId = "urn:overproof:builder";
 constexpr int kFormatVersion = 1;
+constexpr int64_t kMostThreads = 1024;
 
 std::string build_type(const std::string& stage) { return fmt::format("urn:overproof:stage:{}:v1", stage); }
 
@@ -76,6 +77,8 @@ std::string make_statement(const Lineage& lineage) {
                                                    {"mediaType", "application/x-pem-file"},
                                                    {"digest", digest_json(sha256(lineage.signer_pem))},
                                                    {"content", base64_encode(lineage.signer_pem)}}});
+  Json internal = {{"stageKey", lineage.stage_key}};
+  if (lineage.threads > 0) internal["threads"] = lineage.threads;
   const Json metrics = Json::array({{{"name", "metrics"},
                                      {"digest", digest_json(sha256(json_dump(lineage.metrics)))},
                                      {"annotations", lineage.metrics}}});
@@ -87,7 +90,7 @@ std::string make_statement(const Lineage& lineage) {
         {{"buildDefinition",
           {{"buildType", build_type(lineage.stage)},
            {"externalParameters", lineage.config},
-           {"internalParameters", {{"stageKey", lineage.stage_key}}},
+           {"internalParameters", internal},
            {"resolvedDependencies", dependencies}}},
          {"runDetails", {{"builder", builder}, {"byproducts", metrics}}},
          {"overproof_lineage",
@@ -110,7 +113,13 @@ Lineage read_statement(std::string_view text, const fs::path& origin) {
   const Json& definition = json_field(predicate, "buildDefinition", origin);
   expect_json_text(definition, "buildType", build_type(lineage.stage), origin);
   lineage.config = json_field(definition, "externalParameters", origin);
-  lineage.stage_key = json_text(json_field(definition, "internalParameters", origin), "stageKey", origin);
+  const Json& internal = json_field(definition, "internalParameters", origin);
+  lineage.stage_key = json_text(internal, "stageKey", origin);
+  if (internal.contains("threads")) {
+    if (!internal["threads"].is_number_integer() || internal["threads"] < 1 || internal["threads"] > kMostThreads)
+      throw FormatError(origin, -1, "'threads' is no number of threads");
+    lineage.threads = internal["threads"].get<int64_t>();
+  }
   for (const Json& input : json_list(definition, "resolvedDependencies", origin)) {
     const std::string& name = json_text(json_field(input, "annotations", origin), "artifact", origin);
     if (!lineage.inputs.emplace(json_text(input, "name", origin), Dependency{name, digest_from(input, origin)}).second)

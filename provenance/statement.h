@@ -5,7 +5,8 @@
 //   subject                                    the artifact (its name, digest = OMS root), then its files, each with its size
 //   buildDefinition.buildType                  urn:overproof:stage:<stage>:v1
 //   buildDefinition.externalParameters         the effective configuration
-//   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again
+//   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again;
+//                                              {"threads"}, where known: sums inside libtorch can depend on them by their last bit
 //   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name
 //   runDetails.builder                         id, version and, as builderDependencies, the public key
 //   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
@@ -52,6 +53,7 @@ struct Lineage {
   std::string stage;                         ///< what made it: "distill"
   std::string name;                          ///< what it is called, the folder's name in a run; empty: the stage's
   std::string stage_key;                     ///< free text chosen by the pipeline
+  int64_t threads = 0;                       ///< it was computed with; 0: not recorded
   Json config = Json::object();              ///< effective values, an object
   std::map<std::string, Dependency> inputs;  ///< by slot: "teacher", "corpus"
   Json metrics = Json::object();             ///< an object; reproducible values only

@@ -85,6 +85,15 @@ std::span<const uint8_t> SoftTargets::block_bytes(int64_t block) const {
   return file_.bytes("entries").subspan(size_t(offsets[0]), size_t(offsets[1] - offsets[0]));
 }
 
+Digest SoftTargets::block_digest(int64_t block) const {
+  const std::span<const uint8_t> entries = block_bytes(block);
+  const auto lengths = file_.values<uint8_t>("row_lengths").subspan(size_t(block * window_length_), size_t(window_length_));
+  Sha256 hash;
+  hash.update(lengths.data(), lengths.size());
+  hash.update(entries.data(), entries.size());
+  return hash.finish();
+}
+
 std::span<const uint8_t> SoftTargets::row_bytes(int64_t row) const {
   OVERPROOF_CHECK(row >= 0 && row < blocks_ * window_length_);
   const auto lengths = file_.values<uint8_t>("row_lengths");

@@ -50,6 +50,8 @@ class SoftTargets {
   const Digest& tokenizer_probe() const { return probe_; }
   /// Throws FormatError when the entries are not what the header promises (ids, order, counts).
   void read_block(int64_t block, TargetBlock& out) const;
+  /// SHA-256 of what is stored of one block: the lengths of its rows, then their entries.
+  Digest block_digest(int64_t block) const;
   /// The stored bytes of one row; row = block x window_length + position.
   std::span<const uint8_t> row_bytes(int64_t row) const;
 

@@ -35,6 +35,7 @@ struct GenerateConfig;
 struct LogitsConfig;
 struct SampleConfig;
 struct CompareConfig;
+struct ReplayConfig;
 
 namespace {
 
@@ -56,7 +57,10 @@ bool surely_needs_torch(const std::vector<std::string>& words) {
                                                  "sample"};
   const auto verb = std::find_if(words.begin(), words.end(), [](const std::string& w) { return !w.starts_with('-'); });
   const bool help = std::count(words.begin(), words.end(), "--help") + std::count(words.begin(), words.end(), "-h") > 0;
-  return verb != words.end() && !help && std::count(verbs.begin(), verbs.end(), *verb) > 0;
+  if (verb == words.end() || help) return false;
+  // Most of what is made again needs it, and to find that out in the middle would leave half of the work behind.
+  if (*verb == "audit" && verb + 1 != words.end() && *(verb + 1) == "recompute") return true;
+  return std::count(verbs.begin(), verbs.end(), *verb) > 0;
 }
 
 }  // namespace
@@ -74,6 +78,7 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
 }
 StageReport run_evaluate(const EvaluateConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 int check_rows(const CheckRowsConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
+int audit_replay(const ReplayConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int run_generate(const GenerateConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int64_t run_logits(const LogitsConfig&, const fs::path&) { go_on_with_torch(); }
 int run_sample(const SampleConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }

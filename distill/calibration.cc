@@ -1,0 +1,102 @@
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "distill/batch_root.h"
+#include "distill/training_run.h"
+#include "student/ffn.h"
+
+namespace overproof {
+namespace {
+
+constexpr uint64_t kTrainTweak = 0x63616c6962726174;  // no epoch counts this far
+
+TrainOptions train_options(const CalibrateConfig& config) {
+  TrainOptions options;
+  options.train = config.train;
+  options.steps = config.steps;
+  options.learning_rate = config.learning_rate;
+  options.router_lr_scale = config.router_lr_scale;
+  options.balance_rate = config.balance_rate;
+  options.clip = config.clip;
+  return options;
+}
+
+Decoder open_checked(const Inputs& inputs, const char* slot, const Corpus& corpus) {
+  require_tokenizer(inputs.path(slot), corpus.tokenizer_probe(), "the corpus");
+  return Decoder(open_checkpoint(inputs.path(slot)));
+}
+
+}  // namespace
+
+at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
+                           std::vector<int64_t>* numbers) {
+  const int64_t length = corpus.window_length();
+  const at::Tensor windows = at::empty({count, length}, at::kLong);
+  std::vector<int64_t> ids(size_t(length) + 1);
+  for (int64_t w = 0; w < count; ++w) {
+    const int64_t number = sample.forward((first + w) % corpus.windows(split));
+    if (numbers) numbers->push_back(number);
+    corpus.read_window(split, number, ids);
+    std::copy_n(ids.begin(), length, windows.data_ptr<int64_t>() + w * length);
+  }
+  return windows;
+}
+
+Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
+    : config_(config), corpus_(inputs.path("corpus")), student_(open_checked(inputs, "student", corpus_)),
+      teacher_(open_checked(inputs, "teacher", corpus_)) {
+  if (!student_.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
+  if (student_.config().vocab_size != teacher_.config().vocab_size)
+    throw UsageError(fmt::format("the teacher has {} ids, the student {}", teacher_.config().vocab_size, student_.config().vocab_size));
+  if (corpus_.windows(Split::held_out) < 1) throw UsageError("the corpus has no held-out window to judge the calibration on");
+  if (corpus_.windows(Split::train) < 1) throw UsageError("the corpus has no training window to calibrate with");
+  ModelConfig& shape = student_.config();
+  given_top_k_ = shape.top_k;
+  shape.top_k = top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts);
+  key_ = overproof::order_key(inputs.root("corpus"), config.seed);
+  sample_.emplace(key_, kTrainTweak, corpus_.windows(Split::train));
+  options_ = train_options(config);
+  trainer_.emplace(student_, options_);
+}
+
+StepRecord Calibration::plan(int64_t step) const {
+  StepRecord record;
+  record.step = step;
+  record.position = step * config_.batch_size;
+  record.tokens = step_tokens();
+  record.tokens_seen = (step + 1) * step_tokens();
+  record.learning_rate = learning_rate_at(options_, step);
+  return record;
+}
+
+Digest Calibration::batch_root(int64_t step) const {
+  const int64_t first = plan(step).position;
+  BatchRoot root;
+  std::vector<int64_t> ids(size_t(corpus_.window_length()) + 1);
+  for (int64_t b = 0; b < config_.batch_size; ++b) {
+    const int64_t window = sample_->forward((first + b) % corpus_.windows(Split::train));
+    corpus_.read_window(Split::train, window, ids);
+    root.add(window, ids, Digest{});
+  }
+  return root.finish();
+}
+
+StepRecord Calibration::step() {
+  const StepRecord planned = plan(trainer_->steps_done());
+  const at::Tensor windows = sampled_windows(corpus_, Split::train, *sample_, planned.position, config_.batch_size);
+  StepRecord record = trainer_->step(
+      windows, config_.micro_batch, 0.0,
+      [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
+        at::NoGradGuard no_grad;
+        LossOptions scaled;
+        scaled.grad_scale = grad_scale;
+        const at::Tensor theirs = teacher_.hidden(windows.narrow(0, first, count));
+        return dense_loss(hidden, student_.head(), theirs, teacher_.head(), {}, scaled, d_hidden, d_head);
+      });
+  record.position = planned.position;
+  record.tokens_seen = planned.tokens_seen;
+  return record;
+}
+
+}  // namespace overproof

@@ -1,0 +1,57 @@
+#include "distill/training_run.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "distill/checkpoint.h"
+
+namespace overproof {
+
+StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last) {
+  Trainer& trainer = run.trainer();
+  StepLog log;
+  std::optional<StateDigester> digester;
+  if (recording.digest_every > 0) {
+    digester.emplace(run.student(), trainer);
+    log.records.emplace(digester->weights(), recording.digest_every);
+  }
+  if (recording.checkpoint_every > 0) resume_checkpoint(outputs.scratch(), trainer, log, recording.run);
+
+  Progress progress(recording.label, run.steps() * run.step_tokens(), "tokens", trainer.steps_done() * run.step_tokens());
+  int64_t kept = recording.keep_every > 0 ? trainer.steps_done() / recording.keep_every : 0;
+  while (trainer.steps_done() < run.steps()) {
+    throw_if_interrupted();
+    last = run.step();
+    if (log.records) last.batch = run.batch_root(last.step);
+    const int64_t done = trainer.steps_done();
+    if (digester && (done % recording.digest_every == 0 || done == run.steps())) {
+      last.weights = digester->weights();
+      last.optimizer = digester->optimizer();
+      // Only a state that has digests can be found by them: the first such at or after every keep_every steps.
+      if (recording.keep_every > 0 && done / recording.keep_every > kept && done < run.steps()) {
+        keep_state(outputs.kept(), trainer, last.weights, last.optimizer);
+        kept = done / recording.keep_every;
+      }
+    }
+    log.lines += last.to_json().dump() + "\n";
+    if (log.records) log.records->append(last);
+    progress.update(done * run.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
+    if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && done < run.steps())
+      save_checkpoint(outputs.scratch(), trainer, log, recording.run);
+  }
+  return log;
+}
+
+void write_step_log(const StepLog& log, OutputFolder& folder, Json& metrics) {
+  folder.write_file("steps.jsonl", log.lines);
+  if (!log.records) return;
+  write_step_records(*log.records, folder);
+  metrics["step_chain"] = log.records->chain().hex();
+  metrics["digest_every"] = log.records->digest_every();
+  metrics["segments"] = log.records->segment_ends().size() - 1;
+}
+
+}  // namespace overproof

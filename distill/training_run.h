@@ -1,0 +1,113 @@
+#pragma once
+// A training as the statement of its artifact describes it: built from inputs and configuration, one step after the other. The stage
+// makes all its steps; an auditor builds the same and makes some of them again (distill/replay.h).
+//
+// Batch root: SHA-256("overproof batch v1" | for each window, in the order of the batch: U64 window | SHA-256 of its
+// window_length + 1 ids as I32 | SHA-256 of the teacher's rows for it, or zeros where the teacher is run alongside).
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/stage.h"
+#include "data/corpus.h"
+#include "data/order.h"
+#include "distill/calibrate_stage.h"
+#include "distill/distill_stage.h"
+#include "distill/state_digest.h"
+#include "distill/trainer.h"
+#include "teacher/soft_targets.h"
+
+namespace overproof {
+
+class TrainingRun {
+ public:
+  virtual ~TrainingRun() = default;
+  virtual Decoder& student() = 0;
+  virtual Trainer& trainer() = 0;
+  virtual int64_t steps() const = 0;
+  virtual int64_t step_tokens() const = 0;
+  /// The next step of trainer(), and its record without any digest.
+  virtual StepRecord step() = 0;
+  /// What can be said of a step without making it: position, tokens and learning rate.
+  virtual StepRecord plan(int64_t step) const = 0;
+  virtual Digest batch_root(int64_t step) const = 0;
+};
+
+/// distill: the student of the slot "student" on the soft targets of "targets". Throws UsageError when targets, corpus and student do
+/// not belong together.
+class Distillation final : public TrainingRun {
+ public:
+  Distillation(const DistillConfig& config, const Inputs& inputs);
+  Decoder& student() override { return student_; }
+  Trainer& trainer() override { return *trainer_; }
+  int64_t steps() const override { return config_.steps; }
+  int64_t step_tokens() const override { return config_.batch_size * corpus_.window_length(); }
+  StepRecord step() override;
+  StepRecord plan(int64_t step) const override;
+  Digest batch_root(int64_t step) const override;
+  int64_t taught_windows() const { return targets_.blocks(); }
+
+ private:
+  DistillConfig config_;  ///< steps is filled in
+  Corpus corpus_;
+  SoftTargets targets_;
+  Decoder student_;
+  std::optional<TrainingOrder> order_;
+  std::optional<Trainer> trainer_;
+  TrainOptions options_;
+};
+
+/// calibrate: the router and norms of "student", with the top-k that is asked for, on "teacher" run alongside.
+class Calibration final : public TrainingRun {
+ public:
+  Calibration(const CalibrateConfig& config, const Inputs& inputs);
+  Decoder& student() override { return student_; }
+  Trainer& trainer() override { return *trainer_; }
+  int64_t steps() const override { return config_.steps; }
+  int64_t step_tokens() const override { return config_.batch_size * corpus_.window_length(); }
+  StepRecord step() override;
+  StepRecord plan(int64_t step) const override;
+  Digest batch_root(int64_t step) const override;
+  const Decoder& teacher() const { return teacher_; }
+  const Corpus& corpus() const { return corpus_; }
+  int64_t given_top_k() const { return given_top_k_; }
+  const Digest& order_key() const { return key_; }
+
+ private:
+  CalibrateConfig config_;
+  Corpus corpus_;
+  Decoder student_, teacher_;
+  int64_t given_top_k_ = 0;
+  Digest key_;
+  std::optional<Permutation> sample_;
+  std::optional<Trainer> trainer_;
+  TrainOptions options_;
+};
+
+/// `count` windows of a split from place `first` of a keyed permutation on, going round when they run out: I64 [count, length].
+/// Their numbers are appended to `numbers` unless that is null.
+at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
+                           std::vector<int64_t>* numbers = nullptr);
+
+/// What a run keeps of its steps.
+struct StepLog {
+  std::string lines;                   ///< steps.jsonl
+  std::optional<StepRecords> records;  ///< steps.safetensors; none when digests are off
+};
+
+struct TrainingRecording {
+  std::string label;             ///< of the progress bar
+  std::string run;               ///< names inputs and configuration: whose checkpoint is whose
+  int64_t digest_every = 0;      ///< steps between digests of the state; 0: no records at all
+  int64_t checkpoint_every = 0;  ///< steps between checkpoints that a killed run goes on from; 0: none
+  int64_t keep_every = 0;        ///< steps between states that are kept for auditors; 0: none
+};
+
+/// Makes all steps, going on where a killed run left off. The last record is in `last`.
+StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last);
+
+/// Writes steps.jsonl and, when there are records, steps.safetensors; adds "step_chain", "digest_every" and "segments" to the metrics.
+void write_step_log(const StepLog& log, OutputFolder& folder, Json& metrics);
+
+}  // namespace overproof

@@ -1,0 +1,171 @@
+"""Step records, replay and recompute through the command line; the records' format by an independent reading of data/step_records.h."""
+import base64
+import hashlib
+import json
+import os
+import pathlib
+import struct
+import subprocess
+
+import numpy
+import pytest
+from safetensors import safe_open
+
+OVERPROOF = os.environ["OVERPROOF"]
+SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+STEPS, EVERY, BATCH, LENGTH = 18, 4, 4, 64
+SMALL = ["--set", f"student.steps={STEPS}", "--set", f"student.digest-every={EVERY}", "--set", "student.keep-every=8",
+         "--set", "soft-targets.tokens=1280"]
+RECORD = struct.Struct("<4q6d32s32s32s48s32s")
+SEED = "00c0ffee"
+
+
+def overproof(*words, check=0):
+    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600)
+    assert answer.returncode == check, answer.stdout + answer.stderr
+    return answer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replay")
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    overproof("run", SOURCE / "examples/kill-test.ini", "--out", folder / "run", *SMALL, "--only", "int8")
+    return folder / "run"
+
+
+def records(artifact):
+    with safe_open(artifact / "steps.safetensors", "numpy") as file:
+        steps, metadata = file.get_tensor("steps"), file.metadata()
+    assert steps.dtype == numpy.uint8 and steps.shape[1] == 256 == RECORD.size
+    return [RECORD.unpack(row.tobytes()) for row in steps], steps, metadata
+
+
+def digest_of_tensors(items):
+    lines = (f"{name} {dtype} {'x'.join(map(str, shape))} {hashlib.sha256(data).hexdigest()}\n" for name, dtype, shape, data in sorted(items))
+    return hashlib.sha256("".join(lines).encode()).digest()
+
+
+def weights(folder):
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        return digest_of_tensors([(n, "F32", file.get_tensor(n).shape, file.get_tensor(n).tobytes()) for n in file.keys()])
+
+
+def test_records_are_what_the_header_says(run):
+    rows, raw, metadata = records(run / "student")
+    lines = [json.loads(line) for line in (run / "student/steps.jsonl").read_text().splitlines()]
+    assert len(rows) == len(lines) == STEPS
+    chain = hashlib.sha256(b"overproof step chain v1" + bytes.fromhex(metadata["initial_weights"])).digest()
+    for step, (row, line) in enumerate(zip(rows, lines)):
+        assert row[0] == line["step"] == step and row[1] == step * BATCH
+        assert row[2] == line["tokens"] == BATCH * LENGTH and row[3] == (step + 1) * BATCH * LENGTH
+        assert list(row[4:10]) == [line[k] for k in ("lr", "loss", "kl", "ce", "grad_norm", "balance")]
+        assert row[13] == bytes(48)
+        digested = (step + 1) % EVERY == 0 or step + 1 == STEPS
+        assert (row[11] != bytes(32)) == (row[12] != bytes(32)) == digested
+        chain = hashlib.sha256(chain + raw[step].tobytes()[:224]).digest()
+        assert row[14] == chain
+    assert metadata["chain"] == chain.hex()
+    statement = json.loads(base64.b64decode(json.loads((run / "student/claims.jsonl").read_text().splitlines()[0])["payload"]))
+    assert chain.hex() in json.dumps(statement), "the end of the chain is signed"
+    # Both ends are the weights that were published.
+    assert metadata["initial_weights"] == weights(run / "student-init").hex()
+    assert rows[-1][11] == weights(run / "student")
+
+
+def test_kept_states_are_named_after_what_they_hold(run):
+    rows, _, _ = records(run / "student")
+    kept = {path.name for path in (run / "checkpoints").iterdir()}
+    assert kept == {hashlib.sha256(rows[s][11] + rows[s][12]).hexdigest() + ".safetensors" for s in (7, 15)}
+    for step in (7, 15):
+        name = hashlib.sha256(rows[step][11] + rows[step][12]).hexdigest() + ".safetensors"
+        with safe_open(run / "checkpoints" / name, "numpy") as file:
+            state = [(n, {"float32": "F32", "int64": "I64"}[file.get_tensor(n).dtype.name], file.get_tensor(n).shape, file.get_tensor(n).tobytes())
+                     for n in file.keys() if n.endswith((".adam_first", ".adam_second")) or n == "expert_tokens"]
+        assert digest_of_tensors(state) == rows[step][12]
+    assert overproof("audit", "verify", run).returncode == 0
+
+
+def philox(counter, key):
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & 0xffffffff, (p0 >> 32) ^ c[3] ^ k[1], p0 & 0xffffffff]
+        k = [(k[0] + 0x9E3779B9) & 0xffffffff, (k[1] + 0xBB67AE85) & 0xffffffff]
+    return c
+
+
+def draw(total, count, seed, root):
+    """Floyd's sampling by Philox, from the header of distill/replay.h and core/rng.h."""
+    word = hashlib.sha256(b"overproof replay draw v1" + seed.lower().encode() + bytes.fromhex(root)).digest()[:8]
+    key = struct.unpack("<2I", hashlib.sha256(word + b"audit/replay").digest()[:8])
+    words = (w for index in range(1000) for w in philox((index, 0, 0, 0), key))
+    drawn = set()
+    for j in range(total - min(count, total), total):
+        n = j + 1
+        while True:
+            x = next(words) | next(words) << 32
+            if x < n * ((2**64 - 1) // n):
+                break
+        drawn.add(x % n if x % n not in drawn else j)
+    return sorted(drawn)
+
+
+@pytest.mark.parametrize("seed, count", [(SEED, 2), ("ABCDEF", 3), ("1", 1)])
+def test_the_draw_follows_from_the_seed(run, seed, count):
+    found = json.loads(overproof("audit", "replay", run, "--segments", count, "--seed", seed, "--json").stdout)
+    assert found["holds"] and found["mode"] == "bitwise" and found["steps_planned_equal"] == STEPS
+    assert found["segments_total"] == 5
+    assert [s["segment"] for s in found["segments"]] == draw(5, count, seed, found["root"].removeprefix("sha256:"))
+    for s in found["segments"]:
+        assert s["equal"] and s["first_step"] == EVERY * s["segment"] and s["from_step"] in (0, 8, 16) or s["from_step"] == s["first_step"]
+    for odds in found["odds"]:
+        assert odds["caught_at_least"] == pytest.approx(1 - (1 - odds["forged_fraction"]) ** count)
+        assert odds["caught"] >= odds["caught_at_least"] - 1e-12
+
+
+def test_replay_speaks_of_what_it_did(run):
+    text = overproof("audit", "replay", run / "student", "--segments", 99, "--seed", SEED).stdout
+    assert "5 of 5 segments drawn" in text and "equal, bitwise" in text and "Not shown" in text
+    assert "seed" in overproof("audit", "replay", run, check=2).stderr
+    assert "hex" in overproof("audit", "replay", run, "--seed", "lottery", check=2).stderr
+    calibrated = json.loads(overproof("audit", "replay", run, "--artifact", "calibrated", "--seed", SEED, "--json").stdout)
+    assert calibrated["holds"] and calibrated["segments_total"] == 1
+
+
+def test_findings_are_signed(run):
+    overproof("audit", "replay", run, "--segments", 1, "--seed", SEED, "--record")
+    overproof("audit", "recompute", run / "int8", "--record")
+    for name, kind in (("replay-student", "replay"), ("recompute-int8", "recompute")):
+        envelope = json.loads((run / "audits" / f"{name}.json").read_text())
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        assert statement["predicateType"] == f"urn:overproof:audit:{kind}:v1"
+        assert statement["predicate"]["result"]["holds"] is True
+        assert statement["subject"][0]["name"] == name.split("-")[1]
+
+
+def test_recompute_makes_the_run_again(run):
+    found = json.loads(overproof("audit", "recompute", run, "--stages", "all", "--file", f"source={SOURCE / 'examples/texts'}", "--json").stdout)
+    status = {a["artifact"]: a["status"] for a in found["artifacts"]}
+    assert set(status) == {"teacher", "corpus", "statistics", "soft-targets", "student-init", "student", "calibrated", "int8"}
+    assert set(status.values()) == {"equal"}
+    found = json.loads(overproof("audit", "recompute", run, "--json").stdout)
+    by_name = {a["artifact"]: a for a in found["artifacts"]}
+    assert by_name["corpus"]["status"] == "not made again" and "--file source=PATH" in by_name["corpus"]["details"][0]
+    assert by_name["student"]["status"] == "not made again" and "audit replay" in by_name["student"]["details"][0]
+    assert by_name["int8"]["status"] == by_name["student-init"]["status"] == "equal"
+
+
+def test_kept_states_and_digests_change_no_weight(run, tmp_path):
+    words = ["distill", "--student", run / "student-init", "--targets", run / "soft-targets", "--corpus", run / "corpus", "--steps", STEPS]
+    overproof(*words, "--digest-every", 0, "--out", tmp_path / "off")
+    overproof(*words, "--digest-every", 1, "--keep-every", 1, "--out", tmp_path / "each")
+    model = (run / "student/model.safetensors").read_bytes()
+    for name in ("off", "each"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == model
+        assert (tmp_path / name / "steps.jsonl").read_text() == (run / "student/steps.jsonl").read_text()
+    assert not (tmp_path / "off/steps.safetensors").exists()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == STEPS - 1
+    assert [r[11] for r in records(tmp_path / "each")[0]][3::4] == [r[11] for r in records(run / "student")[0]][3::4]
+    answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, check=2)
+    assert "student-init" in answer.stderr  # its parents are not beside it

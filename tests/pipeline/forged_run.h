@@ -1,0 +1,107 @@
+#pragma once
+// A run of the small recipe, and a maker who cheats: he changes what he likes, and signs everything anew so that all signatures and all
+// digests between artifacts hold.
+
+#include <functional>
+#include <map>
+#include <sstream>
+
+#include "core/json.h"
+#include "core/progress.h"
+#include "data/step_records.h"
+#include "formats/safetensors.h"
+#include "pipeline/recipe.h"
+#include "provenance/artifact.h"
+#include "provenance/run_folder.h"
+#include "tests/provenance/temp_folder.h"
+
+namespace overproof {
+
+/// Made once for all tests: 24 steps in segments of 4, states kept every 8.
+inline const fs::path& honest_run() {
+  static const TempFolder folder;
+  static const fs::path run = [] {
+    set_progress_mode(ProgressMode::off);
+    const std::vector<std::string> overrides = {"student.steps=24",     "student.warmup=2",        "student.digest-every=4", "student.keep-every=8",
+                                                "soft-targets.tokens=1280", "calibrated.digest-every=2"};
+    const Recipe recipe = read_recipe(fs::path(OVERPROOF_SOURCE_DIR) / "examples/kill-test.ini", overrides);
+    RecipeOptions options;
+    options.out = folder / "run";
+    options.json = true;
+    run_recipe(recipe, options, Key::generate());
+    return options.out;
+  }();
+  return run;
+}
+
+class ForgedRun {
+ public:
+  ForgedRun() { fs::copy(honest_run(), path(), fs::copy_options::recursive); }
+  fs::path path() const { return folder_ / "run"; }
+  fs::path operator/(const fs::path& name) const { return path() / name; }
+
+  /// Signs every artifact again, parents first, with what their parents now are. `change` may alter each lineage.
+  void reseal(const std::function<void(Lineage&)>& change = [](Lineage&) {}) const {
+    std::map<std::string, Digest> roots;
+    for (const ArtifactNode& node : load_run(path(), VerifyFiles::no, nullptr).nodes) {
+      Lineage lineage = *node.lineage();
+      for (auto& [slot, input] : lineage.inputs) input.root = roots.at(input.name);
+      if (lineage.stage == "teach")
+        change_metadata(node.path, "targets.safetensors", [&](Metadata& m) {
+          m["teacher_root"] = lineage.inputs.at("teacher").root.hex();
+          m["corpus_root"] = lineage.inputs.at("corpus").root.hex();
+        });
+      if (lineage.stage == "observe")
+        change_metadata(node.path, "statistics.safetensors", [&](Metadata& m) { m["teacher_root"] = lineage.inputs.at("teacher").root.hex(); });
+      if (fs::exists(node.path / kStepRecordsFile) && sign_chain) lineage.metrics["step_chain"] = SafetensorsFile(node.path / kStepRecordsFile).metadata().at("chain");
+      change(lineage);
+      const ArtifactRecord record = scan_artifact(node.path);
+      seal_artifact(node.path, record.files, lineage, key_);
+      roots[node.name] = record.root;
+    }
+  }
+  bool sign_chain = true;
+
+  /// Writes a safetensors file again with other bytes or metadata.
+  static void rewrite(const fs::path& folder, const std::string& name,
+                      const std::function<void(std::map<std::string, std::vector<uint8_t>>& tensors, Metadata& metadata)>& change) {
+    std::vector<TensorInfo> infos;
+    Metadata metadata;
+    std::map<std::string, std::vector<uint8_t>> bytes;
+    {
+      const SafetensorsFile file(folder / name);
+      infos = file.tensors();
+      metadata = file.metadata();
+      for (const TensorInfo& t : infos) bytes[t.name].assign(file.bytes(t.name).begin(), file.bytes(t.name).end());
+    }
+    change(bytes, metadata);
+    OutputFolder out(folder);
+    SafetensorsWriter writer(out, name, infos, metadata);
+    for (const TensorInfo& t : infos) writer.append(bytes[t.name].data(), bytes[t.name].size());
+    writer.close();
+  }
+  static void change_metadata(const fs::path& folder, const std::string& name, const std::function<void(Metadata&)>& change) {
+    rewrite(folder, name, [&](auto&, Metadata& metadata) { change(metadata); });
+  }
+
+  /// Changes step records, chains them anew and writes the readable log to match.
+  void change_records(const std::string& artifact, const std::function<void(StepRecord&)>& change) const {
+    const StepRecords honest = read_step_records(path() / artifact);
+    StepRecords forged(honest.initial_weights(), honest.digest_every());
+    std::string log;
+    for (StepRecord r : honest.steps()) {
+      change(r);
+      forged.append(r);
+      log += r.to_json().dump() + "\n";
+    }
+    OutputFolder out(path() / artifact);
+    write_step_records(forged, out);
+    write_file_atomically(path() / artifact / "steps.jsonl", log);
+  }
+
+ private:
+  TempFolder folder_;
+  Key key_ = Key::generate();
+};
+
+}  // namespace overproof

@@ -1,0 +1,406 @@
+// Each thing that a cheating maker can change, with every signature made anew, and the check that catches it.
+#ifdef OVERPROOF_WITH_TORCH
+
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "audit/verify.h"
+#include "core/error.h"
+#include "data/corpus.h"
+#include "data/order.h"
+#include "distill/replay.h"
+#include "pipeline/recompute.h"
+#include "teacher/check_rows.h"
+#include "teacher/soft_targets.h"
+#include "tests/pipeline/forged_run.h"
+
+using namespace overproof;
+
+namespace {
+
+bool verifies(const fs::path& run, const std::string& word = "") {
+  const Verification v = verify_run(run, {});
+  if (word.empty()) return v.holds();
+  CHECK_FALSE(v.holds());
+  return std::any_of(v.findings.begin(), v.findings.end(),
+                     [&](const Finding& f) { return f.severity == Severity::failure && (f.artifact + "/" + f.file + ": " + f.what).find(word) != std::string::npos; });
+}
+
+Replay replayed(const fs::path& run, int64_t segments, const std::string& artifact = "student", const std::string& tolerance = "bitwise") {
+  ReplayConfig config;
+  config.seed = "c0ffee";
+  config.segments = segments;
+  config.artifact = artifact;
+  config.tolerance = tolerance;
+  return replay(config, run);
+}
+
+bool has(const std::vector<std::string>& lines, const std::string& word) {
+  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return line.find(word) != std::string::npos; });
+}
+
+Recomputation recomputed(const fs::path& folder, const std::string& stages = "prune,quantize,student,observe,tiny-teacher", const std::string& file = "") {
+  RecomputeConfig config;
+  config.stages = stages;
+  config.file = file;
+  return recompute(config, folder);
+}
+
+const Recomputed& of(const Recomputation& r, const std::string& artifact) {
+  for (const Recomputed& a : r.artifacts)
+    if (a.artifact == artifact) return a;
+  throw std::logic_error("no artifact " + artifact);
+}
+
+/// As distill/training_run.h writes it down, from the files alone.
+Digest batch_root(const fs::path& run, int64_t position, int64_t batch) {
+  const Corpus corpus(run / "corpus");
+  const SoftTargets targets(run / "soft-targets");
+  const TrainingOrder order(targets.order_key(), corpus.windows(Split::train), targets.blocks());
+  std::string text = "overproof batch v1";
+  const auto add = [&](const auto& value) { text.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t block = order.block_at(position + b), window = order.window_of_block(block);
+    std::vector<int64_t> ids(size_t(corpus.window_length()) + 1);
+    corpus.read_window(Split::train, window, ids);
+    std::string tokens;
+    for (const int64_t id : ids)
+      for (int i = 0; i < 4; ++i) tokens += char(id >> (8 * i));
+    add(window);
+    add(sha256(tokens).bytes);
+    add(targets.block_digest(block).bytes);
+  }
+  return sha256(text);
+}
+
+bool rows_hold(const fs::path& run, int64_t row = -1) {
+  CheckRowsConfig config;
+  config.row = row;
+  config.rows = 12;
+  std::ostringstream out;
+  return check_rows(config, run / "soft-targets", true, out) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("an honest run passes every check") {
+  const ForgedRun run;  // a copy
+  CHECK(verifies(run.path()));
+  CHECK(rows_hold(run.path()));
+  const Replay all = replayed(run.path(), 100);
+  INFO(all.to_json().dump(1));
+  CHECK(all.holds());
+  CHECK(all.segments_total == 6);
+  CHECK(all.segments.size() == 6);
+  CHECK(all.steps_planned_equal == 24);
+  for (const StepRecord& r : read_step_records(run / "student").steps()) CHECK(r.batch == batch_root(run.path(), r.position, 4));
+  CHECK(all.to_json().at("odds").at(0).at("caught") == 1.0);
+  CHECK(replayed(run.path(), 100, "calibrated").segments.size() == 2);
+  CHECK(replayed(run.path(), 100, "calibrated").holds());
+  const Recomputation again = recomputed(run.path(), "all", "source=" + (fs::path(OVERPROOF_SOURCE_DIR) / "examples/texts").string());
+  INFO(again.to_json().dump(1));
+  CHECK(again.holds());
+  for (const Recomputed& a : again.artifacts) CHECK(a.status == Recomputed::Status::equal);
+  // Signed anew by somebody else, nothing but the signer is another.
+  run.reseal();
+  CHECK(verifies(run.path()));
+  CHECK(replayed(run.path(), 2).holds());
+}
+
+TEST_CASE("segments are taken up from the nearest kept state, and a false one is not trusted") {
+  const ForgedRun run;
+  int64_t kept = 0;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints")) kept += entry.path().extension() == ".safetensors";
+  CHECK(kept == 2);  // after 8 and 16 steps; after 24 the artifact itself is
+  const Replay one = replayed(run.path(), 1);
+  REQUIRE(one.segments.size() == 1);
+  const ReplayedSegment& s = one.segments[0];
+  CHECK(s.from_step == s.first_step / 8 * 8);
+  CHECK(one.holds());
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints"))
+    ForgedRun::rewrite(run / "checkpoints", entry.path().filename().string(), [](auto& tensors, Metadata&) { tensors.begin()->second[5] ^= 1; });
+  const Replay all = replayed(run.path(), 6);
+  INFO(all.to_json().dump(1));
+  CHECK(all.holds());
+  CHECK(replayed(run.path(), 1).segments[0].from_step == 0);
+  CHECK(has(replayed(run.path(), 6, "student", "1e-4").notes, "kept state") == false);
+  fs::remove_all(run / "checkpoints");
+  CHECK(replayed(run.path(), 6).holds());
+  CHECK(verifies(run.path()));
+}
+
+TEST_CASE("a changed document is caught") {
+  const ForgedRun run;
+  const Corpus corpus(run / "corpus");
+  const auto used = std::find_if(corpus.documents().begin(), corpus.documents().end(), [](const Document& d) { return d.split == Split::train; });
+  REQUIRE(used != corpus.documents().end());
+  const fs::path texts = run / "corpus" / texts_file_name(used->source);
+  const std::string text = document_text(run / "corpus", *used), changed = "Another beginning. " + text;
+  const auto replace = [](const fs::path& file, const std::string& from, const std::string& to) {
+    std::string content = read_file(file);
+    const size_t at = content.find(from);
+    REQUIRE(at != std::string::npos);
+    write_file_atomically(file, content.replace(at, from.size(), to));
+  };
+  replace(texts, Json(text).dump(), Json(changed).dump());
+
+  SECTION("in its text alone: by verify") {
+    run.reseal();
+    CHECK(verifies(run.path(), "corpus"));
+  }
+  SECTION("in text and table: by verify, for the order of training hangs on the corpus; then by replay and by rows") {
+    for (const fs::path& file : {texts, run / "corpus/documents.jsonl"}) replace(file, used->digest.hex(), sha256(changed).hex());
+    replace(run / "corpus/documents.jsonl", Json{{"bytes", text.size()}}.dump().substr(1, Json{{"bytes", text.size()}}.dump().size() - 2),
+            Json{{"bytes", changed.size()}}.dump().substr(1, Json{{"bytes", changed.size()}}.dump().size() - 2));
+    run.reseal();
+    CHECK(verifies(run.path(), "order of training"));
+    // He goes on, and puts the order right: then each step had other windows, and the teacher other draws.
+    const Digest root = scan_artifact(run / "corpus").root;
+    ForgedRun::change_metadata(run / "soft-targets", "targets.safetensors",
+                               [&](Metadata& m) { m["order_key"] = order_key(root, std::stoll(m.at("seed"))).hex(); });
+    run.reseal();
+    CHECK(verifies(run.path()));
+    const Replay r = replayed(run.path(), 0);
+    CHECK_FALSE(r.holds());
+    CHECK(has(r.faults, "batch root"));
+    CHECK_FALSE(rows_hold(run.path()));
+  }
+}
+
+TEST_CASE("a changed learning rate is caught by replay") {
+  const ForgedRun run;
+  SECTION("in the statement") {
+    run.reseal([](Lineage& l) {
+      if (l.name == "student") l.config["learning-rate"] = 2e-3;
+    });
+  }
+  SECTION("in the step records") {
+    run.change_records("student", [](StepRecord& r) {
+      if (r.step == 11) r.learning_rate *= 1.5;
+    });
+    run.reseal();
+  }
+  CHECK(verifies(run.path()));  // everything is signed, and says the same
+  const Replay r = replayed(run.path(), 0);
+  CHECK_FALSE(r.holds());
+  CHECK(has(r.faults, "learning rate"));
+}
+
+TEST_CASE("a changed option of training is caught by replay") {
+  const ForgedRun run;
+  run.reseal([](Lineage& l) {
+    if (l.name == "student") l.config["beta2"] = 0.99;
+  });
+  CHECK(replayed(run.path(), 0).holds());  // nothing in the plan depends on it
+  const Replay r = replayed(run.path(), 2);
+  CHECK_FALSE(r.holds());
+  // AdamW's first step does not depend on beta2, so the losses begin to differ later than the moments.
+  CHECK(std::none_of(r.segments.begin(), r.segments.end(), [](const ReplayedSegment& s) { return s.equal; }));
+}
+
+TEST_CASE("one changed weight is caught") {
+  const ForgedRun run;
+  const auto nudge = [&](const std::string& artifact) {
+    ForgedRun::rewrite(run / artifact, "model.safetensors", [](auto& tensors, Metadata&) { tensors.at("model.layers.0.self_attn.o_proj.weight")[3] ^= 1; });
+  };
+  SECTION("of the student: by verify, against its last step record") {
+    nudge("student");
+    run.reseal();
+    CHECK(verifies(run.path(), "its weights are not those that training ended with"));
+    CHECK(of(recomputed(run / "student"), "student").status == Recomputed::Status::differs);
+  }
+  SECTION("with a record that says so: by replaying the last segment, or the whole") {
+    nudge("student");
+    const Digest weights = digest_of_checkpoint(run / "student");
+    run.change_records("student", [&](StepRecord& r) {
+      if (r.step == 23) r.weights = weights;
+    });
+    run.reseal();
+    CHECK(verifies(run.path()));
+    const Replay r = replayed(run.path(), 6);
+    CHECK_FALSE(r.holds());
+    REQUIRE(r.segments.size() == 6);
+    CHECK_FALSE(r.segments[5].equal);
+    CHECK(r.segments[5].difference.find("step 23: weights") == 0);
+    CHECK(r.segments[4].equal);
+    CHECK(of(recomputed(run / "student"), "student").status == Recomputed::Status::differs);
+  }
+  SECTION("of the model that training began with: by replay and by recompute") {
+    nudge("student-init");
+    run.reseal();
+    CHECK(verifies(run.path()));
+    CHECK(has(replayed(run.path(), 0).faults, "do not begin with the weights of the parent"));
+    const Recomputation r = recomputed(run.path());
+    CHECK(of(r, "student-init").status == Recomputed::Status::differs);
+    CHECK(has(of(r, "student-init").details, "model.safetensors"));
+  }
+  SECTION("of the 8-bit model: by recompute") {
+    ForgedRun::rewrite(run / "int8", "model.safetensors", [](auto& tensors, Metadata&) { tensors.begin()->second[0] ^= 1; });
+    run.reseal();
+    CHECK(verifies(run.path()));
+    CHECK(replayed(run.path(), 1).holds());
+    const Recomputation r = recomputed(run.path());
+    CHECK_FALSE(r.holds());
+    CHECK(of(r, "int8").status == Recomputed::Status::differs);
+    CHECK(of(r, "statistics").status == Recomputed::Status::equal);
+    CHECK(of(r, "student").status == Recomputed::Status::not_made);
+    CHECK(has(of(r, "student").details, "audit replay"));
+    CHECK(has(of(r, "corpus").details, "stages"));
+  }
+  SECTION("of a metric: by recompute") {
+    run.reseal([](Lineage& l) {
+      if (l.name == "student-init") l.metrics["recall"] = 0.99;
+    });
+    CHECK(verifies(run.path()));
+    CHECK(has(of(recomputed(run / "student-init"), "student-init").details, "metric 'recall'"));
+  }
+}
+
+TEST_CASE("a changed row of the teacher is caught by rows, and by replay") {
+  const ForgedRun run;
+  int64_t row = -1;
+  ForgedRun::rewrite(run / "soft-targets", "targets.safetensors", [&](auto& tensors, Metadata&) {
+    // One draw is moved from a row's first id to its second, so that the row still adds up.
+    const auto& lengths = tensors.at("row_lengths");
+    auto& entries = tensors.at("entries");
+    size_t first = 0;
+    for (size_t r = 0; r < lengths.size() && row < 0; first += 3 * size_t(lengths[r]), ++r)
+      if (lengths[r] >= 2 && (entries[first] & 63) > 1 && (entries[first + 3] & 63) < 63) {
+        row = int64_t(r);
+        --entries[first];
+        ++entries[first + 3];
+      }
+  });
+  REQUIRE(row >= 0);
+  SECTION("as it is") {
+    run.reseal();
+    CHECK(verifies(run.path()));
+    CHECK_FALSE(rows_hold(run.path(), row));
+    CHECK(rows_hold(run.path(), row + 64));
+    const Replay r = replayed(run.path(), 0);
+    CHECK_FALSE(r.holds());
+    CHECK(has(r.faults, "batch root"));
+  }
+  SECTION("with batch roots that say so: then by the losses of the segment") {
+    run.reseal();
+    run.change_records("student", [&](StepRecord& r) { r.batch = batch_root(run.path(), r.position, 4); });
+    run.reseal();
+    CHECK(verifies(run.path()));
+    CHECK(replayed(run.path(), 0).holds());
+    const Replay r = replayed(run.path(), 6);
+    CHECK_FALSE(r.holds());
+    CHECK(r.segments[5].difference.find("loss") != std::string::npos);
+  }
+}
+
+TEST_CASE("a changed step record is caught") {
+  ForgedRun run;
+  SECTION("alone: by verify, for the chain breaks") {
+    ForgedRun::rewrite(run / "student", kStepRecordsFile, [](auto& tensors, Metadata&) { tensors.at("steps")[7 * 256 + 40] ^= 1; });
+    run.reseal();
+    CHECK(verifies(run.path(), "does not follow from the one before it"));
+    CHECK(has(replayed(run.path(), 1).faults, "does not follow"));
+  }
+  SECTION("and chained anew, under the chain that was signed: by verify") {
+    run.change_records("student", [](StepRecord& r) {
+      if (r.step == 7) r.loss -= 0.25;
+    });
+    run.sign_chain = false;
+    run.reseal();
+    CHECK(verifies(run.path(), "does not end in the chain that the statement signs"));
+    CHECK(has(replayed(run.path(), 0).faults, "chain that was signed"));
+  }
+  SECTION("and chained and signed anew: by replaying its segment") {
+    run.change_records("student", [](StepRecord& r) {
+      if (r.step == 7) r.loss -= 0.25;
+    });
+    run.reseal();
+    CHECK(verifies(run.path()));
+    const Replay r = replayed(run.path(), 6);
+    CHECK_FALSE(r.holds());
+    for (size_t i = 0; i < 6; ++i) CHECK(r.segments[i].equal == (i != 1));
+    CHECK(r.segments[1].difference.find("step 7: loss") == 0);
+  }
+  SECTION("in the readable log only: by verify") {
+    std::string log = read_file(run / "student/steps.jsonl");
+    log.replace(log.find("\"loss\":"), 8, "\"loss\":1");
+    write_file_atomically(run / "student/steps.jsonl", log);
+    run.reseal();
+    CHECK(verifies(run.path(), "steps.jsonl: step 0: 'loss'"));
+  }
+}
+
+TEST_CASE("within a tolerance, rounding passes and forgery does not") {
+  const ForgedRun run;
+  const Replay honest = replayed(run.path(), 10, "student", "1e-4");
+  INFO(honest.to_json().dump(1));
+  CHECK(honest.holds());
+  CHECK(honest.segments_total == 3);  // from the beginning and from both kept states
+  for (const ReplayedSegment& s : honest.segments) CHECK(s.weight_difference == 0);
+  // Weights that are off by about as much as reordered sums leave pass, and more does not.
+  for (const auto& [scale, passes] : {std::pair{1e-6, true}, std::pair{1e-2, false}}) {
+    const ForgedRun off;
+    ForgedRun::rewrite(off / "student", "model.safetensors", [&, s = scale](auto& tensors, Metadata&) {
+      for (auto& [name, bytes] : tensors) {
+        auto* values = reinterpret_cast<float*>(bytes.data());
+        if (name.find("o_proj") != std::string::npos)
+          for (size_t i = 0; i < bytes.size() / 4; ++i) values[i] *= float(1 + s);
+      }
+    });
+    const Digest weights = digest_of_checkpoint(off / "student");
+    off.change_records("student", [&](StepRecord& r) {
+      if (r.step == 23) r.weights = weights;
+    });
+    off.reseal();
+    const Replay r = replayed(off.path(), 10, "student", "1e-4");
+    INFO(r.to_json().dump(1));
+    CHECK(r.segments.at(2).equal == passes);
+    CHECK(r.segments.at(2).weight_difference > 0);
+    CHECK_FALSE(replayed(off.path(), 10).holds());
+  }
+}
+
+TEST_CASE("draws are without replacement, follow from the seed, and cover all segments evenly") {
+  const Digest root = sha256(std::string_view("root"));
+  CHECK(draw_segments(10, 20, "00", root).size() == 10);
+  CHECK(draw_segments(1000, 7, "abcd", root) == draw_segments(1000, 7, "ABCD", root));
+  CHECK(draw_segments(1000, 7, "abcd", root) != draw_segments(1000, 7, "abce", root));
+  CHECK(draw_segments(1000, 7, "abcd", root) != draw_segments(1000, 7, "abcd", Digest{}));
+  CHECK_THROWS_AS(draw_segments(10, 1, "xyz", root), UsageError);
+  CHECK_THROWS_AS(draw_segments(10, 1, "", root), UsageError);
+  std::vector<int> hits(8);
+  for (int i = 0; i < 2000; ++i)
+    for (const int64_t s : draw_segments(8, 3, std::to_string(i), root)) ++hits[size_t(s)];
+  for (const int h : hits) CHECK(std::abs(h - 750) < 100);  // sigma is 22
+  CHECK(caught_exactly(100, 59, 5) > 1 - std::pow(0.95, 59));
+  CHECK(caught_exactly(20, 1, 1) == Approx(0.05));
+  CHECK(caught_exactly(20, 20, 1) == 1.0);
+}
+
+TEST_CASE("what cannot be replayed or made again is said") {
+  const ForgedRun run;
+  CHECK_THROWS_WITH(replayed(run.path(), 1, "int8"), Catch::Contains("was not trained"));
+  CHECK_THROWS_WITH(replayed(run.path(), 1, "studnt"), Catch::Contains("calibrated"));
+  CHECK_THROWS_WITH(replayed(run.path(), 1, "student", "loose"), Catch::Contains("neither bitwise nor"));
+  CHECK_THROWS_WITH(recomputed(run.path(), "pruune"), Catch::Contains("did you mean 'prune'"));
+  CHECK_THROWS_WITH(recomputed(run / "int8", "", "source=/nowhere"), Catch::Contains("nothing that was made again takes"));
+  CHECK(of(recomputed(run / "corpus"), "corpus").status == Recomputed::Status::not_made);
+  CHECK(has(of(recomputed(run / "corpus"), "corpus").details, "--file source=PATH"));
+  // Other texts than those that were signed.
+  fs::create_directories(run / "audits");
+  write_file_atomically(run / "audits/a.txt", "x");
+  CHECK(of(recomputed(run / "corpus", "", "corpus.source=" + (run / "audits").string()), "corpus").status == Recomputed::Status::differs);
+  // A statement with an option that nobody knows, or of another type.
+  run.reseal([](Lineage& l) {
+    if (l.name == "int8") l.config["schem"] = "int8";
+    if (l.name == "student") l.config["steps"] = "24";
+  });
+  CHECK(has(of(recomputed(run / "int8"), "int8").details, "did you mean 'scheme'"));
+  CHECK(has(replayed(run.path(), 1).faults, "wrong type"));
+  // A parent that was changed after it was signed is said before anything is trained.
+  write_file_atomically(run / "student-init/config.json", "{}");
+  CHECK(has(replayed(run.path(), 1).faults, "student-init/config.json"));
+  CHECK(has(of(recomputed(run / "student"), "student").details, "student-init"));
+}
+
+#endif
