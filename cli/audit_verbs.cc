@@ -1,5 +1,6 @@
 #include <iostream>
 
+#include "audit/impact.h"
 #include "audit/report.h"
 #include "audit/trace.h"
 #include "audit/verify.h"
@@ -23,10 +24,15 @@ std::vector<VerbSpec> audit_verbs() {
                   verb_maker<VerifyConfig>([](const CommonConfig& common, const VerifyConfig& config, const Arguments& a) {
                     return audit_verify(config, a[0], common.json, std::cout);
                   })});
-  list.push_back({"audit trace", "Says whether, at which steps and at which teacher rows a document was used.",
+  list.push_back({"audit trace", "Says where a document was used, what a step read, what an artifact is made of, or where a passage stands.",
                   "overproof audit trace runs/smollm2-moe --document manpages-dev/usr/share/man/man2/accept.2.txt", folder, false, false,
                   verb_maker<TraceConfig>([](const CommonConfig& common, const TraceConfig& config, const Arguments& a) {
                     return audit_trace(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit impact", "Lists the experts that a source of the corpus shaped most, or the sources that shaped an expert.",
+                  "overproof audit impact runs/smollm2-moe --source manpages-dev", folder, false, false,
+                  verb_maker<ImpactConfig>([](const CommonConfig& common, const ImpactConfig& config, const Arguments& a) {
+                    return audit_impact(config, a[0], common.json, std::cout);
                   })});
   list.push_back({"audit report", "Writes the lineage as a self-contained page for people.", "overproof audit report runs/smollm2-moe", folder,
                   false, false, verb_maker<ReportConfig>([](const CommonConfig& common, const ReportConfig& config, const Arguments& a) {

@@ -12,6 +12,7 @@
 #include "core/progress.h"
 #include "data/corpus.h"
 #include "data/order.h"
+#include "distill/router_counts.h"
 #include "distill/trainer.h"
 #include "student/ffn.h"
 
@@ -21,12 +22,17 @@ namespace {
 constexpr uint64_t kTrainTweak = 0x63616c6962726174, kHeldOutTweak = 0x68656c646f757421;  // no epoch counts this far
 
 // `count` windows of a split from place `first` of a keyed permutation on, going round when they run out.
-at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count) {
+// `sources`, when not null, are asked for the source of each of their tokens.
+at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
+                           const TokenSources* sources = nullptr, std::vector<int32_t>* token_sources = nullptr) {
   const int64_t length = corpus.window_length();
   const at::Tensor windows = at::empty({count, length}, at::kLong);
   std::vector<int64_t> ids(size_t(length) + 1);
+  if (sources) token_sources->resize(size_t(count * length));
   for (int64_t w = 0; w < count; ++w) {
-    corpus.read_window(split, sample.forward((first + w) % corpus.windows(split)), ids);
+    const int64_t window = sample.forward((first + w) % corpus.windows(split));
+    corpus.read_window(split, window, ids);
+    if (sources) sources->read_window(split, window, std::span(*token_sources).subspan(size_t(w * length), size_t(length)));
     std::copy_n(ids.begin(), length, windows.data_ptr<int64_t>() + w * length);
   }
   return windows;
@@ -141,6 +147,9 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   options.balance_rate = config.balance_rate;
   options.clip = config.clip;
   Trainer trainer(student, options);
+  const TokenSources sources(corpus);
+  RouterCounter counter(sources.names(), shape.layers, shape.n_routed_experts);
+  trainer.count_routing(counter);
   const auto kept = keep_tuned(student);
   std::string log;
   {
@@ -148,7 +157,9 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     Progress progress("calibrate", config.steps * step_tokens, "tokens");
     for (int64_t step = 0; step < config.steps; ++step) {
       throw_if_interrupted();
-      const at::Tensor windows = sampled_windows(corpus, Split::train, train_sample, step * config.batch_size, config.batch_size);
+      std::vector<int32_t> token_sources;
+      const at::Tensor windows = sampled_windows(corpus, Split::train, train_sample, step * config.batch_size, config.batch_size, &sources,
+                                                 &token_sources);
       const StepRecord record = trainer.step(
           windows, config.micro_batch, 0.0,
           [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
@@ -157,7 +168,8 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
             scaled.grad_scale = grad_scale;
             const at::Tensor theirs = teacher.hidden(windows.narrow(0, first, count));
             return dense_loss(hidden, student.head(), theirs, teacher.head(), {}, scaled, d_hidden, d_head);
-          });
+          },
+          token_sources);
       log += record.to_json().dump() + "\n";
       progress.update((step + 1) * step_tokens, fmt::format("loss {:.3f}, balance {:.2f}", record.loss, record.balance));
     }
@@ -171,6 +183,9 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   save_decoder(student, outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
   outputs.folder().write_file("steps.jsonl", log);
+  // What was counted in tuning that is undone shaped nothing.
+  if (keep && config.steps > 0) write_router_counts(outputs.folder(), counter, inputs.path("student"));
+  else if (has_router_counts(inputs.path("student"))) write_router_counts(outputs.folder(), read_router_counts(inputs.path("student")));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   const double overlap = mean_overlap(before, after);

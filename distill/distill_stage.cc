@@ -10,6 +10,7 @@
 #include "data/corpus.h"
 #include "data/order.h"
 #include "distill/checkpoint.h"
+#include "distill/router_counts.h"
 #include "distill/trainer.h"
 #include "student/ffn.h"
 #include "teacher/soft_targets.h"
@@ -32,17 +33,20 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
 struct Batch {
   at::Tensor windows;                // I64 [batch, length]
   std::vector<int64_t> labels;       // [batch x length]
+  std::vector<int32_t> sources;      // [batch x length], of the inputs
   std::vector<TargetBlock> targets;  // [batch]
 };
 
-Batch read_batch(const Corpus& corpus, const SoftTargets& targets, const TrainingOrder& order, int64_t step, int64_t size) {
+Batch read_batch(const Corpus& corpus, const TokenSources& sources, const SoftTargets& targets, const TrainingOrder& order, int64_t step,
+                 int64_t size) {
   const int64_t length = corpus.window_length();
-  Batch batch{at::empty({size, length}, at::kLong), {}, std::vector<TargetBlock>(size_t(size))};
+  Batch batch{at::empty({size, length}, at::kLong), {}, std::vector<int32_t>(size_t(size * length)), std::vector<TargetBlock>(size_t(size))};
   batch.labels.reserve(size_t(size * length));
   std::vector<int64_t> ids(size_t(length) + 1);
   for (int64_t b = 0; b < size; ++b) {
-    const int64_t block = order.block_at(step * size + b);
-    corpus.read_window(Split::train, order.window_of_block(block), ids);
+    const int64_t block = order.block_at(step * size + b), window = order.window_of_block(block);
+    corpus.read_window(Split::train, window, ids);
+    sources.read_window(Split::train, window, std::span(batch.sources).subspan(size_t(b * length), size_t(length)));
     std::copy_n(ids.begin(), length, batch.windows.data_ptr<int64_t>() + b * length);
     batch.labels.insert(batch.labels.end(), ids.begin() + 1, ids.end());
     targets.read_block(block, batch.targets[size_t(b)]);
@@ -95,6 +99,9 @@ StageReport run_distill(const DistillConfig& config_in, const Inputs& inputs, Ou
   options.clip = config.clip;
   options.balance_rate = config.balance_rate;
   Trainer trainer(student, options);
+  const TokenSources sources(corpus);
+  RouterCounter counter(sources.names(), shape.layers, shape.n_routed_experts);
+  if (shape.is_moe()) trainer.count_routing(counter);
 
   Json run = to_json(options_of(config));
   for (const auto& [slot, input] : inputs.all()) run["inputs"][slot] = input.root.hex();
@@ -110,13 +117,14 @@ StageReport run_distill(const DistillConfig& config_in, const Inputs& inputs, Ou
     Progress progress("distill", config.steps * step_tokens, "tokens", trainer.steps_done() * step_tokens);
     while (trainer.steps_done() < config.steps) {
       throw_if_interrupted();
-      const Batch batch = read_batch(corpus, targets, order, trainer.steps_done(), config.batch_size);
+      const Batch batch = read_batch(corpus, sources, targets, order, trainer.steps_done(), config.batch_size);
       last = trainer.step(batch.windows, config.micro_batch, config.ce_weight,
                           [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
                             LossOptions scaled = loss_options;
                             scaled.grad_scale = grad_scale;
                             return batch_loss(batch, first, count, hidden, student.head(), scaled, d_hidden, d_head);
-                          });
+                          },
+                          batch.sources);
       log += last.to_json().dump() + "\n";
       progress.update(trainer.steps_done() * step_tokens, fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
       if (config.checkpoint_every > 0 && trainer.steps_done() % config.checkpoint_every == 0 && trainer.steps_done() < config.steps)
@@ -128,6 +136,7 @@ StageReport run_distill(const DistillConfig& config_in, const Inputs& inputs, Ou
   save_decoder(student, outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
   outputs.folder().write_file("steps.jsonl", log);
+  if (shape.is_moe()) write_router_counts(outputs.folder(), counter, inputs.path("student"));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   StageReport report;

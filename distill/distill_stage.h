@@ -41,8 +41,8 @@ struct DistillConfig {
   }
 };
 
-/// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint and steps.jsonl,
-/// one StepRecord a line. Throws UsageError when targets, corpus and student do not belong together.
+/// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint, steps.jsonl,
+/// one StepRecord a line, and of a mixture of experts the router counts (data/router_counts.h). Throws UsageError when targets, corpus and student do not belong together.
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof
