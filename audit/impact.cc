@@ -40,15 +40,18 @@ std::pair<int64_t, int64_t> parse_expert(const std::string& text, const RouterCo
   int64_t layer = -1, expert = -1;
   const char* end = text.data() + text.size();
   const auto [colon, error] = std::from_chars(text.data(), end, layer);
-  if (error != std::errc() || colon == end || *colon != ':' || std::from_chars(colon + 1, end, expert).ptr != end || layer < 0 || expert < 0)
+  if (error != std::errc() || colon == end || *colon != ':' || std::from_chars(colon + 1, end, expert).ptr != end || layer < 0 ||
+      expert < 0)
     throw UsageError(fmt::format("--expert takes LAYER:EXPERT, such as 3:7, not '{}'", text));
   if (layer >= c.layers || expert >= c.experts)
-    throw UsageError(fmt::format("there are layers 0 to {} with experts 0 to {}, so no expert {}", c.layers - 1, c.experts - 1, text));
+    throw UsageError(
+        fmt::format("there are layers 0 to {} with experts 0 to {}, so no expert {}", c.layers - 1, c.experts - 1, text));
   return {layer, expert};
 }
 
 Json to_json(const ImpactRow& r) {
-  return {{"source", r.source}, {"layer", r.layer}, {"expert", r.expert}, {"tokens", r.tokens}, {"mass", r.mass}, {"share_of_source", r.share}, {"lift", r.lift}};
+  return {{"source", r.source}, {"layer", r.layer},           {"expert", r.expert}, {"tokens", r.tokens},
+          {"mass", r.mass},     {"share_of_source", r.share}, {"lift", r.lift}};
 }
 
 }  // namespace
@@ -73,7 +76,8 @@ std::vector<ImpactRow> sources_of_expert(const RouterCounts& counts, int64_t lay
 }
 
 Impact find_impact(const fs::path& folder, const ImpactConfig& config) {
-  if (!config.source.empty() && !config.expert.empty()) throw UsageError("audit impact: ask for --source or for --expert, not both");
+  if (!config.source.empty() && !config.expert.empty())
+    throw UsageError("audit impact: ask for --source or for --expert, not both");
   const RunFolder run = load_sound_run(folder, config.verify);
   Impact impact;
   bool found = false;
@@ -87,8 +91,10 @@ Impact find_impact(const fs::path& folder, const ImpactConfig& config) {
     found = true;
   }
   if (!found)
-    throw UsageError(config.artifact.empty() ? fmt::format("{}: no artifact here keeps router counts; distill writes them for a mixture of experts", folder.string())
-                                             : fmt::format("'{}' keeps no router counts, or is not here", config.artifact));
+    throw UsageError(config.artifact.empty()
+                         ? fmt::format("{}: no artifact here keeps router counts; distill writes them for a mixture of experts",
+                                       folder.string())
+                         : fmt::format("'{}' keeps no router counts, or is not here", config.artifact));
   if (!config.source.empty()) impact.rows = experts_of_source(impact.counts, impact.counts.find(config.source), config.top);
   if (!config.expert.empty()) {
     const auto [layer, expert] = parse_expert(config.expert, impact.counts);
@@ -105,7 +111,8 @@ int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, 
     Json value = {{"artifact", impact.artifact}, {"layers", c.layers}, {"experts", c.experts}, {"tokens", c.all_tokens()}};
     if (overview) {
       value["sources"] = Json::array();
-      for (size_t s = 0; s < c.sources.size(); ++s) value["sources"].push_back({{"source", c.sources[s]}, {"tokens", c.tokens[s]}});
+      for (size_t s = 0; s < c.sources.size(); ++s)
+        value["sources"].push_back({{"source", c.sources[s]}, {"tokens", c.tokens[s]}});
     } else {
       if (!config.source.empty()) value["source_tokens"] = c.tokens[size_t(c.find(config.source))];
       value["rows"] = Json::array();
@@ -114,7 +121,8 @@ int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, 
     out << value.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
     return 0;
   }
-  out << fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", impact.artifact, c.all_tokens(), c.sources.size(), c.layers, c.experts);
+  out << fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", impact.artifact, c.all_tokens(),
+                     c.sources.size(), c.layers, c.experts);
   if (overview) {
     std::vector<size_t> order(c.sources.size());
     std::iota(order.begin(), order.end(), size_t{0});
@@ -125,11 +133,14 @@ int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, 
   }
   for (const ImpactRow& r : impact.rows) {
     if (!config.source.empty())
-      out << fmt::format("  layer {} expert {}: {:.1f} % of its tokens are from '{}' ({:.2f} times its part), {:.1f} % of the source's routing\n", r.layer,
-                         r.expert, 100 * r.mass, r.source, r.lift, 100 * r.share);
+      out << fmt::format(
+          "  layer {} expert {}: {:.1f} % of its tokens are from '{}' ({:.2f} times its part), {:.1f} % of the source's "
+          "routing\n",
+          r.layer, r.expert, 100 * r.mass, r.source, r.lift, 100 * r.share);
     else
-      out << fmt::format("  {}: {:.1f} % of the expert's tokens ({:.2f} times its part), {:.1f} % of the source's routing in layer {}\n", r.source,
-                         100 * r.mass, r.lift, 100 * r.share, r.layer);
+      out << fmt::format(
+          "  {}: {:.1f} % of the expert's tokens ({:.2f} times its part), {:.1f} % of the source's routing in layer {}\n",
+          r.source, 100 * r.mass, r.lift, 100 * r.share, r.layer);
   }
   if (impact.rows.empty()) out << "  No token was sent to this expert.\n";
   return 0;

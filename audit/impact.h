@@ -21,7 +21,8 @@ struct ImpactConfig {
   void visit(V&& v) {
     v("source", source, any_value(), "a source of the corpus: the experts of each layer that it shaped most");
     v("expert", expert, any_value(), "LAYER:EXPERT, counted from 0: the sources that shaped it most");
-    v("artifact", artifact, any_value(), "whose router counts; empty: of the one that was trained on the most tokens, the oldest of equals");
+    v("artifact", artifact, any_value(),
+      "whose router counts; empty: of the one that was trained on the most tokens, the oldest of equals");
     v("top", top, in_range(1, 1e6), "how many are listed: experts of each layer, or sources");
     v("verify", verify, one_of({"files", "sizes"}), "what must hold before an answer is given, as for audit trace");
   }
@@ -33,7 +34,8 @@ struct ImpactRow {
   int64_t tokens = 0;  ///< of the source, sent to the expert
   double mass = 0;     ///< share of the expert's tokens that came from the source
   double share = 0;    ///< share of what the layer's router did with the source's tokens that went to the expert
-  double lift = 0;     ///< mass over the share of the layer's tokens that came from the source; 1 when the router is blind to sources
+  double lift =
+      0;  ///< mass over the share of the layer's tokens that came from the source; 1 when the router is blind to sources
 };
 
 struct Impact {
@@ -42,7 +44,8 @@ struct Impact {
   std::vector<ImpactRow> rows;  ///< by layer, then by mass (of one expert: by mass); empty when neither was asked for
 };
 
-/// Throws UsageError when no artifact keeps counts, or there is no such source or expert; ProvenanceError when the run does not hold.
+/// Throws UsageError when no artifact keeps counts, or there is no such source or expert; ProvenanceError when the run does not
+/// hold.
 Impact find_impact(const fs::path& folder, const ImpactConfig& config);
 
 /// The `top` experts of each layer by the mass of `source`. Of equals the earlier.

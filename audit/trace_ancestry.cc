@@ -75,7 +75,8 @@ AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) 
   }
   if (self < 0) {
     const std::string near = nearest(config.artifact, names);
-    throw UsageError(fmt::format("no artifact '{}' here{}", config.artifact, near.empty() ? "" : "; did you mean '" + near + "'?"));
+    throw UsageError(
+        fmt::format("no artifact '{}' here{}", config.artifact, near.empty() ? "" : "; did you mean '" + near + "'?"));
   }
   AncestryTrace trace;
   trace.artifact = config.artifact;
@@ -92,7 +93,8 @@ AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) 
     trace.ancestors.push_back(std::move(ancestor));
     if (node.lineage()->kind == "imported") {
       const Json& given = node.lineage()->config;
-      const bool stated = given.contains("license") && given["license"].is_string() && !given["license"].get<std::string>().empty();
+      const bool stated =
+          given.contains("license") && given["license"].is_string() && !given["license"].get<std::string>().empty();
       trace.models.emplace_back(node.name, stated ? given["license"].get<std::string>() : "not stated");
     }
     if (node.lineage()->kind == "corpus-of") {
@@ -104,14 +106,20 @@ AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) 
     count.license = name;
     trace.licenses.push_back(count);
   }
-  std::ranges::stable_sort(trace.licenses, [](const LicenseCount& a, const LicenseCount& b) { return a.documents > b.documents; });
+  std::ranges::stable_sort(trace.licenses,
+                           [](const LicenseCount& a, const LicenseCount& b) { return a.documents > b.documents; });
   return trace;
 }
 
 Json to_json(const AncestryTrace& t, bool reached) {
-  Json json = {{"artifact", t.artifact}, {"complete", t.complete}, {"ancestors", Json::array()}, {"models", Json::array()}, {"licenses", Json::array()}};
+  Json json = {{"artifact", t.artifact},
+               {"complete", t.complete},
+               {"ancestors", Json::array()},
+               {"models", Json::array()},
+               {"licenses", Json::array()}};
   for (const Ancestor& a : t.ancestors)
-    json["ancestors"].push_back({{"artifact", a.artifact}, {"kind", a.kind}, {"root", "sha256:" + a.root.hex()}, {"made_from", a.made_from}});
+    json["ancestors"].push_back(
+        {{"artifact", a.artifact}, {"kind", a.kind}, {"root", "sha256:" + a.root.hex()}, {"made_from", a.made_from}});
   for (const auto& [artifact, license] : t.models) json["models"].push_back({{"artifact", artifact}, {"license", license}});
   for (const LicenseCount& l : t.licenses) {
     Json row = {{"license", l.license}, {"documents", l.documents}, {"bytes", l.bytes}};
@@ -122,10 +130,11 @@ Json to_json(const AncestryTrace& t, bool reached) {
 }
 
 void print(const AncestryTrace& t, bool reached, std::ostream& out) {
-  out << fmt::format("{}: made of {} artifacts, {} imported models and documents under {} licences\n", t.artifact, t.ancestors.size() - 1,
-                     t.models.size(), t.licenses.size());
+  out << fmt::format("{}: made of {} artifacts, {} imported models and documents under {} licences\n", t.artifact,
+                     t.ancestors.size() - 1, t.models.size(), t.licenses.size());
   for (const Ancestor& a : t.ancestors)
-    out << fmt::format("  {} ({}){}\n", a.artifact, a.kind, a.made_from.empty() ? "" : fmt::format(" from {}", fmt::join(a.made_from, ", ")));
+    out << fmt::format("  {} ({}){}\n", a.artifact, a.kind,
+                       a.made_from.empty() ? "" : fmt::format(" from {}", fmt::join(a.made_from, ", ")));
   for (const auto& [artifact, license] : t.models) out << fmt::format("  model      {}: {}\n", artifact, license);
   for (const LicenseCount& l : t.licenses)
     out << fmt::format("  documents  {}: {} ({} bytes){}\n", l.license, l.documents, l.bytes,

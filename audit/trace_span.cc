@@ -18,14 +18,15 @@ const ArtifactNode& find_index(const RunFolder& run, const ArtifactNode& corpus)
     if (node.lineage() && node.lineage()->kind == "indexed" && node.lineage()->inputs.contains("corpus") &&
         node.lineage()->inputs.at("corpus").root == corpus.lineage()->root)
       return node;
-  throw UsageError(fmt::format("no index of '{}' here; make one with: overproof index --corpus {} --out {}", corpus.name, corpus.path.string(),
-                               (corpus.path.parent_path() / "index").string()));
+  throw UsageError(fmt::format("no index of '{}' here; make one with: overproof index --corpus {} --out {}", corpus.name,
+                               corpus.path.string(), (corpus.path.parent_path() / "index").string()));
 }
 
 /// One record of documents.jsonl, read where it stands: the table of a large corpus is not read for a few documents.
 Json record_at(const MappedFile& table, int64_t offset) {
   const std::string_view all(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
-  if (offset < 0 || offset >= int64_t(all.size())) throw FormatError(table.path(), offset, "the index says that a record begins here");
+  if (offset < 0 || offset >= int64_t(all.size()))
+    throw FormatError(table.path(), offset, "the index says that a record begins here");
   const std::string_view line = all.substr(size_t(offset), std::min(all.find('\n', size_t(offset)), all.size()) - size_t(offset));
   const Json record = parse_json(line, table.path(), offset);
   for (const char* key : {"name", "source", "license", "split", "digest"})
@@ -54,8 +55,10 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
       // What the index says is not taken for granted: the document itself must hold the passage, and be the one of the table.
       const std::string_view whole = index.text_of(hit.document);
       if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole).hex() != digest)
-        throw ProvenanceError(fmt::format("{}: the text of '{}' is not the corpus's", node.name, record["name"].get<std::string>()));
-      traced.documents.push_back({record["name"], record["source"], record["license"], record["split"], Digest::from_hex(digest), hit.byte});
+        throw ProvenanceError(
+            fmt::format("{}: the text of '{}' is not the corpus's", node.name, record["name"].get<std::string>()));
+      traced.documents.push_back(
+          {record["name"], record["source"], record["license"], record["split"], Digest::from_hex(digest), hit.byte});
     }
     trace.spans.push_back(std::move(traced));
   }
@@ -67,10 +70,19 @@ Json to_json(const SpanTrace& t) {
   for (const TracedSpan& s : t.spans) {
     Json documents = Json::array();
     for (const SpanDocument& d : s.documents)
-      documents.push_back({{"name", d.name},       {"digest", "sha256:" + d.digest.hex()}, {"source", d.source},
-                           {"license", d.license}, {"split", d.split},                     {"byte", d.byte}});
-    json["spans"].push_back({{"begin", s.begin}, {"end", s.end}, {"words", s.words}, {"text", s.text}, {"occurrences", s.occurrences},
-                             {"more_documents", s.more_documents}, {"documents", documents}});
+      documents.push_back({{"name", d.name},
+                           {"digest", "sha256:" + d.digest.hex()},
+                           {"source", d.source},
+                           {"license", d.license},
+                           {"split", d.split},
+                           {"byte", d.byte}});
+    json["spans"].push_back({{"begin", s.begin},
+                             {"end", s.end},
+                             {"words", s.words},
+                             {"text", s.text},
+                             {"occurrences", s.occurrences},
+                             {"more_documents", s.more_documents},
+                             {"documents", documents}});
   }
   return json;
 }
@@ -94,7 +106,8 @@ void print(const SpanTrace& t, std::ostream& out) {
     if (shown.size() > kShown) shown = printable(shown.substr(0, kShown)) + "...";
     out << fmt::format("  bytes {}-{}, {} words, {} times: {}\n", s.begin, s.end, s.words, s.occurrences, shown);
     for (const SpanDocument& d : s.documents)
-      out << fmt::format("    {} at byte {} ({}, {}{})\n", d.name, d.byte, d.source, d.license, d.split == "train" ? "" : ", held out");
+      out << fmt::format("    {} at byte {} ({}, {}{})\n", d.name, d.byte, d.source, d.license,
+                         d.split == "train" ? "" : ", held out");
     if (s.more_documents) out << "    and more\n";
   }
 }

@@ -68,8 +68,12 @@ Json to_json(const StepTrace& t) {
   for (const StepWindow& w : t.windows) {
     Json documents = Json::array();
     for (const StepDocument& d : w.documents)
-      documents.push_back({{"name", d.name},     {"digest", "sha256:" + d.digest.hex()}, {"source", d.source},
-                           {"license", d.license}, {"first_token", d.first_token},        {"last_token", d.last_token}});
+      documents.push_back({{"name", d.name},
+                           {"digest", "sha256:" + d.digest.hex()},
+                           {"source", d.source},
+                           {"license", d.license},
+                           {"first_token", d.first_token},
+                           {"last_token", d.last_token}});
     Json window = {{"place", w.place}, {"window", w.window}, {"documents", std::move(documents)}};
     if (w.block >= 0) window["block"] = w.block;
     json["windows"].push_back(std::move(window));
@@ -80,7 +84,8 @@ Json to_json(const StepTrace& t) {
 void print(const StepTrace& t, std::ostream& out) {
   out << fmt::format("{}: step {} of {} read {} windows of {}\n", t.artifact, t.step, t.steps, t.windows.size(), t.corpus);
   for (const StepWindow& w : t.windows) {
-    out << fmt::format("  place {}   window {}{}\n", w.place, w.window, w.block >= 0 ? fmt::format(", block {} of the soft targets", w.block) : "");
+    out << fmt::format("  place {}   window {}{}\n", w.place, w.window,
+                       w.block >= 0 ? fmt::format(", block {} of the soft targets", w.block) : "");
     for (const StepDocument& d : w.documents)
       out << fmt::format("    {} tokens {}-{} ({}, {})\n", d.name, d.first_token, d.last_token, d.source, d.license);
   }

@@ -20,7 +20,8 @@ constexpr size_t kMostUses = 1'000'000;
 /// A whole number from the signed metrics or, where the stage left it as given, from the configuration; -1 when neither has it.
 int64_t recorded(const Lineage& lineage, const char* metric, const char* option) {
   for (const auto& [object, name] : {std::pair{&lineage.metrics, metric}, std::pair{&lineage.config, option}})
-    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer()) return (*object)[name].get<int64_t>();
+    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer())
+      return (*object)[name].get<int64_t>();
   return -1;
 }
 
@@ -47,7 +48,8 @@ bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {
   return input != node.lineage()->inputs.end() && input->second.root == corpus_root;
 }
 
-std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root, int64_t windows) {
+std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root,
+                                           int64_t windows) {
   if (!reads_corpus(node, corpus_root) || windows < 1) return {};
   const std::string& kind = node.lineage()->kind;
   WindowOrder order;
@@ -94,12 +96,14 @@ int64_t WindowOrder::positions_for_all() const { return std::min(positions(), ta
 std::vector<int64_t> WindowOrder::positions_of(int64_t window) const {
   std::vector<int64_t> found;
   const auto add = [&](int64_t position) {
-    if (found.size() >= kMostUses) throw ProvenanceError(fmt::format("{}: says it used one document more than {} times", name_, kMostUses));
+    if (found.size() >= kMostUses)
+      throw ProvenanceError(fmt::format("{}: says it used one document more than {} times", name_, kMostUses));
     if (position < positions()) found.push_back(position);
   };
   if (taught_) {
     const int64_t block = taught_->block_of_window(window);
-    for (int64_t epoch = 0; block >= 0 && epoch * taught_->taught() < positions(); ++epoch) add(taught_->position_of(block, epoch));
+    for (int64_t epoch = 0; block >= 0 && epoch * taught_->taught() < positions(); ++epoch)
+      add(taught_->position_of(block, epoch));
   } else {
     for (int64_t position = sample_->inverse(window); position < positions(); position += windows_) add(position);
   }

@@ -23,9 +23,10 @@ bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root);
 
 class WindowOrder {
  public:
-  /// Nothing when the artifact drew no windows, or its training was thrown away. `windows` of the corpus's training stream. Throws
-  /// ProvenanceError when its statement does not say what the order hangs on, or says impossible things.
-  static std::optional<WindowOrder> of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root, int64_t windows);
+  /// Nothing when the artifact drew no windows, or its training was thrown away. `windows` of the corpus's training stream.
+  /// Throws ProvenanceError when its statement does not say what the order hangs on, or says impossible things.
+  static std::optional<WindowOrder> of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root,
+                                       int64_t windows);
 
   int64_t steps() const { return steps_; }
   int64_t batch() const { return batch_; }

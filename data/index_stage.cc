@@ -26,12 +26,15 @@ std::vector<int64_t> line_offsets(const fs::path& file) {
 
 class ShardWriter {
  public:
-  ShardWriter(const IndexConfig& config, OutputFolder& folder, Progress& progress) : config_(config), folder_(folder), progress_(progress) {}
+  ShardWriter(const IndexConfig& config, OutputFolder& folder, Progress& progress)
+      : config_(config), folder_(folder), progress_(progress) {}
 
   void add(std::string_view text) {
-    if (!full_.empty() && !full_.back().empty() && int64_t(full_.back().size() + text.size()) >= config_.shard_bytes) next_shard();
+    if (!full_.empty() && !full_.back().empty() && int64_t(full_.back().size() + text.size()) >= config_.shard_bytes)
+      next_shard();
     if (full_.empty()) full_.emplace_back();
-    if (full_.back().size() + text.size() >= size_t(INT32_MAX)) throw UsageError(fmt::format("a document of {} bytes is too long to be sorted", text.size()));
+    if (full_.back().size() + text.size() >= size_t(INT32_MAX))
+      throw UsageError(fmt::format("a document of {} bytes is too long to be sorted", text.size()));
     full_.back().append(text);
     full_.back().push_back(kEndOfDocument);
   }
@@ -43,8 +46,10 @@ class ShardWriter {
     });
     for (size_t i = 0; i < full_.size(); ++i) {
       throw_if_interrupted();
-      SafetensorsWriter writer(folder_, shard_file_name(shards), {{"suffixes", DType::u32, {int64_t(sorted[i].size())}}, {"text", DType::u8, {int64_t(full_[i].size())}}},
-                               {{"first_byte", std::to_string(bytes)}});
+      SafetensorsWriter writer(
+          folder_, shard_file_name(shards),
+          {{"suffixes", DType::u32, {int64_t(sorted[i].size())}}, {"text", DType::u8, {int64_t(full_[i].size())}}},
+          {{"first_byte", std::to_string(bytes)}});
       writer.append(sorted[i].data(), sorted[i].size() * sizeof(uint32_t));
       writer.append(full_[i].data(), full_[i].size());
       writer.close();
@@ -85,15 +90,19 @@ StageReport run_index(const IndexConfig& config, const Inputs& inputs, Outputs& 
   writer.flush();
   const auto documents = int64_t(first_byte.size()) - 1;
   if (documents != int64_t(record_offset.size())) throw FormatError(corpus / "documents.jsonl", -1, "holds empty lines");
-  SafetensorsWriter table(outputs.folder(), "documents.safetensors", {{"first_byte", DType::i64, {documents + 1}}, {"record_offset", DType::i64, {documents}}},
-                          {{"corpus_root", inputs.root("corpus").hex()}, {"shards", std::to_string(writer.shards)}, {"format_version", "1"}});
+  SafetensorsWriter table(
+      outputs.folder(), "documents.safetensors",
+      {{"first_byte", DType::i64, {documents + 1}}, {"record_offset", DType::i64, {documents}}},
+      {{"corpus_root", inputs.root("corpus").hex()}, {"shards", std::to_string(writer.shards)}, {"format_version", "1"}});
   table.append(first_byte.data(), first_byte.size() * sizeof(int64_t));
   table.append(record_offset.data(), record_offset.size() * sizeof(int64_t));
   table.close();
 
   StageReport report;
-  report.metrics() = {{"documents", documents}, {"bytes", writer.bytes - documents}, {"words", writer.words}, {"shards", writer.shards}};
-  report.summary = {fmt::format("{} documents, {} bytes of text, {} words in {} shards", documents, writer.bytes - documents, writer.words, writer.shards)};
+  report.metrics() = {
+      {"documents", documents}, {"bytes", writer.bytes - documents}, {"words", writer.words}, {"shards", writer.shards}};
+  report.summary = {fmt::format("{} documents, {} bytes of text, {} words in {} shards", documents, writer.bytes - documents,
+                                writer.words, writer.shards)};
   return report;
 }
 

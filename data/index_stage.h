@@ -1,5 +1,6 @@
 #pragma once
-// Stage `index`: sorts a corpus's texts (data/span_index.h), so that `audit trace --span` finds the documents that hold a passage.
+// Stage `index`: sorts a corpus's texts (data/span_index.h), so that `audit trace --span` finds the documents that hold a
+// passage.
 
 #include "core/config.h"
 #include "core/stage.h"
@@ -11,7 +12,8 @@ struct IndexConfig {
   int64_t at_once = 2;
   template <class V>
   void visit(V&& v) {
-    v("shard-bytes", shard_bytes, in_range(1024, 2147483647), "bytes of text sorted as one piece, a document at least; larger answers faster");
+    v("shard-bytes", shard_bytes, in_range(1024, 2147483647),
+      "bytes of text sorted as one piece, a document at least; larger answers faster");
     v("at-once", at_once, in_range(1, 256), "pieces sorted at a time, a thread and 6 bytes of memory a byte of text each");
   }
 };

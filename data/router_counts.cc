@@ -69,10 +69,10 @@ int64_t RouterCounts::find(const std::string& source) const {
   if (it != sources.end() && *it == source) return it - sources.begin();
   const std::string near = nearest(source, sources);
   throw UsageError(fmt::format("no token of a source '{}' was counted; {}", source,
-                               !near.empty()      ? "did you mean '" + near + "'?"
-                               : sources.empty()  ? "there are no sources at all"
-                                                  : fmt::format("there are {} sources, from '{}' to '{}'", sources.size(),
-                                                                sources.front(), sources.back())));
+                               !near.empty()     ? "did you mean '" + near + "'?"
+                               : sources.empty() ? "there are no sources at all"
+                                                 : fmt::format("there are {} sources, from '{}' to '{}'", sources.size(),
+                                                               sources.front(), sources.back())));
 }
 
 bool has_router_counts(const fs::path& artifact) { return fs::is_regular_file(artifact / kRouterCountsFile); }
@@ -114,8 +114,8 @@ void write_router_counts(OutputFolder& folder, const RouterCounts& c) {
 
 RouterCounts add_router_counts(const RouterCounts& a, const RouterCounts& b) {
   if (a.layers != b.layers || a.experts != b.experts)
-    throw UsageError(fmt::format("router counts of {} layers with {} experts and of {} with {} cannot be added", a.layers, a.experts, b.layers,
-                                 b.experts));
+    throw UsageError(fmt::format("router counts of {} layers with {} experts and of {} with {} cannot be added", a.layers,
+                                 a.experts, b.layers, b.experts));
   std::map<std::string, std::vector<std::pair<const RouterCounts*, size_t>>> parts;
   for (const RouterCounts* c : {&a, &b})
     for (size_t s = 0; s < c->sources.size(); ++s) parts[c->sources[s]].emplace_back(c, s);

@@ -13,8 +13,8 @@ namespace overproof {
 namespace {
 
 constexpr int64_t kMostShards = 100'000;
-constexpr int64_t kStartsAtOnce = 64;    // a block of starts that one thread looks up
-constexpr int64_t kMostScanned = 4096;   // occurrences of a shard that are looked at to list documents
+constexpr int64_t kStartsAtOnce = 64;   // a block of starts that one thread looks up
+constexpr int64_t kMostScanned = 4096;  // occurrences of a shard that are looked at to list documents
 
 int64_t metadata_number(const SafetensorsFile& file, const char* key, int64_t most) {
   const auto it = file.metadata().find(key);
@@ -29,7 +29,8 @@ int64_t metadata_number(const SafetensorsFile& file, const char* key, int64_t mo
 
 std::span<const int64_t> column(const SafetensorsFile& file, const char* name) {
   const TensorInfo& info = file.info(name);
-  if (info.dtype != DType::i64 || info.shape.size() != 1) throw FormatError(file.path(), -1, fmt::format("'{}' must be one row of I64", name));
+  if (info.dtype != DType::i64 || info.shape.size() != 1)
+    throw FormatError(file.path(), -1, fmt::format("'{}' must be one row of I64", name));
   return file.values<int64_t>(name);
 }
 
@@ -56,9 +57,11 @@ SpanIndex::SpanIndex(const fs::path& artifact) : table_(artifact / "documents.sa
     if (suffixes.dtype != DType::u32 || suffixes.shape.size() != 1 || text.dtype != DType::u8 || text.shape.size() != 1 ||
         text.elements() > INT32_MAX)
       throw FormatError(file->path(), -1, "'suffixes' must be U32 [words], 'text' U8 [less than 2^31 bytes]");
-    if (metadata_number(*file, "first_byte", INT64_MAX) != next) throw FormatError(file->path(), -1, "its text does not follow the shard before");
+    if (metadata_number(*file, "first_byte", INT64_MAX) != next)
+      throw FormatError(file->path(), -1, "its text does not follow the shard before");
     const auto bytes = file->bytes("text");
-    SuffixArray sorted(file->values<uint32_t>("suffixes"), {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file->path());
+    SuffixArray sorted(file->values<uint32_t>("suffixes"), {reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                       file->path());
     next += int64_t(bytes.size());
     shards_.push_back({std::move(file), next - int64_t(bytes.size()), std::move(sorted)});
   }
@@ -82,7 +85,8 @@ int64_t SpanIndex::longest_match(std::string_view pattern) const {
 
 std::vector<MatchedSpan> SpanIndex::find(std::string_view text, const SpanQuery& query) const {
   if (int64_t(text.size()) > kLongestQuery)
-    throw UsageError(fmt::format("a text of {} bytes is too long to look up at once; at most {} are", text.size(), kLongestQuery));
+    throw UsageError(
+        fmt::format("a text of {} bytes is too long to look up at once; at most {} are", text.size(), kLongestQuery));
   if (const int64_t at = invalid_utf8_at(text); at >= 0) throw UsageError(fmt::format("the text is not UTF-8 at byte {}", at));
   const Words words = words_of(text);
   const auto count = int64_t(words.begins.size());
@@ -147,9 +151,12 @@ void SpanIndex::list_documents(std::string_view passage, const SpanQuery& query,
     const int64_t there = std::max<int64_t>(0, range.last - range.first), scanned = std::min(there, kMostScanned);
     span.occurrences += there;
     if (scanned < there) span.more_documents = true;
-    for (int64_t place = range.first; place < range.first + scanned; ++place) span.hits.push_back(hit_at(shard, shard.suffixes.position(place)));
+    for (int64_t place = range.first; place < range.first + scanned; ++place)
+      span.hits.push_back(hit_at(shard, shard.suffixes.position(place)));
   }
-  std::ranges::sort(span.hits, [](const SpanHit& a, const SpanHit& b) { return std::pair(a.document, a.byte) < std::pair(b.document, b.byte); });
+  std::ranges::sort(span.hits, [](const SpanHit& a, const SpanHit& b) {
+    return std::pair(a.document, a.byte) < std::pair(b.document, b.byte);
+  });
   const auto rest = std::ranges::unique(span.hits, {}, &SpanHit::document);
   span.hits.erase(rest.begin(), rest.end());
   if (int64_t(span.hits.size()) > query.max_documents) {
@@ -162,7 +169,8 @@ SpanHit SpanIndex::hit_at(const Shard& shard, int64_t position) const {
   const int64_t byte = shard.first_byte + position;
   const int64_t document = std::upper_bound(first_byte_.begin(), first_byte_.end(), byte) - first_byte_.begin() - 1;
   // The table may be in any order; what is used of it is checked here.
-  if (document < 0 || document >= documents() || first_byte_[size_t(document)] > byte || first_byte_[size_t(document) + 1] <= byte)
+  if (document < 0 || document >= documents() || first_byte_[size_t(document)] > byte ||
+      first_byte_[size_t(document) + 1] <= byte)
     throw FormatError(table_.path(), -1, fmt::format("no document holds byte {}", byte));
   return {document, byte - first_byte_[size_t(document)]};
 }

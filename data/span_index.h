@@ -1,16 +1,18 @@
 #pragma once
-// The artifact of stage `index`: a corpus's texts sorted, so that the documents which hold a passage are found without reading them
-// all. Mapped, never loaded.
+// The artifact of stage `index`: a corpus's texts sorted, so that the documents which hold a passage are found without reading
+// them all. Mapped, never loaded.
 //
-//   index/documents.safetensors       first_byte I64 [documents + 1], where each document begins in all texts joined, in the order of
+//   index/documents.safetensors       first_byte I64 [documents + 1], where each document begins in all texts joined, in the
+//   order of
 //                                     the corpus's table, each followed by a byte FF (which no UTF-8 holds);
 //                                     record_offset I64 [documents], of its line in the corpus's documents.jsonl
 //                                     metadata: corpus_root, shards, format_version
-//   index/suffixes-00000.safetensors  a shard of whole documents: suffixes U32 [words], sorted (data/suffix_array.h), from the start
+//   index/suffixes-00000.safetensors  a shard of whole documents: suffixes U32 [words], sorted (data/suffix_array.h), from the
+//   start
 //                                     of text U8 [bytes]; metadata: first_byte
 //
-// A verbatim passage is found as OLMoTrace does (Liu et al. 2025, arXiv 2504.07096; infini-gram, arXiv 2401.17377), but over bytes
-// and not over tokens: so an answer does not hang on how a tokenizer cuts the ends of a passage.
+// A verbatim passage is found as OLMoTrace does (Liu et al. 2025, arXiv 2504.07096; infini-gram, arXiv 2401.17377), but over
+// bytes and not over tokens: so an answer does not hang on how a tokenizer cuts the ends of a passage.
 
 #include <memory>
 #include <string>
@@ -53,8 +55,8 @@ class SpanIndex {
   int64_t words() const;
   int64_t shards() const { return int64_t(shards_.size()); }
 
-  /// All maximal spans of `text` (UTF-8, at most kLongestQuery bytes; throws UsageError), in order. Every start of a word is looked up
-  /// by binary search in every shard, in parallel; for a start inside a long match one look-up serves many.
+  /// All maximal spans of `text` (UTF-8, at most kLongestQuery bytes; throws UsageError), in order. Every start of a word is
+  /// looked up by binary search in every shard, in parallel; for a start inside a long match one look-up serves many.
   std::vector<MatchedSpan> find(std::string_view text, const SpanQuery& query) const;
 
   /// In place. Throws FormatError when the tables contradict each other there.

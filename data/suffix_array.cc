@@ -18,20 +18,22 @@ struct CodeRange {
   char32_t first, last;
 };
 /// Scripts whose words stand without spaces between them.
-constexpr CodeRange kWithoutSpaces[] = {{0x0e00, 0x109f},   // Thai, Lao, Tibetan, Myanmar
-                                        {0x1780, 0x17ff},   // Khmer
-                                        {0x2e80, 0xa4cf},   // Han, kana, bopomofo, Yi
-                                        {0xf900, 0xfaff},   // Han compatibility forms
-                                        {0xff66, 0xff9d},   // half-width kana
-                                        {0x1b000, 0x1b16f},  // kana supplement
+constexpr CodeRange kWithoutSpaces[] = {{0x0e00, 0x109f},     // Thai, Lao, Tibetan, Myanmar
+                                        {0x1780, 0x17ff},     // Khmer
+                                        {0x2e80, 0xa4cf},     // Han, kana, bopomofo, Yi
+                                        {0xf900, 0xfaff},     // Han compatibility forms
+                                        {0xff66, 0xff9d},     // half-width kana
+                                        {0x1b000, 0x1b16f},   // kana supplement
                                         {0x20000, 0x3ffff}};  // Han extensions
 
 bool stands_alone(char32_t code) {
-  return code >= 0x0e00 && std::ranges::any_of(kWithoutSpaces, [&](const CodeRange& r) { return code >= r.first && code <= r.last; });
+  return code >= 0x0e00 &&
+         std::ranges::any_of(kWithoutSpaces, [&](const CodeRange& r) { return code >= r.first && code <= r.last; });
 }
 
 bool in_word(char32_t code) {
-  if (code < 0x80) return (code >= '0' && code <= '9') || (code >= 'a' && code <= 'z') || (code >= 'A' && code <= 'Z') || code == '_';
+  if (code < 0x80)
+    return (code >= '0' && code <= '9') || (code >= 'a' && code <= 'z') || (code >= 'A' && code <= 'Z') || code == '_';
   return is_word(code);
 }
 
@@ -70,7 +72,8 @@ size_t common(std::string_view a, std::string_view b, size_t known) {
 
 Words words_of(std::string_view utf8) {
   Words words;
-  walk_words(utf8, [&](size_t at) { words.begins.push_back(int64_t(at)); }, [&](size_t at) { words.ends.push_back(int64_t(at)); });
+  walk_words(
+      utf8, [&](size_t at) { words.begins.push_back(int64_t(at)); }, [&](size_t at) { words.ends.push_back(int64_t(at)); });
   return words;
 }
 
@@ -78,12 +81,14 @@ std::vector<uint32_t> sort_word_suffixes(std::string_view text) {
   OVERPROOF_CHECK(text.size() <= size_t(std::numeric_limits<int32_t>::max()));
   std::vector<bool> begins(text.size());
   size_t count = 0;
-  walk_words(text, [&](size_t at) { begins[at] = true, ++count; }, [](size_t) {});
+  walk_words(
+      text, [&](size_t at) { begins[at] = true, ++count; }, [](size_t) {});
   std::vector<uint32_t> thinned;
   if (count == 0) return thinned;
   std::vector<saidx_t> all(text.size());
   if (divsufsort(reinterpret_cast<const sauchar_t*>(text.data()), all.data(), saidx_t(text.size())) != 0)
-    throw UsageError(fmt::format("sorting {} bytes of text needs more memory than there is; make the shards smaller", text.size()));
+    throw UsageError(
+        fmt::format("sorting {} bytes of text needs more memory than there is; make the shards smaller", text.size()));
   thinned.reserve(count);
   for (const saidx_t at : all)
     if (begins[size_t(at)]) thinned.push_back(uint32_t(at));
@@ -92,7 +97,8 @@ std::vector<uint32_t> sort_word_suffixes(std::string_view text) {
 
 int64_t SuffixArray::position(int64_t place) const {
   const uint32_t at = suffixes_[size_t(place)];
-  if (at >= text_.size()) throw FormatError(file_, -1, fmt::format("suffix {} begins at byte {} of a text of {}", place, at, text_.size()));
+  if (at >= text_.size())
+    throw FormatError(file_, -1, fmt::format("suffix {} begins at byte {} of a text of {}", place, at, text_.size()));
   return at;
 }
 
@@ -105,8 +111,9 @@ int64_t SuffixArray::bound(std::string_view pattern, bool after) const {
     const std::string_view suffix = text_.substr(size_t(position(middle)));
     const size_t same = common(suffix, pattern, std::min(common_low, common_high));
     const bool before = same == pattern.size() ? after
-                        : same == suffix.size() ? true
-                                                : static_cast<unsigned char>(suffix[same]) < static_cast<unsigned char>(pattern[same]);
+                        : same == suffix.size()
+                            ? true
+                            : static_cast<unsigned char>(suffix[same]) < static_cast<unsigned char>(pattern[same]);
     if (before) low = middle + 1, common_low = same;
     else high = middle, common_high = same;
   }
@@ -117,7 +124,8 @@ int64_t SuffixArray::longest_match(std::string_view pattern) const {
   const int64_t place = bound(pattern, false);
   size_t longest = 0;
   for (const int64_t neighbour : {place - 1, place})
-    if (neighbour >= 0 && neighbour < size()) longest = std::max(longest, common(text_.substr(size_t(position(neighbour))), pattern, 0));
+    if (neighbour >= 0 && neighbour < size())
+      longest = std::max(longest, common(text_.substr(size_t(position(neighbour))), pattern, 0));
   return int64_t(longest);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// Sorted suffixes of a text, to find in it the longest beginnings of another text: a suffix array (Manber and Myers 1990) over bytes,
-// thinned to the suffixes that begin with a word. In English that takes less than a byte for each byte of text where the whole
-// array takes four, and loses no passage of whole words.
+// Sorted suffixes of a text, to find in it the longest beginnings of another text: a suffix array (Manber and Myers 1990) over
+// bytes, thinned to the suffixes that begin with a word. In English that takes less than a byte for each byte of text where the
+// whole array takes four, and loses no passage of whole words.
 
 #include <cstdint>
 #include <filesystem>

@@ -40,9 +40,10 @@ RouterCounter::RouterCounter(std::vector<std::string> sources, int64_t layers, i
   const auto count = int64_t(sources_.size());
   const auto cells = checked_mul(layers, experts), all = checked_mul(count, cells.value_or(INT64_MAX));
   if (!cells || !all || *all > kMostCounts)
-    throw UsageError(fmt::format("counting where the tokens of {} sources go, over {} layers with {} experts, would take more than {} GB: "
-                                 "name coarser sources in the corpus's documents.jsonl",
-                                 count, layers, experts, kMostCounts * 8 / 1000000000));
+    throw UsageError(
+        fmt::format("counting where the tokens of {} sources go, over {} layers with {} experts, would take more than {} GB: "
+                    "name coarser sources in the corpus's documents.jsonl",
+                    count, layers, experts, kMostCounts * 8 / 1000000000));
   counts_ = at::zeros({count, layers, experts}, at::kLong);
   tokens_ = at::zeros({count}, at::kLong);
 }
@@ -77,7 +78,8 @@ RouterCounts RouterCounter::result() const {
 
 void write_router_counts(OutputFolder& folder, const RouterCounter& counter, const fs::path& trained_from) {
   const RouterCounts counted = counter.result();
-  write_router_counts(folder, has_router_counts(trained_from) ? add_router_counts(read_router_counts(trained_from), counted) : counted);
+  write_router_counts(folder,
+                      has_router_counts(trained_from) ? add_router_counts(read_router_counts(trained_from), counted) : counted);
 }
 
 }  // namespace overproof

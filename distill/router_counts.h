@@ -16,7 +16,7 @@ namespace overproof {
 /// The source of each token of a corpus, by number.
 class TokenSources {
  public:
-  explicit TokenSources(const Corpus& corpus);  ///< which must outlive this
+  explicit TokenSources(const Corpus& corpus);                      ///< which must outlive this
   const std::vector<std::string>& names() const { return names_; }  ///< ascending
   /// Of the window's inputs; out.size() is the window length.
   void read_window(Split split, int64_t window, std::span<int32_t> out) const;

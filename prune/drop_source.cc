@@ -18,7 +18,8 @@
 namespace overproof {
 namespace {
 
-/// Added to a score in (0, 1) it never wins. Finite, because loaders mask with minus infinity and a tie with that could be chosen.
+/// Added to a score in (0, 1) it never wins. Finite, because loaders mask with minus infinity and a tie with that could be
+/// chosen.
 constexpr float kNeverChosen = -1e9f;
 constexpr int64_t kBlockElements = int64_t{1} << 20;
 constexpr int64_t kLeastExperts = 2;  // what loaders take for a mixture
@@ -27,7 +28,8 @@ constexpr int64_t kLeastExperts = 2;  // what loaders take for a mixture
 std::vector<int64_t> by_mass(const RouterCounts& counts, int64_t source, int64_t layer) {
   std::vector<int64_t> experts(static_cast<size_t>(counts.experts));
   std::iota(experts.begin(), experts.end(), int64_t{0});
-  std::ranges::stable_sort(experts, [&](int64_t a, int64_t b) { return counts.mass(source, layer, a) > counts.mass(source, layer, b); });
+  std::ranges::stable_sort(experts,
+                           [&](int64_t a, int64_t b) { return counts.mass(source, layer, a) > counts.mass(source, layer, b); });
   return experts;
 }
 
@@ -64,10 +66,10 @@ MlpName parse_name(std::string_view name) {
 /// A tensor of the new checkpoint.
 struct Plan {
   TensorInfo out;
-  std::string from;                             ///< its name in the parent
-  const std::vector<int64_t>* rows = nullptr;   ///< rows to take, -1: `empty`; null: all of them
+  std::string from;                            ///< its name in the parent
+  const std::vector<int64_t>* rows = nullptr;  ///< rows to take, -1: `empty`; null: all of them
   float empty = 0;
-  bool zero = false;                            ///< of an empty place
+  bool zero = false;  ///< of an empty place
 };
 
 void write_tensor(const TensorSource& source, const Plan& plan, ShardedWriter& writer) {
@@ -91,7 +93,8 @@ void write_tensor(const TensorSource& source, const Plan& plan, ShardedWriter& w
 
 std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<LayerDrop>& drops, int64_t experts) {
   const auto layers = int64_t(drops.size());
-  std::vector<std::vector<int64_t>> place_of(drops.size(), std::vector<int64_t>(size_t(experts), -1));  // [layers][expert of the parent]
+  std::vector<std::vector<int64_t>> place_of(drops.size(),
+                                             std::vector<int64_t>(size_t(experts), -1));  // [layers][expert of the parent]
   std::vector<std::vector<int64_t>> dropped_places(drops.size());
   for (size_t l = 0; l < drops.size(); ++l)
     for (size_t p = 0; p < drops[l].places.size(); ++p) {
@@ -103,10 +106,12 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
   int64_t expert_tensors = 0, routers = 0, biases = 0;
   for (const TensorInfo& info : student.tensors->tensors()) {
     const MlpName name = parse_name(info.name);
-    if (name.layer >= layers) throw UsageError(fmt::format("{}: layers beyond the {} of the configuration are not pruned", info.name, layers));
+    if (name.layer >= layers)
+      throw UsageError(fmt::format("{}: layers beyond the {} of the configuration are not pruned", info.name, layers));
     Plan plan{info, info.name};
     if (name.expert >= 0) {
-      if (name.expert >= experts) throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} experts", info.name, experts));
+      if (name.expert >= experts)
+        throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} experts", info.name, experts));
       ++expert_tensors;
       const auto l = size_t(name.layer);
       const auto put = [&](int64_t place, bool zero) {
@@ -124,7 +129,8 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
     const bool router = name.rest == "gate.weight", bias = name.rest == "gate.e_score_correction_bias";
     if (router || bias) {
       if (info.shape.empty() || info.shape[0] != experts)
-        throw FormatError(student.path, -1, fmt::format("{} does not have the {} experts of the configuration", info.name, experts));
+        throw FormatError(student.path, -1,
+                          fmt::format("{} does not have the {} experts of the configuration", info.name, experts));
       const std::vector<int64_t>& places = drops[size_t(name.layer)].places;
       plan.rows = &places;
       plan.out.shape[0] = int64_t(places.size());
@@ -177,12 +183,14 @@ std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, d
   }
   const int64_t most = *std::ranges::max_element(over);
   if (most == 0)
-    throw UsageError(fmt::format("no expert took more than {:.4g} of its tokens from '{}'; the largest share is {:.4g} (layer {}, expert {}): "
-                                 "lower threshold to drop it",
-                                 threshold, counts.sources[size_t(source)], largest, where_layer, where_expert));
+    throw UsageError(
+        fmt::format("no expert took more than {:.4g} of its tokens from '{}'; the largest share is {:.4g} (layer {}, expert {}): "
+                    "lower threshold to drop it",
+                    threshold, counts.sources[size_t(source)], largest, where_layer, where_expert));
   if (most >= counts.experts)
-    throw UsageError(fmt::format("layer {} would have no expert left: each took more than {:.4g} of its tokens from '{}'; raise threshold",
-                                 std::ranges::max_element(over) - over.begin(), threshold, counts.sources[size_t(source)]));
+    throw UsageError(
+        fmt::format("layer {} would have no expert left: each took more than {:.4g} of its tokens from '{}'; raise threshold",
+                    std::ranges::max_element(over) - over.begin(), threshold, counts.sources[size_t(source)]));
   const int64_t gone = std::min(fill_by_rank ? most : *std::ranges::min_element(over), counts.experts - kLeastExperts);
 
   std::vector<LayerDrop> drops;
@@ -203,10 +211,14 @@ StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Out
   const Checkpoint student = open_checkpoint(inputs.path("student"));
   const JsonFields fields(*student.config, student.path);
   if (fields.text("model_type", "") != "glm4_moe")
-    throw UsageError(fmt::format("drop-source needs a student with routed experts (glm4_moe), not '{}'", fields.text("model_type", "")));
-  if (student.quantization) throw UsageError("drop-source takes the model before it is quantised: its router counts and weights belong together");
-  if (fields.count("first_k_dense_replace", 1) != 0) throw UsageError("drop-source needs experts in every layer (first_k_dense_replace = 0)");
-  const int64_t layers = fields.count("num_hidden_layers"), experts = fields.count("n_routed_experts"), top_k = fields.count("num_experts_per_tok");
+    throw UsageError(
+        fmt::format("drop-source needs a student with routed experts (glm4_moe), not '{}'", fields.text("model_type", "")));
+  if (student.quantization)
+    throw UsageError("drop-source takes the model before it is quantised: its router counts and weights belong together");
+  if (fields.count("first_k_dense_replace", 1) != 0)
+    throw UsageError("drop-source needs experts in every layer (first_k_dense_replace = 0)");
+  const int64_t layers = fields.count("num_hidden_layers"), experts = fields.count("n_routed_experts"),
+                top_k = fields.count("num_experts_per_tok");
 
   const std::string counts_slot = inputs.has("counts") ? "counts" : "student";
   if (!has_router_counts(inputs.path(counts_slot)))
@@ -214,8 +226,8 @@ StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Out
                                  inputs.path(counts_slot).filename().string(), kRouterCountsFile));
   const RouterCounts counts = read_router_counts(inputs.path(counts_slot));
   if (counts.layers != layers || counts.experts != experts || layers < 1)
-    throw UsageError(fmt::format("the router counts are of {} layers with {} experts, the student has {} with {}", counts.layers, counts.experts,
-                                 layers, experts));
+    throw UsageError(fmt::format("the router counts are of {} layers with {} experts, the student has {} with {}", counts.layers,
+                                 counts.experts, layers, experts));
   const int64_t source = counts.find(config.drop_source);
   const std::vector<LayerDrop> drops = choose_drop(counts, source, config.threshold, config.uneven == "rank");
 
@@ -224,7 +236,8 @@ StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Out
   int64_t bytes = 0;
   for (const Plan& plan : plans) {
     if (plan.out.dtype != DType::f32 && plan.out.dtype != DType::bf16 && plan.out.dtype != DType::f16)
-      throw UsageError(fmt::format("{}: weights of type {} are not pruned; F32, BF16 and F16 are", plan.from, dtype_name(plan.out.dtype)));
+      throw UsageError(
+          fmt::format("{}: weights of type {} are not pruned; F32, BF16 and F16 are", plan.from, dtype_name(plan.out.dtype)));
     bytes += plan.out.bytes();
     tensors.push_back(plan.out);
   }
@@ -273,12 +286,15 @@ StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Out
                       {"top_k_before", top_k},
                       {"top_k", new_top_k},
                       {"source_share_left", share_left}};
-  report.summary = {fmt::format("removed {} of {} experts that took more than {:.4g} of their tokens from '{}'{}", removed, layers * experts,
-                                config.threshold, config.drop_source, config.uneven == "rank" ? ", and the next by rank in other layers" : ""),
-                    fmt::format("{} experts a layer (were {}), {} of all places empty; top-k {} (was {})", places, experts, empty, new_top_k, top_k),
-                    fmt::format("{:.1f} % of what the source's {} tokens were routed to stays, and so do attention, norms, embeddings and shared "
-                                "experts, which all sources trained",
-                                100 * share_left, counts.tokens[size_t(source)])};
+  report.summary = {
+      fmt::format("removed {} of {} experts that took more than {:.4g} of their tokens from '{}'{}", removed, layers * experts,
+                  config.threshold, config.drop_source, config.uneven == "rank" ? ", and the next by rank in other layers" : ""),
+      fmt::format("{} experts a layer (were {}), {} of all places empty; top-k {} (was {})", places, experts, empty, new_top_k,
+                  top_k),
+      fmt::format(
+          "{:.1f} % of what the source's {} tokens were routed to stays, and so do attention, norms, embeddings and shared "
+          "experts, which all sources trained",
+          100 * share_left, counts.tokens[size_t(source)])};
   return report;
 }
 

@@ -21,10 +21,13 @@ RouterCounts small(std::vector<std::string> sources, int64_t step) {
   return c;
 }
 
-void write_raw(const fs::path& folder, std::vector<int64_t> counts, std::vector<int64_t> shape, std::vector<int64_t> tokens, const Metadata& metadata) {
+void write_raw(const fs::path& folder, std::vector<int64_t> counts, std::vector<int64_t> shape, std::vector<int64_t> tokens,
+               const Metadata& metadata) {
   fs::create_directories(folder);
   OutputFolder out(folder);
-  SafetensorsWriter writer(out, kRouterCountsFile, {{"counts", DType::i64, std::move(shape)}, {"tokens", DType::i64, {int64_t(tokens.size())}}}, metadata);
+  SafetensorsWriter writer(out, kRouterCountsFile,
+                           {{"counts", DType::i64, std::move(shape)}, {"tokens", DType::i64, {int64_t(tokens.size())}}},
+                           metadata);
   writer.append(counts.data(), counts.size() * 8);
   writer.append(tokens.data(), tokens.size() * 8);
   writer.close();

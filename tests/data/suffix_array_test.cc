@@ -39,7 +39,8 @@ size_t longest_by_trying(std::string_view text, const Words& words, std::string_
 }
 
 int64_t count_by_trying(std::string_view text, const Words& words, std::string_view pattern) {
-  return std::count_if(words.begins.begin(), words.begins.end(), [&](int64_t b) { return text.substr(size_t(b)).starts_with(pattern); });
+  return std::count_if(words.begins.begin(), words.begins.end(),
+                       [&](int64_t b) { return text.substr(size_t(b)).starts_with(pattern); });
 }
 
 struct IndexedCorpus {
@@ -77,11 +78,14 @@ TEST_CASE("words are runs of word characters, and each character where there are
   const std::string text = "It's café_1, 漢字x!";
   const Words words = words_of(text);
   std::vector<std::string> found;
-  for (size_t i = 0; i < words.begins.size(); ++i) found.push_back(text.substr(size_t(words.begins[i]), size_t(words.ends[i] - words.begins[i])));
+  for (size_t i = 0; i < words.begins.size(); ++i)
+    found.push_back(text.substr(size_t(words.begins[i]), size_t(words.ends[i] - words.begins[i])));
   CHECK(found == std::vector<std::string>{"It", "s", "café_1", "漢", "字", "x"});
   CHECK(words_of("").begins.empty());
   CHECK(words_of(" \xff\xff ").begins.empty());
-  CHECK(words_of("a\xff" "b").begins == std::vector<int64_t>{0, 2});
+  CHECK(words_of("a\xff"
+                 "b")
+            .begins == std::vector<int64_t>{0, 2});
 }
 
 TEST_CASE("suffixes are sorted by their bytes, and begin with words") {
@@ -90,7 +94,8 @@ TEST_CASE("suffixes are sorted by their bytes, and begin with words") {
   const Words words = words_of(text);
   CHECK(std::set<int64_t>(sorted.begin(), sorted.end()) == std::set<int64_t>(words.begins.begin(), words.begins.end()));
   REQUIRE(sorted.size() == words.begins.size());
-  for (size_t i = 1; i < sorted.size(); ++i) REQUIRE(std::string_view(text).substr(sorted[i - 1]) < std::string_view(text).substr(sorted[i]));
+  for (size_t i = 1; i < sorted.size(); ++i)
+    REQUIRE(std::string_view(text).substr(sorted[i - 1]) < std::string_view(text).substr(sorted[i]));
   CHECK(sort_word_suffixes("").empty());
   CHECK(sort_word_suffixes(" ,. ").empty());
 }
@@ -130,7 +135,7 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
   CHECK(index.corpus_root() == sha256("corpus"));
   for (int64_t d = 0; d < 30; ++d) CHECK(index.text_of(d) == c.texts[size_t(d)]);
 
-  std::string query = "Somebody wrote: " + shared + " " + some_text(999, 200) + texts[8].substr(0, 150) + "unheard of";
+  std::string query = "Somebody wrote: " + shared + " Zebras, " + some_text(999, 200) + texts[8].substr(0, 150) + "unheard of";
   SpanQuery options;
   options.min_words = 3;
   options.min_bytes = 8;
@@ -161,7 +166,8 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
     int64_t occurrences = 0;
     std::vector<int64_t> holders;
     for (size_t d = 0; d < texts.size(); ++d)
-      if (const int64_t n = count_by_trying(texts[d], words_of(texts[d]), passage)) occurrences += n, holders.push_back(int64_t(d));
+      if (const int64_t n = count_by_trying(texts[d], words_of(texts[d]), passage))
+        occurrences += n, holders.push_back(int64_t(d));
     CHECK(span.occurrences == occurrences);
     CHECK_FALSE(span.more_documents);
     REQUIRE(span.hits.size() == holders.size());
@@ -170,7 +176,9 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
       CHECK(index.text_of(holders[h]).substr(size_t(span.hits[h].byte)).starts_with(passage));
     }
   }
-  const auto planted = std::find_if(spans.begin(), spans.end(), [&](const MatchedSpan& s) { return query.substr(size_t(s.begin)).starts_with("A passage that two"); });
+  const auto planted = std::find_if(spans.begin(), spans.end(), [&](const MatchedSpan& s) {
+    return query.substr(size_t(s.begin)).starts_with("A passage that two");
+  });
   REQUIRE(planted != spans.end());
   CHECK(planted->hits.size() == 2);
 
@@ -202,9 +210,11 @@ TEST_CASE("a whole document is one span, and no span crosses from one into the n
   SpanQuery options;
   options.min_words = options.min_bytes = 1;
   std::vector<std::string> found;
-  for (const MatchedSpan& s : index.find("two three four five six", options)) found.push_back(std::string("two three four five six").substr(size_t(s.begin), size_t(s.end - s.begin)));
+  for (const MatchedSpan& s : index.find("two three four five six", options))
+    found.push_back(std::string("two three four five six").substr(size_t(s.begin), size_t(s.end - s.begin)));
   CHECK(found == std::vector<std::string>{"two three four", "five six"});
-  // A word of the text that only begins a longer one of the corpus is not matched beyond what stands there; parts of words are not starts.
+  // A word of the text that only begins a longer one of the corpus is not matched beyond what stands there; parts of words are
+  // not starts.
   CHECK(index.find("wo three", options).size() == 1);
   CHECK_THROWS_AS(index.find("\xff", options), UsageError);
   CHECK_THROWS_AS(index.find(std::string(size_t(kLongestQuery) + 1, 'a'), options), UsageError);

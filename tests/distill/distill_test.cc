@@ -243,7 +243,8 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
   const Corpus corpus(corpus_path);
   const int64_t length = corpus.window_length();
 
-  SECTION("the source of each token is that of its document") {
+  {
+    INFO("the source of each token is that of its document");
     const TokenSources sources(corpus);
     CHECK(sources.names() == std::vector<std::string>{"source-0", "source-1", "source-2"});
     std::vector<int32_t> window(static_cast<size_t>(length));
@@ -258,7 +259,8 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
     CHECK(seen.size() == 3);
   }
 
-  SECTION("a step that changes nothing counts what the model itself chooses") {
+  {
+    INFO("a step that changes nothing counts what the model itself chooses");
     DistillConfig config = short_run();
     config.learning_rate = 1e-9;  // in f32 this moves no router far enough to choose otherwise
     config.balance_rate = 0;
@@ -295,7 +297,8 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
     CHECK(counts.tokens == tokens);
   }
 
-  SECTION("they add up with the loads, and with what came before") {
+  {
+    INFO("they add up with the loads, and with what came before");
     DistillConfig config = short_run();
     config.checkpoint_every = 0;
     Outputs first = world.outputs("first");

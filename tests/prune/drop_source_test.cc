@@ -47,8 +47,10 @@ void write_student(const fs::path& folder, const Json& changes = Json::object())
   SafetensorsWriter writer(out, "model.safetensors", tensors);
   for (const TensorInfo& tensor : tensors) writer.append_f32(random_values(tensor.elements(), tensor.name));
   writer.close();
-  Json config = {{"model_type", "glm4_moe"},      {"architectures", {"Glm4MoeForCausalLM"}}, {"hidden_size", kHidden}, {"num_hidden_layers", kLayers},
-                 {"n_routed_experts", kExperts}, {"num_experts_per_tok", 2},                {"first_k_dense_replace", 0}};
+  Json config = {{"model_type", "glm4_moe"},     {"architectures", {"Glm4MoeForCausalLM"}},
+                 {"hidden_size", kHidden},       {"num_hidden_layers", kLayers},
+                 {"n_routed_experts", kExperts}, {"num_experts_per_tok", 2},
+                 {"first_k_dense_replace", 0}};
   config.update(changes);
   std::ofstream(folder / "config.json") << config.dump();
   std::ofstream(folder / "tokenizer.json") << "{\"version\":\"1.0\"}";
@@ -68,7 +70,8 @@ RouterCounts counts_of(const std::vector<std::vector<int64_t>>& bad) {
 }
 
 using List = std::vector<int64_t>;
-const std::vector<List> kShares = {{10, 90, 20, 60, 30}, {70, 10, 20, 40, 30}};  // layer 0 loses experts 1 and 3, layer 1 expert 0
+const std::vector<List> kShares = {{10, 90, 20, 60, 30},
+                                   {70, 10, 20, 40, 30}};  // layer 0 loses experts 1 and 3, layer 1 expert 0
 
 StageReport drop(const fs::path& root, PruneConfig config, const std::string& out = "out") {
   fs::create_directories(root / out);
@@ -128,7 +131,8 @@ TEST_CASE("what stays is what it was, in its new place, and what went is nowhere
   for (int64_t l = 0; l < kLayers; ++l) {
     const std::string gate = "model.layers." + std::to_string(l) + ".mlp.gate.";
     const auto rows = after.tensors->read_all_f32(gate + "weight"), old_rows = before.tensors->read_all_f32(gate + "weight");
-    const auto bias = after.tensors->read_all_f32(gate + "e_score_correction_bias"), old_bias = before.tensors->read_all_f32(gate + "e_score_correction_bias");
+    const auto bias = after.tensors->read_all_f32(gate + "e_score_correction_bias"),
+               old_bias = before.tensors->read_all_f32(gate + "e_score_correction_bias");
     REQUIRE(bias.size() == 4);
     for (int64_t place = 0; place < 4; ++place) {
       const int64_t expert = drops[l].places[place];
@@ -140,12 +144,14 @@ TEST_CASE("what stays is what it was, in its new place, and what went is nowhere
         if (expert >= 0) CHECK(values == before.tensors->read_all_f32(expert_name(l, expert, part)));
         else CHECK(values == std::vector<float>(values.size(), 0.0f));
       }
-      for (int64_t h = 0; h < kHidden; ++h) CHECK(rows[place * kHidden + h] == (expert >= 0 ? old_rows[expert * kHidden + h] : 0.0f));
+      for (int64_t h = 0; h < kHidden; ++h)
+        CHECK(rows[place * kHidden + h] == (expert >= 0 ? old_rows[expert * kHidden + h] : 0.0f));
       if (expert >= 0) CHECK(bias[place] == old_bias[expert]);
       else CHECK(bias[place] < -1e8f);
     }
   }
-  for (const std::string name : {"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight", "model.layers.0.mlp.shared_experts.gate_proj.weight"})
+  for (const std::string name : {"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight",
+                                 "model.layers.0.mlp.shared_experts.gate_proj.weight"})
     CHECK(after.tensors->read_all_f32(name) == before.tensors->read_all_f32(name));
   CHECK(read_file(folder / "out" / "tokenizer.json") == "{\"version\":\"1.0\"}");
 
@@ -171,7 +177,8 @@ TEST_CASE("top-k falls to what the poorest layer has left, and counts may come f
   CHECK_THROWS_WITH(drop(folder.path(), config), Catch::Contains("--counts"));
   fs::create_directories(folder / "out2");
   Outputs outputs(folder / "out2", folder / "scratch");
-  const StageReport report = run_prune(config, Inputs({{"student", {folder / "student", {}}}, {"counts", {folder / "other", {}}}}), outputs);
+  const StageReport report =
+      run_prune(config, Inputs({{"student", {folder / "student", {}}}, {"counts", {folder / "other", {}}}}), outputs);
   CHECK(report.metrics()["top_k"] == 3);
   CHECK((*open_checkpoint(folder / "out2").config)["num_experts_per_tok"] == 3);
 }
