@@ -5,50 +5,16 @@
 #include <algorithm>
 #include <ostream>
 
-#include "core/checked.h"
+#include "audit/window_order.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "data/order.h"
-#include "formats/safetensors.h"
+#include "data/router_counts.h"
 
 namespace overproof {
 namespace {
 
-// The tweaks by which other stages choose their windows from the corpus (student/observe_stage.cc, distill/calibrate_stage.cc).
-constexpr uint64_t kObserveTweak = 0x6f62736572766564;
-constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;
-
-constexpr size_t kMostUses = 1'000'000;
 constexpr std::string_view kStatusNames[] = {"not in the corpus", "in the corpus, held out", "in the corpus, never reached",
                                              "in the corpus, used"};
-
-/// What a taught artifact says of itself (teacher/soft_targets.h).
-struct Targets {
-  Digest order_key;
-  int64_t blocks = 0;
-};
-
-Targets read_targets(const ArtifactNode& node) {
-  const SafetensorsFile file(node.path / "targets.safetensors");
-  const auto key = file.metadata().find("order_key");
-  if (key == file.metadata().end()) throw FormatError(file.path(), -1, "metadata: 'order_key' is missing");
-  const int64_t offsets = file.info("block_offsets").elements();
-  if (offsets < 2) throw FormatError(file.path(), -1, "'block_offsets' has no block");
-  return {Digest::from_hex(key->second), offsets - 1};
-}
-
-/// A whole number from the signed metrics or, where the stage left it as given, from the configuration; -1 when neither has it.
-int64_t recorded(const Lineage& lineage, const char* metric, const char* option) {
-  for (const auto& [object, name] : {std::pair{&lineage.metrics, metric}, std::pair{&lineage.config, option}})
-    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer()) return (*object)[name].get<int64_t>();
-  return -1;
-}
-
-int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const char* option, int64_t least) {
-  const int64_t value = recorded(*node.lineage(), metric, option);
-  if (value < least) throw ProvenanceError(fmt::format("{}: its statement does not say '{}'", node.name, option));
-  return value;
-}
 
 class Tracer {
  public:
@@ -68,8 +34,9 @@ class Tracer {
       trace_.status = TraceStatus::held_out;
       return;
     }
-    for (const ArtifactNode& node : run_.nodes)
-      if (reads_this_corpus(node)) find_uses(node);
+    for (size_t i = 0; i < run_.nodes.size(); ++i)
+      if (reads_corpus(run_.nodes[i], corpus_node_.lineage()->root)) find_uses(int(i));
+    find_descendants();
     const bool used = !trace_.uses.empty() || !trace_.rows.empty();
     trace_.status = used ? TraceStatus::used : TraceStatus::never_reached;
   }
@@ -84,92 +51,75 @@ class Tracer {
       trace_.in_windows.push_back({w, std::max<int64_t>(first - 1 - w * length, 0), std::min(last - w * length, length - 1)});
   }
 
-  bool reads_this_corpus(const ArtifactNode& node) const {
-    if (!node.lineage()) return false;
-    for (const auto& [slot, input] : node.lineage()->inputs)
-      if (slot == "corpus" && input.root == corpus_node_.lineage()->root) return true;
-    return false;
-  }
-
-  void find_uses(const ArtifactNode& node) {
+  void find_uses(int index) {
+    const ArtifactNode& node = run_.nodes[size_t(index)];
     const std::string& kind = node.lineage()->kind;
-    if (kind == "taught") taught(node);
-    if (kind == "distilled-from") distilled(node);
-    if (kind == "observed") observed(node);
-    if (kind == "calibrated-from") calibrated(node);
-  }
-
-  void taught(const ArtifactNode& node) {
-    const Targets targets = read_targets(node);
-    const TrainingOrder order(targets.order_key, trace_.windows, targets.blocks);
-    for (const TracedWindow& w : trace_.in_windows)
-      if (const int64_t block = order.block_of_window(w.window); block >= 0)
-        trace_.rows.push_back({node.name, w.window, block, block * trace_.window_length + w.first_position,
-                               block * trace_.window_length + w.last_position});
-  }
-
-  void distilled(const ArtifactNode& node) {
-    const auto parent = node.parents.find("targets");
-    if (parent == node.parents.end() || parent->second < 0)
-      throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
-    const Targets targets = read_targets(run_.nodes[size_t(parent->second)]);
-    const TrainingOrder order(targets.order_key, trace_.windows, targets.blocks);
-    const int64_t steps = must_be_recorded(node, "steps", "steps", 1);
-    const int64_t batch = must_be_recorded(node, "batch_size", "batch-size", 1);
+    if (kind == "taught") taught(node, index);
+    const auto order = WindowOrder::of(run_, node, corpus_node_.lineage()->root, trace_.windows);
+    if (!order) return;
+    const bool trains = kind != "observed";
+    bool used = false;
     for (const TracedWindow& w : trace_.in_windows) {
-      const int64_t block = order.block_of_window(w.window);
-      if (block < 0) continue;
-      const int64_t positions = product(node, steps, batch);
-      for (int64_t epoch = 0; epoch <= (positions - 1) / targets.blocks; ++epoch)
-        add(node, w.window, order.position_of(block, epoch), batch, steps);
-    }
-  }
-
-  void observed(const ArtifactNode& node) {
-    const int64_t seen = must_be_recorded(node, "windows", "windows", 1);
-    sampled(node, kObserveTweak, seen, 1, false);
-  }
-
-  void calibrated(const ArtifactNode& node) {
-    const int64_t steps = must_be_recorded(node, "steps", "steps", 0);
-    const Json& metrics = node.lineage()->metrics;
-    if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return;  // its training was thrown away
-    sampled(node, kCalibrateTweak, steps, must_be_recorded(node, "batch_size", "batch-size", 1), true);
-  }
-
-  /// Stages that take windows from the start of a permutation, going round it when they need more than there are.
-  void sampled(const ArtifactNode& node, uint64_t tweak, int64_t steps, int64_t batch, bool round) {
-    const int64_t seed = must_be_recorded(node, "seed", "seed", 0);
-    const Permutation sample(order_key(corpus_node_.lineage()->root, seed), tweak, trace_.windows);
-    const int64_t positions = product(node, steps, batch);
-    for (const TracedWindow& w : trace_.in_windows) {
-      // These stages read inputs only: where the document begins with the window's last label, it is not seen.
-      if (trace_.document->first_token >= (w.window + 1) * trace_.window_length) continue;
-      for (int64_t position = sample.inverse(w.window); position < positions; position += trace_.windows) {
-        add(node, w.window, position, batch, steps);
-        if (!round) break;
+      // Where only inputs are read and the document begins with the window's last label, it is not seen.
+      if (!order->reads_labels() && trace_.document->first_token >= (w.window + 1) * trace_.window_length) continue;
+      for (const int64_t position : order->positions_of(w.window)) {
+        trace_.uses.push_back({node.name, kind, w.window, position / order->batch(), position % order->batch()});
+        used = true;
       }
     }
+    if (!used) return;
+    (trains ? trained_ : looked_at_).push_back(index);
+    if (trains && has_router_counts(node.path)) experts(node);
   }
 
-  /// Numbers in a statement may be anything.
-  static int64_t product(const ArtifactNode& node, int64_t steps, int64_t batch) {
-    const auto positions = checked_mul(steps, batch);
-    if (!positions) throw ProvenanceError(fmt::format("{}: its statement says {} steps of {} windows", node.name, steps, batch));
-    return *positions;
+  void taught(const ArtifactNode& node, int index) {
+    const TaughtBlocks targets = read_taught_blocks(node);
+    const TrainingOrder order(targets.order_key, trace_.windows, targets.blocks);
+    for (const TracedWindow& w : trace_.in_windows)
+      if (const int64_t block = order.block_of_window(w.window); block >= 0) {
+        trace_.rows.push_back({node.name, w.window, block, block * trace_.window_length + w.first_position,
+                               block * trace_.window_length + w.last_position});
+        looked_at_.push_back(index);
+      }
   }
 
-  void add(const ArtifactNode& node, int64_t window, int64_t position, int64_t batch, int64_t steps) {
-    if (trace_.uses.size() >= kMostUses)
-      throw ProvenanceError(fmt::format("{}: says it used one document more than {} times", node.name, kMostUses));
-    if (position / batch < steps)
-      trace_.uses.push_back({node.name, node.lineage()->kind, window, position / batch, position % batch});
+  /// Counts are kept by source: one document's own routing is not known without running the model on it.
+  void experts(const ArtifactNode& node) {
+    const RouterCounts counts = read_router_counts(node.path);
+    const auto found = std::ranges::lower_bound(counts.sources, trace_.document->source);
+    if (found == counts.sources.end() || *found != trace_.document->source) return;
+    const int64_t source = found - counts.sources.begin();
+    TracedExperts traced{node.name, counts.tokens[size_t(source)], {}};
+    for (int64_t l = 0; l < counts.layers; ++l) {
+      const auto all = double(std::max<int64_t>(1, counts.of_source(source, l)));
+      std::vector<TracedExpert>& layer = traced.layers.emplace_back();
+      for (int64_t e = 0; e < counts.experts; ++e) layer.push_back({e, double(counts.at(source, l, e)) / all, counts.mass(source, l, e)});
+      std::ranges::stable_sort(layer, [](const TracedExpert& a, const TracedExpert& b) { return a.share > b.share; });
+    }
+    trace_.experts.push_back(std::move(traced));
+  }
+
+  /// Models made, by any way, from what the document was used for.
+  void find_descendants() {
+    static constexpr std::string_view kModels[] = {"carved-from",     "upcycled-from",  "distilled-from", "pruned-from",
+                                                   "calibrated-from", "quantized-from", "exported-from"};
+    const auto any = [](const std::vector<int>& of, const std::vector<int>& ancestors) {
+      return std::ranges::any_of(of, [&](int i) { return std::ranges::find(ancestors, i) != ancestors.end(); });
+    };
+    for (size_t i = 0; i < run_.nodes.size(); ++i) {
+      const ArtifactNode& node = run_.nodes[i];
+      if (!node.lineage() || std::ranges::find(kModels, node.lineage()->kind) == std::end(kModels)) continue;
+      const std::vector<int> ancestors = run_.ancestors_of(int(i));
+      const bool trained = any(trained_, ancestors);
+      if (trained || any(looked_at_, ancestors)) trace_.reaches.push_back({node.name, node.lineage()->kind, trained});
+    }
   }
 
   const RunFolder& run_;
   const ArtifactNode& corpus_node_;
   Corpus corpus_;
   Trace& trace_;
+  std::vector<int> trained_, looked_at_;  // artifacts whose weights, or whose statistics, the document had a part in
 };
 
 Json to_json(const Trace& t) {
@@ -190,6 +140,19 @@ Json to_json(const Trace& t) {
   json["uses"] = Json::array();
   for (const TracedUse& u : t.uses)
     json["uses"].push_back({{"artifact", u.artifact}, {"kind", u.kind}, {"window", u.window}, {"step", u.step}, {"place", u.place}});
+  json["experts"] = Json::array();
+  for (const TracedExperts& x : t.experts) {
+    Json layers = Json::array();
+    for (const auto& layer : x.layers) {
+      Json experts = Json::array();
+      for (const TracedExpert& e : layer) experts.push_back({{"expert", e.expert}, {"share_of_source", e.share}, {"mass", e.mass}});
+      layers.push_back(std::move(experts));
+    }
+    json["experts"].push_back({{"artifact", x.artifact}, {"by", "source"}, {"source_tokens", x.source_tokens}, {"layers", layers}});
+  }
+  json["reaches"] = Json::array();
+  for (const TracedDescendant& d : t.reaches)
+    json["reaches"].push_back({{"artifact", d.artifact}, {"kind", d.kind}, {"by", d.trained ? "training" : "statistics"}});
   return json;
 }
 
@@ -207,35 +170,75 @@ void print(const Trace& t, const std::string& wanted, std::ostream& out) {
     if (u.kind == "observed") out << fmt::format("  observed   {}: window {}\n", u.artifact, u.window);
     else out << fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", u.artifact, u.kind, u.step, u.place, u.window);
   }
+  for (const TracedExperts& x : t.experts) {
+    out << fmt::format("  experts    {}: where the {} tokens of its source '{}' went, an estimate for this document\n", x.artifact, x.source_tokens,
+                       d.source);
+    for (size_t l = 0; l < x.layers.size(); ++l) {
+      std::string line;
+      for (size_t i = 0; i < std::min<size_t>(3, x.layers[l].size()); ++i)
+        line += fmt::format("{}expert {} {:.1f} %", i ? ", " : "", x.layers[l][i].expert, 100 * x.layers[l][i].share);
+      out << fmt::format("             layer {}: {}\n", l, line);
+    }
+  }
+  for (const TracedDescendant& r : t.reaches)
+    out << fmt::format("  reaches    {} ({}){}\n", r.artifact, r.kind, r.trained ? "" : ", by statistics or teacher's answers alone");
   if (t.status == TraceStatus::held_out) out << "  No weight was ever changed by it; measurements may have read it.\n";
   if (t.status == TraceStatus::never_reached) out << "  No stage of this run drew any of its windows.\n";
 }
 
 }  // namespace
 
-Trace trace_document(const fs::path& folder, const TraceConfig& config) {
-  if (config.document.empty()) throw UsageError("audit trace: --document is missing (a text file, a digest or a document's name)");
-  const RunFolder run = load_run(folder, VerifyFiles::yes, nullptr);
-  const ArtifactNode* corpus = nullptr;
-  for (const ArtifactNode& node : run.nodes) {
-    // An answer about documents that rests on changed files would be worth nothing.
+RunFolder load_sound_run(const fs::path& folder, const std::string& verify) {
+  RunFolder run = load_run(folder, verify == "sizes" ? VerifyFiles::size : VerifyFiles::yes, nullptr);
+  for (const ArtifactNode& node : run.nodes)
+    // An answer that rests on changed files would be worth nothing.
     if (!node.check.faults.empty())
       throw ProvenanceError(fmt::format("{}: does not hold ({} {}); run 'overproof audit verify' first", node.name,
                                         node.check.faults.front().file, node.check.faults.front().what));
-    if (node.lineage()->kind != "corpus-of") continue;
+  return run;
+}
+
+const ArtifactNode& only_corpus(const RunFolder& run) {
+  const ArtifactNode* corpus = nullptr;
+  for (const ArtifactNode& node : run.nodes) {
+    if (!node.lineage() || node.lineage()->kind != "corpus-of") continue;
     if (corpus) throw UsageError(fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));
     corpus = &node;
   }
-  if (!corpus) throw UsageError(fmt::format("{}: holds no corpus", folder.string()));
+  if (!corpus) throw UsageError(fmt::format("{}: holds no corpus", run.path.string()));
+  return *corpus;
+}
+
+Trace trace_document(const fs::path& folder, const TraceConfig& config) {
+  if (config.document.empty()) throw UsageError("audit trace: --document is missing (a text file, a digest or a document's name)");
+  const RunFolder run = load_sound_run(folder, config.verify);
+  const ArtifactNode& corpus = only_corpus(run);
   Trace trace;
-  Tracer(run, *corpus, trace).find(config.document);
+  Tracer(run, corpus, trace).find(config.document);
   return trace;
 }
 
 int audit_trace(const TraceConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  const Trace trace = trace_document(folder, config);
-  if (json) out << to_json(trace).dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else print(trace, config.document, out);
+  const int asked = int(!config.document.empty()) + int(!config.step.empty()) + int(!config.artifact.empty()) + int(!config.span.empty());
+  if (asked != 1) throw UsageError("audit trace: ask one question: --document, --step, --export or --span");
+  const auto show = [&](const Json& value) { out << value.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n'; };
+  if (!config.document.empty()) {
+    const Trace trace = trace_document(folder, config);
+    if (json) show(to_json(trace));
+    else print(trace, config.document, out);
+  } else if (!config.step.empty()) {
+    const StepTrace trace = trace_step(folder, config);
+    if (json) show(to_json(trace));
+    else print(trace, out);
+  } else if (!config.artifact.empty()) {
+    const AncestryTrace trace = trace_ancestry(folder, config);
+    if (json) show(to_json(trace, config.reached));
+    else print(trace, config.reached, out);
+  } else {
+    const SpanTrace trace = trace_span(folder, config);
+    if (json) show(to_json(trace));
+    else print(trace, out);
+  }
   return 0;
 }
 

@@ -1,23 +1,41 @@
 #pragma once
-// `overproof audit trace`: was this document used, by which stage, at which steps, against which rows of the teacher? No
-// log is kept for that: the order of training is a keyed permutation (data/order.h), so it is computed backwards.
+// `overproof audit trace`, one verb with four questions:
+//   --document  was this text used, by which stage, at which steps, against which rows of the teacher; which experts its source's
+//               tokens went to; what was made from it
+//   --step      which windows and documents one step of training read
+//   --export    what an artifact was made from, under which licences
+//   --span      which documents hold a passage word for word
+// No log is kept for that: the order of training is a keyed permutation (data/order.h), so it is computed backwards.
 
 #include <iosfwd>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "provenance/run_folder.h"
 #include "core/config.h"
+#include "core/json_fwd.h"
 #include "data/corpus.h"
+#include "provenance/run_folder.h"
 
 namespace overproof {
 
 struct TraceConfig {
-  std::string document;
+  std::string document, step, artifact, span;
+  bool reached = false;
+  int64_t min_words = 8, min_bytes = 32, documents = 10;
+  std::string verify = "files";
   template <class V>
   void visit(V&& v) {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
+    v("step", step, any_value(), "ARTIFACT:STEP, steps counted from 0: the windows and documents that it read");
+    v("export", artifact, any_value(), "an artifact: what it was made from, and the licences of all documents and models in it");
+    v("span", span, any_value(), "a text, or @FILE: documents of the corpus that hold passages of it word for word; needs an index artifact");
+    v("reached", reached, any_value(), "with --export: also count only the documents that training reached");
+    v("min-words", min_words, at_least(1), "with --span: shorter passages are not reported");
+    v("min-bytes", min_bytes, at_least(1), "with --span: shorter passages are not reported");
+    v("documents", documents, in_range(1, 1000), "with --span: documents listed of each passage");
+    v("verify", verify, one_of({"files", "sizes"}),
+      "what must hold before an answer is given: every file's digest, or signatures and sizes alone (faster; for many questions in a row)");
   }
 };
 
@@ -40,6 +58,24 @@ struct TracedUse {
   int64_t window = 0, step = 0, place = 0;  ///< counted from 0; place in the step's batch
 };
 
+/// Where a layer's router sent the tokens of the document's source: all experts, the largest share first.
+struct TracedExpert {
+  int64_t expert = 0;
+  double share = 0;  ///< of the source's routed tokens in this layer
+  double mass = 0;   ///< of the expert's tokens that came from the source
+};
+struct TracedExperts {
+  std::string artifact;
+  int64_t source_tokens = 0;
+  std::vector<std::vector<TracedExpert>> layers;
+};
+
+/// An artifact that the document is in.
+struct TracedDescendant {
+  std::string artifact, kind;
+  bool trained = false;  ///< its weights were trained on the document; else only statistics or the teacher's answers saw it
+};
+
 enum class TraceStatus { absent, held_out, never_reached, used };
 
 struct Trace {
@@ -50,13 +86,84 @@ struct Trace {
   std::vector<TracedWindow> in_windows;
   std::vector<TracedRows> rows;
   std::vector<TracedUse> uses;
+  std::vector<TracedExperts> experts;  ///< of artifacts that were trained on it; by source, so of one document an estimate
+  std::vector<TracedDescendant> reaches;
 };
 
 /// `folder` is a run or one artifact of it. Throws UsageError when it holds no corpus or several, ProvenanceError when an
 /// artifact that the answer rests on does not hold.
 Trace trace_document(const fs::path& folder, const TraceConfig& config);
 
-/// Traces and prints. Returns 0 whatever the answer is.
+/// A document in one window of a step.
+struct StepDocument {
+  std::string name, source, license;
+  Digest digest;
+  int64_t first_token = 0, last_token = 0;  ///< in the document; of the inputs and, where there are any, labels
+};
+struct StepWindow {
+  int64_t place = 0, window = 0, block = -1;  ///< block: of the soft targets; -1 where none are read
+  std::vector<StepDocument> documents;
+};
+struct StepTrace {
+  std::string artifact, corpus;
+  int64_t step = 0, steps = 0;
+  std::vector<StepWindow> windows;
+};
+/// config.step is ARTIFACT:STEP. Throws UsageError when there is no such artifact or step.
+StepTrace trace_step(const fs::path& folder, const TraceConfig& config);
+
+struct Ancestor {
+  std::string artifact, kind;
+  Digest root;
+  std::vector<std::string> made_from;  ///< names; of what is not here "name (not here)"
+};
+/// Documents under one licence, of all corpora among the ancestors.
+struct LicenseCount {
+  std::string license;
+  int64_t documents = 0, bytes = 0;
+  int64_t reached = 0;  ///< documents of which training read at least a token; counted on request
+};
+struct AncestryTrace {
+  std::string artifact;
+  std::vector<Ancestor> ancestors;                              ///< oldest first, the artifact itself last
+  std::vector<std::pair<std::string, std::string>> models;      ///< imported artifact, its licence ("not stated")
+  std::vector<LicenseCount> licenses;
+  bool complete = true;  ///< false when something it was made from is not in the folder
+};
+AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config);
+
+struct SpanDocument {
+  std::string name, source, license, split;
+  Digest digest;
+  int64_t byte = 0;  ///< where the passage begins in the document's text
+};
+struct TracedSpan {
+  int64_t begin = 0, end = 0, words = 0, occurrences = 0;
+  std::string text;
+  bool more_documents = false;
+  std::vector<SpanDocument> documents;  ///< each document's text was read, holds the passage and has its digest
+};
+struct SpanTrace {
+  std::string index, corpus;
+  int64_t bytes = 0, words = 0;  ///< of the text that was asked about
+  std::vector<TracedSpan> spans;
+};
+SpanTrace trace_span(const fs::path& folder, const TraceConfig& config);
+
+/// Loads a run of which every artifact must hold; throws ProvenanceError naming the first that does not.
+RunFolder load_sound_run(const fs::path& folder, const std::string& verify);
+/// The one corpus; throws UsageError when there is none or several.
+const ArtifactNode& only_corpus(const RunFolder& run);
+
+/// Traces and prints. Returns 0 whatever the answer is. Throws UsageError unless exactly one question is asked.
 int audit_trace(const TraceConfig& config, const fs::path& folder, bool json, std::ostream& out);
+
+// The questions' prints, each beside its question.
+Json to_json(const StepTrace& trace);
+Json to_json(const AncestryTrace& trace, bool reached);
+Json to_json(const SpanTrace& trace);
+void print(const StepTrace& trace, std::ostream& out);
+void print(const AncestryTrace& trace, bool reached, std::ostream& out);
+void print(const SpanTrace& trace, std::ostream& out);
 
 }  // namespace overproof

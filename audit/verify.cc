@@ -22,6 +22,7 @@ struct Ancestry {
 };
 constexpr Ancestry kAncestry[] = {
     {"imported", false, false},      {"seeded", false, false},         {"corpus-of", false, false},     {"taught", true, true},
+    {"indexed", false, true},
     {"observed", true, true},        {"carved-from", true, false},     {"upcycled-from", true, false},
     {"distilled-from", true, true},  {"pruned-from", true, false},     {"calibrated-from", true, true},
     {"quantized-from", true, false}, {"exported-from", true, false},   {"evaluated", true, true},

@@ -4,6 +4,7 @@
 #include "audit/diff.h"
 #include "audit/eu_summary.h"
 #include "audit/openlineage.h"
+#include "audit/impact.h"
 #include "audit/policy.h"
 #include "audit/prove.h"
 #include "audit/report.h"
@@ -78,10 +79,15 @@ std::vector<VerbSpec> audit_verbs() {
                   verb_maker<VerifyConfig>([](const CommonConfig& common, const VerifyConfig& config, const Arguments& a) {
                     return audit_verify(config, a[0], common.json, std::cout);
                   })});
-  list.push_back({"audit trace", "Says whether, at which steps and at which teacher rows a document was used.",
+  list.push_back({"audit trace", "Says where a document was used, what a step read, what an artifact is made of, or where a passage stands.",
                   "overproof audit trace runs/smollm2-moe --document manpages-dev/usr/share/man/man2/accept.2.txt", folder, false, false,
                   verb_maker<TraceConfig>([](const CommonConfig& common, const TraceConfig& config, const Arguments& a) {
                     return audit_trace(config, a[0], common.json, std::cout);
+                  })});
+  list.push_back({"audit impact", "Lists the experts that a source of the corpus shaped most, or the sources that shaped an expert.",
+                  "overproof audit impact runs/smollm2-moe --source manpages-dev", folder, false, false,
+                  verb_maker<ImpactConfig>([](const CommonConfig& common, const ImpactConfig& config, const Arguments& a) {
+                    return audit_impact(config, a[0], common.json, std::cout);
                   })});
   list.push_back({"audit prove", "Proves that a document was, or was not, in the corpus, to anybody who has the public note key.",
                   "overproof audit prove runs/smollm2-moe --document mine.txt --out proof.json", folder, false, false,

@@ -38,7 +38,7 @@ class StageVerb final : public VerbInstance {
     if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
     for (size_t i = 0; i < slots_.size(); ++i) {
       if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
-      else if (spec_.slots[i].required)
+      else if (spec_.slots[i].required && !given(spec_.slots[i].unless))
         throw UsageError(fmt::format("{}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
     }
     for (size_t begin = 0; begin < models_.size();) {
@@ -72,6 +72,12 @@ class StageVerb final : public VerbInstance {
   }
 
  private:
+  bool given(const std::string& slot) const {
+    for (size_t i = 0; i < slots_.size(); ++i)
+      if (spec_.slots[i].name == slot && !slots_[i].empty()) return true;
+    return false;
+  }
+
   void place(const std::string& word, std::string& into, const std::string& name) {
     if (word.empty()) return;
     if (!into.empty()) throw UsageError(fmt::format("{}: --{} is given twice, as '{}' and '{}'", spec_.name, name, into, word));

@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "data/corpus.h"
 #include "data/order.h"
+#include "distill/router_counts.h"
 #include "distill/training_run.h"
 
 namespace overproof {
@@ -119,6 +120,9 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     for (auto [tensor, value] : kept) tensor.copy_(value);
   save_decoder(student, outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
+  // What was counted in tuning that is undone shaped nothing.
+  if (keep && config.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
+  else if (has_router_counts(inputs.path("student"))) write_router_counts(outputs.folder(), read_router_counts(inputs.path("student")));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   const double overlap = mean_overlap(before, after);

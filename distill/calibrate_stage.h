@@ -37,8 +37,9 @@ struct CalibrateConfig {
   }
 };
 
-/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl and steps.safetensors. When the
-/// held-out KL is worse after tuning than before it, the untuned weights are kept and the report says so.
+/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl, steps.safetensors and the router
+/// counts, those of tuning that was kept included (data/router_counts.h). When the held-out KL is worse after tuning than before it, the
+/// untuned weights are kept and the report says so.
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs);
 
 /// The top-k in [1, experts] whose share of neurons, (top_k + shared) / (experts + shared), is nearest to `target`.

@@ -45,7 +45,7 @@ at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation&
 
 Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
     : config_(config), corpus_(inputs.path("corpus")), student_(open_checked(inputs, "student", corpus_)),
-      teacher_(open_checked(inputs, "teacher", corpus_)) {
+      teacher_(open_checked(inputs, "teacher", corpus_)), sources_(corpus_) {
   if (!student_.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
   if (student_.config().vocab_size != teacher_.config().vocab_size)
     throw UsageError(fmt::format("the teacher has {} ids, the student {}", teacher_.config().vocab_size, student_.config().vocab_size));
@@ -58,6 +58,8 @@ Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
   sample_.emplace(key_, kTrainTweak, corpus_.windows(Split::train));
   options_ = train_options(config);
   trainer_.emplace(student_, options_);
+  counter_.emplace(make_router_counter(sources_, shape));
+  trainer_->count_routing(*counter_);
 }
 
 StepRecord Calibration::plan(int64_t step) const {
@@ -84,7 +86,12 @@ Digest Calibration::batch_root(int64_t step) const {
 
 StepRecord Calibration::step() {
   const StepRecord planned = plan(trainer_->steps_done());
-  const at::Tensor windows = sampled_windows(corpus_, Split::train, *sample_, planned.position, config_.batch_size);
+  const int64_t length = corpus_.window_length();
+  std::vector<int64_t> numbers;
+  const at::Tensor windows = sampled_windows(corpus_, Split::train, *sample_, planned.position, config_.batch_size, &numbers);
+  std::vector<int32_t> token_sources(size_t(config_.batch_size * length));
+  for (size_t w = 0; w < numbers.size(); ++w)
+    sources_.read_window(Split::train, numbers[w], std::span(token_sources).subspan(w * size_t(length), size_t(length)));
   StepRecord record = trainer_->step(
       windows, config_.micro_batch, 0.0,
       [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
@@ -93,7 +100,8 @@ StepRecord Calibration::step() {
         scaled.grad_scale = grad_scale;
         const at::Tensor theirs = teacher_.hidden(windows.narrow(0, first, count));
         return dense_loss(hidden, student_.head(), theirs, teacher_.head(), {}, scaled, d_hidden, d_head);
-      });
+      },
+      token_sources);
   record.position = planned.position;
   record.tokens_seen = planned.tokens_seen;
   return record;

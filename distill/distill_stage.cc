@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/json.h"
+#include "distill/router_counts.h"
 #include "distill/training_run.h"
 
 namespace overproof {
@@ -28,6 +29,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   at::NoGradGuard no_grad;
   save_decoder(training.student(), outputs.folder(), save_dtype(config.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
+  if (training.routing()) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   StageReport report;

@@ -11,7 +11,7 @@ namespace {
 
 void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const Inputs& inputs, const ModelConfig& student) {
   if (targets.corpus_root() != inputs.root("corpus")) throw UsageError("the soft targets were taught on another corpus; teach this one first");
-  if (targets.order_key() != order_key(inputs.root("corpus"), targets.encoding().seed))
+  if (targets.order_key() != order_key(inputs.root("corpus"), targets.encoding().seed, targets.order_beacon()))
     throw UsageError("the soft targets are in another order than corpus and seed give; teach this corpus again");
   if (targets.tokenizer_probe() != corpus.tokenizer_probe()) throw UsageError("soft targets and corpus were made with different tokenizers");
   if (targets.window_length() != corpus.window_length())
@@ -26,17 +26,20 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
 struct Batch {
   at::Tensor windows;                // I64 [batch, length]
   std::vector<int64_t> labels;       // [batch x length]
+  std::vector<int32_t> sources;      // [batch x length], of the inputs
   std::vector<TargetBlock> targets;  // [batch]
 };
 
-Batch read_batch(const Corpus& corpus, const SoftTargets& targets, const TrainingOrder& order, int64_t step, int64_t size) {
+Batch read_batch(const Corpus& corpus, const TokenSources& sources, const SoftTargets& targets, const TrainingOrder& order, int64_t step,
+                 int64_t size) {
   const int64_t length = corpus.window_length();
-  Batch batch{at::empty({size, length}, at::kLong), {}, std::vector<TargetBlock>(size_t(size))};
+  Batch batch{at::empty({size, length}, at::kLong), {}, std::vector<int32_t>(size_t(size * length)), std::vector<TargetBlock>(size_t(size))};
   batch.labels.reserve(size_t(size * length));
   std::vector<int64_t> ids(size_t(length) + 1);
   for (int64_t b = 0; b < size; ++b) {
-    const int64_t block = order.block_at(step * size + b);
-    corpus.read_window(Split::train, order.window_of_block(block), ids);
+    const int64_t block = order.block_at(step * size + b), window = order.window_of_block(block);
+    corpus.read_window(Split::train, window, ids);
+    sources.read_window(Split::train, window, std::span(batch.sources).subspan(size_t(b * length), size_t(length)));
     std::copy_n(ids.begin(), length, batch.windows.data_ptr<int64_t>() + b * length);
     batch.labels.insert(batch.labels.end(), ids.begin() + 1, ids.end());
     targets.read_block(block, batch.targets[size_t(b)]);
@@ -82,12 +85,17 @@ TrainOptions train_options(const DistillConfig& config) {
 
 Distillation::Distillation(const DistillConfig& config, const Inputs& inputs)
     : config_(config), corpus_(inputs.path("corpus")), targets_(inputs.path("targets")),
-      student_((require_tokenizer(inputs.path("student"), corpus_.tokenizer_probe(), "the corpus"), open_checkpoint(inputs.path("student")))) {
+      student_((require_tokenizer(inputs.path("student"), corpus_.tokenizer_probe(), "the corpus"), open_checkpoint(inputs.path("student")))),
+      sources_(corpus_) {
   require_same_origin(targets_, corpus_, inputs, student_.config());
   order_.emplace(targets_.order_key(), corpus_.windows(Split::train), targets_.blocks());
   if (config_.steps == 0) config_.steps = (targets_.blocks() + config_.batch_size - 1) / config_.batch_size;
   options_ = train_options(config_);
   trainer_.emplace(student_, options_);
+  if (student_.config().is_moe()) {
+    counter_.emplace(make_router_counter(sources_, student_.config()));
+    trainer_->count_routing(*counter_);
+  }
 }
 
 StepRecord Distillation::plan(int64_t step) const {
@@ -114,7 +122,7 @@ Digest Distillation::batch_root(int64_t step) const {
 
 StepRecord Distillation::step() {
   const StepRecord planned = plan(trainer_->steps_done());
-  const Batch batch = read_batch(corpus_, targets_, *order_, planned.step, config_.batch_size);
+  const Batch batch = read_batch(corpus_, sources_, targets_, *order_, planned.step, config_.batch_size);
   LossOptions loss_options;
   loss_options.temperature = targets_.temperature();
   loss_options.ce_weight = config_.ce_weight;
@@ -124,7 +132,8 @@ StepRecord Distillation::step() {
                        LossOptions scaled = loss_options;
                        scaled.grad_scale = grad_scale;
                        return batch_loss(batch, first, count, hidden, student_.head(), scaled, d_hidden, d_head);
-                     });
+                     },
+                     batch.sources);
   record.position = planned.position;
   record.tokens_seen = planned.tokens_seen;
   return record;

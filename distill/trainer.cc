@@ -97,8 +97,10 @@ int64_t Trainer::trained_parameters() const {
   return sum;
 }
 
-StepRecord Trainer::step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss) {
+StepRecord Trainer::step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss,
+                         std::span<const int32_t> token_sources) {
   const int64_t batch = windows.size(0), tokens = windows.numel();
+  OVERPROOF_CHECK(!counter_ || int64_t(token_sources.size()) == tokens);
   for (Slot& slot : slots_) slot.weight.mutable_grad().reset();
 
   LossSums sums;
@@ -108,6 +110,7 @@ StepRecord Trainer::step(const at::Tensor& windows, int64_t micro_batch, double 
     std::vector<RouterRecord> routing;
     ForwardOptions options;
     options.routing = &routing;
+    options.record_selected = counter_ != nullptr;
     const at::Tensor hidden = model_.hidden(windows.narrow(0, first, count), options);
     at::Tensor d_hidden, d_head;
     at::Tensor head = model_.head();
@@ -115,6 +118,7 @@ StepRecord Trainer::step(const at::Tensor& windows, int64_t micro_batch, double 
     sums += loss(first, count, hidden.detach(), 1.0 / double(tokens), &d_hidden, d_head.defined() ? &d_head : nullptr);
     if (d_head.defined()) head.mutable_grad() = d_head;  // before backward(), which adds to it when the embedding is tied
     if (hidden.requires_grad()) hidden.backward(d_hidden);
+    if (counter_) counter_->add(routing, token_sources.subspan(size_t(first * windows.size(1)), size_t(count * windows.size(1))));
     for (size_t l = 0; l < routing.size(); ++l) loads[l] = loads[l].defined() ? loads[l] + routing[l].load : routing[l].load;
   }
 
@@ -196,6 +200,8 @@ std::vector<NamedTensor> Trainer::state() const {
   for (size_t l = 0; l < model_.layers().size(); ++l)
     if (model_.layers()[l].router_bias.defined()) all.push_back({fmt::format("layers.{}.router_bias", l), model_.layers()[l].router_bias.detach()});
   if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
+  if (counter_)
+    for (NamedTensor& t : counter_->state()) all.push_back(std::move(t));
   return all;
 }
 
@@ -206,6 +212,8 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
     all.push_back({slot.name + ".adam_second", slot.second});
   }
   if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
+  if (counter_)
+    for (NamedTensor& t : counter_->state()) all.push_back(std::move(t));
   return all;
 }
 

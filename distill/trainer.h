@@ -11,6 +11,7 @@
 #include "core/json_fwd.h"
 #include "data/step_records.h"
 #include "distill/loss.h"
+#include "distill/router_counts.h"
 #include "formats/safetensors.h"
 #include "model/decoder.h"
 
@@ -45,9 +46,13 @@ class Trainer {
   using Loss = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden,
                                       at::Tensor* d_head)>;
 
-  /// One step on windows I64 [batch, length], `micro_batch` windows in memory at a time. Position and digests of the record are
-  /// left to the caller.
-  StepRecord step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss);
+  /// Counts from now on which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of state().
+  void count_routing(RouterCounter& counter) { counter_ = &counter; }
+
+  /// One step on windows I64 [batch, length], `micro_batch` windows in memory at a time. `token_sources`: of each token, row by row;
+  /// needed when routing is counted. Position and digests of the record are left to the caller.
+  StepRecord step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss,
+                  std::span<const int32_t> token_sources = {});
 
   int64_t steps_done() const { return steps_done_; }
   int64_t trained_parameters() const;
@@ -77,6 +82,7 @@ class Trainer {
   TrainOptions options_;
   std::vector<Slot> slots_;
   at::Tensor expert_tokens_;
+  RouterCounter* counter_ = nullptr;
   int64_t steps_done_ = 0;
 };
 

@@ -10,6 +10,10 @@
 
 namespace overproof {
 
+RouterCounter make_router_counter(const TokenSources& sources, const ModelConfig& shape) {
+  return {sources.names(), shape.layers, shape.n_routed_experts};
+}
+
 StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last) {
   Trainer& trainer = run.trainer();
   StepLog log;

@@ -14,6 +14,7 @@
 #include "data/order.h"
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
+#include "distill/router_counts.h"
 #include "distill/state_digest.h"
 #include "distill/trainer.h"
 #include "teacher/soft_targets.h"
@@ -47,13 +48,16 @@ class Distillation final : public TrainingRun {
   StepRecord plan(int64_t step) const override;
   Digest batch_root(int64_t step) const override;
   int64_t taught_windows() const { return targets_.blocks(); }
+  const RouterCounter* routing() const { return counter_ ? &*counter_ : nullptr; }  ///< null for a dense student
 
  private:
   DistillConfig config_;  ///< steps is filled in
   Corpus corpus_;
   SoftTargets targets_;
   Decoder student_;
+  TokenSources sources_;
   std::optional<TrainingOrder> order_;
+  std::optional<RouterCounter> counter_;
   std::optional<Trainer> trainer_;
   TrainOptions options_;
 };
@@ -73,14 +77,17 @@ class Calibration final : public TrainingRun {
   const Corpus& corpus() const { return corpus_; }
   int64_t given_top_k() const { return given_top_k_; }
   const Digest& order_key() const { return key_; }
+  const RouterCounter* routing() const { return &*counter_; }
 
  private:
   CalibrateConfig config_;
   Corpus corpus_;
   Decoder student_, teacher_;
+  TokenSources sources_;
   int64_t given_top_k_ = 0;
   Digest key_;
   std::optional<Permutation> sample_;
+  std::optional<RouterCounter> counter_;
   std::optional<Trainer> trainer_;
   TrainOptions options_;
 };
@@ -89,6 +96,9 @@ class Calibration final : public TrainingRun {
 /// Their numbers are appended to `numbers` unless that is null.
 at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
                            std::vector<int64_t>* numbers = nullptr);
+
+/// What a trained model's counter is made for.
+RouterCounter make_router_counter(const TokenSources& sources, const ModelConfig& shape);
 
 /// What a run keeps of its steps.
 struct StepLog {

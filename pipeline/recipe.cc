@@ -101,9 +101,12 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
       else if (slot.required) throw UsageError(fmt::format("{}: '{}' is missing ({})", where, slot.name, slot.help));
       continue;
     }
+    bool required = slot.required;
+    for (size_t j = 0; j < slot_values.size(); ++j)
+      if (step.spec->slots[j].name == slot.unless && !slot_values[j].empty()) required = false;
     // What is optional is taken only when it is named: an input that changes nothing would still be part of the lineage.
-    if (value.empty() && slot.required && known_section(slot.name) && slot.name != section.name) value = slot.name;
-    if (value.empty() && slot.required)
+    if (value.empty() && required && known_section(slot.name) && slot.name != section.name) value = slot.name;
+    if (value.empty() && required)
       throw UsageError(fmt::format("{}: the input '{}' is missing ({}); name the section that makes it", where, slot.name, slot.help));
     if (value.empty()) continue;
     if (!known_section(value)) {

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/corpus_stage.h"
+#include "data/index_stage.h"
 #include "pipeline/export_policy.h"
 #include "pipeline/import_stage.h"
 #include "prune/static_stage.h"
@@ -45,6 +46,8 @@ std::vector<StageSpec> make_stages() {
                    {"tokenizer", "what to cut text with: any artifact with a tokenizer"},
                    {"salt", "makes the corpus private: a secret made by 'audit salt'", Kind::file, false}}, false,
                   stage_maker<CorpusConfig>(run_corpus)});
+  list.push_back({"index", "indexed", "Sorts a corpus's texts, so that audit trace --span finds where a passage stands.",
+                  "overproof index --corpus runs/mine/corpus --out runs/mine/index", {corpus}, false, stage_maker<IndexConfig>(run_index)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"teach", "taught", "Writes the teacher's answers to a corpus as compact soft targets.",
                   "overproof teach --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/soft-targets",
@@ -61,9 +64,13 @@ std::vector<StageSpec> make_stages() {
                   {{"student", "the model to train"}, {"targets", "the teacher's soft targets"}, corpus}, false,
                   stage_maker<DistillConfig>(run_distill)});
 #endif
-  list.push_back({"prune", "pruned-from", "Keeps a dense model's most active FFN neurons: the baseline that routing has to beat.",
-                  "overproof prune --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/static-init",
-                  {teacher, {"statistics", "what observe recorded"}}, false, stage_maker<PruneConfig>(run_prune)});
+  list.push_back({"prune", "pruned-from", "Keeps a dense model's most active FFN neurons, or drops the experts that a source shaped most.",
+                  "overproof prune --student runs/mine/calibrated --drop-source manpages-dev --out runs/mine/without-manpages",
+                  {{teacher.name, teacher.help, Kind::artifact, true, false, "student"},
+                   {"statistics", "what observe recorded", Kind::artifact, true, false, "student"},
+                   {"student", "with drop-source: the mixture of experts to take them from", Kind::artifact, false},
+                   {"counts", "with drop-source: an artifact whose router counts decide; else the student's own", Kind::artifact, false}},
+                  false, stage_maker<PruneConfig>(run_prune)});
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"calibrate", "calibrated-from", "Sets how many neurons a token uses, and tunes the router to it.",
                   "overproof calibrate --student runs/mine/student --teacher runs/mine/teacher --corpus runs/mine/corpus "

@@ -25,6 +25,7 @@ struct Slot {
   } kind = Kind::artifact;
   bool required = true;
   bool streamed = false;  ///< the stage digests its files while it reads them (Inputs::note_digest): gigabytes are read once
+  std::string unless = {};  ///< another slot: when that is given, this one is not asked for (prune takes one of two kinds of model)
 };
 
 /// A stage's configuration bound to its function.

@@ -27,10 +27,11 @@ namespace overproof {
 
 inline constexpr std::string_view kLineagePredicateType = "https://slsa.dev/provenance/v1";
 
-inline constexpr std::array<std::string_view, 13> kLineageKinds = {
+inline constexpr std::array<std::string_view, 14> kLineageKinds = {
     "imported",         ///< came from outside; has no inputs
     "seeded",           ///< weights drawn from a seed; has no inputs
     "corpus-of",        ///< documents and their tokens
+    "indexed",          ///< the texts of a corpus sorted, to find passages in
     "taught",           ///< a teacher's answers to a corpus
     "observed",         ///< statistics of a model on a corpus
     "carved-from",      ///< weights of the parent, regrouped into experts

@@ -13,6 +13,7 @@
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
 #include "formats/safetensors.h"
+#include "prune/drop_source.h"
 
 namespace overproof {
 namespace {
@@ -110,6 +111,10 @@ std::vector<int64_t> most_important(std::span<const float> importance, int64_t c
 }
 
 StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& outputs) {
+  if (inputs.has("student") != !config.drop_source.empty())
+    throw UsageError(config.drop_source.empty() ? "a student is pruned by --drop-source SOURCE; neurons are pruned from a dense --teacher"
+                                                : "drop-source needs --student, a model with routed experts that was trained here");
+  if (!config.drop_source.empty()) return run_drop_source(config, inputs, outputs);
   const Checkpoint teacher = open_checkpoint(inputs.path("teacher"));
   const SafetensorsFile statistics(statistics_file(inputs.path("statistics")));
   const int64_t layers = integer_of(*teacher.config, "num_hidden_layers", teacher.path);

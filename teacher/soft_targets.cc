@@ -52,6 +52,7 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.s
   window_length_ = number.operator()<int64_t>("window_length", 1, INT32_MAX);
   batch_windows_ = number.operator()<int64_t>("batch_windows", 1, INT32_MAX);
   order_key_ = digest("order_key");
+  if (const auto found = file_.metadata().find("order_beacon"); found != file_.metadata().end()) order_beacon_ = found->second;
   corpus_root_ = digest("corpus_root");
   teacher_root_ = digest("teacher_root");
   probe_ = digest("tokenizer_probe");

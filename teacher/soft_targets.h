@@ -45,6 +45,7 @@ class SoftTargets {
   int64_t batch_windows() const { return batch_windows_; }
   double bytes_per_token() const;
   const Digest& order_key() const { return order_key_; }
+  const std::string& order_beacon() const { return order_beacon_; }  ///< "" where the order was drawn without one
   const Digest& corpus_root() const { return corpus_root_; }
   const Digest& teacher_root() const { return teacher_root_; }
   const Digest& tokenizer_probe() const { return probe_; }
@@ -62,6 +63,7 @@ class SoftTargets {
   RowEncoding encoding_;
   std::string kind_;
   int64_t blocks_ = 0, window_length_ = 0, vocab_size_ = 0, batch_windows_ = 0;
+  std::string order_beacon_;
   Digest order_key_, corpus_root_, teacher_root_, probe_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "data/order.h"
+#include "data/router_counts.h"
 #include "formats/safetensors.h"
 #include "provenance/artifact.h"
 #include "provenance/oms.h"
@@ -60,10 +61,12 @@ struct SyntheticRun {
                     {"lr", 1e-3}, {"grad_norm", 1.0}, {"tokens", 512}, {"balance", 1.0 + 1.0 / double(1 + i)}}.dump() + "\n";
     write_text(path() / "student/steps.jsonl", steps);
     write_text(path() / "student/model.safetensors", std::string(2000, 's'));
+    write_counts("student", 1);
     seal("student", "distill", "distilled-from", {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}},
          {{"steps", kSteps}, {"batch-size", kBatch}},
          {{"expert_load", {{0.5, 0.25, 0.125, 0.125}, {0.25, 0.25, 0.25, 0.25}, {0.0, 0.5, 0.5, 0.0}}}, {"loss", 0.3}});
     write_text(path() / "calibrated/model.safetensors", std::string(2000, 'c'));
+    write_counts("calibrated", 2);
     seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}},
          {{"seed", 2}, {"steps", 3}, {"batch-size", 2}}, {{"ffn_activation", 0.25}, {"kl_before", 0.5}, {"kl_after", 0.4}});
     write_text(path() / "int8/model.safetensors", std::string(700, 'q'));
@@ -77,6 +80,16 @@ struct SyntheticRun {
                R"({"name":"int8","perplexity":20.25,"kl_mean":0.41,"kl_p99":3.5,"top1_agreement":0.71,"bytes":700,)"
                R"("ffn_activation":0.25,"parameter_activation":0.6,"tokens_per_second":410}]})");
     seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  }
+
+  /// Of two sources over 3 layers of 4 experts: expert e took (e + 1) x (layer + 1) tokens of "pack" and 10 of "other", each `times`.
+  void write_counts(const std::string& name, int64_t times) const {
+    RouterCounts counts{{"other", "pack"}, 3, 4, {40 * times, 60 * times}, {}};
+    for (int64_t i = 0; i < 12; ++i) counts.counts.push_back(10 * times);
+    for (int64_t l = 0; l < 3; ++l)
+      for (int64_t e = 0; e < 4; ++e) counts.counts.push_back((e + 1) * (l + 1) * times);
+    OutputFolder out(path() / name);
+    write_router_counts(out, counts);
   }
 
   void write_targets() const {

@@ -1,10 +1,12 @@
 #include <catch2/catch.hpp>
+#include <map>
 #include <numeric>
 #include <set>
 #include <sstream>
 
 #include "audit/trace.h"
 #include "core/error.h"
+#include "data/index_stage.h"
 #include "tests/audit/synthetic_run.h"
 
 using namespace overproof;
@@ -31,6 +33,10 @@ void fill_corpus(const fs::path& folder) {
   add("pack/kept", "kept back", "held_out", 0, 12);
   fs::create_directories(folder);
   write_text(folder / "documents.jsonl", table);
+  std::string texts;
+  for (size_t i = 0; i < kTokens.size(); ++i) texts += Json{{"name", "pack/" + std::to_string(i)}, {"text", text_of(i)}}.dump() + "\n";
+  texts += Json{{"name", "pack/kept"}, {"text", "kept back"}}.dump() + "\n";
+  write_text(folder / "texts/pack.jsonl", texts);
   OutputFolder out(folder);
   const std::vector<uint16_t> ids(size_t(first) + 12, 1);
   SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {first}}, {"held_out", DType::u16, {12}}},
@@ -146,9 +152,156 @@ TEST_CASE("the JSON says the same as the structure") {
   CHECK(json["uses"].size() == found.uses.size());
 }
 
+TEST_CASE("a trace names the experts of its source, and the models made from it") {
+  const SyntheticRun run(fill_corpus);
+  for (size_t i = 0; i < kTokens.size(); ++i) {
+    const Trace found = trace(run, "pack/" + std::to_string(i));
+    std::set<std::string> users, reaches, trained, counted;
+    for (const TracedUse& use : found.uses) users.insert(use.artifact);
+    for (const TracedRows& rows : found.rows) users.insert(rows.artifact);
+    for (const TracedDescendant& d : found.reaches) {
+      reaches.insert(d.artifact);
+      if (d.trained) trained.insert(d.artifact);
+    }
+    for (const TracedExperts& x : found.experts) {
+      counted.insert(x.artifact);
+      REQUIRE(x.layers.size() == 3);
+      CHECK(x.layers[2][0].expert == 3);
+      CHECK(x.layers[2][0].share == Approx(4.0 / 10));
+      CHECK(x.layers[2][0].mass == Approx(12.0 / 22));
+      CHECK(x.source_tokens == (x.artifact == "student" ? 60 : 120));
+    }
+    // By hand, from the run's plan.
+    std::set<std::string> expected, expected_trained;
+    if (users.contains("student")) expected_trained.insert({"student", "calibrated", "int8"});
+    if (users.contains("calibrated")) expected_trained.insert({"calibrated", "int8"});
+    expected = expected_trained;
+    if (users.contains("soft-targets")) expected.insert({"student", "calibrated", "int8"});
+    if (users.contains("statistics")) expected.insert({"student-init", "student", "calibrated", "int8", "static-init"});
+    INFO("document " << i);
+    CHECK(reaches == expected);
+    CHECK(trained == expected_trained);
+    CHECK(counted.contains("student") == users.contains("student"));
+    CHECK(counted.contains("calibrated") == users.contains("calibrated"));
+  }
+}
+
+TEST_CASE("a step names the windows and documents that a trace leads back to") {
+  const SyntheticRun run(fill_corpus);
+  std::set<std::tuple<std::string, int64_t, int64_t, std::string>> from_steps, from_documents;  // artifact, step, place, document
+  for (const std::string artifact : {"student", "calibrated", "statistics"}) {
+    const int64_t steps = artifact == "student" ? SyntheticRun::kSteps : artifact == "calibrated" ? 3 : 4;
+    for (int64_t step = 0; step < steps; ++step) {
+      const StepTrace found = trace_step(run.path(), {.step = artifact + ":" + std::to_string(step)});
+      REQUIRE(found.steps == steps);
+      REQUIRE(int64_t(found.windows.size()) == (artifact == "statistics" ? 1 : 2));
+      for (const StepWindow& w : found.windows) {
+        int64_t tokens = 0;
+        for (const StepDocument& d : w.documents) {
+          from_steps.insert({artifact, step, w.place, d.name});
+          REQUIRE(d.first_token <= d.last_token);
+          tokens += d.last_token - d.first_token + 1;
+        }
+        CHECK(tokens == kLength + (artifact == "student" ? 1 : 0));
+        CHECK((w.block >= 0) == (artifact == "student"));
+      }
+    }
+  }
+  for (size_t i = 0; i < kTokens.size(); ++i)
+    for (const TracedUse& use : trace(run, "pack/" + std::to_string(i)).uses)
+      from_documents.insert({use.artifact, use.step, use.place, "pack/" + std::to_string(i)});
+  CHECK(from_steps == from_documents);
+
+  for (const std::string wrong : {"student:10", "student:-1", "student:", "student", ":3", "int8:0", "studnet:0", "student:0x"})
+    CHECK_THROWS_AS(trace_step(run.path(), {.step = wrong}), UsageError);
+  std::ostringstream out;
+  audit_trace({.step = "student:3"}, run.path(), true, out);
+  const Json json = Json::parse(out.str());
+  CHECK(json["windows"].size() == 2);
+  CHECK(json["windows"][1]["documents"][0].contains("license"));
+}
+
+TEST_CASE("an export names its ancestors and all licences") {
+  const SyntheticRun run(fill_corpus);
+  const AncestryTrace found = trace_ancestry(run.path(), {.artifact = "int8", .reached = true});
+  std::vector<std::string> names;
+  for (const Ancestor& a : found.ancestors) names.push_back(a.artifact);
+  CHECK(std::set<std::string>(names.begin(), names.end()) ==
+        std::set<std::string>{"teacher", "corpus", "statistics", "soft-targets", "student-init", "student", "calibrated", "int8"});
+  CHECK(names.front() == "teacher");
+  CHECK(names.back() == "int8");
+  CHECK(found.complete);
+  REQUIRE(found.models.size() == 1);
+  CHECK(found.models[0] == std::pair<std::string, std::string>{"teacher", "Apache-2.0"});
+  std::map<std::string, int64_t> documents, reached;
+  for (const LicenseCount& l : found.licenses) documents[l.license] = l.documents, reached[l.license] = l.reached;
+  CHECK(documents == std::map<std::string, int64_t>{{"GPL-2+", 2}, {"<b>MIT</b>", 1}, {"MIT", 0}});
+  int64_t used = 0;  // by training: observing and teaching change no weight
+  for (size_t i = 0; i < kTokens.size(); ++i) {
+    const Trace trace_of = trace(run, "pack/" + std::to_string(i));
+    used += std::any_of(trace_of.uses.begin(), trace_of.uses.end(), [](const TracedUse& u) { return u.kind != "observed"; });
+  }
+  CHECK(reached["MIT"] == used);
+  CHECK(used > 0);
+  CHECK(used < int64_t(kTokens.size()));
+  CHECK_THROWS_WITH(trace_ancestry(run.path(), {.artifact = "int9"}), Contains("did you mean 'int8'"));
+
+  fs::remove_all(run.path() / "teacher");
+  const AncestryTrace poorer = trace_ancestry(run.path(), {.artifact = "int8"});
+  CHECK_FALSE(poorer.complete);
+  std::ostringstream text;
+  audit_trace({.artifact = "int8"}, run.path(), false, text);
+  CHECK_THAT(text.str(), Contains("teacher (not here)"));
+}
+
+TEST_CASE("a passage leads to the documents that hold it") {
+  const SyntheticRun run(fill_corpus);
+  TraceConfig config;
+  config.span = "They said: text number 12, then kept back. And text number 1";
+  config.min_words = config.min_bytes = 2;
+  CHECK_THROWS_WITH(trace_span(run.path(), config), Contains("overproof index"));
+  fs::create_directories(run.path() / "index");
+  Outputs outputs(run.path() / "index", run.path() / ".index.scratch");
+  run_index({}, Inputs({{"corpus", {run.path() / "corpus", run.root("corpus")}}}), outputs);
+  run.seal("index", "index", "indexed", {{"corpus", "corpus"}});
+  const SpanTrace found = trace_span(run.path(), config);
+  REQUIRE(found.spans.size() == 3);
+  CHECK(found.spans[0].text == "text number 12");
+  REQUIRE(found.spans[0].documents.size() == 1);
+  CHECK(found.spans[0].documents[0].name == "pack/12");
+  CHECK(found.spans[0].documents[0].license == "MIT");
+  CHECK(found.spans[0].documents[0].digest == sha256(text_of(12)));
+  CHECK(found.spans[1].documents[0].split == "held_out");
+  CHECK(found.spans[2].occurrences == 5);  // number 1, 10, 11, 12, 13
+  CHECK(found.spans[2].documents.size() == 5);
+  config.verify = "sizes";
+  write_text(run.path() / "query.txt", config.span);
+  std::ostringstream out;
+  audit_trace({.span = "@" + (run.path() / "query.txt").string(), .min_words = 2, .min_bytes = 2, .documents = 1}, run.path(), true, out);
+  const Json json = Json::parse(out.str());
+  CHECK(json["spans"][2]["more_documents"] == true);
+  CHECK(json["spans"][2]["documents"].size() == 1);
+  audit_trace({.span = "nothing of this"}, run.path(), false, out);
+  CHECK_THAT(out.str(), Contains("no passage"));
+
+  // With sizes alone checked, a text that was changed in the index is caught where it is used.
+  std::string shard = read_file(run.path() / "index/suffixes-00000.safetensors");
+  shard[shard.find("text number 12") + 13] = '3';
+  write_text(run.path() / "index/suffixes-00000.safetensors", shard);
+  config.span = "text number 13 alone";
+  config.min_words = 3;
+  CHECK_THROWS_AS(trace_span(run.path(), config), ProvenanceError);
+}
+
+TEST_CASE("one question is asked at a time") {
+  const SyntheticRun run(fill_corpus);
+  std::ostringstream out;
+  CHECK_THROWS_AS(audit_trace({}, run.path(), false, out), UsageError);
+  CHECK_THROWS_AS(audit_trace({.document = "pack/1", .step = "student:1"}, run.path(), false, out), UsageError);
+}
+
 TEST_CASE("no answer is given about a run that does not hold") {
   const SyntheticRun run(fill_corpus);
   write_text(run.path() / "corpus/texts/one.txt", "Some text");
   CHECK_THROWS_AS(trace(run, "pack/4"), ProvenanceError);
-  CHECK_THROWS_AS(trace(run, ""), UsageError);
 }

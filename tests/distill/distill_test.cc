@@ -6,19 +6,23 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <set>
 #include <thread>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/rng.h"
 #include "data/corpus_stage.h"
+#include "data/order.h"
 #include "distill/calibrate_stage.h"
 #include "distill/checkpoint.h"
 #include "distill/distill_stage.h"
+#include "distill/router_counts.h"
 #include "distill/trainer.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/tiny_stage.h"
+#include "teacher/soft_targets.h"
 #include "teacher/teach_stage.h"
 #include "tests/student/temporary_folder.h"
 
@@ -63,7 +67,7 @@ void make_world(const World& world) {
     const std::string name = fmt::format("{}.txt", d);
     fs::create_directories(world.folder / "source");
     write_file_atomically(world.folder / "source" / name, some_text(d));
-    table += Json{{"name", name}, {"license", "CC0-1.0"}, {"source", "tests"}}.dump() + "\n";
+    table += Json{{"name", name}, {"license", "CC0-1.0"}, {"source", fmt::format("source-{}", d % 3)}}.dump() + "\n";
   }
   write_file_atomically(world.folder / "source" / "documents.jsonl", table);
   CorpusConfig corpus;
@@ -209,6 +213,7 @@ TEST_CASE("a run that stops in the middle goes on bitwise the same") {
     CHECK(weights_of(world, "killed") == weights_of(world, "whole"));
     CHECK(read_file(folder.path() / "killed" / "steps.jsonl") == read_file(folder.path() / "whole" / "steps.jsonl"));
     CHECK(report.metrics() == expected.metrics());
+    CHECK(read_file(folder.path() / "killed" / kRouterCountsFile) == read_file(folder.path() / "whole" / kRouterCountsFile));
   }
 
   SECTION("a checkpoint of another configuration is not taken up") {
@@ -228,6 +233,110 @@ TEST_CASE("distils the world it is given", "[.][killed-child]") {
   const World world{folder};
   Outputs out = world.outputs("killed");
   run_distill(short_run(), world.distill_inputs(), out);
+}
+
+TEST_CASE("router counts say which experts every source's tokens were sent to") {
+  const TemporaryFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  const fs::path corpus_path = folder.path() / "corpus";
+  const Corpus corpus(corpus_path);
+  const int64_t length = corpus.window_length();
+
+  {
+    INFO("the source of each token is that of its document");
+    const TokenSources sources(corpus);
+    CHECK(sources.names() == std::vector<std::string>{"source-0", "source-1", "source-2"});
+    std::vector<int32_t> window(static_cast<size_t>(length));
+    std::set<int32_t> seen;
+    for (int64_t w = 0; w < corpus.windows(Split::train); ++w) {
+      sources.read_window(Split::train, w, window);
+      for (int64_t i = 0; i < length; ++i) {
+        REQUIRE(sources.names()[size_t(window[size_t(i)])] == corpus.document_at(Split::train, w * length + i).source);
+        seen.insert(window[size_t(i)]);
+      }
+    }
+    CHECK(seen.size() == 3);
+  }
+
+  {
+    INFO("a step that changes nothing counts what the model itself chooses");
+    DistillConfig config = short_run();
+    config.learning_rate = 1e-9;  // in f32 this moves no router far enough to choose otherwise
+    config.balance_rate = 0;
+    config.checkpoint_every = 0;
+    config.steps = 5;
+    Outputs out = world.outputs("still");
+    run_distill(config, world.distill_inputs(), out);
+    const RouterCounts counts = read_router_counts(folder.path() / "still");
+
+    // Again, from the model and the committed order, without the trainer.
+    const Decoder student(open_checkpoint(folder.path() / "student"));
+    const SoftTargets targets(folder.path() / "targets");
+    const TrainingOrder order(targets.order_key(), corpus.windows(Split::train), targets.blocks());
+    at::NoGradGuard no_grad;
+    std::vector<int64_t> expected(counts.counts.size()), tokens(3);
+    std::vector<int64_t> ids(size_t(length) + 1);
+    for (int64_t p = 0; p < config.steps * config.batch_size; ++p) {
+      const int64_t window = order.window_of_block(order.block_at(p));
+      corpus.read_window(Split::train, window, ids);
+      std::vector<RouterRecord> routing;
+      ForwardOptions options;
+      options.routing = &routing;
+      options.record_selected = true;
+      student.hidden(at::tensor(at::ArrayRef<int64_t>(ids.data(), size_t(length)), at::kLong).view({1, length}), options);
+      for (int64_t i = 0; i < length; ++i) {
+        const std::string& source = corpus.document_at(Split::train, window * length + i).source;
+        const int64_t s = source.back() - '0';
+        ++tokens[size_t(s)];
+        for (int64_t l = 0; l < counts.layers; ++l)
+          for (int64_t j = 0; j < 2; ++j) ++expected[size_t((s * counts.layers + l) * counts.experts + routing[size_t(l)].selected[i][j].item<int32_t>())];
+      }
+    }
+    CHECK(counts.counts == expected);
+    CHECK(counts.tokens == tokens);
+  }
+
+  {
+    INFO("they add up with the loads, and with what came before");
+    DistillConfig config = short_run();
+    config.checkpoint_every = 0;
+    Outputs first = world.outputs("first");
+    run_distill(config, world.distill_inputs(), first);
+    const RouterCounts counts = read_router_counts(folder.path() / "first");
+    REQUIRE(counts.layers == 2);
+    REQUIRE(counts.experts == 7);
+    CHECK(counts.all_tokens() == config.steps * config.batch_size * length);
+    for (int64_t s = 0; s < 3; ++s)
+      for (int64_t l = 0; l < 2; ++l) CHECK(counts.of_source(s, l) == 2 * counts.tokens[size_t(s)]);  // top-k 2
+
+    config.steps = 3;
+    Outputs second = world.outputs("second");
+    Inputs again({{"student", world.artifact("first")}, {"targets", world.artifact("targets")}, {"corpus", world.artifact("corpus")}});
+    run_distill(config, again, second);
+    const RouterCounts both = read_router_counts(folder.path() / "second");
+    CHECK(both.all_tokens() == (24 + 3) * config.batch_size * length);
+    for (size_t i = 0; i < both.counts.size(); ++i) CHECK(both.counts[i] >= counts.counts[i]);
+
+    CalibrateConfig calibrate;
+    calibrate.target_activation = 0.5;
+    calibrate.steps = 4;
+    calibrate.learning_rate = 1e-5;
+    const Inputs inputs({{"student", world.artifact("first")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
+    Outputs tuned = world.outputs("tuned");
+    const StageReport report = run_calibrate(calibrate, inputs, tuned);
+    const RouterCounts after = read_router_counts(folder.path() / "tuned");
+    const bool kept = report.metrics().at("tuning_kept").get<bool>();
+    const int64_t more = kept ? calibrate.steps * calibrate.batch_size * length : 0;
+    CHECK(after.all_tokens() == counts.all_tokens() + more);
+    CHECK(after.of_source(0, 0) == counts.of_source(0, 0) + 3 * (after.tokens[0] - counts.tokens[0]));  // top-k 3 by now
+    calibrate.learning_rate = 10;
+    calibrate.clip = 0;
+    calibrate.router_lr_scale = 100;
+    Outputs ruined = world.outputs("ruined");
+    REQUIRE_FALSE(run_calibrate(calibrate, inputs, ruined).metrics().at("tuning_kept").get<bool>());
+    CHECK(read_router_counts(folder.path() / "ruined").counts == counts.counts);
+  }
 }
 
 TEST_CASE("top-k is the one nearest to the wanted activation") {

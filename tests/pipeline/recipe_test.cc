@@ -66,3 +66,18 @@ TEST_CASE("a recipe that is wrong says where, and what was meant") {
   CHECK_THAT(RecipeFile("[x]\nstage = quantize\nscheme = int9\nmodel = x\n").fault(), Contains("scheme"));
   CHECK_THROWS_AS(read_recipe("no-such-recipe.ini", {}), IoError);
 }
+
+TEST_CASE("a stage that takes one of two kinds of model asks for the one that was named") {
+  const std::string inputs = "[teacher]\nstage = import\npath = m.gguf\n[corpus]\nsource = texts\ntokenizer = teacher\n";
+  const auto prune_of = [&](const std::string& section) -> RecipeStep {
+    Recipe recipe = RecipeFile(inputs + section).read();
+    for (RecipeStep& step : recipe.steps)
+      if (step.artifact == "pruned") return std::move(step);
+    throw std::logic_error("no step");
+  };
+  // A student is named: what the other kind needs is neither asked for nor taken into the lineage.
+  CHECK(prune_of("[pruned]\nstage = prune\nstudent = teacher\ndrop-source = x\n").artifacts == std::map<std::string, std::string>{{"student", "teacher"}});
+  CHECK_THAT(RecipeFile(inputs + "[pruned]\nstage = prune\n").fault(), Catch::Contains("'statistics' is missing"));
+  CHECK(prune_of("[pruned]\nstage = prune\nstatistics = corpus\n").artifacts ==
+        std::map<std::string, std::string>{{"statistics", "corpus"}, {"teacher", "teacher"}});
+}

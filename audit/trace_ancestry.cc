@@ -1,0 +1,145 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+#include <ostream>
+
+#include "audit/trace.h"
+#include "audit/window_order.h"
+#include "core/checked.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+
+namespace overproof {
+namespace {
+
+using Counts = std::map<std::string, LicenseCount>;
+
+/// From the corpus's own table by licence (data/corpus.h).
+void add_licenses(const ArtifactNode& corpus, Counts& counts) {
+  const fs::path file = corpus.path / "licenses.json";
+  const Json table = read_json(file);
+  const auto fail = [&] { throw FormatError(file, -1, "'licenses' must say documents and bytes of each licence"); };
+  if (!table.is_object() || !table.contains("licenses") || !table["licenses"].is_object()) fail();
+  for (const auto& [name, row] : table["licenses"].items()) {
+    LicenseCount& count = counts[name];
+    count.license = name;
+    for (const auto& [key, into] : {std::pair{"documents", &count.documents}, std::pair{"bytes", &count.bytes}}) {
+      if (!row.is_object() || !row.contains(key) || !row[key].is_number_integer() || row[key] < 0) fail();
+      const auto sum = checked_add(*into, row[key].get<int64_t>());
+      if (!sum) fail();
+      *into = *sum;
+    }
+  }
+}
+
+/// Documents of which a window was read by any training among `family`.
+void add_reached(const RunFolder& run, const std::vector<int>& family, const ArtifactNode& corpus_node, Counts& counts) {
+  const Corpus corpus(corpus_node.path);
+  const int64_t windows = corpus.windows(Split::train), length = corpus.window_length();
+  std::vector<bool> inputs(size_t(windows + 1)), labels(size_t(windows + 1));
+  for (const int i : family) {
+    const ArtifactNode& node = run.nodes[size_t(i)];
+    if (!node.lineage() || node.lineage()->kind == "observed") continue;
+    const auto order = WindowOrder::of(run, node, corpus_node.lineage()->root, windows);
+    if (!order) continue;
+    for (int64_t p = 0; p < order->positions_for_all(); ++p) {
+      if (p % 65536 == 0) throw_if_interrupted();
+      const int64_t window = order->window_at(p);
+      inputs[size_t(window)] = true;
+      if (order->reads_labels()) labels[size_t(window)] = true;
+    }
+  }
+  for (const Document& d : corpus.documents()) {
+    if (d.split != Split::train) continue;
+    const int64_t first = d.first_token, last = d.first_token + d.tokens - 1;
+    bool reached = first > 0 && labels[size_t((first - 1) / length)];  // its first token as the last label of the window before
+    for (int64_t w = first / length; w <= last / length && w < windows && !reached; ++w) reached = inputs[size_t(w)];
+    // Windows end where the last whole one does; a token there may still be that one's label.
+    if (reached) ++counts[d.license].reached;
+  }
+}
+
+}  // namespace
+
+AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) {
+  const RunFolder run = load_sound_run(folder, config.verify);
+  int self = -1;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < run.nodes.size(); ++i) {
+    names.push_back(run.nodes[i].name);
+    if (run.nodes[i].name == config.artifact) self = int(i);
+  }
+  if (self < 0) {
+    const std::string near = nearest(config.artifact, names);
+    throw UsageError(
+        fmt::format("no artifact '{}' here{}", config.artifact, near.empty() ? "" : "; did you mean '" + near + "'?"));
+  }
+  AncestryTrace trace;
+  trace.artifact = config.artifact;
+  const std::vector<int> family = run.ancestors_of(self);
+  Counts counts;
+  for (const int i : family) {
+    const ArtifactNode& node = run.nodes[size_t(i)];
+    if (!node.lineage()) continue;
+    Ancestor ancestor{node.name, node.lineage()->kind, node.lineage()->root, {}};
+    for (const auto& [slot, parent] : node.parents) {
+      if (parent >= 0) ancestor.made_from.push_back(run.nodes[size_t(parent)].name);
+      else ancestor.made_from.push_back(node.lineage()->inputs.at(slot).name + " (not here)"), trace.complete = false;
+    }
+    trace.ancestors.push_back(std::move(ancestor));
+    if (node.lineage()->kind == "imported") {
+      const Json& given = node.lineage()->config;
+      const bool stated =
+          given.contains("license") && given["license"].is_string() && !given["license"].get<std::string>().empty();
+      trace.models.emplace_back(node.name, stated ? given["license"].get<std::string>() : "not stated");
+    }
+    if (node.lineage()->kind == "corpus-of") {
+      add_licenses(node, counts);
+      if (config.reached) add_reached(run, family, node, counts);
+    }
+  }
+  for (auto& [name, count] : counts) {
+    count.license = name;
+    trace.licenses.push_back(count);
+  }
+  std::ranges::stable_sort(trace.licenses,
+                           [](const LicenseCount& a, const LicenseCount& b) { return a.documents > b.documents; });
+  return trace;
+}
+
+Json to_json(const AncestryTrace& t, bool reached) {
+  Json json = {{"artifact", t.artifact},
+               {"complete", t.complete},
+               {"ancestors", Json::array()},
+               {"models", Json::array()},
+               {"licenses", Json::array()}};
+  for (const Ancestor& a : t.ancestors)
+    json["ancestors"].push_back(
+        {{"artifact", a.artifact}, {"kind", a.kind}, {"root", "sha256:" + a.root.hex()}, {"made_from", a.made_from}});
+  for (const auto& [artifact, license] : t.models) json["models"].push_back({{"artifact", artifact}, {"license", license}});
+  for (const LicenseCount& l : t.licenses) {
+    Json row = {{"license", l.license}, {"documents", l.documents}, {"bytes", l.bytes}};
+    if (reached) row["documents_reached"] = l.reached;
+    json["licenses"].push_back(std::move(row));
+  }
+  return json;
+}
+
+void print(const AncestryTrace& t, bool reached, std::ostream& out) {
+  out << fmt::format("{}: made of {} artifacts, {} imported models and documents under {} licences\n", t.artifact,
+                     t.ancestors.size() - 1, t.models.size(), t.licenses.size());
+  for (const Ancestor& a : t.ancestors)
+    out << fmt::format("  {} ({}){}\n", a.artifact, a.kind,
+                       a.made_from.empty() ? "" : fmt::format(" from {}", fmt::join(a.made_from, ", ")));
+  for (const auto& [artifact, license] : t.models) out << fmt::format("  model      {}: {}\n", artifact, license);
+  for (const LicenseCount& l : t.licenses)
+    out << fmt::format("  documents  {}: {} ({} bytes){}\n", l.license, l.documents, l.bytes,
+                       reached ? fmt::format(", {} of them reached by training", l.reached) : "");
+  if (!t.complete) out << "  Something it was made from is not here, so there may be more.\n";
+}
+
+}  // namespace overproof

@@ -1,0 +1,115 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ostream>
+
+#include "audit/trace.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "core/printable.h"
+#include "data/span_index.h"
+
+namespace overproof {
+namespace {
+
+/// The index of a corpus that is in the run as well.
+const ArtifactNode& find_index(const RunFolder& run, const ArtifactNode& corpus) {
+  for (const ArtifactNode& node : run.nodes)
+    if (node.lineage() && node.lineage()->kind == "indexed" && node.lineage()->inputs.contains("corpus") &&
+        node.lineage()->inputs.at("corpus").root == corpus.lineage()->root)
+      return node;
+  throw UsageError(fmt::format("no index of '{}' here; make one with: overproof index --corpus {} --out {}", corpus.name,
+                               corpus.path.string(), (corpus.path.parent_path() / "index").string()));
+}
+
+/// One record of documents.jsonl, read where it stands: the table of a large corpus is not read for a few documents.
+Json record_at(const MappedFile& table, int64_t offset) {
+  const std::string_view all(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
+  if (offset < 0 || offset >= int64_t(all.size()))
+    throw FormatError(table.path(), offset, "the index says that a record begins here");
+  const std::string_view line = all.substr(size_t(offset), std::min(all.find('\n', size_t(offset)), all.size()) - size_t(offset));
+  const Json record = parse_json(line, table.path(), offset);
+  for (const char* key : {"name", "source", "license", "split", "digest"})
+    if (!record.is_object() || !record.contains(key) || !record[key].is_string())
+      throw FormatError(table.path(), offset, fmt::format("'{}' is missing or is no string", key));
+  return record;
+}
+
+}  // namespace
+
+SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
+  const std::string text = config.span.starts_with('@') ? read_file(config.span.substr(1), kLongestQuery) : config.span;
+  const RunFolder run = load_sound_run(folder, config.verify);
+  const ArtifactNode& corpus = only_corpus(run);
+  const ArtifactNode& node = find_index(run, corpus);
+  const SpanIndex index(node.path);
+  const MappedFile table(corpus.path / "documents.jsonl");
+
+  SpanTrace trace{node.name, corpus.name, int64_t(text.size()), int64_t(words_of(text).begins.size()), {}};
+  for (const MatchedSpan& span : index.find(text, {config.min_words, config.min_bytes, config.documents})) {
+    const std::string_view passage = std::string_view(text).substr(size_t(span.begin), size_t(span.end - span.begin));
+    TracedSpan traced{span.begin, span.end, span.words, span.occurrences, std::string(passage), span.more_documents, {}};
+    for (const SpanHit& hit : span.hits) {
+      const Json record = record_at(table, index.record_offset(hit.document));
+      const auto digest = record["digest"].get<std::string>();
+      // What the index says is not taken for granted: the document itself must hold the passage, and be the one of the table.
+      const std::string_view whole = index.text_of(hit.document);
+      if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole).hex() != digest)
+        throw ProvenanceError(
+            fmt::format("{}: the text of '{}' is not the corpus's", node.name, record["name"].get<std::string>()));
+      traced.documents.push_back(
+          {record["name"], record["source"], record["license"], record["split"], Digest::from_hex(digest), hit.byte});
+    }
+    trace.spans.push_back(std::move(traced));
+  }
+  return trace;
+}
+
+Json to_json(const SpanTrace& t) {
+  Json json = {{"index", t.index}, {"corpus", t.corpus}, {"bytes", t.bytes}, {"words", t.words}, {"spans", Json::array()}};
+  for (const TracedSpan& s : t.spans) {
+    Json documents = Json::array();
+    for (const SpanDocument& d : s.documents)
+      documents.push_back({{"name", d.name},
+                           {"digest", "sha256:" + d.digest.hex()},
+                           {"source", d.source},
+                           {"license", d.license},
+                           {"split", d.split},
+                           {"byte", d.byte}});
+    json["spans"].push_back({{"begin", s.begin},
+                             {"end", s.end},
+                             {"words", s.words},
+                             {"text", s.text},
+                             {"occurrences", s.occurrences},
+                             {"more_documents", s.more_documents},
+                             {"documents", documents}});
+  }
+  return json;
+}
+
+void print(const SpanTrace& t, std::ostream& out) {
+  if (t.spans.empty()) {
+    out << fmt::format("no passage of this text ({} words) stands word for word in {}\n", t.words, t.corpus);
+    return;
+  }
+  int64_t covered = 0, end = 0;
+  for (const TracedSpan& s : t.spans) {
+    covered += s.end - std::max(s.begin, end);
+    end = s.end;
+  }
+  out << fmt::format("{} passages, {:.1f} % of the text's {} bytes, stand word for word in {}\n", t.spans.size(),
+                     t.bytes > 0 ? 100.0 * double(covered) / double(t.bytes) : 0.0, t.bytes, t.corpus);
+  constexpr size_t kShown = 100;
+  for (const TracedSpan& s : t.spans) {
+    std::string shown = printable(s.text);
+    std::ranges::replace(shown, '\n', ' ');
+    if (shown.size() > kShown) shown = printable(shown.substr(0, kShown)) + "...";
+    out << fmt::format("  bytes {}-{}, {} words, {} times: {}\n", s.begin, s.end, s.words, s.occurrences, shown);
+    for (const SpanDocument& d : s.documents)
+      out << fmt::format("    {} at byte {} ({}, {}{})\n", d.name, d.byte, d.source, d.license,
+                         d.split == "train" ? "" : ", held out");
+    if (s.more_documents) out << "    and more\n";
+  }
+}
+
+}  // namespace overproof

@@ -1,0 +1,94 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <ostream>
+
+#include "audit/trace.h"
+#include "audit/window_order.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/json.h"
+
+namespace overproof {
+namespace {
+
+std::pair<std::string, int64_t> parse_step(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  int64_t step = -1;
+  if (colon != std::string::npos) {
+    const char *begin = text.data() + colon + 1, *stop = text.data() + text.size();
+    const auto [end, error] = std::from_chars(begin, stop, step);
+    if (error != std::errc() || end != stop) step = -1;
+  }
+  if (step < 0 || colon == 0) throw UsageError(fmt::format("--step takes ARTIFACT:STEP, such as student:12, not '{}'", text));
+  return {text.substr(0, colon), step};
+}
+
+/// The documents of a window's inputs and, with `labels`, of the token after them.
+std::vector<StepDocument> documents_of(const Corpus& corpus, int64_t window, bool labels) {
+  const int64_t first = window * corpus.window_length(), end = first + corpus.window_length() + (labels ? 1 : 0);
+  std::vector<StepDocument> list;
+  for (int64_t at = first; at < end;) {
+    const Document& d = corpus.document_at(Split::train, at);
+    const int64_t stop = std::min(end, d.first_token + d.tokens);
+    list.push_back({d.name, d.source, d.license, d.digest, at - d.first_token, stop - 1 - d.first_token});
+    at = stop;
+  }
+  return list;
+}
+
+}  // namespace
+
+StepTrace trace_step(const fs::path& folder, const TraceConfig& config) {
+  const auto [name, step] = parse_step(config.step);
+  const RunFolder run = load_sound_run(folder, config.verify);
+  const ArtifactNode& corpus_node = only_corpus(run);
+  const ArtifactNode* node = run.find(name);
+  if (!node) {
+    std::vector<std::string> names;
+    for (const ArtifactNode& n : run.nodes) names.push_back(n.name);
+    const std::string near = nearest(name, names);
+    throw UsageError(fmt::format("no artifact '{}' here{}", name, near.empty() ? "" : "; did you mean '" + near + "'?"));
+  }
+  const Corpus corpus(corpus_node.path);
+  const auto order = WindowOrder::of(run, *node, corpus_node.lineage()->root, corpus.windows(Split::train));
+  if (!order) throw UsageError(fmt::format("{}: has no steps that read the corpus (or its tuning was thrown away)", name));
+  if (step >= order->steps()) throw UsageError(fmt::format("{}: has steps 0 to {}, not {}", name, order->steps() - 1, step));
+  StepTrace trace{name, corpus_node.name, step, order->steps(), {}};
+  for (int64_t place = 0; place < order->batch(); ++place) {
+    const int64_t position = step * order->batch() + place, window = order->window_at(position);
+    trace.windows.push_back({place, window, order->block_at(position), documents_of(corpus, window, order->reads_labels())});
+  }
+  return trace;
+}
+
+Json to_json(const StepTrace& t) {
+  Json json = {{"artifact", t.artifact}, {"corpus", t.corpus}, {"step", t.step}, {"steps", t.steps}, {"windows", Json::array()}};
+  for (const StepWindow& w : t.windows) {
+    Json documents = Json::array();
+    for (const StepDocument& d : w.documents)
+      documents.push_back({{"name", d.name},
+                           {"digest", "sha256:" + d.digest.hex()},
+                           {"source", d.source},
+                           {"license", d.license},
+                           {"first_token", d.first_token},
+                           {"last_token", d.last_token}});
+    Json window = {{"place", w.place}, {"window", w.window}, {"documents", std::move(documents)}};
+    if (w.block >= 0) window["block"] = w.block;
+    json["windows"].push_back(std::move(window));
+  }
+  return json;
+}
+
+void print(const StepTrace& t, std::ostream& out) {
+  out << fmt::format("{}: step {} of {} read {} windows of {}\n", t.artifact, t.step, t.steps, t.windows.size(), t.corpus);
+  for (const StepWindow& w : t.windows) {
+    out << fmt::format("  place {}   window {}{}\n", w.place, w.window,
+                       w.block >= 0 ? fmt::format(", block {} of the soft targets", w.block) : "");
+    for (const StepDocument& d : w.documents)
+      out << fmt::format("    {} tokens {}-{} ({}, {})\n", d.name, d.first_token, d.last_token, d.source, d.license);
+  }
+}
+
+}  // namespace overproof

@@ -1,0 +1,113 @@
+#include "audit/window_order.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "formats/safetensors.h"
+
+namespace overproof {
+namespace {
+
+// The tweaks by which other stages choose their windows from the corpus (model/windows.cc, distill/calibrate_stage.cc).
+constexpr uint64_t kObserveTweak = 0x6f62736572766564;
+constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;
+
+constexpr size_t kMostUses = 1'000'000;
+
+/// A whole number from the signed metrics or, where the stage left it as given, from the configuration; -1 when neither has it.
+int64_t recorded(const Lineage& lineage, const char* metric, const char* option) {
+  for (const auto& [object, name] : {std::pair{&lineage.metrics, metric}, std::pair{&lineage.config, option}})
+    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer())
+      return (*object)[name].get<int64_t>();
+  return -1;
+}
+
+int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const char* option, int64_t least) {
+  const int64_t value = recorded(*node.lineage(), metric, option);
+  if (value < least) throw ProvenanceError(fmt::format("{}: its statement does not say '{}'", node.name, option));
+  return value;
+}
+
+}  // namespace
+
+TaughtBlocks read_taught_blocks(const ArtifactNode& node) {
+  const SafetensorsFile file(node.path / "targets.safetensors");
+  const auto key = file.metadata().find("order_key");
+  if (key == file.metadata().end()) throw FormatError(file.path(), -1, "metadata: 'order_key' is missing");
+  const int64_t offsets = file.info("block_offsets").elements();
+  if (offsets < 2) throw FormatError(file.path(), -1, "'block_offsets' has no block");
+  return {Digest::from_hex(key->second), offsets - 1};
+}
+
+bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {
+  if (!node.lineage()) return false;
+  const auto input = node.lineage()->inputs.find("corpus");
+  return input != node.lineage()->inputs.end() && input->second.root == corpus_root;
+}
+
+std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root,
+                                           int64_t windows) {
+  if (!reads_corpus(node, corpus_root) || windows < 1) return {};
+  const std::string& kind = node.lineage()->kind;
+  WindowOrder order;
+  order.name_ = node.name;
+  order.windows_ = windows;
+  const auto sample = [&](uint64_t tweak) {
+    order.sample_ = Permutation(order_key(corpus_root, must_be_recorded(node, "seed", "seed", 0)), tweak, windows);
+  };
+  if (kind == "distilled-from") {
+    const auto parent = node.parents.find("targets");
+    if (parent == node.parents.end() || parent->second < 0)
+      throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
+    const TaughtBlocks targets = read_taught_blocks(run.nodes[size_t(parent->second)]);
+    order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
+    order.steps_ = must_be_recorded(node, "steps", "steps", 1);
+    order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
+  } else if (kind == "observed") {
+    order.steps_ = std::min(must_be_recorded(node, "windows", "windows", 1), windows);
+    sample(kObserveTweak);
+  } else if (kind == "calibrated-from") {
+    order.steps_ = must_be_recorded(node, "steps", "steps", 0);
+    order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
+    const Json& metrics = node.lineage()->metrics;
+    if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return {};  // its training was thrown away
+    sample(kCalibrateTweak);
+  } else {
+    return {};
+  }
+  // Numbers in a statement may be anything.
+  if (!checked_mul(order.steps_, order.batch_))
+    throw ProvenanceError(fmt::format("{}: its statement says {} steps of {} windows", node.name, order.steps_, order.batch_));
+  return order;
+}
+
+int64_t WindowOrder::block_at(int64_t position) const { return taught_ ? taught_->block_at(position) : -1; }
+
+int64_t WindowOrder::window_at(int64_t position) const {
+  OVERPROOF_CHECK(position >= 0 && position < positions());
+  return taught_ ? taught_->window_of_block(taught_->block_at(position)) : sample_->forward(position % windows_);
+}
+
+int64_t WindowOrder::positions_for_all() const { return std::min(positions(), taught_ ? taught_->taught() : windows_); }
+
+std::vector<int64_t> WindowOrder::positions_of(int64_t window) const {
+  std::vector<int64_t> found;
+  const auto add = [&](int64_t position) {
+    if (found.size() >= kMostUses)
+      throw ProvenanceError(fmt::format("{}: says it used one document more than {} times", name_, kMostUses));
+    if (position < positions()) found.push_back(position);
+  };
+  if (taught_) {
+    const int64_t block = taught_->block_of_window(window);
+    for (int64_t epoch = 0; block >= 0 && epoch * taught_->taught() < positions(); ++epoch)
+      add(taught_->position_of(block, epoch));
+  } else {
+    for (int64_t position = sample_->inverse(window); position < positions(); position += windows_) add(position);
+  }
+  return found;
+}
+
+}  // namespace overproof
