@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "core/progress.h"
 #include "provenance/digest_cache.h"
 #include "provenance/dsse.h"
 #include "provenance/key_verbs.h"
@@ -63,6 +64,7 @@ struct Model {
   DigestCache cache;
 
   Model() {
+    set_progress_mode(ProgressMode::off);
     put("big", big);
     put("sub/even", even);
     put("small", small);
