@@ -9,6 +9,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "data/token_stream.h"
 
 namespace overproof {
 

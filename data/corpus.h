@@ -40,9 +40,6 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
 /// Calls visit(line, offset) for every line of a mapped file, without its newline.
 void for_each_line(const MappedFile& file, const std::function<void(std::string_view line, int64_t offset)>& visit);
 
-/// A number in the metadata of tokens.safetensors. Throws FormatError when it is missing or out of bounds.
-int64_t stream_number(const SafetensorsFile& stream, const char* key, int64_t least, int64_t most);
-
 class Corpus {
  public:
   explicit Corpus(const fs::path& artifact);  ///< throws FormatError when table and stream disagree

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/commitment.h"
+#include "data/token_stream.h"
 
 namespace overproof {
 
