@@ -58,8 +58,10 @@ class Checker {
     TileBuilder builder;
     std::vector<Digest> leaves;
     for (int64_t r = 0; r < n; ++r) {
-      if (r > 0 && !(index_.key(r - 1) < index_.key(r))) return fault("index.safetensors", fmt::format("keys {} and {} do not ascend", r - 1, r));
-      if (index_.rank(index_.ordinal(r)) != r) return fault("index.safetensors", fmt::format("ordinal {} and its rank do not agree", r));
+      if (r > 0 && !(index_.key(r - 1) < index_.key(r)))
+        return fault("index.safetensors", fmt::format("keys {} and {} do not ascend", r - 1, r));
+      if (index_.rank(index_.ordinal(r)) != r)
+        return fault("index.safetensors", fmt::format("ordinal {} and its rank do not agree", r));
       leaves.push_back(merkle_leaf(index_.key(r)));
       if (leaves.size() == kPiece || r + 1 == n) {
         throw_if_interrupted();
@@ -98,16 +100,19 @@ class Checker {
     if (index_.record(i) != std::pair(begin, end))
       fault("index.safetensors", fmt::format("places the record of document {} ('{}') elsewhere than it stands", i, d.name));
     if (values_known() && index_.key(index_.rank(i)) != corpus_leaf_value(d.digest, salt_of(CorpusTree::sorted, d.digest)))
-      fault("index.safetensors", fmt::format("the sorted tree has another value for document {} ('{}') than the table", i, d.name));
+      fault("index.safetensors",
+            fmt::format("the sorted tree has another value for document {} ('{}') than the table", i, d.name));
   }
 
   void compare(CorpusTree tree, int level, int64_t first, std::span<const Digest> made) {
     const auto stored = made.empty() ? std::span<const uint8_t>() : commitment_.stored_level(tree, level);
     for (size_t i = 0; i < made.size(); ++i)
       if (std::memcmp(stored.data() + (size_t(first) + i) * 32, made[i].bytes.data(), 32) != 0)
-        return fault("tiles.safetensors", level == 0 ? fmt::format("leaf {} is not that of the document at this place of the table", first + int64_t(i))
-                                                     : fmt::format("hash {} of level {} of the {} tree is not that of the leaves below", first + int64_t(i), level,
-                                                                   tree == CorpusTree::documents ? "documents" : "sorted"));
+        return fault("tiles.safetensors",
+                     level == 0
+                         ? fmt::format("leaf {} is not that of the document at this place of the table", first + int64_t(i))
+                         : fmt::format("hash {} of level {} of the {} tree is not that of the leaves below", first + int64_t(i),
+                                       level, tree == CorpusTree::documents ? "documents" : "sorted"));
   }
 
   void finish(CorpusTree tree, const TileBuilder& builder) {
@@ -135,7 +140,8 @@ CommitmentCheck check_commitment(const fs::path& corpus, const CorpusSalt* salt)
     if (commitment.roots().is_private()) {
       check.values_unchecked = !salt;
       if (salt && sha256(std::span<const uint8_t>(salt->sorted_salt().bytes)) != *commitment.roots().sorted_salt_digest) {
-        check.faults.push_back({"commitment.json", "was not made with the secret given", "give the secret of this corpus with --salt"});
+        check.faults.push_back(
+            {"commitment.json", "was not made with the secret given", "give the secret of this corpus with --salt"});
         return check;
       }
     }

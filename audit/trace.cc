@@ -8,6 +8,7 @@
 #include "audit/window_order.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "data/document_finder.h"
 #include "data/router_counts.h"
 
 namespace overproof {
@@ -22,12 +23,12 @@ class Tracer {
       : run_(run), corpus_node_(corpus_node), corpus_(corpus_node.path), trace_(trace) {}
 
   void find(const std::string& wanted) {
-    const Document* found = corpus_.find(wanted);
+    std::optional<Document> found = corpus_.find(wanted);
     if (!found && fs::is_regular_file(wanted)) found = corpus_.find(sha256_file(wanted).hex());
     trace_.corpus = corpus_node_.name;
     trace_.window_length = corpus_.window_length();
     if (!found) return;
-    trace_.document = *found;
+    trace_.document = found;
     trace_.windows = corpus_.windows(found->split);
     find_windows();
     if (found->split == Split::held_out) {
@@ -117,7 +118,7 @@ class Tracer {
 
   const RunFolder& run_;
   const ArtifactNode& corpus_node_;
-  Corpus corpus_;
+  DocumentFinder corpus_;
   Trace& trace_;
   std::vector<int> trained_, looked_at_;  // artifacts whose weights, or whose statistics, the document had a part in
 };

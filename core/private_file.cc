@@ -50,9 +50,10 @@ std::string read_private_file(const fs::path& file, int64_t max_bytes, std::stri
   struct stat status {};
   if (::stat(file.c_str(), &status) != 0) throw IoError(file, fmt::format("cannot read {}", what), errno);
   if (status.st_mode & (S_IRWXG | S_IRWXO))
-    throw ProvenanceError(fmt::format("{}: others may read or change {} (mode {:04o}); run 'chmod 600 {}', and make a new one if anyone "
-                                      "may have copied it",
-                                      file.string(), what, unsigned(status.st_mode & 07777), file.string()));
+    throw ProvenanceError(
+        fmt::format("{}: others may read or change {} (mode {:04o}); run 'chmod 600 {}', and make a new one if anyone "
+                    "may have copied it",
+                    file.string(), what, unsigned(status.st_mode & 07777), file.string()));
   return read_file(file, max_bytes);
 }
 

@@ -8,8 +8,8 @@
 
 namespace overproof {
 
-/// Writes a file of mode 0600 that did not exist, making folders of mode 0700 where they are new. False when it is there already, or
-/// another process was first. `what` is for messages: "the note key". Throws IoError.
+/// Writes a file of mode 0600 that did not exist, making folders of mode 0700 where they are new. False when it is there already,
+/// or another process was first. `what` is for messages: "the note key". Throws IoError.
 bool create_private_file(const fs::path& file, std::string_view content, std::string_view what);
 
 /// Reads it. Throws ProvenanceError when anyone but its owner may read or change it, IoError, and FormatError when it is larger.

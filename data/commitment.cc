@@ -74,16 +74,20 @@ Commitment CommitmentWriter::finish(OutputFolder& folder, int64_t table_bytes) {
 bool CorpusCommitment::is_in(const fs::path& artifact) { return fs::exists(artifact / kRoots); }
 
 CorpusCommitment::CorpusCommitment(const fs::path& artifact)
-    : roots_(Commitment::parse(read_file(artifact / kRoots, kMostRootsBytes), artifact / kRoots)), index_(artifact), tiles_(artifact / kTiles) {
+    : roots_(Commitment::parse(read_file(artifact / kRoots, kMostRootsBytes), artifact / kRoots)),
+      index_(artifact),
+      tiles_(artifact / kTiles) {
   const int64_t n = roots_.documents.size;
-  if (index_.documents() != n) throw FormatError(index_.path(), -1, fmt::format("has {} documents, the commitment {}", index_.documents(), n));
+  if (index_.documents() != n)
+    throw FormatError(index_.path(), -1, fmt::format("has {} documents, the commitment {}", index_.documents(), n));
   for (const CorpusTree tree : {CorpusTree::documents, CorpusTree::sorted}) {
     auto& levels = levels_[size_t(tree)];
     levels.resize(size_t(tile_levels(n)));
     for (int level = first_stored(tree); level < tile_levels(n); ++level) {
       const TensorInfo& info = tiles_.info(level_name(tree, level));
       if (info.dtype != DType::u8 || info.shape != std::vector<int64_t>{tile_level_hashes(n, level), 32})
-        throw FormatError(tiles_.path(), -1, fmt::format("'{}' must be U8 [{}, 32]", level_name(tree, level), tile_level_hashes(n, level)));
+        throw FormatError(tiles_.path(), -1,
+                          fmt::format("'{}' must be U8 [{}, 32]", level_name(tree, level), tile_level_hashes(n, level)));
       levels[size_t(level)] = tiles_.bytes(level_name(tree, level));
     }
   }

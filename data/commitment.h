@@ -2,11 +2,12 @@
 // What a corpus artifact commits to (provenance/corpus_proof.h), and proofs from it.
 //
 //   corpus/commitment.json     sizes and roots of the two trees; signed with the artifact, and by itself as checkpoints on demand
-//   corpus/tiles.safetensors   C2SP tiles, a tensor U8 [hashes, 32] a level: "documents/0", "documents/1", ... and "sorted/1", ... Level 0 of
-//                              the sorted tree is not kept: it is hashed from the keys of the index, 256 at a time
+//   corpus/tiles.safetensors   C2SP tiles, a tensor U8 [hashes, 32] a level: "documents/0", "documents/1", ... and "sorted/1", ...
+//                              Level 0 of the sorted tree is not kept: it is hashed from the keys of the index
 //   corpus/index.safetensors   data/document_index.h
 //
-// No file depends on a note key: the artifact's root comes from inputs, configuration and build alone, and checkpoints stand outside it.
+// No file depends on a note key: the artifact's root comes from inputs, configuration and build alone, and checkpoints stand
+// outside it.
 
 #include <optional>
 #include <string>
@@ -18,7 +19,8 @@
 
 namespace overproof {
 
-/// Collects documents in the order of the table and writes the three files. Memory: 60 bytes a document, 92 if it is private.
+/// Collects documents in the order of the table and writes the three files. Memory: 56 bytes a document,
+/// 88 if it is private, and 40 more while they are written.
 class CommitmentWriter {
  public:
   explicit CommitmentWriter(std::optional<CorpusSalt> salt) : salt_(std::move(salt)) {}
@@ -45,8 +47,8 @@ class CorpusCommitment {
   /// Leaf values of the documents tree of a corpus that is not private, from `first` on.
   std::vector<Digest> document_values(int64_t first, int64_t count) const;
 
-  /// Presence in `tree`, or absence, which the sorted tree shows; without checkpoint yet. `salt` is needed where the corpus is private. Throws
-  /// UsageError when it is missing, or is not the one that the corpus was committed with.
+  /// Presence in `tree`, or absence, which the sorted tree shows; without checkpoint yet. `salt` is needed where the corpus is
+  /// private. Throws UsageError when it is missing, or is not the one that the corpus was committed with.
   CorpusProof prove(const Digest& document, CorpusTree tree, const CorpusSalt* salt) const;
 
  private:

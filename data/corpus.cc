@@ -9,6 +9,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "data/token_stream.h"
 
 namespace overproof {
 
@@ -47,16 +48,6 @@ const std::string& metadata_text(const SafetensorsFile& file, const char* key) {
   return it->second;
 }
 
-int64_t metadata_integer(const SafetensorsFile& file, const char* key, int64_t least, int64_t most) {
-  const std::string& text = metadata_text(file, key);
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
-    throw FormatError(file.path(), -1, fmt::format("its metadata '{}' is '{}'", key, text));
-  }
-  return value;
-}
-
 }  // namespace
 
 void for_each_line(const MappedFile& file, const std::function<void(std::string_view, int64_t)>& visit) {
@@ -85,10 +76,20 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
   return document;
 }
 
+int64_t stream_number(const SafetensorsFile& file, const char* key, int64_t least, int64_t most) {
+  const std::string& text = metadata_text(file, key);
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
+    throw FormatError(file.path(), -1, fmt::format("its metadata '{}' is '{}'", key, text));
+  }
+  return value;
+}
+
 Corpus::Corpus(const fs::path& artifact)
     : stream_(artifact / "tokens.safetensors"), documents_(read_documents(artifact / "documents.jsonl")) {
-  vocab_size_ = metadata_integer(stream_, "vocab_size", 1, int64_t{1} << 31);
-  window_length_ = metadata_integer(stream_, "window_length", 1, int64_t{1} << 24);
+  vocab_size_ = stream_number(stream_, "vocab_size", 1, int64_t{1} << 31);
+  window_length_ = stream_number(stream_, "window_length", 1, int64_t{1} << 24);
   try {
     probe_ = Digest::from_hex(metadata_text(stream_, "tokenizer_probe"));
   } catch (const UsageError&) {

@@ -21,6 +21,24 @@ uint64_t prefix_of(const uint8_t* key) {
   return value;
 }
 
+/// The first of [0, n) for which `below` is false, where it is true up to there and false from there on. It is looked for near
+/// share x n, in bounds that are doubled until they hold it: a file of which few pages are read. What is not ordered so gives
+/// some number in [0, n].
+template <class Below>
+int64_t first_not(int64_t n, double share, Below below) {
+  int64_t reach = int64_t(std::sqrt(double(n))) + 8;
+  const int64_t middle = std::clamp<int64_t>(int64_t(share * double(n)), 0, n);
+  int64_t low = middle, high = middle;  // true below `low`, false from `high` on
+  while (low > 0 && !below(low - 1)) high = low - 1, low = std::max<int64_t>(0, low - reach), reach *= 2;
+  while (high < n && below(high)) low = high + 1, high = std::min(n, high + reach), reach *= 2;
+  while (low < high) {
+    const int64_t half = low + (high - low) / 2;
+    if (below(half)) low = half + 1;
+    else high = half;
+  }
+  return low;
+}
+
 }  // namespace
 
 bool DocumentIndex::is_in(const fs::path& artifact) { return fs::exists(artifact / kFile); }
@@ -42,7 +60,8 @@ DocumentIndex::DocumentIndex(const fs::path& artifact) : file_(artifact / kFile)
   tokens_[1] = file_.values<int64_t>("held_out");
   records_ = file_.values<int64_t>("records");
   for (const auto& stream : tokens_)
-    if (stream.front() != 0 || stream.back() < 0 || stream.back() > kMostTokens) fail("its streams do not begin at token 0, or do not end");
+    if (stream.front() != 0 || stream.back() < 0 || stream.back() > kMostTokens)
+      fail("its streams do not begin at token 0, or do not end");
   const bool narrow = documents_ < kMostNarrow;
   for (const char* name : {"ordinals", "ranks"}) row(name, narrow ? DType::u32 : DType::i64, documents_);
   if (narrow) {
@@ -62,23 +81,12 @@ Digest DocumentIndex::key(int64_t rank) const {
 }
 
 int64_t DocumentIndex::lower_bound(const Digest& wanted) const {
-  const auto less = [&](int64_t rank) {
+  // Digests are uniform: the rank is near its expectation.
+  const double share = std::ldexp(double(prefix_of(wanted.bytes.data())), -64);
+  return first_not(documents_, share, [&](int64_t rank) {
     const uint8_t* key = keys_.data() + rank * 32;
     return std::lexicographical_compare(key, key + 32, wanted.bytes.begin(), wanted.bytes.end());
-  };
-  // Digests are uniform: the rank is near its expectation, and bounds around it are doubled until they hold, whatever the file says.
-  const double guess = std::ldexp(double(prefix_of(wanted.bytes.data())), -64) * double(documents_);
-  int64_t reach = int64_t(std::sqrt(double(documents_))) + 8;
-  const int64_t middle = std::clamp<int64_t>(int64_t(guess), 0, documents_);
-  int64_t low = middle, high = middle;  // all below `low` are less, none from `high` on
-  while (low > 0 && !less(low - 1)) high = low - 1, low = std::max<int64_t>(0, low - reach), reach *= 2;
-  while (high < documents_ && less(high)) low = high + 1, high = std::min(documents_, high + reach), reach *= 2;
-  while (low < high) {
-    const int64_t half = low + (high - low) / 2;
-    if (less(half)) low = half + 1;
-    else high = half;
-  }
-  return low;
+  });
 }
 
 std::optional<int64_t> DocumentIndex::find(const Digest& wanted) const {
@@ -113,8 +121,8 @@ int64_t DocumentIndex::at(Split split, int64_t position) const {
   const auto& stream = tokens_[size_t(split)];
   OVERPROOF_CHECK(position >= 0 && position < stream.back());
   // Documents of the other split add nothing, so the last that begins at or before the position holds it.
-  const auto after = std::upper_bound(stream.begin(), stream.end(), position);
-  const int64_t ordinal = int64_t(after - stream.begin()) - 1;
+  const double share = double(position) / double(stream.back());
+  const int64_t ordinal = first_not(documents_ + 1, share, [&](int64_t i) { return stream[size_t(i)] <= position; }) - 1;
   if (ordinal < 0 || ordinal >= documents_) fail("its token counts do not ascend");
   return ordinal;
 }
@@ -158,9 +166,10 @@ void DocumentIndexBuilder::sort() {
   for (size_t i = 0; i < keys_.size(); ++i) items[next[keys_[i].bytes[0]]++] = {prefix_of(keys_[i].bytes.data()), int64_t(i)};
   parallel_for(256, 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b)
-      std::sort(items.begin() + ptrdiff_t(begin[size_t(b)]), items.begin() + ptrdiff_t(begin[size_t(b) + 1]), [&](const Item& x, const Item& y) {
-        return x.prefix != y.prefix ? x.prefix < y.prefix : keys_[size_t(x.ordinal)] < keys_[size_t(y.ordinal)];
-      });
+      std::sort(items.begin() + ptrdiff_t(begin[size_t(b)]), items.begin() + ptrdiff_t(begin[size_t(b) + 1]),
+                [&](const Item& x, const Item& y) {
+                  return x.prefix != y.prefix ? x.prefix < y.prefix : keys_[size_t(x.ordinal)] < keys_[size_t(y.ordinal)];
+                });
   });
   ordinals_.resize(items.size());
   for (size_t r = 0; r < items.size(); ++r) {

@@ -42,7 +42,8 @@ class DocumentIndex {
   int64_t stream_tokens(Split split) const;  ///< all of them
   /// The document that holds token `position` of the split's stream.
   int64_t at(Split split, int64_t position) const;
-  /// The places of the documents that window `window` reads, inputs and labels: tokens [window x length, window x length + length].
+  /// The places of the documents that window `window` reads, inputs and labels: tokens [window x length, window x length +
+  /// length].
   std::vector<int64_t> in_window(Split split, int64_t window, int64_t length) const;
   std::pair<int64_t, int64_t> record(int64_t ordinal) const;  ///< begin and end of its line in documents.jsonl
 
@@ -58,7 +59,7 @@ class DocumentIndex {
   std::span<const uint32_t> ordinals_, ranks_;
 };
 
-/// Collects documents in the order of the table: 56 bytes of memory each.
+/// Collects documents in the order of the table: 56 bytes of memory each, and 40 more while they are written.
 class DocumentIndexBuilder {
  public:
   /// `record`: where its line begins in documents.jsonl.

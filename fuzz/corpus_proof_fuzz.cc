@@ -1,5 +1,5 @@
-// Proof JSON, signed notes, checkpoints, note keys, origins and tile names: any bytes are refused with a FormatError or accepted; what is
-// accepted is written as it was read, and nothing that the key did not sign holds.
+// Proof JSON, signed notes, checkpoints, note keys, origins and tile names: any bytes are refused with a FormatError or accepted;
+// what is accepted is written as it was read, and nothing that the key did not sign holds.
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"
@@ -33,13 +33,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try_reading([&] { fuzz::require(TreeHead::parse(text, "checkpoint").text() == text); });
   try_reading([&] { fuzz::require(NoteVerifier::parse(text, "key").text() == text); });
   try_reading([&] { fuzz::require(CorpusOrigin::parse(text, "origin").text() == text); });
-  try_reading([&] { fuzz::require(Commitment::parse(Commitment::parse(text, "commitment").text(), "commitment") == Commitment::parse(text, "commitment")); });
+  try_reading([&] {
+    fuzz::require(Commitment::parse(Commitment::parse(text, "commitment").text(), "commitment") ==
+                  Commitment::parse(text, "commitment"));
+  });
   try_reading([&] {
     const TileName name = parse_tile_path(text, "tile");
-    fuzz::require((name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width)) == text);
+    fuzz::require((name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width)) ==
+                  text);
   });
-  // A signed text of the fuzzer's choice in a proof of its choice: whatever it makes up must not hold for a tree that it does not know.
-  if (size > 0 && data[size - 1] == '\n') try_reading([&] {
+  // A signed text of the fuzzer's choice in a proof of its choice: whatever it makes up must not hold for a tree that it does not
+  // know.
+  if (size > 0 && data[size - 1] == '\n')
+    try_reading([&] {
       const auto opened = open_note(signer.sign_note(text), signer.verifier(), "note");
       fuzz::require(!opened || *opened == text);
     });

@@ -25,8 +25,8 @@ Digest hmac(std::string_view secret, std::string_view label, const Digest* docum
   if (document) message.append(reinterpret_cast<const char*>(document->bytes.data()), document->bytes.size());
   Digest digest;
   unsigned length = 0;
-  OVERPROOF_CHECK(HMAC(EVP_sha256(), secret.data(), int(secret.size()), reinterpret_cast<const unsigned char*>(message.data()), message.size(),
-                       digest.bytes.data(), &length) &&
+  OVERPROOF_CHECK(HMAC(EVP_sha256(), secret.data(), int(secret.size()), reinterpret_cast<const unsigned char*>(message.data()),
+                       message.size(), digest.bytes.data(), &length) &&
                   length == digest.bytes.size());
   return digest;
 }
@@ -61,7 +61,10 @@ bool is_in(const ProvenLeaf& leaf, const Digest& value, const TreeHead& tree) {
 
 /// Why the leaves do not show that `value` is absent; "" if they do.
 std::string absence_fault(const std::vector<ProvenLeaf>& leaves, const Digest& value, const TreeHead& tree) {
-  if (tree.size == 0) return !leaves.empty() ? "it shows leaves of an empty tree" : tree.root != merkle_empty_root() ? "the root is not that of an empty tree" : "";
+  if (tree.size == 0)
+    return !leaves.empty()                    ? "it shows leaves of an empty tree"
+           : tree.root != merkle_empty_root() ? "the root is not that of an empty tree"
+                                              : "";
   if (leaves.empty() || leaves.size() > 2) return "it does not show the document's neighbours";
   for (const ProvenLeaf& leaf : leaves) {
     if (!leaf.value) return "a neighbour has no value";
@@ -80,20 +83,25 @@ std::string absence_fault(const std::vector<ProvenLeaf>& leaves, const Digest& v
 
 CorpusSalt CorpusSalt::from_bytes(std::string_view secret, const fs::path& origin) {
   if (secret.size() != kSecretBytes)
-    throw FormatError(origin, -1, fmt::format("has {} bytes; the secret of a private corpus has {}: make one with 'overproof audit salt'", secret.size(), kSecretBytes));
+    throw FormatError(origin, -1,
+                      fmt::format("has {} bytes; the secret of a private corpus has {}: make one with 'overproof audit salt'",
+                                  secret.size(), kSecretBytes));
   CorpusSalt salt;
   salt.secret_ = secret;
   return salt;
 }
 
-CorpusSalt CorpusSalt::read(const fs::path& file) { return from_bytes(read_private_file(file, 4096, "the corpus's secret"), file); }
+CorpusSalt CorpusSalt::read(const fs::path& file) {
+  return from_bytes(read_private_file(file, 4096, "the corpus's secret"), file);
+}
 
 void CorpusSalt::create(const fs::path& file) {
   std::string secret(kSecretBytes, '\0');
   if (RAND_priv_bytes(reinterpret_cast<unsigned char*>(secret.data()), int(secret.size())) != 1)
     throw ProvenanceError("cannot make a secret: the system gives no random bytes");
   if (!create_private_file(file, secret, "the corpus's secret"))
-    throw UsageError(fmt::format("{}: is there already; a corpus committed under it could no longer be proved if it were replaced", file.string()));
+    throw UsageError(fmt::format(
+        "{}: is there already; a corpus committed under it could no longer be proved if it were replaced", file.string()));
 }
 
 Digest CorpusSalt::document_salt(const Digest& document) const { return hmac(secret_, "document", &document); }
@@ -137,8 +145,11 @@ std::string CorpusOrigin::text() const {
 }
 
 CorpusOrigin CorpusOrigin::parse(std::string_view text, const fs::path& origin) {
-  const auto fail = [&]() { throw FormatError(origin, -1, fmt::format("'{}' is not the tree of a corpus (NAME/ROOT/TREE)", text.substr(0, 400))); };
-  const size_t second = text.rfind('/'), first = second == std::string_view::npos || second == 0 ? std::string_view::npos : text.rfind('/', second - 1);
+  const auto fail = [&]() {
+    throw FormatError(origin, -1, fmt::format("'{}' is not the tree of a corpus (NAME/ROOT/TREE)", text.substr(0, 400)));
+  };
+  const size_t second = text.rfind('/'),
+               first = second == std::string_view::npos || second == 0 ? std::string_view::npos : text.rfind('/', second - 1);
   if (first == std::string_view::npos || first == 0) fail();
   CorpusOrigin parsed;
   parsed.name = text.substr(0, first);
@@ -206,7 +217,8 @@ CorpusProof CorpusProof::parse(std::string_view text, const fs::path& origin) {
     proof.leaves.push_back(std::move(leaf));
   }
   proof.checkpoint = json_text(json, "checkpoint", origin);
-  if (proof.text() != text) throw FormatError(origin, -1, "is not spelled as proofs are: a byte of it was changed, or it was formatted anew");
+  if (proof.text() != text)
+    throw FormatError(origin, -1, "is not spelled as proofs are: a byte of it was changed, or it was formatted anew");
   return proof;
 }
 
@@ -218,7 +230,8 @@ std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, c
   if (origin.sorted_salt_digest && sha256(std::span<const uint8_t>(proof.salt->bytes)) != *origin.sorted_salt_digest)
     return "its salt is not the one that the tree was made with";
   const Digest value = corpus_leaf_value(proof.document, proof.salt);
-  if (!proof.present) return proof.tree == CorpusTree::sorted ? absence_fault(proof.leaves, value, tree) : "only the sorted tree can show absence";
+  if (!proof.present)
+    return proof.tree == CorpusTree::sorted ? absence_fault(proof.leaves, value, tree) : "only the sorted tree can show absence";
   if (proof.leaves.size() != 1 || proof.leaves[0].value) return "presence is shown by one leaf, the document's own";
   return is_in(proof.leaves[0], value, tree) ? "" : "the document's leaf is not in the signed tree";
 }
@@ -228,13 +241,15 @@ ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key,
   const auto note = open_note(proof.checkpoint, key, origin);
   if (!note) {
     const std::string spelled = key.text();
-    check.fault = fmt::format("its checkpoint does not hold a signature of the note key {}", spelled.substr(0, spelled.rfind('+')));
+    check.fault =
+        fmt::format("its checkpoint does not hold a signature of the note key {}", spelled.substr(0, spelled.rfind('+')));
     return check;
   }
   const TreeHead tree = TreeHead::parse(*note, origin);
   check.origin = CorpusOrigin::parse(tree.origin, origin);
   check.documents = tree.size;
-  check.fault = check.origin.name != key.name() ? "its checkpoint is of a tree that another signer names" : corpus_proof_fault(proof, tree, check.origin);
+  check.fault = check.origin.name != key.name() ? "its checkpoint is of a tree that another signer names"
+                                                : corpus_proof_fault(proof, tree, check.origin);
   return check;
 }
 

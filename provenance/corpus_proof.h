@@ -1,21 +1,22 @@
 #pragma once
 // What a corpus commits to, and proofs about one document that need nothing but the public note key.
 //
-// A corpus has two trees over the same documents: "documents" in the order of its table, and "sorted" with strictly ascending values. A
-// leaf's data, its value, is 32 bytes: the SHA-256 of the text. Where values ascend, two neighbours show that nothing stands between them:
-// that is a proof of absence.
+// A corpus has two trees over the same documents: "documents" in the order of its table, and "sorted" with strictly ascending
+// values. A leaf's data, its value, is 32 bytes: the SHA-256 of the text. Where values ascend, two neighbours show that nothing
+// stands between them: that is a proof of absence.
 //
-// A private corpus commits to salted values, so that nobody can try guessed texts against its hashes:
-//   documents   SHA-256("overproof salted leaf v1" || salt || digest) with a salt a document, HMAC-SHA256(secret, "document" || digest). A
-//               proof reveals that one salt. Whether it is the right one need not be shown: any salt that gives a committed value will do.
-//   sorted      the same formula with one salt for the corpus, HMAC-SHA256(secret, "sorted"), whose SHA-256 is in the tree's signed origin.
-//               Absence needs that: with a salt a document, whoever answers could hide a document by a salt that it was not committed
-//               under. The price: whoever holds an absence proof can try guessed texts against the values he sees, which are two a proof, or
-//               all of them if the sorted tree's tiles are published. Whether that is acceptable is the owner's choice; presence never costs it.
+// A private corpus commits to salted values, SHA-256("overproof salted leaf v1" || salt || digest), so that nobody can try guessed
+// texts against its hashes. Salts come from the owner's secret by HMAC-SHA256:
+//   documents   A salt a document, HMAC(secret, "document" || digest). A proof reveals that one salt. Whether it is the right one need
+//               not be shown: any salt that gives a committed value will do.
+//   sorted      One salt for the corpus, HMAC(secret, "sorted"), whose SHA-256 is in the tree's signed origin. Absence needs that: with
+//               a salt a document, whoever answers could hide a document by a salt that it was not committed under. The price:
+//               whoever holds an absence proof can try guessed texts against the values he sees, which are two a proof, or all of
+//               them if the sorted tree's tiles are published. That is the owner's choice; presence never costs it.
 //
-// A proof of absence rests on the sorted tree being sorted and of the same documents. `audit verify` shows both, given the corpus or, for those
-// who may not see texts, its table. To whoever has the proof alone, the signer has bound himself: a presence proof of the same
-// document under the same corpus root convicts him.
+// A proof of absence rests on the sorted tree being sorted and of the same documents. `audit verify` shows both, given the corpus
+// or, for those who may not see texts, its table. To whoever has the proof alone, the signer has bound himself: a presence proof
+// of the same document under the same corpus root convicts him.
 
 #include <optional>
 #include <string>
@@ -32,8 +33,8 @@ enum class CorpusTree { documents, sorted };
 /// The secret of a private corpus: 32 random bytes.
 class CorpusSalt {
  public:
-  static CorpusSalt read(const fs::path& file);     ///< throws ProvenanceError when others may read it, FormatError on its size
-  static void create(const fs::path& file);         ///< throws UsageError when the file is there
+  static CorpusSalt read(const fs::path& file);  ///< throws ProvenanceError when others may read it, FormatError on its size
+  static void create(const fs::path& file);      ///< throws UsageError when the file is there
   static CorpusSalt from_bytes(std::string_view secret, const fs::path& origin);
   Digest document_salt(const Digest& document) const;
   Digest sorted_salt() const;
@@ -62,9 +63,9 @@ struct Commitment {
   bool operator==(const Commitment&) const = default;
 };
 
-/// Names one tree of one corpus artifact, as a checkpoint's first line: NAME/CORPUS/TREE, where CORPUS is the artifact's root in hex, and
-/// TREE "documents", "documents-salted", "sorted", or "sorted-" and SHA-256 of the sorted tree's salt in hex. Every corpus is a log of
-/// its own, because none is a prefix of another.
+/// Names one tree of one corpus artifact, as a checkpoint's first line: NAME/CORPUS/TREE, where CORPUS is the artifact's root in
+/// hex, and TREE "documents", "documents-salted", "sorted", or "sorted-" and SHA-256 of the sorted tree's salt in hex. Every
+/// corpus is a log of its own, because none is a prefix of another.
 struct CorpusOrigin {
   std::string name;  ///< the note key's
   Digest corpus;
@@ -85,7 +86,8 @@ struct ProvenLeaf {
   std::vector<Digest> path;
 };
 
-/// Presence: one leaf of either tree. Absence: the neighbours in the sorted tree, of which there is one at its ends, and none in an empty tree.
+/// Presence: one leaf of either tree. Absence: the neighbours in the sorted tree, of which there is one at its ends, and none in
+/// an empty tree.
 struct CorpusProof {
   bool present = false;
   CorpusTree tree = CorpusTree::documents;

@@ -131,7 +131,8 @@ std::vector<Digest> consistency_path(int64_t first, int64_t second, const Subtre
   return path;
 }
 
-bool verify_consistency(int64_t first, int64_t second, const Digest& first_root, const Digest& second_root, std::span<const Digest> path) {
+bool verify_consistency(int64_t first, int64_t second, const Digest& first_root, const Digest& second_root,
+                        std::span<const Digest> path) {
   if (first < 0 || first > second) return false;
   if (first == second) return path.empty() && first_root == second_root;
   if (first == 0) return path.empty() && first_root == merkle_empty_root();

@@ -35,6 +35,7 @@ bool verify_inclusion(const Digest& leaf_hash, int64_t index, int64_t size, std:
 std::vector<Digest> consistency_path(int64_t first, int64_t second, const SubtreeHash& subtree);
 /// Section 2.1.4.2. Takes any numbers; false unless the tree of size `second` begins with the one of size `first`. Equal sizes
 /// need equal roots and no path; every tree begins with the empty one.
-bool verify_consistency(int64_t first, int64_t second, const Digest& first_root, const Digest& second_root, std::span<const Digest> path);
+bool verify_consistency(int64_t first, int64_t second, const Digest& first_root, const Digest& second_root,
+                        std::span<const Digest> path);
 
 }  // namespace overproof

@@ -57,7 +57,9 @@ struct KeyFields {
   uint32_t id = 0;
 };
 KeyFields split_key(std::string_view text, const fs::path& origin) {
-  const auto fail = [&](std::string_view cause) { throw FormatError(origin, -1, fmt::format("no note key (NAME+ID+KEY): {}", cause)); };
+  const auto fail = [&](std::string_view cause) {
+    throw FormatError(origin, -1, fmt::format("no note key (NAME+ID+KEY): {}", cause));
+  };
   const size_t first = text.find('+'), second = first == std::string_view::npos ? first : text.find('+', first + 1);
   if (second == std::string_view::npos) fail("two '+' are missing");
   KeyFields fields;
@@ -65,7 +67,8 @@ KeyFields split_key(std::string_view text, const fs::path& origin) {
   if (!is_name(fields.name)) fail("its name is empty, too long, or not of printable ASCII");
   const std::string_view id = text.substr(first + 1, second - first - 1);
   const auto [end, error] = std::from_chars(id.data(), id.data() + id.size(), fields.id, 16);
-  if (error != std::errc() || end != id.data() + id.size() || fmt::format("{:08x}", fields.id) != id) fail("its ID is not 8 lower-case hex digits");
+  if (error != std::errc() || end != id.data() + id.size() || fmt::format("{:08x}", fields.id) != id)
+    fail("its ID is not 8 lower-case hex digits");
   const std::string decoded = base64_decode(text.substr(second + 1), origin);
   if (decoded.size() != 1 + kKeyBytes || decoded[0] != kEd25519) fail("it is no Ed25519 key");
   fields.bytes = decoded.substr(1);
@@ -79,7 +82,8 @@ std::string spell_key(std::string_view name, uint32_t id, std::string_view bytes
 std::string public_key_of(EVP_PKEY* key) {
   std::string bytes(kKeyBytes, '\0');
   size_t size = bytes.size();
-  OVERPROOF_CHECK(EVP_PKEY_get_raw_public_key(key, reinterpret_cast<unsigned char*>(bytes.data()), &size) == 1 && size == kKeyBytes);
+  OVERPROOF_CHECK(EVP_PKEY_get_raw_public_key(key, reinterpret_cast<unsigned char*>(bytes.data()), &size) == 1 &&
+                  size == kKeyBytes);
   return bytes;
 }
 
@@ -90,7 +94,8 @@ struct NoteParts {
 NoteParts split_note(std::string_view note, const fs::path& origin) {
   const auto fail = [&](std::string_view cause) { throw FormatError(origin, -1, fmt::format("not a signed note: {}", cause)); };
   if (note.size() > kMostNoteBytes) fail("it is too large");
-  if (std::any_of(note.begin(), note.end(), [](char c) { return uint8_t(c) < 0x20 && c != '\n'; })) fail("it holds control characters");
+  if (std::any_of(note.begin(), note.end(), [](char c) { return uint8_t(c) < 0x20 && c != '\n'; }))
+    fail("it holds control characters");
   const size_t blank = note.rfind("\n\n");
   if (blank == std::string_view::npos || !note.ends_with('\n')) fail("no signatures follow an empty line");
   NoteParts parts{note.substr(0, blank + 1), {}};
@@ -118,7 +123,8 @@ KeyPointer private_key(std::string_view seed) {
 
 }  // namespace
 
-NoteVerifier::NoteVerifier(std::string name, std::string_view key, const fs::path& origin) : name_(std::move(name)), key_(key), id_(key_id(name_, key)) {
+NoteVerifier::NoteVerifier(std::string name, std::string_view key, const fs::path& origin)
+    : name_(std::move(name)), key_(key), id_(key_id(name_, key)) {
   pkey_ = KeyPointer(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, bytes_of(key_), key_.size()), EVP_PKEY_free);
   if (!pkey_) {
     ERR_clear_error();
@@ -129,14 +135,18 @@ NoteVerifier::NoteVerifier(std::string name, std::string_view key, const fs::pat
 NoteVerifier NoteVerifier::parse(std::string_view text, const fs::path& origin) {
   const KeyFields fields = split_key(text, origin);
   NoteVerifier verifier(fields.name, fields.bytes, origin);
-  if (verifier.id_ != fields.id) throw FormatError(origin, -1, fmt::format("the note key's ID is {:08x}, but its name and key give {:08x}", fields.id, verifier.id_));
+  if (verifier.id_ != fields.id)
+    throw FormatError(origin, -1,
+                      fmt::format("the note key's ID is {:08x}, but its name and key give {:08x}", fields.id, verifier.id_));
   return verifier;
 }
 
 NoteVerifier NoteVerifier::from_text_or_file(const std::string& text_or_file) {
   std::error_code error;
-  if (fs::is_regular_file(text_or_file, error)) return parse(without_newline(read_file(text_or_file, kMostKeyFileBytes)), text_or_file);
-  if (text_or_file.find('+') == std::string::npos) throw UsageError(fmt::format("'{}' is neither a file nor a note key (NAME+ID+KEY)", text_or_file));
+  if (fs::is_regular_file(text_or_file, error))
+    return parse(without_newline(read_file(text_or_file, kMostKeyFileBytes)), text_or_file);
+  if (text_or_file.find('+') == std::string::npos)
+    throw UsageError(fmt::format("'{}' is neither a file nor a note key (NAME+ID+KEY)", text_or_file));
   return parse(text_or_file, "the note key");
 }
 
@@ -157,8 +167,10 @@ NoteSigner NoteSigner::generate(const std::string& name) {
   std::string seed(kKeyBytes, '\0');
   if (RAND_priv_bytes(reinterpret_cast<unsigned char*>(seed.data()), int(seed.size())) != 1)
     throw ProvenanceError("cannot make a note key: the system gives no random bytes");
-  const std::string chosen = name.empty() ? "overproof-" + sha256(public_key_of(private_key(seed).get())).hex().substr(0, 20) : name;
-  if (!is_name(chosen)) throw UsageError(fmt::format("'{}' cannot name a note key: use printable ASCII without spaces and '+'", chosen));
+  const std::string chosen =
+      name.empty() ? "overproof-" + sha256(public_key_of(private_key(seed).get())).hex().substr(0, 20) : name;
+  if (!is_name(chosen))
+    throw UsageError(fmt::format("'{}' cannot name a note key: use printable ASCII without spaces and '+'", chosen));
   return NoteSigner(chosen, seed, {});
 }
 
@@ -174,7 +186,8 @@ NoteSigner NoteSigner::load_or_create(const fs::path& file, const std::string& n
   if (!fs::exists(file)) create_private_file(file, generate(name).text() + "\n", "the note key");
   NoteSigner signer = parse(without_newline(read_private_file(file, kMostKeyFileBytes, "the note key")), file);
   if (!name.empty() && name != signer.verifier_.name())
-    throw UsageError(fmt::format("{}: the note key is called '{}'; another name needs another key", file.string(), signer.verifier_.name()));
+    throw UsageError(
+        fmt::format("{}: the note key is called '{}'; another name needs another key", file.string(), signer.verifier_.name()));
   fs::path shared = file;
   shared += ".pub";
   if (!fs::exists(shared)) write_file_atomically(shared, signer.verifier_.text() + "\n");
@@ -188,7 +201,8 @@ std::string NoteSigner::sign(std::string_view message) const {
   std::string signature(kSignatureBytes, '\0');
   size_t size = signature.size();
   OVERPROOF_CHECK(context && EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, pkey_.get()) == 1);
-  OVERPROOF_CHECK(EVP_DigestSign(context.get(), reinterpret_cast<unsigned char*>(signature.data()), &size, bytes_of(message), message.size()) == 1 &&
+  OVERPROOF_CHECK(EVP_DigestSign(context.get(), reinterpret_cast<unsigned char*>(signature.data()), &size, bytes_of(message),
+                                 message.size()) == 1 &&
                   size == kSignatureBytes);
   return signature;
 }
@@ -204,7 +218,9 @@ fs::path note_key_path(const fs::path& signing_key) {
   return file;
 }
 
-std::string unverified_note_text(std::string_view note, const fs::path& origin) { return std::string(split_note(note, origin).text); }
+std::string unverified_note_text(std::string_view note, const fs::path& origin) {
+  return std::string(split_note(note, origin).text);
+}
 
 std::optional<std::string> open_note(std::string_view note, const NoteVerifier& key, const fs::path& origin) {
   const NoteParts parts = split_note(note, origin);
@@ -236,7 +252,8 @@ TreeHead TreeHead::parse(std::string_view text, const fs::path& origin) {
   checkpoint.origin = lines[0];
   if (checkpoint.origin.empty()) fail("its origin is empty");
   const auto [end, error] = std::from_chars(lines[1].data(), lines[1].data() + lines[1].size(), checkpoint.size);
-  if (error != std::errc() || end != lines[1].data() + lines[1].size() || checkpoint.size < 0 || std::to_string(checkpoint.size) != lines[1])
+  if (error != std::errc() || end != lines[1].data() + lines[1].size() || checkpoint.size < 0 ||
+      std::to_string(checkpoint.size) != lines[1])
     fail("its size is no whole number");
   const std::string root = base64_decode(lines[2], origin);
   if (root.size() != checkpoint.root.bytes.size()) fail("its root is no SHA-256");

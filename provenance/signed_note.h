@@ -1,11 +1,11 @@
 #pragma once
-// C2SP signed notes (https://c2sp.org/signed-note) with Ed25519 (RFC 8032), and the checkpoints (https://c2sp.org/tlog-checkpoint) in them: how the
-// root of a tree is signed so that the tools of transparency logs read it.
+// C2SP signed notes (https://c2sp.org/signed-note) with Ed25519 (RFC 8032), and the checkpoints
+// (https://c2sp.org/tlog-checkpoint) in them: how the root of a tree is signed so that the tools of transparency logs read it.
 //
-// The note key is a key of its own, beside the signing key, in the file "<signing key>.note". It is not derived from the signing key: that
-// may stand in a token or behind a command and then gives no secret to derive from, one key must be replaceable without the other, and
-// the same scalar in two signature schemes has no proof of security. `audit checkpoint` signs with the signing key which note key is
-// its owner's. Ed25519 is deterministic, so one key and one tree give one note, byte for byte.
+// The note key is a key of its own, beside the signing key, in the file "<signing key>.note". It is not derived from the signing
+// key: that may stand in a token or behind a command and then gives no secret to derive from, one key must be replaceable without
+// the other, and the same scalar in two signature schemes has no proof of security. `audit checkpoint` signs with the signing key
+// which note key is its owner's. Ed25519 is deterministic, so one key and one tree give one note, byte for byte.
 //
 // Keys are spelled as Go's golang.org/x/mod/sumdb/note does, which other tools read:
 //   public    NAME+ID+BASE64(0x01 || 32 bytes)                 ID: 8 hex digits, SHA-256(NAME || 0x0A || 0x01 || key)[:4]
@@ -51,8 +51,8 @@ class NoteSigner {
   /// Reads the key, or makes one: mode 0600, its public key beside it in "<file>.pub".
   static NoteSigner load_or_create(const fs::path& file, const std::string& name = "");
   const NoteVerifier& verifier() const { return verifier_; }
-  std::string text() const;                              ///< the private key
-  std::string sign(std::string_view message) const;      ///< 64 bytes
+  std::string text() const;                          ///< the private key
+  std::string sign(std::string_view message) const;  ///< 64 bytes
   /// The note: `text` (ends in a newline), an empty line, one signature.
   std::string sign_note(std::string_view text) const;
 
@@ -69,11 +69,12 @@ fs::path note_key_path(const fs::path& signing_key);
 /// The text of a note, whoever signed it. Throws FormatError when it is no note.
 std::string unverified_note_text(std::string_view note, const fs::path& origin);
 
-/// The text of a note that the key has signed. Signatures of other keys (witnesses) are passed over, as the format asks. Throws FormatError
-/// when it is no note; nothing when this key did not sign it, or any signature under its name and ID does not hold.
+/// The text of a note that the key has signed. Signatures of other keys (witnesses) are passed over, as the format asks. Throws
+/// FormatError when it is no note; nothing when this key did not sign it, or any signature under its name and ID does not hold.
 std::optional<std::string> open_note(std::string_view note, const NoteVerifier& key, const fs::path& origin);
 
-/// The text of a checkpoint (tlog-checkpoint). Lines after the third are not written, and refused: the signature would cover what nobody checks.
+/// The text of a checkpoint (tlog-checkpoint). Lines after the third are not written, and refused: the signature would cover what
+/// nobody checks.
 struct TreeHead {
   std::string origin;  ///< unlike any other tree's: two trees under one origin must be prefixes of each other
   int64_t size = 0;

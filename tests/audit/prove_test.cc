@@ -21,8 +21,8 @@ std::string text_of(int64_t i) { return "text number " + std::to_string(i); }
 
 /// How a dishonest maker's table differs from what he committed to.
 struct Lie {
-  int64_t wrong_digest = -1;         ///< this line's digest is another
-  int64_t exchanged = -1;            ///< this line and the next have changed places
+  int64_t wrong_digest = -1;  ///< this line's digest is another
+  int64_t exchanged = -1;     ///< this line and the next have changed places
   bool drop_last = false;
   std::optional<CorpusSalt> salt;
 };
@@ -38,9 +38,17 @@ void fill_corpus(const fs::path& folder, const Lie& lie) {
     const Split split = i % 5 == 2 ? Split::held_out : Split::train;
     const int64_t tokens = 3 + i % 4;
     const Digest listed = sha256(text_of(i == lie.wrong_digest ? i + 1000 : i));
-    lines.push_back(Json{{"digest", listed.hex()}, {"name", "pack/" + std::to_string(i)}, {"source", "pack"}, {"license", "MIT"}, {"license_rule", "test"},
-                         {"bytes", text_of(i).size()}, {"split", split == Split::train ? "train" : "held_out"}, {"first_token", first[size_t(split)]},
-                         {"tokens", tokens}}.dump() + "\n");
+    lines.push_back(Json{{"digest", listed.hex()},
+                         {"name", "pack/" + std::to_string(i)},
+                         {"source", "pack"},
+                         {"license", "MIT"},
+                         {"license_rule", "test"},
+                         {"bytes", text_of(i).size()},
+                         {"split", split == Split::train ? "train" : "held_out"},
+                         {"first_token", first[size_t(split)]},
+                         {"tokens", tokens}}
+                        .dump() +
+                    "\n");
     writer.add(sha256(text_of(i)), split, tokens, at);
     first[size_t(split)] += tokens;
     at += int64_t(lines.back().size());
@@ -75,7 +83,8 @@ struct Desk {
   std::string key() const { return (folder / "signing-key.pem").string(); }
   std::string public_key() const { return key() + ".note.pub"; }
   std::string file(const std::string& name) const { return (folder / name).string(); }
-  int prove(const fs::path& run, const std::string& document, const std::string& out, const std::string& salt = "", const std::string& tree = "documents") {
+  int prove(const fs::path& run, const std::string& document, const std::string& out, const std::string& salt = "",
+            const std::string& tree = "documents") {
     ProveConfig config;
     config.document = document;
     config.out = file(out);
@@ -207,9 +216,14 @@ TEST_CASE("a private corpus is proved with its secret, and verified with and wit
 
 TEST_CASE("a table that is not what was committed to is caught, although everything is signed") {
   SECTION("honest") { CHECK(failures(ProvableRun().path()).empty()); }
-  SECTION("one digest") { CHECK_THAT(failures(ProvableRun({.wrong_digest = 17}).path()), Contains("leaf 17 is not") && Contains("another value for document 17")); }
+  SECTION("one digest") {
+    CHECK_THAT(failures(ProvableRun({.wrong_digest = 17}).path()),
+               Contains("leaf 17 is not") && Contains("another value for document 17"));
+  }
   SECTION("two lines exchanged") { CHECK_THAT(failures(ProvableRun({.exchanged = 9}).path()), Contains("leaf 9 is not")); }
-  SECTION("a document left out") { CHECK_THAT(failures(ProvableRun({.drop_last = true}).path()), Contains("lists 39 documents, the commitment 40")); }
+  SECTION("a document left out") {
+    CHECK_THAT(failures(ProvableRun({.drop_last = true}).path()), Contains("lists 39 documents, the commitment 40"));
+  }
 }
 
 TEST_CASE("changed trees and indexes are caught, although everything is signed") {
@@ -225,10 +239,16 @@ TEST_CASE("changed trees and indexes are caught, although everything is signed")
     return failures(run.path());
   };
   SECTION("a stored leaf") { CHECK_THAT(after("tiles.safetensors", 1), Contains("leaf 39 is not")); }
-  SECTION("a key") { CHECK_THAT(after("index.safetensors", kDocuments * 8 + 3 * 8 * (kDocuments + 1) + 1), Contains("another value") && Contains("sorted tree")); }
+  SECTION("a key") {
+    CHECK_THAT(after("index.safetensors", kDocuments * 8 + 3 * 8 * (kDocuments + 1) + 1),
+               Contains("another value") && Contains("sorted tree"));
+  }
   SECTION("an ordinal") { CHECK_THAT(after("index.safetensors", kDocuments * 8), Contains("index.safetensors")); }
   SECTION("a rank") { CHECK_THAT(after("index.safetensors", kDocuments * 4), Contains("index.safetensors")); }
-  SECTION("a token count") { CHECK_THAT(after("index.safetensors", kDocuments * 8 + 3 * 8 * (kDocuments + 1) - 16), Contains("index.safetensors") || Contains("tokens")); }
+  SECTION("a token count") {
+    CHECK_THAT(after("index.safetensors", kDocuments * 8 + 3 * 8 * (kDocuments + 1) - 16),
+               Contains("index.safetensors") || Contains("tokens"));
+  }
   SECTION("a root") {
     Commitment roots = CorpusCommitment(run.path() / "corpus").roots();
     roots.sorted.root.bytes[5] ^= 1;
@@ -245,7 +265,9 @@ TEST_CASE("an order of training that was chosen is caught") {
   const ProvableRun run;
   const auto with = [&](Metadata change, const Json& config) {
     OutputFolder out(run.path() / "soft-targets");
-    Metadata metadata = {{"corpus_root", run.root("corpus").hex()}, {"teacher_root", run.root("teacher").hex()}, {"seed", "3"},
+    Metadata metadata = {{"corpus_root", run.root("corpus").hex()},
+                         {"teacher_root", run.root("teacher").hex()},
+                         {"seed", "3"},
                          {"order_key", order_key(run.root("corpus"), 3).hex()}};
     for (const auto& [key, value] : change) metadata[key] = value;
     const std::vector<int64_t> offsets(10, 0);
@@ -262,10 +284,16 @@ TEST_CASE("an order of training that was chosen is caught") {
     return about;
   };
   CHECK(with({}, {{"seed", 3}}).empty());
-  CHECK_THAT(with({{"order_key", order_key(run.root("corpus"), 4).hex()}}, {{"seed", 3}}), Contains("trains in the order of key"));
+  CHECK_THAT(with({{"order_key", order_key(run.root("corpus"), 4).hex()}}, {{"seed", 3}}),
+             Contains("trains in the order of key"));
   CHECK_THAT(with({}, {{"seed", 4}}), Contains("another seed"));
-  CHECK(with({{"order_beacon", "c0ffee"}, {"order_key", order_key(run.root("corpus"), 3, "c0ffee").hex()}}, {{"seed", 3}, {"order-beacon", "c0ffee"}}).empty());
-  CHECK_THAT(with({{"order_beacon", "c0ffee"}, {"order_key", order_key(run.root("corpus"), 3, "c0ffee").hex()}}, {{"seed", 3}, {"order-beacon", ""}}), Contains("order beacon"));
-  CHECK_THAT(with({{"order_beacon", "c0ffee"}}, {{"seed", 3}, {"order-beacon", "c0ffee"}}), Contains("trains in the order of key"));
+  CHECK(with({{"order_beacon", "c0ffee"}, {"order_key", order_key(run.root("corpus"), 3, "c0ffee").hex()}},
+             {{"seed", 3}, {"order-beacon", "c0ffee"}})
+            .empty());
+  CHECK_THAT(with({{"order_beacon", "c0ffee"}, {"order_key", order_key(run.root("corpus"), 3, "c0ffee").hex()}},
+                  {{"seed", 3}, {"order-beacon", ""}}),
+             Contains("order beacon"));
+  CHECK_THAT(with({{"order_beacon", "c0ffee"}}, {{"seed", 3}, {"order-beacon", "c0ffee"}}),
+             Contains("trains in the order of key"));
   CHECK_THAT(with({{"order_beacon", "xyz"}}, {{"seed", 3}, {"order-beacon", "xyz"}}), Contains("not 1 to 512 bytes"));
 }

@@ -37,13 +37,17 @@ struct Committed {
 };
 
 /// A proof with its checkpoint, as it is published.
-CorpusProof signed_proof(const CorpusCommitment& commitment, const NoteSigner& signer, const Digest& d, CorpusTree tree, const CorpusSalt* salt = nullptr) {
+CorpusProof signed_proof(const CorpusCommitment& commitment, const NoteSigner& signer, const Digest& d, CorpusTree tree,
+                         const CorpusSalt* salt = nullptr) {
   CorpusProof proof = commitment.prove(d, tree, salt);
-  proof.checkpoint = signer.sign_note(corpus_tree_head(commitment.roots(), proof.tree, sha256("corpus"), signer.verifier().name()).text());
+  proof.checkpoint =
+      signer.sign_note(corpus_tree_head(commitment.roots(), proof.tree, sha256("corpus"), signer.verifier().name()).text());
   return proof;
 }
 
-std::string fault_of(const CorpusProof& proof, const NoteSigner& signer) { return check_corpus_proof(proof, signer.verifier(), "memory").fault; }
+std::string fault_of(const CorpusProof& proof, const NoteSigner& signer) {
+  return check_corpus_proof(proof, signer.verifier(), "memory").fault;
+}
 
 TEST_CASE("both trees have the roots of their leaves, and the files say so") {
   for (const int64_t n : {0, 1, 2, 255, 256, 257, 1000}) {
@@ -63,7 +67,8 @@ TEST_CASE("both trees have the roots of their leaves, and the files say so") {
     std::vector<Digest> sorted;
     for (const Digest& value : values) sorted.push_back(merkle_leaf(value));
     CHECK(made.roots.sorted.root == merkle_root(sorted));
-    for (const CorpusTree tree : {CorpusTree::documents, CorpusTree::sorted}) CHECK(read.tree(tree).root() == made.roots.tree(tree).root);
+    for (const CorpusTree tree : {CorpusTree::documents, CorpusTree::sorted})
+      CHECK(read.tree(tree).root() == made.roots.tree(tree).root);
     CHECK(Commitment::parse(made.roots.text(), "memory") == made.roots);
   }
 }
@@ -167,7 +172,8 @@ TEST_CASE("presence and absence of every document of small corpora are proved") 
         }
       Digest first, last;
       last.bytes.fill(0xff);
-      for (const Digest& end : {first, last}) CHECK(fault_of(signed_proof(commitment, signer, end, CorpusTree::sorted, &salt), signer) == "");
+      for (const Digest& end : {first, last})
+        CHECK(fault_of(signed_proof(commitment, signer, end, CorpusTree::sorted, &salt), signer) == "");
     }
 }
 
@@ -191,11 +197,13 @@ TEST_CASE("no proof shows what is not so") {
     const int64_t rank = commitment.index().lower_bound(document(5));
     absent.document = document(5);
     absent.leaves.clear();
-    for (const int64_t r : {rank - 1, rank + 1}) absent.leaves.push_back({r, commitment.index().key(r), commitment.tree(CorpusTree::sorted).inclusion(r)});
+    for (const int64_t r : {rank - 1, rank + 1})
+      absent.leaves.push_back({r, commitment.index().key(r), commitment.tree(CorpusTree::sorted).inclusion(r)});
     CHECK_THAT(fault_of(absent, signer), Catch::Contains("no neighbours"));
     absent.leaves[1].index = rank;  // lying about the place breaks the way
     CHECK_THAT(fault_of(absent, signer), Catch::Contains("not in the signed tree"));
-    absent.leaves = {{rank, document(5), commitment.tree(CorpusTree::sorted).inclusion(rank)}, {rank + 1, commitment.index().key(rank + 1), commitment.tree(CorpusTree::sorted).inclusion(rank + 1)}};
+    absent.leaves = {{rank, document(5), commitment.tree(CorpusTree::sorted).inclusion(rank)},
+                     {rank + 1, commitment.index().key(rank + 1), commitment.tree(CorpusTree::sorted).inclusion(rank + 1)}};
     CHECK_THAT(fault_of(absent, signer), Catch::Contains("does not stand between"));
   }
   SECTION("one neighbour where there are two") {
@@ -216,7 +224,8 @@ TEST_CASE("no proof shows what is not so") {
   SECTION("another signer") {
     CHECK_THAT(fault_of(present, NoteSigner::generate("example.com/corpora")), Catch::Contains("does not hold a signature"));
     const NoteSigner other = NoteSigner::generate("other.example");
-    present.checkpoint = other.sign_note(corpus_tree_head(commitment.roots(), CorpusTree::documents, sha256("corpus"), "example.com/corpora").text());
+    present.checkpoint = other.sign_note(
+        corpus_tree_head(commitment.roots(), CorpusTree::documents, sha256("corpus"), "example.com/corpora").text());
     CHECK_THAT(fault_of(present, other), Catch::Contains("another signer names"));
   }
   SECTION("a salt where there is none") {
@@ -225,7 +234,8 @@ TEST_CASE("no proof shows what is not so") {
   }
   SECTION("an absence of all documents from an empty tree that is not signed") {
     absent.leaves.clear();
-    absent.checkpoint = signer.sign_note(TreeHead{"example.com/corpora/" + sha256("corpus").hex() + "/sorted", 0, sha256("x")}.text());
+    absent.checkpoint =
+        signer.sign_note(TreeHead{"example.com/corpora/" + sha256("corpus").hex() + "/sorted", 0, sha256("x")}.text());
     CHECK_THAT(fault_of(absent, signer), Catch::Contains("not that of an empty tree"));
   }
 }
@@ -255,8 +265,10 @@ TEST_CASE("a private corpus: the right secret only, and no other salt hides a do
   const Digest value = corpus_leaf_value(absent.document, absent.salt);
   const int64_t rank = commitment.index().lower_bound(value);
   for (const int64_t r : {rank - 1, rank})
-    if (r >= 0 && r < 50) absent.leaves.push_back({r, commitment.index().key(r), commitment.tree(CorpusTree::sorted).inclusion(r)});
-  absent.checkpoint = signer.sign_note(corpus_tree_head(commitment.roots(), CorpusTree::sorted, sha256("corpus"), signer.verifier().name()).text());
+    if (r >= 0 && r < 50)
+      absent.leaves.push_back({r, commitment.index().key(r), commitment.tree(CorpusTree::sorted).inclusion(r)});
+  absent.checkpoint = signer.sign_note(
+      corpus_tree_head(commitment.roots(), CorpusTree::sorted, sha256("corpus"), signer.verifier().name()).text());
   CHECK_THAT(fault_of(absent, signer), Catch::Contains("not the one that the tree was made with"));
   // And nothing of the three files holds a digest of a document.
   for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) {
@@ -280,7 +292,8 @@ TEST_CASE("every changed byte of a proof is refused") {
       try {
         const CorpusProof proof = CorpusProof::parse(changed, "memory");
         // Whoever checks knows the document.
-        return proof.document == d && proof.present == (d == document(4)) && check_corpus_proof(proof, signer.verifier(), "memory").holds();
+        return proof.document == d && proof.present == (d == document(4)) &&
+               check_corpus_proof(proof, signer.verifier(), "memory").holds();
       } catch (const FormatError&) {
         return false;
       }
@@ -318,10 +331,13 @@ TEST_CASE("a secret is 32 bytes that only its owner reads, and is never replaced
 
 TEST_CASE("origins have one spelling") {
   const std::string hex = sha256("x").hex();
-  for (const std::string& good : {"a/" + hex + "/documents", "example.com/a/b/" + hex + "/sorted", "a/" + hex + "/documents-salted", "a/" + hex + "/sorted-" + hex})
+  for (const std::string& good : {"a/" + hex + "/documents", "example.com/a/b/" + hex + "/sorted",
+                                  "a/" + hex + "/documents-salted", "a/" + hex + "/sorted-" + hex})
     CHECK(CorpusOrigin::parse(good, "memory").text() == good);
-  for (const std::string& bad : {std::string(), std::string("/"), std::string("//"), hex + "/documents", "/" + hex + "/documents", "a/" + hex, "a/" + hex + "/", "a/" + hex + "/document", "a/" + hex + "/documents-",
-                                 "a/" + hex + "/sorted-", "a/" + hex + "/sorted-00", "a/" + hex.substr(1) + "/sorted", "a/" + hex + "0/sorted", "a/" + hex + "/sorted-" + std::string(64, 'A')})
+  for (const std::string& bad : {std::string(), std::string("/"), std::string("//"), hex + "/documents", "/" + hex + "/documents",
+                                 "a/" + hex, "a/" + hex + "/", "a/" + hex + "/document", "a/" + hex + "/documents-",
+                                 "a/" + hex + "/sorted-", "a/" + hex + "/sorted-00", "a/" + hex.substr(1) + "/sorted",
+                                 "a/" + hex + "0/sorted", "a/" + hex + "/sorted-" + std::string(64, 'A')})
     CHECK_THROWS_AS(CorpusOrigin::parse(bad, "memory"), FormatError);
 }
 

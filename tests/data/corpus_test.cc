@@ -9,6 +9,7 @@
 #include "core/progress.h"
 #include "data/commitment.h"
 #include "data/corpus_stage.h"
+#include "data/document_finder.h"
 #include "provenance/merkle.h"
 #include "tests/data/fixtures.h"
 
@@ -130,6 +131,53 @@ TEST_CASE("the corpus commits to its table, and its index says what the table sa
     CHECK(parse_document(std::string_view(table).substr(size_t(begin), size_t(end - begin - 1)), "table", begin).name == d.name);
   }
   CHECK(commitment.roots().documents.root == merkle_root(leaves));
+}
+
+TEST_CASE("single documents are found as in memory, with an index and without") {
+  const Source source;
+  source.run("out", Source::config());
+  const Corpus corpus(source.folder / "out");
+  const auto same = [&] {
+    const DocumentFinder finder(source.folder / "out");
+    CHECK(finder.window_length() == corpus.window_length());
+    for (const Split split : {Split::train, Split::held_out}) CHECK(finder.windows(split) == corpus.windows(split));
+    for (const Document& d : corpus.documents())
+      for (const std::string& way : {d.name, d.digest.hex(), "sha256:" + d.digest.hex()}) {
+        const auto found = finder.find(way);
+        REQUIRE(found);
+        CHECK(found->name == d.name);
+        CHECK(found->digest == d.digest);
+        CHECK(found->first_token == d.first_token);
+      }
+    for (const std::string& nobody : {std::string("nobody"), std::string("doc1"), std::string(), std::string("MIT"), std::string(64, '0'), corpus.documents()[0].source})
+      CHECK_FALSE(finder.find(nobody));
+  };
+  same();
+  for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) fs::remove(source.folder / "out" / name);
+  same();
+}
+
+TEST_CASE("an index that hides a document, or says something else, is caught when it is asked") {
+  const Source source;
+  source.run("out", Source::config());
+  const Corpus corpus(source.folder / "out");
+  TestFolder other;
+  {
+    OutputFolder out(other.path());
+    CommitmentWriter writer(std::nullopt);
+    for (size_t i = 0; i < corpus.documents().size(); ++i) {
+      const Document& d = corpus.documents()[i];
+      // The first is hidden behind another digest, the second has another length.
+      writer.add(i == 0 ? sha256("another") : d.digest, d.split, d.tokens + (i == 1), 0 + int64_t(i) * 10);
+    }
+    writer.finish(out, 100000);
+  }
+  for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"})
+    fs::copy_file(other / name, source.folder / "out" / name, fs::copy_options::overwrite_existing);
+  const DocumentFinder finder(source.folder / "out");
+  CHECK_THROWS_AS(finder.find(corpus.documents()[0].digest.hex()), FormatError);
+  CHECK_THROWS_AS(finder.find(corpus.documents()[1].digest.hex()), FormatError);
+  CHECK_THROWS_AS(finder.find(sha256("another").hex()), FormatError);
 }
 
 TEST_CASE("a private corpus is the same but for its trees, and needs a secret that nobody else may read") {

@@ -30,7 +30,8 @@ struct Tiles {
   std::vector<Digest> leaves;
   TileBuilder builder;
   Tiles(std::vector<Digest> hashes, size_t piece) : leaves(std::move(hashes)) {
-    for (size_t at = 0; at < leaves.size(); at += piece) builder.add(std::span(leaves).subspan(at, std::min(piece, leaves.size() - at)));
+    for (size_t at = 0; at < leaves.size(); at += piece)
+      builder.add(std::span(leaves).subspan(at, std::min(piece, leaves.size() - at)));
   }
   TileTree tree() const {
     return TileTree(int64_t(leaves.size()), [this](int level, int64_t first, std::span<Digest> hashes) {
@@ -67,7 +68,8 @@ TEST_CASE("roots are those of pymerkle, in memory and from tiles, however the le
       const Tiles tiles({leaves.begin(), leaves.end()}, piece);
       CHECK(tiles.builder.root().hex() == tree["root"]);
       CHECK(tiles.tree().root().hex() == tree["root"]);
-      for (int level = 1; level <= 4; ++level) CHECK(int64_t(tiles.builder.level(level).size()) == tile_level_hashes(int64_t(size), level));
+      for (int level = 1; level <= 4; ++level)
+        CHECK(int64_t(tiles.builder.level(level).size()) == tile_level_hashes(int64_t(size), level));
     }
   }
 }
@@ -148,8 +150,8 @@ TEST_CASE("tiles have the names of the specification") {
   CHECK(tile_path(1, 999, 17) == "tile/1/999.p/17");
   CHECK(tile_path(63, 1000) == "tile/63/x001/000");
   CHECK(entries_path(273, 112) == "tile/entries/273.p/112");
-  // "a tree of size 70,000 will be represented by 273 full level 0 tiles, one partial level 0 tile of width 112, one full level 1 tile, one
-  // partial level 1 tile of width 17, and one partial level 2 tile of width 1"
+  // "a tree of size 70,000 will be represented by 273 full level 0 tiles, one partial level 0 tile of width 112, one full level 1
+  // tile, one partial level 1 tile of width 17, and one partial level 2 tile of width 1"
   CHECK(tile_level_hashes(70000, 0) == 273 * 256 + 112);
   CHECK(tile_level_hashes(70000, 1) == 256 + 17);
   CHECK(tile_level_hashes(70000, 2) == 1);
@@ -160,13 +162,35 @@ TEST_CASE("tiles have the names of the specification") {
 }
 
 TEST_CASE("a tile's name is read back, and has one spelling") {
-  for (const TileName& name : {TileName{0, 0, 256}, TileName{0, 1234067, 256}, TileName{63, 999, 255}, TileName{-1, 1000, 1}, TileName{5, INT64_MAX, 256}}) {
-    const std::string path = name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width);
+  for (const TileName& name : {TileName{0, 0, 256}, TileName{0, 1234067, 256}, TileName{63, 999, 255}, TileName{-1, 1000, 1},
+                               TileName{5, INT64_MAX, 256}}) {
+    const std::string path =
+        name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width);
     CHECK(parse_tile_path(path, "memory") == name);
   }
-  for (const char* path : {"", "tile", "tile/", "tile/0", "tile/0/", "tile/0/0", "tile/0/00", "tile/00/000", "tile/64/000", "tile/0/1000", "tile/0/x000/001",
-                           "tile/0/001/002", "tile/0/x001", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01", "tile/0/000.p/", "/tile/0/000",
-                           "tile/entries/000/", "tile/0/../000", "tile/0/x999/x999/x999/x999/x999/x999/999", "tile/-1/000", "tile/0/-01"})
+  for (const char* path : {"",
+                           "tile",
+                           "tile/",
+                           "tile/0",
+                           "tile/0/",
+                           "tile/0/0",
+                           "tile/0/00",
+                           "tile/00/000",
+                           "tile/64/000",
+                           "tile/0/1000",
+                           "tile/0/x000/001",
+                           "tile/0/001/002",
+                           "tile/0/x001",
+                           "tile/0/000.p/0",
+                           "tile/0/000.p/256",
+                           "tile/0/000.p/01",
+                           "tile/0/000.p/",
+                           "/tile/0/000",
+                           "tile/entries/000/",
+                           "tile/0/../000",
+                           "tile/0/x999/x999/x999/x999/x999/x999/999",
+                           "tile/-1/000",
+                           "tile/0/-01"})
     CHECK_THROWS_AS(parse_tile_path(path, "memory"), FormatError);
 }
 

@@ -34,7 +34,8 @@ TEST_CASE("Go's note package and we write the same note with the same key") {
 TEST_CASE("the specification's example note is read, but its key is not ours") {
   const std::string note =
       "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned \xc3\xa8 subito sera.\n\n"
-      "\xe2\x80\x94 quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
+      "\xe2\x80\x94 quasimodo.example/salvatore "
+      "NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
   CHECK_FALSE(open_note(note, NoteVerifier::parse(kGoVerifier, "memory"), "memory"));
 }
 
@@ -74,8 +75,9 @@ TEST_CASE("every changed byte of a note is refused") {
 TEST_CASE("what is no note is named so") {
   const NoteSigner signer = NoteSigner::generate("n");
   const std::string note = signer.sign_note("text\n");
-  for (const std::string& bad : {std::string(), std::string("text\n"), std::string("text\n\n"), note.substr(0, note.size() - 1), note + "x", note + "\n", "a\tb\n\n" + note.substr(6),
-                                 std::string("text\n\n\xe2\x80\x94 n\n"), std::string("text\n\n\xe2\x80\x94 n AAAA\n"), std::string("text\n\n- n AAAAAAAA\n")})
+  for (const std::string& bad : {std::string(), std::string("text\n"), std::string("text\n\n"), note.substr(0, note.size() - 1),
+                                 note + "x", note + "\n", "a\tb\n\n" + note.substr(6), std::string("text\n\n\xe2\x80\x94 n\n"),
+                                 std::string("text\n\n\xe2\x80\x94 n AAAA\n"), std::string("text\n\n- n AAAAAAAA\n")})
     CHECK_THROWS_AS(open_note(bad, signer.verifier(), "memory"), FormatError);
 }
 
@@ -86,8 +88,9 @@ TEST_CASE("a checkpoint is three lines with one spelling") {
   CHECK(again.size == head.size);
   CHECK(again.root == head.root);
   const std::string root = head.text().substr(head.text().size() - 45);
-  for (const std::string& bad : {std::string(), std::string("\n1\n") + root, "o\n01\n" + root, "o\n-1\n" + root, "o\n\n" + root, "o\n1x\n" + root, "o\n99999999999999999999\n" + root,
-                                 "o\n1\n" + root + "more\n", std::string("o\n1\nAAAA\n"), "o\n1\n" + root.substr(0, 44), std::string("o\n1\n")})
+  for (const std::string& bad : {std::string(), std::string("\n1\n") + root, "o\n01\n" + root, "o\n-1\n" + root, "o\n\n" + root,
+                                 "o\n1x\n" + root, "o\n99999999999999999999\n" + root, "o\n1\n" + root + "more\n",
+                                 std::string("o\n1\nAAAA\n"), "o\n1\n" + root.substr(0, 44), std::string("o\n1\n")})
     CHECK_THROWS_AS(TreeHead::parse(bad, "memory"), FormatError);
 }
 
@@ -110,7 +113,8 @@ TEST_CASE("keys that are none are refused") {
   const std::string good = NoteSigner::generate("example.com/a").verifier().text();
   std::string wrong_id = good;
   wrong_id[std::string("example.com/a+").size()] ^= 1;
-  for (const std::string& bad : {std::string("x"), std::string("a+b"), std::string("+00000000+AAAA"), wrong_id, good + "A", good.substr(0, good.size() - 4), "a b" + good})
+  for (const std::string& bad : {std::string("x"), std::string("a+b"), std::string("+00000000+AAAA"), wrong_id, good + "A",
+                                 good.substr(0, good.size() - 4), "a b" + good})
     CHECK_THROWS_AS(NoteVerifier::parse(bad, "memory"), FormatError);
   CHECK_THROWS_AS(NoteVerifier::from_text_or_file("no-such-file"), UsageError);
   CHECK_THROWS_AS(NoteSigner::generate("with space"), UsageError);
