@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Error rates and power of `audit compare`, on models made on the spot.
 
-    benchmarks/evidence.py BUILD [--runs 1000] [--models 48] [--part null|power|all] [--json]
+    benchmarks/evidence.py BUILD [--runs 1000] [--models 48] [--part null|power|radioactivity|all] [--json]
 
 Null: models of 0.1 million parameters, each trained from its own initial weights, compared with keys, controls and models they have nothing
-to do with (bench_evidence; BUILD needs -DOVERPROOF_BENCHMARKS=ON). Power: a student is distilled and then quantised, pruned and
-calibrated; each of its descendants is compared with the run, and so is a stranger. Everything is made from seeds, by the program's own
-stages. Takes some ten minutes on one core.
+to do with (bench_evidence; BUILD needs -DOVERPROOF_BENCHMARKS=ON). Power: a student is distilled and then quantised, pruned and calibrated;
+each of its descendants is compared with the run, and so is a stranger. Radioactivity: students of sampled text, with and without the
+watermark. Everything is made from seeds, by the program's own stages. Takes some ten minutes on one core.
 """
 import argparse
 import json
@@ -139,12 +139,11 @@ class Bench:
             rows.append({"a": "run of a dense student", **self.compare(dense, b, *many)})
         for b in (run / "student", run / "int8", dense / "student", dense / "pruned", other / "stranger"):
             rows.append({"a": "the teacher alone", **self.compare(run / "teacher", b, *many)})
-        rows += self.radioactivity(run)
         return rows
 
-    def radioactivity(self, run):
+    def radioactivity(self):
         """Students taught by nothing but sampled documents (hard labels), with and without the watermark in them."""
-        rows, work = [], self.work / "sampled"
+        run, rows, work = self.base(), [], self.work / "sampled"
         key = work / "key.json"
         for name, mark in (("marked", ["--watermark-key", key, "--watermark-context", 1, "--watermark-strength", 2]), ("plain", [])):
             self.overproof("sample", run / "teacher", "--count", 400, "--max-tokens", 256, "--seed", 3, *mark, "--out", work / f"{name}-texts")
@@ -168,16 +167,16 @@ def main():
     parser.add_argument("build", type=pathlib.Path)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--models", type=int, default=48)
-    parser.add_argument("--part", choices=["null", "power", "all"], default="all")
+    parser.add_argument("--part", choices=["null", "power", "radioactivity", "all"], default="all")
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
     work = pathlib.Path(tempfile.mkdtemp(prefix="overproof-evidence-"))
     bench = Bench(a.build.resolve(), work)
     try:
-        for part in ("null", "power"):
+        for part in ("null", "power", "radioactivity"):
             if a.part not in (part, "all"):
                 continue
-            rows = bench.null(a.models, a.runs) if part == "null" else bench.power()
+            rows = bench.null(a.models, a.runs) if part == "null" else bench.power() if part == "power" else bench.radioactivity()
             for row in rows:
                 if a.json:
                     print(json.dumps(row), flush=True)

@@ -93,7 +93,10 @@ void order_runs(const Setting& s, const std::vector<std::unique_ptr<Decoder>>& m
       const VisitedWindows visited = visited_windows(key_of(r), windows, windows, visits, most);
       std::vector<double> values;
       for (const int64_t w : visited.windows) values.push_back(scores[size_t(r) % scores.size()][size_t(w)]);
-      rates.add(order_test(visited.positions, values, 0, 0).log_p);
+      const EvidenceTest test = order_test(visited.positions, values, 0, 0);
+      for (double& v : values) v = -v;
+      // P(more) = 1 - P(at most), which is the test the other way round.
+      rates.add(test.log_p, std::log1p(-std::min(1.0, std::exp(order_test(visited.positions, values, 0, 0).log_p))));
     }
     rates.print();
   }
@@ -113,8 +116,7 @@ void weight_runs(const Setting& s, const std::vector<fs::path>& paths) {
       const std::vector<EvidenceTest> tests = weight_tests(readers[i], readers[i + distance], options);
       order.add(tests[0].log_p);
       matched.add(tests[1].log_p);
-      const double p = std::exp(tests[2].log_p);
-      permuted.add(tests[2].log_p, p > 0.011 ? std::log(p - 0.01) : -INFINITY);
+      permuted.add(tests[2].log_p, std::log(double(tests[2].details["permuted_more"].get<int64_t>()) / 100));
     }
   order.print();
   matched.print();

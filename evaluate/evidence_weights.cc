@@ -289,13 +289,16 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
   EvidenceTest permuted = base("weights-permuted", fmt::format("{} neurons, {} layers{}, {} permutations", sampled, layers.size(),
                                                                where, options.permutations));
   const auto as_many = std::count_if(agreements.begin() + 1, agreements.end(), [&](int64_t k) { return k >= agreements[0]; });
+  const auto more = std::count_if(agreements.begin() + 1, agreements.end(), [&](int64_t k) { return k > agreements[0]; });
   permuted.statistic = "neurons whose nearest neighbours by gate and by up are the same neuron";
   permuted.value = double(agreements[0]);
   permuted.log_p = std::log(double(1 + as_many) / double(1 + options.permutations));
   permuted.p_kind =
-      fmt::format("exact under the null hypothesis, by permutation; cannot be below 1/{}", 1 + options.permutations);
+      fmt::format("valid under the null hypothesis, by permutation (too large where counts tie); cannot be below 1/{}", 1 + options.permutations);
   permuted.details = {{"neurons", sampled},
                       {"permutations", options.permutations},
+                      {"permuted_at_least", as_many},
+                      {"permuted_more", more},
                       {"largest_permuted", *std::max_element(agreements.begin() + 1, agreements.end())}};
   return {order, match, permuted};
 }

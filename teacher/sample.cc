@@ -12,6 +12,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/bpe.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
@@ -37,6 +38,17 @@ bool may_go_on(std::string_view text) {
   return lead >= 0xc2 && lead <= 0xf4 && size_t(decode_utf8(rest).bytes) == rest.size();
 }
 
+/// The bytes that ids stand for. decode() puts U+FFFD where a character is not whole, which nothing could complete.
+std::string bytes_of(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  if (!dynamic_cast<const BpeTokenizer*>(&tokenizer)) return tokenizer.decode(ids);
+  std::string bytes;
+  for (const int32_t id : ids) {
+    const std::string text = tokenizer.token_text(id);
+    bytes += byte_level_bytes(text).value_or(text);
+  }
+  return bytes;
+}
+
 class Writer {
  public:
   Writer(const Decoder& teacher, const Tokenizer& tokenizer, const SampleConfig& config, const WatermarkKey* watermark)
@@ -60,7 +72,7 @@ class Writer {
       next = at::full({1, 1}, int64_t(id), at::kLong);
     }
     // A character that the last tokens only began is left out.
-    while (!drawn.empty() && invalid_utf8_at(tokenizer_.decode(drawn)) >= 0) drawn.pop_back();
+    while (!drawn.empty() && invalid_utf8_at(bytes_of(tokenizer_, drawn)) >= 0) drawn.pop_back();
     return drawn;
   }
 
@@ -72,7 +84,7 @@ class Writer {
       const int32_t id = sample_token(logits, ids, sampling, watermark_, rng);
       if (id == tokenizer_.eos_id() || id == teacher_.config().eos_id || id >= tokenizer_.vocab_size()) return -1;
       drawn.push_back(id);
-      const bool good = may_go_on(tokenizer_.decode(drawn));
+      const bool good = may_go_on(bytes_of(tokenizer_, drawn));
       drawn.pop_back();
       if (good) return id;
       logits[size_t(id)] = -std::numeric_limits<float>::infinity();

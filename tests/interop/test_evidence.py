@@ -47,8 +47,8 @@ def write_texts(folder, total):
 
 
 def distill(student, targets, corpus, out, *more):
-    overproof("distill", "--student", student, "--targets", targets, "--corpus", corpus, "--out", out, "--train", "all", "--learning-rate", 0.004,
-              "--batch-size", 4, "--micro-batch", 4, "--checkpoint-every", 0, *more)
+    overproof("distill", "--student", student, "--targets", targets, "--corpus", corpus, "--out", out, "--train", "all", "--learning-rate", 0.008,
+              "--batch-size", 2, "--micro-batch", 2, "--checkpoint-every", 0, *more)
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +143,10 @@ def test_the_order_test_is_what_scipy_and_transformers_say(run):
     assert found["log10_p"] == pytest.approx(math.log10(p), abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["student", "int8", "pruned"])
-def test_what_comes_from_a_run_is_found_by_its_order(run, name):
-    found = compare(run, run / name, "--only", "order")["committed-order"]
-    assert found["p_value"] < 1e-6 and found["value"] < 0
+@pytest.mark.parametrize("name, bound", [("student", 1e-6), ("int8", 1e-6), ("pruned", 1e-4)])  # a quarter of the neurons took some of it along
+def test_what_comes_from_a_run_is_found_by_its_order(run, name, bound):
+    found = compare(run, run / name, "--only", "order", "--windows", WINDOWS)["committed-order"]
+    assert found["p_value"] < bound and found["value"] < 0
     assert found["details"]["monte_carlo_p"] == pytest.approx(1 / 100001)
 
 
@@ -237,7 +237,7 @@ def sampled(run):
     overproof("sample", run / "teacher", "--count", 160, "--max-tokens", 200, "--watermark-key", key, "--watermark-context", 1, "--out", work / "texts")
     overproof("corpus", "--source", work / "texts", "--tokenizer", run / "teacher", "--window-length", LENGTH, "--held-out", 0, "--out", work / "corpus")
     overproof("teach", "--teacher", run / "teacher", "--corpus", work / "corpus", "--tokens", 800 * LENGTH, "--draws", 1, "--out", work / "soft-targets")
-    distill(run / "student-init", work / "soft-targets", work / "corpus", work / "student", "--ce-weight", 1, "--steps", 500)
+    distill(run / "student-init", work / "soft-targets", work / "corpus", work / "student", "--ce-weight", 1, "--steps", 1000)
     return work
 
 
