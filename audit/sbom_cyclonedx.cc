@@ -75,6 +75,8 @@ class Bom {
                 {"metadata", metadata},
                 {"components", components},
                 {"dependencies", dependencies}};
+    // Who counts on the list must know where it ends too early.
+    if (!incomplete_.empty()) bom["compositions"] = Json::array({{{"aggregate", "incomplete"}, {"dependencies", incomplete_}}});
     if (!workflows.empty()) bom["formulation"] = Json::array({{{"bom-ref", "formulation"}, {"workflows", workflows}}});
     return bom;
   }
@@ -191,10 +193,11 @@ class Bom {
             {"notes", fmt::format("{} by the stage '{}'", facts_.lineage(a).kind, facts_.lineage(a).stage)}};
   }
 
-  Json dependency(const ArtifactFacts& a) const {
+  Json dependency(const ArtifactFacts& a) {
     std::set<std::string> on;
     for (const auto& [slot, input] : facts_.lineage(a).inputs)
       if (const ArtifactFacts* p = facts_.parent(a, slot)) on.insert(reference(*p));
+      else incomplete_.insert(reference(a));
     return {{"ref", reference(a)}, {"dependsOn", on}};
   }
 
@@ -219,6 +222,7 @@ class Bom {
   }
 
   const LineageFacts& facts_;
+  std::set<std::string> incomplete_;
 };
 
 }  // namespace

@@ -68,10 +68,10 @@ class Document {
     return id;
   }
 
-  void relation(const std::string& from, const char* type, const std::vector<std::string>& to) {
+  void relation(const std::string& from, const char* type, const std::vector<std::string>& to, bool complete = true) {
     if (to.empty()) return;
     element("Relationship", fmt::format("relationship:{}", ++relations_),
-            {{"from", from}, {"relationshipType", type}, {"to", to}, {"completeness", "complete"}});
+            {{"from", from}, {"relationshipType", type}, {"to", to}, {"completeness", complete ? "complete" : "incomplete"}});
   }
 
   /// An agent for the key that signed; who holds it is not recorded.
@@ -193,9 +193,11 @@ class Document {
         else relation(id, "hasDeclaredLicense", {license(l.license)});
       }
 
-    std::vector<std::string> inputs, trained, tested, ancestors;
+    std::vector<std::string> inputs, trained, ancestors;
+    bool complete = true;
     for (const auto& [slot, input] : lineage.inputs) {
       const ArtifactFacts* p = facts_.parent(a, slot);
+      complete = complete && p;
       if (!p) continue;
       const std::string parent = package_id(*p);
       inputs.push_back(parent);
@@ -208,8 +210,8 @@ class Document {
       if (a.role == Role::evaluation && p->role == Role::model)
         if (const ArtifactFacts* corpus = facts_.parent(a, "corpus")) relation(parent, "testedOn", {package_id(*corpus)});
     }
-    relation(id, "trainedOn", trained);
-    relation(id, "descendantOf", ancestors);
+    relation(id, "trainedOn", trained, complete);
+    relation(id, "descendantOf", ancestors, complete);
     if (lineage.kind.empty()) return;
     Json build = {{"build_buildType", "urn:overproof:stage:" + lineage.stage + ":v1"}, {"name", lineage.stage}};
     if (!lineage.stage_key.empty()) build["build_buildId"] = lineage.stage_key;
@@ -219,7 +221,9 @@ class Document {
     const std::string stage = element("build_Build", "build:" + url_escape(a.name), std::move(build));
     std::sort(inputs.begin(), inputs.end());
     inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
-    relation(stage, "hasInput", inputs);
+    // An input that is not here leaves no element to point to, so nothing at all stands in its place.
+    if (inputs.empty() && !complete) inputs = {"https://spdx.org/rdf/3.0.1/terms/Core/NoAssertionElement"};
+    relation(stage, "hasInput", inputs, complete);
     relation(stage, "hasOutput", {id});
   }
 

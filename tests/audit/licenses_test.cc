@@ -2,8 +2,9 @@
 
 #include <catch2/catch.hpp>
 
-#include <algorithm>
 #include <set>
+
+#include "core/rng.h"
 
 using namespace overproof;
 
@@ -58,6 +59,18 @@ TEST_CASE("hostile licence names end as one reference") {
     const std::string text = parse_license(odd).text();
     INFO(text);
     CHECK(text.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.") == std::string::npos);
+  }
+}
+
+TEST_CASE("whatever was read reads the same when written") {
+  const char* words[] = {"MIT", "GPL-2+", "or", "and", ",", "(", ")", "with", "Perl", "exception", "unspecified", "AND", "OR", "x y", "LicenseRef-a_b", "none"};
+  Rng rng(1, "licences");
+  for (uint64_t i = 0; i < 20000; ++i) {
+    std::string text;
+    for (uint64_t k = 0; k < 2 + i % 17; ++k) text += std::string(words[rng.below(std::size(words))]) + (k % 3 ? " " : "");
+    INFO(text);
+    const std::string once = parse_license(text).text();
+    REQUIRE(parse_license(once).text() == once);
   }
 }
 

@@ -274,6 +274,23 @@ def test_spdx_refuses(run, spoil):
         load_spdx(document)
 
 
+def test_bills_of_materials_say_where_they_are_incomplete(run, tmp_path):
+    import shutil
+    (tmp_path / "run").mkdir()
+    for name in ("int8", "student"):
+        shutil.copytree(run.path / name, tmp_path / "run" / name)
+    text = overproof("audit", "sbom", tmp_path / "run/int8").stdout
+    assert cyclonedx_fault(text) is None
+    assert json.loads(text)["compositions"] == [{"aggregate": "incomplete", "dependencies": ["artifact:student"]}]
+    assert "compositions" not in json.loads(overproof("audit", "sbom", run.path / "int8").stdout)
+    for of, wanted in (("int8", {"complete"}), ("student", {"incomplete"})):
+        document = json.loads(overproof("audit", "sbom", tmp_path / "run" / of, "--format", "spdx").stdout)
+        load_spdx(document)
+        build = next(e["spdxId"] for e in document["@graph"] if e["type"] == "build_Build" and e["spdxId"].endswith(of))
+        assert {e["completeness"] for e in document["@graph"] if e["type"] == "Relationship" and e["relationshipType"] == "hasInput"
+                and e["from"] == build} == wanted
+
+
 # Croissant
 
 def validate_croissant(file):
