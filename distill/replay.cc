@@ -182,9 +182,12 @@ class Replayer {
   /// Where the weights of the run are there to be compared: at the beginning, at kept states, at the end.
   std::vector<int64_t> ends_with_weights(const std::vector<int64_t>& ends) {
     std::vector<int64_t> list;
-    for (const int64_t end : ends)
-      if (end == 0 || end == result_.steps || fs::exists(kept_ / kept_state_name(records_.weights_after(end), records_.optimizer_after(end))))
-        list.push_back(end);
+    for (const int64_t end : ends) {
+      std::string fault;
+      if (end == 0 || end == result_.steps || load_kept(end, fault)) list.push_back(end);
+      else if (!fault.empty()) note_bad_state(end, fault);
+    }
+    clean_ = list.size() <= 2 && bad_states_.empty();  // else what was read last is still there
     return list;
   }
 
@@ -211,19 +214,28 @@ class Replayer {
     clean_ = true;
   }
 
+  bool load_kept(int64_t steps_done, std::string& fault) {
+    return load_kept_state(kept_, session_.run->trainer(), *session_.digester, records_.weights_after(steps_done),
+                           records_.optimizer_after(steps_done), steps_done, fault);
+  }
+
+  void note_bad_state(int64_t steps_done, const std::string& fault) {
+    if (bad_states_.insert(steps_done).second) result_.notes.push_back(fmt::format("a kept state is not used: {}", fault));
+  }
+
   /// Brings the training to a recorded state at or before `step`, the last there is.
   void take_up(int64_t step, const std::vector<int64_t>& ends) {
     const int64_t current = clean_ && session_.at() <= step ? session_.at() : 0;
     for (auto end = std::upper_bound(ends.begin(), ends.end(), step); end != ends.begin() && *(end - 1) > current;) {
       --end;
       std::string fault;
-      if (load_kept_state(kept_, session_.run->trainer(), *session_.digester, records_.weights_after(*end), records_.optimizer_after(*end), *end, fault)) {
+      if (load_kept(*end, fault)) {
         clean_ = true;
         return;
       }
       if (fault.empty()) continue;
       clean_ = false;  // half a state may have been read
-      if (bad_states_.insert(*end).second) result_.notes.push_back(fmt::format("a kept state is not used: {}", fault));
+      note_bad_state(*end, fault);
     }
     if (!clean_ || session_.at() > step) begin_anew();
   }
@@ -287,8 +299,7 @@ class Replayer {
       return copy_of(Decoder(open_checkpoint(subject_.path)));
     }
     std::string fault;
-    if (!load_kept_state(kept_, session_.run->trainer(), *session_.digester, records_.weights_after(steps_done), records_.optimizer_after(steps_done), steps_done, fault))
-      return std::nullopt;
+    if (!load_kept(steps_done, fault)) return std::nullopt;
     return copy_of(session_.run->student());
   }
 
