@@ -44,11 +44,14 @@ at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation&
 }
 
 Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
-    : config_(config), corpus_(inputs.path("corpus")), student_(open_checked(inputs, "student", corpus_)),
+    : config_(config),
+      corpus_(inputs.path("corpus")),
+      student_(open_checked(inputs, "student", corpus_)),
       teacher_(open_checked(inputs, "teacher", corpus_)) {
   if (!student_.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
   if (student_.config().vocab_size != teacher_.config().vocab_size)
-    throw UsageError(fmt::format("the teacher has {} ids, the student {}", teacher_.config().vocab_size, student_.config().vocab_size));
+    throw UsageError(
+        fmt::format("the teacher has {} ids, the student {}", teacher_.config().vocab_size, student_.config().vocab_size));
   if (corpus_.windows(Split::held_out) < 1) throw UsageError("the corpus has no held-out window to judge the calibration on");
   if (corpus_.windows(Split::train) < 1) throw UsageError("the corpus has no training window to calibrate with");
   ModelConfig& shape = student_.config();

@@ -122,14 +122,17 @@ TEST_CASE("a file of step records must be what its header says") {
     writer.close();
   };
   const StepRecords records = some_records(2, 1);
-  const Metadata good = {{"format_version", "1"}, {"initial_weights", kWeights.hex()}, 
-                         {"digest_every", "1"}, {"chain", records.chain().hex()}};
+  const Metadata good = {
+      {"format_version", "1"}, {"initial_weights", kWeights.hex()}, {"digest_every", "1"}, {"chain", records.chain().hex()}};
   write(good, {2, 256}, DType::u8, records.bytes());
   CHECK_NOTHROW(read_step_records(folder.path()));
   write(good, {512}, DType::u8, records.bytes());
   CHECK_THROWS_WITH(read_step_records(folder.path()), Catch::Contains("U8 [steps, 256]"));
-  for (const auto& [key, value] : std::map<std::string, std::string>{{"format_version", "2"}, {"initial_weights", "0"}, {"digest_every", "0"},
-                                                                     {"digest_every", "1x"}, {"chain", kWeights.hex()}}) {
+  for (const auto& [key, value] : std::map<std::string, std::string>{{"format_version", "2"},
+                                                                     {"initial_weights", "0"},
+                                                                     {"digest_every", "0"},
+                                                                     {"digest_every", "1x"},
+                                                                     {"chain", kWeights.hex()}}) {
     Metadata bad = good;
     bad[key] = value;
     write(bad, {2, 256}, DType::u8, records.bytes());
