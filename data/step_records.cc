@@ -184,6 +184,10 @@ StepRecords StepRecords::from_bytes(std::string_view bytes, const Digest& initia
       throw FormatError(origin, -1, fmt::format("the record of step {} {}", i, what));
     };
     if (const std::string fault = fault_of(record, i > 0 ? &records.steps_.back() : nullptr, i); !fault.empty()) fail(fault);
+    // Segments of one length: else a forger could hide one long one among many short ones, and draws would miss it.
+    const bool wanted = (i + 1) % digest_every == 0 || (ended == Ended::yes && i + 1 == count);
+    if (record.has_state() != wanted)
+      fail(wanted ? "has no digest of the state, where one belongs" : "has a digest of the state, where none belongs");
     if (std::any_of(at + kZerosAt, at + kChainAt, [](char c) { return c != 0; })) fail("has bytes set that mean nothing");
     const Digest chain = next_link(records.chain_, at);
     if (std::memcmp(chain.bytes.data(), at + kChainAt, 32) != 0)
@@ -191,8 +195,6 @@ StepRecords StepRecords::from_bytes(std::string_view bytes, const Digest& initia
     records.chain_ = chain;
     records.steps_.push_back(record);
   }
-  if (ended == Ended::yes && count > 0 && !records.steps_.back().has_state())
-    throw FormatError(origin, -1, "the last record has no digest of the state");
   records.encoded_ = bytes;
   return records;
 }

@@ -491,6 +491,8 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
     session = begin(*subject, result);
   } catch (const IoError&) {
     throw;
+  } catch (const Interrupted&) {
+    throw;
   } catch (const Error& e) {  // inputs and configuration are what was signed, so this is a finding
     result.faults.push_back(fmt::format("the training cannot be built from what is signed: {}", e.what()));
     return result;

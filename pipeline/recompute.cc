@@ -82,6 +82,11 @@ class Recomputer {
       result.details.push_back(e.what());
       return result;
     }
+    if (!is_sound(node)) {
+      result.status = Status::differs;
+      result.details.push_back("its files are not those that were signed; see audit verify");
+      return result;
+    }
     request.out = work_.path() / node.name;
     compare(node, request, result);
     work_.empty();

@@ -90,6 +90,9 @@ TEST_CASE("records that were chained anew are still held to what records can say
   refuse([](StepRecord& r) { r.position = 0; }, "goes back");
   refuse([](StepRecord& r) { r.loss = std::numeric_limits<double>::quiet_NaN(); }, "not finite");
   refuse([](StepRecord& r) { r.weights = Digest{}; }, "one digest of the state but not the other");
+  refuse([](StepRecord& r) { r.weights = r.optimizer = Digest{}; }, "no digest of the state");
+  // The same records under a longer segment have digests where none belong.
+  CHECK_THROWS_WITH(StepRecords::from_bytes(some_records(4, 1).bytes(), kWeights, 2, "x"), Catch::Contains("where none belongs"));
 }
 
 TEST_CASE("differences between records are named, also those that == does not see") {

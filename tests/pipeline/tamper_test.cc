@@ -415,6 +415,9 @@ TEST_CASE("what cannot be replayed or made again is said") {
   write_file_atomically(run / "student-init/config.json", "{}");
   CHECK(has(replayed(run.path(), 1).faults, "student-init/config.json"));
   CHECK(has(of(recomputed(run / "student"), "student").details, "student-init"));
+  write_file_atomically(run / "static.txt", "");  // a file in the run is no artifact
+  write_file_atomically(run / "statistics/more.txt", "");
+  CHECK(has(of(recomputed(run / "statistics"), "statistics").details, "not those that were signed"));
 }
 
 #endif
