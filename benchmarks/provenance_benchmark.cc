@@ -2,9 +2,9 @@
 //
 //   bench_provenance STUDENT TARGETS CORPUS [--steps 6] [--repeat 3] [--batch 4]
 //
-// Steps as `distill` makes them, and between them, timed apart: the batch root and the chained record of a step, the digests of weights
-// and optimizer. Then what a run pays once: digests of its inputs and of what it wrote, both signatures. Prints one JSON object;
-// benchmarks/provenance_overhead.py puts it into words and measures whole runs besides.
+// Steps as `distill` makes them, and between them, timed apart: the batch root and the chained record of a step, the digests of
+// weights and optimizer. Then what a run pays once: digests of its inputs and of what it wrote, both signatures. Prints one JSON
+// object; benchmarks/provenance_overhead.py puts it into words and measures whole runs besides.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -53,7 +53,8 @@ int main(int argc, char** argv) try {
       folders.push_back(word);
     }
   }
-  if (folders.size() != 3 || steps < 1 || repeat < 1) throw std::runtime_error("usage: bench_provenance STUDENT TARGETS CORPUS [--steps N] [--repeat N] [--batch N]");
+  if (folders.size() != 3 || steps < 1 || repeat < 1)
+    throw std::runtime_error("usage: bench_provenance STUDENT TARGETS CORPUS [--steps N] [--repeat N] [--batch N]");
   prepare_torch();
   std::map<std::string, InputArtifact> slots;
   const double hash_inputs = seconds_of([&] {

@@ -30,17 +30,24 @@ struct Field {
 };
 // In the order of their bytes, 8 each.
 constexpr Field kFields[] = {
-    {"step", &StepRecord::step, nullptr},           {"position", &StepRecord::position, nullptr},
-    {"tokens", &StepRecord::tokens, nullptr},       {"tokens_seen", &StepRecord::tokens_seen, nullptr},
-    {"learning rate", nullptr, &StepRecord::learning_rate}, {"loss", nullptr, &StepRecord::loss},
-    {"kl", nullptr, &StepRecord::kl},               {"ce", nullptr, &StepRecord::ce},
-    {"gradient norm", nullptr, &StepRecord::grad_norm},     {"balance", nullptr, &StepRecord::balance},
+    {"step", &StepRecord::step, nullptr},
+    {"position", &StepRecord::position, nullptr},
+    {"tokens", &StepRecord::tokens, nullptr},
+    {"tokens_seen", &StepRecord::tokens_seen, nullptr},
+    {"learning rate", nullptr, &StepRecord::learning_rate},
+    {"loss", nullptr, &StepRecord::loss},
+    {"kl", nullptr, &StepRecord::kl},
+    {"ce", nullptr, &StepRecord::ce},
+    {"gradient norm", nullptr, &StepRecord::grad_norm},
+    {"balance", nullptr, &StepRecord::balance},
 };
 static_assert(sizeof kFields / sizeof kFields[0] * 8 == kBatchAt);
 
 using RecordBytes = std::array<char, kStepRecordBytes>;
 
-uint64_t bits_of(const StepRecord& r, const Field& f) { return f.integer ? uint64_t(r.*f.integer) : std::bit_cast<uint64_t>(r.*f.number); }
+uint64_t bits_of(const StepRecord& r, const Field& f) {
+  return f.integer ? uint64_t(r.*f.integer) : std::bit_cast<uint64_t>(r.*f.number);
+}
 
 RecordBytes encode(const StepRecord& record) {
   RecordBytes bytes{};
@@ -121,8 +128,8 @@ Digest metadata_digest(const SafetensorsFile& file, const char* key) {
 }  // namespace
 
 Json StepRecord::to_json() const {
-  return {{"step", step}, {"loss", loss},           {"kl", kl},         {"ce", ce}, {"lr", learning_rate},
-          {"grad_norm", grad_norm}, {"tokens", tokens}, {"balance", balance}};
+  return {{"step", step},        {"loss", loss},           {"kl", kl},         {"ce", ce},
+          {"lr", learning_rate}, {"grad_norm", grad_norm}, {"tokens", tokens}, {"balance", balance}};
 }
 
 std::string first_difference(const StepRecord& a, const StepRecord& b) {
@@ -164,8 +171,8 @@ const Digest& StepRecords::optimizer_after(int64_t steps_done) const {
 
 std::string StepRecords::bytes() const { return encoded_; }
 
-StepRecords StepRecords::from_bytes(std::string_view bytes, const Digest& initial_weights, int64_t digest_every, const fs::path& origin,
-                                    Ended ended) {
+StepRecords StepRecords::from_bytes(std::string_view bytes, const Digest& initial_weights, int64_t digest_every,
+                                    const fs::path& origin, Ended ended) {
   if (bytes.size() % kStepRecordBytes != 0) throw FormatError(origin, -1, "its step records are not 256 bytes each");
   StepRecords records(initial_weights, digest_every);
   const int64_t count = int64_t(bytes.size()) / kStepRecordBytes;
@@ -173,8 +180,14 @@ StepRecords StepRecords::from_bytes(std::string_view bytes, const Digest& initia
   for (int64_t i = 0; i < count; ++i) {
     const char* at = bytes.data() + i * kStepRecordBytes;
     const StepRecord record = decode(at);
-    const auto fail = [&](std::string_view what) { throw FormatError(origin, -1, fmt::format("the record of step {} {}", i, what)); };
+    const auto fail = [&](std::string_view what) {
+      throw FormatError(origin, -1, fmt::format("the record of step {} {}", i, what));
+    };
     if (const std::string fault = fault_of(record, i > 0 ? &records.steps_.back() : nullptr, i); !fault.empty()) fail(fault);
+    // Segments of one length: else a forger could hide one long one among many short ones, and draws would miss it.
+    const bool wanted = (i + 1) % digest_every == 0 || (ended == Ended::yes && i + 1 == count);
+    if (record.has_state() != wanted)
+      fail(wanted ? "has no digest of the state, where one belongs" : "has a digest of the state, where none belongs");
     if (std::any_of(at + kZerosAt, at + kChainAt, [](char c) { return c != 0; })) fail("has bytes set that mean nothing");
     const Digest chain = next_link(records.chain_, at);
     if (std::memcmp(chain.bytes.data(), at + kChainAt, 32) != 0)
@@ -182,7 +195,6 @@ StepRecords StepRecords::from_bytes(std::string_view bytes, const Digest& initia
     records.chain_ = chain;
     records.steps_.push_back(record);
   }
-  if (ended == Ended::yes && count > 0 && !records.steps_.back().has_state()) throw FormatError(origin, -1, "the last record has no digest of the state");
   records.encoded_ = bytes;
   return records;
 }
@@ -206,9 +218,11 @@ StepRecords read_step_records(const fs::path& artifact) {
   if (info.dtype != DType::u8 || info.shape.size() != 2 || info.shape[1] != kStepRecordBytes)
     throw FormatError(file.path(), -1, "'steps' must be U8 [steps, 256]");
   const auto bytes = file.bytes(kTensor);
-  StepRecords records = StepRecords::from_bytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
-                                                metadata_digest(file, "initial_weights"), metadata_integer(file, "digest_every", 1), file.path());
-  if (records.chain() != metadata_digest(file, "chain")) throw FormatError(file.path(), -1, "its metadata 'chain' is not where its records end");
+  StepRecords records =
+      StepRecords::from_bytes({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                              metadata_digest(file, "initial_weights"), metadata_integer(file, "digest_every", 1), file.path());
+  if (records.chain() != metadata_digest(file, "chain"))
+    throw FormatError(file.path(), -1, "its metadata 'chain' is not where its records end");
   return records;
 }
 

@@ -2,7 +2,7 @@
 // What a training committed to, step by step: one record of 256 bytes a step, chained, so that no record can be changed, dropped
 // or moved without changing all that follow.
 //
-//   steps.safetensors   "steps" U8 [steps, 256], and metadata: format_version, initial_weights (hex), chain (hex, of the last record),
+//   steps.safetensors   "steps" U8 [steps, 256]; metadata: format_version, initial_weights (hex), chain (hex, of the last record),
 //                       digest_every
 //
 // A record, little-endian:
@@ -18,9 +18,9 @@
 //   176  48  zeros
 //   224  32  chain           SHA-256(chain of the record before | bytes 0 to 224 of this one)
 //
-// The chain begins with SHA-256("overproof step chain v1" | initial weights); moments and counts begin at zero. The state before a step
-// is the one after the step before. Digests of the whole state are taken every `digest_every` steps and after the last: between two of
-// them lies a segment, the least that an auditor can do again and compare whole.
+// The chain begins with SHA-256("overproof step chain v1" | initial weights); moments and counts begin at zero. The state before
+// a step is the one after the step before. Digests of the whole state are taken every `digest_every` steps and after the last:
+// between two of them lies a segment, the least that an auditor can do again and compare whole.
 
 #include <array>
 #include <cstdint>
@@ -73,8 +73,8 @@ class StepRecords {
   /// From the tensor's bytes. Throws FormatError naming `origin` when a record is malformed, out of its order or not chained.
   /// A run that ended has digested its last state.
   enum class Ended { yes, no };
-  static StepRecords from_bytes(std::string_view bytes, const Digest& initial_weights, int64_t digest_every, const fs::path& origin,
-                                Ended ended = Ended::yes);
+  static StepRecords from_bytes(std::string_view bytes, const Digest& initial_weights, int64_t digest_every,
+                                const fs::path& origin, Ended ended = Ended::yes);
 
  private:
   std::string encoded_;

@@ -39,7 +39,8 @@ void write_state(const fs::path& folder, const std::string& name, const Trainer&
 void read_state(const SafetensorsFile& file, Trainer& trainer) {
   for (const NamedTensor& t : trainer.state()) {
     const TensorInfo wanted = info_of(t), &info = file.info(t.name);
-    if (info.dtype != wanted.dtype || info.shape != wanted.shape) throw FormatError(file.path(), -1, "'" + t.name + "' has another shape");
+    if (info.dtype != wanted.dtype || info.shape != wanted.shape)
+      throw FormatError(file.path(), -1, "'" + t.name + "' has another shape");
     const auto bytes = file.bytes(t.name);
     std::memcpy(t.tensor.mutable_data_ptr(), bytes.data(), bytes.size());
   }
@@ -53,7 +54,8 @@ std::string text_of(const SafetensorsFile& file, const char* name) {
 }  // namespace
 
 void save_checkpoint(const fs::path& scratch, const Trainer& trainer, const StepLog& log, const std::string& run) {
-  write_state(scratch, kFile, trainer, {{"steps_done", std::to_string(trainer.steps_done())}, {"run", run}, {"format_version", "2"}},
+  write_state(scratch, kFile, trainer,
+              {{"steps_done", std::to_string(trainer.steps_done())}, {"run", run}, {"format_version", "2"}},
               {{"log", log.lines}, {"records", log.records ? log.records->bytes() : ""}});
 }
 
@@ -71,8 +73,8 @@ bool resume_checkpoint(const fs::path& scratch, Trainer& trainer, StepLog& log, 
   if (steps < 0) throw FormatError(path, -1, "metadata 'steps_done' is missing");
   if (log.records) {
     // The last record need not have a digest here: the run goes on.
-    StepRecords records = StepRecords::from_bytes(text_of(file, "records"), log.records->initial_weights(), log.records->digest_every(), path,
-                                                  StepRecords::Ended::no);
+    StepRecords records = StepRecords::from_bytes(text_of(file, "records"), log.records->initial_weights(),
+                                                  log.records->digest_every(), path, StepRecords::Ended::no);
     if (int64_t(records.steps().size()) != steps) throw FormatError(path, -1, "it does not have one record a step");
     log.records = std::move(records);
   }
@@ -96,12 +98,15 @@ void keep_state(const fs::path& folder, const Trainer& trainer, const Digest& we
   if (error) throw IoError(folder, "cannot make the folder", error.value());
   if (fs::exists(folder / name, error)) return;
   write_state(folder, name, trainer,
-              {{"format_version", "1"}, {"steps_done", std::to_string(trainer.steps_done())}, {"weights", weights.hex()}, {"optimizer", optimizer.hex()}},
+              {{"format_version", "1"},
+               {"steps_done", std::to_string(trainer.steps_done())},
+               {"weights", weights.hex()},
+               {"optimizer", optimizer.hex()}},
               {});
 }
 
-bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& digester, const Digest& weights, const Digest& optimizer,
-                     int64_t steps_done, std::string& fault) {
+bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& digester, const Digest& weights,
+                     const Digest& optimizer, int64_t steps_done, std::string& fault) {
   const fs::path path = folder / kept_state_name(weights, optimizer);
   std::error_code error;
   if (!fs::is_regular_file(path, error)) return false;

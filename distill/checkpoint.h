@@ -1,7 +1,8 @@
 #pragma once
-// A training's state on disk. One safetensors file in the stage's scratch folder is replaced as a whole, so that a kill at any moment
-// leaves the last complete one. States that are kept for auditors stand beside the artifacts, in `checkpoints/`, each named after
-// the digests that its step record has of it: it is found by digest, and what is read is digested again before it is used.
+// A training's state on disk. One safetensors file in the stage's scratch folder is replaced as a whole, so that a kill at any
+// moment leaves the last complete one. States that are kept for auditors stand beside the artifacts, in `checkpoints/`, each
+// named after the digests that its step record has of it: it is found by digest, and what is read is digested again before it is
+// used.
 
 #include <string>
 
@@ -25,7 +26,7 @@ void keep_state(const fs::path& folder, const Trainer& trainer, const Digest& we
 
 /// Copies a kept state into the trainer, which then has done `steps_done` steps. False when there is none, or it does not have
 /// these digests: then the trainer's state is undefined, and `fault` says why when there was one.
-bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& digester, const Digest& weights, const Digest& optimizer,
-                     int64_t steps_done, std::string& fault);
+bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& digester, const Digest& weights,
+                     const Digest& optimizer, int64_t steps_done, std::string& fault);
 
 }  // namespace overproof

@@ -33,7 +33,8 @@ struct Subject {
 };
 
 void add_faults(const std::string& name, const ArtifactCheck& check, Replay& result) {
-  for (const Fault& fault : check.faults) result.faults.push_back(fmt::format("{}{}{}: {}", name, fault.file.empty() ? "" : "/", fault.file, fault.what));
+  for (const Fault& fault : check.faults)
+    result.faults.push_back(fmt::format("{}{}{}: {}", name, fault.file.empty() ? "" : "/", fault.file, fault.what));
 }
 
 const ArtifactNode& choose(const RunFolder& run, const ReplayConfig& config) {
@@ -45,9 +46,13 @@ const ArtifactNode& choose(const RunFolder& run, const ReplayConfig& config) {
   }
   if (!node)
     throw UsageError(fmt::format("{}: has no artifact '{}'; {}", run.path.string(), config.artifact,
-                                 trained.empty() ? "nothing in it was trained" : fmt::format("trained were {}; name one with --artifact", fmt::join(trained, ", "))));
+                                 trained.empty()
+                                     ? "nothing in it was trained"
+                                     : fmt::format("trained were {}; name one with --artifact", fmt::join(trained, ", "))));
   if (!node->lineage() || (node->lineage()->stage != "distill" && node->lineage()->stage != "calibrate"))
-    throw UsageError(fmt::format("{}: was not trained by distill or calibrate, so it has no steps; audit recompute makes other artifacts again", node->path.string()));
+    throw UsageError(fmt::format(
+        "{}: was not trained by distill or calibrate, so it has no steps; audit recompute makes other artifacts again",
+        node->path.string()));
   return *node;
 }
 
@@ -60,7 +65,8 @@ std::optional<Subject> open_subject(const RunFolder& run, const ArtifactNode& no
   for (const auto& [slot, index] : node.parents) {
     const Dependency& wanted = subject.lineage.inputs.at(slot);
     if (index < 0)
-      throw UsageError(fmt::format("{}: was trained with '{}' (as '{}', sha256:{}), which is not beside it", node.path.string(), wanted.name, slot, wanted.root.hex()));
+      throw UsageError(fmt::format("{}: was trained with '{}' (as '{}', sha256:{}), which is not beside it", node.path.string(),
+                                   wanted.name, slot, wanted.root.hex()));
     const ArtifactNode& parent = run.nodes[size_t(index)];
     add_faults(parent.name, check_artifact(parent.path, VerifyFiles::yes, trusted), result);
     subject.inputs[slot] = {parent.path, wanted.root};
@@ -75,7 +81,8 @@ Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& r
   Options options = options_of(config);
   from_json(options, lineage.config, origin.string());
   for (const Option& o : options)
-    if (!lineage.config.contains(o.name)) result.notes.push_back(fmt::format("the statement does not say '{}': taken as {}", o.name, o.text()));
+    if (!lineage.config.contains(o.name))
+      result.notes.push_back(fmt::format("the statement does not say '{}': taken as {}", o.name, o.text()));
   return config;
 }
 
@@ -111,7 +118,8 @@ std::string shown(const StepRecord& r, const std::string& field) {
 }
 
 std::string difference_of(const StepRecord& recorded, const StepRecord& made, const std::string& field) {
-  return fmt::format("step {}: {} is recorded as {}, and comes out as {}", recorded.step, field, shown(recorded, field), shown(made, field));
+  return fmt::format("step {}: {} is recorded as {}, and comes out as {}", recorded.step, field, shown(recorded, field),
+                     shown(made, field));
 }
 
 /// A record whose computed numbers are those of `from`: what is left to compare follows from inputs and configuration alone.
@@ -127,12 +135,16 @@ StepRecord with_results_of(StepRecord plan, const StepRecord& from) {
 class Replayer {
  public:
   Replayer(const Subject& subject, StepRecords records, Session session, Replay& result)
-      : subject_(subject), records_(std::move(records)), session_(std::move(session)), result_(result),
+      : subject_(subject),
+        records_(std::move(records)),
+        session_(std::move(session)),
+        result_(result),
         kept_(subject.path.parent_path() / kKeptFolder) {}
 
   /// Everything that needs no training.
   void check_all_steps() {
-    fault_if(session_.digester->weights() != records_.initial_weights(), "the step records do not begin with the weights of the parent");
+    fault_if(session_.digester->weights() != records_.initial_weights(),
+             "the step records do not begin with the weights of the parent");
     const int64_t planned = session_.run->steps(), steps = result_.steps;
     fault_if(planned != steps, fmt::format("{} steps are recorded, but the configuration asks for {}", steps, planned));
     Progress progress("check", steps, "steps");
@@ -158,14 +170,16 @@ class Replayer {
     const auto& infos = published.tensors->tensors();
     const bool exact = std::all_of(infos.begin(), infos.end(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
     if (!exact) {
-      result_.notes.push_back("the published weights are rounded, so they are compared only after the last segment was made again");
+      result_.notes.push_back(
+          "the published weights are rounded, so they are compared only after the last segment was made again");
       return;
     }
     const Json& metrics = subject_.lineage.metrics;
     const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
     const Digest& wanted = undone ? records_.initial_weights() : records_.weights_after(result_.steps);
-    fault_if(digest_of_checkpoint(subject_.path) != wanted, undone ? "the published weights are not those before the tuning, which was undone"
-                                                                   : "the published weights are not those that the last step record names");
+    fault_if(digest_of_checkpoint(subject_.path) != wanted,
+             undone ? "the published weights are not those before the tuning, which was undone"
+                    : "the published weights are not those that the last step record names");
   }
 
   void bitwise(const std::vector<int64_t>& drawn, const std::vector<int64_t>& ends) {
@@ -182,9 +196,12 @@ class Replayer {
   /// Where the weights of the run are there to be compared: at the beginning, at kept states, at the end.
   std::vector<int64_t> ends_with_weights(const std::vector<int64_t>& ends) {
     std::vector<int64_t> list;
-    for (const int64_t end : ends)
-      if (end == 0 || end == result_.steps || fs::exists(kept_ / kept_state_name(records_.weights_after(end), records_.optimizer_after(end))))
-        list.push_back(end);
+    for (const int64_t end : ends) {
+      std::string fault;
+      if (end == 0 || end == result_.steps || load_kept(end, fault)) list.push_back(end);
+      else if (!fault.empty()) note_bad_state(end, fault);
+    }
+    clean_ = list.size() <= 2 && bad_states_.empty();  // else what was read last is still there
     return list;
   }
 
@@ -211,19 +228,28 @@ class Replayer {
     clean_ = true;
   }
 
+  bool load_kept(int64_t steps_done, std::string& fault) {
+    return load_kept_state(kept_, session_.run->trainer(), *session_.digester, records_.weights_after(steps_done),
+                           records_.optimizer_after(steps_done), steps_done, fault);
+  }
+
+  void note_bad_state(int64_t steps_done, const std::string& fault) {
+    if (bad_states_.insert(steps_done).second) result_.notes.push_back(fmt::format("a kept state is not used: {}", fault));
+  }
+
   /// Brings the training to a recorded state at or before `step`, the last there is.
   void take_up(int64_t step, const std::vector<int64_t>& ends) {
     const int64_t current = clean_ && session_.at() <= step ? session_.at() : 0;
     for (auto end = std::upper_bound(ends.begin(), ends.end(), step); end != ends.begin() && *(end - 1) > current;) {
       --end;
       std::string fault;
-      if (load_kept_state(kept_, session_.run->trainer(), *session_.digester, records_.weights_after(*end), records_.optimizer_after(*end), *end, fault)) {
+      if (load_kept(*end, fault)) {
         clean_ = true;
         return;
       }
       if (fault.empty()) continue;
       clean_ = false;  // half a state may have been read
-      if (bad_states_.insert(*end).second) result_.notes.push_back(fmt::format("a kept state is not used: {}", fault));
+      note_bad_state(*end, fault);
     }
     if (!clean_ || session_.at() > step) begin_anew();
   }
@@ -271,7 +297,9 @@ class Replayer {
       ours.push_back({t.name, DType::f32, values.sizes().vec(),
                       sha256(std::span(static_cast<const uint8_t*>(values.const_data_ptr()), size_t(values.nbytes())))});
     }
-    if (rounded) fault_if(digest_of_tensors(std::move(ours)) != digest_of_checkpoint(subject_.path), "the published weights are not those of the last step, rounded");
+    if (rounded)
+      fault_if(digest_of_tensors(std::move(ours)) != digest_of_checkpoint(subject_.path),
+               "the published weights are not those of the last step, rounded");
   }
 
   static std::vector<NamedTensor> copy_of(const Decoder& model) {
@@ -287,8 +315,7 @@ class Replayer {
       return copy_of(Decoder(open_checkpoint(subject_.path)));
     }
     std::string fault;
-    if (!load_kept_state(kept_, session_.run->trainer(), *session_.digester, records_.weights_after(steps_done), records_.optimizer_after(steps_done), steps_done, fault))
-      return std::nullopt;
+    if (!load_kept(steps_done, fault)) return std::nullopt;
     return copy_of(session_.run->student());
   }
 
@@ -320,10 +347,13 @@ class Replayer {
       difference += (made[i].tensor - (*recorded)[i].tensor).square().sum(at::kDouble).item<double>();
       movement += ((*recorded)[i].tensor - before[i].tensor).square().sum(at::kDouble).item<double>();
     }
-    segment.weight_difference = difference == 0 ? 0 : movement > 0 ? std::sqrt(difference / movement) : std::numeric_limits<double>::max();
+    segment.weight_difference = difference == 0 ? 0
+                                : movement > 0  ? std::sqrt(difference / movement)
+                                                : std::numeric_limits<double>::max();
     segment.equal = segment.weight_difference <= result_.tolerance;
     if (!segment.equal)
-      segment.difference = fmt::format("weights differ by {:.3g} of their movement, {:.3g} is allowed", segment.weight_difference, result_.tolerance);
+      segment.difference = fmt::format("weights differ by {:.3g} of their movement, {:.3g} is allowed", segment.weight_difference,
+                                       result_.tolerance);
   }
 
   const Subject& subject_;
@@ -347,8 +377,10 @@ double parse_tolerance(const std::string& text) {
 /// The records, held against the signed chain. Nothing when they are broken.
 std::optional<StepRecords> open_records(const Subject& subject, Replay& result) {
   if (!fs::exists(subject.path / kStepRecordsFile))
-    throw UsageError(fmt::format("{}: keeps no step records (digest-every = 0, or an earlier version), so there are no segments to draw; audit recompute makes it again whole",
-                                 subject.path.string()));
+    throw UsageError(
+        fmt::format("{}: keeps no step records (digest-every = 0, or an earlier version), so there are no segments to draw; "
+                    "audit recompute makes it again whole",
+                    subject.path.string()));
   try {
     StepRecords records = read_step_records(subject.path);
     result.steps = int64_t(records.steps().size());
@@ -368,7 +400,8 @@ std::optional<StepRecords> open_records(const Subject& subject, Replay& result) 
 std::vector<int64_t> draw_segments(int64_t total, int64_t count, std::string_view seed, const Digest& root) {
   Sha256 hash;
   hash.update("overproof replay draw v1");
-  if (seed.empty()) throw UsageError("option 'seed' is missing: take it from public randomness, drawn after the run was published");
+  if (seed.empty())
+    throw UsageError("option 'seed' is missing: take it from public randomness, drawn after the run was published");
   for (char c : seed) {
     if (c >= 'A' && c <= 'F') c = char(c - 'A' + 'a');
     if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')) || seed.size() > 1024)
@@ -400,7 +433,11 @@ bool Replay::holds() const {
 Json Replay::to_json() const {
   Json list = Json::array(), odds = Json::array();
   for (const ReplayedSegment& s : segments) {
-    Json item = {{"segment", s.number}, {"first_step", s.first_step}, {"end_step", s.end_step}, {"from_step", s.from_step}, {"equal", s.equal}};
+    Json item = {{"segment", s.number},
+                 {"first_step", s.first_step},
+                 {"end_step", s.end_step},
+                 {"from_step", s.from_step},
+                 {"equal", s.equal}};
     if (!s.difference.empty()) item["difference"] = s.difference;
     if (s.weight_difference >= 0) item["weight_difference"] = s.weight_difference;
     list.push_back(item);
@@ -408,12 +445,25 @@ Json Replay::to_json() const {
   const int64_t drawn = int64_t(segments.size());
   for (const double f : {0.01, 0.05, 0.1}) {
     const int64_t forged = std::max<int64_t>(1, std::llround(std::ceil(f * double(segments_total) - 1e-9)));
-    odds.push_back({{"forged_fraction", f}, {"caught_at_least", 1 - std::pow(1 - f, double(drawn))},
-                    {"forged_segments", forged}, {"caught", segments_total > 0 ? caught_exactly(segments_total, drawn, forged) : 0.0}});
+    odds.push_back({{"forged_fraction", f},
+                    {"caught_at_least", 1 - std::pow(1 - f, double(drawn))},
+                    {"forged_segments", forged},
+                    {"caught", segments_total > 0 ? caught_exactly(segments_total, drawn, forged) : 0.0}});
   }
-  return {{"artifact", artifact}, {"root", "sha256:" + root.hex()}, {"seed", seed}, {"holds", holds()}, {"mode", tolerance > 0 ? "tolerance" : "bitwise"},
-          {"tolerance", tolerance}, {"steps", steps}, {"steps_planned_equal", steps_planned_equal}, {"step_chain", chain},
-          {"segments_total", segments_total}, {"segments", list}, {"odds", odds}, {"faults", faults}, {"notes", notes}};
+  return {{"artifact", artifact},
+          {"root", "sha256:" + root.hex()},
+          {"seed", seed},
+          {"holds", holds()},
+          {"mode", tolerance > 0 ? "tolerance" : "bitwise"},
+          {"tolerance", tolerance},
+          {"steps", steps},
+          {"steps_planned_equal", steps_planned_equal},
+          {"step_chain", chain},
+          {"segments_total", segments_total},
+          {"segments", list},
+          {"odds", odds},
+          {"faults", faults},
+          {"notes", notes}};
 }
 
 Replay replay(const ReplayConfig& config, const fs::path& folder) {
@@ -440,6 +490,8 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   try {
     session = begin(*subject, result);
   } catch (const IoError&) {
+    throw;
+  } catch (const Interrupted&) {
     throw;
   } catch (const Error& e) {  // inputs and configuration are what was signed, so this is a finding
     result.faults.push_back(fmt::format("the training cannot be built from what is signed: {}", e.what()));

@@ -1,8 +1,9 @@
 #pragma once
 // `overproof audit replay`: makes some segments of a training again and holds what comes out against the step records.
 //
-// Which segments is drawn from public randomness, so whoever forged a fraction f of them is caught by k draws with a probability of
-// at least 1 - (1 - f)^k. What costs little is done for every step: the order, the counts, the learning rate and the batch root.
+// Which segments is drawn from public randomness, so whoever forged a fraction f of them is caught by k draws with a probability
+// of at least 1 - (1 - f)^k. What costs little is done for every step: the order, the counts, the learning rate and the batch
+// root.
 
 #include <iosfwd>
 #include <string>
@@ -22,11 +23,14 @@ struct ReplayConfig {
   bool record = false;
   template <class V>
   void visit(V&& v) {
-    v("segments", segments, in_range(0, 1e9), "how many segments to draw and make again; 0: only what can be checked of every step without training");
-    v("seed", seed, any_value(), "public randomness in hex that nobody knew when the run was published: a beacon's round, a lottery's draw");
+    v("segments", segments, in_range(0, 1e9),
+      "how many segments to draw and make again; 0: only what can be checked of every step without training");
+    v("seed", seed, any_value(),
+      "public randomness in hex that nobody knew when the run was published: a beacon's round, a lottery's draw");
     v("artifact", artifact, any_value(), "what was trained, by distill or calibrate; unused when the folder is one artifact");
     v("tolerance", tolerance, any_value(),
-      "bitwise, for the build and kind of processor that trained; or the largest difference of weights over their movement, such as 1e-4");
+      "bitwise, for the build and kind of processor that trained; or the largest difference of weights over their movement, such "
+      "as 1e-4");
     v("public-key", public_key, any_value(), "PEM file of the signer you trust");
     v("record", record, any_value(), "sign what was found, in audits/ of the run");
     v("key", key, any_value(), "with --record: the auditor's signing key (PEM); empty: $OVERPROOF_KEY or the user's own");
@@ -38,8 +42,8 @@ struct ReplayedSegment {
   int64_t first_step = 0, end_step = 0;  ///< steps [first, end)
   int64_t from_step = 0;                 ///< where the training was taken up: 0, a kept state, or the end of the segment before
   bool equal = false;
-  std::string difference;                ///< the first that was seen
-  double weight_difference = -1;         ///< |made again - recorded| / |recorded - before|; -1 when not measured
+  std::string difference;         ///< the first that was seen
+  double weight_difference = -1;  ///< |made again - recorded| / |recorded - before|; -1 when not measured
 };
 
 /// What was found. `faults` are what does not hold beside the segments; `notes` what could not be compared, and why.

@@ -16,14 +16,16 @@ std::vector<TensorDigest> digest_all(const std::vector<NamedTensor>& tensors) {
   // Largest first, so that one big tensor does not begin when all others are done.
   std::vector<size_t> order(tensors.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return tensors[a].tensor.nbytes() > tensors[b].tensor.nbytes(); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return tensors[a].tensor.nbytes() > tensors[b].tensor.nbytes(); });
   std::vector<TensorDigest> digests(tensors.size());
   parallel_for(int64_t(tensors.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const NamedTensor& t = tensors[order[size_t(i)]];
       OVERPROOF_CHECK(t.tensor.is_contiguous());
-      digests[order[size_t(i)]] = {t.name, t.tensor.scalar_type() == at::kLong ? DType::i64 : DType::f32, t.tensor.sizes().vec(),
-                                   sha256(std::span(static_cast<const uint8_t*>(t.tensor.const_data_ptr()), size_t(t.tensor.nbytes())))};
+      digests[order[size_t(i)]] = {
+          t.name, t.tensor.scalar_type() == at::kLong ? DType::i64 : DType::f32, t.tensor.sizes().vec(),
+          sha256(std::span(static_cast<const uint8_t*>(t.tensor.const_data_ptr()), size_t(t.tensor.nbytes())))};
     }
   });
   return digests;

@@ -1,5 +1,6 @@
 #pragma once
-// Digests of all that a later step depends on: the model's weights and the optimizer's moments (data/step_records.h for the form).
+// Digests of all that a later step depends on: the model's weights and the optimizer's moments (data/step_records.h for the
+// form).
 
 #include <map>
 #include <set>
@@ -23,13 +24,13 @@ class StateDigester {
  private:
   const Decoder& model_;
   const Trainer& trainer_;
-  std::set<const void*> trained_;             // storages that change
+  std::set<const void*> trained_;  // storages that change
   std::map<std::string, Digest> frozen_;
 };
 
-/// Steps between digests of the state that cost at most about a hundredth of the training, whatever the machine. A digest takes time
-/// by the parameter, a step by parameter and token, and the ratio of the two hardly differs between machines: so a digest every so
-/// many tokens. `asked` >= 0 is taken as it is.
+/// Steps between digests of the state that cost at most about a hundredth of the training, whatever the machine. A digest takes
+/// time by the parameter, a step by parameter and token, and the ratio of the two hardly differs between machines: so a digest
+/// every so many tokens. `asked` >= 0 is taken as it is.
 int64_t digest_interval(int64_t asked, int64_t step_tokens);
 
 }  // namespace overproof

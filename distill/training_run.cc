@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
@@ -17,6 +18,8 @@ RouterCounter make_router_counter(const TokenSources& sources, const ModelConfig
 StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last) {
   Trainer& trainer = run.trainer();
   StepLog log;
+  if (recording.keep_every > 0 && recording.digest_every == 0)
+    throw UsageError("keep-every needs digest-every: a state that is kept is found by its digest");
   std::optional<StateDigester> digester;
   if (recording.digest_every > 0) {
     digester.emplace(run.student(), trainer);
@@ -25,7 +28,8 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
   if (recording.checkpoint_every > 0) resume_checkpoint(outputs.scratch(), trainer, log, recording.run);
 
   Progress progress(recording.label, run.steps() * run.step_tokens(), "tokens", trainer.steps_done() * run.step_tokens());
-  int64_t kept = recording.keep_every > 0 ? trainer.steps_done() / recording.keep_every : 0;
+  // Counted from the last state that was digested, so that a resumed run keeps what an uninterrupted one does.
+  int64_t kept = recording.keep_every > 0 ? trainer.steps_done() / recording.digest_every * recording.digest_every / recording.keep_every : 0;
   while (trainer.steps_done() < run.steps()) {
     throw_if_interrupted();
     last = run.step();

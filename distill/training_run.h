@@ -1,6 +1,6 @@
 #pragma once
-// A training as the statement of its artifact describes it: built from inputs and configuration, one step after the other. The stage
-// makes all its steps; an auditor builds the same and makes some of them again (distill/replay.h).
+// A training as the statement of its artifact describes it: built from inputs and configuration, one step after the other. The
+// stage makes all its steps; an auditor builds the same and makes some of them again (distill/replay.h).
 //
 // Batch root: SHA-256("overproof batch v1" | for each window, in the order of the batch: U64 window | SHA-256 of its
 // window_length + 1 ids as I32 | SHA-256 of the teacher's rows for it, or zeros where the teacher is run alongside).
@@ -35,8 +35,8 @@ class TrainingRun {
   virtual Digest batch_root(int64_t step) const = 0;
 };
 
-/// distill: the student of the slot "student" on the soft targets of "targets". Throws UsageError when targets, corpus and student do
-/// not belong together.
+/// distill: the student of the slot "student" on the soft targets of "targets". Throws UsageError when targets, corpus and
+/// student do not belong together.
 class Distillation final : public TrainingRun {
  public:
   Distillation(const DistillConfig& config, const Inputs& inputs);
@@ -117,7 +117,8 @@ struct TrainingRecording {
 /// Makes all steps, going on where a killed run left off. The last record is in `last`.
 StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last);
 
-/// Writes steps.jsonl and, when there are records, steps.safetensors; adds "step_chain", "digest_every" and "segments" to the metrics.
+/// Writes steps.jsonl and, when there are records, steps.safetensors; adds "step_chain", "digest_every" and "segments" to the
+/// metrics.
 void write_step_log(const StepLog& log, OutputFolder& folder, Json& metrics);
 
 }  // namespace overproof

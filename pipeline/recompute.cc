@@ -82,6 +82,11 @@ class Recomputer {
       result.details.push_back(e.what());
       return result;
     }
+    if (!is_sound(node)) {
+      result.status = Status::differs;
+      result.details.push_back("its files are not those that were signed; see audit verify");
+      return result;
+    }
     request.out = work_.path() / node.name;
     compare(node, request, result);
     work_.empty();
@@ -90,16 +95,18 @@ class Recomputer {
 
   void require_all_files_used() const {
     for (const auto& [slot, path] : files_)
-      if (!used_.contains(slot)) throw UsageError(fmt::format("option 'file': nothing that was made again takes an input '{}'", slot));
+      if (!used_.contains(slot))
+        throw UsageError(fmt::format("option 'file': nothing that was made again takes an input '{}'", slot));
   }
 
  private:
   bool is_asked(const ArtifactNode& node, const StageSpec& spec, Recomputed& result) const {
-    const bool listed = std::count(stages_.begin(), stages_.end(), spec.name) + std::count(stages_.begin(), stages_.end(), "all") > 0;
+    const bool listed =
+        std::count(stages_.begin(), stages_.end(), spec.name) + std::count(stages_.begin(), stages_.end(), "all") > 0;
     if (listed || (run_.single && node.path == run_.path)) return true;
-    const char* sampled = spec.name == "teach"                                    ? "; audit rows samples it"
+    const char* sampled = spec.name == "teach"                                 ? "; audit rows samples it"
                           : spec.name == "distill" || spec.name == "calibrate" ? "; audit replay samples it"
-                                                                                  : "";
+                                                                               : "";
     result.details.push_back(fmt::format("'{}' is not among --stages{}", spec.name, sampled));
     return false;
   }
@@ -113,7 +120,8 @@ class Recomputer {
         return false;
       }
       if (!is_sound(run_.nodes[size_t(parent)])) {
-        result.details.push_back(fmt::format("its input '{}' is not what its statement says; see audit verify", run_.nodes[size_t(parent)].name));
+        result.details.push_back(
+            fmt::format("its input '{}' is not what its statement says; see audit verify", run_.nodes[size_t(parent)].name));
         return false;
       }
       request.inputs[slot] = run_.nodes[size_t(parent)].path;
@@ -125,13 +133,15 @@ class Recomputer {
       const std::string own = node.name + "." + slot.name;
       const auto given = files_.contains(own) ? files_.find(own) : files_.find(slot.name);
       if (given == files_.end()) {
-        result.details.push_back(fmt::format("its input '{}' came from outside (sha256:{}); give it with --file {}=PATH", slot.name, recorded, slot.name));
+        result.details.push_back(fmt::format("its input '{}' came from outside (sha256:{}); give it with --file {}=PATH",
+                                             slot.name, recorded, slot.name));
         return false;
       }
       used_.insert(given->first);
       if (const std::string found = scan_artifact(given->second).root.hex(); found != recorded) {
         result.status = Status::differs;
-        result.details.push_back(fmt::format("{}: is sha256:{}, but '{}' was made of sha256:{}", given->second.string(), found, node.name, recorded));
+        result.details.push_back(
+            fmt::format("{}: is sha256:{}, but '{}' was made of sha256:{}", given->second.string(), found, node.name, recorded));
         return false;
       }
       request.inputs[slot.name] = given->second;
@@ -176,17 +186,21 @@ class Recomputer {
       const auto found = files.find(f.name);
       if (found == files.end()) result.details.push_back(fmt::format("{}: does not come out", f.name));
       else if (found->second->digest != f.digest)
-        result.details.push_back(fmt::format("{}: sha256:{} was signed, sha256:{} comes out", f.name, f.digest.hex(), found->second->digest.hex()));
+        result.details.push_back(
+            fmt::format("{}: sha256:{} was signed, sha256:{} comes out", f.name, f.digest.hex(), found->second->digest.hex()));
       if (found != files.end()) files.erase(found);
     }
-    for (const auto& [name, file] : files) result.details.push_back(fmt::format("{}: comes out, but is not in the artifact", name));
+    for (const auto& [name, file] : files)
+      result.details.push_back(fmt::format("{}: comes out, but is not in the artifact", name));
     for (const auto& [name, value] : made->metrics.items())
       if (!signed_one.metrics.contains(name) || signed_one.metrics[name] != value)
         result.details.push_back(fmt::format("metric '{}' is signed as {}, and comes out as {}", name,
-                                             signed_one.metrics.value(name, Json()).dump().substr(0, 80), value.dump().substr(0, 80)));
+                                             signed_one.metrics.value(name, Json()).dump().substr(0, 80),
+                                             value.dump().substr(0, 80)));
     for (const auto& [name, value] : signed_one.metrics.items())
       if (!made->metrics.contains(name)) result.details.push_back(fmt::format("metric '{}' does not come out", name));
-    if (made->kind != signed_one.kind) result.details.push_back(fmt::format("its kind is signed as '{}', and is '{}'", signed_one.kind, made->kind));
+    if (made->kind != signed_one.kind)
+      result.details.push_back(fmt::format("its kind is signed as '{}', and is '{}'", signed_one.kind, made->kind));
     result.status = result.details.empty() && made->root == signed_one.root ? Status::equal : Status::differs;
   }
 
@@ -208,7 +222,8 @@ std::optional<std::string> other_build(const RunFolder& run) {
     if (node.lineage() && !node.check.foreign)
       for (const auto& [name, version] : node.lineage()->builder)
         if (const auto mine = ours.find(name); mine != ours.end() && mine->second != version)
-          return fmt::format("'{}' was made with {} {}, this is {}: bytes need not come out the same", node.name, name, version, mine->second);
+          return fmt::format("'{}' was made with {} {}, this is {}: bytes need not come out the same", node.name, name, version,
+                             mine->second);
   return std::nullopt;
 }
 
@@ -220,11 +235,13 @@ void print(const Recomputation& r, std::ostream& out) {
   std::map<Status, int> counts;
   for (const Recomputed& a : r.artifacts) {
     ++counts[a.status];
-    out << fmt::format("{:<15} {:<16} {:<12} sha256:{}\n", name_of(a.status), printable(a.artifact), printable(a.stage), a.root.hex());
+    out << fmt::format("{:<15} {:<16} {:<12} sha256:{}\n", name_of(a.status), printable(a.artifact), printable(a.stage),
+                       a.root.hex());
     for (const std::string& line : a.details) out << "                " << printable(line) << '\n';
   }
   for (const std::string& note : r.notes) out << "note: " << printable(note) << '\n';
-  out << fmt::format("{} made again byte for byte, {} differ, {} not made again\n", counts[Status::equal], counts[Status::differs], counts[Status::not_made]);
+  out << fmt::format("{} made again byte for byte, {} differ, {} not made again\n", counts[Status::equal],
+                     counts[Status::differs], counts[Status::not_made]);
 }
 
 }  // namespace
@@ -236,7 +253,11 @@ bool Recomputation::holds() const {
 Json Recomputation::to_json() const {
   Json list = Json::array();
   for (const Recomputed& a : artifacts)
-    list.push_back({{"artifact", a.artifact}, {"stage", a.stage}, {"root", "sha256:" + a.root.hex()}, {"status", name_of(a.status)}, {"details", a.details}});
+    list.push_back({{"artifact", a.artifact},
+                    {"stage", a.stage},
+                    {"root", "sha256:" + a.root.hex()},
+                    {"status", name_of(a.status)},
+                    {"details", a.details}});
   return {{"holds", holds()}, {"artifacts", list}, {"notes", notes}};
 }
 
@@ -251,8 +272,12 @@ Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
     throw_if_interrupted();
     if (run.single && node.path != run.path) continue;
     if (!node.lineage() || node.check.foreign || !node.check.faults.empty()) {
-      result.artifacts.push_back({node.name, "", node.lineage() ? node.lineage()->root : Digest{}, Status::not_made,
-                                  {node.check.foreign ? "is signed by another tool, which names no stage" : "its statement does not hold; see audit verify"}});
+      result.artifacts.push_back({node.name,
+                                  "",
+                                  node.lineage() ? node.lineage()->root : Digest{},
+                                  Status::not_made,
+                                  {node.check.foreign ? "is signed by another tool, which names no stage"
+                                                      : "its statement does not hold; see audit verify"}});
       continue;
     }
     result.artifacts.push_back(recomputer.make_again(node));
@@ -272,7 +297,8 @@ int audit_recompute(const RecomputeConfig& config, const fs::path& folder, bool 
     const fs::path run = single ? fs::canonical(folder).parent_path() : fs::canonical(folder);
     AuditRecord record{"recompute", {}, result.to_json()};
     for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root});
-    const fs::path file = run / kAuditFolder / fmt::format("recompute-{}.json", single ? fs::canonical(folder).filename().string() : "run");
+    const fs::path file =
+        run / kAuditFolder / fmt::format("recompute-{}.json", single ? fs::canonical(folder).filename().string() : "run");
     write_audit_record(file, record, *auditor);
     if (!json) out << fmt::format("signed: {}\n", file.string());
   }

@@ -1,6 +1,7 @@
 #pragma once
-// `overproof audit recompute`: makes artifacts again from their parents, by the configuration in their statements, and holds the files
-// against those that were signed, byte for byte by their digests. Metrics are compared too: a number that nobody gets again is no result.
+// `overproof audit recompute`: makes artifacts again from their parents, by the configuration in their statements, and holds the
+// files against those that were signed, byte for byte by their digests. Metrics are compared too: a number that nobody gets again
+// is no result.
 //
 // Each is made from the parents that are there, not from what was just made again: so one forged artifact is one finding.
 
@@ -22,7 +23,8 @@ struct RecomputeConfig {
   template <class V>
   void visit(V&& v) {
     v("stages", stages, any_value(),
-      "which stages of a run to make again, a list, or all; training and teaching are sampled by audit replay and audit rows. An artifact "
+      "which stages of a run to make again, a list, or all; training and teaching are sampled by audit replay and audit rows. An "
+      "artifact "
       "named alone is always made again");
     v("file", file, any_value(), "inputs from outside, SLOT=PATH or ARTIFACT.SLOT=PATH apart by commas, such as source=texts");
     v("work", work, any_value(), "folder to work in, with room for the largest artifact; empty: the system's temporary folder");
@@ -42,7 +44,7 @@ struct Recomputed {
 struct Recomputation {
   std::vector<Recomputed> artifacts;  ///< parents before children
   std::vector<std::string> notes;
-  bool holds() const;                 ///< nothing differs; what was not made says nothing
+  bool holds() const;  ///< nothing differs; what was not made says nothing
   Json to_json() const;
 };
 

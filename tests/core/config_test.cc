@@ -50,6 +50,21 @@ TEST_CASE("an option is parsed, checked and written back") {
   CHECK(to_json(other) == to_json(options));
 }
 
+TEST_CASE("what a statement says of an option must be of its type and in its range") {
+  Sample s;
+  Options options = options_of(s);
+  const auto refused = [&](const Json& object) { return message_of([&] { from_json(options, object, "claims.jsonl"); }); };
+  CHECK_THAT(refused({{"top-k", "5"}}), Catch::Contains("claims.jsonl") && Catch::Contains("wrong type"));
+  CHECK_THAT(refused({{"top-k", 5.5}}), Catch::Contains("wrong type"));
+  CHECK_THAT(refused({{"fast", 1}}), Catch::Contains("wrong type"));
+  CHECK_THAT(refused({{"mode", true}}), Catch::Contains("wrong type"));
+  CHECK_THAT(refused({{"learning-rate", nullptr}}), Catch::Contains("wrong type"));
+  CHECK_THAT(refused({{"top-k", 65}}), Catch::Contains("from 1 to 64"));
+  CHECK_THAT(refused({{"tpo-k", 5}}), Catch::Contains("did you mean 'top-k'?"));
+  CHECK(refused({{"learning-rate", 2}, {"fast", true}}) == "no error");
+  CHECK((s.fast && s.rate == 2.0));
+}
+
 TEST_CASE("a wrong option says what is wrong and what was meant") {
   Sample s;
   Options options = options_of(s);

@@ -90,6 +90,9 @@ TEST_CASE("records that were chained anew are still held to what records can say
   refuse([](StepRecord& r) { r.position = 0; }, "goes back");
   refuse([](StepRecord& r) { r.loss = std::numeric_limits<double>::quiet_NaN(); }, "not finite");
   refuse([](StepRecord& r) { r.weights = Digest{}; }, "one digest of the state but not the other");
+  refuse([](StepRecord& r) { r.weights = r.optimizer = Digest{}; }, "no digest of the state");
+  // The same records under a longer segment have digests where none belong.
+  CHECK_THROWS_WITH(StepRecords::from_bytes(some_records(4, 1).bytes(), kWeights, 2, "x"), Catch::Contains("where none belongs"));
 }
 
 TEST_CASE("differences between records are named, also those that == does not see") {
@@ -122,14 +125,17 @@ TEST_CASE("a file of step records must be what its header says") {
     writer.close();
   };
   const StepRecords records = some_records(2, 1);
-  const Metadata good = {{"format_version", "1"}, {"initial_weights", kWeights.hex()}, 
-                         {"digest_every", "1"}, {"chain", records.chain().hex()}};
+  const Metadata good = {
+      {"format_version", "1"}, {"initial_weights", kWeights.hex()}, {"digest_every", "1"}, {"chain", records.chain().hex()}};
   write(good, {2, 256}, DType::u8, records.bytes());
   CHECK_NOTHROW(read_step_records(folder.path()));
   write(good, {512}, DType::u8, records.bytes());
   CHECK_THROWS_WITH(read_step_records(folder.path()), Catch::Contains("U8 [steps, 256]"));
-  for (const auto& [key, value] : std::map<std::string, std::string>{{"format_version", "2"}, {"initial_weights", "0"}, {"digest_every", "0"},
-                                                                     {"digest_every", "1x"}, {"chain", kWeights.hex()}}) {
+  for (const auto& [key, value] : std::map<std::string, std::string>{{"format_version", "2"},
+                                                                     {"initial_weights", "0"},
+                                                                     {"digest_every", "0"},
+                                                                     {"digest_every", "1x"},
+                                                                     {"chain", kWeights.hex()}}) {
     Metadata bad = good;
     bad[key] = value;
     write(bad, {2, 256}, DType::u8, records.bytes());

@@ -102,6 +102,8 @@ DistillConfig short_run() {
   config.ce_weight = 0.1;
   config.balance_rate = 1e-3;
   config.checkpoint_every = 1;
+  config.digest_every = 4;
+  config.keep_every = 6;
   return config;
 }
 
@@ -144,6 +146,9 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
   Inputs other({{"student", world.artifact("student")}, {"targets", world.artifact("targets")}, {"corpus", {folder.path() / "corpus", Digest{}}}});
   Outputs refused = world.outputs("refused");
   CHECK_THROWS_AS(run_distill(config, other, refused), UsageError);
+  config.keep_every = 5;
+  config.digest_every = 0;
+  CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("found by its digest"));
   config.train = "experts,ruoter";
   CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("did you mean 'router'"));
 
@@ -211,9 +216,16 @@ TEST_CASE("a run that stops in the middle goes on bitwise the same") {
     Outputs out = world.outputs("killed");
     const StageReport report = run_distill(config, world.distill_inputs(), out);
     CHECK(weights_of(world, "killed") == weights_of(world, "whole"));
-    CHECK(read_file(folder.path() / "killed" / "steps.jsonl") == read_file(folder.path() / "whole" / "steps.jsonl"));
+    for (const char* file : {"steps.jsonl", kStepRecordsFile})
+      CHECK(read_file(folder.path() / "killed" / file) == read_file(folder.path() / "whole" / file));
     CHECK(report.metrics() == expected.metrics());
     CHECK(read_file(folder.path() / "killed" / kRouterCountsFile) == read_file(folder.path() / "whole" / kRouterCountsFile));
+    const auto kept = [&] {
+      int64_t states = 0;
+      for (const auto& entry : fs::directory_iterator(folder.path() / kKeptFolder)) states += entry.path().extension() == ".safetensors";
+      return states;
+    };
+    CHECK(kept() == 3);  // one each 6 steps, at the end of its segment of 4: after 8, 12, 20; the end is the artifact itself
   }
 
   SECTION("a checkpoint of another configuration is not taken up") {

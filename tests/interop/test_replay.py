@@ -127,6 +127,8 @@ def test_the_draw_follows_from_the_seed(run, seed, count):
 def test_replay_speaks_of_what_it_did(run):
     text = overproof("audit", "replay", run / "student", "--segments", 99, "--seed", SEED).stdout
     assert "5 of 5 segments drawn" in text and "equal, bitwise" in text and "Not shown" in text
+    other = overproof("audit", "replay", run, "--segments", 2, "--seed", SEED, "--threads", 3).stdout
+    assert "threads, as it was made" in other and "NOT" not in other
     assert "seed" in overproof("audit", "replay", run, check=2).stderr
     assert "hex" in overproof("audit", "replay", run, "--seed", "lottery", check=2).stderr
     calibrated = json.loads(overproof("audit", "replay", run, "--artifact", "calibrated", "--seed", SEED, "--json").stdout)
@@ -168,4 +170,4 @@ def test_kept_states_and_digests_change_no_weight(run, tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == STEPS - 1
     assert [r[11] for r in records(tmp_path / "each")[0]][3::4] == [r[11] for r in records(run / "student")[0]][3::4]
     answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, check=2)
-    assert "student-init" in answer.stderr  # its parents are not beside it
+    assert "which is not beside it" in answer.stderr  # its parents

@@ -1,6 +1,6 @@
 #pragma once
-// A run of the small recipe, and a maker who cheats: he changes what he likes, and signs everything anew so that all signatures and all
-// digests between artifacts hold.
+// A run of the small recipe, and a maker who cheats: he changes what he likes, and signs everything anew so that all signatures
+// and all digests between artifacts hold.
 
 #include <functional>
 #include <map>
@@ -22,8 +22,8 @@ inline const fs::path& honest_run() {
   static const TempFolder folder;
   static const fs::path run = [] {
     set_progress_mode(ProgressMode::off);
-    const std::vector<std::string> overrides = {"student.steps=24",     "student.warmup=2",        "student.digest-every=4", "student.keep-every=8",
-                                                "soft-targets.tokens=1280", "calibrated.digest-every=2"};
+    const std::vector<std::string> overrides = {"student.steps=24",     "student.warmup=2",         "student.digest-every=4",
+                                                "student.keep-every=8", "soft-targets.tokens=1280", "calibrated.digest-every=2"};
     const Recipe recipe = read_recipe(fs::path(OVERPROOF_SOURCE_DIR) / "examples/kill-test.ini", overrides);
     RecipeOptions options;
     options.out = folder / "run";
@@ -52,8 +52,10 @@ class ForgedRun {
           m["corpus_root"] = lineage.inputs.at("corpus").root.hex();
         });
       if (lineage.stage == "observe")
-        change_metadata(node.path, "statistics.safetensors", [&](Metadata& m) { m["teacher_root"] = lineage.inputs.at("teacher").root.hex(); });
-      if (fs::exists(node.path / kStepRecordsFile) && sign_chain) lineage.metrics["step_chain"] = SafetensorsFile(node.path / kStepRecordsFile).metadata().at("chain");
+        change_metadata(node.path, "statistics.safetensors",
+                        [&](Metadata& m) { m["teacher_root"] = lineage.inputs.at("teacher").root.hex(); });
+      if (fs::exists(node.path / kStepRecordsFile) && sign_chain)
+        lineage.metrics["step_chain"] = SafetensorsFile(node.path / kStepRecordsFile).metadata().at("chain");
       change(lineage);
       const ArtifactRecord record = scan_artifact(node.path);
       seal_artifact(node.path, record.files, lineage, key_);
@@ -63,8 +65,9 @@ class ForgedRun {
   bool sign_chain = true;
 
   /// Writes a safetensors file again with other bytes or metadata.
-  static void rewrite(const fs::path& folder, const std::string& name,
-                      const std::function<void(std::map<std::string, std::vector<uint8_t>>& tensors, Metadata& metadata)>& change) {
+  static void rewrite(
+      const fs::path& folder, const std::string& name,
+      const std::function<void(std::map<std::string, std::vector<uint8_t>>& tensors, Metadata& metadata)>& change) {
     std::vector<TensorInfo> infos;
     Metadata metadata;
     std::map<std::string, std::vector<uint8_t>> bytes;

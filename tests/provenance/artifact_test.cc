@@ -71,6 +71,14 @@ TEST_CASE("the statement is the same bytes each time") {
   lineage.root = oms_root(lineage.files);
   CHECK(make_statement(lineage) == make_statement(lineage));
   CHECK(read_statement(make_statement(lineage), "memory").config == lineage.config);
+  CHECK(read_statement(make_statement(lineage), "memory").threads == 0);
+  lineage.threads = 3;
+  CHECK(read_statement(make_statement(lineage), "memory").threads == 3);
+  for (const Json& bad : {Json(0), Json(-1), Json(2.5), Json("2"), Json(100000)}) {
+    Json broken = Json::parse(make_statement(lineage));
+    broken["predicate"]["buildDefinition"]["internalParameters"]["threads"] = bad;
+    CHECK_THROWS_WITH(read_statement(broken.dump(), "memory"), Contains("threads"));
+  }
 }
 
 TEST_CASE("a folder that was never sealed holds no lineage") {
