@@ -16,17 +16,16 @@
 namespace overproof {
 namespace {
 
-constexpr const char* kTargets = "targets.safetensors";
-
-/// Soft targets carry the roots of teacher and corpus in their own metadata (teacher/soft_targets.h).
-void check_soft_targets(const ArtifactNode& node, std::vector<Fault>& faults) {
-  const SafetensorsFile file(node.path / kTargets);
+/// Soft targets carry the roots of teacher and corpus in their own metadata (teacher/soft_targets.h), an index that of its corpus
+/// (data/span_index.h).
+void check_roots(const ArtifactNode& node, const char* name, std::vector<Fault>& faults) {
+  const SafetensorsFile file(node.path / name);
   for (const auto& [key, slot] : {std::pair{"teacher_root", "teacher"}, std::pair{"corpus_root", "corpus"}}) {
     const auto said = file.metadata().find(key);
     const auto input = node.lineage()->inputs.find(slot);
     if (said == file.metadata().end() || input == node.lineage()->inputs.end()) continue;
     if (said->second != input->second.root.hex())
-      faults.push_back({kTargets, fmt::format("was made with {} sha256:{}, but the statement says sha256:{}", slot,
+      faults.push_back({name, fmt::format("was made with {} sha256:{}, but the statement says sha256:{}", slot,
                                               said->second.substr(0, 64), input->second.root.hex()),
                         "one of the two is false: make it again"});
   }
@@ -123,9 +122,10 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
   try {
     const std::string& kind = node.lineage()->kind;
     if (kind == "taught") {
-      check_soft_targets(node, check.faults);
+      check_roots(node, kTargets, check.faults);
       check_order(node, check.faults);
     }
+    if (kind == "indexed") check_roots(node, "documents.safetensors", check.faults);
     if (kind == "corpus-of") {
       CommitmentCheck commitment = check_commitment(node.path, salt);
       check.faults = std::move(commitment.faults);

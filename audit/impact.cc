@@ -131,7 +131,10 @@ int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, 
     out << "  --source or --expert say more.\n";
     return 0;
   }
+  bool any = false;
   for (const ImpactRow& r : impact.rows) {
+    if (r.tokens == 0) continue;
+    any = true;
     if (!config.source.empty())
       out << fmt::format(
           "  layer {} expert {}: {:.1f} % of its tokens are from '{}' ({:.2f} times its part), {:.1f} % of the source's "
@@ -142,7 +145,8 @@ int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, 
           "  {}: {:.1f} % of the expert's tokens ({:.2f} times its part), {:.1f} % of the source's routing in layer {}\n",
           r.source, 100 * r.mass, r.lift, 100 * r.share, r.layer);
   }
-  if (impact.rows.empty()) out << "  No token was sent to this expert.\n";
+  if (!any)
+    out << (config.source.empty() ? "  No token was sent to this expert.\n" : "  No token of this source was trained on.\n");
   return 0;
 }
 

@@ -43,6 +43,8 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
   const ArtifactNode& corpus = only_corpus(run);
   const ArtifactNode& node = find_index(run, corpus);
   const SpanIndex index(node.path);
+  if (index.corpus_root() != corpus.lineage()->root)
+    throw ProvenanceError(fmt::format("{}: is an index of another corpus than its statement says; make it again", node.name));
   const MappedFile table(corpus.path / "documents.jsonl");
 
   SpanTrace trace{node.name, corpus.name, int64_t(text.size()), int64_t(words_of(text).begins.size()), {}};

@@ -2,9 +2,10 @@
 //
 //   bench_training forward|step|loss|loss-materialised CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
 //
-// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight. `loss` is the KL
-// and its gradients alone, of random states of the size of SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same
-// by autograd over whole logits. Prints one JSON object. benchmarks/training.py runs it beside transformers.
+// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight; `counting_share` is what
+// counting the experts of each source adds to a step. `loss` is the KL and its gradients alone, of random states of the size of
+// SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same by autograd over whole logits. Prints one JSON object.
+// benchmarks/training.py runs it beside transformers.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -21,6 +22,7 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "distill/loss.h"
+#include "distill/router_counts.h"
 #include "distill/trainer.h"
 #include "model/decoder.h"
 
@@ -55,6 +57,29 @@ void forward_all(const Decoder& model, const at::Tensor& ids) {
     const at::Tensor logits = model.logits(hidden.narrow(0, row, std::min<int64_t>(256, hidden.size(0) - row)));
     if (!std::isfinite(logits.sum().item<double>())) throw std::runtime_error("a logit is not finite");
   }
+}
+
+/// Seconds that counting where a step's tokens were sent takes (distill/router_counts.h).
+double counting_seconds(const Decoder& model, const at::Tensor& ids) {
+  at::NoGradGuard no_grad;
+  std::vector<RouterRecord> routing;
+  ForwardOptions options;
+  options.routing = &routing;
+  options.record_selected = true;
+  model.hidden(ids, options);
+  std::vector<std::string> sources;
+  for (int i = 0; i < 100; ++i) sources.push_back(fmt::format("source-{:02d}", i));
+  RouterCounter counter(sources, model.config().layers, model.config().n_routed_experts);
+  std::vector<int32_t> token_sources(size_t(ids.numel()));
+  for (size_t i = 0; i < token_sources.size(); ++i) token_sources[i] = int32_t(i / 50 % sources.size());  // documents of 50 tokens
+  constexpr int kRepeat = 20;
+  const double seconds = seconds_of([&] {
+    for (int r = 0; r < kRepeat; ++r) counter.add(routing, token_sources);
+  });
+  const RouterCounts counts = counter.result();
+  if (counts.all_tokens() != kRepeat * ids.numel() || counts.of_source(0, 0) != model.config().top_k * counts.tokens[0])
+    throw std::runtime_error("the counts do not add up");
+  return seconds / kRepeat;
 }
 
 struct LossCase {
@@ -108,7 +133,7 @@ int main(int argc, char** argv) try {
     throw UsageError("usage: bench_training forward MODEL | step STUDENT TEACHER | loss | loss-materialised [--windows N] [--length N] [--repeat N] [--threads N]");
   set_thread_count(threads);
   prepare_torch();
-  double best = 0, loss = 0;
+  double best = 0, loss = 0, counting = 0;
   if (loss_only) {
     const LossCase states = random_states(windows * length);
     for (int64_t r = 0; r < repeat; ++r)
@@ -141,8 +166,9 @@ int main(int argc, char** argv) try {
     step();  // first touch of gradients and moments
     for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of(step));
     if (!std::isfinite(loss)) throw std::runtime_error("the loss is not finite");
+    if (student.config().is_moe()) counting = counting_seconds(student, ids) * best / double(ids.numel());
   }
-  fmt::print("{}\n", Json{{"tokens_per_second", best}, {"peak_gib", peak_gib()}, {"loss", loss}}.dump());
+  fmt::print("{}\n", Json{{"tokens_per_second", best}, {"peak_gib", peak_gib()}, {"loss", loss}, {"counting_share", counting}}.dump());
   return 0;
 } catch (const std::exception& e) {
   fmt::print(stderr, "bench_training: {}\n", e.what());

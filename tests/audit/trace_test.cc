@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "audit/trace.h"
+#include "audit/verify.h"
 #include "core/error.h"
 #include "data/index_stage.h"
 #include "tests/audit/synthetic_run.h"
@@ -264,6 +265,8 @@ TEST_CASE("a passage leads to the documents that hold it") {
   Outputs outputs(run.path() / "index", run.path() / ".index.scratch");
   run_index({}, Inputs({{"corpus", {run.path() / "corpus", run.root("corpus")}}}), outputs);
   run.seal("index", "index", "indexed", {{"corpus", "corpus"}});
+  std::ostringstream verified;
+  CHECK(audit_verify({}, run.path(), false, verified) == 0);
   const SpanTrace found = trace_span(run.path(), config);
   REQUIRE(found.spans.size() == 3);
   CHECK(found.spans[0].text == "text number 12");
@@ -291,6 +294,16 @@ TEST_CASE("a passage leads to the documents that hold it") {
   config.span = "text number 13 alone";
   config.min_words = 3;
   CHECK_THROWS_AS(trace_span(run.path(), config), ProvenanceError);
+
+  // An index made of another corpus, signed as if it were of this one.
+  fs::remove_all(run.path() / "index");
+  fs::create_directories(run.path() / "index");
+  Outputs other(run.path() / "index", run.path() / ".index.scratch");
+  run_index({}, Inputs({{"corpus", {run.path() / "corpus", sha256("another")}}}), other);
+  run.seal("index", "index", "indexed", {{"corpus", "corpus"}});
+  CHECK_THROWS_WITH(trace_span(run.path(), config), Contains("another corpus"));
+  CHECK(audit_verify({}, run.path(), false, verified) == 4);
+  CHECK_THAT(verified.str(), Contains("documents.safetensors"));
 }
 
 TEST_CASE("one question is asked at a time") {
