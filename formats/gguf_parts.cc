@@ -56,7 +56,7 @@ void GgufPartReader::read(int64_t first, int64_t rows, std::span<float> out) con
 GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_(source) {
   for (const GgufOutput& output : plan.outputs) {
     if (output.parts.empty()) {
-      OVERPROOF_CHECK(table_.add({output.info.name + "#0", DType::f32, {int64_t(output.values.size())}}));
+      OVERPROOF_CHECK(table_.add({output.info.name, DType::f32, {int64_t(output.values.size())}}));
       entries_.push_back({&output, nullptr});
     }
     for (size_t k = 0; k < output.parts.size(); ++k) {
@@ -66,7 +66,8 @@ GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_
       std::vector<int64_t> shape{part.rows, info.shape.back()};
       if (part.transposed) std::swap(shape[0], shape[1]);
       if (info.shape.size() == 1) shape = info.shape;
-      OVERPROOF_CHECK(table_.add({fmt::format("{}#{}", output.info.name, k), info.dtype, shape}));
+      const bool alone = output.parts.size() == 1;
+      OVERPROOF_CHECK(table_.add({alone ? output.info.name : fmt::format("{}#{}", output.info.name, k), info.dtype, shape}));
       entries_.push_back({&output, &part, by_rows, info.shape.size() == 3 && !part.transposed && extent_in_stack(part)});
     }
   }

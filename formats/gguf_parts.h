@@ -27,7 +27,7 @@ class GgufPartReader {
   std::vector<float> held_;
 };
 
-/// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output with "#k" for its k-th part. Rows
+/// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output, with "#k" behind it for the k-th of several. Rows
 /// come in the order in which they are stored. Values that the plan computes are tensors here like others. `source` and `plan`
 /// must outlive this.
 class GgufParts final : public TensorSource {

@@ -349,9 +349,8 @@ class Engine {
     if (item.kept_as != DType::f16 || item.source.dtype == DType::f16) return;
     for (size_t i = 0; i < x.size(); ++i)
       if ((bytes[2 * i + 1] & 0x7f) == 0x7c && bytes[2 * i] == 0)
-        throw FormatError(model_.path, -1,
-                          fmt::format("{} row {} holds {}, which is too large for F16 (65504); write bf16 or f32", item.source.name,
-                                      row + int64_t(i) / item.source.row_elements(), x[i]));
+        throw UsageError(fmt::format("{} row {} holds {}, which is too large for F16 (65504); write bf16 or f32", item.source.name,
+                                     row + int64_t(i) / item.source.row_elements(), x[i]));
   }
 
   void look_at(ItemState& state, int64_t rows, std::span<const float> x) {
