@@ -80,8 +80,9 @@ TEST_CASE("what does not hold is refused, or left out where that is asked for") 
 }
 
 TEST_CASE("a licence table of odd shapes is an error or nothing, never a crash") {
-  for (const char* text : {"[]", "{\"licenses\": {}}", "{\"licenses\": {\"MIT\": 3}}", "{\"licenses\": {\"MIT\": {\"documents\": -1, \"bytes\": 1e400}}}",
-                           "{\"licenses\": []}", "{", "{\"licenses\": {\"MIT\": {\"documents\": 18446744073709551615}}}"}) {
+  for (const char* text : {"[]", "{\"licenses\": {}}", "{\"licenses\": {\"MIT\": 3}}",
+                           "{\"licenses\": {\"MIT\": {\"documents\": -1, \"bytes\": 1e400}}}", "{\"licenses\": []}", "{",
+                           "{\"licenses\": {\"MIT\": {\"documents\": 18446744073709551615}}}"}) {
     const SyntheticRun run;
     write_text(run.path() / "corpus/licenses.json", text);
     run.seal("corpus", "corpus", "corpus-of", {{"tokenizer", "teacher"}});
@@ -97,7 +98,8 @@ TEST_CASE("a licence table of odd shapes is an error or nothing, never a crash")
 
 TEST_CASE("times are checked to the digit") {
   CHECK(document_time("2026-02-28T23:59:59Z") == "2026-02-28T23:59:59Z");
-  for (const char* bad : {"2026-02-30T00:00:00Z", "2026-00-10T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z", "2026-1-1T00:00:00Z", "x"})
+  for (const char* bad : {"2026-02-30T00:00:00Z", "2026-00-10T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z",
+                          "2026-1-1T00:00:00Z", "x"})
     CHECK_THROWS_AS(document_time(bad), UsageError);
 }
 
@@ -112,7 +114,9 @@ TEST_CASE("UUIDs carry version and variant of RFC 9562") {
 
 TEST_CASE("documents do not depend on the key or its random signatures") {
   const SyntheticRun a, b;
-  const auto bom = [](const SyntheticRun& run) { return cyclonedx_bom(collect_facts(run.path() / "int8", nullptr), std::nullopt).dump(); };
+  const auto bom = [](const SyntheticRun& run) {
+    return cyclonedx_bom(collect_facts(run.path() / "int8", nullptr), std::nullopt).dump();
+  };
   CHECK(bom(a) == bom(b));
 }
 
