@@ -10,6 +10,7 @@ between random words. Every planted passage must be found in its document, or th
 the same texts, in the same run and from memory, is the yardstick.
 """
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -56,13 +57,13 @@ def synthesize(texts, folder, megabytes, rng):
     """documents.jsonl and files of about 4 KB in folders of a thousand."""
     sentences = [s.strip() for f in sorted(texts.rglob("*.txt"))[:4000] for s in f.read_text(errors="ignore").split(". ") if 40 < len(s) < 400]
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(50000)]
-    weights = [1 / (i + 10) for i in range(len(words))]
+    weights = list(itertools.accumulate(1 / (i + 10) for i in range(len(words))))
     done = number = 0
     folder.mkdir(parents=True)
     with open(folder / "documents.jsonl", "w") as table:
         while done < megabytes * 1_000_000:
             parts, size = [], 0
-            drawn = iter(rng.choices(words, weights, k=450))
+            drawn = iter(rng.choices(words, cum_weights=weights, k=450))
             while size < 4000:
                 part = rng.choice(sentences) if rng.random() < 0.5 else " ".join(w for _, w in zip(range(18), drawn))
                 parts.append(part)

@@ -157,8 +157,8 @@ void SpanIndex::list_documents(std::string_view passage, const SpanQuery& query,
   std::ranges::sort(span.hits, [](const SpanHit& a, const SpanHit& b) {
     return std::pair(a.document, a.byte) < std::pair(b.document, b.byte);
   });
-  const auto rest = std::ranges::unique(span.hits, {}, &SpanHit::document);
-  span.hits.erase(rest.begin(), rest.end());
+  const auto same = [](const SpanHit& a, const SpanHit& b) { return a.document == b.document; };
+  span.hits.erase(std::unique(span.hits.begin(), span.hits.end(), same), span.hits.end());
   if (int64_t(span.hits.size()) > query.max_documents) {
     span.hits.resize(size_t(query.max_documents));
     span.more_documents = true;
