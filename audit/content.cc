@@ -16,6 +16,8 @@
 namespace overproof {
 namespace {
 
+constexpr const char* kTargets = "targets.safetensors";
+
 /// Soft targets carry the roots of teacher and corpus in their own metadata (teacher/soft_targets.h), an index that of its corpus
 /// (data/span_index.h).
 void check_roots(const ArtifactNode& node, const char* name, std::vector<Fault>& faults) {

@@ -118,7 +118,7 @@ struct Ancestor {
   std::vector<std::string> made_from;  ///< names; of what is not here "name (not here)"
 };
 /// Documents under one licence, of all corpora among the ancestors.
-struct LicenseCount {
+struct TracedLicense {
   std::string license;
   int64_t documents = 0, bytes = 0;
   int64_t reached = 0;  ///< documents of which training read at least a token; counted on request
@@ -127,7 +127,7 @@ struct AncestryTrace {
   std::string artifact;
   std::vector<Ancestor> ancestors;                              ///< oldest first, the artifact itself last
   std::vector<std::pair<std::string, std::string>> models;      ///< imported artifact, its licence ("not stated")
-  std::vector<LicenseCount> licenses;
+  std::vector<TracedLicense> licenses;
   bool complete = true;  ///< false when something it was made from is not in the folder
 };
 AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config);

@@ -16,7 +16,7 @@
 namespace overproof {
 namespace {
 
-using Counts = std::map<std::string, LicenseCount>;
+using Counts = std::map<std::string, TracedLicense>;
 
 /// From the corpus's own table by licence (data/corpus.h).
 void add_licenses(const ArtifactNode& corpus, Counts& counts) {
@@ -25,7 +25,7 @@ void add_licenses(const ArtifactNode& corpus, Counts& counts) {
   const auto fail = [&] { throw FormatError(file, -1, "'licenses' must say documents and bytes of each licence"); };
   if (!table.is_object() || !table.contains("licenses") || !table["licenses"].is_object()) fail();
   for (const auto& [name, row] : table["licenses"].items()) {
-    LicenseCount& count = counts[name];
+    TracedLicense& count = counts[name];
     count.license = name;
     for (const auto& [key, into] : {std::pair{"documents", &count.documents}, std::pair{"bytes", &count.bytes}}) {
       if (!row.is_object() || !row.contains(key) || !row[key].is_number_integer() || row[key] < 0) fail();
@@ -107,7 +107,7 @@ AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) 
     trace.licenses.push_back(count);
   }
   std::ranges::stable_sort(trace.licenses,
-                           [](const LicenseCount& a, const LicenseCount& b) { return a.documents > b.documents; });
+                           [](const TracedLicense& a, const TracedLicense& b) { return a.documents > b.documents; });
   return trace;
 }
 
@@ -121,7 +121,7 @@ Json to_json(const AncestryTrace& t, bool reached) {
     json["ancestors"].push_back(
         {{"artifact", a.artifact}, {"kind", a.kind}, {"root", "sha256:" + a.root.hex()}, {"made_from", a.made_from}});
   for (const auto& [artifact, license] : t.models) json["models"].push_back({{"artifact", artifact}, {"license", license}});
-  for (const LicenseCount& l : t.licenses) {
+  for (const TracedLicense& l : t.licenses) {
     Json row = {{"license", l.license}, {"documents", l.documents}, {"bytes", l.bytes}};
     if (reached) row["documents_reached"] = l.reached;
     json["licenses"].push_back(std::move(row));
@@ -136,7 +136,7 @@ void print(const AncestryTrace& t, bool reached, std::ostream& out) {
     out << fmt::format("  {} ({}){}\n", a.artifact, a.kind,
                        a.made_from.empty() ? "" : fmt::format(" from {}", fmt::join(a.made_from, ", ")));
   for (const auto& [artifact, license] : t.models) out << fmt::format("  model      {}: {}\n", artifact, license);
-  for (const LicenseCount& l : t.licenses)
+  for (const TracedLicense& l : t.licenses)
     out << fmt::format("  documents  {}: {} ({} bytes){}\n", l.license, l.documents, l.bytes,
                        reached ? fmt::format(", {} of them reached by training", l.reached) : "");
   if (!t.complete) out << "  Something it was made from is not here, so there may be more.\n";

@@ -11,7 +11,7 @@
 namespace overproof {
 namespace {
 
-// The tweaks by which other stages choose their windows from the corpus (model/windows.cc, distill/calibrate_stage.cc).
+// The tweaks by which other stages choose their windows from the corpus (model/windows.cc, distill/calibration.cc).
 constexpr uint64_t kObserveTweak = 0x6f62736572766564;
 constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;
 

@@ -235,7 +235,7 @@ TEST_CASE("an export names its ancestors and all licences") {
   REQUIRE(found.models.size() == 1);
   CHECK(found.models[0] == std::pair<std::string, std::string>{"teacher", "Apache-2.0"});
   std::map<std::string, int64_t> documents, reached;
-  for (const LicenseCount& l : found.licenses) documents[l.license] = l.documents, reached[l.license] = l.reached;
+  for (const TracedLicense& l : found.licenses) documents[l.license] = l.documents, reached[l.license] = l.reached;
   CHECK(documents == std::map<std::string, int64_t>{{"GPL-2+", 2}, {"<b>MIT</b>", 1}, {"MIT", 0}});
   int64_t used = 0;  // by training: observing and teaching change no weight
   for (size_t i = 0; i < kTokens.size(); ++i) {
