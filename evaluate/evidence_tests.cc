@@ -94,9 +94,9 @@ EvidenceTest agreement_test(std::span<const int32_t> suspect, std::span<const in
       "the suspect as "
       "an unrelated model would be. rank_p is exact without that";
   test.cannot_show =
-      "that the suspect comes from A: models of the same data or family agree, too. It shows closeness to A beyond that to the "
-      "controls, and is "
-      "worth as much as they are alike to A in size, data and skill";
+      "that the suspect comes from A: models of the same teacher, data or family agree, too. It shows closeness to A beyond that "
+      "to "
+      "the controls, and is worth as much as they are alike to A in size, data and skill";
   test.details = {{"prompts", n}, {"controls", list}, {"rank_p", double(1 + as_close) / double(1 + controls.size())}};
   return test;
 }

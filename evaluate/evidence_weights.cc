@@ -21,10 +21,13 @@
 namespace overproof {
 namespace {
 
-constexpr const char* kQuestion =
-    "the two models were initialised independently, and training treated the neurons of an expert (weights-order) or the "
-    "coordinates of "
-    "the residual stream (weights-permuted) alike";
+/// Null hypotheses.
+constexpr const char* kOrderNull =
+    "the models were initialised independently, and training treated the neurons of an expert alike";
+constexpr const char* kMatchedNull =
+    "the models were initialised independently, and matchings by gate and by up rows have nothing to do with one another";
+constexpr const char* kPermutedNull =
+    "the models were initialised independently, and training treated the coordinates of the residual stream alike";
 constexpr const char* kCannotShow =
     "that one model was taught by the other: a student with weights of its own passes. Nor which model came first, nor whether "
     "both "
@@ -90,10 +93,10 @@ std::vector<int64_t> shuffled(int64_t n, uint64_t seed, uint64_t number) {
   return order;
 }
 
-EvidenceTest base(const char* name, const std::string& computed_on) {
+EvidenceTest base(const char* name, const char* question, const std::string& computed_on) {
   EvidenceTest test;
   test.name = name;
-  test.question = kQuestion;
+  test.question = question;
   test.cannot_show = kCannotShow;
   test.computed_on = computed_on;
   return test;
@@ -208,8 +211,9 @@ int64_t nearest_agreements(const NeuronRows& rows, const NeuronRows& columns, co
 std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader& b, const WeightTestOptions& options) {
   const auto refuse = [&](const std::string& why) {
     std::vector<EvidenceTest> none;
-    for (const char* name : {"weights-order", "weights-matched", "weights-permuted"})
-      none.push_back(not_run(name, kQuestion, why));
+    for (const auto& [name, question] :
+         {std::pair{"weights-order", kOrderNull}, {"weights-matched", kMatchedNull}, {"weights-permuted", kPermutedNull}})
+      none.push_back(not_run(name, question, why));
     return none;
   };
   if (a.layers() == 0 || b.layers() == 0)
@@ -268,8 +272,9 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
                                 ? ""
                                 : fmt::format(" (layers of the same number: the models have {} and {})", a.layers(), b.layers());
 
-  EvidenceTest order = base("weights-order", fmt::format("{} matched neurons in {} experts or layers, {} layers{}", ordered,
-                                                         strata, layers.size(), where));
+  EvidenceTest order =
+      base("weights-order", kOrderNull,
+           fmt::format("{} matched neurons in {} experts or layers, {} layers{}", ordered, strata, layers.size(), where));
   order.statistic = "mean Spearman correlation of the places of matched neurons within their experts";
   order.value = ordered > 0 ? order_rho / double(ordered) : 0;
   order.log_p = fisher_combined(order_p);
@@ -278,23 +283,25 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
       std::string(kCannotShow) + ". Shuffling the neurons of a layer hides them from this test, not from the other two";
   order.details = {{"experts", strata}, {"neurons", ordered}, {"layers", per_layer}};
 
-  EvidenceTest match = base("weights-matched", fmt::format("{} neurons, {} layers{}", pairs, layers.size(), where));
+  EvidenceTest match = base("weights-matched", kMatchedNull, fmt::format("{} neurons, {} layers{}", pairs, layers.size(), where));
   match.statistic = "mean Spearman correlation between matching by gate rows and by up rows";
   match.value = pairs > 0 ? matched_rho / double(pairs) : 0;
   match.log_p = fisher_combined(matched_p);
   match.p_kind = "nominal: takes the two matchings of independent models for independent and uniform, which nothing guarantees";
   match.details = {{"neurons", pairs}, {"agreeing", agreeing}, {"agreeing_expected", "about 1 a layer"}};
 
-  if (options.permutations == 0) return {order, match, not_run("weights-permuted", kQuestion, "--weight-permutations is 0")};
-  EvidenceTest permuted = base("weights-permuted", fmt::format("{} neurons, {} layers{}, {} permutations", sampled, layers.size(),
-                                                               where, options.permutations));
+  if (options.permutations == 0) return {order, match, not_run("weights-permuted", kPermutedNull, "--weight-permutations is 0")};
+  EvidenceTest permuted =
+      base("weights-permuted", kPermutedNull,
+           fmt::format("{} neurons, {} layers{}, {} permutations", sampled, layers.size(), where, options.permutations));
   const auto as_many = std::count_if(agreements.begin() + 1, agreements.end(), [&](int64_t k) { return k >= agreements[0]; });
   const auto more = std::count_if(agreements.begin() + 1, agreements.end(), [&](int64_t k) { return k > agreements[0]; });
   permuted.statistic = "neurons whose nearest neighbours by gate and by up are the same neuron";
   permuted.value = double(agreements[0]);
   permuted.log_p = std::log(double(1 + as_many) / double(1 + options.permutations));
   permuted.p_kind =
-      fmt::format("valid under the null hypothesis, by permutation (too large where counts tie); cannot be below 1/{}", 1 + options.permutations);
+      fmt::format("valid under the null hypothesis, by permutation (too large where counts tie); cannot be below 1/{}",
+                  1 + options.permutations);
   permuted.details = {{"neurons", sampled},
                       {"permutations", options.permutations},
                       {"permuted_at_least", as_many},
