@@ -230,10 +230,17 @@ def green(secret, context, token):
     return philox([token // 4, 0, words[2], words[3]], words[:2])[token % 4] < round(GREEN * 2**32)
 
 
+def write_key(file, secret):
+    """A key that is the same in every run of these tests, as what they find depends on it."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"format": "overproof-watermark-1", "secret": hashlib.sha256(secret).hexdigest(), "green_fraction": GREEN, "context": 1}))
+    return file
+
+
 @pytest.fixture(scope="module")
 def sampled(run):
     work = run.parent / "sampled"
-    key = work / "key.json"
+    key = write_key(work / "key.json", b"a secret")
     overproof("sample", run / "teacher", "--count", 160, "--max-tokens", 200, "--watermark-key", key, "--watermark-context", 1, "--out", work / "texts")
     overproof("corpus", "--source", work / "texts", "--tokenizer", run / "teacher", "--window-length", LENGTH, "--held-out", 0, "--out", work / "corpus")
     overproof("teach", "--teacher", run / "teacher", "--corpus", work / "corpus", "--tokens", 800 * LENGTH, "--draws", 1, "--out", work / "soft-targets")
@@ -266,13 +273,20 @@ def test_sampled_documents_are_a_source_with_parents(run, sampled):
 
 
 def test_generate_plants_the_watermark_too(run, sampled):
-    words = ["generate", run / "teacher", "--prompt", "Bo", "--temperature", 1, "--max-tokens", 300, "--json"]
+    words = ["generate", run / "teacher", "--prompt", "Bo", "--temperature", 1, "--max-tokens", 200, "--json"]
     secret = bytes.fromhex(json.loads((sampled / "key.json").read_text())["secret"])
-    share = lambda ids: sum(green(secret, ids[i - 1:i], ids[i]) for i in range(1, len(ids))) / (len(ids) - 1)
-    marked = json.loads(overproof(*words, "--watermark-key", sampled / "key.json", "--watermark-strength", 4).stdout)["ids"]
-    plain = json.loads(overproof(*words).stdout)["ids"]
-    assert len(marked) > 100 and share(marked) > 0.5
-    assert len(plain) > 100 and share(plain) < 0.4
+
+    def share(*more):
+        hits, count = 0, 0
+        for seed in range(4):  # an end token may end one early
+            ids = json.loads(overproof(*words, "--seed", seed, *more).stdout)["ids"]
+            hits += sum(green(secret, ids[i - 1:i], ids[i]) for i in range(1, len(ids)))
+            count += len(ids) - 1
+        assert count > 100
+        return hits / count
+
+    assert share("--watermark-key", sampled / "key.json", "--watermark-strength", 4) > 0.5
+    assert share() < 0.4
     overproof(*words, "--watermark-key", sampled / "missing.json", check=5)
 
 
@@ -308,7 +322,7 @@ def test_a_student_of_watermarked_text_is_radioactive_and_others_are_not(run, sa
     for stranger in ("student", "student-init", "../other/stranger"):
         assert compare(run / "teacher", run / stranger, *words)["radioactivity"]["p_value"] > 1e-3
     # Nor is anybody to another key.
-    overproof("sample", run / "teacher", "--count", 1, "--max-tokens", 8, "--watermark-key", sampled / "other.json", "--watermark-context", 1, "--out", sampled / "one")
+    write_key(sampled / "other.json", b"another")
     words[words.index("--watermark-key") + 1] = sampled / "other.json"
     assert compare(run / "teacher", sampled / "student", *words)["radioactivity"]["p_value"] > 1e-3
 
