@@ -14,7 +14,7 @@
 //    40  F64 loss, kl, ce, grad_norm, balance
 //    80  32  batch root      windows and the teacher's rows (distill/training_run.h)
 //   112  32  weights         digest of the model after the step, zeros where none was taken
-//   144  32  optimizer       digest of AdamW's moments and of the load counts after the step, zeros where none was taken
+//   144  32  optimizer       digest of AdamW's moments and of the load and router counts after the step, zeros where none was taken
 //   176  48  zeros
 //   224  32  chain           SHA-256(chain of the record before | bytes 0 to 224 of this one)
 //

@@ -43,6 +43,11 @@ def digests(folder):
     return [(n, (folder / n).stat().st_size, hashlib.sha256((folder / n).read_bytes()).hexdigest()) for n in names]
 
 
+def order_key(corpus_root, seed):
+    """data/order.h, without a beacon."""
+    return hashlib.sha256(b"overproof training order v1" + bytes.fromhex(corpus_root) + struct.pack("<Q", seed)).hexdigest()
+
+
 def root_of(files):
     return hashlib.sha256(b"".join(bytes.fromhex(digest) for _, _, digest in files)).hexdigest()
 
@@ -155,7 +160,7 @@ class Run:
                   {"duplicates": 1, "too_short": 2, "too_long": 0})
         os.makedirs(path / "soft-targets")
         write_safetensors(path / "soft-targets/targets.safetensors", {"block_offsets": ("I64", [2], b"\0" * 16)},
-                          {"order_key": "2" * 64, "teacher_root": self.roots["teacher"], "corpus_root": self.roots["corpus"]})
+                          {"order_key": order_key(self.roots["corpus"], 7), "seed": "7", "teacher_root": self.roots["teacher"], "corpus_root": self.roots["corpus"]})
         self.seal("soft-targets", "taught", "teach", {"teacher": "teacher", "corpus": "corpus"}, {"draws": 26, "mode": "sample", "tokens": 16})
         # `dense`: the student is carved from the teacher; else its weights come from a seed, and only the answers are the teacher's.
         self.model("student-init", b"i" * 200)

@@ -218,7 +218,7 @@ def test_agreement_is_judged_against_controls(run):
     for control in found["details"]["controls"]:
         n = control["only_a"] + control["only_control"]
         assert 10 ** control["log10_p"] == pytest.approx(stats.binomtest(control["only_a"], n, alternative="greater").pvalue, rel=1e-6)
-    assert found["p_value"] >= max(10 ** c["log10_p"] for c in found["details"]["controls"])
+    assert found["p_value"] >= max(10 ** c["log10_p"] for c in found["details"]["controls"]) * (1 - 1e-9)
     # A stranger in the place of A: no closer to the student than the real teacher, who is now a control.
     swapped = compare(controls[0], run / "student", "--only", "agreement", "--corpus", run / "corpus", "--controls", f"{controls[1]},{run / 'teacher'}")
     assert swapped["agreement"]["p_value"] > 0.5
