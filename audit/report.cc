@@ -17,7 +17,8 @@ void require_outside_artifacts(const fs::path& file) {
   const fs::path whole = fs::weakly_canonical(fs::absolute(file));
   for (fs::path folder = whole.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
     if (fs::exists(folder / kClaimsName) || fs::exists(folder / kModelSignatureName))
-      throw UsageError(fmt::format("{}: stands in the artifact '{}', whose seal it would break; name a place beside it", file.string(), folder.filename().string()));
+      throw UsageError(fmt::format("{}: stands in the artifact '{}', whose seal it would break; name a place beside it",
+                                   file.string(), folder.filename().string()));
 }
 
 fs::path default_file(const RunFolder& run, const std::string& format) {
@@ -35,15 +36,20 @@ int audit_report(const ReportConfig& config, const fs::path& folder, bool json, 
 
   const Verification v = verify_run(folder, VerifyConfig{config.public_key});
   const Report report = gather_report(v, trust);
-  const std::string text = config.format == "html" ? report_html(report) : config.format == "json" ? report_json(report) : report_markdown(report);
+  const std::string text = config.format == "html"   ? report_html(report)
+                           : config.format == "json" ? report_json(report)
+                                                     : report_markdown(report);
   if (config.out == "-") {
     out << text;
     return report.holds ? 0 : 4;
   }
   const fs::path file = config.out.empty() ? default_file(v.run, config.format) : fs::path(config.out);
   write_file_atomically(file, text);
-  if (json) out << Json{{"out", file.string()}, {"holds", report.holds}}.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else out << fmt::format("{}: {} artifacts, {}\n", printable(file.string()), v.run.nodes.size(), report.holds ? "everything holds" : "this run does not hold");
+  if (json)
+    out << Json{{"out", file.string()}, {"holds", report.holds}}.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  else
+    out << fmt::format("{}: {} artifacts, {}\n", printable(file.string()), v.run.nodes.size(),
+                       report.holds ? "everything holds" : "this run does not hold");
   return report.holds ? 0 : 4;
 }
 

@@ -69,11 +69,13 @@ ReplayFinding read_replay(const Json& result, int audit) {
       ++f.drawn;
       f.drawn_equal += truth(segment, "equal");
       if (const std::string difference = text(segment, "difference"); !difference.empty())
-        f.faults.push_back(fmt::format("steps {} to {}: {}", count(segment, "first_step"), std::max<int64_t>(count(segment, "end_step"), 1) - 1, difference));
+        f.faults.push_back(fmt::format("steps {} to {}: {}", count(segment, "first_step"),
+                                       std::max<int64_t>(count(segment, "end_step"), 1) - 1, difference));
     }
   if (const Json& list = member(result, "odds"); list.is_array())
     for (const Json& o : list)
-      if (const auto forged = number(o, "forged_fraction"), caught = number(o, "caught_at_least"); forged && caught) f.odds.push_back({*forged, *caught});
+      if (const auto forged = number(o, "forged_fraction"), caught = number(o, "caught_at_least"); forged && caught)
+        f.odds.push_back({*forged, *caught});
   for (const std::string& fault : texts(result, "faults")) f.faults.push_back(fault);
   f.notes = texts(result, "notes");
   return f;
@@ -115,7 +117,8 @@ CompareFinding read_compare(const Json& result, int audit) {
       e.cannot_show = text(test, "cannot_show");
       if (e.not_run.empty() && e.p_value.empty()) e.not_run = "the record holds no p-value";
       const Json& details = member(test, "details");
-      for (const auto& [key, label] : {std::pair{"monte_carlo_p", "by random pairings"}, std::pair{"rank_p", "by rank among the controls"}})
+      for (const auto& [key, label] :
+           {std::pair{"monte_carlo_p", "by random pairings"}, std::pair{"rank_p", "by rank among the controls"}})
         if (const auto p = number(details, key); p && *p > 0) e.more.emplace_back(label, p_value_text(std::log10(*p)));
       f.tests.push_back(std::move(e));
     }
@@ -127,11 +130,13 @@ void flatten(const Json& value, const std::string& path, std::vector<std::pair<s
   if (value.is_object()) {
     for (const auto& [name, item] : value.items()) flatten(item, path.empty() ? name : path + "." + name, values);
   } else {
-    values.emplace_back(path, value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Json::error_handler_t::replace));
+    values.emplace_back(
+        path, value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 }
 
-ReportAudit read_one(const fs::path& file, const RunFolder& run, const std::vector<std::string>& makers, const PublicKey* auditor) {
+ReportAudit read_one(const fs::path& file, const RunFolder& run, const std::vector<std::string>& makers,
+                     const PublicKey* auditor) {
   ReportAudit audit;
   audit.file = file.filename().string();
   AuditRecord record;
@@ -172,10 +177,14 @@ ReportAudit read_one(const fs::path& file, const RunFolder& run, const std::vect
 
 std::string_view audit_standing_name(AuditStanding standing) {
   switch (standing) {
-    case AuditStanding::counts: return "counts";
-    case AuditStanding::elsewhere: return "about something else";
-    case AuditStanding::forged: return "does not count";
-    case AuditStanding::unreadable: break;
+    case AuditStanding::counts:
+      return "counts";
+    case AuditStanding::elsewhere:
+      return "about something else";
+    case AuditStanding::forged:
+      return "does not count";
+    case AuditStanding::unreadable:
+      break;
   }
   return "cannot be read";
 }
@@ -186,6 +195,30 @@ std::string p_value_text(double log10_p) {
   double exponent = std::floor(log10_p), mantissa = std::pow(10.0, log10_p - exponent);
   if (mantissa >= 9.95) mantissa = 1, exponent += 1;
   return fmt::format("{:.1f}e{:.0f}", mantissa, exponent);
+}
+
+void add_audit(ReportAudits& audits, ReportAudit audit, const RunFolder& run) {
+  const int index = int(audits.list.size());
+  if (audit.counts()) {
+    if (audit.kind == "replay") {
+      ReplayFinding f = read_replay(audit.result, index);
+      // The subject is what was signed as examined; a name in the result is only text.
+      f.artifact = audit.subjects.front().here;
+      audits.replays.push_back(std::move(f));
+    } else if (audit.kind == "recompute") {
+      audits.recomputes.push_back(read_recompute(audit.result, index, run));
+    } else if (audit.kind == "compare") {
+      CompareFinding f = read_compare(audit.result, index);
+      if (f.a.empty()) f.a = audit.subjects.front().name;
+      if (f.b.empty() && audit.subjects.size() > 1) f.b = audit.subjects[1].name;
+      audits.compares.push_back(std::move(f));
+    } else {
+      OtherFinding f{index, {}};
+      flatten(audit.result, "", f.values);
+      audits.others.push_back(std::move(f));
+    }
+  }
+  audits.list.push_back(std::move(audit));
 }
 
 ReportAudits read_report_audits(const RunFolder& run, const std::vector<std::string>& makers, const PublicKey* auditor) {
@@ -206,28 +239,7 @@ ReportAudits read_report_audits(const RunFolder& run, const std::vector<std::str
   }
   for (const fs::path& file : files) {
     throw_if_interrupted();
-    const int index = int(audits.list.size());
-    ReportAudit audit = read_one(file, run, makers, auditor);
-    if (audit.counts()) {
-      if (audit.kind == "replay") {
-        ReplayFinding f = read_replay(audit.result, index);
-        // The subject is what was signed as examined; a name in the result is only text.
-        f.artifact = audit.subjects.front().here;
-        audits.replays.push_back(std::move(f));
-      } else if (audit.kind == "recompute") {
-        audits.recomputes.push_back(read_recompute(audit.result, index, run));
-      } else if (audit.kind == "compare") {
-        CompareFinding f = read_compare(audit.result, index);
-        if (f.a.empty()) f.a = audit.subjects.front().name;
-        if (f.b.empty() && audit.subjects.size() > 1) f.b = audit.subjects[1].name;
-        audits.compares.push_back(std::move(f));
-      } else {
-        OtherFinding f{index, {}};
-        flatten(audit.result, "", f.values);
-        audits.others.push_back(std::move(f));
-      }
-    }
-    audits.list.push_back(std::move(audit));
+    add_audit(audits, read_one(file, run, makers, auditor), run);
   }
   return audits;
 }

@@ -29,8 +29,8 @@ struct ReportAudit {
   std::string file;  ///< its name
   std::string kind;
   AuditStanding standing = AuditStanding::unreadable;
-  std::string why;     ///< of what does not count
-  std::string signer;  ///< key hint, as far as read
+  std::string why;        ///< of what does not count
+  std::string signer;     ///< key hint, as far as read
   bool trusted = false;   ///< the reader named this auditor's key
   bool by_maker = false;  ///< the auditor's key is one that signed the run
   std::vector<ReportSubject> subjects;
@@ -89,6 +89,9 @@ struct ReportAudits {
   std::vector<OtherFinding> others;
   int64_t not_read = 0;  ///< files beyond the first thousand
 };
+
+/// Adds a record, and what it found if it counts; then it has a subject that is here. The result may be any JSON.
+void add_audit(ReportAudits& audits, ReportAudit audit, const RunFolder& run);
 
 /// The records beside the artifacts of `run`. `auditor`: nullptr when the reader named nobody. Throws IoError.
 ReportAudits read_report_audits(const RunFolder& run, const std::vector<std::string>& makers, const PublicKey* auditor);

@@ -1,5 +1,6 @@
 // The lineage as a drawing. Layers by the longest way from a source; within a layer, by barycentres of the neighbours; x by a few
-// sweeps towards the neighbours' mean (Sugiyama, Tagawa, Toda 1981, "Methods for visual understanding of hierarchical system structures").
+// sweeps towards the neighbours' mean (Sugiyama, Tagawa, Toda 1981, "Methods for visual understanding of hierarchical system
+// structures").
 
 #include <fmt/format.h>
 
@@ -70,7 +71,8 @@ class Drawing {
   std::string svg(const SvgLabel& label) const {
     double width = 0;
     for (const Place& p : places_) width = std::max(width, p.x + p.width() / 2);
-    std::string out = svg_opening(label, int(width + kMargin), int(2 * kMargin + double(layers_.size()) * (kBoxHeight + kGapY) - kGapY));
+    std::string out =
+        svg_opening(label, int(width + kMargin), int(2 * kMargin + double(layers_.size()) * (kBoxHeight + kGapY) - kGapY));
     for (const Edge& e : edges_) {
       const bool measures = artifacts_[size_t(e.child)].kind == "evaluated";
       out += fmt::format("<path class=\"edge{}\" d=\"", measures ? " faint" : "");
@@ -78,19 +80,26 @@ class Drawing {
         const Place& p = places_[size_t(e.way[i])];
         const double top = kMargin + p.layer * (kBoxHeight + kGapY);
         if (i == 0) out += fmt::format("M{:.1f} {:.1f}", p.x, top + kBoxHeight);
-        else out += fmt::format("C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}", places_[size_t(e.way[i - 1])].x, top - kGapY * 0.4, p.x, top - kGapY * 0.6, p.x, top);
+        else
+          out += fmt::format("C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}", places_[size_t(e.way[i - 1])].x, top - kGapY * 0.4,
+                             p.x, top - kGapY * 0.6, p.x, top);
         if (i > 0 && i + 1 < e.way.size()) out += fmt::format("V{:.1f}", top + kBoxHeight);
       }
       const std::string& parent = artifacts_[size_t(places_[size_t(e.way.front())].artifact)].name;
-      out += fmt::format("\"><title>{} is the {} of {}</title></path>\n", escape_html(parent), escape_html(e.slot), escape_html(artifacts_[size_t(e.child)].name));
+      out += fmt::format("\"><title>{} is the {} of {}</title></path>\n", escape_html(parent), escape_html(e.slot),
+                         escape_html(artifacts_[size_t(e.child)].name));
     }
     for (const Place& p : places_) {
       if (p.artifact < 0) continue;
       const ReportArtifact& a = artifacts_[size_t(p.artifact)];
       const double x = p.x - kBoxWidth / 2, y = kMargin + p.layer * (kBoxHeight + kGapY);
-      const char* looks = !a.holds ? "box bad" : a.kind == "evaluated" || a.kind == "observed" ? "box aside" : a.is_end ? "box end" : "box";
-      out += fmt::format("<g class=\"{}\"><title>{}</title><rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:g}\" height=\"{:g}\" rx=\"7\"/>", looks,
-                         escape_html(a.name + ": " + a.story), x, y, kBoxWidth, kBoxHeight);
+      const char* looks = !a.holds                                        ? "box bad"
+                          : a.kind == "evaluated" || a.kind == "observed" ? "box aside"
+                          : a.is_end                                      ? "box end"
+                                                                          : "box";
+      out += fmt::format(
+          "<g class=\"{}\"><title>{}</title><rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:g}\" height=\"{:g}\" rx=\"7\"/>", looks,
+          escape_html(a.name + ": " + a.story), x, y, kBoxWidth, kBoxHeight);
       out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"name\">{}</text>", p.x, y + 19, escape_html(fitted(a.name)));
       out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"kind\">{}</text></g>\n", p.x, y + 34,
                          a.holds ? escape_html(fitted(a.kind.empty() ? "signed elsewhere" : a.kind)) : "does not hold");
@@ -151,7 +160,8 @@ class Drawing {
 
   void spread() {
     for (const auto& layer : layers_)
-      for (size_t i = 1; i < layer.size(); ++i) places_[size_t(layer[i])].x = places_[size_t(layer[i - 1])].x + apart(layer[i - 1], layer[i]);
+      for (size_t i = 1; i < layer.size(); ++i)
+        places_[size_t(layer[i])].x = places_[size_t(layer[i - 1])].x + apart(layer[i - 1], layer[i]);
     for (int sweep = 0; sweep < 40; ++sweep)
       for (size_t k = 0; k < layers_.size(); ++k) {
         const auto& layer = layers_[sweep % 2 == 0 ? k : layers_.size() - 1 - k];
@@ -164,8 +174,10 @@ class Drawing {
           wanted.push_back(n ? sum / double(n) : places_[size_t(p)].x);
         }
         // The mean of pushing everybody to the right and to the left keeps the middle where it is wanted.
-        for (size_t i = 0; i < layer.size(); ++i) left[i] = i ? std::max(wanted[i], left[i - 1] + apart(layer[i - 1], layer[i])) : wanted[i];
-        for (size_t i = layer.size(); i-- > 0;) right[i] = i + 1 < layer.size() ? std::min(wanted[i], right[i + 1] - apart(layer[i], layer[i + 1])) : wanted[i];
+        for (size_t i = 0; i < layer.size(); ++i)
+          left[i] = i ? std::max(wanted[i], left[i - 1] + apart(layer[i - 1], layer[i])) : wanted[i];
+        for (size_t i = layer.size(); i-- > 0;)
+          right[i] = i + 1 < layer.size() ? std::min(wanted[i], right[i + 1] - apart(layer[i], layer[i + 1])) : wanted[i];
         for (size_t i = 0; i < layer.size(); ++i) places_[size_t(layer[i])].x = (left[i] + right[i]) / 2;
       }
     double least = 1e9;

@@ -15,7 +15,8 @@ class Writer {
 
   std::string page() {
     const Page page = lay_out(report_);
-    out_ = fmt::format("# {}\n\n**{}**\n", escape_markdown(page.title), report_.holds ? "Everything holds." : "This run does not hold.");
+    out_ = fmt::format("# {}\n\n**{}**\n", escape_markdown(page.title),
+                       report_.holds ? "Everything holds." : "This run does not hold.");
     for (const PageSection& s : page.sections) {
       out_ += fmt::format("\n## {}\n", escape_markdown(s.title));
       for (const PageBlock& block : s.blocks) write(block);
@@ -67,10 +68,15 @@ class Writer {
           text += end == 0 ? shown : "**" + shown.substr(0, end) + "**" + shown.substr(end);
           break;
         }
-        case Piece::Kind::badge: text += "**" + escape_markdown(p.text) + "**"; break;
-        case Piece::Kind::code: text += code_span(p.text); break;
+        case Piece::Kind::badge:
+          text += "**" + escape_markdown(p.text) + "**";
+          break;
+        case Piece::Kind::code:
+          text += code_span(p.text);
+          break;
         case Piece::Kind::plain:
-        case Piece::Kind::link: text += escape_markdown(p.text);
+        case Piece::Kind::link:
+          text += escape_markdown(p.text);
       }
     // A text that begins like a heading, a quote or a list would become one.
     if (!text.empty() && std::string_view("#>+-=:").find(text[0]) != std::string_view::npos) text.insert(0, "\\");
@@ -112,7 +118,9 @@ std::string escape_markdown(std::string_view raw) {
     else if (c == '&') out += "&amp;";
     else if (std::string_view("\\`*_[]|~$!#").find(c) != std::string_view::npos) out += std::string("\\") + c;
     // GitHub makes links of bare addresses, too.
-    else if (rest.starts_with("://") || (c == '.' && i >= 3 && (text.compare(i - 3, 3, "www") == 0 || text.compare(i - 3, 3, "WWW") == 0))) out += std::string("\\") + c;
+    else if (rest.starts_with("://") ||
+             (c == '.' && i >= 3 && (text.compare(i - 3, 3, "www") == 0 || text.compare(i - 3, 3, "WWW") == 0)))
+      out += std::string("\\") + c;
     else if (c == '@') out += "&#64;";
     else out += c;
   }

@@ -55,8 +55,9 @@ std::optional<Json> signed_json(const ArtifactNode& node, const char* name) {
 }
 
 bool makes_model(std::string_view kind) {
-  static constexpr std::string_view kKinds[] = {"imported",       "seeded",      "carved-from",     "upcycled-from",
-                                                "distilled-from", "pruned-from", "calibrated-from", "quantized-from", "exported-from"};
+  static constexpr std::string_view kKinds[] = {"imported",        "seeded",         "carved-from",
+                                                "upcycled-from",   "distilled-from", "pruned-from",
+                                                "calibrated-from", "quantized-from", "exported-from"};
   return std::find(std::begin(kKinds), std::end(kKinds), kind) != std::end(kKinds);
 }
 
@@ -107,7 +108,9 @@ ReportLicense license_of(const std::string& recorded) {
   return license;
 }
 
-ReportTally tally_of(const std::string& name, const Json& json) { return {name, count(json, "documents"), count(json, "tokens"), count(json, "bytes")}; }
+ReportTally tally_of(const std::string& name, const Json& json) {
+  return {name, count(json, "documents"), count(json, "tokens"), count(json, "bytes")};
+}
 
 bool more_text(const ReportTally& a, const ReportTally& b) {
   return std::tie(b.bytes, b.tokens, b.documents, a.name) < std::tie(a.bytes, a.tokens, a.documents, b.name);
@@ -122,12 +125,14 @@ ReportCorpus corpus_of(const ArtifactNode& node) {
     for (const auto& [name, value] : all.items()) {
       ReportLicense license = license_of(name);
       license.tally = tally_of(name, value);
-      corpus.total.documents += license.tally.documents, corpus.total.tokens += license.tally.tokens, corpus.total.bytes += license.tally.bytes;
+      corpus.total.documents += license.tally.documents, corpus.total.tokens += license.tally.tokens,
+          corpus.total.bytes += license.tally.bytes;
       corpus.licenses.push_back(std::move(license));
     }
   if (const Json& all = member(licenses, "sources"); all.is_object())
     for (const auto& [name, value] : all.items()) corpus.sources.push_back(tally_of(name, value));
-  std::stable_sort(corpus.licenses.begin(), corpus.licenses.end(), [](const auto& a, const auto& b) { return more_text(a.tally, b.tally); });
+  std::stable_sort(corpus.licenses.begin(), corpus.licenses.end(),
+                   [](const auto& a, const auto& b) { return more_text(a.tally, b.tally); });
   std::stable_sort(corpus.sources.begin(), corpus.sources.end(), more_text);
   return corpus;
 }
@@ -138,9 +143,11 @@ ReportExpert expert_of(const RouterCounts& c, int64_t layer, int64_t expert, con
   for (int64_t s = 0; s < int64_t(c.sources.size()); ++s) {
     if (c.at(s, layer, expert) == 0) continue;
     const double mass = c.mass(s, layer, expert);
-    e.sources.push_back({c.sources[size_t(s)], c.at(s, layer, expert), mass, layer_share[size_t(s)] > 0 ? mass / layer_share[size_t(s)] : 0});
+    e.sources.push_back(
+        {c.sources[size_t(s)], c.at(s, layer, expert), mass, layer_share[size_t(s)] > 0 ? mass / layer_share[size_t(s)] : 0});
   }
-  std::stable_sort(e.sources.begin(), e.sources.end(), [](const ReportShare& a, const ReportShare& b) { return a.mass > b.mass; });
+  std::stable_sort(e.sources.begin(), e.sources.end(),
+                   [](const ReportShare& a, const ReportShare& b) { return a.mass > b.mass; });
   return e;
 }
 
@@ -184,8 +191,9 @@ std::optional<ReportQuality> quality_of(const ArtifactNode& node) {
   if (!evaluation || !member(*evaluation, "models").is_array()) return std::nullopt;
   ReportQuality quality{node.name, number(*evaluation, "tokens"), {}};
   for (const Json& m : (*evaluation)["models"])
-    quality.rows.push_back({text(m, "name"), number(m, "perplexity"), number(m, "kl_mean"), number(m, "kl_p99"), number(m, "top1_agreement"),
-                            number(m, "ffn_activation"), number(m, "parameter_activation"), number(m, "bytes")});
+    quality.rows.push_back({text(m, "name"), number(m, "perplexity"), number(m, "kl_mean"), number(m, "kl_p99"),
+                            number(m, "top1_agreement"), number(m, "ffn_activation"), number(m, "parameter_activation"),
+                            number(m, "bytes")});
   return quality;
 }
 
@@ -215,7 +223,8 @@ ReportTraining training_of(const ArtifactNode& node) {
       training.loads.emplace_back();
       if (layer.is_array())
         for (const Json& value : layer)
-          training.loads.back().push_back(value.is_number() && std::isfinite(value.get<double>()) ? std::max(value.get<double>(), 0.0) : 0.0);
+          training.loads.back().push_back(
+              value.is_number() && std::isfinite(value.get<double>()) ? std::max(value.get<double>(), 0.0) : 0.0);
     }
   return training;
 }
@@ -279,7 +288,8 @@ class Gatherer {
     throw_if_interrupted();
     const Lineage& lineage = *node.lineage();
     if (lineage.kind == "imported" || lineage.kind == "seeded") {
-      ReportOrigin origin{node.name, text(lineage.config, "name"), lineage.kind, false, license_of(text(lineage.config, "license"))};
+      ReportOrigin origin{node.name, text(lineage.config, "name"), lineage.kind, false,
+                          license_of(text(lineage.config, "license"))};
       if (origin.name.empty()) origin.name = node.name;
       report_.origins.push_back(std::move(origin));
     }
@@ -291,14 +301,17 @@ class Gatherer {
       if (auto quality = quality_of(node)) report_.quality.push_back(std::move(*quality));
     if (const Json& items = member(member(lineage.metrics, "policy"), "items"); items.is_array())
       for (const Json& item : items)
-        if (text(item, "state") == "acknowledged") report_.acknowledged.push_back(fmt::format("{}: {}", node.name, text(item, "name")));
-    if (ReportTraining training = training_of(node); !training.losses.empty() || !training.loads.empty() || !training.fault.empty())
+        if (text(item, "state") == "acknowledged")
+          report_.acknowledged.push_back(fmt::format("{}: {}", node.name, text(item, "name")));
+    if (ReportTraining training = training_of(node);
+        !training.losses.empty() || !training.loads.empty() || !training.fault.empty())
       report_.training.push_back(std::move(training));
     if (lists_file(lineage, kRouterCountsFile)) {
       try {
         report_.experts.push_back(experts_of(node));
       } catch (const FormatError& e) {
-        report_.findings.push_back({Severity::note, node.name, kRouterCountsFile, "is not what router counts look like, so the report leaves it out", ""});
+        report_.findings.push_back({Severity::note, node.name, kRouterCountsFile,
+                                    "is not what router counts look like, so the report leaves it out", ""});
       }
     }
   }
@@ -322,11 +335,13 @@ std::string_view standing_name(Standing standing) {
 std::string_view standing_meaning(Standing standing) {
   static constexpr std::string_view kMeanings[kStandings] = {
       "Follows from digests and signatures that were checked while this report was made.",
-      "A record signed by the auditor whose key the reader named says that a part, drawn by chance, was made again and came out the same. What was not "
+      "A record signed by the auditor whose key the reader named says that a part, drawn by chance, was made again and came out "
+      "the same. What was not "
       "drawn is covered only by odds.",
       "A record signed by the auditor whose key the reader named says that all of it was made again and came out the same.",
       "A statistic, with an error that is stated.",
-      "Whoever signed says so. Nothing here can show it; an auditor's record by a key that the reader did not name is no more than this.",
+      "Whoever signed says so. Nothing here can show it; an auditor's record by a key that the reader did not name is no more "
+      "than this.",
       "Could be checked, and nothing here says that anybody did.",
       "Was checked, and is not so."};
   return kMeanings[size_t(standing)];

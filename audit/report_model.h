@@ -51,10 +51,10 @@ struct ReportTally {
 
 struct ReportLicense {
   ReportTally tally;
-  std::string spdx;                        ///< as an SPDX expression; "NOASSERTION" when nothing was recorded
-  std::vector<std::string> duties;         ///< names, each of which some licence in the expression asks for
-  bool known = false;                      ///< the table (audit/licenses.h) knows every licence in it
-  bool choice = false;                     ///< licences in it are alternatives, so not every duty need apply
+  std::string spdx;                 ///< as an SPDX expression; "NOASSERTION" when nothing was recorded
+  std::vector<std::string> duties;  ///< names, each of which some licence in the expression asks for
+  bool known = false;               ///< the table (audit/licenses.h) knows every licence in it
+  bool choice = false;              ///< licences in it are alternatives, so not every duty need apply
 };
 
 struct ReportCorpus {
@@ -72,8 +72,8 @@ struct ReportOrigin {  ///< a model that came from outside, or was drawn from a 
 };
 
 struct ReportArtifact {
-  std::string name, kind, stage, root, signer;  ///< root and signer in hex
-  std::string story;                            ///< what was done, in words
+  std::string name, kind, stage, root, signer;                 ///< root and signer in hex
+  std::string story;                                           ///< what was done, in words
   std::vector<std::pair<std::string, std::string>> made_from;  ///< slot, artifact
   std::vector<int> parents;                                    ///< beside made_from: index in Report::artifacts; -1: not here
   std::vector<std::string> missing;                            ///< inputs that are not here
@@ -96,9 +96,9 @@ struct ReportExpert {
 struct ReportExperts {
   std::string artifact;
   int64_t layers = 0, experts = 0, tokens = 0;
-  std::vector<ReportTally> sources;               ///< tokens alone; most first
-  std::vector<std::vector<ReportExpert>> layer;   ///< of each, the experts that are furthest from the mean mixture, then by number
-  int64_t left_out = 0;                           ///< experts of each layer that are not listed
+  std::vector<ReportTally> sources;              ///< tokens alone; most first
+  std::vector<std::vector<ReportExpert>> layer;  ///< of each, the experts that are furthest from the mean mixture, then by number
+  int64_t left_out = 0;                          ///< experts of each layer that are not listed
 };
 
 struct ReportQualityRow {
@@ -129,7 +129,7 @@ struct Report {
   bool single = false, holds = true;
   bool trusted_key = false, trusted_auditor = false;
   int64_t files = 0, bytes = 0;
-  std::vector<std::string> signers;  ///< key hints
+  std::vector<std::string> signers;       ///< key hints
   std::vector<ReportArtifact> artifacts;  ///< parents before children
   std::vector<std::string> left_out;
   std::vector<Finding> findings;

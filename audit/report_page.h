@@ -1,6 +1,6 @@
 #pragma once
-// The report as a page of words, tables and figures, before anybody decides whether it becomes HTML or Markdown. What stands in it
-// is raw text, part of it out of hostile files: whoever writes it down escapes every piece.
+// The report as a page of words, tables and figures, before anybody decides whether it becomes HTML or Markdown. What stands in
+// it is raw text, part of it out of hostile files: whoever writes it down escapes every piece.
 
 #include <string>
 #include <variant>
@@ -13,7 +13,8 @@ namespace overproof {
 struct Piece {
   enum class Kind { plain, strong, code, link, badge } kind = Kind::plain;
   std::string text;
-  std::string more;  ///< of code: the whole of what is shortened; of a link: the id of a section; of a badge: Standing as a number
+  std::string
+      more;  ///< of code: the whole of what is shortened; of a link: the id of a section; of a badge: Standing as a number
 };
 using Words = std::vector<Piece>;
 
@@ -84,8 +85,8 @@ struct Page {
 
 Page lay_out(const Report& report);
 
-/// For people: UTF-8, on one line, without control characters and without marks that turn the direction of text; what is longer than
-/// 2000 bytes ends in an ellipsis.
+/// For people: UTF-8, on one line, without control characters and without marks that turn the direction of text; what is longer
+/// than 2000 bytes ends in an ellipsis.
 std::string shown(std::string_view text);
 
 /// "1,234,567"

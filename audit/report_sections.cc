@@ -59,7 +59,9 @@ PageSection licenses_section(const Report& r) {
   if (!r.origins.empty()) {
     PageTable table{"Models from outside", {{"model"}, {"artifact"}, {"part"}, {"licence as recorded"}, {"asks for"}}, {}};
     for (const ReportOrigin& o : r.origins)
-      table.rows.push_back({{words(o.name)}, {words(o.artifact)}, {words(o.teaches ? "teacher" : "ancestor")},
+      table.rows.push_back({{words(o.name)},
+                            {words(o.artifact)},
+                            {words(o.teaches ? "teacher" : "ancestor")},
                             {words(o.kind == "seeded" ? "none: drawn from a seed" : o.license.tally.name)},
                             {o.kind == "seeded" ? words("none") : duties_of(o.license)}});
     s.blocks.push_back({std::move(table)});
@@ -67,13 +69,19 @@ PageSection licenses_section(const Report& r) {
   std::set<std::string> asked;
   for (const ReportOrigin& o : r.origins) asked.insert(o.license.duties.begin(), o.license.duties.end());
   for (const ReportCorpus& c : r.corpora) {
-    PageTable table{fmt::format("Documents of ‘{}’ by licence", c.artifact),
-                    {{"licence as recorded"}, {"SPDX"}, {"documents", true}, {"tokens", true}, {"share of text", true}, {"asks for"}}, {}};
+    PageTable table{
+        fmt::format("Documents of ‘{}’ by licence", c.artifact),
+        {{"licence as recorded"}, {"SPDX"}, {"documents", true}, {"tokens", true}, {"share of text", true}, {"asks for"}},
+        {}};
     for (const ReportLicense& l : c.licenses) {
       asked.insert(l.duties.begin(), l.duties.end());
       if (table.rows.size() >= kMostRows) continue;
-      table.rows.push_back({{words(l.tally.name)}, {words(l.spdx)}, {words(grouped(l.tally.documents))}, {words(grouped(l.tally.tokens))},
-                            c.total.bytes > 0 ? bar(double(l.tally.bytes) / double(c.total.bytes)) : PageCell{words("–")}, {duties_of(l)}});
+      table.rows.push_back({{words(l.tally.name)},
+                            {words(l.spdx)},
+                            {words(grouped(l.tally.documents))},
+                            {words(grouped(l.tally.tokens))},
+                            c.total.bytes > 0 ? bar(double(l.tally.bytes) / double(c.total.bytes)) : PageCell{words("–")},
+                            {duties_of(l)}});
     }
     if (!table.rows.empty()) s.blocks.push_back({std::move(table)});
     if (c.licenses.size() > kMostRows) s.blocks.push_back(more_rows(c.licenses.size(), "licenses.json of the corpus"));
@@ -82,23 +90,34 @@ PageSection licenses_section(const Report& r) {
     PageTable table{"What is asked for", {{"duty"}, {"meaning"}, {"reaches models trained on output"}}, {}};
     for (int d = 0; d < kDuties; ++d)
       if (asked.contains(std::string(duty_name(Duty(d)))))
-        table.rows.push_back({{words(std::string(duty_name(Duty(d))))}, {words(std::string(duty_meaning(Duty(d))))}, {words(duty_follows_output(Duty(d)) ? "yes" : "no")}});
+        table.rows.push_back({{words(std::string(duty_name(Duty(d))))},
+                              {words(std::string(duty_meaning(Duty(d))))},
+                              {words(duty_follows_output(Duty(d)) ? "yes" : "no")}});
     s.blocks.push_back({std::move(table)});
   }
-  if (!r.acknowledged.empty()) append(s.blocks, list_of("Acknowledged by name when a model was exported, and signed:", r.acknowledged));
+  if (!r.acknowledged.empty())
+    append(s.blocks, list_of("Acknowledged by name when a model was exported, and signed:", r.acknowledged));
   if (!s.blocks.empty())
-    s.blocks.push_back(paragraph("A reading aid, not legal advice: it names clauses that somebody has to look at, never whether they are kept. Whether a licence of "
-                                 "training documents reaches a model's weights is not settled.", Tone::quiet));
+    s.blocks.push_back(
+        paragraph("A reading aid, not legal advice: it names clauses that somebody has to look at, never whether they are kept. "
+                  "Whether a licence of "
+                  "training documents reaches a model's weights is not settled.",
+                  Tone::quiet));
   return s;
 }
 
 PageSection sources_section(const Report& r) {
   PageSection s{"sources", "Documents by source", {}};
   for (const ReportCorpus& c : r.corpora) {
-    PageTable table{fmt::format("Documents of ‘{}’ by source", c.artifact), {{"source"}, {"documents", true}, {"tokens", true}, {"size", true}, {"share of text", true}}, {}};
+    PageTable table{fmt::format("Documents of ‘{}’ by source", c.artifact),
+                    {{"source"}, {"documents", true}, {"tokens", true}, {"size", true}, {"share of text", true}},
+                    {}};
     for (const ReportTally& t : c.sources) {
       if (table.rows.size() >= kMostRows) break;
-      table.rows.push_back({{words(t.name)}, {words(grouped(t.documents))}, {words(grouped(t.tokens))}, {words(bytes_text(double(t.bytes)))},
+      table.rows.push_back({{words(t.name)},
+                            {words(grouped(t.documents))},
+                            {words(grouped(t.tokens))},
+                            {words(bytes_text(double(t.bytes)))},
                             c.total.bytes > 0 ? bar(double(t.bytes) / double(c.total.bytes)) : PageCell{words("–")}});
     }
     if (table.rows.empty()) continue;
@@ -117,18 +136,25 @@ PageSection sources_section(const Report& r) {
 PageSection experts_section(const Report& r) {
   PageSection s{"experts", "Experts by source", {}};
   if (r.experts.empty()) {
-    const bool trained = std::any_of(r.artifacts.begin(), r.artifacts.end(), [](const ReportArtifact& a) { return a.kind == "distilled-from"; });
-    if (trained) s.blocks.push_back(paragraph("No artifact here counted which experts the tokens of each source went to.", Tone::quiet));
+    const bool trained =
+        std::any_of(r.artifacts.begin(), r.artifacts.end(), [](const ReportArtifact& a) { return a.kind == "distilled-from"; });
+    if (trained)
+      s.blocks.push_back(paragraph("No artifact here counted which experts the tokens of each source went to.", Tone::quiet));
     return s;
   }
-  s.blocks.push_back(paragraph("How many tokens of each source the routers sent to each expert while it was trained. Lift is an expert's share of a source over that of its whole "
-                               "layer: 1 means that the router does not tell the source from others."));
+  s.blocks.push_back(
+      paragraph("How many tokens of each source the routers sent to each expert while it was trained. Lift is an expert's share "
+                "of a source over that of its whole "
+                "layer: 1 means that the router does not tell the source from others."));
   for (const ReportExperts& e : r.experts) {
     s.blocks.push_back({PageHeading{e.artifact}});
-    PageTable sources{fmt::format("Tokens that ‘{}’ was trained on", e.artifact), {{"source"}, {"tokens", true}, {"share", true}}, {}};
+    PageTable sources{
+        fmt::format("Tokens that ‘{}’ was trained on", e.artifact), {{"source"}, {"tokens", true}, {"share", true}}, {}};
     for (const ReportTally& t : e.sources)
       if (sources.rows.size() < kMostRows)
-        sources.rows.push_back({{words(t.name)}, {words(grouped(t.tokens))}, e.tokens > 0 ? bar(double(t.tokens) / double(e.tokens)) : PageCell{words("–")}});
+        sources.rows.push_back({{words(t.name)},
+                                {words(grouped(t.tokens))},
+                                e.tokens > 0 ? bar(double(t.tokens) / double(e.tokens)) : PageCell{words("–")}});
     s.blocks.push_back({std::move(sources)});
 
     // The most one-sided of all layers first; each layer whole in a fold.
@@ -137,23 +163,38 @@ PageSection experts_section(const Report& r) {
       for (const ReportExpert& expert : layer)
         for (const ReportShare& share : expert.sources)
           if (share.lift > 1) sided.emplace_back(&expert, &share);
-    std::stable_sort(sided.begin(), sided.end(), [](const auto& a, const auto& b) { return a.second->mass - a.second->mass / a.second->lift > b.second->mass - b.second->mass / b.second->lift; });
+    std::stable_sort(sided.begin(), sided.end(), [](const auto& a, const auto& b) {
+      return a.second->mass - a.second->mass / a.second->lift > b.second->mass - b.second->mass / b.second->lift;
+    });
     if (sided.size() > 10) sided.resize(10);
     PageTable top{fmt::format("‘{}’: the experts that one source shaped most beyond its part", e.artifact),
-                  {{"expert"}, {"source"}, {"tokens from it", true}, {"share of the expert's tokens", true}, {"lift", true}}, {}};
+                  {{"expert"}, {"source"}, {"tokens from it", true}, {"share of the expert's tokens", true}, {"lift", true}},
+                  {}};
     for (const auto& [expert, share] : sided)
-      top.rows.push_back({{words(fmt::format("layer {}, expert {}", expert->layer, expert->expert))}, {words(share->source)}, {words(grouped(share->tokens))}, bar(share->mass),
+      top.rows.push_back({{words(fmt::format("layer {}, expert {}", expert->layer, expert->expert))},
+                          {words(share->source)},
+                          {words(grouped(share->tokens))},
+                          bar(share->mass),
                           {words(fmt::format("{:.2f}", share->lift))}});
     if (!top.rows.empty()) s.blocks.push_back({std::move(top)});
 
     for (const auto& layer : e.layer) {
       if (layer.empty()) continue;
       PageTable table{fmt::format("‘{}’, layer {}: the first sources of each expert", e.artifact, layer.front().layer),
-                      {{"expert"}, {"tokens", true}, {"first source"}, {"share", true}, {"second"}, {"share", true}, {"third"}, {"share", true}}, {}};
+                      {{"expert"},
+                       {"tokens", true},
+                       {"first source"},
+                       {"share", true},
+                       {"second"},
+                       {"share", true},
+                       {"third"},
+                       {"share", true}},
+                      {}};
       for (const ReportExpert& expert : layer) {
         std::vector<PageCell> row = {{words(std::to_string(expert.expert))}, {words(grouped(expert.tokens))}};
         for (size_t i = 0; i < 3; ++i) {
-          if (i < expert.sources.size()) row.push_back({words(expert.sources[i].source)}), row.push_back(bar(expert.sources[i].mass));
+          if (i < expert.sources.size())
+            row.push_back({words(expert.sources[i].source)}), row.push_back(bar(expert.sources[i].mass));
           else row.push_back({words("–")}), row.push_back({words("–")});
         }
         table.rows.push_back(std::move(row));
@@ -161,8 +202,10 @@ PageSection experts_section(const Report& r) {
       PageFold fold{fmt::format("‘{}’, layer {}", e.artifact, layer.front().layer), {}};
       fold.blocks.push_back({std::move(table)});
       if (e.left_out > 0)
-        fold.blocks.push_back({PageParagraph{Tone::quiet, words(fmt::format("The {} that differ most from their layer; {} more are left out. ", layer.size(), e.left_out)) +
-                                                              code("overproof audit impact RUN --expert LAYER:EXPERT") + words(" has each.")}});
+        fold.blocks.push_back({PageParagraph{
+            Tone::quiet,
+            words(fmt::format("The {} that differ most from their layer; {} more are left out. ", layer.size(), e.left_out)) +
+                code("overproof audit impact RUN --expert LAYER:EXPERT") + words(" has each.")}});
       s.blocks.push_back({std::move(fold)});
     }
   }
@@ -179,30 +222,49 @@ PageSection replay_section(const Report& r) {
       if (f.artifact != a.name) continue;
       any = true;
       PageTable table{fmt::format("Replay of ‘{}’", a.name), {{"what"}, {"found"}}, {}};
-      table.rows.push_back({{words("outcome")}, {f.holds && f.drawn_equal == f.drawn ? words("came out as recorded") : badge(Standing::failed)}});
-      table.rows.push_back({{words("steps whose order, rate and batch follow from the statement")}, {words(fmt::format("{} of {}", grouped(f.steps_equal), grouped(f.steps)))}});
-      table.rows.push_back({{words("segments made again")}, {words(fmt::format("{} of {}, of which {} came out equal", grouped(f.drawn), grouped(f.segments), grouped(f.drawn_equal)))}});
-      table.rows.push_back({{words("compared")}, {words(f.bitwise ? "bit for bit" : fmt::format("within {:g} of the weights' movement", f.tolerance))}});
+      table.rows.push_back(
+          {{words("outcome")}, {f.holds && f.drawn_equal == f.drawn ? words("came out as recorded") : badge(Standing::failed)}});
+      table.rows.push_back({{words("steps whose order, rate and batch follow from the statement")},
+                            {words(fmt::format("{} of {}", grouped(f.steps_equal), grouped(f.steps)))}});
+      table.rows.push_back({{words("segments made again")},
+                            {words(fmt::format("{} of {}, of which {} came out equal", grouped(f.drawn), grouped(f.segments),
+                                               grouped(f.drawn_equal)))}});
+      table.rows.push_back(
+          {{words("compared")},
+           {words(f.bitwise ? "bit for bit" : fmt::format("within {:g} of the weights' movement", f.tolerance))}});
       if (!f.seed.empty()) table.rows.push_back({{words("drawn by the seed")}, {code(f.seed)}});
-      if (f.drawn > 0 && f.drawn >= f.segments) table.rows.push_back({{words("left to odds")}, {words("nothing: every segment was made again")}});
+      if (f.drawn > 0 && f.drawn >= f.segments)
+        table.rows.push_back({{words("left to odds")}, {words("nothing: every segment was made again")}});
       for (const ReplayOdds& o : f.odds)
-        if (f.drawn < f.segments) table.rows.push_back({{words(fmt::format("had {:g} % of the segments been forged, caught with a probability of at least", 100 * o.forged_fraction))}, {words(percent(o.caught_at_least))}});
+        if (f.drawn < f.segments)
+          table.rows.push_back(
+              {{words(fmt::format("had {:g} % of the segments been forged, caught with a probability of at least",
+                                  100 * o.forged_fraction))},
+               {words(percent(o.caught_at_least))}});
       s.blocks.push_back({std::move(table)});
       append(s.blocks, list_of("What did not come out:", f.faults));
       append(s.blocks, list_of("Notes of the auditor:", f.notes));
       s.blocks.push_back(paragraph(signed_by(r, f.audit), Tone::quiet));
     }
-    if (!any) s.blocks.push_back(absent("There is no record that counts.", fmt::format("overproof audit replay RUN --artifact {} --segments 59 --seed HEX --record", a.name)));
+    if (!any)
+      s.blocks.push_back(
+          absent("There is no record that counts.",
+                 fmt::format("overproof audit replay RUN --artifact {} --segments 59 --seed HEX --record", a.name)));
   }
   if (!r.audits.replays.empty())
-    s.blocks.push_back(paragraph("A replay does not show segments that were not drawn, that the teacher's rows are the teacher's, or where the documents came from.", Tone::quiet));
+    s.blocks.push_back(
+        paragraph("A replay does not show segments that were not drawn, that the teacher's rows are the teacher's, or where the "
+                  "documents came from.",
+                  Tone::quiet));
   return s;
 }
 
 PageSection recompute_section(const Report& r) {
   PageSection s{"recompute", "Artifacts made again from their parents", {}};
   for (const RecomputeFinding& f : r.audits.recomputes) {
-    PageTable table{fmt::format("Made again: {}", r.audits.list[size_t(f.audit)].file), {{"artifact"}, {"stage"}, {"came out"}, {"details"}}, {}};
+    PageTable table{fmt::format("Made again: {}", r.audits.list[size_t(f.audit)].file),
+                    {{"artifact"}, {"stage"}, {"came out"}, {"details"}},
+                    {}};
     for (const RecomputedArtifact& a : f.artifacts) {
       if (table.rows.size() >= kMostRows) break;
       std::string details;
@@ -210,14 +272,17 @@ PageSection recompute_section(const Report& r) {
       if (a.details.size() > 20) details += fmt::format("; and {} more", a.details.size() - 20);
       Words outcome = words(a.status.empty() ? "?" : a.status == "equal" ? "equal, byte for byte" : a.status);
       if (a.status == "differs") outcome = badge(Standing::failed) + words(" " + a.status);
-      if (!a.here) details = "is not the artifact that is here now, so it shows nothing about it" + (details.empty() ? "" : "; " + details);
-      table.rows.push_back({{words(a.artifact)}, {words(a.stage)}, {std::move(outcome)}, {words(details.empty() ? "–" : details)}});
+      if (!a.here)
+        details = "is not the artifact that is here now, so it shows nothing about it" + (details.empty() ? "" : "; " + details);
+      table.rows.push_back(
+          {{words(a.artifact)}, {words(a.stage)}, {std::move(outcome)}, {words(details.empty() ? "–" : details)}});
     }
     if (!table.rows.empty()) s.blocks.push_back({std::move(table)});
     append(s.blocks, list_of("Notes of the auditor:", f.notes));
     s.blocks.push_back(paragraph(signed_by(r, f.audit), Tone::quiet));
   }
-  if (r.audits.recomputes.empty()) s.blocks.push_back(absent("There is no record that counts.", "overproof audit recompute RUN --record"));
+  if (r.audits.recomputes.empty())
+    s.blocks.push_back(absent("There is no record that counts.", "overproof audit recompute RUN --record"));
   return s;
 }
 
@@ -225,7 +290,9 @@ PageSection evidence_section(const Report& r) {
   PageSection s{"evidence", "Evidence between two models", {}};
   for (const CompareFinding& f : r.audits.compares) {
     s.blocks.push_back({PageHeading{fmt::format("{} and {}", f.a, f.b)}});
-    PageTable table{fmt::format("Tests between ‘{}’ and the suspect ‘{}’", f.a, f.b), {{"test"}, {"p"}, {"found"}, {"null hypothesis: a small p speaks against it"}, {"cannot show"}}, {}};
+    PageTable table{fmt::format("Tests between ‘{}’ and the suspect ‘{}’", f.a, f.b),
+                    {{"test"}, {"p"}, {"found"}, {"null hypothesis: a small p speaks against it"}, {"cannot show"}},
+                    {}};
     std::vector<std::string> not_run;
     for (const EvidenceFinding& e : f.tests) {
       if (!e.not_run.empty()) {
@@ -234,23 +301,32 @@ PageSection evidence_section(const Report& r) {
       }
       std::string rests = fmt::format(" {}", e.p_kind.empty() ? "No word on what it rests on." : e.p_kind + ".");
       for (const auto& [label, value] : e.more) rests += fmt::format(" {}: {}.", label, value);
-      table.rows.push_back({{words(e.name)}, {Words{{Piece::Kind::strong, e.p_value, {}}} + words(rests)}, {words(fmt::format("{}: {}. On {}.", e.statistic, e.value, e.computed_on))},
-                            {words(e.null_hypothesis)}, {words(e.cannot_show)}});
+      table.rows.push_back({{words(e.name)},
+                            {Words{{Piece::Kind::strong, e.p_value, {}}} + words(rests)},
+                            {words(fmt::format("{}: {}. On {}.", e.statistic, e.value, e.computed_on))},
+                            {words(e.null_hypothesis)},
+                            {words(e.cannot_show)}});
     }
     if (!table.rows.empty()) s.blocks.push_back({std::move(table)});
     append(s.blocks, list_of("Not run:", not_run));
     s.blocks.push_back(paragraph(signed_by(r, f.audit), Tone::quiet));
   }
-  if (r.audits.compares.empty()) s.blocks.push_back(absent("No comparison with another model is recorded.", "overproof audit compare RUN SUSPECT --record"));
-  else s.blocks.push_back(paragraph("A p-value is the probability of a statistic at least as extreme if the null hypothesis were true. Evidence begins at one in a million here, never at "
-                                    "one in twenty. No test gives a verdict, nor do all of them together.", Tone::quiet));
+  if (r.audits.compares.empty())
+    s.blocks.push_back(absent("No comparison with another model is recorded.", "overproof audit compare RUN SUSPECT --record"));
+  else
+    s.blocks.push_back(
+        paragraph("A p-value is the probability of a statistic at least as extreme if the null hypothesis were true. Evidence "
+                  "begins at one in a million here, never at "
+                  "one in twenty. No test gives a verdict, nor do all of them together.",
+                  Tone::quiet));
   return s;
 }
 
 PageSection records_section(const Report& r) {
   PageSection s{"records", "Audit records", {}};
   if (r.audits.list.empty()) {
-    s.blocks.push_back(paragraph("No audit record stands beside the artifacts. Audits that take long write one with --record.", Tone::quiet));
+    s.blocks.push_back(
+        paragraph("No audit record stands beside the artifacts. Audits that take long write one with --record.", Tone::quiet));
     return s;
   }
   PageTable table{"Records in the folder audits", {{"record"}, {"kind"}, {"examined"}, {"signer"}, {"does it count"}}, {}};
@@ -260,13 +336,19 @@ PageSection records_section(const Report& r) {
     for (size_t i = 0; i < std::min<size_t>(a.subjects.size(), 12); ++i)
       examined += (i ? ", " : "") + a.subjects[i].name + (a.subjects[i].here.empty() ? " (not here)" : "");
     if (a.subjects.size() > 12) examined += fmt::format(" and {} more", a.subjects.size() - 12);
-    std::string counts = a.counts() ? (a.by_maker ? "yes, but signed by the maker" : a.trusted ? "yes, by the auditor that the reader trusts" : "yes; whose key it is was not checked")
+    std::string counts = a.counts() ? (a.by_maker  ? "yes, but signed by the maker"
+                                       : a.trusted ? "yes, by the auditor that the reader trusts"
+                                                   : "yes; whose key it is was not checked")
                                     : fmt::format("no: {}", a.why);
-    table.rows.push_back({{words(a.file)}, {words(a.kind.empty() ? "?" : a.kind)}, {words(examined.empty() ? "–" : examined)},
-                          {a.signer.empty() ? words("–") : code(a.signer.substr(0, 12) + "…", a.signer)}, {words(counts)}});
+    table.rows.push_back({{words(a.file)},
+                          {words(a.kind.empty() ? "?" : a.kind)},
+                          {words(examined.empty() ? "–" : examined)},
+                          {a.signer.empty() ? words("–") : code(a.signer.substr(0, 12) + "…", a.signer)},
+                          {words(counts)}});
   }
   s.blocks.push_back({std::move(table)});
-  if (r.audits.not_read > 0) s.blocks.push_back(paragraph(fmt::format("{} more files in the folder were not read.", r.audits.not_read)));
+  if (r.audits.not_read > 0)
+    s.blocks.push_back(paragraph(fmt::format("{} more files in the folder were not read.", r.audits.not_read)));
   for (const OtherFinding& f : r.audits.others) {
     if (f.values.empty()) continue;
     const ReportAudit& audit = r.audits.list[size_t(f.audit)];

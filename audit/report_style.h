@@ -1,6 +1,6 @@
 #pragma once
-// The style sheet of a report. One set of colours for light, one for dark; nothing is said by colour alone. Every text has a contrast
-// of 4.5 to 1 or more with what it stands on (tests/interop/test_report_page.py computes it).
+// The style sheet of a report. One set of colours for light, one for dark; nothing is said by colour alone. Every text has a
+// contrast of 4.5 to 1 or more with what it stands on (tests/interop/test_report_page.py computes it).
 
 namespace overproof {
 
@@ -49,7 +49,7 @@ tbody th{font-weight:500}
 th:last-child,td:last-child{padding-right:0}
 .stacks th,.stacks td{overflow-wrap:anywhere;min-width:6.8rem}code[title]{white-space:nowrap}
 .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-code{font:.86em ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;background:var(--panel);border-radius:4px;padding:.08em .3em;overflow-wrap:anywhere}
+code{font:.86em ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;background:var(--panel);border-radius:4px;padding:.08em .3em;overflow-wrap:anywhere;-webkit-box-decoration-break:clone;box-decoration-break:clone}
 .badge{display:inline-block;white-space:nowrap;border-radius:2rem;padding:.08rem .65rem;font-size:.84rem;font-weight:600}
 .s0,.s2{background:var(--s0b);color:var(--s0)}.s1{background:var(--s1b);color:var(--s1)}.s3{background:var(--s3b);color:var(--s3)}
 .s4{background:var(--s4b);color:var(--s4)}.s5{background:var(--s5b);color:var(--s5)}.s6{background:var(--s6b);color:var(--s6)}

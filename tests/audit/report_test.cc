@@ -40,12 +40,28 @@ const ReportClaim& claim(const Report& report, std::string_view id) {
 Json replay_result(bool equal, int drawn = 2, int total = 10) {
   Json segments = Json::array();
   for (int i = 0; i < drawn; ++i)
-    segments.push_back({{"segment", i}, {"first_step", 2 * i}, {"end_step", 2 * i + 2}, {"from_step", 0}, {"equal", equal || i > 0}, {"difference", equal || i > 0 ? "" : "weights <differ>"}});
-  return {{"artifact", "student"}, {"holds", equal}, {"mode", "bitwise"}, {"tolerance", 0}, {"seed", "5f2c"}, {"steps", 10}, {"steps_planned_equal", 10},
-          {"segments_total", total}, {"segments", segments}, {"odds", {{{"forged_fraction", 0.05}, {"caught_at_least", 0.0975}}}}, {"faults", Json::array()}, {"notes", Json::array()}};
+    segments.push_back({{"segment", i},
+                        {"first_step", 2 * i},
+                        {"end_step", 2 * i + 2},
+                        {"from_step", 0},
+                        {"equal", equal || i > 0},
+                        {"difference", equal || i > 0 ? "" : "weights <differ>"}});
+  return {{"artifact", "student"},
+          {"holds", equal},
+          {"mode", "bitwise"},
+          {"tolerance", 0},
+          {"seed", "5f2c"},
+          {"steps", 10},
+          {"steps_planned_equal", 10},
+          {"segments_total", total},
+          {"segments", segments},
+          {"odds", {{{"forged_fraction", 0.05}, {"caught_at_least", 0.0975}}}},
+          {"faults", Json::array()},
+          {"notes", Json::array()}};
 }
 
-void record(const SyntheticRun& run, const std::string& file, const std::string& kind, const std::vector<std::string>& artifacts, const Json& result, const Key& key) {
+void record(const SyntheticRun& run, const std::string& file, const std::string& kind, const std::vector<std::string>& artifacts,
+            const Json& result, const Key& key) {
   AuditRecord r{kind, {}, result, "", false};
   for (const std::string& a : artifacts) r.subjects.push_back({a, run.root(a)});
   write_audit_record(run.path() / kAuditFolder / file, r, key);
@@ -63,7 +79,8 @@ void add_router_counts_to(const SyntheticRun& run) {
     OutputFolder out(run.path() / "student");
     write_router_counts(out, counts);
   }
-  run.seal("student", "distill", "distilled-from", {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}});
+  run.seal("student", "distill", "distilled-from",
+           {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}});
   run.seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
   run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
   run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
@@ -76,11 +93,14 @@ TEST_CASE("a report shows the whole run, stands alone and is the same bytes twic
   std::ostringstream out;
   CHECK(audit_report({}, run.path(), false, out) == 0);
   const std::string page = read_file(run.path() / "report.html");
-  for (const ArtifactNode& node : load_run(run.path(), VerifyFiles::no, nullptr).nodes) CHECK_THAT(page, Contains(">" + node.name + "</text>"));
-  CHECK_THAT(page, Contains("Everything holds") && Contains("20.250") && Contains("71.0\u00a0%") && Contains("GPL-2+") && Contains("Apache-2.0"));
+  for (const ArtifactNode& node : load_run(run.path(), VerifyFiles::no, nullptr).nodes)
+    CHECK_THAT(page, Contains(">" + node.name + "</text>"));
+  CHECK_THAT(page, Contains("Everything holds") && Contains("20.250") && Contains("71.0\u00a0%") && Contains("GPL-2+") &&
+                       Contains("Apache-2.0"));
   CHECK_THAT(page, Contains("student: loss, KL and cross-entropy") && Contains("layer 2, expert 1: 2.00 of the mean"));
   CHECK_THAT(page, Contains("prefers-color-scheme:dark") && Contains("default-src 'none'"));
-  for (const char* reach : {"<script", "http:", "https:", "url(", "@import", "style=\""}) CHECK(page.find(reach) == std::string::npos);
+  for (const char* reach : {"<script", "http:", "https:", "url(", "@import", "style=\""})
+    CHECK(page.find(reach) == std::string::npos);
   CHECK(is_balanced(page));
   const Report report = gathered(run.path());
   CHECK(report_html(report) == page);
@@ -129,7 +149,9 @@ TEST_CASE("what an auditor found counts as far as the auditor is trusted") {
   const SyntheticRun run;
   const Key auditor = Key::generate();
   record(run, "replay-student.json", "replay", {"student"}, replay_result(true), auditor);
-  const auto standing = [&](const ReportTrust& trust, const char* id = "training-student") { return claim(gathered(run.path(), trust), id).standing; };
+  const auto standing = [&](const ReportTrust& trust, const char* id = "training-student") {
+    return claim(gathered(run.path(), trust), id).standing;
+  };
   const ReportTrust trust{false, auditor.public_key()}, other{false, Key::generate().public_key()};
 
   CHECK(standing(trust) == Standing::sampled);
@@ -177,7 +199,8 @@ TEST_CASE("a record about other files, one that was changed, and one that is no 
   record(run, "replay-student.json", "replay", {"student"}, replay_result(true), auditor);
   CHECK(claim(gathered(run.path(), trust), "training-student").standing == Standing::sampled);
   write_text(run.path() / "student/model.safetensors", std::string(2000, 'S'));
-  run.seal("student", "distill", "distilled-from", {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}});
+  run.seal("student", "distill", "distilled-from",
+           {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}});
   r = gathered(run.path(), trust);
   CHECK(r.audits.list.at(1).standing == AuditStanding::elsewhere);
   CHECK(claim(r, "training-student").standing == Standing::unchecked);
@@ -187,18 +210,39 @@ TEST_CASE("what was made again, compared and otherwise audited stands in the rep
   const SyntheticRun run;
   const Key auditor = Key::generate();
   const auto item = [&](const char* name, const char* status) {
-    return Json{{"artifact", name}, {"stage", "s"}, {"root", "sha256:" + run.root(name).hex()}, {"status", status}, {"details", {"model.safetensors: <other>"}}};
+    return Json{{"artifact", name},
+                {"stage", "s"},
+                {"root", "sha256:" + run.root(name).hex()},
+                {"status", status},
+                {"details", {"model.safetensors: <other>"}}};
   };
   Json stale = item("student-init", "equal");
   stale["root"] = "sha256:" + std::string(64, '0');
   record(run, "recompute-run.json", "recompute", {"int8", "statistics", "student-init"},
-         {{"holds", false}, {"artifacts", {item("int8", "equal"), item("statistics", "differs"), stale, 7}}, {"notes", {"another <build>"}}}, auditor);
+         {{"holds", false},
+          {"artifacts", {item("int8", "equal"), item("statistics", "differs"), stale, 7}},
+          {"notes", {"another <build>"}}},
+         auditor);
   record(run, "compare-x.json", "compare", {"student", "int8"},
-         {{"a", {{"name", "student"}}}, {"b", {{"name", "x|y"}}},
-          {"tests", {{{"name", "committed-order"}, {"ran", true}, {"null_hypothesis", "independent"}, {"statistic", "rho"}, {"value", -0.2}, {"p_value", 0.0}, {"log10_p", -331.5},
-                      {"p_kind", "exact"}, {"cannot_show", "who taught"}, {"computed_on", "9 windows"}, {"details", {{"monte_carlo_p", 0.001}}}},
-                     {{"name", "radioactivity"}, {"ran", false}, {"not_run", "no key"}}, 3}}}, auditor);
-  record(run, "checkpoint-corpus.json", "checkpoint", {"corpus"}, {{"note_key", "k+1"}, {"trees", {{"log", {{"size", 3}}}}}}, auditor);
+         {{"a", {{"name", "student"}}},
+          {"b", {{"name", "x|y"}}},
+          {"tests",
+           {{{"name", "committed-order"},
+             {"ran", true},
+             {"null_hypothesis", "independent"},
+             {"statistic", "rho"},
+             {"value", -0.2},
+             {"p_value", 0.0},
+             {"log10_p", -331.5},
+             {"p_kind", "exact"},
+             {"cannot_show", "who taught"},
+             {"computed_on", "9 windows"},
+             {"details", {{"monte_carlo_p", 0.001}}}},
+            {{"name", "radioactivity"}, {"ran", false}, {"not_run", "no key"}},
+            3}}},
+         auditor);
+  record(run, "checkpoint-corpus.json", "checkpoint", {"corpus"}, {{"note_key", "k+1"}, {"trees", {{"log", {{"size", 3}}}}}},
+         auditor);
   const Report r = gathered(run.path(), {false, auditor.public_key()});
   CHECK(claim(r, "derived-equal").claim == "‘int8’ came out of what it says it was made from, byte for byte.");
   CHECK(claim(r, "derived-differs").standing == Standing::failed);
@@ -209,7 +253,8 @@ TEST_CASE("what was made again, compared and otherwise audited stands in the rep
   CHECK(r.audits.compares[0].tests[1].not_run == "no key");
   CHECK(r.audits.others.at(0).values.at(1) == std::pair<std::string, std::string>("trees.log.size", "3"));
   const std::string page = report_html(r), text = report_markdown(r);
-  CHECK_THAT(page, Contains("3.2e-332") && Contains("who taught") && Contains("&lt;other&gt;") && Contains("not the artifact that is here now"));
+  CHECK_THAT(page, Contains("3.2e-332") && Contains("who taught") && Contains("&lt;other&gt;") &&
+                       Contains("not the artifact that is here now"));
   CHECK_THAT(text, Contains("**3.2e-332**") && Contains("x\\|y") && Contains("&lt;build&gt;"));
   CHECK(is_balanced(page));
 }
@@ -243,7 +288,8 @@ TEST_CASE("what comes from files is escaped") {
   CHECK(escape_html("a\"'<>&") == "a&quot;&#39;&lt;&gt;&amp;");
   CHECK(escape_html("\xff\x01") == "\xef\xbf\xbd\xef\xbf\xbd");
   CHECK(escape_html("a\u202eb\u2066c\u200fd\u2013") == "a\ufffdb\ufffdc\ufffdd\u2013");  // what turns the direction of text
-  CHECK(escape_markdown("a|b\n# c [x](y) `d` <i> *e* _f_ ![g]") == "a\\|b \\# c \\[x\\](y) \\`d\\` &lt;i&gt; \\*e\\* \\_f\\_ \\!\\[g\\]");
+  CHECK(escape_markdown("a|b\n# c [x](y) `d` <i> *e* _f_ ![g]") ==
+        "a\\|b \\# c \\[x\\](y) \\`d\\` &lt;i&gt; \\*e\\* \\_f\\_ \\!\\[g\\]");
   CHECK(escape_markdown("http://x www.y me@z") == "http\\://x www\\.y me&#64;z");
   CHECK(shown(std::string(5000, 'x')).size() == 2003);
   CHECK(shown(std::string(1999, 'x') + "\u00e9") == std::string(1999, 'x') + "…");  // never half a character
@@ -262,25 +308,43 @@ TEST_CASE("a report of a run that does not hold says so first, and exits with 4"
   std::ostringstream out;
   CHECK(audit_report({}, run.path(), false, out) == 4);
   const std::string page = read_file(run.path() / "report.html");
-  CHECK_THAT(page, Contains("This run does not hold") && Contains("class=\"box bad\"") && Contains("not listed in the statement"));
+  CHECK_THAT(page,
+             Contains("This run does not hold") && Contains("class=\"box bad\"") && Contains("not listed in the statement"));
   CHECK(page.find("<img") == std::string::npos);
   CHECK(is_balanced(page));
   const Report r = gathered(run.path());
   CHECK(claim(r, "files-unchanged").standing == Standing::failed);
+  CHECK(claim(r, "order").standing == Standing::proved);  // what was changed has no part in it
   CHECK(r.left_out == std::vector<std::string>{"student", "int8", "evaluation"});
   CHECK(r.quality.empty());  // nothing is shown that is not what was signed
   for (const ReportTraining& t : r.training) CHECK(t.artifact != "student");
 }
 
+TEST_CASE("a claim says no more than what was checked of what it is about") {
+  const SyntheticRun run;
+  write_text(run.path() / "corpus/texts/one.txt", "another text");
+  Report r = gathered(run.path());
+  CHECK(claim(r, "order").standing == Standing::unchecked);
+  CHECK_THAT(claim(r, "order").how, Contains("‘corpus’ is not what was signed"));
+  CHECK(claim(r, "inputs-here").standing == Standing::failed);
+  fs::remove_all(run.path() / "teacher");
+  r = gathered(run.path());
+  CHECK_THAT(claim(r, "inputs-here").how, Contains("Inputs are missing of"));
+  CHECK(claim(r, "order").standing == Standing::unchecked);
+}
+
 TEST_CASE("signed files of any shape make a page") {
   const SyntheticRun run;
-  write_text(run.path() / "evaluation/evaluation.json", R"({"tokens":"x","models":[{"name":7,"perplexity":"x"},3,{"name":"\u0000|`"}]})");
+  write_text(run.path() / "evaluation/evaluation.json",
+             R"({"tokens":"x","models":[{"name":7,"perplexity":"x"},3,{"name":"\u0000|`"}]})");
   run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
   write_text(run.path() / "static-init/steps.jsonl", "{\"loss\": 1}\nnot json\n");
   fs::create_directories(run.path() / "static-init/routing");
   write_text(run.path() / "static-init/routing/router_counts.safetensors", "no tensors");
   run.seal("static-init", "prune", "pruned-from", {{"teacher", "teacher"}, {"statistics", "statistics"}}, {{"license", {1, 2}}},
-           {{"expert_load", {{1, "x"}, 3, {-1e308, 1e308}}}, {"policy", {{"items", {{{"state", "acknowledged"}, {"name", "GPL-3.0-only"}}, 1}}}}, {"ffn_activation", "x"}});
+           {{"expert_load", {{1, "x"}, 3, {-1e308, 1e308}}},
+            {"policy", {{"items", {{{"state", "acknowledged"}, {"name", "GPL-3.0-only"}}, 1}}}},
+            {"ffn_activation", "x"}});
   const Report r = gathered(run.path());
   CHECK(r.holds);
   CHECK(r.acknowledged == std::vector<std::string>{"static-init: GPL-3.0-only"});

@@ -29,7 +29,7 @@ seed = 1
 source = texts
 tokenizer = teacher
 window-length = 64
-held-out = 0.1
+held-out = 0.25
 
 [statistics]
 stage = observe
@@ -37,7 +37,7 @@ tokens = 1024
 
 [soft-targets]
 stage = teach
-tokens = 2048
+tokens = 1024
 
 [student-init]
 stage = student
@@ -114,7 +114,7 @@ def run(tmp_path_factory):
     sign_record(made / "audits/compare-x.json", "compare", [student, ("x", "0" * 64)],
                 {"a": {"name": "student"}, "b": {"name": "sus|pect"}, "tests": [
                     {"name": "committed-order", "ran": True, "null_hypothesis": "no order", "computed_on": "12 windows", "statistic": "rho", "value": -0.5,
-                     "p_value": 0.0, "log10_p": -331.2, "p_kind": "exact", "cannot_show": "<i>who</i> taught whom", "details": {"monte_carlo_p": 1e-5}},
+                     "p_value": 0.0, "log10_p": -331.5, "p_kind": "exact", "cannot_show": "<i>who</i> taught whom", "details": {"monte_carlo_p": 1e-5}},
                     {"name": "radioactivity", "ran": False, "null_hypothesis": "no key", "not_run": "no key"}]}, auditor)
     (made / "audits/broken.json").write_text("{<img src=y>")
     return made
