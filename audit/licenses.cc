@@ -22,8 +22,10 @@ constexpr std::uint32_t kNamed = bits({Duty::notice, Duty::attribution});
 constexpr std::uint32_t kCopyleft = bits({Duty::notice, Duty::share_alike});
 constexpr std::uint32_t kNetwork = bits({Duty::notice, Duty::share_alike, Duty::network_source});
 // Llama 3.1 and later: https://www.llama.com/llama3_1/license/, sections 1.b.i and 2.
-constexpr std::uint32_t kLlama = bits({Duty::notice, Duty::use_restrictions, Duty::name_prefix, Duty::built_with, Duty::scale_limit});
+constexpr std::uint32_t kLlama =
+    bits({Duty::notice, Duty::use_restrictions, Duty::name_prefix, Duty::built_with, Duty::scale_limit});
 
+// clang-format off: a table
 /// By id. Sources: the licence texts at https://spdx.org/licenses/, and each publisher's own terms.
 constexpr LicenseTerms kTable[] = {
     {"0BSD", "BSD Zero Clause License", 0, {}},
@@ -43,10 +45,14 @@ constexpr LicenseTerms kTable[] = {
     {"CC-BY-3.0", "Creative Commons Attribution 3.0", kNamed, {}},
     {"CC-BY-4.0", "Creative Commons Attribution 4.0", kNamed, {}},
     {"CC-BY-NC-4.0", "Creative Commons Attribution Non Commercial 4.0", kNamed | bits({Duty::non_commercial}), {}},
-    {"CC-BY-NC-ND-4.0", "Creative Commons Attribution Non Commercial No Derivatives 4.0",
-     kNamed | bits({Duty::non_commercial, Duty::no_derivatives}), {}},
-    {"CC-BY-NC-SA-4.0", "Creative Commons Attribution Non Commercial Share Alike 4.0",
-     kNamed | bits({Duty::non_commercial, Duty::share_alike}), {}},
+    {"CC-BY-NC-ND-4.0",
+     "Creative Commons Attribution Non Commercial No Derivatives 4.0",
+     kNamed | bits({Duty::non_commercial, Duty::no_derivatives}),
+     {}},
+    {"CC-BY-NC-SA-4.0",
+     "Creative Commons Attribution Non Commercial Share Alike 4.0",
+     kNamed | bits({Duty::non_commercial, Duty::share_alike}),
+     {}},
     {"CC-BY-ND-4.0", "Creative Commons Attribution No Derivatives 4.0", kNamed | bits({Duty::no_derivatives}), {}},
     {"CC-BY-SA-2.0", "Creative Commons Attribution Share Alike 2.0", kNamed | kCopyleft, {}},
     {"CC-BY-SA-2.5", "Creative Commons Attribution Share Alike 2.5", kNamed | kCopyleft, {}},
@@ -82,27 +88,36 @@ constexpr LicenseTerms kTable[] = {
     {"LGPL-3.0-or-later", "GNU Lesser General Public License v3.0 or later", kCopyleft, {}},
     // Output may not be used to make models that compete: https://openai.com/policies/terms-of-use/, "What you cannot do".
     {"LicenseRef-OpenAI-terms", "OpenAI terms of use", bits({Duty::no_competing_models, Duty::use_restrictions}), {}},
-    {"LicenseRef-deepseek-license", "DeepSeek License Agreement 1.0 (output may be used for distillation)",
-     bits({Duty::notice, Duty::use_restrictions}), {}},
-    // "Model Derivatives" takes in models made by transfer of patterns of the output: https://ai.google.dev/gemma/terms, section 1.1.
+    {"LicenseRef-deepseek-license",
+     "DeepSeek License Agreement 1.0 (output may be used for distillation)",
+     bits({Duty::notice, Duty::use_restrictions}),
+     {}},
+    // "Model Derivatives" takes in models made by transfer of patterns of the output: https://ai.google.dev/gemma/terms,
+    // section 1.1.
     {"LicenseRef-gemma", "Gemma Terms of Use", bits({Duty::notice, Duty::use_restrictions, Duty::derivative_by_output}), {}},
     // Section 1.b.v of both: output must not improve any other large language model.
-    {"LicenseRef-llama2", "Llama 2 Community License",
-     bits({Duty::notice, Duty::use_restrictions, Duty::own_family_only, Duty::scale_limit}), {}},
+    {"LicenseRef-llama2",
+     "Llama 2 Community License",
+     bits({Duty::notice, Duty::use_restrictions, Duty::own_family_only, Duty::scale_limit}),
+     {}},
     {"LicenseRef-llama3", "Meta Llama 3 Community License",
-     bits({Duty::notice, Duty::use_restrictions, Duty::own_family_only, Duty::name_prefix, Duty::built_with, Duty::scale_limit}), "Llama 3"},
+     bits({Duty::notice, Duty::use_restrictions, Duty::own_family_only, Duty::name_prefix, Duty::built_with, Duty::scale_limit}),
+     "Llama 3"},
     {"LicenseRef-llama3.1", "Llama 3.1 Community License", kLlama, "Llama"},
     {"LicenseRef-llama3.2", "Llama 3.2 Community License", kLlama, "Llama"},
     {"LicenseRef-llama3.3", "Llama 3.3 Community License", kLlama, "Llama"},
     {"LicenseRef-llama4", "Llama 4 Community License", kLlama, "Llama"},
-    {"LicenseRef-mistral-research", "Mistral AI Research License",
-     bits({Duty::notice, Duty::non_commercial, Duty::use_restrictions}), {}},
+    {"LicenseRef-mistral-research",
+     "Mistral AI Research License",
+     bits({Duty::notice, Duty::non_commercial, Duty::use_restrictions}),
+     {}},
     {"LicenseRef-openrail", "OpenRAIL-M", bits({Duty::notice, Duty::use_restrictions}), {}},
     {"LicenseRef-public-domain", "in the public domain, as its source says", 0, {}},
     // Section 4.c: who makes a model with the output displays "Built with Qwen" or "Improved using Qwen".
-    {"LicenseRef-qwen", "Tongyi Qianwen / Qwen License Agreement", bits({Duty::notice, Duty::built_with, Duty::scale_limit}), "Qwen"},
-    {"LicenseRef-qwen-research", "Qwen Research License Agreement",
-     bits({Duty::notice, Duty::built_with, Duty::non_commercial}), "Qwen"},
+    {"LicenseRef-qwen", "Tongyi Qianwen / Qwen License Agreement", bits({Duty::notice, Duty::built_with, Duty::scale_limit}),
+     "Qwen"},
+    {"LicenseRef-qwen-research", "Qwen Research License Agreement", bits({Duty::notice, Duty::built_with, Duty::non_commercial}),
+     "Qwen"},
     {"Linux-man-pages-copyleft", "Linux man-pages Copyleft", kCopyleft, {}},
     {"MIT", "MIT License", kNotice, {}},
     {"MIT-0", "MIT No Attribution", 0, {}},
@@ -122,20 +137,45 @@ static_assert(std::is_sorted(std::begin(kTable), std::end(kTable), [](const auto
 
 /// What people write besides SPDX's own spelling. Compared without case.
 constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
-    {"Apache", "Apache-2.0"},          {"Apache-2", "Apache-2.0"},        {"apache2", "Apache-2.0"},
-    {"Artistic", "Artistic-1.0"},      {"Artistic-1", "Artistic-1.0"},    {"Artistic-2", "Artistic-2.0"},
-    {"BSD-2", "BSD-2-Clause"},         {"BSD-3", "BSD-3-Clause"},         {"BSD-4", "BSD-4-Clause"},
-    {"CC0", "CC0-1.0"},                {"CC-0", "CC0-1.0"},               {"CC-BY-3", "CC-BY-3.0"},
-    {"CC-BY-4", "CC-BY-4.0"},          {"CC-BY-SA-3", "CC-BY-SA-3.0"},    {"CC-BY-SA-4", "CC-BY-SA-4.0"},
-    {"Expat", "MIT"},                  {"MPL-2", "MPL-2.0"},              {"PSF", "PSF-2.0"},
-    {"Python", "PSF-2.0"},             {"zlib/libpng", "Zlib"},           {"public-domain", "LicenseRef-public-domain"},
-    {"deepseek", "LicenseRef-deepseek-license"},                          {"deepseek-license", "LicenseRef-deepseek-license"},
-    {"gemma", "LicenseRef-gemma"},     {"llama2", "LicenseRef-llama2"},   {"llama3", "LicenseRef-llama3"},
-    {"llama3.1", "LicenseRef-llama3.1"}, {"llama3.2", "LicenseRef-llama3.2"}, {"llama3.3", "LicenseRef-llama3.3"},
-    {"llama4", "LicenseRef-llama4"},   {"mrl", "LicenseRef-mistral-research"}, {"openai", "LicenseRef-OpenAI-terms"},
-    {"openai-terms", "LicenseRef-OpenAI-terms"}, {"openrail", "LicenseRef-openrail"}, {"qwen", "LicenseRef-qwen"},
-    {"qwen-research", "LicenseRef-qwen-research"}, {"tongyi-qianwen", "LicenseRef-qwen"},
+    {"Apache", "Apache-2.0"},
+    {"Apache-2", "Apache-2.0"},
+    {"apache2", "Apache-2.0"},
+    {"Artistic", "Artistic-1.0"},
+    {"Artistic-1", "Artistic-1.0"},
+    {"Artistic-2", "Artistic-2.0"},
+    {"BSD-2", "BSD-2-Clause"},
+    {"BSD-3", "BSD-3-Clause"},
+    {"BSD-4", "BSD-4-Clause"},
+    {"CC0", "CC0-1.0"},
+    {"CC-0", "CC0-1.0"},
+    {"CC-BY-3", "CC-BY-3.0"},
+    {"CC-BY-4", "CC-BY-4.0"},
+    {"CC-BY-SA-3", "CC-BY-SA-3.0"},
+    {"CC-BY-SA-4", "CC-BY-SA-4.0"},
+    {"Expat", "MIT"},
+    {"MPL-2", "MPL-2.0"},
+    {"PSF", "PSF-2.0"},
+    {"Python", "PSF-2.0"},
+    {"zlib/libpng", "Zlib"},
+    {"public-domain", "LicenseRef-public-domain"},
+    {"deepseek", "LicenseRef-deepseek-license"},
+    {"deepseek-license", "LicenseRef-deepseek-license"},
+    {"gemma", "LicenseRef-gemma"},
+    {"llama2", "LicenseRef-llama2"},
+    {"llama3", "LicenseRef-llama3"},
+    {"llama3.1", "LicenseRef-llama3.1"},
+    {"llama3.2", "LicenseRef-llama3.2"},
+    {"llama3.3", "LicenseRef-llama3.3"},
+    {"llama4", "LicenseRef-llama4"},
+    {"mrl", "LicenseRef-mistral-research"},
+    {"openai", "LicenseRef-OpenAI-terms"},
+    {"openai-terms", "LicenseRef-OpenAI-terms"},
+    {"openrail", "LicenseRef-openrail"},
+    {"qwen", "LicenseRef-qwen"},
+    {"qwen-research", "LicenseRef-qwen-research"},
+    {"tongyi-qianwen", "LicenseRef-qwen"},
 };
+// clang-format on
 
 struct DutyText {
   std::string_view name, meaning;
@@ -183,10 +223,19 @@ std::string gnu_id(std::string_view name) {
   return fmt::format("{}{}{}{}", family, version, middle, later ? "-or-later" : "-only");
 }
 
+/// The table's identifier that differs from `id` by case only.
+const LicenseTerms* same_but_for_case(std::string_view id) {
+  const std::string small = lower(id);
+  for (const LicenseTerms& t : kTable)
+    if (lower(t.id) == small) return &t;
+  return nullptr;
+}
+
 std::string license_ref(std::string_view name) {
   std::string id = "LicenseRef-";
   for (const char c : name.substr(0, 200)) id += std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' ? c : '-';
-  return id;
+  const LicenseTerms* known = same_but_for_case(id);
+  return known ? std::string(known->id) : id;
 }
 
 bool is_reference(std::string_view name) {
@@ -195,11 +244,9 @@ bool is_reference(std::string_view name) {
 
 /// One licence's name as SPDX spells it.
 std::string canonical_id(std::string_view name) {
-  const std::string small = lower(name);
-  for (const LicenseTerms& t : kTable)
-    if (lower(t.id) == small) return std::string(t.id);
+  if (const LicenseTerms* known = same_but_for_case(name)) return std::string(known->id);
   for (const auto& [alias, id] : kAliases)
-    if (lower(alias) == small) return std::string(id);
+    if (lower(alias) == lower(name)) return std::string(id);
   if (const std::string gnu = gnu_id(name); !gnu.empty()) return find_license(gnu) ? gnu : license_ref(name);
   return is_reference(name) ? std::string(name) : license_ref(name);
 }
@@ -242,7 +289,9 @@ class Parser {
     for (const LicenseExpression& m : e.members) deepest = std::max(deepest, depth_of(m));
     return deepest + 1;
   }
-  bool is(std::string_view word, size_t ahead = 0) const { return at_ + ahead < tokens_.size() && lower(tokens_[at_ + ahead]) == word; }
+  bool is(std::string_view word, size_t ahead = 0) const {
+    return at_ + ahead < tokens_.size() && lower(tokens_[at_ + ahead]) == word;
+  }
 
   bool list(LicenseExpression& out, int depth) {
     if (depth > kMostNested || !any(out, depth)) return false;
@@ -329,7 +378,8 @@ int duty_index(std::string_view name) {
 std::span<const LicenseTerms> license_table() { return kTable; }
 
 const LicenseTerms* find_license(std::string_view id) {
-  const auto found = std::lower_bound(std::begin(kTable), std::end(kTable), id, [](const LicenseTerms& t, std::string_view i) { return t.id < i; });
+  const auto found = std::lower_bound(std::begin(kTable), std::end(kTable), id,
+                                      [](const LicenseTerms& t, std::string_view i) { return t.id < i; });
   return found != std::end(kTable) && found->id == id ? found : nullptr;
 }
 

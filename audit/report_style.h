@@ -48,7 +48,7 @@ thead th{color:var(--soft);font-weight:600;font-size:.82rem;border-bottom:2px so
 tbody th{font-weight:500}
 th:last-child,td:last-child{padding-right:0}
 .stacks th,.stacks td{overflow-wrap:anywhere;min-width:6.8rem}code[title]{white-space:nowrap}
-.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}thead .n{white-space:normal}
 code{font:.86em ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;background:var(--panel);border-radius:4px;padding:.08em .3em;overflow-wrap:anywhere;-webkit-box-decoration-break:clone;box-decoration-break:clone}
 .badge{display:inline-block;white-space:nowrap;border-radius:2rem;padding:.08rem .65rem;font-size:.84rem;font-weight:600}
 .s0,.s2{background:var(--s0b);color:var(--s0)}.s1{background:var(--s1b);color:var(--s1)}.s3{background:var(--s3b);color:var(--s3)}
