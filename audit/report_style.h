@@ -75,7 +75,7 @@ nav ol{display:block;position:sticky;top:1.2rem}nav a{display:block;text-decorat
 .stacks,.stacks caption,.stacks tbody,.stacks tr,.stacks th,.stacks td{display:block}
 .stacks thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .stacks tr{border-bottom:1px solid var(--rule);padding:.6rem 0}.stacks th,.stacks td{border:0;padding:.12rem 0;min-width:0}
-.stacks tbody th{font-weight:600}
+.stacks tbody th{font-weight:600}.scroll caption{max-width:calc(100vw - 4rem)}.scroll tbody th{min-width:5.6rem}
 .stacks td[data-label]::before{content:attr(data-label) ": ";color:var(--soft);font-size:.82rem}}
 @media print{:root{--back:#fff}body{font-size:10.5pt}nav,.skip{display:none}header,footer,.columns{max-width:none;padding:0}
 section{border:0;padding:0;border-radius:0}.scroll{overflow:visible}tr,figure,.note{break-inside:avoid}h2,h3,caption{break-after:avoid}

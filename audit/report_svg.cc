@@ -75,9 +75,12 @@ std::string lines_svg(const SvgLabel& label, const std::vector<ReportSeries>& se
     const double y = kTop + plot_height * (4 - tick) / 4.0;
     svg += fmt::format("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{:.4g}</text>\n",
                        kLeft, y, kWidth - kRight, kLeft - 6, y + 4, top * tick / 4);
-    const double x = kLeft + plot_width * tick / 4.0;
-    svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x, kHeight - 16,
-                       int64_t(steps - 1) * tick / 4);
+  }
+  const auto ticks = std::min<int64_t>(4, int64_t(steps) - 1);  // of three steps there are no quarters
+  for (int64_t tick = 0; tick <= ticks; ++tick) {
+    const int64_t step = int64_t(steps - 1) * tick / ticks;
+    const double x = kLeft + double(plot_width) * double(step) / double(steps - 1);
+    svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x, kHeight - 16, step);
   }
   svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">step</text>\n", kLeft + plot_width / 2, kHeight - 3);
   for (size_t s = 0; s < series.size(); ++s) {
