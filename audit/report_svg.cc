@@ -5,27 +5,12 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/printable.h"
+#include "audit/report_page.h"
 
 namespace overproof {
 namespace {
 
-constexpr int kBoxWidth = 138, kBoxHeight = 46, kGapX = 54, kGapY = 22, kMargin = 8;
 constexpr size_t kMostPoints = 400;
-
-std::string opening(int width, int height, const std::string& title) {
-  return fmt::format("<svg viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" aria-label=\"{}\"><title>{}</title>\n", width, height, width,
-                     escape_html(title), escape_html(title));
-}
-
-/// Columns by the longest way from a source. Nodes stand in topological order, so parents are placed first.
-std::vector<int> depths(const RunFolder& run) {
-  std::vector<int> depth(run.nodes.size(), 0);
-  for (size_t i = 0; i < run.nodes.size(); ++i)
-    for (const auto& [slot, parent] : run.nodes[i].parents)
-      if (parent >= 0 && parent < int(i)) depth[i] = std::max(depth[i], depth[size_t(parent)] + 1);
-  return depth;
-}
 
 /// Equal parts replaced by their means, so that a curve of a million steps is a curve of a page.
 std::vector<double> thinned(const std::vector<double>& values) {
@@ -52,7 +37,7 @@ double round_up(double x) {
 
 std::string escape_html(std::string_view text) {
   std::string out;
-  for (const char c : printable(text)) {
+  for (const char c : shown(text)) {
     switch (c) {
       case '&': out += "&amp;"; break;
       case '<': out += "&lt;"; break;
@@ -65,47 +50,18 @@ std::string escape_html(std::string_view text) {
   return out;
 }
 
-std::string pipeline_svg(const RunFolder& run) {
-  const std::vector<int> depth = depths(run);
-  std::vector<int> column_size, row(run.nodes.size());
-  for (size_t i = 0; i < run.nodes.size(); ++i) {
-    column_size.resize(std::max(column_size.size(), size_t(depth[i]) + 1));
-    row[i] = column_size[size_t(depth[i])]++;
-  }
-  const int rows = *std::max_element(column_size.begin(), column_size.end());
-  const int width = 2 * kMargin + int(column_size.size()) * (kBoxWidth + kGapX) - kGapX;
-  const int height = 2 * kMargin + rows * (kBoxHeight + kGapY) - kGapY;
-  const auto x = [&](size_t i) { return kMargin + depth[i] * (kBoxWidth + kGapX); };
-  const auto y = [&](size_t i) {
-    const int spare = (rows - column_size[size_t(depth[i])]) * (kBoxHeight + kGapY);
-    return kMargin + spare / 2 + row[i] * (kBoxHeight + kGapY);
-  };
-
-  std::string svg = opening(width, height, "What was made from what");
-  for (size_t i = 0; i < run.nodes.size(); ++i)
-    for (const auto& [slot, parent] : run.nodes[i].parents) {
-      if (parent < 0) continue;
-      const size_t p = size_t(parent);
-      const int x0 = x(p) + kBoxWidth, y0 = y(p) + kBoxHeight / 2, x1 = x(i), y1 = y(i) + kBoxHeight / 2, bend = kGapX * 2 / 3;
-      svg += fmt::format("<path class=\"edge\" d=\"M{} {}C{} {} {} {} {} {}\"><title>{} is the {} of {}</title></path>\n", x0, y0, x0 + bend,
-                         y0, x1 - bend, y1, x1, y1, escape_html(run.nodes[p].name), escape_html(slot), escape_html(run.nodes[i].name));
-    }
-  for (size_t i = 0; i < run.nodes.size(); ++i) {
-    const ArtifactNode& node = run.nodes[i];
-    const std::string kind = node.lineage() ? node.lineage()->kind : "unreadable";
-    svg += fmt::format("<g class=\"{}\"><rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" rx=\"6\"/>", node.check.faults.empty() ? "box" : "box bad",
-                       x(i), y(i), kBoxWidth, kBoxHeight);
-    svg += fmt::format("<text x=\"{}\" y=\"{}\" class=\"name\">{}</text>", x(i) + kBoxWidth / 2, y(i) + 20, escape_html(node.name));
-    svg += fmt::format("<text x=\"{}\" y=\"{}\" class=\"kind\">{}</text></g>\n", x(i) + kBoxWidth / 2, y(i) + 36, escape_html(kind));
-  }
-  return svg + "</svg>\n";
+std::string svg_opening(const SvgLabel& label, int width, int height) {
+  const std::string id = escape_html(label.id);
+  return fmt::format("<svg id=\"{0}\" viewBox=\"0 0 {1} {2}\" width=\"{1}\" height=\"{2}\" role=\"img\" aria-labelledby=\"{0}-title {0}-desc\">"
+                     "<title id=\"{0}-title\">{3}</title><desc id=\"{0}-desc\">{4}</desc>\n", id, width, height, escape_html(label.title),
+                     escape_html(label.description));
 }
 
-std::string lines_svg(const std::string& title, const std::vector<Series>& series) {
+std::string lines_svg(const SvgLabel& label, const std::vector<ReportSeries>& series) {
   constexpr int kWidth = 640, kHeight = 250, kLeft = 56, kRight = 90, kTop = 14, kBottom = 34;
   double most = 0;
   size_t steps = 0;
-  for (const Series& s : series) {
+  for (const ReportSeries& s : series) {
     steps = std::max(steps, s.values.size());
     for (const double v : s.values)
       if (std::isfinite(v)) most = std::max(most, v);
@@ -114,14 +70,17 @@ std::string lines_svg(const std::string& title, const std::vector<Series>& serie
   const double top = round_up(most);
   const int plot_width = kWidth - kLeft - kRight, plot_height = kHeight - kTop - kBottom;
 
-  std::string svg = opening(kWidth, kHeight, title);
+  std::string svg = svg_opening(label, kWidth, kHeight);
   for (int tick = 0; tick <= 4; ++tick) {
     const double y = kTop + plot_height * (4 - tick) / 4.0;
     svg += fmt::format("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{:.4g}</text>\n",
                        kLeft, y, kWidth - kRight, kLeft - 6, y + 4, top * tick / 4);
-    const double x = kLeft + plot_width * tick / 4.0;
-    svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x, kHeight - 16,
-                       int64_t(steps - 1) * tick / 4);
+  }
+  const auto ticks = std::min<int64_t>(4, int64_t(steps) - 1);  // of three steps there are no quarters
+  for (int64_t tick = 0; tick <= ticks; ++tick) {
+    const int64_t step = int64_t(steps - 1) * tick / ticks;
+    const double x = kLeft + double(plot_width) * double(step) / double(steps - 1);
+    svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x, kHeight - 16, step);
   }
   svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">step</text>\n", kLeft + plot_width / 2, kHeight - 3);
   for (size_t s = 0; s < series.size(); ++s) {
@@ -138,22 +97,22 @@ std::string lines_svg(const std::string& title, const std::vector<Series>& serie
       path += fmt::format("{}{:.1f} {:.1f}", pen_down ? 'L' : 'M', x, y);
       pen_down = true;
     }
-    svg += fmt::format("<path class=\"line s{}\" d=\"{}\"/>\n", s % 4, path);
+    svg += fmt::format("<path class=\"line l{}\" d=\"{}\"/>\n", s % 4, path);
     // The legend stands beside the plot: line ends of two losses often meet.
     const int y = kTop + 10 + int(s) * 18;
-    svg += fmt::format("<path class=\"line s{}\" d=\"M{} {}h16\"/><text class=\"tick\" x=\"{}\" y=\"{}\">{}</text>\n", s % 4,
+    svg += fmt::format("<path class=\"line l{}\" d=\"M{} {}h16\"/><text class=\"tick\" x=\"{}\" y=\"{}\">{}</text>\n", s % 4,
                        kWidth - kRight + 8, y, kWidth - kRight + 29, y + 4, escape_html(series[s].name));
   }
   return svg + "</svg>\n";
 }
 
-std::string loads_svg(const std::string& title, const std::vector<std::vector<double>>& loads) {
+std::string loads_svg(const SvgLabel& label, const std::vector<std::vector<double>>& loads) {
   size_t experts = 0;
   for (const auto& layer : loads) experts = std::max(experts, layer.size());
-  if (experts == 0) return {};
+  if (experts == 0 || experts * loads.size() > 65536) return {};
   constexpr int kLeft = 56, kTop = 18, kCellHeight = 11;
   const int cell = std::clamp(560 / int(experts), 3, 36);
-  std::string svg = opening(kLeft + cell * int(experts) + 8, kTop + kCellHeight * int(loads.size()) + 8, title);
+  std::string svg = svg_opening(label, kLeft + cell * int(experts) + 8, kTop + kCellHeight * int(loads.size()) + 8);
   svg += fmt::format("<text class=\"tick\" x=\"{}\" y=\"11\">expert 0 to {}</text>\n", kLeft, experts - 1);
   for (size_t l = 0; l < loads.size(); ++l) {
     double sum = 0;

@@ -2,27 +2,32 @@
 // Drawings of a report as SVG that stands inside HTML. Colours are CSS classes of the page, so they follow its theme.
 
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "provenance/run_folder.h"
+#include "audit/report_model.h"
 
 namespace overproof {
 
-/// Text for HTML and SVG, in elements and in quoted attributes. What is not UTF-8 becomes U+FFFD.
+/// Text for HTML and SVG, in elements and in quoted attributes: shown() of report_page.h, and escaped.
 std::string escape_html(std::string_view text);
 
-/// Artifacts as boxes, from what came from outside on the left to what was made last on the right.
-std::string pipeline_svg(const RunFolder& run);
-
-struct Series {
-  std::string name;
-  std::vector<double> values;
+/// What a drawing is called and what it shows, for those who do not see it; `id` is unique in the page.
+struct SvgLabel {
+  std::string id, title, description;
 };
 
-/// Lines over the step, all on one scale from zero. Long series are averaged in equal parts. "" without values.
-std::string lines_svg(const std::string& title, const std::vector<Series>& series);
+/// Artifacts as boxes, from what came from outside at the top to what was made last at the bottom (Sugiyama's layers; edges over
+/// several layers have a place of their own in each). "" for more than 120 artifacts, which nobody could read.
+std::string lineage_svg(const SvgLabel& label, const std::vector<ReportArtifact>& artifacts);
 
-/// One row a layer, one cell an expert; full colour is twice the mean of the row.
-std::string loads_svg(const std::string& title, const std::vector<std::vector<double>>& loads);
+/// Lines over the step, all on one scale from zero. Long series are averaged in equal parts. "" without values.
+std::string lines_svg(const SvgLabel& label, const std::vector<ReportSeries>& series);
+
+/// One row a layer, one cell an expert; full colour is twice the mean of the row. "" for more than 65536 cells.
+std::string loads_svg(const SvgLabel& label, const std::vector<std::vector<double>>& loads);
+
+/// The beginning of a drawing of that size, up to and with its title and description.
+std::string svg_opening(const SvgLabel& label, int width, int height);
 
 }  // namespace overproof

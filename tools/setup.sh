@@ -23,6 +23,8 @@ if [ "$level" != build ]; then
   read -ra corpus_needs <<<"$(sed -n 's/^NEEDS="\(.*\)"$/\1/p' tools/debian_corpus.sh)"
   packages+=("${corpus_needs[@]}")
 fi
+# Shows the audit report to its tests; the smaller of Debian's two Chromiums.
+if [ "$level" = test ] && ! command -v chromium >/dev/null; then packages+=(chromium-headless-shell); fi
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")

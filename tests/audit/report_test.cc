@@ -1,8 +1,13 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <set>
 #include <sstream>
 
 #include "audit/report.h"
+#include "audit/report_page.h"
 #include "audit/report_svg.h"
+#include "core/error.h"
+#include "data/router_counts.h"
 #include "tests/audit/synthetic_run.h"
 
 using namespace overproof;
@@ -16,12 +21,71 @@ bool is_balanced(const std::string& html) {
   for (size_t at = html.find('<'); at != std::string::npos; at = html.find('<', at + 1)) {
     const size_t end = html.find('>', at);
     const std::string tag = html.substr(at + 1, end - at - 1), name = tag.substr(0, tag.find_first_of(" \n/", 1));
-    if (tag[0] == '!' || tag.ends_with('/') || name == "meta") continue;
+    if (tag[0] == '!' || tag.ends_with('/') || name == "meta" || name == "link") continue;
     if (tag[0] != '/') open.push_back(name);
     else if (open.empty() || "/" + open.back() != tag) return false;
     else open.pop_back();
   }
   return open.empty();
+}
+
+Report gathered(const fs::path& folder, const ReportTrust& trust = {}) { return gather_report(verify_run(folder, {}), trust); }
+
+const ReportClaim& claim(const Report& report, std::string_view id) {
+  for (const ReportClaim& c : report.claims)
+    if (c.id == id) return c;
+  FAIL("no claim " << id);
+  throw std::logic_error("not reached");
+}
+
+Json replay_result(bool equal, int drawn = 2, int total = 10) {
+  Json segments = Json::array();
+  for (int i = 0; i < drawn; ++i)
+    segments.push_back({{"segment", i},
+                        {"first_step", 2 * i},
+                        {"end_step", 2 * i + 2},
+                        {"from_step", 0},
+                        {"equal", equal || i > 0},
+                        {"difference", equal || i > 0 ? "" : "weights <differ>"}});
+  return {{"artifact", "student"},
+          {"holds", equal},
+          {"mode", "bitwise"},
+          {"tolerance", 0},
+          {"seed", "5f2c"},
+          {"steps", 10},
+          {"steps_planned_equal", 10},
+          {"segments_total", total},
+          {"segments", segments},
+          {"odds", {{{"forged_fraction", 0.05}, {"caught_at_least", 0.0975}}}},
+          {"faults", Json::array()},
+          {"notes", Json::array()}};
+}
+
+void record(const SyntheticRun& run, const std::string& file, const std::string& kind, const std::vector<std::string>& artifacts,
+            const Json& result, const Key& key) {
+  AuditRecord r{kind, {}, result, "", false};
+  for (const std::string& a : artifacts) r.subjects.push_back({a, run.root(a)});
+  write_audit_record(run.path() / kAuditFolder / file, r, key);
+}
+
+/// The same run with router counts in the student, which takes sealing it and its children anew.
+void add_router_counts_to(const SyntheticRun& run) {
+  RouterCounts counts;
+  counts.sources = {"<img src=x>", "books"};
+  counts.layers = 2;
+  counts.experts = 2;
+  counts.tokens = {100, 300};
+  counts.counts = {80, 20, 50, 50, 20, 280, 150, 150};
+  fs::remove_all(run.path() / "student/routing");
+  {
+    OutputFolder out(run.path() / "student");
+    write_router_counts(out, counts);
+  }
+  run.seal("student", "distill", "distilled-from",
+           {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}});
+  run.seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
+  run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
+  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
 }
 
 }  // namespace
@@ -31,22 +95,213 @@ TEST_CASE("a report shows the whole run, stands alone and is the same bytes twic
   std::ostringstream out;
   CHECK(audit_report({}, run.path(), false, out) == 0);
   const std::string page = read_file(run.path() / "report.html");
-  for (const ArtifactNode& node : load_run(run.path(), VerifyFiles::no, nullptr).nodes) CHECK_THAT(page, Contains(">" + node.name + "</text>"));
-  CHECK_THAT(page, Contains("Everything holds") && Contains("20.250") && Contains("71.0 %") && Contains("GPL-2+") && Contains("Apache-2.0"));
+  for (const ArtifactNode& node : load_run(run.path(), VerifyFiles::no, nullptr).nodes)
+    CHECK_THAT(page, Contains(">" + node.name + "</text>"));
+  CHECK_THAT(page, Contains("Everything holds") && Contains("20.250") && Contains("71.0\u00a0%") && Contains("GPL-2+") &&
+                       Contains("Apache-2.0"));
   CHECK_THAT(page, Contains("student: loss, KL and cross-entropy") && Contains("layer 2, expert 1: 2.00 of the mean"));
-  CHECK_THAT(page, Contains("prefers-color-scheme:dark"));
-  for (const char* reach : {"<script", "http:", "https:", "url(", "@import"}) CHECK(page.find(reach) == std::string::npos);
+  CHECK_THAT(page, Contains("prefers-color-scheme:dark") && Contains("default-src 'none'"));
+  for (const char* reach : {"<script", "http:", "https:", "url(", "@import", "style=\""})
+    CHECK(page.find(reach) == std::string::npos);
   CHECK(is_balanced(page));
-  CHECK(report_html(verify_run(run.path(), {}), false) == page);
+  const Report report = gathered(run.path());
+  CHECK(report_html(report) == page);
+  CHECK(report_markdown(report) == report_markdown(gathered(run.path())));
+  CHECK(report_json(report) == report_json(gathered(run.path())));
+  for (const char* format : {"json", "markdown"}) {
+    ReportConfig config;
+    config.format = format;
+    CHECK(audit_report(config, run.path(), false, out) == 0);
+  }
+  CHECK(read_file(run.path() / "report.json") == report_json(report));
+  CHECK(read_file(run.path() / "report.md") == report_markdown(report));
+}
+
+TEST_CASE("the model of a report gathers teacher, texts, models and measurements") {
+  const SyntheticRun run;
+  const Report r = gathered(run.path());
+  REQUIRE(r.origins.size() == 1);
+  CHECK(r.origins[0].name == "Tiny <teacher> & co");
+  CHECK(r.origins[0].teaches);
+  CHECK(r.origins[0].license.spdx == "Apache-2.0");
+  CHECK(r.origins[0].license.duties == std::vector<std::string>{"notice"});
+  REQUIRE(r.corpora.size() == 1);
+  CHECK(r.corpora[0].total.documents == 3);
+  CHECK(r.corpora[0].licenses[0].tally.name == "GPL-2+");  // most text first
+  CHECK(r.corpora[0].licenses[0].spdx == "GPL-2.0-or-later");
+  CHECK_FALSE(r.corpora[0].licenses[1].known);
+  std::set<std::string> ends;
+  for (const ReportArtifact& a : r.artifacts)
+    if (a.is_end) ends.insert(a.name);
+  CHECK(ends == std::set<std::string>{"int8", "static-init"});  // being measured makes nothing of a model
+  REQUIRE(r.quality.size() == 1);
+  CHECK(r.quality[0].rows[1].top1_agreement == 0.71);
+  CHECK(claim(r, "files-unchanged").standing == Standing::proved);
+  CHECK(claim(r, "signer").standing == Standing::recorded);
+  CHECK(claim(r, "training-student").standing == Standing::unchecked);
+  CHECK(claim(r, "document-origin").standing == Standing::recorded);
+  CHECK(claim(r, "kinship").standing == Standing::unchecked);
+
+  write_text(run.path() / "key.pub", run.key.public_key().pem());
+  const Report sure = gather_report(verify_run(run.path(), {(run.path() / "key.pub").string()}), {true, {}});
+  CHECK(claim(sure, "signer").standing == Standing::proved);
+}
+
+TEST_CASE("what an auditor found counts as far as the auditor is trusted") {
+  const SyntheticRun run;
+  const Key auditor = Key::generate();
+  record(run, "replay-student.json", "replay", {"student"}, replay_result(true), auditor);
+  const auto standing = [&](const ReportTrust& trust, const char* id = "training-student") {
+    return claim(gathered(run.path(), trust), id).standing;
+  };
+  const ReportTrust trust{false, auditor.public_key()}, other{false, Key::generate().public_key()};
+
+  CHECK(standing(trust) == Standing::sampled);
+  CHECK_THAT(claim(gathered(run.path(), trust), "training-student").how, Contains("9.8\u00a0%"));
+  CHECK(standing({}) == Standing::recorded);  // a maker can write records with fresh keys
+  CHECK(standing(other) == Standing::unchecked);
+  CHECK(gathered(run.path(), other).audits.list[0].standing == AuditStanding::forged);
+
+  record(run, "replay-student.json", "replay", {"student"}, replay_result(true, 10), auditor);
+  CHECK(standing(trust) == Standing::audited);
+
+  // One replay that found something outweighs one that did not draw it, but only if its signer is trusted.
+  record(run, "replay-other.json", "replay", {"student"}, replay_result(false), auditor);
+  CHECK(standing(trust) == Standing::failed);
+  CHECK(standing({}) == Standing::unchecked);
+  record(run, "replay-other.json", "replay", {"student"}, replay_result(false), Key::generate());
+  CHECK(standing(trust) == Standing::audited);
+
+  record(run, "replay-maker.json", "replay", {"student"}, replay_result(true), run.key);
+  CHECK(gathered(run.path()).audits.list[0].by_maker);
+}
+
+TEST_CASE("a record about other files, one that was changed, and one that is no record do not count") {
+  const SyntheticRun run;
+  const Key auditor = Key::generate();
+  const ReportTrust trust{false, auditor.public_key()};
+  record(run, "replay-student.json", "replay", {"student"}, replay_result(true), auditor);
+  const fs::path file = run.path() / kAuditFolder / "replay-student.json";
+
+  std::string text = read_file(file);
+  const size_t payload = text.find("\"payload\":\"") + 11;
+  text[payload + 200] = text[payload + 200] == 'A' ? 'B' : 'A';
+  write_file_atomically(file, text);
+  Report r = gathered(run.path(), trust);
+  CHECK_FALSE(r.audits.list.at(0).counts());
+  CHECK(claim(r, "training-student").standing == Standing::unchecked);
+
+  write_text(run.path() / kAuditFolder / "a.json", "[1, 2");
+  write_text(run.path() / kAuditFolder / "b.txt", "not looked at");
+  r = gathered(run.path(), trust);
+  CHECK(r.audits.list.at(0).standing == AuditStanding::unreadable);
+  CHECK(r.audits.list.at(0).why.find(run.path().string()) == std::string::npos);
+  CHECK(r.audits.list.size() == 2);
+
+  record(run, "replay-student.json", "replay", {"student"}, replay_result(true), auditor);
+  CHECK(claim(gathered(run.path(), trust), "training-student").standing == Standing::sampled);
+  write_text(run.path() / "student/model.safetensors", std::string(2000, 'S'));
+  run.seal("student", "distill", "distilled-from",
+           {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}});
+  r = gathered(run.path(), trust);
+  CHECK(r.audits.list.at(1).standing == AuditStanding::elsewhere);
+  CHECK(claim(r, "training-student").standing == Standing::unchecked);
+}
+
+TEST_CASE("what was made again, compared and otherwise audited stands in the report") {
+  const SyntheticRun run;
+  const Key auditor = Key::generate();
+  const auto item = [&](const char* name, const char* status) {
+    return Json{{"artifact", name},
+                {"stage", "s"},
+                {"root", "sha256:" + run.root(name).hex()},
+                {"status", status},
+                {"details", {"model.safetensors: <other>"}}};
+  };
+  Json stale = item("student-init", "equal");
+  stale["root"] = "sha256:" + std::string(64, '0');
+  record(run, "recompute-run.json", "recompute", {"int8", "statistics", "student-init"},
+         {{"holds", false},
+          {"artifacts", {item("int8", "equal"), item("statistics", "differs"), stale, 7}},
+          {"notes", {"another <build>"}}},
+         auditor);
+  record(run, "compare-x.json", "compare", {"student", "int8"},
+         {{"a", {{"name", "student"}}},
+          {"b", {{"name", "x|y"}}},
+          {"tests",
+           {{{"name", "committed-order"},
+             {"ran", true},
+             {"null_hypothesis", "independent"},
+             {"statistic", "rho"},
+             {"value", -0.2},
+             {"p_value", 0.0},
+             {"log10_p", -331.5},
+             {"p_kind", "exact"},
+             {"cannot_show", "who taught"},
+             {"computed_on", "9 windows"},
+             {"details", {{"monte_carlo_p", 0.001}}}},
+            {{"name", "radioactivity"}, {"ran", false}, {"not_run", "no key"}},
+            3}}},
+         auditor);
+  record(run, "checkpoint-corpus.json", "checkpoint", {"corpus"}, {{"note_key", "k+1"}, {"trees", {{"log", {{"size", 3}}}}}},
+         auditor);
+  const Report r = gathered(run.path(), {false, auditor.public_key()});
+  CHECK(claim(r, "derived-equal").claim == "‘int8’ came out of what it says it was made from, byte for byte.");
+  CHECK(claim(r, "derived-differs").standing == Standing::failed);
+  CHECK_THAT(claim(r, "derived-open").claim, Contains("student-init"));  // the record is about other files
+  CHECK(claim(r, "kinship").standing == Standing::estimated);
+  REQUIRE(r.audits.compares.size() == 1);
+  CHECK(r.audits.compares[0].tests[0].p_value == "3.2e-332");
+  CHECK(r.audits.compares[0].tests[1].not_run == "no key");
+  CHECK(r.audits.others.at(0).values.at(1) == std::pair<std::string, std::string>("trees.log.size", "3"));
+  const std::string page = report_html(r), text = report_markdown(r);
+  CHECK_THAT(page, Contains("3.2e-332") && Contains("who taught") && Contains("&lt;other&gt;") &&
+                       Contains("not the artifact that is here now"));
+  CHECK_THAT(text, Contains("**3.2e-332**") && Contains("x\\|y") && Contains("&lt;build&gt;"));
+  CHECK(is_balanced(page));
+}
+
+TEST_CASE("experts by source come from the router counts, as audit impact reads them") {
+  const SyntheticRun run;
+  add_router_counts_to(run);
+  const Report r = gathered(run.path());
+  const auto found =
+      std::find_if(r.experts.begin(), r.experts.end(), [](const ReportExperts& x) { return x.artifact == "student"; });
+  REQUIRE(found != r.experts.end());
+  const ReportExperts& e = *found;
+  CHECK(e.tokens == 400);
+  CHECK(e.sources[0].name == "books");
+  const ReportExpert& first = e.layer[0][0];
+  CHECK(first.tokens == 100);
+  CHECK(first.sources[0].source == "<img src=x>");
+  CHECK(first.sources[0].mass == 0.8);
+  CHECK(first.sources[0].lift == Approx(3.2));  // 0.8 over 100 of 400
+  const std::string page = report_html(r);
+  CHECK_THAT(page, Contains("&lt;img src=x&gt;") && Contains("layer 0, expert 0") && Contains("3.20"));
+  CHECK(page.find("<img") == std::string::npos);
+  CHECK(report_markdown(r).find("<img") == std::string::npos);
 }
 
 TEST_CASE("what comes from files is escaped") {
   const SyntheticRun run;
-  const std::string page = report_html(verify_run(run.path(), {}), false);
+  const Report report = gathered(run.path());
+  const std::string page = report_html(report);
   CHECK_THAT(page, Contains("Tiny &lt;teacher&gt; &amp; co") && Contains("&lt;b&gt;MIT&lt;/b&gt;"));
   CHECK(page.find("<b>MIT") == std::string::npos);
+  CHECK(report_markdown(report).find("<b>MIT") == std::string::npos);
   CHECK(escape_html("a\"'<>&") == "a&quot;&#39;&lt;&gt;&amp;");
   CHECK(escape_html("\xff\x01") == "\xef\xbf\xbd\xef\xbf\xbd");
+  CHECK(escape_html("a\u202eb\u2066c\u200fd\u2013") == "a\ufffdb\ufffdc\ufffdd\u2013");  // what turns the direction of text
+  CHECK(escape_markdown("a|b\n# c [x](y) `d` <i> *e* _f_ ![g]") ==
+        "a\\|b \\# c \\[x\\](y) \\`d\\` &lt;i&gt; \\*e\\* \\_f\\_ \\!\\[g\\]");
+  CHECK(escape_markdown("http://x www.y me@z") == "http\\://x www\\.y me&#64;z");
+  CHECK(shown(std::string(5000, 'x')).size() == 2003);
+  CHECK(shown(std::string(1999, 'x') + "\u00e9") == std::string(1999, 'x') + "…");  // never half a character
+  CHECK(grouped(1234567) == "1,234,567");
+  CHECK(grouped(-123) == "-123");
+  CHECK(p_value_text(std::log10(0.21)) == "0.21");
+  CHECK(p_value_text(-21.51) == "3.1e-22");
+  CHECK(p_value_text(-20.00001) == "1.0e-20");
 }
 
 TEST_CASE("a report of a run that does not hold says so first, and exits with 4") {
@@ -57,27 +312,113 @@ TEST_CASE("a report of a run that does not hold says so first, and exits with 4"
   std::ostringstream out;
   CHECK(audit_report({}, run.path(), false, out) == 4);
   const std::string page = read_file(run.path() / "report.html");
-  CHECK_THAT(page, Contains("This run does not hold") && Contains("class=\"box bad\"") && Contains("not listed in the statement"));
+  CHECK_THAT(page,
+             Contains("This run does not hold") && Contains("class=\"box bad\"") && Contains("not listed in the statement"));
   CHECK(page.find("<img") == std::string::npos);
   CHECK(is_balanced(page));
+  const Report r = gathered(run.path());
+  CHECK(claim(r, "files-unchanged").standing == Standing::failed);
+  CHECK(claim(r, "order").standing == Standing::proved);  // what was changed has no part in it
+  CHECK(r.left_out == std::vector<std::string>{"student", "int8", "evaluation"});
+  CHECK(r.quality.empty());  // nothing is shown that is not what was signed
+  for (const ReportTraining& t : r.training) CHECK(t.artifact != "student");
 }
 
-TEST_CASE("a report about one artifact stands beside it, not in it") {
+TEST_CASE("a claim says no more than what was checked of what it is about") {
+  const SyntheticRun run;
+  write_text(run.path() / "corpus/texts/one.txt", "another text");
+  Report r = gathered(run.path());
+  CHECK(claim(r, "order").standing == Standing::unchecked);
+  CHECK_THAT(claim(r, "order").how, Contains("‘corpus’ is not what was signed"));
+  CHECK(claim(r, "inputs-here").standing == Standing::failed);
+  fs::remove_all(run.path() / "teacher");
+  r = gathered(run.path());
+  CHECK_THAT(claim(r, "inputs-here").how, Contains("Inputs are missing of"));
+  CHECK(claim(r, "order").standing == Standing::unchecked);
+}
+
+TEST_CASE("a committed corpus can prove presence and absence, unless the verification could not look") {
+  const SyntheticRun run;
+  Report r = gathered(run.path());
+  for (const bool committed : {false, true}) {
+    r.claims.clear();
+    r.corpora.at(0).committed = committed;
+    judge_claims(r);
+    CHECK(claim(r, "documents-corpus").standing == (committed ? Standing::proved : Standing::recorded));
+  }
+  r.claims.clear();
+  r.findings.push_back({Severity::note, "corpus", "", "its commitment is salted and was not checked", ""});
+  judge_claims(r);
+  CHECK(claim(r, "documents-corpus").standing == Standing::unchecked);
+}
+
+TEST_CASE("signed files of any shape make a page") {
+  const SyntheticRun run;
+  write_text(run.path() / "evaluation/evaluation.json",
+             R"({"tokens":"x","models":[{"name":7,"perplexity":"x"},3,{"name":"\u0000|`"}]})");
+  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  write_text(run.path() / "static-init/steps.jsonl", "{\"loss\": 1}\nnot json\n");
+  fs::create_directories(run.path() / "static-init/routing");
+  write_text(run.path() / "static-init/routing/router_counts.safetensors", "no tensors");
+  run.seal("static-init", "prune", "pruned-from", {{"teacher", "teacher"}, {"statistics", "statistics"}}, {{"license", {1, 2}}},
+           {{"expert_load", {{1, "x"}, 3, {-1e308, 1e308}}},
+            {"policy", {{"items", {{{"state", "acknowledged"}, {"name", "GPL-3.0-only"}}, 1}}}},
+            {"ffn_activation", "x"}});
+  const Report r = gathered(run.path());
+  CHECK(r.holds);
+  CHECK(r.acknowledged == std::vector<std::string>{"static-init: GPL-3.0-only"});
+  const std::string page = report_html(r);
+  CHECK(is_balanced(page));
+  CHECK(page.find(">nan") == std::string::npos);
+  CHECK_THAT(page, Contains("is not what router counts look like"));
+  CHECK(Json::parse(report_json(r))["holds"] == true);
+  CHECK_FALSE(report_markdown(r).empty());
+}
+
+TEST_CASE("a report about one artifact stands beside it, never in it") {
   const SyntheticRun run;
   std::ostringstream out;
   CHECK(audit_report({}, run.path() / "int8", false, out) == 0);
   CHECK(fs::exists(run.path() / "int8-report.html"));
   CHECK(audit_verify({}, run.path() / "int8", false, out) == 0);
+  ReportConfig config;
+  config.out = (run.path() / "int8/report.html").string();
+  CHECK_THROWS_AS(audit_report(config, run.path(), false, out), UsageError);
+  config.out = "-";
+  config.format = "json";
+  std::ostringstream text;
+  CHECK(audit_report(config, run.path() / "int8", false, text) == 0);
+  const Json json = Json::parse(text.str());
+  CHECK(json["single"] == true);
+  CHECK(json["artifacts"].back()["name"] == "int8");
 }
 
 TEST_CASE("long and broken series still draw") {
   std::vector<double> values(100000, 2.0);
   values[5] = NAN;
-  const std::string svg = lines_svg("t", {{"loss", values}});
+  const SvgLabel label{"id", "t", "d"};
+  const std::string svg = lines_svg(label, {{"loss", values}});
   CHECK(svg.size() < 20000);
   CHECK(svg.find("nan") == std::string::npos);
-  CHECK(lines_svg("t", {{"loss", {}}}).empty());
-  CHECK(lines_svg("t", {{"loss", {NAN, NAN, NAN}}}).empty());
-  CHECK(loads_svg("t", {}).empty());
-  CHECK(loads_svg("t", {{0, 0}}).find("nan") == std::string::npos);
+  CHECK_THAT(svg, Contains("<title id=\"id-title\">t</title><desc id=\"id-desc\">d</desc>"));
+  CHECK(lines_svg(label, {{"loss", {}}}).empty());
+  CHECK(lines_svg(label, {{"loss", {NAN, NAN, NAN}}}).empty());
+  CHECK(loads_svg(label, {}).empty());
+  CHECK(loads_svg(label, {{0, 0}}).find("nan") == std::string::npos);
+}
+
+TEST_CASE("a lineage too large to read, and one that turns back on itself, do no harm") {
+  std::vector<ReportArtifact> many(200);
+  CHECK(lineage_svg({"id", "t", "d"}, many).empty());
+  CHECK(lineage_svg({"id", "t", "d"}, {}).empty());
+  std::vector<ReportArtifact> ring(3);
+  for (int i = 0; i < 3; ++i) {
+    ring[size_t(i)].name = std::string(50, 'a') + "<" + std::to_string(i);
+    ring[size_t(i)].made_from = {{"model", "x"}};
+    ring[size_t(i)].parents = {(i + 1) % 3};
+  }
+  const std::string svg = lineage_svg({"id", "t", "d"}, ring);
+  CHECK(is_balanced(svg));
+  CHECK_THAT(svg, Contains(std::string(20, 'a') + "…</text>"));
+  CHECK(svg.find("nan") == std::string::npos);
 }
