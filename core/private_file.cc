@@ -46,14 +46,18 @@ bool create_private_file(const fs::path& file, std::string_view content, std::st
   return first;
 }
 
-std::string read_private_file(const fs::path& file, int64_t max_bytes, std::string_view what) {
+void require_private(const fs::path& file, std::string_view what) {
   struct stat status {};
   if (::stat(file.c_str(), &status) != 0) throw IoError(file, fmt::format("cannot read {}", what), errno);
-  if (status.st_mode & (S_IRWXG | S_IRWXO))
+  if (S_ISREG(status.st_mode) && (status.st_mode & (S_IRWXG | S_IRWXO)))
     throw ProvenanceError(
         fmt::format("{}: others may read or change {} (mode {:04o}); run 'chmod 600 {}', and make a new one if anyone "
                     "may have copied it",
                     file.string(), what, unsigned(status.st_mode & 07777), file.string()));
+}
+
+std::string read_private_file(const fs::path& file, int64_t max_bytes, std::string_view what) {
+  require_private(file, what);
   return read_file(file, max_bytes);
 }
 

@@ -14,11 +14,13 @@
 #include "core/digest.h"
 #include "core/file.h"
 #include "core/json_fwd.h"
+#include "provenance/keys.h"
 
 namespace overproof {
 
 struct ReplayConfig {
-  std::string artifact = "student", seed, tolerance = "bitwise", public_key, key;
+  std::string artifact = "student", seed, tolerance = "bitwise", public_key;
+  KeyOptions key;  ///< with record
   int64_t segments = 3;
   bool record = false;
   template <class V>
@@ -33,7 +35,7 @@ struct ReplayConfig {
       "as 1e-4");
     v("public-key", public_key, any_value(), "PEM file of the signer you trust");
     v("record", record, any_value(), "sign what was found, in audits/ of the run");
-    v("key", key, any_value(), "with --record: the auditor's signing key (PEM); empty: $OVERPROOF_KEY or the user's own");
+    key.visit(v);
   }
 };
 

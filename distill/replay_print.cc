@@ -48,7 +48,7 @@ void print(const Replay& r, std::ostream& out) {
 
 int audit_replay(const ReplayConfig& config, const fs::path& folder, bool json, std::ostream& out) {
   std::optional<Key> auditor;  // before the work: a key that cannot be read should not waste it
-  if (config.record) auditor = load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key));
+  if (config.record) auditor = open_key(config.key);
   const Replay result = replay(config, folder);
   if (json) out << result.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   else print(result, out);

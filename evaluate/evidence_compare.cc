@@ -324,7 +324,7 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
     const bool is_run = fs::is_directory(place) && !fs::exists(place / "claims.jsonl") && !is_model(place);
     const fs::path file = (is_run ? place : place.parent_path()) / kAuditFolder / fmt::format("compare-{}.json", subject_b.name);
     write_audit_record(file, {"compare", {subject_a, subject_b}, result, "", false},
-                       load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key)));
+                       open_key(config.key));
     written = fmt::format("{}/{}", std::string(kAuditFolder), file.filename().string());
   }
   if (json) {

@@ -7,6 +7,7 @@
 
 #include "core/config.h"
 #include "core/file.h"
+#include "provenance/keys.h"
 
 namespace overproof {
 
@@ -20,7 +21,7 @@ struct CompareConfig {
   int64_t watermark_tokens = 65536;
   int64_t batch = 8, seed = 0;
   bool record = false;
-  std::string key;
+  KeyOptions key;  ///< with record
   template <class V>
   void visit(V&& v) {
     v("only", only, any_value(),
@@ -46,7 +47,7 @@ struct CompareConfig {
     v("batch", batch, in_range(1, 4096), "windows in one forward pass");
     v("seed", seed, in_range(0, 9007199254740991.0), "of random pairings and permutations");
     v("record", record, any_value(), "write the findings, signed, to audits/ of A's run");
-    v("key", key, any_value(), "the auditor's signing key (PEM); made at first use; empty: $OVERPROOF_KEY or the user's own");
+    key.visit(v);
   }
 };
 

@@ -288,7 +288,7 @@ Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
 
 int audit_recompute(const RecomputeConfig& config, const fs::path& folder, bool json, std::ostream& out) {
   std::optional<Key> auditor;  // before the work: a key that cannot be read should not waste it
-  if (config.record) auditor = load_or_create_key(config.key.empty() ? default_key_path() : fs::path(config.key));
+  if (config.record) auditor = open_key(config.key);
   const Recomputation result = recompute(config, folder);
   if (json) out << result.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   else print(result, out);

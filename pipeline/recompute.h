@@ -13,12 +13,14 @@
 #include "core/digest.h"
 #include "core/file.h"
 #include "core/json_fwd.h"
+#include "provenance/keys.h"
 
 namespace overproof {
 
 struct RecomputeConfig {
   std::string stages = "tiny-teacher,corpus,observe,student,prune,activations,quantize,export,evaluate";
-  std::string file, work, public_key, key;
+  std::string file, work, public_key;
+  KeyOptions key;  ///< with record
   bool record = false;
   template <class V>
   void visit(V&& v) {
@@ -30,7 +32,7 @@ struct RecomputeConfig {
     v("work", work, any_value(), "folder to work in, with room for the largest artifact; empty: the system's temporary folder");
     v("public-key", public_key, any_value(), "PEM file of the signer you trust");
     v("record", record, any_value(), "sign what was found, in audits/ of the run");
-    v("key", key, any_value(), "with --record: the auditor's signing key (PEM); empty: $OVERPROOF_KEY or the user's own");
+    key.visit(v);
   }
 };
 

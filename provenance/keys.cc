@@ -1,6 +1,5 @@
 #include "provenance/keys.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
@@ -10,7 +9,6 @@
 #include <openssl/store.h>
 #include <openssl/ui.h>
 #include <openssl/x509.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +16,7 @@
 #include <cstdlib>
 
 #include "core/error.h"
+#include "core/private_file.h"
 #include "provenance/key_internal.h"
 
 namespace overproof {
@@ -81,12 +80,6 @@ const EVP_MD* digest_for(Curve curve) {
   throw ProvenanceError(fmt::format("{}: OpenSSL says {}", action, reason));
 }
 
-void create_private_folders(const fs::path& folder) {
-  if (folder.empty() || fs::exists(folder)) return;
-  create_private_folders(folder.parent_path());
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) throw IoError(folder, "cannot create the folder", errno);
-}
-
 /// What the reader of a PEM file or a store asks for a passphrase.
 struct Asked {
   const PassphraseSource& source;
@@ -115,44 +108,11 @@ struct Asked {
   }
 };
 
-void check_private(const fs::path& file, std::string_view what) {
-  struct stat status {};
-  if (::stat(file.c_str(), &status) != 0) throw IoError(file, fmt::format("cannot read the {}", what), errno);
-  if (S_ISREG(status.st_mode) && (status.st_mode & (S_IRWXG | S_IRWXO)))
-    throw ProvenanceError(fmt::format("{}: others may read or change this {} (mode {:04o}); run 'chmod 600 {}', and "
-                                      "make a new one if anyone may have copied it",
-                                      file.string(), what, unsigned(status.st_mode & 07777), file.string()));
-}
-
 }  // namespace
 
 const char* curve_name(Curve curve) { return curve == Curve::p256 ? "P-256" : curve == Curve::p384 ? "P-384" : "P-521"; }
 
-bool create_key_file(const fs::path& file, std::string_view content) {
-  create_private_folders(file.parent_path());
-  // Written under a name of its own and then linked, so that no reader ever sees half a key.
-  const fs::path partial = fmt::format("{}.{}.partial", file.string(), ::getpid());
-  ::unlink(partial.c_str());
-  const int descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (descriptor < 0) throw IoError(file, "cannot create the signing key", errno);
-  size_t done = 0;
-  int failed = 0;
-  while (done < content.size() && !failed) {
-    const ssize_t n = ::write(descriptor, content.data() + done, content.size() - done);
-    if (n > 0) done += size_t(n);
-    else if (errno != EINTR) failed = errno;
-  }
-  if (!failed && ::fsync(descriptor) != 0) failed = errno;
-  ::close(descriptor);
-  bool first = false;
-  if (!failed) {
-    first = ::link(partial.c_str(), file.c_str()) == 0;
-    if (!first && errno != EEXIST) failed = errno;
-  }
-  ::unlink(partial.c_str());
-  if (failed) throw IoError(file, "cannot write the signing key", failed);
-  return first;
-}
+bool create_key_file(const fs::path& file, std::string_view content) { return create_private_file(file, content, "the signing key"); }
 
 PublicKey::PublicKey(KeyPointer key, const fs::path& origin) : key_(std::move(key)), curve_(curve_of(key_.get(), origin)) {
   Bio bio(BIO_new(BIO_s_mem()), BIO_free_all);
@@ -247,7 +207,7 @@ Key Key::generate(Curve curve) {
 }
 
 Key Key::read(const fs::path& file, const PassphraseSource& passphrase) {
-  check_private(file, "signing key");
+  require_private(file, "this signing key");
   std::string pem = read_file(file, kMaxPemBytes);
   Asked asked{passphrase, file.string()};
   EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, Asked::answer, &asked);
@@ -266,7 +226,7 @@ Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
     std::string path = uri.substr(5);
     if (path.starts_with("//localhost/")) path.erase(0, 11);
     else if (path.starts_with("///")) path.erase(0, 2);
-    check_private(path, "signing key");
+    require_private(path, "this signing key");
   }
   Asked asked{passphrase, uri};
   const std::unique_ptr<UI_METHOD, decltype(&UI_destroy_method)> ui(UI_UTIL_wrap_read_pem_callback(Asked::answer, 0), UI_destroy_method);
