@@ -119,11 +119,17 @@ class Judge {
 
   void order() {
     if (!has_kind("taught")) return;
-    const auto [standing, how] =
-        shown_of(of_kind({"taught", "corpus-of"}),
-                 "The key of the order is a digest over the corpus root and the seed. From it, the steps that saw a document are "
-                 "computed; no log is believed. "
-                 "That the seed was not tried out beforehand is shown only where it comes from public randomness.");
+    std::string words =
+        "The key of the order is a digest over the corpus root and the seed. From it, the steps that saw a document are "
+        "computed; no log "
+        "is believed. ";
+    if (r_.beacons.empty())
+      words += "That the seed was not tried out beforehand is not shown: no public randomness is bound into it.";
+    else
+      words += fmt::format(
+          "Public randomness is bound into it ({}); that it came after the corpus was fixed is for the reader to look up.",
+          joined(r_.beacons));
+    const auto [standing, how] = shown_of(of_kind({"taught", "corpus-of"}), words);
     add("order", "The order of training follows from the corpus and a seed; nobody could choose it document by document.",
         standing, how, "overproof audit trace RUN --document FILE");
   }

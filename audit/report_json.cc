@@ -183,6 +183,7 @@ std::string report_json(const Report& r) {
                        {"origins", origins},
                        {"corpora", corpora},
                        {"acknowledged", r.acknowledged},
+                       {"beacons", r.beacons},
                        {"experts", experts(r)},
                        {"quality", quality(r)},
                        {"training", training(r)},

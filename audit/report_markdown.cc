@@ -82,7 +82,8 @@ class Writer {
     if (!text.empty() && std::string_view("#>+-=:").find(text[0]) != std::string_view::npos) text.insert(0, "\\");
     size_t digits = 0;
     while (digits < text.size() && text[digits] >= '0' && text[digits] <= '9') ++digits;
-    if (digits > 0 && digits < text.size() && (text[digits] == '.' || text[digits] == ')')) text.insert(digits, "\\");
+    const bool marker = digits > 0 && digits < text.size() && (text[digits] == '.' || text[digits] == ')');
+    if (marker && (digits + 1 == text.size() || text[digits + 1] == ' ')) text.insert(digits, "\\");
     return text;
   }
 

@@ -294,6 +294,8 @@ class Gatherer {
       report_.origins.push_back(std::move(origin));
     }
     if (lineage.kind == "corpus-of") report_.corpora.push_back(corpus_of(node));
+    if (const std::string beacon = text(lineage.config, "order-beacon"); lineage.kind == "taught" && !beacon.empty())
+      report_.beacons.push_back(beacon);
     if (lineage.kind == "taught")
       for (const auto& [name, sum] : {std::pair{"tokens", &report_.taught_tokens}, std::pair{"windows", &report_.taught_windows}})
         if (number(lineage.metrics, name)) *sum = sum->value_or(0) + count(lineage.metrics, name);

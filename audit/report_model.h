@@ -136,6 +136,7 @@ struct Report {
   std::vector<ReportOrigin> origins;
   std::vector<ReportCorpus> corpora;
   std::optional<int64_t> taught_tokens, taught_windows;  ///< of the corpora, that the teacher answered
+  std::vector<std::string> beacons;                      ///< public randomness that orders of training are bound to
   std::vector<std::string> acknowledged;                 ///< "gguf: GPL-3.0-only", as signed by exports
   std::vector<ReportExperts> experts;
   std::vector<ReportQuality> quality;

@@ -346,6 +346,11 @@ TEST_CASE("a committed corpus can prove presence and absence, unless the verific
     judge_claims(r);
     CHECK(claim(r, "documents-corpus").standing == (committed ? Standing::proved : Standing::recorded));
   }
+  CHECK_THAT(claim(r, "order").how, Contains("no public randomness"));
+  r.claims.clear();
+  r.beacons = {"drand 4711"};
+  judge_claims(r);
+  CHECK_THAT(claim(r, "order").how, Contains("(drand 4711)"));
   r.claims.clear();
   r.findings.push_back({Severity::note, "corpus", "", "its commitment is salted and was not checked", ""});
   judge_claims(r);
