@@ -223,16 +223,7 @@ void add_audit(ReportAudits& audits, ReportAudit audit, const RunFolder& run) {
 
 ReportAudits read_report_audits(const RunFolder& run, const std::vector<std::string>& makers, const PublicKey* auditor) {
   ReportAudits audits;
-  const fs::path folder = (run.single ? run.path.parent_path() : run.path) / kAuditFolder;
-  if (!fs::is_directory(folder)) return audits;
-  std::vector<fs::path> files;
-  try {
-    for (const auto& entry : fs::directory_iterator(folder))
-      if (entry.path().extension() == ".json" && entry.is_regular_file()) files.push_back(entry.path());
-  } catch (const fs::filesystem_error& e) {
-    throw IoError(folder, "cannot list", e.code().value());
-  }
-  std::sort(files.begin(), files.end());
+  std::vector<fs::path> files = audit_record_files((run.single ? run.path.parent_path() : run.path) / kAuditFolder);
   if (files.size() > kMostRecords) {
     audits.not_read = int64_t(files.size() - kMostRecords);
     files.resize(kMostRecords);

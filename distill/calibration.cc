@@ -22,11 +22,6 @@ TrainOptions train_options(const CalibrateConfig& config) {
   return options;
 }
 
-Decoder open_checked(const Inputs& inputs, const char* slot, const Corpus& corpus) {
-  require_tokenizer(inputs.path(slot), corpus.tokenizer_probe(), "the corpus");
-  return Decoder(open_checkpoint(inputs.path(slot)));
-}
-
 }  // namespace
 
 at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
@@ -44,11 +39,11 @@ at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation&
 }
 
 Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
-    : config_(config), corpus_(inputs.path("corpus")), student_(open_checked(inputs, "student", corpus_)),
-      teacher_(open_checked(inputs, "teacher", corpus_)), sources_(corpus_) {
+    : TrainingRun(inputs), config_(config), teacher_(open_model(inputs, "teacher", corpus_)) {
   if (!student_.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
   if (student_.config().vocab_size != teacher_.config().vocab_size)
-    throw UsageError(fmt::format("the teacher has {} ids, the student {}", teacher_.config().vocab_size, student_.config().vocab_size));
+    throw UsageError(
+        fmt::format("the teacher has {} ids, the student {}", teacher_.config().vocab_size, student_.config().vocab_size));
   if (corpus_.windows(Split::held_out) < 1) throw UsageError("the corpus has no held-out window to judge the calibration on");
   if (corpus_.windows(Split::train) < 1) throw UsageError("the corpus has no training window to calibrate with");
   ModelConfig& shape = student_.config();
@@ -56,20 +51,7 @@ Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
   shape.top_k = top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts);
   key_ = overproof::order_key(inputs.root("corpus"), config.seed);
   sample_.emplace(key_, kTrainTweak, corpus_.windows(Split::train));
-  options_ = train_options(config);
-  trainer_.emplace(student_, options_);
-  counter_.emplace(make_router_counter(sources_, shape));
-  trainer_->count_routing(*counter_);
-}
-
-StepRecord Calibration::plan(int64_t step) const {
-  StepRecord record;
-  record.step = step;
-  record.position = step * config_.batch_size;
-  record.tokens = step_tokens();
-  record.tokens_seen = (step + 1) * step_tokens();
-  record.learning_rate = learning_rate_at(options_, step);
-  return record;
+  begin(train_options(config), config.batch_size);
 }
 
 Digest Calibration::batch_root(int64_t step) const {
@@ -85,14 +67,14 @@ Digest Calibration::batch_root(int64_t step) const {
 }
 
 StepRecord Calibration::step() {
-  const StepRecord planned = plan(trainer_->steps_done());
+  const StepRecord planned = plan(trainer().steps_done());
   const int64_t length = corpus_.window_length();
   std::vector<int64_t> numbers;
   const at::Tensor windows = sampled_windows(corpus_, Split::train, *sample_, planned.position, config_.batch_size, &numbers);
   std::vector<int32_t> token_sources(size_t(config_.batch_size * length));
   for (size_t w = 0; w < numbers.size(); ++w)
     sources_.read_window(Split::train, numbers[w], std::span(token_sources).subspan(w * size_t(length), size_t(length)));
-  StepRecord record = trainer_->step(
+  return placed(trainer().step(
       windows, config_.micro_batch, 0.0,
       [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
         at::NoGradGuard no_grad;
@@ -101,10 +83,7 @@ StepRecord Calibration::step() {
         const at::Tensor theirs = teacher_.hidden(windows.narrow(0, first, count));
         return dense_loss(hidden, student_.head(), theirs, teacher_.head(), {}, scaled, d_hidden, d_head);
       },
-      token_sources);
-  record.position = planned.position;
-  record.tokens_seen = planned.tokens_seen;
-  return record;
+      token_sources));
 }
 
 }  // namespace overproof

@@ -10,16 +10,20 @@ namespace overproof {
 namespace {
 
 void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const Inputs& inputs, const ModelConfig& student) {
-  if (targets.corpus_root() != inputs.root("corpus")) throw UsageError("the soft targets were taught on another corpus; teach this one first");
+  if (targets.corpus_root() != inputs.root("corpus"))
+    throw UsageError("the soft targets were taught on another corpus; teach this one first");
   if (targets.order_key() != order_key(inputs.root("corpus"), targets.encoding().seed, targets.order_beacon()))
     throw UsageError("the soft targets are in another order than corpus and seed give; teach this corpus again");
-  if (targets.tokenizer_probe() != corpus.tokenizer_probe()) throw UsageError("soft targets and corpus were made with different tokenizers");
+  if (targets.tokenizer_probe() != corpus.tokenizer_probe())
+    throw UsageError("soft targets and corpus were made with different tokenizers");
   if (targets.window_length() != corpus.window_length())
-    throw UsageError(fmt::format("soft targets have windows of {} tokens, the corpus of {}", targets.window_length(), corpus.window_length()));
+    throw UsageError(
+        fmt::format("soft targets have windows of {} tokens, the corpus of {}", targets.window_length(), corpus.window_length()));
   if (targets.vocab_size() != student.vocab_size)
     throw UsageError(fmt::format("the teacher speaks of {} ids, the student of {}", targets.vocab_size(), student.vocab_size));
   if (targets.blocks() < 1 || targets.blocks() > corpus.windows(Split::train))
-    throw UsageError(fmt::format("{} blocks were taught but the corpus has {} training windows", targets.blocks(), corpus.windows(Split::train)));
+    throw UsageError(fmt::format("{} blocks were taught but the corpus has {} training windows", targets.blocks(),
+                                 corpus.windows(Split::train)));
 }
 
 // The windows, labels and teacher rows of one step, in the committed order.
@@ -30,10 +34,13 @@ struct Batch {
   std::vector<TargetBlock> targets;  // [batch]
 };
 
-Batch read_batch(const Corpus& corpus, const TokenSources& sources, const SoftTargets& targets, const TrainingOrder& order, int64_t step,
-                 int64_t size) {
+Batch read_batch(const Corpus& corpus, const TokenSources& sources, const SoftTargets& targets, const TrainingOrder& order,
+                 int64_t step, int64_t size) {
   const int64_t length = corpus.window_length();
-  Batch batch{at::empty({size, length}, at::kLong), {}, std::vector<int32_t>(size_t(size * length)), std::vector<TargetBlock>(size_t(size))};
+  Batch batch{at::empty({size, length}, at::kLong),
+              {},
+              std::vector<int32_t>(size_t(size * length)),
+              std::vector<TargetBlock>(size_t(size))};
   batch.labels.reserve(size_t(size * length));
   std::vector<int64_t> ids(size_t(length) + 1);
   for (int64_t b = 0; b < size; ++b) {
@@ -57,8 +64,8 @@ LossSums batch_loss(const Batch& batch, int64_t first, int64_t count, const at::
     const TargetBlock& t = batch.targets[size_t(first + b)];
     const std::span<const int64_t> labels(batch.labels.data() + (first + b) * length, size_t(length));
     at::Tensor part;
-    sums += sparse_loss(hidden.narrow(0, b * length, length), head, {t.offsets, t.ids, t.probabilities, t.tail}, labels, options, &part,
-                        d_head);
+    sums += sparse_loss(hidden.narrow(0, b * length, length), head, {t.offsets, t.ids, t.probabilities, t.tail}, labels, options,
+                        &part, d_head);
     d_hidden->narrow(0, b * length, length).copy_(part);
   }
   return sums;
@@ -84,28 +91,11 @@ TrainOptions train_options(const DistillConfig& config) {
 }  // namespace
 
 Distillation::Distillation(const DistillConfig& config, const Inputs& inputs)
-    : config_(config), corpus_(inputs.path("corpus")), targets_(inputs.path("targets")),
-      student_((require_tokenizer(inputs.path("student"), corpus_.tokenizer_probe(), "the corpus"), open_checkpoint(inputs.path("student")))),
-      sources_(corpus_) {
+    : TrainingRun(inputs), config_(config), targets_(inputs.path("targets")) {
   require_same_origin(targets_, corpus_, inputs, student_.config());
   order_.emplace(targets_.order_key(), corpus_.windows(Split::train), targets_.blocks());
   if (config_.steps == 0) config_.steps = (targets_.blocks() + config_.batch_size - 1) / config_.batch_size;
-  options_ = train_options(config_);
-  trainer_.emplace(student_, options_);
-  if (student_.config().is_moe()) {
-    counter_.emplace(make_router_counter(sources_, student_.config()));
-    trainer_->count_routing(*counter_);
-  }
-}
-
-StepRecord Distillation::plan(int64_t step) const {
-  StepRecord record;
-  record.step = step;
-  record.position = step * config_.batch_size;
-  record.tokens = step_tokens();
-  record.tokens_seen = (step + 1) * step_tokens();
-  record.learning_rate = learning_rate_at(options_, step);
-  return record;
+  begin(train_options(config_), config_.batch_size);
 }
 
 Digest Distillation::batch_root(int64_t step) const {
@@ -121,22 +111,19 @@ Digest Distillation::batch_root(int64_t step) const {
 }
 
 StepRecord Distillation::step() {
-  const StepRecord planned = plan(trainer_->steps_done());
+  const StepRecord planned = plan(trainer().steps_done());
   const Batch batch = read_batch(corpus_, sources_, targets_, *order_, planned.step, config_.batch_size);
   LossOptions loss_options;
   loss_options.temperature = targets_.temperature();
   loss_options.ce_weight = config_.ce_weight;
-  StepRecord record =
-      trainer_->step(batch.windows, config_.micro_batch, config_.ce_weight,
-                     [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
-                       LossOptions scaled = loss_options;
-                       scaled.grad_scale = grad_scale;
-                       return batch_loss(batch, first, count, hidden, student_.head(), scaled, d_hidden, d_head);
-                     },
-                     batch.sources);
-  record.position = planned.position;
-  record.tokens_seen = planned.tokens_seen;
-  return record;
+  return placed(trainer().step(
+      batch.windows, config_.micro_batch, config_.ce_weight,
+      [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
+        LossOptions scaled = loss_options;
+        scaled.grad_scale = grad_scale;
+        return batch_loss(batch, first, count, hidden, student_.head(), scaled, d_hidden, d_head);
+      },
+      batch.sources));
 }
 
 }  // namespace overproof

@@ -8,11 +8,43 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "distill/checkpoint.h"
+#include "student/ffn.h"
 
 namespace overproof {
 
-RouterCounter make_router_counter(const TokenSources& sources, const ModelConfig& shape) {
-  return {sources.names(), shape.layers, shape.n_routed_experts};
+Decoder open_model(const Inputs& inputs, const char* slot, const Corpus& corpus) {
+  require_tokenizer(inputs.path(slot), corpus.tokenizer_probe(), "the corpus");
+  return Decoder(open_checkpoint(inputs.path(slot)));
+}
+
+TrainingRun::TrainingRun(const Inputs& inputs)
+    : corpus_(inputs.path("corpus")), student_(open_model(inputs, "student", corpus_)), sources_(corpus_) {}
+
+void TrainingRun::begin(const TrainOptions& options, int64_t batch_size) {
+  options_ = options;
+  batch_size_ = batch_size;
+  trainer_.emplace(student_, options_);
+  const ModelConfig& shape = student_.config();
+  if (!shape.is_moe()) return;
+  counter_.emplace(sources_.names(), shape.layers, shape.n_routed_experts);
+  trainer_->count_routing(*counter_);
+}
+
+StepRecord TrainingRun::plan(int64_t step) const {
+  StepRecord record;
+  record.step = step;
+  record.position = step * batch_size_;
+  record.tokens = step_tokens();
+  record.tokens_seen = (step + 1) * step_tokens();
+  record.learning_rate = learning_rate_at(options_, step);
+  return record;
+}
+
+StepRecord TrainingRun::placed(StepRecord record) const {
+  const StepRecord planned = plan(record.step);
+  record.position = planned.position;
+  record.tokens_seen = planned.tokens_seen;
+  return record;
 }
 
 StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last) {
@@ -29,7 +61,9 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
 
   Progress progress(recording.label, run.steps() * run.step_tokens(), "tokens", trainer.steps_done() * run.step_tokens());
   // Counted from the last state that was digested, so that a resumed run keeps what an uninterrupted one does.
-  int64_t kept = recording.keep_every > 0 ? trainer.steps_done() / recording.digest_every * recording.digest_every / recording.keep_every : 0;
+  int64_t kept = recording.keep_every > 0
+                     ? trainer.steps_done() / recording.digest_every * recording.digest_every / recording.keep_every
+                     : 0;
   while (trainer.steps_done() < run.steps()) {
     throw_if_interrupted();
     last = run.step();

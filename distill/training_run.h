@@ -24,15 +24,35 @@ namespace overproof {
 class TrainingRun {
  public:
   virtual ~TrainingRun() = default;
-  virtual Decoder& student() = 0;
-  virtual Trainer& trainer() = 0;
-  virtual int64_t steps() const = 0;
-  virtual int64_t step_tokens() const = 0;
+  Decoder& student() { return student_; }
+  Trainer& trainer() { return *trainer_; }
+  const Corpus& corpus() const { return corpus_; }
+  int64_t steps() const { return options_.steps; }
+  int64_t step_tokens() const { return batch_size_ * corpus_.window_length(); }
+  const RouterCounter* routing() const { return counter_ ? &*counter_ : nullptr; }  ///< null for a dense student
+  /// What can be said of a step without making it: position, tokens and learning rate.
+  StepRecord plan(int64_t step) const;
   /// The next step of trainer(), and its record without any digest.
   virtual StepRecord step() = 0;
-  /// What can be said of a step without making it: position, tokens and learning rate.
-  virtual StepRecord plan(int64_t step) const = 0;
   virtual Digest batch_root(int64_t step) const = 0;
+
+ protected:
+  /// Opens the slots "corpus" and "student". Throws UsageError when they have different tokenizers.
+  explicit TrainingRun(const Inputs& inputs);
+  /// Makes trainer and counter, once the student is as it shall be trained.
+  void begin(const TrainOptions& options, int64_t batch_size);
+  /// `record` of trainer().step(), put in its place among the steps.
+  StepRecord placed(StepRecord record) const;
+
+  Corpus corpus_;
+  Decoder student_;
+  TokenSources sources_;
+  int64_t batch_size_ = 0;
+
+ private:
+  TrainOptions options_;
+  std::optional<RouterCounter> counter_;
+  std::optional<Trainer> trainer_;
 };
 
 /// distill: the student of the slot "student" on the soft targets of "targets". Throws UsageError when targets, corpus and
@@ -40,65 +60,41 @@ class TrainingRun {
 class Distillation final : public TrainingRun {
  public:
   Distillation(const DistillConfig& config, const Inputs& inputs);
-  Decoder& student() override { return student_; }
-  Trainer& trainer() override { return *trainer_; }
-  int64_t steps() const override { return config_.steps; }
-  int64_t step_tokens() const override { return config_.batch_size * corpus_.window_length(); }
   StepRecord step() override;
-  StepRecord plan(int64_t step) const override;
   Digest batch_root(int64_t step) const override;
   int64_t taught_windows() const { return targets_.blocks(); }
-  const RouterCounter* routing() const { return counter_ ? &*counter_ : nullptr; }  ///< null for a dense student
 
  private:
   DistillConfig config_;  ///< steps is filled in
-  Corpus corpus_;
   SoftTargets targets_;
-  Decoder student_;
-  TokenSources sources_;
   std::optional<TrainingOrder> order_;
-  std::optional<RouterCounter> counter_;
-  std::optional<Trainer> trainer_;
-  TrainOptions options_;
 };
 
 /// calibrate: the router and norms of "student", with the top-k that is asked for, on "teacher" run alongside.
 class Calibration final : public TrainingRun {
  public:
   Calibration(const CalibrateConfig& config, const Inputs& inputs);
-  Decoder& student() override { return student_; }
-  Trainer& trainer() override { return *trainer_; }
-  int64_t steps() const override { return config_.steps; }
-  int64_t step_tokens() const override { return config_.batch_size * corpus_.window_length(); }
   StepRecord step() override;
-  StepRecord plan(int64_t step) const override;
   Digest batch_root(int64_t step) const override;
   const Decoder& teacher() const { return teacher_; }
-  const Corpus& corpus() const { return corpus_; }
   int64_t given_top_k() const { return given_top_k_; }
   const Digest& order_key() const { return key_; }
-  const RouterCounter* routing() const { return &*counter_; }
 
  private:
   CalibrateConfig config_;
-  Corpus corpus_;
-  Decoder student_, teacher_;
-  TokenSources sources_;
+  Decoder teacher_;
   int64_t given_top_k_ = 0;
   Digest key_;
   std::optional<Permutation> sample_;
-  std::optional<RouterCounter> counter_;
-  std::optional<Trainer> trainer_;
-  TrainOptions options_;
 };
+
+/// The model of a slot. Throws UsageError when its tokenizer is not the corpus's.
+Decoder open_model(const Inputs& inputs, const char* slot, const Corpus& corpus);
 
 /// `count` windows of a split from place `first` of a keyed permutation on, going round when they run out: I64 [count, length].
 /// Their numbers are appended to `numbers` unless that is null.
 at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
                            std::vector<int64_t>* numbers = nullptr);
-
-/// What a trained model's counter is made for.
-RouterCounter make_router_counter(const TokenSources& sources, const ModelConfig& shape);
 
 /// What a run keeps of its steps.
 struct StepLog {

@@ -63,10 +63,9 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   return record;
 }
 
-std::vector<AuditRecord> read_audit_records(const fs::path& folder, const PublicKey* trusted) {
-  std::vector<AuditRecord> records;
-  if (!fs::is_directory(folder)) return records;
+std::vector<fs::path> audit_record_files(const fs::path& folder) {
   std::vector<fs::path> files;
+  if (!fs::is_directory(folder)) return files;
   try {
     for (const auto& entry : fs::directory_iterator(folder))
       if (entry.path().extension() == ".json" && entry.is_regular_file()) files.push_back(entry.path());
@@ -74,8 +73,7 @@ std::vector<AuditRecord> read_audit_records(const fs::path& folder, const Public
     throw IoError(folder, "cannot list", e.code().value());
   }
   std::sort(files.begin(), files.end());
-  for (const fs::path& file : files) records.push_back(read_audit_record(file, trusted));
-  return records;
+  return files;
 }
 
 }  // namespace overproof

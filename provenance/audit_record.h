@@ -38,7 +38,7 @@ void write_audit_record(const fs::path& file, const AuditRecord& record, const K
 /// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing changed.
 AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted);
 
-/// All records (*.json) of a folder by file name; empty when there is no such folder. Throws as read_audit_record.
-std::vector<AuditRecord> read_audit_records(const fs::path& folder, const PublicKey* trusted);
+/// The files of a folder that should be records (*.json), by name; none when there is no such folder. Throws IoError.
+std::vector<fs::path> audit_record_files(const fs::path& folder);
 
 }  // namespace overproof
