@@ -60,6 +60,11 @@ bool surely_needs_torch(const std::vector<std::string>& words) {
   if (verb == words.end() || help) return false;
   // Most of what is made again needs it, and to find that out in the middle would leave half of the work behind.
   if (*verb == "audit" && verb + 1 != words.end() && *(verb + 1) == "recompute") return true;
+  // A stage that goes on elsewhere in its middle would ask for the key's passphrase twice, and tell a lineage server twice that it begins.
+  if (*verb == "quantize")
+    return std::any_of(words.begin(), words.end(), [](const std::string& w) {
+      return w.starts_with("--evaluate") || w.starts_with("--max-kl") || w.starts_with("--kl-budget");
+    });
   return std::count(verbs.begin(), verbs.end(), *verb) > 0;
 }
 
