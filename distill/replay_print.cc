@@ -53,8 +53,7 @@ int audit_replay(const ReplayConfig& config, const fs::path& folder, bool json, 
   if (json) out << result.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   else print(result, out);
   if (auditor) {
-    const fs::path run = fs::exists(folder / "claims.jsonl") ? fs::canonical(folder).parent_path() : fs::canonical(folder);
-    const fs::path file = run / kAuditFolder / fmt::format("replay-{}.json", result.artifact);
+    const fs::path file = audit_record_path(folder, "replay", result.artifact);
     write_audit_record(file, {"replay", {{result.artifact, result.root}}, result.to_json()}, *auditor);
     if (!json) out << fmt::format("signed: {}\n", file.string());
   }

@@ -294,11 +294,9 @@ int audit_recompute(const RecomputeConfig& config, const fs::path& folder, bool 
   else print(result, out);
   if (auditor) {
     const bool single = fs::exists(folder / "claims.jsonl");
-    const fs::path run = single ? fs::canonical(folder).parent_path() : fs::canonical(folder);
     AuditRecord record{"recompute", {}, result.to_json()};
     for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root});
-    const fs::path file =
-        run / kAuditFolder / fmt::format("recompute-{}.json", single ? fs::canonical(folder).filename().string() : "run");
+    const fs::path file = audit_record_path(folder, "recompute", single ? fs::canonical(folder).filename().string() : "run");
     write_audit_record(file, record, *auditor);
     if (!json) out << fmt::format("signed: {}\n", file.string());
   }

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "provenance/json_fields.h"
+#include "provenance/oms.h"
 
 namespace overproof {
 namespace {
@@ -61,6 +62,12 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   record.signer_hint = key.hint();
   record.signature_valid = envelope.key_id == key.hint() && envelope.verify(key);
   return record;
+}
+
+fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name) {
+  const fs::path place = fs::canonical(run_or_artifact);
+  const bool single = fs::exists(place / kClaimsName);
+  return (single ? place.parent_path() : place) / kAuditFolder / fmt::format("{}-{}.json", kind, name);
 }
 
 std::vector<fs::path> audit_record_files(const fs::path& folder) {

@@ -38,6 +38,9 @@ void write_audit_record(const fs::path& file, const AuditRecord& record, const K
 /// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing changed.
 AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted);
 
+/// Where a record about a run, or about one artifact in it, belongs: `audits/<kind>-<name>.json` of that run.
+fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name);
+
 /// The files of a folder that should be records (*.json), by name; none when there is no such folder. Throws IoError.
 std::vector<fs::path> audit_record_files(const fs::path& folder);
 
