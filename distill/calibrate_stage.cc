@@ -98,7 +98,7 @@ double routing_overlap(const at::Tensor& a, const at::Tensor& b) {
 
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
-  Calibration training(config, inputs);
+  RouterCalibration training(config, inputs);
   Decoder& student = training.student();
   const Decoder& teacher = training.teacher();
   const Corpus& corpus = training.corpus();

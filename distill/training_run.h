@@ -71,9 +71,9 @@ class Distillation final : public TrainingRun {
 };
 
 /// calibrate: the router and norms of "student", with the top-k that is asked for, on "teacher" run alongside.
-class Calibration final : public TrainingRun {
+class RouterCalibration final : public TrainingRun {
  public:
-  Calibration(const CalibrateConfig& config, const Inputs& inputs);
+  RouterCalibration(const CalibrateConfig& config, const Inputs& inputs);
   StepRecord step() override;
   Digest batch_root(int64_t step) const override;
   const Decoder& teacher() const { return teacher_; }

@@ -69,7 +69,7 @@ class Comparison {
   }
 
   const fs::path& a() const { return a_; }
-  const TrainingRun& run() const { return run_; }
+  const FoundRun& run() const { return run_; }
 
   std::vector<EvidenceTest> tests() {
     std::vector<EvidenceTest> list;
@@ -285,7 +285,7 @@ class Comparison {
 
   const CompareConfig& config_;
   fs::path asked_, a_, b_;
-  TrainingRun run_;
+  FoundRun run_;
   std::set<std::string> only_;
   std::unique_ptr<Decoder> suspect_;
 };

@@ -28,10 +28,10 @@ std::string fault_of(const ArtifactNode& node) {
 
 }  // namespace
 
-TrainingRun find_training_run(const fs::path& folder) {
-  TrainingRun run;
+FoundRun find_training_run(const fs::path& folder) {
+  FoundRun run;
   const auto missing = [](const std::string& why) {
-    TrainingRun none;
+    FoundRun none;
     none.missing = why;
     return none;
   };

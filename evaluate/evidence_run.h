@@ -10,7 +10,7 @@
 namespace overproof {
 
 /// The training run behind an artifact: the nearest distillation it comes from, or the last one of a run folder.
-struct TrainingRun {
+struct FoundRun {
   std::string student_name;  ///< the artifact that the training made
   Digest student_root;
   fs::path student, corpus, targets;
@@ -21,7 +21,7 @@ struct TrainingRun {
 
 /// Never throws for what an untrusted folder may hold: the reason stands in `missing`. The order counts only as signed, so
 /// targets, corpus and student are checked against their statements.
-TrainingRun find_training_run(const fs::path& folder);
+FoundRun find_training_run(const fs::path& folder);
 
 /// Windows of the corpus that the training saw, with the place of the last visit of each (a whole number; larger is later):
 /// `most` of them, spread evenly over the soft targets' blocks, whose order has nothing to do with that of training.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the house to its plan: includes only point down, files stay short, libtorch stays where it may be.
+"""Holds the house to its plan: includes only point down, files stay short, libtorch stays where it may be, no two types share a name.
 
 Prints one line a fault and ends with 1 if there is any. Run it anywhere: tools/check_layers.py
 """
@@ -22,6 +22,33 @@ LEVEL = {
 WITH_TORCH = {"model", "teacher", "student", "distill", "evaluate"}
 LONGEST = 700
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+TYPE = re.compile(r"^(?:class|struct|union|enum(?: class| struct)?)\s+(\w+)\b(?!::)[^;]*$")
+
+
+def types(file):
+    """The types of the namespace overproof that a file defines for the whole program: (line, name). Layout decides, as the formatter keeps it."""
+    private = False
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("namespace {"):
+            private = True
+        elif line == "}  // namespace":
+            private = False
+        elif not private and (match := TYPE.match(line)):
+            yield number, match[1]
+
+
+def twins():
+    """Two types of one name are one type to the linker, which takes either's functions for both and says nothing."""
+    first = {}
+    for folder in LEVEL:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix not in {".h", ".cc", ".cu", ".cuh"}:
+                continue
+            for number, name in types(file):
+                where = f"{file.relative_to(ROOT)}:{number}"
+                if name in first:
+                    yield f"{where}: the type {name} is also defined at {first[name]}"
+                first.setdefault(name, where)
 
 
 def faults():
@@ -51,6 +78,6 @@ def faults():
             yield f"{file.relative_to(ROOT)}: {lines} lines, {LONGEST} at most"
 
 
-found = list(faults())
+found = [*faults(), *twins()]
 print("\n".join(found) if found else "the house stands: includes follow the layers, no file is too long")
 sys.exit(1 if found else 0)

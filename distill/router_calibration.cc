@@ -38,7 +38,7 @@ at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation&
   return windows;
 }
 
-Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
+RouterCalibration::RouterCalibration(const CalibrateConfig& config, const Inputs& inputs)
     : TrainingRun(inputs), config_(config), teacher_(open_model(inputs, "teacher", corpus_)) {
   if (!student_.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
   if (student_.config().vocab_size != teacher_.config().vocab_size)
@@ -54,7 +54,7 @@ Calibration::Calibration(const CalibrateConfig& config, const Inputs& inputs)
   begin(train_options(config), config.batch_size);
 }
 
-Digest Calibration::batch_root(int64_t step) const {
+Digest RouterCalibration::batch_root(int64_t step) const {
   const int64_t first = plan(step).position;
   BatchRoot root;
   std::vector<int64_t> ids(size_t(corpus_.window_length()) + 1);
@@ -66,7 +66,7 @@ Digest Calibration::batch_root(int64_t step) const {
   return root.finish();
 }
 
-StepRecord Calibration::step() {
+StepRecord RouterCalibration::step() {
   const StepRecord planned = plan(trainer().steps_done());
   const int64_t length = corpus_.window_length();
   std::vector<int64_t> numbers;
