@@ -26,7 +26,8 @@ std::string allowed(const Option& o) {
 
 [[noreturn]] void refuse(const Option& o, std::string_view text, const std::string& wanted) {
   std::string message = fmt::format("option '{}': '{}' is not {}", o.name, text, wanted);
-  if (const std::string near = nearest(text, o.range.choices); !near.empty()) message += fmt::format("; did you mean '{}'?", near);
+  if (const std::string near = nearest(text, o.range.choices); !near.empty())
+    message += fmt::format("; did you mean '{}'?", near);
   throw UsageError(message);
 }
 
@@ -59,7 +60,8 @@ void Option::assign(std::string_view given) {
   }
   if (auto* i = std::get_if<int64_t*>(&value)) {
     int64_t parsed = 0;
-    if (!parse_number(given, parsed) || double(parsed) < range.least || double(parsed) > range.most) refuse(*this, given, allowed(*this));
+    if (!parse_number(given, parsed) || double(parsed) < range.least || double(parsed) > range.most)
+      refuse(*this, given, allowed(*this));
     **i = parsed;
     return;
   }
@@ -82,12 +84,33 @@ void Option::check() const {
   double d = 0;
   std::string s;
   switch (value.index()) {  // assign() into a scratch value does all the checking there is
-    case 0: copy.value = &b; break;
-    case 1: copy.value = &i; break;
-    case 2: copy.value = &d; break;
-    default: copy.value = &s; break;
+    case 0:
+      copy.value = &b;
+      break;
+    case 1:
+      copy.value = &i;
+      break;
+    case 2:
+      copy.value = &d;
+      break;
+    default:
+      copy.value = &s;
+      break;
   }
   copy.assign(text());
+}
+
+std::vector<std::string> split_list(std::string_view text) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    std::string part(text.substr(begin, end - begin));
+    part.erase(0, part.find_first_not_of(' '));
+    part.erase(part.find_last_not_of(' ') + 1);
+    if (!part.empty()) parts.push_back(std::move(part));
+    begin = end + 1;
+  }
+  return parts;
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
@@ -103,7 +126,8 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
       row[0] = i;
       for (size_t j = 1; j <= candidate.size(); ++j) {
         row[j] = std::min({before[j] + 1, row[j - 1] + 1, before[j - 1] + (word[i - 1] != candidate[j - 1])});
-        if (i > 1 && j > 1 && word[i - 1] == candidate[j - 2] && word[i - 2] == candidate[j - 1]) row[j] = std::min(row[j], before2[j - 2] + 1);
+        if (i > 1 && j > 1 && word[i - 1] == candidate[j - 2] && word[i - 2] == candidate[j - 1])
+          row[j] = std::min(row[j], before2[j - 2] + 1);
       }
     }
     if (row.back() <= best_distance && (best.empty() || row.back() < best_distance)) {

@@ -26,16 +26,6 @@
 namespace overproof {
 namespace {
 
-std::vector<std::string> split_list(const std::string& list) {
-  std::vector<std::string> words;
-  for (size_t begin = 0; begin < list.size();) {
-    const size_t end = std::min(list.find(',', begin), list.size());
-    if (end > begin) words.push_back(list.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return words;
-}
-
 std::string name_of(const fs::path& path) {
   const fs::path whole = fs::absolute(path).lexically_normal();
   return whole.has_filename() ? whole.filename().string() : whole.parent_path().filename().string();
@@ -323,8 +313,7 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
     const fs::path place = fs::canonical(a);
     const bool is_run = fs::is_directory(place) && !fs::exists(place / "claims.jsonl") && !is_model(place);
     const fs::path file = (is_run ? place : place.parent_path()) / kAuditFolder / fmt::format("compare-{}.json", subject_b.name);
-    write_audit_record(file, {"compare", {subject_a, subject_b}, result, "", false},
-                       open_key(config.key));
+    write_audit_record(file, {"compare", {subject_a, subject_b}, result, "", false}, open_key(config.key));
     written = fmt::format("{}/{}", std::string(kAuditFolder), file.filename().string());
   }
   if (json) {

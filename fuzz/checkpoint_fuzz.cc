@@ -9,12 +9,13 @@
 #include <set>
 
 #include "core/error.h"
-#include "core/file.h"
 #include "core/json.h"
+#include "core/temp_folder.h"
 #include "formats/architecture.h"
 #include "formats/quantization_config.h"
 #include "formats/tensor_source.h"
 #include "fuzz/fuzz_file.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
@@ -31,16 +32,13 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fs::path folder = [] {
-    std::string pattern = (fs::temp_directory_path() / "overproof-fuzz-XXXXXX").string();
-    return fs::path(mkdtemp(pattern.data()));
-  }();
+  static const TempFolder folder;
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   const size_t zero = std::min(input.find('\0'), size);
   write(folder / "config.json", input.substr(0, zero));
   write(folder / "model.safetensors", input.substr(std::min(zero + 1, size)));
   try {
-    const Checkpoint checkpoint = open_checkpoint(folder);
+    const Checkpoint checkpoint = open_checkpoint(folder.path());
     const TensorSource& source = *checkpoint.tensors;
     const Architecture architecture(*checkpoint.config);
     const std::string file = read_file(folder / "model.safetensors");

@@ -4,17 +4,15 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/temp_folder.h"
 #include "data/commitment.h"
 #include "fuzz/fuzz_file.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fs::path folder = [] {
-    std::string name = (fs::temp_directory_path() / "commitment-fuzz-XXXXXX").string();
-    fuzz::require(mkdtemp(name.data()) != nullptr);
-    return fs::path(name);
-  }();
+  static const TempFolder folder;
   uint32_t documents = 0, index_bytes = 0;
   if (size < 8) return 0;
   std::memcpy(&documents, data, 4);
@@ -27,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   roots.documents.size = roots.sorted.size = documents % 2000;
   write_file_atomically(folder / "commitment.json", roots.text());
   try {
-    const CorpusCommitment commitment(folder);
+    const CorpusCommitment commitment(folder.path());
     const DocumentIndex& index = commitment.index();
     const int64_t n = index.documents();
     fuzz::require(n == roots.documents.size);

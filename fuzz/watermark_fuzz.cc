@@ -5,24 +5,22 @@
 #include <cstdlib>
 
 #include "core/error.h"
+#include "core/temp_folder.h"
 #include "fuzz/fuzz_file.h"
 #include "teacher/sampled_tokens.h"
 #include "teacher/watermark.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fs::path folder = [] {
-    std::string name = (fs::temp_directory_path() / "watermark-fuzz-XXXXXX").string();
-    fuzz::require(mkdtemp(name.data()) != nullptr);
-    return fs::path(name);
-  }();
+  static const TempFolder folder;
   const std::string_view all(reinterpret_cast<const char*>(data), size);
   const size_t zero = std::min(all.find('\0'), all.size());
   std::vector<int32_t> context(16, 1);
   try {
     write_file_atomically(folder / kSampledTokensName, all.substr(std::min(zero + 1, all.size())));
-    for (const SampledTokens& document : read_sampled_tokens(folder, 1000))
+    for (const SampledTokens& document : read_sampled_tokens(folder.path(), 1000))
       for (const auto* ids : {&document.before, &document.tokens})
         for (const int32_t id : *ids) {
           fuzz::require(id >= 0 && id < 1000);

@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/printable.h"
+#include "core/temp_folder.h"
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
 #include "provenance/audit_record.h"
@@ -21,43 +22,14 @@ namespace {
 
 using Status = Recomputed::Status;
 
-std::vector<std::string> split_list(const std::string& list) {
-  std::vector<std::string> words;
-  for (size_t at = 0; at < list.size();) {
-    const size_t comma = std::min(list.find(',', at), list.size());
-    if (comma > at) words.push_back(list.substr(at, comma - at));
-    at = comma + 1;
-  }
-  return words;
-}
-
-/// A folder of its own, removed at the end.
-class WorkFolder {
- public:
-  explicit WorkFolder(const std::string& where) {
-    std::string pattern = ((where.empty() ? fs::temp_directory_path() : fs::path(where)) / "overproof-recompute-XXXXXX").string();
-    if (!mkdtemp(pattern.data())) throw IoError(fs::path(pattern).parent_path(), "cannot make a folder to work in", errno);
-    path_ = pattern;
-  }
-  ~WorkFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  const fs::path& path() const { return path_; }
-  void empty() const {
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(path_, ignored)) fs::remove_all(entry.path(), ignored);
-  }
-
- private:
-  fs::path path_;
-};
-
 class Recomputer {
  public:
   Recomputer(const RecomputeConfig& config, const RunFolder& run, const PublicKey* trusted)
-      : config_(config), run_(run), trusted_(trusted), work_(config.work), stages_(split_list(config.stages)) {
+      : config_(config),
+        run_(run),
+        trusted_(trusted),
+        work_(config.work.empty() ? fs::temp_directory_path() : fs::path(config.work)),
+        stages_(split_list(config.stages)) {
     for (const std::string& s : stages_)
       if (s != "all") find_stage(s, "option 'stages'");
     for (const std::string& item : split_list(config.file)) {
@@ -207,7 +179,7 @@ class Recomputer {
   const RecomputeConfig& config_;
   const RunFolder& run_;
   const PublicKey* trusted_;
-  WorkFolder work_;
+  TempFolder work_;
   std::vector<std::string> stages_;
   std::map<std::string, fs::path> files_;
   std::set<std::string> used_;

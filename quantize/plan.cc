@@ -17,19 +17,6 @@ namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
-std::vector<std::string> split_list(std::string_view text) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    std::string part(text.substr(begin, end - begin));
-    part.erase(0, part.find_first_not_of(' '));
-    part.erase(part.find_last_not_of(' ') + 1);
-    if (!part.empty()) parts.push_back(std::move(part));
-    begin = end + 1;
-  }
-  return parts;
-}
-
 bool matches_any(std::string_view text, const std::vector<std::string>& patterns) {
   return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
 }
@@ -46,13 +33,15 @@ class Weights {
   bool may_quantise(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
     // `other` is what no table knows: a matrix that the user's own pattern names.
-    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head || role == TensorRole::other);
+    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head ||
+                               role == TensorRole::other);
   }
   /// What another quantiser left for its own inputs' rounding says nothing about the weights that this one makes.
   bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
   bool must_be_ignored(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
-    const bool named_below = role == TensorRole::embedding || role == TensorRole::head || (role == TensorRole::router && info.name.ends_with("mlp.gate.weight"));
+    const bool named_below = role == TensorRole::embedding || role == TensorRole::head ||
+                             (role == TensorRole::router && info.name.ends_with("mlp.gate.weight"));
     return is_matrix(info) && role != TensorRole::norm && !named_below;
   }
 
@@ -65,7 +54,8 @@ std::vector<std::string> choose_fused(const QuantizeConfig& config, const Tensor
   const std::vector<std::string> include = split_list(config.include), exclude = split_list(config.exclude);
   std::vector<std::string> chosen;
   for (const TensorInfo& info : source.tensors())
-    if (weights.architecture().role(info) == TensorRole::fused_experts && matches_any(info.name, include) && !matches_any(info.name, exclude))
+    if (weights.architecture().role(info) == TensorRole::fused_experts && matches_any(info.name, include) &&
+        !matches_any(info.name, exclude))
       chosen.push_back(info.name);
   return chosen;
 }
@@ -103,7 +93,8 @@ std::vector<Override> read_overrides(const QuantizeConfig& config, const SchemeO
     const std::string name = part.substr(equals + 1);
     if (!known.contains(name)) {
       const Scheme* other = plan.schemes.emplace_back(find_scheme(name, options)).get();
-      // One quantization_config speaks of one family of formats: compressed-tensors' groups can stand side by side, others cannot.
+      // One quantization_config speaks of one family of formats: compressed-tensors' groups can stand side by side, others
+      // cannot.
       if (other->config_group().is_null() || plan.schemes[0]->config_group().is_null())
         throw UsageError(fmt::format("overrides: no loader takes {} beside {} in one checkpoint", name, config.scheme));
       known[name] = other;
@@ -152,8 +143,8 @@ void check_experts(const TensorSource& source, const std::vector<const Scheme*>&
   }
 }
 
-/// A weight that its scheme cannot hold gets the scheme's fallback, or keeps its precision, and with it the expert that it belongs
-/// to.
+/// A weight that its scheme cannot hold gets the scheme's fallback, or keeps its precision, and with it the expert that it
+/// belongs to.
 void replace_what_is_not_taken(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
   std::map<const Scheme*, const Scheme*> fallbacks;
   const auto fallback_of = [&](const Scheme* scheme) -> const Scheme* {
@@ -249,8 +240,7 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
       item.kept_as = kept_dtype(item.source);
       item.outputs = {item.source};
       item.outputs[0].dtype = item.kept_as;
-      if (weights.must_be_ignored(item.source))
-        plan.ignored.push_back(module_of(item.source));
+      if (weights.must_be_ignored(item.source)) plan.ignored.push_back(module_of(item.source));
     }
     plan.outputs.insert(plan.outputs.end(), item.outputs.begin(), item.outputs.end());
     plan.items.push_back(std::move(item));
@@ -290,7 +280,8 @@ Json quantization_config(const Plan& plan) {
       used.push_back(scheme.get());
   // transformers takes the first group whose patterns speak of experts for that of all routed ones; shared ones may be another's.
   std::ranges::stable_partition(used, [&](const Scheme* scheme) {
-    return std::ranges::any_of(plan.items, [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });
+    return std::ranges::any_of(plan.items,
+                               [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });
   });
   if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
   Json groups = Json::object();

@@ -9,6 +9,7 @@
 #include "audit/sbom.h"
 #include "core/error.h"
 #include "tests/audit/synthetic_run.h"
+#include "tests/support.h"
 
 using namespace overproof;
 

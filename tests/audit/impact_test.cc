@@ -4,6 +4,7 @@
 #include "audit/impact.h"
 #include "core/error.h"
 #include "tests/audit/synthetic_run.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;

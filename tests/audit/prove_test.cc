@@ -9,6 +9,7 @@
 #include "data/commitment.h"
 #include "provenance/audit_record.h"
 #include "tests/audit/synthetic_run.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;

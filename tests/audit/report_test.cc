@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "data/router_counts.h"
 #include "tests/audit/synthetic_run.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;

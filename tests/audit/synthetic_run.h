@@ -10,7 +10,7 @@
 #include "formats/safetensors.h"
 #include "provenance/artifact.h"
 #include "provenance/oms.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 namespace overproof {
 
@@ -38,7 +38,8 @@ struct SyntheticRun {
   /// `corpus_files` fills the corpus folder; the default is a table that only verify looks at.
   explicit SyntheticRun(const std::function<void(const fs::path&)>& corpus_files = {}) {
     write_text(path() / "teacher/teacher.gguf", std::string(3000, 't'));
-    seal("teacher", "import", "imported", {}, {{"license", "Apache-2.0"}, {"name", "Tiny <teacher> & co"}}, {{"parameters", 135000000}});
+    seal("teacher", "import", "imported", {}, {{"license", "Apache-2.0"}, {"name", "Tiny <teacher> & co"}},
+         {{"parameters", 135000000}});
 
     if (corpus_files) corpus_files(path() / "corpus");
     else write_text(path() / "corpus/documents.jsonl", "{}\n");
@@ -57,8 +58,16 @@ struct SyntheticRun {
 
     std::string steps;
     for (int64_t i = 0; i < kSteps; ++i)
-      steps += Json{{"step", i}, {"loss", 3.0 / double(1 + i)}, {"kl", 2.0 / double(1 + i)}, {"ce", 4.0 / std::sqrt(double(1 + i))},
-                    {"lr", 1e-3}, {"grad_norm", 1.0}, {"tokens", 512}, {"balance", 1.0 + 1.0 / double(1 + i)}}.dump() + "\n";
+      steps += Json{{"step", i},
+                    {"loss", 3.0 / double(1 + i)},
+                    {"kl", 2.0 / double(1 + i)},
+                    {"ce", 4.0 / std::sqrt(double(1 + i))},
+                    {"lr", 1e-3},
+                    {"grad_norm", 1.0},
+                    {"tokens", 512},
+                    {"balance", 1.0 + 1.0 / double(1 + i)}}
+                   .dump() +
+               "\n";
     write_text(path() / "student/steps.jsonl", steps);
     write_text(path() / "student/model.safetensors", std::string(2000, 's'));
     write_counts("student", 1);
@@ -82,7 +91,8 @@ struct SyntheticRun {
     seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
   }
 
-  /// Of two sources over 3 layers of 4 experts: expert e took (e + 1) x (layer + 1) tokens of "pack" and 10 of "other", each `times`.
+  /// Of two sources over 3 layers of 4 experts: expert e took (e + 1) x (layer + 1) tokens of "pack" and 10 of "other", each
+  /// `times`.
   void write_counts(const std::string& name, int64_t times) const {
     RouterCounts counts{{"other", "pack"}, 3, 4, {40 * times, 60 * times}, {}};
     for (int64_t i = 0; i < 12; ++i) counts.counts.push_back(10 * times);
@@ -94,8 +104,11 @@ struct SyntheticRun {
 
   void write_targets() const {
     OutputFolder out(path() / "soft-targets");
-    const Metadata metadata = {{"kind", "sample"}, {"corpus_root", root("corpus").hex()}, {"teacher_root", root("teacher").hex()},
-                               {"order_key", order_key(root("corpus"), kSeed).hex()}, {"seed", std::to_string(kSeed)},
+    const Metadata metadata = {{"kind", "sample"},
+                               {"corpus_root", root("corpus").hex()},
+                               {"teacher_root", root("teacher").hex()},
+                               {"order_key", order_key(root("corpus"), kSeed).hex()},
+                               {"seed", std::to_string(kSeed)},
                                {"window_length", std::to_string(kWindowLength)}};
     const std::vector<int64_t> offsets(kTaught + 1, 0);
     SafetensorsWriter writer(out, "targets.safetensors", {{"block_offsets", DType::i64, {kTaught + 1}}}, metadata);

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "data/index_stage.h"
 #include "tests/audit/synthetic_run.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;
@@ -16,7 +17,8 @@ using Catch::Contains;
 namespace {
 
 constexpr int64_t kLength = SyntheticRun::kWindowLength;
-const std::vector<int64_t> kTokens = {5, 20, 1, 9, 33, 8, 17, 40, 3, 11, 25, 7, 2, 2};  // documents of the training stream; no window reaches the last two
+const std::vector<int64_t> kTokens = {5, 20, 1,  9, 33, 8, 17, 40,
+                                      3, 11, 25, 7, 2,  2};  // documents of the training stream; no window reaches the last two
 
 std::string text_of(size_t i) { return "text number " + std::to_string(i); }
 
@@ -24,8 +26,11 @@ void fill_corpus(const fs::path& folder) {
   std::string table;
   int64_t first = 0;
   const auto add = [&](const std::string& name, const std::string& text, const char* split, int64_t at, int64_t tokens) {
-    table += Json{{"digest", sha256(text).hex()}, {"name", name}, {"source", "pack"}, {"license", "MIT"}, {"license_rule", "test"},
-                  {"bytes", text.size()}, {"split", split}, {"first_token", at}, {"tokens", tokens}}.dump() + "\n";
+    table +=
+        Json{{"digest", sha256(text).hex()}, {"name", name},   {"source", "pack"},  {"license", "MIT"}, {"license_rule", "test"},
+             {"bytes", text.size()},         {"split", split}, {"first_token", at}, {"tokens", tokens}}
+            .dump() +
+        "\n";
   };
   for (size_t i = 0; i < kTokens.size(); ++i) {
     add("pack/" + std::to_string(i), text_of(i), "train", first, kTokens[i]);
@@ -35,13 +40,16 @@ void fill_corpus(const fs::path& folder) {
   fs::create_directories(folder);
   write_text(folder / "documents.jsonl", table);
   std::string texts;
-  for (size_t i = 0; i < kTokens.size(); ++i) texts += Json{{"name", "pack/" + std::to_string(i)}, {"text", text_of(i)}}.dump() + "\n";
+  for (size_t i = 0; i < kTokens.size(); ++i)
+    texts += Json{{"name", "pack/" + std::to_string(i)}, {"text", text_of(i)}}.dump() + "\n";
   texts += Json{{"name", "pack/kept"}, {"text", "kept back"}}.dump() + "\n";
   write_text(folder / "texts/pack.jsonl", texts);
   OutputFolder out(folder);
   const std::vector<uint16_t> ids(size_t(first) + 12, 1);
   SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {first}}, {"held_out", DType::u16, {12}}},
-                           {{"vocab_size", "100"}, {"tokenizer_probe", sha256("probe").hex()}, {"separator", "0"},
+                           {{"vocab_size", "100"},
+                            {"tokenizer_probe", sha256("probe").hex()},
+                            {"separator", "0"},
                             {"window_length", std::to_string(kLength)}});
   writer.append(ids.data(), ids.size() * 2);
   writer.close();
@@ -227,8 +235,9 @@ TEST_CASE("an export names its ancestors and all licences") {
   const AncestryTrace found = trace_ancestry(run.path(), {.artifact = "int8", .reached = true});
   std::vector<std::string> names;
   for (const Ancestor& a : found.ancestors) names.push_back(a.artifact);
-  CHECK(std::set<std::string>(names.begin(), names.end()) ==
-        std::set<std::string>{"teacher", "corpus", "statistics", "soft-targets", "student-init", "student", "calibrated", "int8"});
+  CHECK(std::set<std::string>(names.begin(), names.end()) == std::set<std::string>{"teacher", "corpus", "statistics",
+                                                                                   "soft-targets", "student-init", "student",
+                                                                                   "calibrated", "int8"});
   CHECK(names.front() == "teacher");
   CHECK(names.back() == "int8");
   CHECK(found.complete);
@@ -280,7 +289,8 @@ TEST_CASE("a passage leads to the documents that hold it") {
   config.verify = "sizes";
   write_text(run.path() / "query.txt", config.span);
   std::ostringstream out;
-  audit_trace({.span = "@" + (run.path() / "query.txt").string(), .min_words = 2, .min_bytes = 2, .documents = 1}, run.path(), true, out);
+  audit_trace({.span = "@" + (run.path() / "query.txt").string(), .min_words = 2, .min_bytes = 2, .documents = 1}, run.path(),
+              true, out);
   const Json json = Json::parse(out.str());
   CHECK(json["spans"][2]["more_documents"] == true);
   CHECK(json["spans"][2]["documents"].size() == 1);

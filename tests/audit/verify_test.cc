@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "provenance/claims.h"
 #include "tests/audit/synthetic_run.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;
@@ -81,8 +82,7 @@ TEST_CASE("one flipped bit in any file of any artifact is named, and nothing els
     const std::string found = failures(run.path());
     INFO(name << "\n" << found);
     CHECK_THAT(found, Contains(name.substr(0, name.find('/')) + "/" + name.substr(name.find('/') + 1) + ": "));
-    if (!name.ends_with("claims.jsonl") && !name.ends_with("model.sig"))
-      CHECK(std::count(found.begin(), found.end(), '\n') == 1);
+    if (!name.ends_with("claims.jsonl") && !name.ends_with("model.sig")) CHECK(std::count(found.begin(), found.end(), '\n') == 1);
     std::ostringstream out;
     CHECK(audit_verify({}, run.path(), false, out) == 4);
     write_file_atomically(file, intact);
@@ -126,7 +126,8 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
   }
   SECTION("files of two artifacts exchanged") {
     exchange(path / "student/model.safetensors", path / "calibrated/model.safetensors");
-    CHECK_THAT(failures(path), Contains("student/model.safetensors: has digest") && Contains("calibrated/model.safetensors: has digest"));
+    CHECK_THAT(failures(path),
+               Contains("student/model.safetensors: has digest") && Contains("calibrated/model.safetensors: has digest"));
   }
   SECTION("signatures of two artifacts exchanged") {
     exchange(path / "student/model.sig", path / "calibrated/model.sig");
@@ -136,7 +137,8 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     const Lineage lineage = *open_artifact(path / "student", VerifyFiles::no, nullptr);
     flip_bit(path / "student/model.safetensors", 9, 0);
     seal_artifact(path / "student", scan_artifact(path / "student").files, lineage, stranger);
-    CHECK_THAT(failures(path), Contains("calibrated/: was made from 'student'") && Contains("2 signers") && Contains(stranger.public_key().hint()));
+    CHECK_THAT(failures(path), Contains("calibrated/: was made from 'student'") && Contains("2 signers") &&
+                                   Contains(stranger.public_key().hint()));
   }
   SECTION("a leaf signed again by a stranger, nothing changed") {
     const Lineage lineage = *open_artifact(path / "int8", VerifyFiles::no, nullptr);
@@ -152,7 +154,8 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
   SECTION("a chain that does not reach the teacher") {
     write_text(path / "orphan/model.safetensors", "made of nothing");
     run.seal("orphan", "quantize", "quantized-from", {});
-    CHECK_THAT(failures(path), Contains("orphan/: is 'quantized-from', but its chain reaches no model that came from outside or from a seed"));
+    CHECK_THAT(failures(path),
+               Contains("orphan/: is 'quantized-from', but its chain reaches no model that came from outside or from a seed"));
   }
   SECTION("a chain that does not reach a corpus") {
     write_text(path / "orphan/model.safetensors", "made of a teacher");

@@ -13,19 +13,11 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/rng.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
-
-struct TempFolder {
-  fs::path path;
-  explicit TempFolder(const fs::path& parent = fs::temp_directory_path()) {
-    std::string pattern = (parent / "overproof-direct-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { fs::remove_all(path); }
-};
 
 /// Puts other system calls underneath for as long as it lives.
 struct Faults {
@@ -104,12 +96,12 @@ TEST_CASE("what is written past the cache is read past it, at any length and cut
   for (const size_t bytes : {size_t{0}, size_t{1}, size_t{4096}, size_t{5} << 20, (size_t{9} << 20) + 4097}) {
     CAPTURE(bytes);
     const std::string text = noise(bytes);
-    OutputFile out(t.path / "f", "f");
+    OutputFile out(t.path() / "f", "f");
     const FileRecord record = write_in_pieces(out, text, 1234567);
     CHECK(record.bytes == int64_t(bytes));
     CHECK(record.digest == sha256(text));
-    CHECK(fs::file_size(t.path / "f") == bytes);
-    DirectReader reader(t.path / "f");
+    CHECK(fs::file_size(t.path() / "f") == bytes);
+    DirectReader reader(t.path() / "f");
     CHECK(read_in_pieces(reader, 1000003) == text);
     CHECK(read_in_pieces(reader, int64_t{16} << 20) == text);
     reader.check_unchanged();
@@ -122,10 +114,10 @@ TEST_CASE("short reads and writes, and signals in between, change nothing") {
   const std::string text = noise((size_t{10} << 20) + 777);
   file_calls().pwrite = stuttering_pwrite;
   file_calls().pread = stuttering_pread;
-  OutputFile out(t.path / "f", "f");
+  OutputFile out(t.path() / "f", "f");
   CHECK(write_in_pieces(out, text, 3000001).digest == sha256(text));
-  CHECK(read_file(t.path / "f") == text);
-  DirectReader reader(t.path / "f");
+  CHECK(read_file(t.path() / "f") == text);
+  DirectReader reader(t.path() / "f");
   CHECK(read_in_pieces(reader, 2500000) == text);
 }
 
@@ -136,18 +128,18 @@ TEST_CASE("a file system without direct input and output serves as well, and say
     const Faults faults;
     file_calls().pwrite = no_direct_pwrite;
     file_calls().pread = no_direct_pread;
-    DirectWriter writer(t.path / "f");
+    DirectWriter writer(t.path() / "f");
     writer.write(text.data(), text.size());
     writer.close();
     CHECK_FALSE(writer.direct());
-    DirectReader reader(t.path / "f");
+    DirectReader reader(t.path() / "f");
     CHECK(read_in_pieces(reader, 3000000) == text);
     CHECK_FALSE(reader.direct());
   }
   const TempFolder memory("/dev/shm");  // tmpfs: with or without, as the kernel has it
-  OutputFile out(memory.path / "f", "f");
+  OutputFile out(memory.path() / "f", "f");
   CHECK(write_in_pieces(out, text, 5000000).digest == sha256(text));
-  DirectReader reader(memory.path / "f");
+  DirectReader reader(memory.path() / "f");
   CHECK(read_in_pieces(reader, 3000000) == text);
 }
 
@@ -160,22 +152,23 @@ TEST_CASE("a full disk is an error with a remedy, whenever it fills up, and no h
     CAPTURE(room);
     g_room = room;
     const auto attempt = [&] {
-      OutputFile out(t.path / "f", "f");
+      OutputFile out(t.path() / "f", "f");
       write_in_pieces(out, text, 700000);
     };
-    CHECK_THROWS_WITH(attempt(), Catch::Contains("the disk is full; free some room") && Catch::Contains((t.path / "f").string()));
-    CHECK_FALSE(fs::exists(t.path / "f"));
+    CHECK_THROWS_WITH(attempt(),
+                      Catch::Contains("the disk is full; free some room") && Catch::Contains((t.path() / "f").string()));
+    CHECK_FALSE(fs::exists(t.path() / "f"));
   }
 }
 
 TEST_CASE("a file that is cut or written to while it is read is refused") {
   const TempFolder t;
   const std::string text = noise(size_t{3} << 20);
-  std::ofstream(t.path / "f") << text;
-  DirectReader reader(t.path / "f");
+  std::ofstream(t.path() / "f") << text;
+  DirectReader reader(t.path() / "f");
   AlignedBuffer buffer;
   reader.read(0, 1 << 20, buffer);
-  fs::resize_file(t.path / "f", (1 << 20) + 5000);
+  fs::resize_file(t.path() / "f", (1 << 20) + 5000);
   try {
     reader.read(1 << 20, 3 << 20, buffer);
     FAIL("read beyond the end");
@@ -184,8 +177,8 @@ TEST_CASE("a file that is cut or written to while it is read is refused") {
     CHECK_THAT(e.what(), Catch::Contains("somebody cut it"));
   }
   CHECK_THROWS_AS(reader.check_unchanged(), FormatError);
-  CHECK_THROWS_AS(DirectReader(t.path / "missing"), IoError);
-  CHECK_THROWS_AS(DirectReader(t.path), IoError);
+  CHECK_THROWS_AS(DirectReader(t.path() / "missing"), IoError);
+  CHECK_THROWS_AS(DirectReader(t.path()), IoError);
 }
 
 TEST_CASE("an output is gone on from where it was synced, and only from what it was") {
@@ -193,7 +186,7 @@ TEST_CASE("an output is gone on from where it was synced, and only from what it 
   const std::string text = noise((size_t{13} << 20) + 321);
   for (const size_t kept : {size_t{0}, size_t{5000}, size_t{4} << 20, (size_t{8} << 20) + 4095}) {
     CAPTURE(kept);
-    const fs::path folder = t.path / std::to_string(kept);
+    const fs::path folder = t.path() / std::to_string(kept);
     std::vector<FileRecord> records;
     {
       OutputFolder first(folder, Unfinished::kept);
@@ -211,7 +204,7 @@ TEST_CASE("an output is gone on from where it was synced, and only from what it 
     out.skip(int64_t(kept - kept / 3));
     out.write(std::string_view(text).substr(kept));
     second.finish(std::move(out));
-    OutputFolder final_folder(t.path / ("final" + std::to_string(kept)));
+    OutputFolder final_folder(t.path() / ("final" + std::to_string(kept)));
     final_folder.adopt(second);
     REQUIRE(final_folder.records().size() == 1);
     CHECK(final_folder.records()[0].digest == sha256(text));
@@ -219,15 +212,16 @@ TEST_CASE("an output is gone on from where it was synced, and only from what it 
     CHECK_FALSE(fs::exists(folder / "f"));
   }
 
-  OutputFolder folder(t.path / "again", Unfinished::kept);
+  OutputFolder folder(t.path() / "again", Unfinished::kept);
   OutputFile out = folder.open("f");
   out.write(text.substr(0, 100000));
   const FileRecord record = out.sync();
   out = folder.open("g");
-  CHECK(OutputFolder(t.path / "again", Unfinished::kept).resume({record}));
-  for (const FileRecord& bad : {FileRecord{"f", 100001, record.digest}, FileRecord{"f", 99999, record.digest}, FileRecord{"h", 0, sha256("")},
-                                FileRecord{"../again/f", 100000, record.digest}, FileRecord{"f", -1, record.digest}})
-    CHECK_FALSE(OutputFolder(t.path / "again", Unfinished::kept).resume({bad}));
-  std::fstream(t.path / "again" / "f", std::ios::in | std::ios::out).seekp(77) << '\xff' << '\x01';
-  CHECK_FALSE(OutputFolder(t.path / "again", Unfinished::kept).resume({record}));
+  CHECK(OutputFolder(t.path() / "again", Unfinished::kept).resume({record}));
+  for (const FileRecord& bad :
+       {FileRecord{"f", 100001, record.digest}, FileRecord{"f", 99999, record.digest}, FileRecord{"h", 0, sha256("")},
+        FileRecord{"../again/f", 100000, record.digest}, FileRecord{"f", -1, record.digest}})
+    CHECK_FALSE(OutputFolder(t.path() / "again", Unfinished::kept).resume({bad}));
+  std::fstream(t.path() / "again" / "f", std::ios::in | std::ios::out).seekp(77) << '\xff' << '\x01';
+  CHECK_FALSE(OutputFolder(t.path() / "again", Unfinished::kept).resume({record}));
 }

@@ -7,23 +7,15 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
-namespace {
-struct TempFolder {
-  fs::path path;
-  TempFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { fs::remove_all(path); }
-};
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("an output folder knows the digest of what it wrote") {
   const TempFolder t;
-  OutputFolder folder(t.path);
+  OutputFolder folder(t.path());
   OutputFile big = folder.open("sub/big.bin");
   const std::string block(700000, 'x');
   std::string all;
@@ -39,8 +31,8 @@ TEST_CASE("an output folder knows the digest of what it wrote") {
   CHECK(records[0].name == "a.txt");
   CHECK(records[1].bytes == int64_t(all.size()));
   CHECK(records[1].digest == sha256(all));
-  CHECK(records[1].digest == sha256_file(t.path / "sub/big.bin"));
-  CHECK(read_file(t.path / "sub/big.bin") == all);
+  CHECK(records[1].digest == sha256_file(t.path() / "sub/big.bin"));
+  CHECK(read_file(t.path() / "sub/big.bin") == all);
   CHECK_THROWS_AS(folder.open("../escape"), UsageError);
   CHECK_THROWS_AS(folder.open("/absolute"), UsageError);
 }
@@ -48,10 +40,10 @@ TEST_CASE("an output folder knows the digest of what it wrote") {
 TEST_CASE("an output file that is not closed leaves nothing") {
   const TempFolder t;
   {
-    OutputFile f(t.path / "x", "x");
+    OutputFile f(t.path() / "x", "x");
     f.write("abc");
   }
-  CHECK(fs::is_empty(t.path));
+  CHECK(fs::is_empty(t.path()));
 }
 
 TEST_CASE("a file size limit is an error that names the file, and nothing half-written stays") {
@@ -63,13 +55,13 @@ TEST_CASE("a file size limit is an error that names the file, and nothing half-w
     setrlimit(RLIMIT_FSIZE, &limit);
     int code = 1;
     try {
-      OutputFile f(t.path / "big", "big");
+      OutputFile f(t.path() / "big", "big");
       f.write(std::string(1 << 22, 'x'));
       f.close();
     } catch (const IoError& e) {
       code = std::string(e.what()).find("big") != std::string::npos ? 0 : 2;
     }
-    _exit(fs::exists(t.path / "big") ? 3 : code);
+    _exit(fs::exists(t.path() / "big") ? 3 : code);
   }
   int status = 0;
   waitpid(child, &status, 0);
@@ -78,12 +70,12 @@ TEST_CASE("a file size limit is an error that names the file, and nothing half-w
 
 TEST_CASE("replacing a file is all or nothing") {
   const TempFolder t;
-  write_file_atomically(t.path / "f", "one");
-  write_file_atomically(t.path / "f", "two");
-  CHECK(read_file(t.path / "f") == "two");
-  CHECK_THROWS_AS(write_file_atomically(t.path / "no-such-folder" / "f", "x"), IoError);
-  CHECK_THROWS_AS(read_file(t.path / "f", 2), FormatError);
-  CHECK_THROWS_AS(MappedFile(t.path / "missing"), IoError);
+  write_file_atomically(t.path() / "f", "one");
+  write_file_atomically(t.path() / "f", "two");
+  CHECK(read_file(t.path() / "f") == "two");
+  CHECK_THROWS_AS(write_file_atomically(t.path() / "no-such-folder" / "f", "x"), IoError);
+  CHECK_THROWS_AS(read_file(t.path() / "f", 2), FormatError);
+  CHECK_THROWS_AS(MappedFile(t.path() / "missing"), IoError);
 }
 
 TEST_CASE("names that leave their folder are refused") {

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "tests/data/fixtures.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -22,7 +23,7 @@ using Pieces = std::vector<std::string>;
 
 TEST_CASE("merges are taken by rank, then from the left") {
   const BpeTokenizer t(small_bpe({{"b", "c"}, {"a", "b"}, {"a", "bc"}, {"a", "a"}}), "test");
-  CHECK(pieces(t, "abc") == Pieces{"abc"});    // "bc" first, although "ab" stands further left
+  CHECK(pieces(t, "abc") == Pieces{"abc"});  // "bc" first, although "ab" stands further left
   CHECK(pieces(t, "aaa") == Pieces{"aa", "a"});
   CHECK(pieces(t, "aab") == Pieces{"a", "ab"});  // rank of "ab" is lower than that of "aa"
   CHECK(pieces(t, "a bc") == Pieces{"a", "Ġ", "bc"});
@@ -31,8 +32,9 @@ TEST_CASE("merges are taken by rank, then from the left") {
 
 TEST_CASE("the heap gives what the textbook loop gives, also on long words") {
   // The reference: find the lowest-ranked pair, leftmost, merge it, again; quadratic.
-  const std::vector<std::pair<std::string, std::string>> merges{{"a", "b"}, {"b", "a"}, {"ab", "a"}, {"a", "a"}, {"ab", "ab"},
-                                                                {"aba", "b"}, {"c", "c"}, {"cc", "cc"}, {"c", "ab"}, {"abab", "aa"}};
+  const std::vector<std::pair<std::string, std::string>> merges{{"a", "b"},   {"b", "a"},    {"ab", "a"}, {"a", "a"},
+                                                                {"ab", "ab"}, {"aba", "b"},  {"c", "c"},  {"cc", "cc"},
+                                                                {"c", "ab"},  {"abab", "aa"}};
   const BpeTokenizer t(small_bpe(merges), "test");
   Rng rng(1, "bpe test");
   for (int round = 0; round < 300; ++round) {
@@ -71,8 +73,13 @@ TEST_CASE("added tokens: special ones on demand, others always; text comes back"
     CHECK(t.decode(ids) == text);
   }
   std::vector<int32_t> ids;
-  t.encode("a\xff" "b", ids);
-  CHECK(t.decode(ids) == "a\xef\xbf\xbd" "b");
+  t.encode(
+      "a\xff"
+      "b",
+      ids);
+  CHECK(t.decode(ids) ==
+        "a\xef\xbf\xbd"
+        "b");
   CHECK_THROWS_AS(t.decode({100000}), UsageError);
   CHECK_THROWS_AS(t.token_text(-1), UsageError);
 }
@@ -135,9 +142,9 @@ TEST_CASE("tokenizer.json: what is written reads back equal") {
   CHECK(back.added == d.added);
   CHECK(back.nfc);
   CHECK(back.ignore_merges);
-  TestFolder folder;
-  folder.write("tokenizer.json", write_tokenizer_json(d));
-  folder.write("tokenizer_config.json", write_tokenizer_config_json(d));
+  TempFolder folder;
+  write_text(folder / "tokenizer.json", write_tokenizer_json(d));
+  write_text(folder / "tokenizer_config.json", write_tokenizer_config_json(d));
   const auto opened = open_tokenizer(folder.path());
   CHECK(opened->eos_id() == d.eos);
   CHECK(opened->probe() == BpeTokenizer(d, "test").probe());
@@ -209,12 +216,16 @@ TEST_CASE("the tokenizer inside a GGUF") {
   const BpeDefinition d = small_bpe({{"1", "2"}, {"a", "b"}});
   Json types = Json::array();
   for (size_t id = 0; id < d.tokens.size(); ++id) types.push_back(id == size_t(d.eos) ? 3 : id == size_t(d.eos) + 1 ? 4 : 1);
-  const auto write = [&](const TestFolder& folder, const std::string& pre, const Json& merges, int eos) {
-    folder.write("m.gguf", gguf({{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", pre}, {"tokenizer.ggml.tokens", d.tokens},
-                                 {"tokenizer.ggml.token_type", types}, {"tokenizer.ggml.merges", merges}, {"tokenizer.ggml.eos_token_id", eos}}));
+  const auto write = [&](const TempFolder& folder, const std::string& pre, const Json& merges, int eos) {
+    write_text(folder / "m.gguf", gguf({{"tokenizer.ggml.model", "gpt2"},
+                                        {"tokenizer.ggml.pre", pre},
+                                        {"tokenizer.ggml.tokens", d.tokens},
+                                        {"tokenizer.ggml.token_type", types},
+                                        {"tokenizer.ggml.merges", merges},
+                                        {"tokenizer.ggml.eos_token_id", eos}}));
     return folder / "m.gguf";
   };
-  TestFolder folder;
+  TempFolder folder;
   const auto smollm = open_tokenizer(write(folder, "smollm", {"1 2", "a b"}, d.eos));
   CHECK(pieces(*smollm, "ab12<tool><|endoftext|>", true) == Pieces{"ab", "1", "2", "<tool>", "<|endoftext|>"});
   CHECK(smollm->eos_id() == d.eos);

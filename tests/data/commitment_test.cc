@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "provenance/merkle.h"
 #include "tests/data/fixtures.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -24,7 +25,7 @@ CorpusSalt secret(char c = 's') { return CorpusSalt::from_bytes(std::string(32, 
 
 /// The three files of a corpus of n documents.
 struct Committed {
-  TestFolder folder;
+  TempFolder folder;
   Commitment roots;
   explicit Committed(int64_t n, bool is_private = false) {
     set_progress_mode(ProgressMode::off);
@@ -119,7 +120,7 @@ TEST_CASE("the index answers what walking through the table finds") {
 }
 
 TEST_CASE("ranks are found where keys are not uniform, too") {
-  TestFolder folder;
+  TempFolder folder;
   OutputFolder out(folder.path());
   DocumentIndexBuilder builder;
   std::vector<Digest> keys;
@@ -145,7 +146,7 @@ TEST_CASE("ranks are found where keys are not uniform, too") {
 }
 
 TEST_CASE("two documents with one digest are refused") {
-  TestFolder folder;
+  TempFolder folder;
   OutputFolder out(folder.path());
   DocumentIndexBuilder builder;
   builder.add(document(1), Split::train, 1, 0);
@@ -313,7 +314,7 @@ TEST_CASE("every changed byte of a proof is refused") {
 }
 
 TEST_CASE("a secret is 32 bytes that only its owner reads, and is never replaced") {
-  TestFolder folder;
+  TempFolder folder;
   const fs::path file = folder / "keys/corpus.salt";
   CorpusSalt::create(file);
   struct stat status {};
@@ -324,7 +325,7 @@ TEST_CASE("a secret is 32 bytes that only its owner reads, and is never replaced
   CHECK(CorpusSalt::read(file).sorted_salt() != Digest{});
   ::chmod(file.c_str(), 0640);
   CHECK_THROWS_AS(CorpusSalt::read(file), ProvenanceError);
-  folder.write("short", "x");
+  write_text(folder / "short", "x");
   ::chmod((folder / "short").c_str(), 0600);
   CHECK_THROWS_AS(CorpusSalt::read(folder / "short"), FormatError);
 }
@@ -352,7 +353,7 @@ TEST_CASE("files that do not fit together are refused") {
   SECTION("roots") { exchange("commitment.json"); }
   SECTION("roots that are none") {
     for (const char* text : {"", "{}", "[]", R"({"format_version":2,"documents":{"size":0,"root":""},"sorted":{}})"}) {
-      made.folder.write("commitment.json", text);
+      write_text(made.folder / "commitment.json", text);
       CHECK_THROWS_AS(made.open(), FormatError);
     }
   }

@@ -12,6 +12,7 @@
 #include "data/document_finder.h"
 #include "provenance/merkle.h"
 #include "tests/data/fixtures.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -24,17 +25,18 @@ std::string text_of(int i) {
 
 /// 60 documents in two packages, one of them twice.
 struct Source {
-  TestFolder folder;
+  TempFolder folder;
   Source() {
     set_progress_mode(ProgressMode::off);
-    folder.write("tok/tokenizer.json", write_tokenizer_json(small_bpe({{"w", "o"}, {"r", "d"}, {"wo", "rd"}, {"Ġ", "word"}})));
-    folder.write("src/alpha/copyright",
-                 "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
-                 "Files: *\nCopyright: A\nLicense: GPL-2+\n\nFiles: man2/doc1*\nCopyright: B\nLicense: BSD-3-clause\n");
-    for (int i = 0; i < 40; ++i) folder.write("src/alpha/usr/man2/doc" + std::to_string(i) + ".2.txt", text_of(i));
-    for (int i = 40; i < 60; ++i) folder.write("src/beta/notes/doc" + std::to_string(i) + ".txt", text_of(i));
-    folder.write("src/beta/notes/copy.txt", text_of(45));
-    folder.write("src/beta/notes/short.txt", "x");
+    write_text(folder / "tok/tokenizer.json",
+               write_tokenizer_json(small_bpe({{"w", "o"}, {"r", "d"}, {"wo", "rd"}, {"Ġ", "word"}})));
+    write_text(folder / "src/alpha/copyright",
+               "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
+               "Files: *\nCopyright: A\nLicense: GPL-2+\n\nFiles: man2/doc1*\nCopyright: B\nLicense: BSD-3-clause\n");
+    for (int i = 0; i < 40; ++i) write_text(folder / ("src/alpha/usr/man2/doc" + std::to_string(i) + ".2.txt"), text_of(i));
+    for (int i = 40; i < 60; ++i) write_text(folder / ("src/beta/notes/doc" + std::to_string(i) + ".txt"), text_of(i));
+    write_text(folder / "src/beta/notes/copy.txt", text_of(45));
+    write_text(folder / "src/beta/notes/short.txt", "x");
   }
   StageReport run(const std::string& out, const CorpusConfig& config) const {
     fs::create_directories(folder / out);
@@ -149,7 +151,8 @@ TEST_CASE("single documents are found as in memory, with an index and without") 
         CHECK(found->digest == d.digest);
         CHECK(found->first_token == d.first_token);
       }
-    for (const std::string& nobody : {std::string("nobody"), std::string("doc1"), std::string(), std::string("MIT"), std::string(64, '0'), corpus.documents()[0].source})
+    for (const std::string& nobody : {std::string("nobody"), std::string("doc1"), std::string(), std::string("MIT"),
+                                      std::string(64, '0'), corpus.documents()[0].source})
       CHECK_FALSE(finder.find(nobody));
   };
   same();
@@ -161,7 +164,7 @@ TEST_CASE("an index that hides a document, or says something else, is caught whe
   const Source source;
   source.run("out", Source::config());
   const Corpus corpus(source.folder / "out");
-  TestFolder other;
+  TempFolder other;
   {
     OutputFolder out(other.path());
     CommitmentWriter writer(std::nullopt);
@@ -188,7 +191,10 @@ TEST_CASE("a private corpus is the same but for its trees, and needs a secret th
   const auto run = [&](const std::string& out) {
     fs::create_directories(source.folder / out);
     Outputs outputs(source.folder / out, source.folder / (out + ".scratch"));
-    run_corpus(Source::config(), Inputs({{"source", {source.folder / "src", {}}}, {"tokenizer", {source.folder / "tok", {}}}, {"salt", {salt, {}}}}), outputs);
+    run_corpus(
+        Source::config(),
+        Inputs({{"source", {source.folder / "src", {}}}, {"tokenizer", {source.folder / "tok", {}}}, {"salt", {salt, {}}}}),
+        outputs);
   };
   run("private");
   run("again");
@@ -236,7 +242,7 @@ TEST_CASE("the corpus does not depend on the number of threads, and the split fo
 
 TEST_CASE("a broken document stops the corpus by name, unless it may be skipped") {
   const Source source;
-  source.folder.write("src/beta/notes/broken.txt", std::string(100, 'a') + "\xff" + std::string(100, 'b'));
+  write_text(source.folder / "src/beta/notes/broken.txt", std::string(100, 'a') + "\xff" + std::string(100, 'b'));
   try {
     source.run("out", Source::config());
     FAIL("a document that is not UTF-8 was taken");
@@ -249,24 +255,24 @@ TEST_CASE("a broken document stops the corpus by name, unless it may be skipped"
   const StageReport report = source.run("skipped", config);
   CHECK(report.metrics()["broken"][0]["name"] == "beta/notes/broken");
   CHECK(Corpus(source.folder / "skipped").documents().size() == 60);
-  source.folder.write("src/beta/copyright", "no fields here\n");
+  write_text(source.folder / "src/beta/copyright", "no fields here\n");
   CHECK_THROWS_AS(source.run("other", config), FormatError);
 }
 
 TEST_CASE("a generic folder brings its own table") {
   const Source source;
   fs::remove_all(source.folder / "src");
-  source.folder.write("src/a/one.txt", text_of(1));
-  source.folder.write("src/two.txt", text_of(2));
-  source.folder.write("src/documents.jsonl",
-                      "{\"name\": \"two.txt\", \"license\": \"CC0-1.0\", \"source\": \"../notes\"}\n"
-                      "{\"name\": \"a/one.txt\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
+  write_text(source.folder / "src/a/one.txt", text_of(1));
+  write_text(source.folder / "src/two.txt", text_of(2));
+  write_text(source.folder / "src/documents.jsonl",
+             "{\"name\": \"two.txt\", \"license\": \"CC0-1.0\", \"source\": \"../notes\"}\n"
+             "{\"name\": \"a/one.txt\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
   source.run("out", Source::config());
   const Corpus corpus(source.folder / "out");
   CHECK(corpus.find("two.txt")->license == "CC0-1.0");
   CHECK(corpus.find("two.txt")->license_rule == "given");
   CHECK(document_text(source.folder / "out", *corpus.find("two.txt")) == text_of(2));  // the source's name stays inside texts/
-  source.folder.write("src/documents.jsonl", "{\"name\": \"../x\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
+  write_text(source.folder / "src/documents.jsonl", "{\"name\": \"../x\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
   CHECK_THROWS_AS(source.run("bad", Source::config()), FormatError);
 }
 

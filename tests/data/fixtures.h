@@ -15,29 +15,6 @@
 
 namespace overproof {
 
-/// A folder of its own for one test, removed with it.
-class TestFolder {
- public:
-  TestFolder() {
-    static std::atomic<int> count{0};
-    path_ = fs::temp_directory_path() / ("overproof-data-" + std::to_string(getpid()) + "-" + std::to_string(count++));
-    fs::create_directories(path_);
-  }
-  ~TestFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-  const fs::path& path() const { return path_; }
-  void write(const std::string& name, const std::string& text) const {
-    fs::create_directories((path_ / name).parent_path());
-    write_file_atomically(path_ / name, text);
-  }
-
- private:
-  fs::path path_;
-};
-
 /// All 256 bytes as tokens 0..255, the given merges after them, then "<|endoftext|>" and "<tool>".
 inline BpeDefinition small_bpe(const std::vector<std::pair<std::string, std::string>>& merges) {
   BpeDefinition definition;
@@ -48,7 +25,8 @@ inline BpeDefinition small_bpe(const std::vector<std::pair<std::string, std::str
   }
   for (const auto& [left, right] : merges) {
     const std::string whole = left + right;  // two merges may make the same token
-    if (std::find(definition.tokens.begin(), definition.tokens.end(), whole) == definition.tokens.end()) definition.tokens.push_back(whole);
+    if (std::find(definition.tokens.begin(), definition.tokens.end(), whole) == definition.tokens.end())
+      definition.tokens.push_back(whole);
   }
   definition.merges = merges;
   definition.pre_tokenizer = {{kGpt2Pattern}};

@@ -8,13 +8,14 @@
 #include "data/tokenizer_tools.h"
 #include "formats/gguf.h"
 #include "tests/data/fixtures.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
 /// A .gguf that holds nothing but the vocabulary of `checkpoint`.
-fs::path vocabulary_file(const TestFolder& folder, const fs::path& checkpoint, int64_t rows,
+fs::path vocabulary_file(const TempFolder& folder, const fs::path& checkpoint, int64_t rows,
                          std::vector<std::string>* notes = nullptr) {
   GgufMetadata keys;
   keys.add_text("general.architecture", "llama");
@@ -26,9 +27,9 @@ fs::path vocabulary_file(const TestFolder& folder, const fs::path& checkpoint, i
   return folder / "out.gguf";
 }
 
-void put_tokenizer(const TestFolder& folder, const BpeDefinition& definition) {
-  folder.write("hf/tokenizer.json", write_tokenizer_json(definition));
-  folder.write("hf/tokenizer_config.json", write_tokenizer_config_json(definition));
+void put_tokenizer(const TempFolder& folder, const BpeDefinition& definition) {
+  write_text(folder / "hf/tokenizer.json", write_tokenizer_json(definition));
+  write_text(folder / "hf/tokenizer_config.json", write_tokenizer_config_json(definition));
 }
 
 /// ModelProto by hand: fields of https://github.com/google/sentencepiece, sentencepiece_model.proto.
@@ -55,7 +56,7 @@ std::string model(bool bytes, int kind) {
 }  // namespace
 
 TEST_CASE("a byte-level vocabulary goes into GGUF and comes back") {
-  const TestFolder folder;
+  const TempFolder folder;
   BpeDefinition definition = small_bpe({{"t", "h"}, {"th", "e"}});
   definition.padding = 0;
   definition.chat_template = "{{ x }}";
@@ -94,12 +95,12 @@ TEST_CASE("a byte-level vocabulary goes into GGUF and comes back") {
 }
 
 TEST_CASE("ids that the tokenizer's files leave open come from the configuration of generation") {
-  const TestFolder folder;
+  const TempFolder folder;
   BpeDefinition definition = small_bpe({});
   definition.bos = definition.eos = -1;
   put_tokenizer(folder, definition);
-  folder.write("hf/generation_config.json", R"({"bos_token_id": 3, "eos_token_id": [257, 256], "pad_token_id": 999})");
-  folder.write("hf/config.json", R"({"bos_token_id": 5, "pad_token_id": 7})");
+  write_text(folder / "hf/generation_config.json", R"({"bos_token_id": 3, "eos_token_id": [257, 256], "pad_token_id": 999})");
+  write_text(folder / "hf/config.json", R"({"bos_token_id": 5, "pad_token_id": 7})");
   const GgufFile gguf(vocabulary_file(folder, folder / "hf", int64_t(definition.tokens.size())));
   CHECK(gguf.integer("tokenizer.ggml.bos_token_id") == 5);  // read_tokenizer_json knows config.json
   CHECK(gguf.integer("tokenizer.ggml.eos_token_id") == 257);
@@ -118,7 +119,7 @@ TEST_CASE("GLM's name is taken for GLM's vocabulary") {
 }
 
 TEST_CASE("a vocabulary that llama.cpp cannot take is refused") {
-  const TestFolder folder;
+  const TempFolder folder;
   BpeDefinition definition = small_bpe({});
   const auto count = int64_t(definition.tokens.size());
   put_tokenizer(folder, definition);
@@ -136,17 +137,17 @@ TEST_CASE("a vocabulary that llama.cpp cannot take is refused") {
   vocabulary_file(folder, folder / "hf", count, &notes);
   REQUIRE(notes.size() == 1);
   CHECK_THAT(notes[0], Catch::Contains("white space"));
-  folder.write("none/config.json", "{}");
+  write_text(folder / "none/config.json", "{}");
   CHECK(GgufFile(vocabulary_file(folder, folder / "none", 7, &notes)).text("tokenizer.ggml.model") == "none");
   CHECK_THAT(notes.at(0), Catch::Contains("ids only"));
 }
 
 TEST_CASE("a SentencePiece vocabulary goes into GGUF with scores and types") {
-  const TestFolder folder;
-  folder.write("hf/tokenizer.model", model(true, 2));
-  folder.write("hf/added_tokens.json", R"({"<x>": 262})");
-  folder.write("hf/tokenizer_config.json",
-               R"({"add_bos_token": false, "added_tokens_decoder": {"264": {"content": "<y>", "special": true}}})");
+  const TempFolder folder;
+  write_text(folder / "hf/tokenizer.model", model(true, 2));
+  write_text(folder / "hf/added_tokens.json", R"({"<x>": 262})");
+  write_text(folder / "hf/tokenizer_config.json",
+             R"({"add_bos_token": false, "added_tokens_decoder": {"264": {"content": "<y>", "special": true}}})");
   const GgufFile gguf(vocabulary_file(folder, folder / "hf", 266));
   CHECK(gguf.text("tokenizer.ggml.model") == "llama");
   const std::vector<std::string> tokens = gguf.texts("tokenizer.ggml.tokens");
@@ -164,8 +165,8 @@ TEST_CASE("a SentencePiece vocabulary goes into GGUF with scores and types") {
   CHECK_FALSE(gguf.boolean("tokenizer.ggml.add_space_prefix"));
 
   const auto refused = [&](const std::string& bytes, const std::string& added, const std::string& cause) {
-    folder.write("bad/tokenizer.model", bytes);
-    folder.write("bad/added_tokens.json", added);
+    write_text(folder / "bad/tokenizer.model", bytes);
+    write_text(folder / "bad/added_tokens.json", added);
     CHECK_THROWS_WITH(vocabulary_file(folder, folder / "bad", 300), Catch::Contains(cause));
   };
   refused(model(true, 1), "{}", "only SentencePiece models of the kind BPE");

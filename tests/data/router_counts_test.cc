@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "formats/safetensors.h"
 #include "tests/data/fixtures.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -36,7 +37,7 @@ void write_raw(const fs::path& folder, std::vector<int64_t> counts, std::vector<
 }  // namespace
 
 TEST_CASE("router counts are read as they were written") {
-  const TestFolder folder;
+  const TempFolder folder;
   const RouterCounts c = small({"a", "b \"quoted\"", "ü"}, 7);
   OutputFolder out(folder.path());
   CHECK_FALSE(has_router_counts(folder.path()));
@@ -68,7 +69,7 @@ TEST_CASE("counts of two trainings are added by the names of sources") {
 }
 
 TEST_CASE("counts that are not whole are refused") {
-  const TestFolder folder;
+  const TempFolder folder;
   const Metadata two = {{"sources", "[\"a\",\"b\"]"}};
   const std::vector<int64_t> good = {1, 2, 3, 4};
   write_raw(folder / "good", good, {2, 1, 2}, {1, 1}, two);

@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/safetensors.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 

@@ -13,6 +13,7 @@
 #include "data/index_stage.h"
 #include "data/span_index.h"
 #include "tests/data/fixtures.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -44,18 +45,18 @@ int64_t count_by_trying(std::string_view text, const Words& words, std::string_v
 }
 
 struct IndexedCorpus {
-  TestFolder folder;
+  TempFolder folder;
   std::vector<std::string> texts;  // in the order of the table
   IndexedCorpus(std::vector<std::string> documents, int64_t shard_bytes) : texts(std::move(documents)) {
     set_progress_mode(ProgressMode::off);
-    folder.write("tok/tokenizer.json", write_tokenizer_json(small_bpe({{"t", "h"}, {"th", "e"}})));
+    write_text(folder / "tok/tokenizer.json", write_tokenizer_json(small_bpe({{"t", "h"}, {"th", "e"}})));
     std::string table;
     for (size_t i = 0; i < texts.size(); ++i) {
       const std::string name = std::string(1, char('a' + i / 26)) + char('a' + i % 26) + ".txt";
-      folder.write("src/" + name, texts[i]);
+      write_text(folder / ("src/" + name), texts[i]);
       table += Json{{"name", name}, {"license", "CC0-1.0"}, {"source", "tests"}}.dump() + "\n";
     }
-    folder.write("src/documents.jsonl", table);
+    write_text(folder / "src/documents.jsonl", table);
     fs::create_directories(folder / "corpus");
     Outputs outputs(folder / "corpus", folder / "corpus.scratch");
     CorpusConfig config;

@@ -24,7 +24,7 @@
 #include "student/tiny_stage.h"
 #include "teacher/soft_targets.h"
 #include "teacher/teach_stage.h"
-#include "tests/student/temporary_folder.h"
+#include "tests/support.h"
 
 extern char** environ;
 
@@ -33,7 +33,8 @@ namespace {
 
 // Words of a small grammar: something to read, made by a seed.
 std::string some_text(uint64_t document) {
-  static const std::vector<std::string> words = {"the ", "router ", "sends ", "tokens ", "to ", "an ", "expert ", "which ", "adds ", "what ", "it ", "knows.\n"};
+  static const std::vector<std::string> words = {"the ",    "router ", "sends ", "tokens ", "to ", "an ",
+                                                 "expert ", "which ",  "adds ",  "what ",   "it ", "knows.\n"};
   Rng rng(11, "text", document);
   std::string text = fmt::format("Document {}\n", document);
   while (text.size() < 900) text += words[rng.below(words.size())];
@@ -90,7 +91,8 @@ void make_world(const World& world) {
   student.top_k = 2;
   student.certificate_tokens = 64;
   Outputs student_out = world.outputs("student");
-  run_student(student, Inputs({{"teacher", world.artifact("teacher")}, {"statistics", world.artifact("statistics")}}), student_out);
+  run_student(student, Inputs({{"teacher", world.artifact("teacher")}, {"statistics", world.artifact("statistics")}}),
+              student_out);
 }
 
 DistillConfig short_run() {
@@ -107,12 +109,15 @@ DistillConfig short_run() {
   return config;
 }
 
-std::string weights_of(const World& world, const std::string& name) { return read_file(world.folder / name / "model.safetensors"); }
+std::string weights_of(const World& world, const std::string& name) {
+  return read_file(world.folder / name / "model.safetensors");
+}
 
 std::vector<Json> steps_of(const World& world, const std::string& name) {
   std::vector<Json> steps;
   const std::string text = read_file(world.folder / name / "steps.jsonl");
-  for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) steps.push_back(Json::parse(text.substr(at, text.find('\n', at) - at)));
+  for (size_t at = 0; at < text.size(); at = text.find('\n', at) + 1)
+    steps.push_back(Json::parse(text.substr(at, text.find('\n', at) - at)));
   return steps;
 }
 
@@ -122,14 +127,15 @@ double held_out_kl(const World& world, const std::string& name) {
   config.target_activation = 3.0 / 8;
   config.steps = 0;
   Outputs out = world.outputs(name + "-measured");
-  const Inputs inputs({{"student", world.artifact(name)}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
+  const Inputs inputs(
+      {{"student", world.artifact(name)}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
   return run_calibrate(config, inputs, out).metrics().at("kl_before").get<double>();
 }
 
 }  // namespace
 
 TEST_CASE("distillation lowers the KL, and refuses what does not belong together") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
   DistillConfig config = short_run();
@@ -143,7 +149,9 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
   CHECK(report.metrics().at("expert_load").size() == 2);
   CHECK(report.metrics().at("ffn_activation").get<double>() == Approx(3.0 / 8));
 
-  Inputs other({{"student", world.artifact("student")}, {"targets", world.artifact("targets")}, {"corpus", {folder.path() / "corpus", Digest{}}}});
+  Inputs other({{"student", world.artifact("student")},
+                {"targets", world.artifact("targets")},
+                {"corpus", {folder.path() / "corpus", Digest{}}}});
   Outputs refused = world.outputs("refused");
   CHECK_THROWS_AS(run_distill(config, other, refused), UsageError);
   config.keep_every = 5;
@@ -158,7 +166,8 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
     calibrate.steps = 10;
     calibrate.learning_rate = 1e-3;
     calibrate.held_out_windows = 4;
-    const Inputs inputs({{"student", world.artifact("trained")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
+    const Inputs inputs(
+        {{"student", world.artifact("trained")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
     Outputs calibrated = world.outputs("calibrated");
     const StageReport done = run_calibrate(calibrate, inputs, calibrated);
     CHECK(done.metrics().at("top_k") == 3);
@@ -166,7 +175,8 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
     CHECK(Decoder(open_checkpoint(folder.path() / "calibrated")).config().top_k == 3);
     const double overlap = done.metrics().at("routing_overlap");
     CHECK((overlap > 0.0 && overlap <= 1.0));
-    CHECK(done.metrics().at("tuning_kept").get<bool>() == (done.metrics().at("kl_after").get<double>() <= done.metrics().at("kl_before").get<double>()));
+    CHECK(done.metrics().at("tuning_kept").get<bool>() ==
+          (done.metrics().at("kl_after").get<double>() <= done.metrics().at("kl_before").get<double>()));
 
     // Tuning that ruins the router is undone: only top_k differs from the model that came in.
     calibrate.learning_rate = 10;
@@ -180,7 +190,7 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
 }
 
 TEST_CASE("a run that stops in the middle goes on bitwise the same") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
   const DistillConfig config = short_run();
@@ -201,7 +211,8 @@ TEST_CASE("a run that stops in the middle goes on bitwise the same") {
       int status = 0;
       bool ended = false;
       // Wait for a checkpoint of this round, then a moment of another length each time: mid-step, or while writing the next.
-      while (!(ended = ::waitpid(process, &status, WNOHANG) == process) && (!fs::exists(checkpoint) || fs::last_write_time(checkpoint) == before))
+      while (!(ended = ::waitpid(process, &status, WNOHANG) == process) &&
+             (!fs::exists(checkpoint) || fs::last_write_time(checkpoint) == before))
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       std::this_thread::sleep_for(std::chrono::milliseconds(7 * round));
       if (!ended) {
@@ -222,7 +233,8 @@ TEST_CASE("a run that stops in the middle goes on bitwise the same") {
     CHECK(read_file(folder.path() / "killed" / kRouterCountsFile) == read_file(folder.path() / "whole" / kRouterCountsFile));
     const auto kept = [&] {
       int64_t states = 0;
-      for (const auto& entry : fs::directory_iterator(folder.path() / kKeptFolder)) states += entry.path().extension() == ".safetensors";
+      for (const auto& entry : fs::directory_iterator(folder.path() / kKeptFolder))
+        states += entry.path().extension() == ".safetensors";
       return states;
     };
     CHECK(kept() == 3);  // one each 6 steps, at the end of its segment of 4: after 8, 12, 20; the end is the artifact itself
@@ -248,7 +260,7 @@ TEST_CASE("distils the world it is given", "[.][killed-child]") {
 }
 
 TEST_CASE("router counts say which experts every source's tokens were sent to") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
   const fs::path corpus_path = folder.path() / "corpus";
@@ -302,7 +314,8 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
         const int64_t s = source.back() - '0';
         ++tokens[size_t(s)];
         for (int64_t l = 0; l < counts.layers; ++l)
-          for (int64_t j = 0; j < 2; ++j) ++expected[size_t((s * counts.layers + l) * counts.experts + routing[size_t(l)].selected[i][j].item<int32_t>())];
+          for (int64_t j = 0; j < 2; ++j)
+            ++expected[size_t((s * counts.layers + l) * counts.experts + routing[size_t(l)].selected[i][j].item<int32_t>())];
       }
     }
     CHECK(counts.counts == expected);
@@ -324,7 +337,8 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
 
     config.steps = 3;
     Outputs second = world.outputs("second");
-    Inputs again({{"student", world.artifact("first")}, {"targets", world.artifact("targets")}, {"corpus", world.artifact("corpus")}});
+    Inputs again(
+        {{"student", world.artifact("first")}, {"targets", world.artifact("targets")}, {"corpus", world.artifact("corpus")}});
     run_distill(config, again, second);
     const RouterCounts both = read_router_counts(folder.path() / "second");
     CHECK(both.all_tokens() == (24 + 3) * config.batch_size * length);
@@ -334,7 +348,8 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
     calibrate.target_activation = 0.5;
     calibrate.steps = 4;
     calibrate.learning_rate = 1e-5;
-    const Inputs inputs({{"student", world.artifact("first")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
+    const Inputs inputs(
+        {{"student", world.artifact("first")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
     Outputs tuned = world.outputs("tuned");
     const StageReport report = run_calibrate(calibrate, inputs, tuned);
     const RouterCounts after = read_router_counts(folder.path() / "tuned");

@@ -31,6 +31,7 @@
 #include "quantize/statistics.h"
 #include "student/tiny_stage.h"
 #include "tests/model/random_model.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
@@ -38,15 +39,6 @@ namespace {
 
 constexpr int64_t kLength = 16, kTokens = 96;
 const Digest kModelRoot = sha256("model"), kCorpusRoot = sha256("corpus");
-
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-activations-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
 
 StageReport observe_in(const fs::path& world, const ActivationsConfig& options) {
   fs::remove_all(world / "activations");
@@ -58,12 +50,12 @@ StageReport observe_in(const fs::path& world, const ActivationsConfig& options) 
 
 /// A random model with a tokenizer, some channels much louder than others, and a corpus of random ids.
 struct Fixture {
-  TemporaryFolder folder;
+  TempFolder folder;
   ModelConfig config;
   explicit Fixture(ModelConfig c) : config(std::move(c)) {
     config.vocab_size = 257;
-    fs::create_directories(folder.path / "model");
-    OutputFolder out(folder.path / "model");
+    fs::create_directories(folder.path() / "model");
+    OutputFolder out(folder.path() / "model");
     Decoder decoder(config, RandomSource(config));
     for (LayerWeights& w : decoder.layers()) {
       w.input_norm[5] *= 8;
@@ -72,8 +64,8 @@ struct Fixture {
     }
     save_decoder(decoder, out, SaveDType::f32);
     out.write_file("tokenizer.json", byte_tokenizer_json());
-    fs::create_directories(folder.path / "corpus");
-    OutputFolder corpus(folder.path / "corpus");
+    fs::create_directories(folder.path() / "corpus");
+    OutputFolder corpus(folder.path() / "corpus");
     std::string table;
     for (const auto& [split, tokens] : std::vector<std::pair<std::string, int64_t>>{{"train", 400}, {"held_out", 40}})
       table += Json{{"digest", sha256(split).hex()},
@@ -91,7 +83,7 @@ struct Fixture {
     SafetensorsWriter writer(corpus, "tokens.safetensors", {{"train", DType::u16, {400}}, {"held_out", DType::u16, {40}}},
                              {{"vocab_size", "257"},
                               {"window_length", std::to_string(kLength)},
-                              {"tokenizer_probe", open_tokenizer(folder.path / "model")->probe().hex()},
+                              {"tokenizer_probe", open_tokenizer(folder.path() / "model")->probe().hex()},
                               {"separator", "256"}});
     Rng rng(5, "test/tokens");
     for (int i = 0; i < 440; ++i) {
@@ -100,18 +92,19 @@ struct Fixture {
     }
     writer.close();
   }
-  StageReport observe(const ActivationsConfig& options) const { return observe_in(folder.path, options); }
+  StageReport observe(const ActivationsConfig& options) const { return observe_in(folder.path(), options); }
   StageReport quantize(const QuantizeConfig& options, const std::string& name, const Digest& root = kModelRoot) const {
-    fs::remove_all(folder.path / name);
-    fs::create_directories(folder.path / name);
-    Outputs outputs(folder.path / name, folder.path / "scratch");
+    fs::remove_all(folder.path() / name);
+    fs::create_directories(folder.path() / name);
+    Outputs outputs(folder.path() / name, folder.path() / "scratch");
     return run_quantize(
-        options, Inputs({{"model", {folder.path / "model", root}}, {"activations", {folder.path / "activations", {}}}}), outputs);
+        options, Inputs({{"model", {folder.path() / "model", root}}, {"activations", {folder.path() / "activations", {}}}}),
+        outputs);
   }
-  at::Tensor ids() const { return sample_windows(Corpus(folder.path / "corpus"), kCorpusRoot, 0, kTokens); }
-  Decoder model(const std::string& name = "model") const { return Decoder(open_checkpoint(folder.path / name)); }
+  at::Tensor ids() const { return sample_windows(Corpus(folder.path() / "corpus"), kCorpusRoot, 0, kTokens); }
+  Decoder model(const std::string& name = "model") const { return Decoder(open_checkpoint(folder.path() / name)); }
   std::string bytes(const std::string& name) const {
-    std::ifstream in(folder.path / name, std::ios::binary);
+    std::ifstream in(folder.path() / name, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
   }
   double divergence(const std::string& name) const {
@@ -195,7 +188,7 @@ TEST_CASE("a dense model's inputs are recorded as a whole forward pass sees them
   const StageReport report = f.observe({.tokens = kTokens, .batch_size = 4, .samples = 10, .hessians = true});
   CHECK(report.metrics()["groups"] == 8);
   at::NoGradGuard no_grad;
-  const ActivationStatistics file(f.folder.path / "activations");
+  const ActivationStatistics file(f.folder.path() / "activations");
   CHECK(file.model_root() == kModelRoot);
   const Decoder model = f.model();
   CHECK(*file.group_of("model.layers.1.self_attn.v_proj.weight") == "model.layers.1.self_attn.q_proj");
@@ -222,7 +215,7 @@ TEST_CASE("every expert is observed: forced tokens are the best scored others, a
   const int64_t wanted = 45;
   const StageReport report = f.observe({.tokens = kTokens, .samples = 8, .min_tokens = wanted, .hessians = true});
   at::NoGradGuard no_grad;
-  const ActivationStatistics file(f.folder.path / "activations");
+  const ActivationStatistics file(f.folder.path() / "activations");
   const Decoder model = f.model();
   int64_t topped_up = 0, forced_tokens = 0;
   ForwardOptions options;
@@ -267,10 +260,10 @@ TEST_CASE("recording again, and in other batches, gives the same file or the sam
   const std::string first = f.bytes("activations/activations.safetensors");
   f.observe({.tokens = kTokens, .hessians = true});
   CHECK(f.bytes("activations/activations.safetensors") == first);
-  const ActivationStatistics file(f.folder.path / "activations");
+  const ActivationStatistics file(f.folder.path() / "activations");
   const LinearStatistics before = file.read("model.layers.1.mlp.experts.3.down_proj", ActivationStatistics::Parts::small);
   f.observe({.tokens = kTokens, .batch_size = 1, .hessians = true});
-  const LinearStatistics after = ActivationStatistics(f.folder.path / "activations")
+  const LinearStatistics after = ActivationStatistics(f.folder.path() / "activations")
                                      .read("model.layers.1.mlp.experts.3.down_proj", ActivationStatistics::Parts::small);
   CHECK(before.tokens == after.tokens);
   for (size_t i = 0; i < before.amax.size(); ++i) CHECK(before.amax[i] == Approx(after.amax[i]).epsilon(1e-4));
@@ -282,18 +275,18 @@ TEST_CASE("a killed or interrupted run goes on behind its last whole layer, and 
     const Fixture f(c);
     const StageReport whole = f.observe(SignalledChild::kOptions);
     CHECK_FALSE(said_resumed(whole));
-    CHECK(fs::is_empty(f.folder.path / "scratch"));
+    CHECK(fs::is_empty(f.folder.path() / "scratch"));
     const std::string expected = f.bytes("activations/activations.safetensors");
     int resumed = 0;
     for (const int signal : {SIGKILL, SIGINT})
       for (const int64_t n : {1, 2, 3, 4, 5}) {
         CAPTURE(signal, n);
-        const int ended = SignalledChild::run(f.folder.path, signal, n);
+        const int ended = SignalledChild::run(f.folder.path(), signal, n);
         CHECK((ended == (signal == SIGKILL ? -SIGKILL : 130) || (signal == SIGINT && ended == 0)));  // too late to interrupt
         const StageReport report = f.observe(SignalledChild::kOptions);
         CHECK(f.bytes("activations/activations.safetensors") == expected);
         CHECK(report.metrics() == whole.metrics());
-        CHECK(fs::is_empty(f.folder.path / "scratch"));
+        CHECK(fs::is_empty(f.folder.path() / "scratch"));
         resumed += said_resumed(report);
       }
     CHECK(resumed >= 4);
@@ -304,14 +297,14 @@ TEST_CASE("layers that were left over are not gone on from when they are no long
   const Fixture f(random_moe_config());
   f.observe(SignalledChild::kOptions);
   const std::string expected = f.bytes("activations/activations.safetensors");
-  const fs::path spill = f.folder.path / "scratch" / "activations.spill",
-                 state = f.folder.path / "scratch" / "activations.state.safetensors";
+  const fs::path spill = f.folder.path() / "scratch" / "activations.spill",
+                 state = f.folder.path() / "scratch" / "activations.state.safetensors";
   const auto damage = [](const fs::path& file, int64_t from_end) {
     std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-from_end, std::ios::end) << "\xff\x01";
   };
   for (const std::string what : {"spill", "stream", "state", "short", "other", "nothing"}) {
     CAPTURE(what);
-    REQUIRE(SignalledChild::run(f.folder.path, SIGKILL, 5) == -SIGKILL);
+    REQUIRE(SignalledChild::run(f.folder.path(), SIGKILL, 5) == -SIGKILL);
     REQUIRE(fs::exists(state));
     if (what == "spill") std::fstream(spill, std::ios::in | std::ios::out | std::ios::binary).seekp(100) << "\xff\x01";
     if (what == "stream") damage(state, 10);
@@ -346,8 +339,8 @@ TEST_CASE("smoothing leaves the function of the unquantised model as it is, bit 
     INFO(c.model_type);
     const Fixture f(c);
     f.observe({.tokens = kTokens, .min_tokens = 20});
-    const Checkpoint checkpoint = open_checkpoint(f.folder.path / "model");
-    const ActivationStatistics statistics(f.folder.path / "activations");
+    const Checkpoint checkpoint = open_checkpoint(f.folder.path() / "model");
+    const ActivationStatistics statistics(f.folder.path() / "activations");
     const auto scheme = find_scheme("w8a8", {});
     for (const double strength : {-1.0, 0.5}) {
       const Calibration calibration({.smooth = true, .strength = strength, .min_tokens = 1}, checkpoint, *scheme, statistics,
@@ -392,7 +385,7 @@ TEST_CASE("weights that saw too few tokens are quantised without calibration, an
   f.observe({.tokens = kTokens, .min_tokens = 0, .hessians = true});
   const StageReport report = f.quantize({.scheme = "int8", .gptq = true, .min_tokens = 1}, "int8");
   const Json& metrics = report.metrics()["calibration"];
-  const ActivationStatistics statistics(f.folder.path / "activations");
+  const ActivationStatistics statistics(f.folder.path() / "activations");
   int64_t unseen = 0;
   for (const auto& [weight, group] : statistics.groups()) unseen += statistics.tokens(group) == 0;
   CHECK(unseen >= 6);  // expert 1 of both layers at least
@@ -423,7 +416,7 @@ TEST_CASE("what cannot be calibrated is refused with a remedy") {
 TEST_CASE("a damaged activations file is refused by name") {
   const Fixture f(random_dense_config());
   f.observe({.tokens = kTokens, .hessians = true});
-  const fs::path file = f.folder.path / "activations" / "activations.safetensors";
+  const fs::path file = f.folder.path() / "activations" / "activations.safetensors";
   const std::string whole = f.bytes("activations/activations.safetensors");
   const auto with = [&](const std::string& bytes) {
     std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;

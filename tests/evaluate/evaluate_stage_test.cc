@@ -16,21 +16,13 @@
 #include "model/decoder.h"
 #include "quantize/quantize_stage.h"
 #include "student/tiny_stage.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
 constexpr int64_t kLength = 32, kHeldOut = 32 * 13 + 5;
-
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-evaluate-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
 
 void make_model(const fs::path& folder, int64_t seed) {
   fs::create_directories(folder);
@@ -45,12 +37,23 @@ void make_corpus(const fs::path& folder, const Digest& probe, int64_t vocab) {
   std::string table;
   const std::vector<std::pair<std::string, int64_t>> splits = {{"train", 100}, {"held_out", kHeldOut}};
   for (const auto& [split, tokens] : splits)
-    table += Json{{"digest", sha256(split).hex()}, {"name", split}, {"source", "test"}, {"license", "CC0-1.0"}, {"license_rule", "*"},
-                  {"bytes", tokens},               {"split", split}, {"first_token", 0}, {"tokens", tokens}}.dump() + "\n";
+    table += Json{{"digest", sha256(split).hex()},
+                  {"name", split},
+                  {"source", "test"},
+                  {"license", "CC0-1.0"},
+                  {"license_rule", "*"},
+                  {"bytes", tokens},
+                  {"split", split},
+                  {"first_token", 0},
+                  {"tokens", tokens}}
+                 .dump() +
+             "\n";
   out.write_file("documents.jsonl", table);
   SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {100}}, {"held_out", DType::u16, {kHeldOut}}},
-                           {{"vocab_size", std::to_string(vocab)}, {"window_length", std::to_string(kLength)},
-                            {"tokenizer_probe", probe.hex()}, {"separator", "256"}});
+                           {{"vocab_size", std::to_string(vocab)},
+                            {"window_length", std::to_string(kLength)},
+                            {"tokenizer_probe", probe.hex()},
+                            {"separator", "256"}});
   Rng rng(9, "test/tokens");
   for (const auto& [split, tokens] : splits)
     for (int64_t i = 0; i < tokens; ++i) {
@@ -61,20 +64,20 @@ void make_corpus(const fs::path& folder, const Digest& probe, int64_t vocab) {
 }
 
 struct Fixture {
-  TemporaryFolder folder;
+  TempFolder folder;
   std::map<std::string, InputArtifact> slots;
   Fixture() {
-    make_model(folder.path / "teacher", 0);
-    make_model(folder.path / "stranger", 1);
-    fs::create_directories(folder.path / "int8");
-    Outputs outputs(folder.path / "int8", folder.path / "scratch");
-    run_quantize({}, Inputs({{"model", {folder.path / "teacher", {}}}}), outputs);
-    make_corpus(folder.path / "corpus", open_tokenizer(folder.path / "teacher")->probe(), 257);
-    for (const char* name : {"teacher", "corpus", "int8", "stranger"}) slots[name] = {folder.path / name, {}};
+    make_model(folder.path() / "teacher", 0);
+    make_model(folder.path() / "stranger", 1);
+    fs::create_directories(folder.path() / "int8");
+    Outputs outputs(folder.path() / "int8", folder.path() / "scratch");
+    run_quantize({}, Inputs({{"model", {folder.path() / "teacher", {}}}}), outputs);
+    make_corpus(folder.path() / "corpus", open_tokenizer(folder.path() / "teacher")->probe(), 257);
+    for (const char* name : {"teacher", "corpus", "int8", "stranger"}) slots[name] = {folder.path() / name, {}};
   }
   StageReport evaluate(const EvaluateConfig& config) {
-    fs::create_directories(folder.path / "out");
-    Outputs outputs(folder.path / "out", folder.path / "scratch");
+    fs::create_directories(folder.path() / "out");
+    Outputs outputs(folder.path() / "out", folder.path() / "scratch");
     return run_evaluate(config, Inputs(slots), outputs);
   }
 };
@@ -97,7 +100,8 @@ Expected by_definition(const fs::path& root, const std::string& name, const std:
     const at::Tensor q = at::softmax(model.logits(model.hidden(tokens)).to(at::kDouble), -1);
     for (int64_t i = 0; i < kLength; ++i) {
       double sum = 0;
-      for (int64_t v = 0; v < p.size(1); ++v) sum += p[i][v].item<double>() * std::log(p[i][v].item<double>() / q[i][v].item<double>());
+      for (int64_t v = 0; v < p.size(1); ++v)
+        sum += p[i][v].item<double>() * std::log(p[i][v].item<double>() / q[i][v].item<double>());
       kl.push_back(sum);
       nll -= std::log(q[i][ids[size_t(i) + 1]].item<double>());
       agree += p[i].argmax().item<int64_t>() == q[i].argmax().item<int64_t>();
@@ -114,7 +118,7 @@ Expected by_definition(const fs::path& root, const std::string& name, const std:
 
 TEST_CASE_METHOD(Fixture, "every figure is what its definition says") {
   const StageReport report = evaluate({.tokens = 100, .batch = 3});
-  const Json evaluation = read_json(folder.path / "out" / "evaluation.json");
+  const Json evaluation = read_json(folder.path() / "out" / "evaluation.json");
   CHECK(evaluation["tokens"] == 128);  // whole windows
   CHECK(evaluation == report.metrics());
   REQUIRE(evaluation["models"].size() == 3);
@@ -126,10 +130,10 @@ TEST_CASE_METHOD(Fixture, "every figure is what its definition says") {
   CHECK(teacher["top1_agreement"] == 1.0);
   CHECK(teacher["ffn_activation"] == 1.0);
   CHECK(int8["parameters"] == teacher["parameters"]);
-  CHECK(int8["bytes"] == fs::file_size(folder.path / "int8" / "model.safetensors"));
+  CHECK(int8["bytes"] == fs::file_size(folder.path() / "int8" / "model.safetensors"));
   for (const char* name : {"int8", "stranger"}) {
     const Json& row = std::string(name) == "int8" ? int8 : stranger;
-    const Expected expected = by_definition(folder.path, name, {1, 4, 8, 11});  // the middles of four quarters of 13
+    const Expected expected = by_definition(folder.path(), name, {1, 4, 8, 11});  // the middles of four quarters of 13
     CAPTURE(name);
     CHECK(row["perplexity"].get<double>() == Approx(expected.perplexity).epsilon(1e-4));
     CHECK(row["kl_mean"].get<double>() == Approx(expected.kl_mean).epsilon(1e-3).margin(1e-7));
@@ -149,6 +153,6 @@ TEST_CASE_METHOD(Fixture, "more tokens than there are means all of them, and the
 }
 
 TEST_CASE_METHOD(Fixture, "a corpus cut with another tokenizer is refused") {
-  make_corpus(folder.path / "corpus", sha256("another"), 257);
+  make_corpus(folder.path() / "corpus", sha256("another"), 257);
   CHECK_THROWS_AS(evaluate({}), UsageError);
 }

@@ -13,7 +13,7 @@
 #include "formats/sharded.h"
 #include "tests/formats/contract.h"
 #include "tests/formats/gguf_builder.h"
-#include "tests/formats/support.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using namespace overproof::test;
@@ -31,7 +31,7 @@ void write_model(const fs::path& path, const std::vector<TensorInfo>& tensors, c
     writer.append_f32(values);
   }
   writer.close();
-  put(path / "config.json", config.dump());
+  write_text(path / "config.json", config.dump());
 }
 
 std::string role_of(const Architecture& architecture, const std::string& name, const std::vector<int64_t>& shape = {8, 8}) {
@@ -106,9 +106,9 @@ TEST_CASE("stacked experts are seen one by one, with their bytes where they stan
                                            {kDown, DType::f16, {3, 5, 2}},
                                            {"model.layers.0.mlp.gate.weight", DType::f32, {3, 5}}};
   const TempFolder t;
-  write_model(t.path, tensors, qwen);
-  const SafetensorsCheckpoint stored(t.path);
-  const Checkpoint checkpoint = open_checkpoint(t.path);
+  write_model(t.path(), tensors, qwen);
+  const SafetensorsCheckpoint stored(t.path());
+  const Checkpoint checkpoint = open_checkpoint(t.path());
   const TensorSource& source = *checkpoint.tensors;
   CHECK(source.tensors().size() == 2 + 3 * 3);
   CHECK(source.tensors()[2].name == "model.layers.0.mlp.experts.0.up_proj.weight");
@@ -129,8 +129,8 @@ TEST_CASE("stacked experts are seen one by one, with their bytes where they stan
   CHECK_THROWS_WITH(source.read_all_f32(kDown), Catch::Contains("no tensor"));
 
   // Mixtral has other names for them, and another one for its router when it is saved fused.
-  write_model(t.path, tensors, {{"model_type", "mixtral"}, {"num_hidden_layers", 1}, {"num_local_experts", 3}});
-  const Checkpoint mixtral = open_checkpoint(t.path);
+  write_model(t.path(), tensors, {{"model_type", "mixtral"}, {"num_hidden_layers", 1}, {"num_local_experts", 3}});
+  const Checkpoint mixtral = open_checkpoint(t.path());
   CHECK(mixtral.tensors->read_all_f32("model.layers.0.block_sparse_moe.experts.2.w3.weight") ==
         std::vector<float>(gate_up.begin() + 50, gate_up.end()));
   CHECK(mixtral.tensors->find("model.layers.0.block_sparse_moe.gate.weight"));
@@ -140,8 +140,8 @@ TEST_CASE("stacked experts are seen one by one, with their bytes where they stan
   Json config = qwen;
   config["quantization_config"] = {{"quant_method", "compressed-tensors"},
                                    {"config_groups", {{"g", {{"targets", {"Linear"}}, {"weights", Json::object()}}}}}};
-  write_model(t.path, tensors, config);
-  const Checkpoint quantized = open_checkpoint(t.path);
+  write_model(t.path(), tensors, config);
+  const Checkpoint quantized = open_checkpoint(t.path());
   CHECK(quantized.quantization->group_for("model.layers.0.mlp.experts.1.up_proj") == nullptr);
   CHECK(quantized.quantization->group_for("model.layers.0.mlp.experts.1.other") != nullptr);
   CHECK(check_contract(*quantized.tensors) == 11);
@@ -151,9 +151,9 @@ TEST_CASE("stacks that contradict their names are refused") {
   const auto refused = [](const std::vector<TensorInfo>& tensors, const std::string& cause,
                           const std::string& type = "qwen3_moe") {
     const TempFolder t;
-    write_model(t.path, tensors, {{"model_type", type}, {"num_experts", 3}});
-    CHECK_THROWS_AS(open_checkpoint(t.path), FormatError);
-    CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains(cause));
+    write_model(t.path(), tensors, {{"model_type", type}, {"num_experts", 3}});
+    CHECK_THROWS_AS(open_checkpoint(t.path()), FormatError);
+    CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains(cause));
   };
   refused({{kGateUp, DType::bf16, {3, 3, 5}}}, "as many gate rows as up rows");
   refused({{kGateUp, DType::bf16, {2, 4, 5}}}, "does not have the 3 experts");
@@ -167,14 +167,14 @@ TEST_CASE("stacks that contradict their names are refused") {
 TEST_CASE("every source decodes the bytes at its extents to what it reads") {
   const fs::path golden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden";
   const TempFolder t;
-  fs::copy(golden / "formats_dtypes/model.safetensors", t.path / "model.safetensors");
-  put(t.path / "config.json", "{}");
-  CHECK(check_contract(*open_checkpoint(t.path).tensors) > 10);
+  fs::copy(golden / "formats_dtypes/model.safetensors", t.path() / "model.safetensors");
+  write_text(t.path() / "config.json", "{}");
+  CHECK(check_contract(*open_checkpoint(t.path()).tensors) > 10);
   write_model(
-      t.path,
+      t.path(),
       {{"scalar", DType::f32, {}}, {"none", DType::bf16, {0, 3}}, {"thin", DType::bf16, {3, 0}}, {"cube", DType::f16, {3, 2, 2}}},
       Json::object());
-  CHECK(check_contract(*open_checkpoint(t.path).tensors) == 4);
+  CHECK(check_contract(*open_checkpoint(t.path()).tensors) == 4);
   CHECK(check_contract(*open_checkpoint(golden / "gguf_file").tensors) == 11);
 
   // Every block type, permuted as llama's and plain as qwen2's; vectors of blocks; stacked experts.
@@ -210,7 +210,7 @@ TEST_CASE("every source decodes the bytes at its extents to what it reads") {
       add("blk.0.attn_norm.weight", {256});
       add("blk.0.attn_q.bias", {768});
       if (arch == "glm4moe") add("blk.0.ffn_down_exps.weight", {256, 5, 3});
-      const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
+      const Checkpoint c = open_checkpoint(write_text(t.path() / "x.gguf", b.bytes()));
       CHECK(check_contract(*c.tensors) == int64_t(c.tensors->tensors().size()) - (ggml_layout(id).block_values > 1 ? 2 : 0));
     }
   }

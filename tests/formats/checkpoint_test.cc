@@ -14,7 +14,7 @@
 #include "formats/safetensors_checkpoint.h"
 #include "formats/sharded.h"
 #include "tests/formats/gguf_builder.h"
-#include "tests/formats/support.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using namespace overproof::test;
@@ -24,7 +24,9 @@ namespace {
 /// Three tensors of 8, 12 and 4 bytes in shards of at most `max_bytes`.
 void write_sharded(const fs::path& path, int64_t max_bytes) {
   OutputFolder folder(path);
-  ShardedWriter writer(folder, {{"a", DType::f32, {2}}, {"none", DType::f32, {0}}, {"b", DType::f32, {3, 1}}, {"c", DType::bf16, {2}}}, {}, max_bytes);
+  ShardedWriter writer(folder,
+                       {{"a", DType::f32, {2}}, {"none", DType::f32, {0}}, {"b", DType::f32, {3, 1}}, {"c", DType::bf16, {2}}},
+                       {}, max_bytes);
   CHECK(writer.current()->name == "a");
   writer.append_f32(std::vector<float>{1});
   writer.append_f32(std::vector<float>{2});
@@ -53,37 +55,38 @@ void expect_sharded(const fs::path& path, size_t shards) {
 
 void check_index_refused(const std::string& index, const std::string& cause) {
   const TempFolder t;
-  write_sharded(t.path, 12);
-  put(t.path / kSafetensorsIndexName, index);
-  CHECK_THROWS_AS(SafetensorsCheckpoint(t.path), FormatError);
-  CHECK_THROWS_WITH(SafetensorsCheckpoint(t.path), Catch::Contains(cause));
+  write_sharded(t.path(), 12);
+  write_text(t.path() / kSafetensorsIndexName, index);
+  CHECK_THROWS_AS(SafetensorsCheckpoint(t.path()), FormatError);
+  CHECK_THROWS_WITH(SafetensorsCheckpoint(t.path()), Catch::Contains(cause));
 }
 
 }  // namespace
 
 TEST_CASE("a checkpoint is written in shards of bounded size, and read back") {
   const TempFolder one, two, three;
-  write_sharded(one.path, 24);
-  CHECK(fs::exists(one.path / "model.safetensors"));
-  CHECK_FALSE(fs::exists(one.path / kSafetensorsIndexName));
-  expect_sharded(one.path, 1);
-  write_sharded(two.path, 20);
-  CHECK(fs::exists(two.path / "model-00002-of-00002.safetensors"));
-  CHECK(read_json(two.path / kSafetensorsIndexName)["metadata"]["total_size"] == 24);
-  expect_sharded(two.path, 2);
-  write_sharded(three.path, 1);
-  expect_sharded(three.path, 4);
+  write_sharded(one.path(), 24);
+  CHECK(fs::exists(one.path() / "model.safetensors"));
+  CHECK_FALSE(fs::exists(one.path() / kSafetensorsIndexName));
+  expect_sharded(one.path(), 1);
+  write_sharded(two.path(), 20);
+  CHECK(fs::exists(two.path() / "model-00002-of-00002.safetensors"));
+  CHECK(read_json(two.path() / kSafetensorsIndexName)["metadata"]["total_size"] == 24);
+  expect_sharded(two.path(), 2);
+  write_sharded(three.path(), 1);
+  expect_sharded(three.path(), 4);
 }
 
 TEST_CASE("an index that lies is refused") {
-  const std::string a = "model-00001-of-00003.safetensors", b = "model-00002-of-00003.safetensors", c = "model-00003-of-00003.safetensors";
+  const std::string a = "model-00001-of-00003.safetensors", b = "model-00002-of-00003.safetensors",
+                    c = "model-00003-of-00003.safetensors";
   const auto index = [](const std::string& map) { return "{\"weight_map\":{" + map + "}}"; };
   const std::string good = "\"a\":\"" + a + "\",\"none\":\"" + a + "\",\"b\":\"" + b + "\",\"c\":\"" + c + "\"";
   {
     const TempFolder t;
-    write_sharded(t.path, 12);
-    put(t.path / kSafetensorsIndexName, index(good));
-    expect_sharded(t.path, 3);
+    write_sharded(t.path(), 12);
+    write_text(t.path() / kSafetensorsIndexName, index(good));
+    expect_sharded(t.path(), 3);
   }
   check_index_refused(index("\"a\":\"../" + a + "\""), "leaves the folder");
   check_index_refused(index("\"a\":\"/etc/passwd\""), "leaves the folder");
@@ -132,7 +135,7 @@ TEST_CASE("llama.cpp's order of query rows is undone for llama and left alone fo
   for (const std::string arch : {"llama", "qwen2"}) {
     GgufBuilder b = llama(arch);
     b.f32("blk.0.attn_q.weight", {4, 4}, q).f32("blk.0.attn_q.bias", {4}, {0, 1, 2, 3});
-    const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
+    const Checkpoint c = open_checkpoint(write_text(t.path() / "x.gguf", b.bytes()));
     const auto rows = c.tensors->read_all_f32("model.layers.0.self_attn.q_proj.weight");
     const auto bias = c.tensors->read_all_f32("model.layers.0.self_attn.q_proj.bias");
     // The converter wrote reshape(2 halves, 2).swapaxes: stored rows are h0 j0, h1 j0, h0 j1, h1 j1.
@@ -165,7 +168,8 @@ TEST_CASE("a GGUF file by the gguf package reads as the model it was made from")
 
   std::ostringstream text, json;
   inspect(golden, false, text);
-  CHECK_THAT(text.str(), Catch::Contains("token_embd.weight  [8, 32]") && Catch::Contains("general.name = \"tiny\"") && Catch::Contains("11 tensors"));
+  CHECK_THAT(text.str(), Catch::Contains("token_embd.weight  [8, 32]") && Catch::Contains("general.name = \"tiny\"") &&
+                             Catch::Contains("11 tensors"));
   inspect(golden / "tiny.gguf", true, json);
   const Json report = parse_json(json.str(), "inspect");
   CHECK(report["files"][0]["tensors"].size() == 11);
@@ -183,11 +187,14 @@ TEST_CASE("tensors have the names that the gguf package gives them") {
     b.integer(std::string(family->arch) + ".expert_count", family->experts ? 2 : 0);
     b.tensors.clear();
     for (const auto& [gguf, hf] : table.items()) {
-      const bool stacked = gguf.find("_exps.") != std::string::npos, latent = gguf.ends_with("attn_k_b.weight") || gguf.ends_with("attn_v_b.weight");
-      const std::vector<uint64_t> ne = stacked ? std::vector<uint64_t>{1, 2, 2} : latent ? std::vector<uint64_t>{2, 2, 1} : std::vector<uint64_t>{1, 4};
+      const bool stacked = gguf.find("_exps.") != std::string::npos,
+                 latent = gguf.ends_with("attn_k_b.weight") || gguf.ends_with("attn_v_b.weight");
+      const std::vector<uint64_t> ne = stacked  ? std::vector<uint64_t>{1, 2, 2}
+                                       : latent ? std::vector<uint64_t>{2, 2, 1}
+                                                : std::vector<uint64_t>{1, 4};
       b.f32(gguf, ne, {1, 2, 3, 4});
     }
-    const GgufCheckpoint c(put(t.path / "x.gguf", b.bytes()));
+    const GgufCheckpoint c(write_text(t.path() / "x.gguf", b.bytes()));
     for (const auto& [gguf, hf] : table.items()) {
       CAPTURE(model, gguf, hf);
       CHECK(c.find(hf.get<std::string>()));
@@ -199,10 +206,12 @@ TEST_CASE("stacked experts of glm4moe appear one by one") {
   const TempFolder t;
   GgufBuilder b = llama("glm4moe");
   b.integer("glm4moe.expert_count", 2).integer("glm4moe.expert_used_count", 1).integer("glm4moe.expert_shared_count", 1);
-  b.integer("glm4moe.expert_feed_forward_length", 2).number("glm4moe.expert_weights_scale", 2).integer("glm4moe.expert_gating_func", 2);
+  b.integer("glm4moe.expert_feed_forward_length", 2)
+      .number("glm4moe.expert_weights_scale", 2)
+      .integer("glm4moe.expert_gating_func", 2);
   b.f32("blk.0.ffn_gate_exps.weight", {4, 1, 2}, {1, 2, 3, 4, 5, 6, 7, 8}).f32("blk.0.exp_probs_b.bias", {2}, {1, 2});
   b.f32("blk.0.post_attention_norm.weight", {4}, {1, 1, 1, 1}).f32("output.weight", {4, 2}, std::vector<float>(8));
-  const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
+  const Checkpoint c = open_checkpoint(write_text(t.path() / "x.gguf", b.bytes()));
   CHECK(c.tensors->read_all_f32("model.layers.0.mlp.experts.1.gate_proj.weight") == std::vector<float>{5, 6, 7, 8});
   CHECK(c.tensors->find("model.layers.0.mlp.experts.0.gate_proj.weight")->shape == std::vector<int64_t>{1, 4});
   CHECK(c.tensors->read_all_f32("model.layers.0.mlp.gate.e_score_correction_bias") == std::vector<float>{1, 2});
@@ -225,22 +234,25 @@ TEST_CASE("Llama 3's RoPE factors are recognised, others refused") {
   b.integer("llama.attention.key_length", kHead).integer("llama.attention.value_length", kHead);
   b.integer("llama.rope.dimension_count", kHead).number("llama.rope.freq_base", 500000);
   b.f32("rope_freqs.weight", {kHead / 2}, factors);
-  const Checkpoint c = open_checkpoint(put(t.path / "x.gguf", b.bytes()));
-  CHECK((*c.config)["rope_scaling"] == Json{{"rope_type", "llama3"}, {"factor", 32.0}, {"low_freq_factor", 1.0},
-                                            {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}});
+  const Checkpoint c = open_checkpoint(write_text(t.path() / "x.gguf", b.bytes()));
+  CHECK((*c.config)["rope_scaling"] == Json{{"rope_type", "llama3"},
+                                            {"factor", 32.0},
+                                            {"low_freq_factor", 1.0},
+                                            {"high_freq_factor", 4.0},
+                                            {"original_max_position_embeddings", 8192}});
   CHECK((*c.config)["rope_parameters"]["rope_theta"] == 500000.0);
   CHECK_FALSE(c.tensors->find("rope_freqs.weight"));
   factors[kHead / 4] *= 1.01f;
   b.tensors.pop_back();
   b.f32("rope_freqs.weight", {kHead / 2}, factors);
-  CHECK_THROWS_WITH(open_checkpoint(put(t.path / "x.gguf", b.bytes())), Catch::Contains("not Llama 3's scaling"));
+  CHECK_THROWS_WITH(open_checkpoint(write_text(t.path() / "x.gguf", b.bytes())), Catch::Contains("not Llama 3's scaling"));
 }
 
 TEST_CASE("a GGUF model that we cannot read says why") {
   const TempFolder t;
   const auto refused = [&](GgufBuilder b, const std::string& cause) {
-    CHECK_THROWS_AS(open_checkpoint(put(t.path / "x.gguf", b.bytes())), FormatError);
-    CHECK_THROWS_WITH(open_checkpoint(put(t.path / "x.gguf", b.bytes())), Catch::Contains(cause));
+    CHECK_THROWS_AS(open_checkpoint(write_text(t.path() / "x.gguf", b.bytes())), FormatError);
+    CHECK_THROWS_WITH(open_checkpoint(write_text(t.path() / "x.gguf", b.bytes())), Catch::Contains(cause));
   };
   refused(llama("gemma3"), "'gemma3' is not supported");
   refused(GgufBuilder(), "general.architecture");
@@ -251,28 +263,30 @@ TEST_CASE("a GGUF model that we cannot read says why") {
   refused(llama().f32("blk.0.ffn_norm.weight", {1}, {1}).f32("blk.0.post_attention_norm.weight", {1}, {1}), "no name");
   refused(llama().f32("blk.0.ffn_gate_exps.weight", {1, 1, 1}, {1}), "'llama' without experts is not");
   refused(llama("glm4moe").f32("blk.0.ffn_gate_exps.weight", {1, 1}, {1}), "three dimensions");
-  refused(llama("glm4moe").integer("glm4moe.expert_count", 1).f32("blk.0.ffn_gate_exps.weight", {1, 1, 2}, {1, 2}), "more experts");
+  refused(llama("glm4moe").integer("glm4moe.expert_count", 1).f32("blk.0.ffn_gate_exps.weight", {1, 1, 2}, {1, 2}),
+          "more experts");
   refused(llama("glm4moe").integer("glm4moe.nextn_predict_layers", 1), "predict further tokens");
   refused(llama("qwen2").integer("qwen2.nextn_predict_layers", 1), "predict further tokens");
   refused(llama().text("llama.rope.scaling.type", "longrope"), "'longrope' is not supported");
-  refused(llama("granitemoe").integer("granitemoe.expert_count", 1).f32("blk.0.ffn_up_exps.weight", {1, 1, 1}, {1}), "no counterpart");
+  refused(llama("granitemoe").integer("granitemoe.expert_count", 1).f32("blk.0.ffn_up_exps.weight", {1, 1, 1}, {1}),
+          "no counterpart");
   refused(llama("deepseek2").f32("blk.0.attn_k_b.weight", {1, 1, 1}, {1}), "no counterpart");
   refused(llama().integer("llama.rope.dimension_count", 2), "part of the head");
 }
 
 TEST_CASE("opening nothing, or something else, is an error that says so") {
   const TempFolder t;
-  CHECK_THROWS_AS(open_checkpoint(t.path / "none"), IoError);
-  CHECK_THROWS_AS(open_checkpoint(t.path), IoError);
+  CHECK_THROWS_AS(open_checkpoint(t.path() / "none"), IoError);
+  CHECK_THROWS_AS(open_checkpoint(t.path()), IoError);
   std::ostringstream out;
-  CHECK_THROWS_AS(inspect(t.path, false, out), IoError);
-  CHECK_THROWS_AS(inspect(t.path / "none", false, out), IoError);
-  CHECK_THROWS_AS(open_checkpoint(put(t.path / "x.bin", "x")), FormatError);
+  CHECK_THROWS_AS(inspect(t.path(), false, out), IoError);
+  CHECK_THROWS_AS(inspect(t.path() / "none", false, out), IoError);
+  CHECK_THROWS_AS(open_checkpoint(write_text(t.path() / "x.bin", "x")), FormatError);
   const std::string bytes = llama().bytes();
-  put(t.path / "a.gguf", bytes);
-  CHECK(open_checkpoint(t.path).tensors->tensors().size() == 1);
-  put(t.path / "b.gguf", bytes);
-  CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains("2 .gguf files"));
-  put(t.path / "config.json", "{}");
-  CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains("model.safetensors"));
+  write_text(t.path() / "a.gguf", bytes);
+  CHECK(open_checkpoint(t.path()).tensors->tensors().size() == 1);
+  write_text(t.path() / "b.gguf", bytes);
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("2 .gguf files"));
+  write_text(t.path() / "config.json", "{}");
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("model.safetensors"));
 }

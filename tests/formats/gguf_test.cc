@@ -3,7 +3,7 @@
 #include "core/error.h"
 #include "formats/gguf.h"
 #include "tests/formats/gguf_builder.h"
-#include "tests/formats/support.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using namespace overproof::test;
@@ -12,7 +12,9 @@ namespace {
 
 GgufBuilder every_type() {
   GgufBuilder b;
-  b.key("u8", GgufType::u8, raw(uint8_t(200))).key("i8", GgufType::i8, raw(int8_t(-3))).key("u16", GgufType::u16, raw(uint16_t(60000)));
+  b.key("u8", GgufType::u8, raw(uint8_t(200)))
+      .key("i8", GgufType::i8, raw(int8_t(-3)))
+      .key("u16", GgufType::u16, raw(uint16_t(60000)));
   b.key("i16", GgufType::i16, raw(int16_t(-300))).integer("u32", 4000000000u).key("i32", GgufType::i32, raw(int32_t(-5)));
   b.key("u64", GgufType::u64, raw(uint64_t(1) << 40)).key("i64", GgufType::i64, raw(int64_t(-7))).number("f32", 0.5f);
   b.key("f64", GgufType::f64, raw(0.1)).key("bool", GgufType::boolean, raw(uint8_t(1))).text("string", "h\xc3\xa9");
@@ -24,7 +26,7 @@ GgufBuilder every_type() {
 
 void check_refused(const GgufBuilder& b, const std::string& cause) {
   const TempFolder t;
-  const fs::path file = put(t.path / "x.gguf", b.bytes());
+  const fs::path file = write_text(t.path() / "x.gguf", b.bytes());
   CHECK_THROWS_AS(GgufFile(file), FormatError);
   CHECK_THROWS_WITH(GgufFile(file), Catch::Contains(cause) && Catch::Contains("x.gguf: byte "));
 }
@@ -42,7 +44,7 @@ TEST_CASE("a GGUF file gives its metadata and tensors") {
   for (const uint32_t version : {2u, 3u}) {
     GgufBuilder b = every_type();
     b.version = version;
-    const GgufFile file(put(t.path / "x.gguf", b.bytes()));
+    const GgufFile file(write_text(t.path() / "x.gguf", b.bytes()));
     CHECK(file.version() == version);
     CHECK(file.metadata().size() == 16);
     CHECK(file.integer("u8") == 200);
@@ -74,7 +76,7 @@ TEST_CASE("a GGUF file gives its metadata and tensors") {
     CHECK(file.find("v")->elements() == 1);
     CHECK(file.find("v")->data[3] == 0x40);
     CHECK_FALSE(file.find("x"));
-    CHECK(same_content(file, GgufFile(put(t.path / "y.gguf", re_encode(file).bytes()))));
+    CHECK(same_content(file, GgufFile(write_text(t.path() / "y.gguf", re_encode(file).bytes()))));
   }
 }
 
@@ -83,12 +85,12 @@ TEST_CASE("a GGUF file cut at any byte is refused") {
   const std::string whole = every_type().bytes();
   for (size_t n = 0; n < whole.size(); ++n) {
     CAPTURE(n);
-    CHECK_THROWS_AS(GgufFile(put(t.path / "cut", whole.substr(0, n))), FormatError);
+    CHECK_THROWS_AS(GgufFile(write_text(t.path() / "cut", whole.substr(0, n))), FormatError);
   }
   // The last tensor's padding may be there or not; more than that hides something.
-  CHECK_NOTHROW(GgufFile(put(t.path / "padded", whole + std::string(28, '\0'))));
-  CHECK_THROWS_AS(GgufFile(put(t.path / "cut", whole + std::string(27, '\0'))), FormatError);
-  CHECK_THROWS_AS(GgufFile(put(t.path / "long", whole + std::string(29, '\0'))), FormatError);
+  CHECK_NOTHROW(GgufFile(write_text(t.path() / "padded", whole + std::string(28, '\0'))));
+  CHECK_THROWS_AS(GgufFile(write_text(t.path() / "cut", whole + std::string(27, '\0'))), FormatError);
+  CHECK_THROWS_AS(GgufFile(write_text(t.path() / "long", whole + std::string(29, '\0'))), FormatError);
 }
 
 TEST_CASE("hostile GGUF files are refused with file and offset") {

@@ -6,13 +6,13 @@
 #include "core/error.h"
 #include "core/float_bits.h"
 #include "core/json.h"
-#include "formats/safetensors.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/gguf_names.h"
 #include "formats/gguf_parts.h"
+#include "formats/safetensors.h"
 #include "formats/sharded.h"
 #include "tests/formats/gguf_builder.h"
-#include "tests/formats/support.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using namespace overproof::test;
@@ -45,7 +45,7 @@ struct TinyModel {
       all.push_back(change);
     }
     for (const std::string& name : left_out) std::erase_if(all, [&](const TensorInfo& t) { return t.name == name; });
-    OutputFolder folder(temp.path);
+    OutputFolder folder(temp.path());
     ShardedWriter writer(folder, all);
     for (size_t i = 0; i < all.size(); ++i) {
       std::vector<float> values(size_t(all[i].elements()));
@@ -53,9 +53,9 @@ struct TinyModel {
       writer.append_f32(values);
     }
     writer.close();
-    put(temp.path / "config.json", config.dump());
+    write_text(temp.path() / "config.json", config.dump());
   }
-  Checkpoint open() const { return open_checkpoint(temp.path); }
+  Checkpoint open() const { return open_checkpoint(temp.path()); }
   GgufPlan plan(GgmlType type = GgmlType::f32) const {
     return plan_gguf(open(), [&](const std::string&, const GgufTensorInfo&) { return type; });
   }
@@ -98,7 +98,7 @@ TEST_CASE("what the GGUF writer writes is read back, and refused when it is cut"
   std::iota(data.begin(), data.end(), uint8_t(1));
   fs::path first;
   for (const size_t piece : {size_t(1), size_t(7), data.size()}) {
-    OutputFolder folder(t.path / std::to_string(piece));
+    OutputFolder folder(t.path() / std::to_string(piece));
     fs::create_directories(folder.path());
     GgufWriter writer(folder, "x.gguf", keys, tensors);
     CHECK(writer.current()->name == "a");
@@ -133,16 +133,16 @@ TEST_CASE("what the GGUF writer writes is read back, and refused when it is cut"
   const size_t unpadded = whole.size() - 22;  // of c; without padding behind the last tensor nothing is lost
   for (size_t n = 0; n < whole.size(); ++n) {
     CAPTURE(n);
-    if (n == unpadded) CHECK_NOTHROW(GgufFile(put(t.path / "cut", whole.substr(0, n))));
-    else CHECK_THROWS_AS(GgufFile(put(t.path / "cut", whole.substr(0, n))), FormatError);
+    if (n == unpadded) CHECK_NOTHROW(GgufFile(write_text(t.path() / "cut", whole.substr(0, n))));
+    else CHECK_THROWS_AS(GgufFile(write_text(t.path() / "cut", whole.substr(0, n))), FormatError);
   }
 }
 
 TEST_CASE("an abandoned GGUF leaves no file") {
   const TempFolder t;
-  OutputFolder folder(t.path);
+  OutputFolder folder(t.path());
   { GgufWriter writer(folder, "x.gguf", {}, {{"a", GgmlType::f32, {2}}}); }
-  CHECK(fs::is_empty(t.path));
+  CHECK(fs::is_empty(t.path()));
   GgufWriter writer(folder, "x.gguf", {}, {{"a", GgmlType::f32, {2}}});
   CHECK_THROWS_AS(writer.close(), std::logic_error);
 }
@@ -153,7 +153,7 @@ TEST_CASE("rows of q and k are interleaved and come back") {
   CHECK(output(plan, "blk.0.attn_q.weight").parts[0].half_head == 4);
   CHECK(output(plan, "blk.0.attn_v.weight").parts[0].half_head == 0);
   const TempFolder t;
-  OutputFolder folder(t.path);
+  OutputFolder folder(t.path());
   const Checkpoint checkpoint = model.open();
   const GgufParts parts(*checkpoint.tensors, plan);
   GgufWriter writer(folder, "x.gguf", plan.metadata, plan.infos());
@@ -162,13 +162,13 @@ TEST_CASE("rows of q and k are interleaved and come back") {
     writer.append(values.data(), values.size() * sizeof(float));
   }
   writer.close();
-  const GgufFile file(t.path / "x.gguf");
+  const GgufFile file(t.path() / "x.gguf");
   const std::vector<float> q = values_of(file, "blk.0.attn_q.weight");
   const float first = model.open().tensors->read_all_f32("model.layers.0.self_attn.q_proj.weight")[0];
   const int order[16] = {0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15};
   for (size_t r = 0; r < 16; ++r) CHECK(q[r * 32] == first + float(order[r] * 32));
   for (int64_t r = 0; r < 64; ++r) CHECK(row_of_interleaved(interleaved_row(r, 4), 4) == r);
-  const GgufCheckpoint back(t.path / "x.gguf");
+  const GgufCheckpoint back(t.path() / "x.gguf");
   const Checkpoint original = model.open();
   for (const TensorInfo& info : original.tensors->tensors()) {
     CAPTURE(info.name);

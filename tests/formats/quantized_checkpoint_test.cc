@@ -12,7 +12,7 @@
 #include "formats/quantized_checkpoint.h"
 #include "formats/sharded.h"
 #include "tests/formats/contract.h"
-#include "tests/formats/support.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using namespace overproof::test;
@@ -62,18 +62,18 @@ Json config_with(const std::string& format, const Json& weights) {
 void check_refused(const Json& quantization, const std::vector<TensorInfo>& tensors, const std::string& cause, int64_t rows = 2,
                    int64_t columns = 8) {
   const TempFolder t;
-  write_stored(t.path, tensors, rows, columns);
-  put(t.path / "config.json", Json{{"quantization_config", quantization}}.dump());
-  CHECK_THROWS_AS(open_checkpoint(t.path), FormatError);
-  CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains(cause));
+  write_stored(t.path(), tensors, rows, columns);
+  write_text(t.path() / "config.json", Json{{"quantization_config", quantization}}.dump());
+  CHECK_THROWS_AS(open_checkpoint(t.path()), FormatError);
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains(cause));
 }
 
 void expect_opens(const Json& quantization, const std::vector<TensorInfo>& tensors, const std::string& name, int64_t rows = 2,
                   int64_t columns = 8) {
   const TempFolder t;
-  write_stored(t.path, tensors, rows, columns);
-  put(t.path / "config.json", Json{{"quantization_config", quantization}}.dump());
-  const Checkpoint checkpoint = open_checkpoint(t.path);
+  write_stored(t.path(), tensors, rows, columns);
+  write_text(t.path() / "config.json", Json{{"quantization_config", quantization}}.dump());
+  const Checkpoint checkpoint = open_checkpoint(t.path());
   CHECK(checkpoint.tensors->find(name));
   check_contract(*checkpoint.tensors);
 }
@@ -155,7 +155,8 @@ TEST_CASE("the config says how activations are rounded") {
   std::ostringstream text;
   inspect_model({false, true}, kGolden / "formats_8bit/fp8_tensor", false, text);
   CHECK_THAT(text.str(), Catch::Contains("linear         model.layers.0.mlp.up_proj.weight  [4, 6]  from 8 bits (fp8)  ") &&
-                             Catch::Contains("quantization   model.layers.0.mlp.up_proj.activation_scale  []  ") && Catch::Contains("2 tensors"));
+                             Catch::Contains("quantization   model.layers.0.mlp.up_proj.activation_scale  []  ") &&
+                             Catch::Contains("2 tensors"));
 }
 
 TEST_CASE("quantization_configs that we cannot read say why") {
@@ -270,7 +271,7 @@ TEST_CASE("quantised tensors that do not go together are refused") {
   check_refused(config_with("float-quantized", {{"type", "float"}}), {inverse, f8}, "without");
 
   const TempFolder t;  // no quantization_config at all
-  write_stored(t.path, {inverse, f8}, 0, 0);
-  put(t.path / "config.json", "{}");
-  CHECK_THROWS_WITH(open_checkpoint(t.path), Catch::Contains("no quantization_config"));
+  write_stored(t.path(), {inverse, f8}, 0, 0);
+  write_text(t.path() / "config.json", "{}");
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("no quantization_config"));
 }

@@ -6,10 +6,9 @@
 #include "core/error.h"
 #include "core/float_bits.h"
 #include "formats/safetensors_checkpoint.h"
-#include "tests/formats/support.h"
+#include "tests/support.h"
 
 using namespace overproof;
-using namespace overproof::test;
 
 namespace {
 
@@ -24,17 +23,21 @@ std::string file_of(const std::string& header, size_t data) {
 void check_refused(const std::string& content, const std::string& cause) {
   const TempFolder t;
   CAPTURE(content.substr(0, 200));
-  CHECK_THROWS_AS(SafetensorsFile(put(t.path / "x.safetensors", content)), FormatError);
-  CHECK_THROWS_WITH(SafetensorsFile(put(t.path / "x.safetensors", content)), Catch::Contains(cause) && Catch::Contains("x.safetensors"));
+  CHECK_THROWS_AS(SafetensorsFile(write_text(t.path() / "x.safetensors", content)), FormatError);
+  CHECK_THROWS_WITH(SafetensorsFile(write_text(t.path() / "x.safetensors", content)),
+                    Catch::Contains(cause) && Catch::Contains("x.safetensors"));
 }
 
 }  // namespace
 
 TEST_CASE("what the safetensors writer wrote the reader reads, in the declared order") {
   const TempFolder t;
-  OutputFolder folder(t.path);
-  const std::vector<TensorInfo> tensors = {
-      {"z", DType::f32, {2, 3}}, {"empty", DType::i64, {0, 4}}, {"a", DType::bf16, {4}}, {"h", DType::f16, {1}}, {"s", DType::u8, {}}};
+  OutputFolder folder(t.path());
+  const std::vector<TensorInfo> tensors = {{"z", DType::f32, {2, 3}},
+                                           {"empty", DType::i64, {0, 4}},
+                                           {"a", DType::bf16, {4}},
+                                           {"h", DType::f16, {1}},
+                                           {"s", DType::u8, {}}};
   SafetensorsWriter writer(folder, "m.safetensors", tensors, {{"format", "pt"}});
   writer.append_f32(std::vector<float>{1, 2, 3, 4});
   writer.append_f32(std::vector<float>{5, 6});
@@ -44,7 +47,7 @@ TEST_CASE("what the safetensors writer wrote the reader reads, in the declared o
   writer.append(rest, 3);  // crosses from one tensor into the next
   writer.close();
 
-  const SafetensorsFile file(t.path / "m.safetensors");
+  const SafetensorsFile file(t.path() / "m.safetensors");
   CHECK(file.metadata() == Metadata{{"format", "pt"}});
   REQUIRE(file.tensors().size() == 5);
   CHECK(file.info("z") == tensors[0]);
@@ -57,12 +60,12 @@ TEST_CASE("what the safetensors writer wrote the reader reads, in the declared o
   CHECK(file.values<uint8_t>("s")[0] == 7);
   CHECK_THROWS_AS(file.values<uint16_t>("z"), FormatError);
   CHECK_THROWS_AS(file.values<float>("missing"), FormatError);
-  CHECK(folder.records().at(0).digest == sha256_file(t.path / "m.safetensors"));
+  CHECK(folder.records().at(0).digest == sha256_file(t.path() / "m.safetensors"));
 }
 
 TEST_CASE("the safetensors writer refuses too few and too many bytes") {
   const TempFolder t;
-  OutputFolder folder(t.path);
+  OutputFolder folder(t.path());
   SafetensorsWriter writer(folder, "m.safetensors", {{"a", DType::f32, {2}}});
   writer.append_f32(std::vector<float>{1});
   CHECK_THROWS_AS(writer.close(), std::logic_error);
@@ -71,22 +74,31 @@ TEST_CASE("the safetensors writer refuses too few and too many bytes") {
 
 TEST_CASE("a safetensors file cut at any byte is refused") {
   const TempFolder t;
-  OutputFolder folder(t.path);
+  OutputFolder folder(t.path());
   SafetensorsWriter writer(folder, "m.safetensors", {{"a", DType::f32, {2}}, {"b", DType::u8, {3}}});
   writer.append("01234567012", 11);
   writer.close();
-  const std::string whole = read_file(t.path / "m.safetensors");
+  const std::string whole = read_file(t.path() / "m.safetensors");
   for (size_t n = 0; n < whole.size(); ++n) {
     CAPTURE(n);
-    CHECK_THROWS_AS(SafetensorsFile(put(t.path / "cut", whole.substr(0, n))), FormatError);
+    CHECK_THROWS_AS(SafetensorsFile(write_text(t.path() / "cut", whole.substr(0, n))), FormatError);
   }
-  CHECK_THROWS_AS(SafetensorsFile(put(t.path / "long", whole + "x")), FormatError);
+  CHECK_THROWS_AS(SafetensorsFile(write_text(t.path() / "long", whole + "x")), FormatError);
 }
 
 TEST_CASE("hostile safetensors headers are refused by name") {
-  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "twice");
-  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", 6), "overlapping");
-  check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})", 12), "gap");
+  check_refused(
+      file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+              8),
+      "twice");
+  check_refused(
+      file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
+              6),
+      "overlapping");
+  check_refused(
+      file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}})",
+              12),
+      "gap");
   check_refused(file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "gap");
   check_refused(file_of(R"({"w":{"shape":[4,4]}})", 0), "needs dtype");
   check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16],"more":1}})", 16), "unknown key");
@@ -97,7 +109,8 @@ TEST_CASE("hostile safetensors headers are refused by name") {
   check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}})", 16), "end before");
   check_refused(file_of(R"({"w":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})", 0), "63 bits");
   check_refused(file_of(R"({"w":{"dtype":"F32","shape":[0,4611686018427387904,4],"data_offsets":[0,0]}})", 0), "63 bits");
-  check_refused(file_of(R"({"w":{"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,18446744073709551615]}})", 0), "not a size");
+  check_refused(file_of(R"({"w":{"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,18446744073709551615]}})", 0),
+                "not a size");
   check_refused(file_of(R"({"w":{"dtype":"U8","shape":[99],"data_offsets":[0,99]}})", 16), "ends at byte 99");
   check_refused(file_of(R"({"__metadata__":{"a":1}})", 0), "not a string");
   check_refused(file_of(R"({"w":[]})", 0), "not an object");
@@ -122,7 +135,8 @@ TEST_CASE("every dtype that safetensors writes is read with torch's values") {
     const auto want = expected.values<float>(t.name);
     REQUIRE(want.size() == got.size());
     size_t different = 0;
-    for (size_t i = 0; i < got.size(); ++i) different += f32_bits(got[i]) != f32_bits(want[i]) && !(std::isnan(got[i]) && std::isnan(want[i]));
+    for (size_t i = 0; i < got.size(); ++i)
+      different += f32_bits(got[i]) != f32_bits(want[i]) && !(std::isnan(got[i]) && std::isnan(want[i]));
     CHECK(different == 0);
   }
   const SafetensorsCheckpoint checkpoint(golden);

@@ -3,14 +3,13 @@
 #include <cstdlib>
 #include <sstream>
 
-#include "formats/inspect.h"
-#include "formats/tensor_source.h"
 #include "core/digest.h"
 #include "core/json.h"
-#include "tests/formats/support.h"
+#include "formats/inspect.h"
+#include "formats/tensor_source.h"
+#include "tests/support.h"
 
 using namespace overproof;
-using namespace overproof::test;
 
 // Every weight of a real 4-bit GGUF, by name, shape and bits, against transformers' own import of the same file.
 TEST_CASE("the real teacher reads as transformers reads it") {
@@ -26,12 +25,14 @@ TEST_CASE("the real teacher reads as transformers reads it") {
     const Digest digest = sha256({reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
     ours["tensors"][info.name] = {{"shape", info.shape}, {"sha256", digest.hex()}};
   }
-  put(t.path / "ours.json", ours.dump());
+  write_text(t.path() / "ours.json", ours.dump());
   const fs::path script = fs::path(OVERPROOF_SOURCE_DIR) / "tests/formats/compare_teacher.py";
-  const std::string command = "'" + python + "' '" + script.string() + "' '" + teacher + "' '" + (t.path / "ours.json").string() + "'";
+  const std::string command =
+      "'" + python + "' '" + script.string() + "' '" + teacher + "' '" + (t.path() / "ours.json").string() + "'";
   CHECK(std::system(command.c_str()) == 0);
 
   std::ostringstream listing;
   inspect(teacher, false, listing);
-  CHECK_THAT(listing.str(), Catch::Contains("272 tensors, 134515008 elements") && Catch::Contains("tokenizer.ggml.tokens = \"[49152 values]\""));
+  CHECK_THAT(listing.str(),
+             Catch::Contains("272 tensors, 134515008 elements") && Catch::Contains("tokenizer.ggml.tokens = \"[49152 values]\""));
 }

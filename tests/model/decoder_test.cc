@@ -10,16 +10,10 @@
 #include "core/json.h"
 #include "model/moe.h"
 #include "tests/model/random_model.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
-
-/// A folder that goes away with the test.
-struct ScratchFolder {
-  fs::path path = fs::temp_directory_path() / fmt::format("overproof-model-test-{}", getpid());
-  ScratchFolder() { fs::create_directories(path); }
-  ~ScratchFolder() { fs::remove_all(path); }
-};
 
 at::Tensor some_tokens(int64_t batch, int64_t length) {
   return (at::arange(batch * length) * 37 % 97).view({batch, length}).to(at::kLong);
@@ -34,10 +28,10 @@ TEST_CASE("a saved decoder is read back") {
   const SaveDType dtype = GENERATE(SaveDType::f32, SaveDType::bf16);
   const ModelConfig config = random_config(moe);
   const Decoder decoder(config, RandomSource(config));
-  ScratchFolder scratch;
-  OutputFolder folder(scratch.path);
+  TempFolder scratch;
+  OutputFolder folder(scratch.path());
   save_decoder(decoder, folder, dtype);
-  const Decoder again(open_checkpoint(scratch.path));
+  const Decoder again(open_checkpoint(scratch.path()));
   const auto before = decoder.parameters(), after = again.parameters();
   REQUIRE(before.size() == after.size());
   for (size_t i = 0; i < before.size(); ++i) {
@@ -53,10 +47,10 @@ TEST_CASE("an untied copy of a tied model writes its head") {
   const ModelConfig config = random_dense_config();
   Decoder decoder(config, RandomSource(config));
   decoder.config().tie_embeddings = false;
-  ScratchFolder scratch;
-  OutputFolder folder(scratch.path);
+  TempFolder scratch;
+  OutputFolder folder(scratch.path());
   save_decoder(decoder, folder, SaveDType::f32);
-  const Decoder again(open_checkpoint(scratch.path));
+  const Decoder again(open_checkpoint(scratch.path()));
   CHECK(at::equal(again.head(), decoder.head()));
   CHECK(again.parameters().back().name == "head");
 }
@@ -120,7 +114,8 @@ TEST_CASE("a missing or misshapen tensor is named") {
   CHECK_THROWS_WITH(Decoder(config, source), Catch::Contains("model.layers.2.input_layernorm.weight"));
   config.layers = 2;
   config.intermediate_size = 81;
-  CHECK_THROWS_WITH(Decoder(config, source), Catch::Contains("model.layers.0.mlp.gate_proj.weight") && Catch::Contains("[81, 48]"));
+  CHECK_THROWS_WITH(Decoder(config, source),
+                    Catch::Contains("model.layers.0.mlp.gate_proj.weight") && Catch::Contains("[81, 48]"));
 }
 
 TEST_CASE("configurations that would be read wrongly are refused") {
@@ -144,7 +139,8 @@ TEST_CASE("configurations that would be read wrongly are refused") {
   refused(dense, {{"model_type", "mistral"}, {"sliding_window", 128}}, "sliding window");
   refused(dense, {{"model_type", "qwen2"}, {"use_sliding_window", true}}, "use_sliding_window");
   refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"full_attention", "sliding_attention"}}}, "sliding_attention");
-  refused(moe, {{"rope_parameters", {{"partial_rotary_factor", nullptr}}}, {"partial_rotary_factor", nullptr}}, "partial_rotary_factor");
+  refused(moe, {{"rope_parameters", {{"partial_rotary_factor", nullptr}}}, {"partial_rotary_factor", nullptr}},
+          "partial_rotary_factor");
   refused(moe, {{"first_k_dense_replace", 1}}, "first_k_dense_replace");
   refused(moe, {{"first_k_dense_replace", nullptr}}, "first_k_dense_replace");  // left out it means 1
   refused(moe, {{"n_group", 2}}, "n_group");

@@ -13,7 +13,7 @@
 #include "pipeline/recipe.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 namespace overproof {
 

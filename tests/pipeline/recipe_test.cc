@@ -5,20 +5,16 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "pipeline/recipe.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
 struct RecipeFile {
-  fs::path folder, path;
-  explicit RecipeFile(const std::string& text) {
-    std::string pattern = (fs::temp_directory_path() / "overproof-XXXXXX").string();
-    folder = mkdtemp(pattern.data());
-    path = folder / "r.ini";
-    std::ofstream(path) << text;
-  }
-  ~RecipeFile() { fs::remove_all(folder); }
+  TempFolder folder;
+  fs::path path = folder / "r.ini";
+  explicit RecipeFile(const std::string& text) { std::ofstream(path) << text; }
   Recipe read(const std::vector<std::string>& overrides = {}) const { return read_recipe(path, overrides); }
   std::string fault(const std::vector<std::string>& overrides = {}) const {
     try {
@@ -76,7 +72,8 @@ TEST_CASE("a stage that takes one of two kinds of model asks for the one that wa
     throw std::logic_error("no step");
   };
   // A student is named: what the other kind needs is neither asked for nor taken into the lineage.
-  CHECK(prune_of("[pruned]\nstage = prune\nstudent = teacher\ndrop-source = x\n").artifacts == std::map<std::string, std::string>{{"student", "teacher"}});
+  CHECK(prune_of("[pruned]\nstage = prune\nstudent = teacher\ndrop-source = x\n").artifacts ==
+        std::map<std::string, std::string>{{"student", "teacher"}});
   CHECK_THAT(RecipeFile(inputs + "[pruned]\nstage = prune\n").fault(), Catch::Contains("'statistics' is missing"));
   CHECK(prune_of("[pruned]\nstage = prune\nstatistics = corpus\n").artifacts ==
         std::map<std::string, std::string>{{"statistics", "corpus"}, {"teacher", "teacher"}});

@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "pipeline/run_stage.h"
 #include "provenance/artifact.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
@@ -44,7 +45,8 @@ StageReport run_stream(const EchoConfig& config, const Inputs& inputs, Outputs& 
   const std::string text = read_file(inputs.path("text") / "sub/echo.txt");
   FileRecord record{"sub/echo.txt", int64_t(text.size()), sha256(text)};
   if (config.fail == "usage") record.digest = sha256("something else");
-  if (config.fail == "unrecorded") std::ofstream(inputs.path("text") / "sub/echo.txt") << text;  // the same bytes, but written meanwhile
+  if (config.fail == "unrecorded")
+    std::ofstream(inputs.path("text") / "sub/echo.txt") << text;  // the same bytes, but written meanwhile
   inputs.note_digest("text", record);
   outputs.folder().write_file("copy.txt", text);
   std::ofstream(outputs.scratch() / "progress") << "kept";
@@ -52,19 +54,17 @@ StageReport run_stream(const EchoConfig& config, const Inputs& inputs, Outputs& 
 }
 
 struct Fixture {
-  fs::path path;
+  TempFolder folder;
+  const fs::path& path = folder.path();
   StageSpec spec;
   std::unique_ptr<StageInstance> instance;
   Key key = Key::generate();
   Fixture() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-XXXXXX").string();
-    path = mkdtemp(pattern.data());
     spec = {"echo", "observed", "", "", {{"text", "a file", Slot::Kind::file}}, false, stage_maker<EchoConfig>(run_echo)};
     instance = spec.make();
     std::ofstream(path / "in.txt") << "hello";
     g_runs = 0;
   }
-  ~Fixture() { fs::remove_all(path); }
   StageRequest request() { return {&spec, instance.get(), {{"text", path / "in.txt"}}, path / "out", false}; }
   void set(const char* name, const char* value) {
     Options options = instance->options();
@@ -158,7 +158,13 @@ TEST_CASE("missing inputs and foreign output folders are refused before anything
 TEST_CASE("a stage that digests its input while reading it is held to the input's statement") {
   Fixture f;
   const Digest echo = run_stage(f.request(), f.key).root;
-  const StageSpec spec = {"stream", "quantized-from", "", "", {{"text", "an echo", Slot::Kind::artifact, true, true}}, false, stage_maker<EchoConfig>(run_stream)};
+  const StageSpec spec = {"stream",
+                          "quantized-from",
+                          "",
+                          "",
+                          {{"text", "an echo", Slot::Kind::artifact, true, true}},
+                          false,
+                          stage_maker<EchoConfig>(run_stream)};
   const auto run = [&](const char* fail, const char* out) {
     const auto instance = spec.make();
     Options options = instance->options();
@@ -188,5 +194,6 @@ TEST_CASE("a stage that digests its input while reading it is held to the input'
   fs::remove(f.path / "out/claims.jsonl");
   fs::remove(f.path / "out/model.sig");
   run("", "unsigned");
-  CHECK(check_artifact(f.path / "unsigned", VerifyFiles::yes, nullptr).lineage->inputs.at("text").root == scan_artifact(f.path / "out").root);
+  CHECK(check_artifact(f.path / "unsigned", VerifyFiles::yes, nullptr).lineage->inputs.at("text").root ==
+        scan_artifact(f.path / "out").root);
 }

@@ -4,7 +4,7 @@
 #include "provenance/artifact.h"
 #include "provenance/claims.h"
 #include "provenance/oms.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;
@@ -33,7 +33,8 @@ void fill(const fs::path& folder) {
 /// Everything a fault says, for one look.
 std::string faults_of(const fs::path& folder, const PublicKey* trusted = nullptr) {
   std::string all;
-  for (const Fault& fault : check_artifact(folder, VerifyFiles::yes, trusted).faults) all += fault.file + ": " + fault.what + "\n";
+  for (const Fault& fault : check_artifact(folder, VerifyFiles::yes, trusted).faults)
+    all += fault.file + ": " + fault.what + "\n";
   return all;
 }
 
@@ -99,7 +100,8 @@ TEST_CASE("whatever changes in an artifact is named") {
     const std::string before = sha256(text).hex();
     text[1234] = char(text[1234] ^ 4);
     write_text(folder / "model.safetensors", text);
-    CHECK_THAT(faults_of(folder.path()), Contains("model.safetensors: has digest sha256:" + sha256(text).hex()) && Contains(before));
+    CHECK_THAT(faults_of(folder.path()),
+               Contains("model.safetensors: has digest sha256:" + sha256(text).hex()) && Contains(before));
     CHECK_THROWS_AS(open_artifact(folder.path(), VerifyFiles::yes, nullptr), ProvenanceError);
     CHECK_NOTHROW(open_artifact(folder.path(), VerifyFiles::size, nullptr));
   }
@@ -132,7 +134,8 @@ TEST_CASE("whatever changes in an artifact is named") {
   }
   SECTION("another signer") {
     CHECK(faults_of(folder.path(), &key.public_key()).empty());
-    CHECK_THAT(faults_of(folder.path(), &stranger.public_key()), Contains("claims.jsonl: line 1 is signed by key") && Contains("model.sig: is signed by"));
+    CHECK_THAT(faults_of(folder.path(), &stranger.public_key()),
+               Contains("claims.jsonl: line 1 is signed by key") && Contains("model.sig: is signed by"));
   }
   SECTION("the bundle of another artifact by the same signer") {
     const auto other = make_oms_bundle("distill", {{"config.json", 2, sha256("{}")}}, key);
@@ -220,7 +223,8 @@ TEST_CASE("statements that do not make sense are refused") {
   bad.root = sha256("other");
   CHECK_THROWS_WITH(read_statement(make_statement(bad), "memory"), Contains("root digest"));
   Json statement = Json::parse(make_statement(good));
-  for (const auto& path : {"/subject", "/predicate/buildDefinition", "/predicate/runDetails/builder", "/predicate/overproof_lineage/kind"}) {
+  for (const auto& path :
+       {"/subject", "/predicate/buildDefinition", "/predicate/runDetails/builder", "/predicate/overproof_lineage/kind"}) {
     Json broken = statement;
     broken[Json::json_pointer(path)] = 7;
     CHECK_THROWS_AS(read_statement(broken.dump(), "memory"), FormatError);

@@ -16,7 +16,7 @@
 #include "provenance/dsse.h"
 #include "provenance/key_verbs.h"
 #include "provenance/oms.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;

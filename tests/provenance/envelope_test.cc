@@ -5,7 +5,7 @@
 #include "provenance/claims.h"
 #include "provenance/dsse.h"
 #include "provenance/oms.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;
@@ -17,8 +17,13 @@ TEST_CASE("the bytes signed are those of the DSSE specification's example") {
 }
 
 TEST_CASE("base64 as in RFC 4648, section 10, and nothing else") {
-  const std::pair<const char*, const char*> vectors[] = {{"", ""}, {"f", "Zg=="}, {"fo", "Zm8="}, {"foo", "Zm9v"},
-                                                         {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+  const std::pair<const char*, const char*> vectors[] = {{"", ""},
+                                                         {"f", "Zg=="},
+                                                         {"fo", "Zm8="},
+                                                         {"foo", "Zm9v"},
+                                                         {"foob", "Zm9vYg=="},
+                                                         {"fooba", "Zm9vYmE="},
+                                                         {"foobar", "Zm9vYmFy"}};
   for (const auto& [plain, coded] : vectors) {
     CHECK(base64_encode(plain) == coded);
     CHECK(base64_decode(coded, "memory") == plain);

@@ -7,7 +7,7 @@
 #include "core/json.h"
 #include "provenance/key_internal.h"
 #include "provenance/key_rotation.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;
@@ -84,9 +84,11 @@ TEST_CASE("what is no ECDSA key is a format error") {
   CHECK_THROWS_AS(PublicKey::from_pem("", "memory"), FormatError);
   CHECK_THROWS_AS(Key::read(folder / "none.pem"), IoError);
   // Ed25519 (the public key of RFC 8032, section 7.1, test 1): model-signing refuses it, so do we.
-  CHECK_THROWS_WITH(PublicKey::from_pem("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
-                                        "-----END PUBLIC KEY-----\n", "memory"),
-                    Contains("P-256"));
+  CHECK_THROWS_WITH(
+      PublicKey::from_pem("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n"
+                          "-----END PUBLIC KEY-----\n",
+                          "memory"),
+      Contains("P-256"));
 }
 
 namespace {
@@ -226,18 +228,24 @@ TEST_CASE("a rotation leads from a trusted key to its successors, and only from 
   const auto forge = [&](auto change, const Key& signer) {
     Json statement = parse_json(good.payload, ab);
     change(statement);
-    write_text(folder / "forged", sign_envelope(good.payload_type, statement.dump(), signer, a.public_key().hint()).to_json().dump());
+    write_text(folder / "forged",
+               sign_envelope(good.payload_type, statement.dump(), signer, a.public_key().hint()).to_json().dump());
     return std::vector<fs::path>{folder / "forged"};
   };
   CHECK_NOTHROW(with_rotations(a.public_key(), forge([](Json&) {}, a)));
   CHECK_THROWS_AS(with_rotations(a.public_key(), forge([](Json&) {}, stranger)), ProvenanceError);
-  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) {
-                    s["predicate"]["to"] = stranger.public_key().pem();
-                    s["subject"][0]["digest"]["sha256"] = stranger.public_key().hint();
-                  }, a)),
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge(
+                                                     [&](Json& s) {
+                                                       s["predicate"]["to"] = stranger.public_key().pem();
+                                                       s["subject"][0]["digest"]["sha256"] = stranger.public_key().hint();
+                                                     },
+                                                     a)),
                   FormatError);
-  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) { s["subject"][0]["digest"]["sha256"] = c.public_key().hint(); }, a)), FormatError);
-  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) { s["predicate"]["from"] = c.public_key().hint(); }, a)), FormatError);
+  CHECK_THROWS_AS(
+      with_rotations(a.public_key(), forge([&](Json& s) { s["subject"][0]["digest"]["sha256"] = c.public_key().hint(); }, a)),
+      FormatError);
+  CHECK_THROWS_AS(with_rotations(a.public_key(), forge([&](Json& s) { s["predicate"]["from"] = c.public_key().hint(); }, a)),
+                  FormatError);
   CHECK_THROWS_AS(with_rotations(a.public_key(), forge([](Json& s) { s["predicate"]["more"] = 1; }, a)), FormatError);
   CHECK_THROWS_AS(read_rotation("{}", "r"), FormatError);
 }

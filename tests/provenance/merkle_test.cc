@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "provenance/tlog_tiles.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 

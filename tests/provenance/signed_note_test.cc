@@ -5,7 +5,7 @@
 #include <catch2/catch.hpp>
 
 #include "core/error.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Catch::Contains;

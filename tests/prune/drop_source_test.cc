@@ -8,7 +8,7 @@
 #include "core/progress.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
-#include "tests/provenance/temp_folder.h"
+#include "tests/support.h"
 
 using namespace overproof;
 

@@ -7,21 +7,13 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
 constexpr int64_t kHidden = 8, kNeurons = 96, kLayers = 2, kVocab = 11;
-
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-prune-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
 
 std::vector<float> random_values(int64_t n, const std::string& stream) {
   Rng rng(11, stream);
@@ -40,7 +32,8 @@ void write_tensors(const fs::path& folder, const std::string& file, const std::v
 
 /// A dense decoder's tensors, a configuration and a tokenizer that is copied as it stands.
 void write_teacher(const fs::path& folder, int64_t neurons_in_config = kNeurons) {
-  std::vector<TensorInfo> tensors = {{"model.embed_tokens.weight", DType::f32, {kVocab, kHidden}}, {"model.norm.weight", DType::f32, {kHidden}}};
+  std::vector<TensorInfo> tensors = {{"model.embed_tokens.weight", DType::f32, {kVocab, kHidden}},
+                                     {"model.norm.weight", DType::f32, {kHidden}}};
   for (int64_t l = 0; l < kLayers; ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     tensors.push_back({layer + "self_attn.q_proj.weight", DType::f32, {kHidden, kHidden}});
@@ -49,7 +42,7 @@ void write_teacher(const fs::path& folder, int64_t neurons_in_config = kNeurons)
     tensors.push_back({layer + "mlp.down_proj.weight", DType::f32, {kHidden, kNeurons}});
   }
   write_tensors(folder, "model.safetensors", tensors);
-  const Json config = {{"model_type", "llama"},      {"architectures", {"LlamaForCausalLM"}}, {"hidden_size", kHidden},
+  const Json config = {{"model_type", "llama"},        {"architectures", {"LlamaForCausalLM"}},  {"hidden_size", kHidden},
                        {"num_hidden_layers", kLayers}, {"intermediate_size", neurons_in_config}, {"torch_dtype", "bfloat16"}};
   std::ofstream(folder / "config.json") << config.dump();
   std::ofstream(folder / "tokenizer.json") << "{\"version\":\"1.0\"}";
@@ -88,13 +81,13 @@ TEST_CASE("the most important neurons are chosen, in order, the earlier of equal
 }
 
 TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") {
-  const TemporaryFolder folder;
-  write_teacher(folder.path / "teacher");
-  write_statistics(folder.path / "statistics");
-  const StageReport report = prune(folder.path, 0.34);
+  const TempFolder folder;
+  write_teacher(folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics");
+  const StageReport report = prune(folder.path(), 0.34);
   CHECK(report.metrics()["kept"] == 32);
 
-  const Checkpoint before = open_checkpoint(folder.path / "teacher"), after = open_checkpoint(folder.path / "out");
+  const Checkpoint before = open_checkpoint(folder.path() / "teacher"), after = open_checkpoint(folder.path() / "out");
   CHECK((*after.config)["intermediate_size"] == 32);
   CHECK((*after.config)["dtype"] == "float32");
   CHECK((*after.config)["hidden_size"] == kHidden);
@@ -114,15 +107,15 @@ TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") 
       for (int64_t h = 0; h < kHidden; ++h)
         REQUIRE((down ? b[h * 32 + j] == a[h * kNeurons + kept[j]] : b[j * kHidden + h] == a[kept[j] * kHidden + h]));
   }
-  CHECK(read_file(folder.path / "out" / "tokenizer.json") == "{\"version\":\"1.0\"}");
+  CHECK(read_file(folder.path() / "out" / "tokenizer.json") == "{\"version\":\"1.0\"}");
 }
 
 TEST_CASE("statistics or weights of another width are refused") {
-  const TemporaryFolder folder;
-  write_teacher(folder.path / "teacher");
-  write_statistics(folder.path / "statistics", kNeurons - 1);
-  CHECK_THROWS_AS(prune(folder.path, 0.34), FormatError);
-  write_statistics(folder.path / "statistics");
-  write_teacher(folder.path / "teacher", kNeurons / 2);
-  CHECK_THROWS_AS(prune(folder.path, 0.34), FormatError);
+  const TempFolder folder;
+  write_teacher(folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics", kNeurons - 1);
+  CHECK_THROWS_AS(prune(folder.path(), 0.34), FormatError);
+  write_statistics(folder.path() / "statistics");
+  write_teacher(folder.path() / "teacher", kNeurons / 2);
+  CHECK_THROWS_AS(prune(folder.path(), 0.34), FormatError);
 }

@@ -21,15 +21,6 @@ namespace {
 
 const fs::path kGolden = fs::path(OVERPROOF_SOURCE_DIR) / "tests" / "golden" / "calibration" / "calibration.safetensors";
 
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-calibration-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
-
 template <class T>
 std::vector<T> copy_of(std::span<const T> values) {
   return {values.begin(), values.end()};

@@ -22,19 +22,11 @@
 #include "formats/sharded.h"
 #include "quantize/chunks.h"
 #include "quantize/quantize_stage.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
-
-struct TempFolder {
-  fs::path path;
-  TempFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-engine-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { fs::remove_all(path); }
-};
 
 /// Codes x / scale with one scale for `unit` rows, or for the whole weight: what blocks and per-tensor schemes ask of an engine.
 class StandIn final : public Scheme {
@@ -57,7 +49,8 @@ class StandIn final : public Scheme {
  private:
   struct Rows final : RowQuantizer {
     Rows(int64_t columns, int64_t unit, float amax) : columns(columns), unit(unit), amax(amax) {}
-    RowsResult quantize(int64_t first, int64_t rows, std::span<float> x, std::span<uint8_t> bytes, std::span<float> scales) const override {
+    RowsResult quantize(int64_t first, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
+                        std::span<float> scales) const override {
       if (unit && first % unit != 0) throw std::logic_error("cut inside a block");
       RowsResult result;
       for (int64_t r = 0; r < rows; r += unit ? unit : rows) {
@@ -87,7 +80,8 @@ class StandIn final : public Scheme {
 };
 
 std::vector<TensorInfo> tensors() {
-  std::vector<TensorInfo> list = {{"model.embed_tokens.weight", DType::bf16, {3000, 96}}, {"model.norm.weight", DType::bf16, {97}}};
+  std::vector<TensorInfo> list = {{"model.embed_tokens.weight", DType::bf16, {3000, 96}},
+                                  {"model.norm.weight", DType::bf16, {97}}};
   for (int l = 0; l < 4; ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     list.push_back({layer + "self_attn.q_proj.weight", DType::bf16, {531, 96}});
@@ -155,7 +149,9 @@ Made run(const Checkpoint& model, const fs::path& at, const EngineOptions& optio
   return made;
 }
 
-Made run(const fs::path& model, const fs::path& at, const EngineOptions& options = {}) { return run(open_checkpoint(model), at, options); }
+Made run(const fs::path& model, const fs::path& at, const EngineOptions& options = {}) {
+  return run(open_checkpoint(model), at, options);
+}
 
 /// The same tensors under another order, or without a place on disk.
 class Disguise final : public TensorSource {
@@ -163,10 +159,13 @@ class Disguise final : public TensorSource {
   Disguise(std::unique_ptr<TensorSource> source, bool reversed, bool placed) : source_(std::move(source)), placed_(placed) {
     list_ = source_->tensors();
     if (reversed) std::reverse(list_.begin(), list_.end());
-    if (!placed) std::erase_if(list_, [](const TensorInfo& t) { return t.dtype == DType::i64; });  // has no values as f32 to be written
+    if (!placed)
+      std::erase_if(list_, [](const TensorInfo& t) { return t.dtype == DType::i64; });  // has no values as f32 to be written
   }
   const std::vector<TensorInfo>& tensors() const override { return list_; }
-  void read_f32(std::string_view n, int64_t f, int64_t r, std::span<float> out) const override { source_->read_f32(n, f, r, out); }
+  void read_f32(std::string_view n, int64_t f, int64_t r, std::span<float> out) const override {
+    source_->read_f32(n, f, r, out);
+  }
   const std::vector<fs::path>& files() const override { return source_->files(); }
   std::optional<RowExtent> extent(std::string_view n) const override { return placed_ ? source_->extent(n) : std::nullopt; }
   void decode_rows(std::string_view n, int64_t f, int64_t r, std::span<const uint8_t> s, std::span<float> out) const override {
@@ -233,10 +232,10 @@ constexpr EngineOptions kOften{.block_bytes = 1 << 16, .checkpoint_bytes = 50'00
 
 TEST_CASE("the engine's output is what a plain loop makes, and inputs are digested on the way") {
   const TempFolder t;
-  write_model(t.path / "in");
-  const Checkpoint model = open_checkpoint(t.path / "in");
+  write_model(t.path() / "in");
+  const Checkpoint model = open_checkpoint(t.path() / "in");
   const Plan plan = plan_for(*model.tensors);
-  const Made made = run(model, t.path / "a");
+  const Made made = run(model, t.path() / "a");
 
   REQUIRE(made.result.inputs.size() == model.tensors->files().size());
   REQUIRE(made.result.inputs.size() > 1);
@@ -273,7 +272,7 @@ TEST_CASE("the engine's output is what a plain loop makes, and inputs are digest
     expected.append(codes.begin(), codes.end()).append(side.begin(), side.end());
   }
   std::string ours;
-  const SafetensorsCheckpoint files(t.path / "a" / "out");  // as stored: open_checkpoint would want to dequantise
+  const SafetensorsCheckpoint files(t.path() / "a" / "out");  // as stored: open_checkpoint would want to dequantise
   for (const TensorInfo& out : plan.outputs) {
     const RowExtent e = *files.extent(out.name);
     ours += read_file(files.files()[size_t(e.file)]).substr(size_t(e.offset), size_t(out.bytes()));
@@ -283,15 +282,15 @@ TEST_CASE("the engine's output is what a plain loop makes, and inputs are digest
 
 TEST_CASE("bytes and error sums are the same for any threads, chunk size and order on disk") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   set_thread_count(1);
-  const Made one = run(t.path / "in", t.path / "one");
+  const Made one = run(t.path() / "in", t.path() / "one");
   int number = 0;
   for (const int64_t threads : {1, 2, 4})
     for (const int64_t block : {int64_t{1} << 14, int64_t{100'000}, int64_t{8} << 20}) {
       CAPTURE(threads, block);
       set_thread_count(threads);
-      const Made other = run(t.path / "in", t.path / std::to_string(number++), {.block_bytes = block});
+      const Made other = run(t.path() / "in", t.path() / std::to_string(number++), {.block_bytes = block});
       CHECK(other.bytes == one.bytes);
       for (size_t i = 0; i < one.result.errors.size(); ++i) {
         CHECK(other.result.errors[i].signal == one.result.errors[i].signal);
@@ -302,9 +301,9 @@ TEST_CASE("bytes and error sums are the same for any threads, chunk size and ord
 
   // In another order the digests need a pass of their own; the result is no other.
   const auto disguised = [&](bool reversed, bool placed) {
-    Checkpoint model = open_checkpoint(t.path / "in");
+    Checkpoint model = open_checkpoint(t.path() / "in");
     model.tensors = std::make_unique<Disguise>(std::move(model.tensors), reversed, placed);
-    return run(model, t.path / std::to_string(number++));
+    return run(model, t.path() / std::to_string(number++));
   };
   const Made backwards = disguised(true, true), nowhere = disguised(true, false);
   CHECK(backwards.result.inputs.size() == one.result.inputs.size());
@@ -319,10 +318,10 @@ TEST_CASE("bytes and error sums are the same for any threads, chunk size and ord
 TEST_CASE("a weight too large for one look is read twice for its largest magnitude") {
   const TempFolder t;
   const int64_t rows = kOneLook / 4096 + 100;
-  fs::create_directories(t.path / "in");
-  std::ofstream(t.path / "in" / "config.json") << "{}";
+  fs::create_directories(t.path() / "in");
+  std::ofstream(t.path() / "in" / "config.json") << "{}";
   {
-    OutputFolder out(t.path / "in");
+    OutputFolder out(t.path() / "in");
     SafetensorsWriter writer(out, "model.safetensors", {{"model.layers.0.mlp.up_proj.weight", DType::bf16, {rows, 2048}}});
     std::vector<float> row(2048, 0.5f);
     for (int64_t r = 0; r < rows; ++r) {
@@ -331,25 +330,26 @@ TEST_CASE("a weight too large for one look is read twice for its largest magnitu
     }
     writer.close();
   }
-  const Made made = run(t.path / "in", t.path / "a");
+  const Made made = run(t.path() / "in", t.path() / "a");
   CHECK(made.result.bytes_read > 2 * rows * 4096);
-  CHECK(made.result.inputs[0].digest == sha256_file(t.path / "in" / "model.safetensors"));
-  CHECK(SafetensorsCheckpoint(t.path / "a" / "out").read_all_f32("model.layers.0.mlp.up_proj.weight_scale") == std::vector<float>{8.0f / 127});
+  CHECK(made.result.inputs[0].digest == sha256_file(t.path() / "in" / "model.safetensors"));
+  CHECK(SafetensorsCheckpoint(t.path() / "a" / "out").read_all_f32("model.layers.0.mlp.up_proj.weight_scale") ==
+        std::vector<float>{8.0f / 127});
 }
 
 TEST_CASE("a killed or interrupted run goes on where it was, and ends with the same bytes") {
   const TempFolder t;
-  write_model(t.path / "in");
-  const std::string expected = run(t.path / "in", t.path / "whole").bytes;
+  write_model(t.path() / "in");
+  const std::string expected = run(t.path() / "in", t.path() / "whole").bytes;
   int number = 0;
   size_t most_resumed = 0;
   for (const int signal : {SIGKILL, SIGINT})
     for (const int64_t n : {2, 7, 13}) {
       CAPTURE(signal, n);
-      const fs::path at = t.path / std::to_string(number++);
-      const int ended = run_and_signal(t.path / "in", at, kOften, signal, n);
+      const fs::path at = t.path() / std::to_string(number++);
+      const int ended = run_and_signal(t.path() / "in", at, kOften, signal, n);
       CHECK(ended == (signal == SIGKILL ? -SIGKILL : 130));
-      const Made made = run(t.path / "in", at, kOften);
+      const Made made = run(t.path() / "in", at, kOften);
       CHECK(made.bytes == expected);
       CHECK(made.result.inputs[0].digest == sha256_file(made.result.inputs[0].name));
       most_resumed = std::max(most_resumed, made.result.resumed_items);
@@ -359,11 +359,11 @@ TEST_CASE("a killed or interrupted run goes on where it was, and ends with the s
 
 TEST_CASE("what was left over is not gone on from when input or output are no longer what they were") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   for (const std::string what : {"input", "output", "journal", "marks", "beyond", "nothing"}) {
     CAPTURE(what);
-    const fs::path in = t.path / ("in-" + what), at = t.path / what;
-    fs::copy(t.path / "in", in);
+    const fs::path in = t.path() / ("in-" + what), at = t.path() / what;
+    fs::copy(t.path() / "in", in);
     REQUIRE(run_and_signal(in, at, kOften, SIGKILL, 13) == -SIGKILL);
     REQUIRE(fs::exists(at / "scratch" / "quantize.json"));
     if (what == "input") {  // same size, same time: only the digest tells
@@ -387,51 +387,52 @@ TEST_CASE("what was left over is not gone on from when input or output are no lo
     if (what == "journal") std::ofstream(at / "scratch" / "quantize.json", std::ios::app) << "}";
     const Made made = run(in, at, kOften);
     CHECK((made.result.resumed_items == 0) == (what != "nothing"));
-    CHECK(made.bytes == run(in, t.path / ("fresh-" + what)).bytes);
+    CHECK(made.bytes == run(in, t.path() / ("fresh-" + what)).bytes);
   }
 }
 
 TEST_CASE("a full disk ends the run, and with more room it goes on") {
   const TempFolder t;
-  write_model(t.path / "in");
-  const std::string expected = run(t.path / "in", t.path / "whole").bytes;
+  write_model(t.path() / "in");
+  const std::string expected = run(t.path() / "in", t.path() / "whole").bytes;
   {
     const Faults faults;
     g_writes = 0;
     g_limit = 15;
     file_calls().pwrite = filling_pwrite;
-    CHECK_THROWS_WITH(run(t.path / "in", t.path / "a", kOften), Catch::Contains("the disk is full"));
+    CHECK_THROWS_WITH(run(t.path() / "in", t.path() / "a", kOften), Catch::Contains("the disk is full"));
   }
-  CHECK(fs::is_empty(t.path / "a" / "out"));
-  const Made made = run(t.path / "in", t.path / "a", kOften);
+  CHECK(fs::is_empty(t.path() / "a" / "out"));
+  const Made made = run(t.path() / "in", t.path() / "a", kOften);
   CHECK(made.result.resumed_items > 0);
   CHECK(made.bytes == expected);
 }
 
 TEST_CASE("a file that is cut or changes under the engine is refused by name") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   {
-    const Checkpoint model = open_checkpoint(t.path / "in");
+    const Checkpoint model = open_checkpoint(t.path() / "in");
     const fs::path last = model.tensors->files().back();
     fs::resize_file(last, fs::file_size(last) - 5000);
-    CHECK_THROWS_WITH(run(model, t.path / "a"), Catch::Contains("the file ends before") && Catch::Contains(last.filename().string()));
+    CHECK_THROWS_WITH(run(model, t.path() / "a"),
+                      Catch::Contains("the file ends before") && Catch::Contains(last.filename().string()));
   }
-  fs::remove_all(t.path / "in");
-  write_model(t.path / "in");
-  const Checkpoint model = open_checkpoint(t.path / "in");
+  fs::remove_all(t.path() / "in");
+  write_model(t.path() / "in");
+  const Checkpoint model = open_checkpoint(t.path() / "in");
   const Faults faults;
   g_writes = 0;
   g_victim = model.tensors->files().back();
   file_calls().pread = meddling_pread;
-  CHECK_THROWS_WITH(run(model, t.path / "b"), Catch::Contains("changed while it was read"));
-  CHECK(fs::is_empty(t.path / "b" / "out"));
+  CHECK_THROWS_WITH(run(model, t.path() / "b"), Catch::Contains("changed while it was read"));
+  CHECK(fs::is_empty(t.path() / "b" / "out"));
 }
 
 TEST_CASE("several schemes become groups with targets of their own") {
   const TempFolder t;
-  write_model(t.path / "in");
-  const Checkpoint model = open_checkpoint(t.path / "in");
+  write_model(t.path() / "in");
+  const Checkpoint model = open_checkpoint(t.path() / "in");
   const Json config = quantization_config(plan_for(*model.tensors));
   REQUIRE(config["config_groups"].size() == 2);
   CHECK(config["config_groups"]["group_0"]["name"] == "rows");
@@ -442,8 +443,8 @@ TEST_CASE("several schemes become groups with targets of their own") {
 
 TEST_CASE("chunks cover every file once for its digest, whatever their size") {
   const TempFolder t;
-  write_model(t.path / "in");
-  const Checkpoint model = open_checkpoint(t.path / "in");
+  write_model(t.path() / "in");
+  const Checkpoint model = open_checkpoint(t.path() / "in");
   const Plan plan = plan_for(*model.tensors);
   std::vector<int64_t> sizes;
   for (const fs::path& f : model.tensors->files()) sizes.push_back(int64_t(fs::file_size(f)));

@@ -11,21 +11,13 @@
 #include "formats/gguf.h"
 #include "formats/sharded.h"
 #include "quantize/quantize_stage.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
 const fs::path kModels = fs::path(OVERPROOF_SOURCE_DIR) / "tests" / "golden" / "decoder";
-
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-export-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
 
 StageReport run(const ExportConfig& config, const fs::path& model, const fs::path& out) {
   fs::create_directories(out);
@@ -62,12 +54,12 @@ void copy_with(const fs::path& from, const fs::path& to, const std::string& tens
 }  // namespace
 
 TEST_CASE("models by transformers go into GGUF and come back whole") {
-  const TemporaryFolder t;
+  const TempFolder t;
   for (const char* name : {"llama", "smollm2", "mistral", "qwen2", "qwen3", "glm4_moe", "glm4_moe_qk_norm"}) {
     CAPTURE(name);
-    const StageReport report = run({.type = "f32"}, kModels / name, t.path / name);
+    const StageReport report = run({.type = "f32"}, kModels / name, t.path() / name);
     CHECK(report.metrics()["type"] == "f32");
-    const Checkpoint original = open_checkpoint(kModels / name), back = open_checkpoint(t.path / name);
+    const Checkpoint original = open_checkpoint(kModels / name), back = open_checkpoint(t.path() / name);
     size_t skipped = report.metrics()["skipped"].get<size_t>();
     for (const TensorInfo& info : original.tensors->tensors()) {
       CAPTURE(info.name);
@@ -95,9 +87,9 @@ TEST_CASE("models by transformers go into GGUF and come back whole") {
 }
 
 TEST_CASE("the type and the name are what was asked for") {
-  const TemporaryFolder t;
-  const StageReport report = run({.type = "bf16", .name = "tiny"}, kModels / "qwen3", t.path / "out");
-  const GgufFile file(t.path / "out" / kGgufName);
+  const TempFolder t;
+  const StageReport report = run({.type = "bf16", .name = "tiny"}, kModels / "qwen3", t.path() / "out");
+  const GgufFile file(t.path() / "out" / kGgufName);
   CHECK(file.text("general.name") == "tiny");
   CHECK(file.integer("general.file_type") == 32);
   CHECK(file.find("token_embd.weight")->type == GgmlType::bf16);
@@ -108,14 +100,14 @@ TEST_CASE("the type and the name are what was asked for") {
 }
 
 TEST_CASE("neither threads nor blocks change the file") {
-  const TemporaryFolder t;
+  const TempFolder t;
   for (const char* name : {"llama", "glm4_moe"}) {
     std::string first;
     int number = 0;
     for (const int64_t threads : {1, 3})
       for (const int64_t block : {int64_t{1} << 16, EngineOptions::kDefaultBlockBytes}) {
         set_thread_count(threads);
-        const fs::path out = t.path / (name + std::to_string(number++));
+        const fs::path out = t.path() / (name + std::to_string(number++));
         run({.type = "f16", .block_bytes = block}, kModels / name, out);
         const std::string bytes = read_file(out / kGgufName);
         if (first.empty()) first = bytes;
@@ -126,12 +118,12 @@ TEST_CASE("neither threads nor blocks change the file") {
 }
 
 TEST_CASE("values that a type cannot hold are refused by name, and nothing is left behind") {
-  const TemporaryFolder t;
+  const TempFolder t;
   const std::string head = "model.layers.0.self_attn.v_proj.weight";
   int number = 0;
   const auto refused = [&](float value, const char* type, const std::string& cause) {
     CAPTURE(value, type);
-    const fs::path in = t.path / std::to_string(number++), out = t.path / std::to_string(number++);
+    const fs::path in = t.path() / std::to_string(number++), out = t.path() / std::to_string(number++);
     copy_with(kModels / "llama", in, head, value);
     if (std::isfinite(value)) CHECK_THROWS_AS(run({.type = type}, in, out), UsageError);
     else CHECK_THROWS_AS(run({.type = type}, in, out), FormatError);
@@ -143,15 +135,15 @@ TEST_CASE("values that a type cannot hold are refused by name, and nothing is le
     refused(HUGE_VALF, type, "an infinity or NaN");
     refused(std::nanf(""), type, "an infinity or NaN");
   }
-  copy_with(kModels / "llama", t.path / "fits", head, 65519);
-  CHECK_NOTHROW(run({.type = "f16"}, t.path / "fits", t.path / "fitting"));
+  copy_with(kModels / "llama", t.path() / "fits", head, 65519);
+  CHECK_NOTHROW(run({.type = "f16"}, t.path() / "fits", t.path() / "fitting"));
 }
 
 TEST_CASE("blocks of Q8_0 go where 32 divides the rows, and the file says what it mostly is") {
-  const TemporaryFolder t;
-  const fs::path out = t.path / "out";
+  const TempFolder t;
+  const fs::path out = t.path() / "out";
   fs::create_directories(out);
-  Outputs outputs(out, t.path / "scratch");
+  Outputs outputs(out, t.path() / "scratch");
   run_quantize({.scheme = "q8_0"}, Inputs({{"model", {kModels / "llama", {}}}}), outputs);
   const GgufFile file(out / kGgufName);
   CHECK(file.find("blk.1.ffn_down.weight")->type == GgmlType::q8_0);  // rows of 96

@@ -14,20 +14,12 @@
 #include "quantize/engine.h"
 #include "quantize/quantize_stage.h"
 #include "tests/quantize/grid_emulator.h"
+#include "tests/support.h"
 
 using namespace overproof;
 using Fault = emulated::Device::Fault;
 
 namespace {
-
-struct TempFolder {
-  fs::path path;
-  TempFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-gpu-rows-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TempFolder() { fs::remove_all(path); }
-};
 
 /// A fresh emulated device; all memory is given back at the end, and nothing was written beside it.
 struct Emulation {
@@ -94,7 +86,7 @@ struct PluginName {
 
 TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums the same errors, for every scheme") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   const Emulation emulation;
   GpuSession gpu(emulated::api(), 0);
   const std::vector<QuantizeConfig> covered = {{.scheme = "int8"},      {.scheme = "int8-g128"},
@@ -104,14 +96,14 @@ TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums
   for (const QuantizeConfig& covers : covered) {
     QuantizeConfig config = covers;
     CAPTURE(config.scheme, config.per_tensor);
-    const Made cpu = run(config, t.path / "in", t.path / "cpu", nullptr);
+    const Made cpu = run(config, t.path() / "in", t.path() / "cpu", nullptr);
     CHECK(cpu.result.by_gpu == 0);
     for (const auto& [threads, block] :
          {std::pair{int64_t{1}, EngineOptions::kDefaultBlockBytes}, {int64_t{3}, int64_t{1} << 16}}) {
       set_thread_count(threads);
       config.block_bytes = block;
       const int64_t walked = emulated::device().blocks;
-      const Made made = run(config, t.path / "in", t.path / "gpu", &gpu);
+      const Made made = run(config, t.path() / "in", t.path() / "gpu", &gpu);
       CHECK(made.result.by_gpu == 6);
       CHECK(emulated::device().blocks > walked + 6);
       CHECK(made.bytes == cpu.bytes);
@@ -128,47 +120,47 @@ TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums
 
 TEST_CASE("a device that computes something else shows in the bytes: what the test above compares is the device's") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   const Emulation emulation(90, Fault::flipped_code);
   GpuSession gpu(emulated::api(), 0);
-  CHECK(run({}, t.path / "in", t.path / "gpu", &gpu).bytes != run({}, t.path / "in", t.path / "cpu", nullptr).bytes);
+  CHECK(run({}, t.path() / "in", t.path() / "gpu", &gpu).bytes != run({}, t.path() / "in", t.path() / "cpu", nullptr).bytes);
 }
 
 TEST_CASE("what has no kernels stays on the CPU") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   const Emulation emulation;
   GpuSession gpu(emulated::api(), 0);
   for (const QuantizeConfig& config : std::vector<QuantizeConfig>{{.scheme = "mxfp8", .exclude = "*.gate_proj.weight"},
                                                                   {.scheme = "int8", .clipping = "mse"},
                                                                   {.scheme = "fp8", .clipping = "mse"}}) {
     CAPTURE(config.scheme);
-    const Made made = run(config, t.path / "in", t.path / "gpu", &gpu);
+    const Made made = run(config, t.path() / "in", t.path() / "gpu", &gpu);
     CHECK(made.result.by_gpu == 0);
     CHECK(emulated::device().blocks == 0);
-    CHECK(made.bytes == run(config, t.path / "in", t.path / "cpu", nullptr).bytes);
+    CHECK(made.bytes == run(config, t.path() / "in", t.path() / "cpu", nullptr).bytes);
   }
 }
 
 TEST_CASE("a GPU names the tensor and row of an infinity or NaN as the CPU does, and a device that fails ends the run") {
   const TempFolder t;
   for (const float bad : {HUGE_VALF, std::nanf("")}) {
-    write_model(t.path / "bad", bad);
+    write_model(t.path() / "bad", bad);
     const Emulation emulation;
     GpuSession gpu(emulated::api(), 0);
     for (const QuantizeConfig& config :
          std::vector<QuantizeConfig>{{.scheme = "int8"}, {.scheme = "fp8-block"}, {.scheme = "fp8", .per_tensor = true}}) {
       CAPTURE(config.scheme, bad);
-      CHECK_THROWS_WITH(run(config, t.path / "bad", t.path / "gpu", &gpu),
+      CHECK_THROWS_WITH(run(config, t.path() / "bad", t.path() / "gpu", &gpu),
                         Catch::Contains("gate_proj.weight row 200 holds an infinity or NaN"));
-      CHECK(fs::is_empty(t.path / "gpu" / "out"));
+      CHECK(fs::is_empty(t.path() / "gpu" / "out"));
     }
   }
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   const Emulation emulation(90, Fault::failing_call);
   GpuSession gpu(emulated::api(), 0);
-  CHECK_THROWS_AS(run({}, t.path / "in", t.path / "gpu", &gpu), IoError);
-  CHECK_THROWS_WITH(run({}, t.path / "in", t.path / "gpu", &gpu), Catch::Contains("fell off the bus"));
+  CHECK_THROWS_AS(run({}, t.path() / "in", t.path() / "gpu", &gpu), IoError);
+  CHECK_THROWS_WITH(run({}, t.path() / "in", t.path() / "gpu", &gpu), Catch::Contains("fell off the bus"));
 }
 
 TEST_CASE("a device is taken when it is asked for and there") {
@@ -195,16 +187,16 @@ TEST_CASE("a device is taken when it is asked for and there") {
 
 TEST_CASE("without a GPU, cuda is refused with the way out, and auto says that the CPU did it and changes nothing") {
   const TempFolder t;
-  write_model(t.path / "in");
+  write_model(t.path() / "in");
   const PluginName name("/nowhere/liboverproof_cuda.so");
   const auto stage = [&](const std::string& device) {
-    fs::create_directories(t.path / device);
-    Outputs outputs(t.path / device, t.path / "scratch");
-    return run_quantize({.device = device}, Inputs({{"model", {t.path / "in", {}}}}), outputs);
+    fs::create_directories(t.path() / device);
+    Outputs outputs(t.path() / device, t.path() / "scratch");
+    return run_quantize({.device = device}, Inputs({{"model", {t.path() / "in", {}}}}), outputs);
   };
   CHECK_THROWS_AS(stage("cuda"), UsageError);
   CHECK_THROWS_WITH(stage("cuda"), Catch::Contains("no GPU plugin") && Catch::Contains("device cpu"));
-  CHECK(fs::is_empty(t.path / "cuda"));
+  CHECK(fs::is_empty(t.path() / "cuda"));
   const StageReport by_auto = stage("auto"), by_cpu = stage("cpu");
   const auto says_cpu = [](const StageReport& r) {
     return std::ranges::any_of(
@@ -213,5 +205,5 @@ TEST_CASE("without a GPU, cuda is refused with the way out, and auto says that t
   CHECK(says_cpu(by_auto));
   CHECK_FALSE(says_cpu(by_cpu));
   CHECK(by_auto.metrics() == by_cpu.metrics());
-  CHECK(read_file(t.path / "auto" / "model.safetensors") == read_file(t.path / "cpu" / "model.safetensors"));
+  CHECK(read_file(t.path() / "auto" / "model.safetensors") == read_file(t.path() / "cpu" / "model.safetensors"));
 }

@@ -10,26 +10,13 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
 const fs::path kGolden = fs::path(OVERPROOF_SOURCE_DIR) / "tests" / "golden" / "int8";
-
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "overproof-quantize-XXXXXX").string();
-    path = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
-
-void write_text(const fs::path& file, std::string_view text) {
-  fs::create_directories(file.parent_path());
-  std::ofstream(file) << text;
-}
 
 std::vector<float> random_values(int64_t n, const std::string& stream) {
   Rng rng(4, stream);
@@ -96,13 +83,13 @@ TEST_CASE("patterns match as shells do") {
 }
 
 TEST_CASE("packed weights equal those of compressed-tensors byte for byte") {
-  const TemporaryFolder folder;
-  write_text(folder.path / "in" / "config.json", R"({"model_type": "llama"})");
-  write_text(folder.path / "in" / "tokenizer.json", "{}");
-  fs::copy_file(kGolden / "weights.safetensors", folder.path / "in" / "model.safetensors");
-  quantize({.include = "*"}, folder.path / "in", folder.path / "out");
+  const TempFolder folder;
+  write_text(folder.path() / "in" / "config.json", R"({"model_type": "llama"})");
+  write_text(folder.path() / "in" / "tokenizer.json", "{}");
+  fs::copy_file(kGolden / "weights.safetensors", folder.path() / "in" / "model.safetensors");
+  quantize({.include = "*"}, folder.path() / "in", folder.path() / "out");
 
-  const SafetensorsFile expected(kGolden / "packed.safetensors"), ours(folder.path / "out" / "model.safetensors");
+  const SafetensorsFile expected(kGolden / "packed.safetensors"), ours(folder.path() / "out" / "model.safetensors");
   REQUIRE(expected.tensors().size() == ours.tensors().size());
   for (const TensorInfo& info : expected.tensors()) {
     CAPTURE(info.name);
@@ -113,16 +100,16 @@ TEST_CASE("packed weights equal those of compressed-tensors byte for byte") {
 }
 
 TEST_CASE("experts and attention are quantised, everything else keeps its bytes, and all tensors are accounted for") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::vector<TensorInfo> tensors = moe_tensors();
-  write_model(folder.path / "in", tensors);
-  const StageReport report = quantize({}, folder.path / "in", folder.path / "out");
+  write_model(folder.path() / "in", tensors);
+  const StageReport report = quantize({}, folder.path() / "in", folder.path() / "out");
   CHECK(report.metrics()["tensors"] == tensors.size());
   CHECK(report.metrics()["quantised"] == 11);
   CHECK(report.metrics()["kept"] == tensors.size() - 11);
   CHECK(report.metrics()["sqnr_db"]["worst"].get<double>() > 38.0);
 
-  const SafetensorsFile before(folder.path / "in" / "model.safetensors"), after(folder.path / "out" / "model.safetensors");
+  const SafetensorsFile before(folder.path() / "in" / "model.safetensors"), after(folder.path() / "out" / "model.safetensors");
   int64_t kept = 0;
   for (const TensorInfo& info : before.tensors()) {
     CAPTURE(info.name);
@@ -141,18 +128,18 @@ TEST_CASE("experts and attention are quantised, everything else keeps its bytes,
   }
   CHECK(kept + 3 * 11 == int64_t(after.tensors().size()));
 
-  const Json config = read_json(folder.path / "out" / "config.json");
+  const Json config = read_json(folder.path() / "out" / "config.json");
   CHECK(config["hidden_size"] == 24);
   CHECK(config["quantization_config"]["format"] == "pack-quantized");
   CHECK(config["quantization_config"]["ignore"] == Json({"lm_head", "re:.*embed_tokens.*", "re:.*mlp.gate$"}));
-  CHECK(fs::exists(folder.path / "out" / "tokenizer.json"));
+  CHECK(fs::exists(folder.path() / "out" / "tokenizer.json"));
 }
 
 TEST_CASE("our own reader dequantises to within half a step") {
-  const TemporaryFolder folder;
-  write_model(folder.path / "in", moe_tensors());
-  quantize({}, folder.path / "in", folder.path / "out");
-  const Checkpoint before = open_checkpoint(folder.path / "in"), after = open_checkpoint(folder.path / "out");
+  const TempFolder folder;
+  write_model(folder.path() / "in", moe_tensors());
+  quantize({}, folder.path() / "in", folder.path() / "out");
+  const Checkpoint before = open_checkpoint(folder.path() / "in"), after = open_checkpoint(folder.path() / "out");
   REQUIRE(after.tensors->tensors().size() == before.tensors->tensors().size());
   for (const TensorInfo& info : before.tensors->tensors()) {
     CAPTURE(info.name);
@@ -170,53 +157,54 @@ TEST_CASE("our own reader dequantises to within half a step") {
 }
 
 TEST_CASE("bytes do not depend on threads or block size, and shards hold the same tensors") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   std::vector<TensorInfo> tensors = moe_tensors();
   tensors.push_back({"model.layers.1.mlp.up_proj.weight", DType::f32, {700, 1000}});
   tensors.push_back({"model.layers.1.mlp.gate_proj.weight", DType::f32, {700, 1000}});
-  write_model(folder.path / "in", tensors);
+  write_model(folder.path() / "in", tensors);
   set_thread_count(1);
-  quantize({}, folder.path / "in", folder.path / "one");
+  quantize({}, folder.path() / "in", folder.path() / "one");
   set_thread_count(4);
-  quantize({}, folder.path / "in", folder.path / "four");
+  quantize({}, folder.path() / "in", folder.path() / "four");
   set_thread_count(0);
-  CHECK(all_bytes(folder.path / "one") == all_bytes(folder.path / "four"));
-  quantize({.block_bytes = 1 << 16}, folder.path / "in", folder.path / "small");
-  CHECK(all_bytes(folder.path / "one") == all_bytes(folder.path / "small"));
+  CHECK(all_bytes(folder.path() / "one") == all_bytes(folder.path() / "four"));
+  quantize({.block_bytes = 1 << 16}, folder.path() / "in", folder.path() / "small");
+  CHECK(all_bytes(folder.path() / "one") == all_bytes(folder.path() / "small"));
 
-  quantize({.max_shard_bytes = 1 << 20}, folder.path / "in", folder.path / "shards");
-  REQUIRE(fs::exists(folder.path / "shards" / "model.safetensors.index.json"));
-  const SafetensorsFile whole(folder.path / "one" / "model.safetensors");
-  const Json index = read_json(folder.path / "shards" / "model.safetensors.index.json");
+  quantize({.max_shard_bytes = 1 << 20}, folder.path() / "in", folder.path() / "shards");
+  REQUIRE(fs::exists(folder.path() / "shards" / "model.safetensors.index.json"));
+  const SafetensorsFile whole(folder.path() / "one" / "model.safetensors");
+  const Json index = read_json(folder.path() / "shards" / "model.safetensors.index.json");
   REQUIRE(index["weight_map"].size() == whole.tensors().size());
   for (const TensorInfo& info : whole.tensors()) {
-    const SafetensorsFile shard(folder.path / "shards" / index["weight_map"][info.name].get<std::string>());
+    const SafetensorsFile shard(folder.path() / "shards" / index["weight_map"][info.name].get<std::string>());
     CHECK(std::ranges::equal(shard.bytes(info.name), whole.bytes(info.name)));
   }
 }
 
 TEST_CASE("exclude leaves weights alone and tells the loader") {
-  const TemporaryFolder folder;
-  write_model(folder.path / "in", moe_tensors());
-  const StageReport report = quantize({.exclude = "*.q_proj.weight, *.shared_experts.*"}, folder.path / "in", folder.path / "out");
+  const TempFolder folder;
+  write_model(folder.path() / "in", moe_tensors());
+  const StageReport report =
+      quantize({.exclude = "*.q_proj.weight, *.shared_experts.*"}, folder.path() / "in", folder.path() / "out");
   CHECK(report.metrics()["quantised"] == 7);
-  const Json ignore = read_json(folder.path / "out" / "config.json")["quantization_config"]["ignore"];
+  const Json ignore = read_json(folder.path() / "out" / "config.json")["quantization_config"]["ignore"];
   CHECK(std::ranges::count(ignore, Json("model.layers.0.self_attn.q_proj")) == 1);
   CHECK(std::ranges::count(ignore, Json("model.layers.0.mlp.shared_experts.down_proj")) == 1);
-  CHECK_THROWS_AS(quantize({.include = "nothing.*"}, folder.path / "in", folder.path / "none"), UsageError);
+  CHECK_THROWS_AS(quantize({.include = "nothing.*"}, folder.path() / "in", folder.path() / "none"), UsageError);
 }
 
 TEST_CASE("an infinity or NaN is named, not quantised") {
-  const TemporaryFolder folder;
-  write_text(folder.path / "in" / "config.json", R"({"model_type": "llama"})");
-  write_text(folder.path / "in" / "tokenizer.json", "{}");
+  const TempFolder folder;
+  write_text(folder.path() / "in" / "config.json", R"({"model_type": "llama"})");
+  write_text(folder.path() / "in" / "tokenizer.json", "{}");
   {
-    OutputFolder out(folder.path / "in");
+    OutputFolder out(folder.path() / "in");
     SafetensorsWriter writer(out, "model.safetensors", {{"model.layers.0.mlp.up_proj.weight", DType::f32, {3, 4}}});
     std::vector<float> values(12, 1.0f);
     values[9] = std::nanf("");
     writer.append_f32(values);
     writer.close();
   }
-  CHECK_THROWS_WITH(quantize({}, folder.path / "in", folder.path / "out"), Catch::Contains("up_proj.weight row 2"));
+  CHECK_THROWS_WITH(quantize({}, folder.path() / "in", folder.path() / "out"), Catch::Contains("up_proj.weight row 2"));
 }

@@ -16,7 +16,7 @@
 #include "student/ffn.h"
 #include "student/router_fit.h"
 #include "student/tiny_stage.h"
-#include "tests/student/temporary_folder.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -113,7 +113,7 @@ TEST_CASE("the fitted router finds the experts that a linear function of the inp
 }
 
 TEST_CASE("carving deals out every neuron once and keeps the function") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   make_tiny_teacher(folder.path() / "teacher");
   const Digest root = sha256(std::string_view("the tiny teacher"));
   at::NoGradGuard no_grad;
@@ -121,8 +121,8 @@ TEST_CASE("carving deals out every neuron once and keeps the function") {
   make_statistics(teacher, folder.path() / "statistics", root);
 
   const CarveOptions options{7, 1, 2, 10, 20, 0.0625, 0.01, 0};
-  const LayerCarving carving =
-      carve_layer(teacher.layers()[0].gate_up, teacher.layers()[0].down, Statistics(folder.path() / "statistics").ffn_input(0), options, 0);
+  const LayerCarving carving = carve_layer(teacher.layers()[0].gate_up, teacher.layers()[0].down,
+                                           Statistics(folder.path() / "statistics").ffn_input(0), options, 0);
   const at::Tensor sorted = std::get<0>(carving.neurons.sort());
   CHECK(at::equal(sorted, at::arange(64, at::kLong)));
   CHECK(carving.quality.oracle_error <= carving.quality.router_error + 1e-9);
@@ -151,12 +151,13 @@ TEST_CASE("carving deals out every neuron once and keeps the function") {
 }
 
 TEST_CASE("statistics of another teacher are refused") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   make_tiny_teacher(folder.path() / "teacher");
   at::NoGradGuard no_grad;
   const Decoder teacher(open_checkpoint(folder.path() / "teacher"));
   make_statistics(teacher, folder.path() / "statistics", sha256(std::string_view("another")));
-  const Inputs inputs({{"teacher", {folder.path() / "teacher", Digest{}}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
+  const Inputs inputs(
+      {{"teacher", {folder.path() / "teacher", Digest{}}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
   Outputs outputs(folder.path() / "student", folder.path());
   CHECK_THROWS_AS(run_student({}, inputs, outputs), UsageError);
 }
@@ -171,7 +172,7 @@ TEST_CASE("shapes that cannot be carved are refused") {
 }
 
 TEST_CASE("the byte tokenizer gives every byte back") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   write_file_atomically(folder.path() / "tokenizer.json", byte_tokenizer_json());
   const auto tokenizer = open_tokenizer(folder.path() / "tokenizer.json");
   std::vector<int32_t> ids;

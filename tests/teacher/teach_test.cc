@@ -17,6 +17,7 @@
 #include "data/utf8.h"
 #include "teacher/generate.h"
 #include "tests/model/random_model.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -43,9 +44,9 @@ ModelConfig tiny_config() {
 
 /// A teacher and a corpus of two documents in a folder that goes away with the test.
 struct World {
-  fs::path path = fs::temp_directory_path() / fmt::format("overproof-teach-test-{}", getpid());
+  TempFolder folder;
+  const fs::path& path = folder.path();
   World() {
-    fs::remove_all(path);
     fs::create_directories(path / "teacher");
     OutputFolder teacher(path / "teacher");
     const ModelConfig config = tiny_config();
@@ -66,7 +67,6 @@ struct World {
     Outputs outputs = fresh("corpus");
     run_corpus(corpus, Inputs({{"source", {path / "source", {}}}, {"tokenizer", {path / "teacher", {}}}}), outputs);
   }
-  ~World() { fs::remove_all(path); }
   Outputs fresh(const std::string& name) const {
     fs::create_directories(path / name);
     fs::create_directories(path / (name + ".scratch"));

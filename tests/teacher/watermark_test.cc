@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "teacher/sampled_tokens.h"
 #include "teacher/sampler.h"
+#include "tests/support.h"
 
 namespace overproof {
 namespace {
@@ -25,15 +26,6 @@ const Json& golden() {
   static const Json json = read_json(OVERPROOF_SOURCE_DIR "/tests/golden/watermark/watermark.json");
   return json;
 }
-
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("overproof-watermark-test-" + std::to_string(getpid()));
-  Folder() {
-    fs::remove_all(path);
-    fs::create_directories(path);
-  }
-  ~Folder() { fs::remove_all(path); }
-};
 
 }  // namespace
 
@@ -55,16 +47,16 @@ TEST_CASE("green lists, commitments and HMAC equal an independent implementation
 }
 
 TEST_CASE("a watermark key is made once, is private, and means the same for ever") {
-  const Folder folder;
-  const fs::path file = folder.path / "deep" / "key.json";
+  const TempFolder folder;
+  const fs::path file = folder.path() / "deep" / "key.json";
   const WatermarkKey made = WatermarkKey::load_or_create(file, 0.25, 2);
   CHECK((fs::status(file).permissions() & fs::perms::all) == (fs::perms::owner_read | fs::perms::owner_write));
   CHECK(WatermarkKey::load_or_create(file, 0.25, 2).commitment() == made.commitment());
   CHECK_THROWS_AS(WatermarkKey::load_or_create(file, 0.5, 2), UsageError);
   CHECK_THROWS_AS(WatermarkKey::load_or_create(file, 0.25, 3), UsageError);
-  CHECK_THROWS_AS(WatermarkKey::load_or_create(folder.path / "new.json", 1.5, 2), UsageError);
-  CHECK(!fs::exists(folder.path / "new.json"));
-  CHECK_THROWS_AS(WatermarkKey::read(folder.path / "missing.json"), IoError);
+  CHECK_THROWS_AS(WatermarkKey::load_or_create(folder.path() / "new.json", 1.5, 2), UsageError);
+  CHECK(!fs::exists(folder.path() / "new.json"));
+  CHECK_THROWS_AS(WatermarkKey::read(folder.path() / "missing.json"), IoError);
   const Json good = read_json(file);
   for (const auto& [member, value] : {std::pair<const char*, Json>{"format", "other"},
                                       {"secret", "12"},
@@ -76,9 +68,9 @@ TEST_CASE("a watermark key is made once, is private, and means the same for ever
                                       {"context", 17}}) {
     Json bad = good;
     bad[member] = value;
-    write_file_atomically(folder.path / "bad.json", bad.dump());
+    write_file_atomically(folder.path() / "bad.json", bad.dump());
     CAPTURE(bad.dump());
-    CHECK_THROWS_AS(WatermarkKey::read(folder.path / "bad.json"), FormatError);
+    CHECK_THROWS_AS(WatermarkKey::read(folder.path() / "bad.json"), FormatError);
   }
 }
 
@@ -103,10 +95,10 @@ TEST_CASE("a watermark raises green tokens and leaves sampling without it as it 
 }
 
 TEST_CASE("hostile lists of sampled tokens are refused") {
-  const Folder folder;
-  const auto write = [&](const std::string& text) { write_file_atomically(folder.path / "tokens.jsonl", text); };
+  const TempFolder folder;
+  const auto write = [&](const std::string& text) { write_file_atomically(folder.path() / "tokens.jsonl", text); };
   write("{\"name\":\"a\",\"before\":[1],\"tokens\":[2,3]}\n{\"name\":\"b\",\"before\":[],\"tokens\":[]}\n");
-  const std::vector<SampledTokens> read = read_sampled_tokens(folder.path, 4);
+  const std::vector<SampledTokens> read = read_sampled_tokens(folder.path(), 4);
   REQUIRE(read.size() == 2);
   CHECK(read[0].tokens == std::vector<int32_t>{2, 3});
   for (const char* bad : {"", "[1]\n", "{}\n", "{\"before\":[1],\"tokens\":[4]}\n", "{\"before\":[-1],\"tokens\":[1]}\n",
@@ -114,7 +106,7 @@ TEST_CASE("hostile lists of sampled tokens are refused") {
                           "{\"before\":[1],\"tokens\":\n"}) {
     write(bad);
     CAPTURE(bad);
-    CHECK_THROWS_AS(read_sampled_tokens(folder.path, 4), FormatError);
+    CHECK_THROWS_AS(read_sampled_tokens(folder.path(), 4), FormatError);
   }
 }
 
