@@ -29,10 +29,28 @@ void compress_by_openssl(uint32_t* words, const uint8_t* data, size_t blocks) {
   std::copy_n(context.h, 8, words);
 }
 
+void compress_lanes(int lanes, uint32_t* const* words, const uint8_t* const* data, size_t blocks) {
+  if (const Sha256Kernel together = kernel(lanes)) together(words, data, blocks);
+  else
+    for (int l = 0; l < lanes; ++l) compress_by_openssl(words[l], data[l], blocks);
+}
+
 void compress(uint32_t* words, const uint8_t* data, size_t blocks) {
-  if (blocks == 0) return;
-  if (const Sha256Kernel one = kernel(1)) one(&words, &data, blocks);
-  else compress_by_openssl(words, data, blocks);
+  if (blocks > 0) compress_lanes(1, &words, &data, blocks);
+}
+
+// FIPS 180-4, section 5.3.3.
+constexpr std::array<uint32_t, 8> kInitialWords = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                                   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+void store_big_endian(uint64_t value, uint8_t* to) {
+  for (int i = 0; i < 8; ++i) to[i] = uint8_t(value >> (56 - 8 * i));
+}
+
+Digest digest_of(const std::array<uint32_t, 8>& words) {
+  Digest d;
+  for (size_t i = 0; i < 32; ++i) d.bytes[i] = uint8_t(words[i / 4] >> (24 - 8 * (i % 4)));
+  return d;
 }
 
 }  // namespace
@@ -70,9 +88,7 @@ Digest Digest::from_hex(std::string_view hex) {
   return d;
 }
 
-// The initial words of FIPS 180-4, section 5.3.3.
-Sha256::Sha256()
-    : words_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}, rest_{} {}
+Sha256::Sha256() : words_(kInitialWords), rest_{} {}
 
 Sha256::Sha256(const Sha256State& state) : words_(state.words), rest_{}, bytes_(uint64_t(state.bytes)) {
   OVERPROOF_CHECK(state.bytes >= 0 && state.bytes % Sha256State::kBlock == 0);
@@ -104,14 +120,11 @@ void Sha256::update(const void* data, size_t bytes) {
 }
 
 Digest Sha256::finish() {
-  const uint64_t bits = bytes_ * 8;
   uint8_t padding[72] = {0x80};
   const size_t zeros = (bytes_ % 64 < 56 ? 56 : 120) - bytes_ % 64;
-  for (int i = 0; i < 8; ++i) padding[zeros + size_t(i)] = uint8_t(bits >> (56 - 8 * i));
+  store_big_endian(bytes_ * 8, padding + zeros);
   update(padding, zeros + 8);
-  Digest d;
-  for (size_t i = 0; i < 32; ++i) d.bytes[i] = uint8_t(words_[i / 4] >> (24 - 8 * (i % 4)));
-  return d;
+  return digest_of(words_);
 }
 
 Digest Sha256::so_far() const { return Sha256(*this).finish(); }
@@ -132,9 +145,7 @@ void update_together(std::span<const HashJob> jobs) {
     }
     if (lanes == 0) continue;
     const size_t step = *std::min_element(blocks, blocks + lanes);
-    if (const Sha256Kernel together = kernel(lanes)) together(states, data, step);
-    else
-      for (int l = 0; l < lanes; ++l) compress_by_openssl(states[l], data[l], step);
+    compress_lanes(lanes, states, data, step);
     // Lanes that came to their end make room for the next job.
     int left = 0;
     for (int l = 0; l < lanes; ++l) {
@@ -144,6 +155,31 @@ void update_together(std::span<const HashJob> jobs) {
       blocks[left++] = blocks[l] - step;
     }
     lanes = left;
+  }
+}
+
+void sha256_parts(uint8_t prefix, const uint8_t* parts, size_t bytes, size_t count, Digest* digests) {
+  OVERPROOF_CHECK(bytes <= 118);
+  const size_t blocks = bytes + 1 + 9 <= 64 ? 1 : 2;
+  uint8_t messages[kSha256Lanes][128] = {};
+  std::array<uint32_t, 8> words[kSha256Lanes];
+  uint32_t* states[kSha256Lanes];
+  const uint8_t* data[kSha256Lanes];
+  for (int l = 0; l < kSha256Lanes; ++l) {
+    messages[l][0] = prefix;
+    messages[l][1 + bytes] = 0x80;
+    store_big_endian((bytes + 1) * 8, messages[l] + blocks * 64 - 8);
+    states[l] = words[l].data();
+    data[l] = messages[l];
+  }
+  for (size_t first = 0; first < count; first += kSha256Lanes) {
+    const int lanes = int(std::min<size_t>(kSha256Lanes, count - first));
+    for (int l = 0; l < lanes; ++l) {
+      std::memcpy(messages[l] + 1, parts + (first + size_t(l)) * bytes, bytes);
+      words[l] = kInitialWords;
+    }
+    compress_lanes(lanes, states, data, blocks);
+    for (int l = 0; l < lanes; ++l) digests[first + size_t(l)] = digest_of(words[l]);
   }
 }
 

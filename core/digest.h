@@ -14,7 +14,7 @@ namespace overproof {
 struct Digest {
   std::array<uint8_t, 32> bytes{};
   auto operator<=>(const Digest&) const = default;
-  std::string hex() const;  ///< 64 lower-case digits
+  std::string hex() const;                       ///< 64 lower-case digits
   static Digest from_hex(std::string_view hex);  ///< throws UsageError unless 64 hex digits; "sha256:" may stand before them
 };
 
@@ -37,7 +37,7 @@ class Sha256 {
   void update(const void* data, size_t bytes);
   void update(std::string_view text) { update(text.data(), text.size()); }
   Digest finish();
-  Digest so_far() const;  ///< of what has come; more may follow
+  Digest so_far() const;      ///< of what has come; more may follow
   Sha256State state() const;  ///< for a multiple of kBlock bytes only
   int64_t bytes() const { return int64_t(bytes_); }
 
@@ -61,6 +61,10 @@ struct HashJob {
 /// Updates all, each hash once: what hash->update(data, bytes) does, but several messages at a time where the processor has SHA
 /// instructions. A message by itself uses half of them (core/sha256_ni.h).
 void update_together(std::span<const HashJob> jobs);
+
+/// The digests of `count` short messages: `prefix` and then one of the parts of `bytes` each (at most 118), which follow each
+/// other. Several at a time as above. `digests` may begin where the parts do, if those are no shorter than digests.
+void sha256_parts(uint8_t prefix, const uint8_t* parts, size_t bytes, size_t count, Digest* digests);
 
 /// For tests and comparisons: false takes OpenSSL's implementation even where there are SHA instructions.
 void use_sha_instructions(bool use);

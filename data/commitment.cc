@@ -51,8 +51,9 @@ Commitment CommitmentWriter::finish(OutputFolder& folder, int64_t table_bytes) {
         for (int64_t i = begin; i < end; ++i) {
           const int64_t at = first + i;
           const bool sorted = tree == CorpusTree::sorted;
-          hashes[size_t(i)] = merkle_leaf(sorted ? index_.key(index_.ordinal(at)) : salt_ ? values_[size_t(at)] : index_.key(at));
+          hashes[size_t(i)] = sorted ? index_.key(index_.ordinal(at)) : salt_ ? values_[size_t(at)] : index_.key(at);
         }
+        merkle_leaves(std::span(hashes).subspan(size_t(begin), size_t(end - begin)), hashes.data() + begin);
       });
       if (first_stored(tree) == 0) writer.append(hashes.data(), hashes.size() * sizeof(Digest));
       builder.add(hashes);
@@ -100,7 +101,8 @@ std::span<const uint8_t> CorpusCommitment::stored_level(CorpusTree which, int le
 
 void CorpusCommitment::fill(CorpusTree which, int level, int64_t first, std::span<Digest> hashes) const {
   if (level < first_stored(which)) {
-    for (size_t i = 0; i < hashes.size(); ++i) hashes[i] = merkle_leaf(index_.key(first + int64_t(i)));
+    for (size_t i = 0; i < hashes.size(); ++i) hashes[i] = index_.key(first + int64_t(i));
+    merkle_leaves(hashes, hashes.data());
     return;
   }
   const auto stored = stored_level(which, level);

@@ -1,7 +1,5 @@
 #include "provenance/merkle.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <bit>
 
@@ -10,39 +8,8 @@
 namespace overproof {
 namespace {
 
-/// One context a thread, whose algorithm is looked up once: making one anew costs more than hashing 65 bytes.
-class NodeHasher {
- public:
-  NodeHasher() {
-    OVERPROOF_CHECK(context_ && algorithm_);
-    OVERPROOF_CHECK(EVP_DigestInit_ex2(context_, algorithm_, nullptr) == 1);
-  }
-  ~NodeHasher() {
-    EVP_MD_CTX_free(context_);
-    EVP_MD_free(algorithm_);
-  }
-  NodeHasher(const NodeHasher&) = delete;
-  NodeHasher& operator=(const NodeHasher&) = delete;
-
-  Digest of(const void* data, size_t bytes) { return of_parts(data, bytes, nullptr, 0); }
-  Digest of_parts(const void* data, size_t bytes, const void* more, size_t more_bytes) {
-    Digest digest;
-    unsigned length = 0;
-    OVERPROOF_CHECK(EVP_DigestInit_ex2(context_, nullptr, nullptr) == 1 && EVP_DigestUpdate(context_, data, bytes) == 1);
-    OVERPROOF_CHECK(more_bytes == 0 || EVP_DigestUpdate(context_, more, more_bytes) == 1);
-    OVERPROOF_CHECK(EVP_DigestFinal_ex(context_, digest.bytes.data(), &length) == 1 && length == 32);
-    return digest;
-  }
-
- private:
-  EVP_MD* algorithm_ = EVP_MD_fetch(nullptr, "SHA256", nullptr);
-  EVP_MD_CTX* context_ = EVP_MD_CTX_new();
-};
-
-NodeHasher& hasher() {
-  thread_local NodeHasher hasher;
-  return hasher;
-}
+constexpr uint8_t kLeaf = 0, kNode = 1;
+static_assert(sizeof(Digest) == 32);
 
 /// The largest power of two below n; n >= 2.
 int64_t split_of(int64_t n) { return int64_t(std::bit_floor(uint64_t(n - 1))); }
@@ -50,20 +17,32 @@ int64_t split_of(int64_t n) { return int64_t(std::bit_floor(uint64_t(n - 1))); }
 }  // namespace
 
 Digest merkle_leaf(std::span<const uint8_t> data) {
-  constexpr uint8_t kPrefix = 0;
-  if (data.size() == 32) {
-    uint8_t buffer[33] = {kPrefix};
-    std::copy(data.begin(), data.end(), buffer + 1);
-    return hasher().of(buffer, sizeof buffer);
-  }
-  return hasher().of_parts(&kPrefix, 1, data.data(), data.size());
+  Sha256 hash;
+  hash.update(&kLeaf, 1);
+  hash.update(data.data(), data.size());
+  return hash.finish();
+}
+
+void merkle_leaves(std::span<const Digest> values, Digest* hashes) {
+  sha256_parts(kLeaf, reinterpret_cast<const uint8_t*>(values.data()), sizeof(Digest), values.size(), hashes);
+}
+
+void merkle_nodes(std::span<const Digest> children, Digest* parents) {
+  OVERPROOF_CHECK(children.size() % 2 == 0);
+  sha256_parts(kNode, reinterpret_cast<const uint8_t*>(children.data()), 2 * sizeof(Digest), children.size() / 2, parents);
+}
+
+Digest merkle_leaf(const Digest& value) {
+  Digest hash;
+  merkle_leaves({&value, 1}, &hash);
+  return hash;
 }
 
 Digest merkle_node(const Digest& left, const Digest& right) {
-  uint8_t buffer[65] = {1};
-  std::copy(left.bytes.begin(), left.bytes.end(), buffer + 1);
-  std::copy(right.bytes.begin(), right.bytes.end(), buffer + 33);
-  return hasher().of(buffer, sizeof buffer);
+  const Digest children[2] = {left, right};
+  Digest parent;
+  merkle_nodes(children, &parent);
+  return parent;
 }
 
 Digest merkle_empty_root() { return sha256(std::string_view()); }

@@ -14,9 +14,13 @@ namespace overproof {
 /// SHA-256(0x00 || data).
 Digest merkle_leaf(std::span<const uint8_t> data);
 /// The leaf hash of 32 bytes of data: what the trees of a corpus hold.
-inline Digest merkle_leaf(const Digest& value) { return merkle_leaf(std::span<const uint8_t>(value.bytes)); }
+Digest merkle_leaf(const Digest& value);
+/// The same of many, which the processor hashes several at a time. `hashes` may be where the values are.
+void merkle_leaves(std::span<const Digest> values, Digest* hashes);
 /// SHA-256(0x01 || left || right).
 Digest merkle_node(const Digest& left, const Digest& right);
+/// Of each two that follow each other. `parents` may be where the children are.
+void merkle_nodes(std::span<const Digest> children, Digest* parents);
 /// SHA-256 of nothing: the root of a tree without leaves.
 Digest merkle_empty_root();
 

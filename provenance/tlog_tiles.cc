@@ -29,8 +29,7 @@ std::string with_index(std::string path, int64_t index, int64_t width) {
 
 /// Pairs up hashes until one is left; as many as a power of two.
 Digest fold(std::span<Digest> hashes) {
-  for (size_t n = hashes.size(); n > 1; n /= 2)
-    for (size_t i = 0; i < n / 2; ++i) hashes[i] = merkle_node(hashes[2 * i], hashes[2 * i + 1]);
+  for (size_t n = hashes.size(); n > 1; n /= 2) merkle_nodes(hashes.first(n), hashes.data());
   return hashes[0];
 }
 

@@ -14,6 +14,7 @@
 #include "core/hash_lanes.h"
 #include "core/parallel.h"
 #include "core/sha256_ni.h"
+#include "tests/support.h"
 
 using namespace overproof;
 
@@ -44,13 +45,11 @@ void both_ways(Check check) {
   use_sha_instructions(true);
 }
 
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("overproof-digest-" + std::to_string(getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
+struct Folder : TempFolder {
   FileToHash write(const std::string& name, const std::vector<uint8_t>& data) const {
-    std::ofstream(path / name, std::ios::binary).write(reinterpret_cast<const char*>(data.data()), std::streamsize(data.size()));
-    return {path / name, int64_t(data.size())};
+    std::ofstream(path() / name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(data.data()), std::streamsize(data.size()));
+    return {path() / name, int64_t(data.size())};
   }
 };
 
@@ -85,6 +84,30 @@ TEST_CASE("messages of any lengths hashed together have the digests that they ha
         if (hashes[i].finish() != by_openssl(data.data() + 17 * i, lengths[i]))
           FAIL("length " << n << ", message " << i << " of " << count);
     }
+  });
+}
+
+TEST_CASE("short messages with a prefix, of every length and any number, in place as well") {
+  const std::vector<uint8_t> data = noise(118 * 8, 4);
+  both_ways([&] {
+    for (size_t n = 0; n <= 118; ++n)
+      for (size_t count = 0; count <= 8; ++count) {
+        const auto prefix = uint8_t(n);
+        std::vector<Digest> digests(count), expected(count);
+        for (size_t i = 0; i < count; ++i) {
+          std::vector<uint8_t> message{prefix};
+          message.insert(message.end(), data.begin() + ptrdiff_t(i * n), data.begin() + ptrdiff_t((i + 1) * n));
+          expected[i] = by_openssl(message.data(), message.size());
+        }
+        sha256_parts(prefix, data.data(), n, count, digests.data());
+        if (digests != expected) FAIL(count << " messages of length " << n);
+        if (n < sizeof(Digest)) continue;
+        std::vector<Digest> place((n * count + 31) / 32);
+        std::copy_n(data.data(), n * count, reinterpret_cast<uint8_t*>(place.data()));
+        sha256_parts(prefix, reinterpret_cast<const uint8_t*>(place.data()), n, count, place.data());
+        place.resize(count);
+        if (place != expected) FAIL("in place, " << count << " messages of length " << n);
+      }
   });
 }
 
@@ -192,10 +215,10 @@ TEST_CASE("files hashed at once have the digests of their bytes, whatever the nu
     CHECK_THROWS_AS(sha256_files(files), IoError);
     files[3].bytes -= 2;
     CHECK_THROWS_AS(sha256_files(files), IoError);
-    fs::create_symlink(files[0].file, folder.path / "link");
-    CHECK_THROWS_AS(sha256_files({{folder.path / "link", files[0].bytes}}), IoError);
-    REQUIRE(mkfifo((folder.path / "pipe").c_str(), 0600) == 0);
-    CHECK_THROWS_AS(sha256_files({{folder.path / "pipe", 0}}), IoError);
-    CHECK_THROWS_AS(sha256_files({{folder.path / "none", 0}}), IoError);
+    fs::create_symlink(files[0].file, folder.path() / "link");
+    CHECK_THROWS_AS(sha256_files({{folder.path() / "link", files[0].bytes}}), IoError);
+    REQUIRE(mkfifo((folder.path() / "pipe").c_str(), 0600) == 0);
+    CHECK_THROWS_AS(sha256_files({{folder.path() / "pipe", 0}}), IoError);
+    CHECK_THROWS_AS(sha256_files({{folder.path() / "none", 0}}), IoError);
   }
 }
