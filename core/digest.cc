@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <vector>
@@ -44,13 +45,14 @@ constexpr std::array<uint32_t, 8> kInitialWords = {0x6a09e667, 0xbb67ae85, 0x3c6
                                                    0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
 void store_big_endian(uint64_t value, uint8_t* to) {
-  for (int i = 0; i < 8; ++i) to[i] = uint8_t(value >> (56 - 8 * i));
+  if constexpr (std::endian::native == std::endian::little) value = __builtin_bswap64(value);
+  std::memcpy(to, &value, sizeof value);
 }
 
-Digest digest_of(const std::array<uint32_t, 8>& words) {
-  Digest d;
-  for (size_t i = 0; i < 32; ++i) d.bytes[i] = uint8_t(words[i / 4] >> (24 - 8 * (i % 4)));
-  return d;
+Digest digest_of(std::array<uint32_t, 8> words) {
+  if constexpr (std::endian::native == std::endian::little)
+    for (uint32_t& word : words) word = __builtin_bswap32(word);
+  return std::bit_cast<Digest>(words);
 }
 
 }  // namespace
