@@ -1,7 +1,5 @@
 // documents.jsonl beside a stream of ten and five tokens: refused with a FormatError, or every token has its document.
 
-#include <cstdlib>
-
 #include "core/error.h"
 #include "data/corpus.h"
 #include "fuzz/fuzz_file.h"
@@ -9,20 +7,20 @@
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fs::path folder = [] {
-    std::string name = (fs::temp_directory_path() / "documents-fuzz-XXXXXX").string();
-    fuzz::require(mkdtemp(name.data()) != nullptr);
-    OutputFolder out(name);
-    SafetensorsWriter stream(out, "tokens.safetensors", {{"train", DType::u16, {10}}, {"held_out", DType::u16, {5}}},
-                             {{"vocab_size", "16"}, {"window_length", "4"}, {"separator", "0"}, {"tokenizer_probe", std::string(64, '0')}});
+  static const fuzz::FuzzFolder folder;
+  [[maybe_unused]] static const bool ready = [] {
+    OutputFolder out(folder.path());
+    SafetensorsWriter stream(
+        out, "tokens.safetensors", {{"train", DType::u16, {10}}, {"held_out", DType::u16, {5}}},
+        {{"vocab_size", "16"}, {"window_length", "4"}, {"separator", "0"}, {"tokenizer_probe", std::string(64, '0')}});
     const uint16_t ids[15] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 0};
     stream.append(ids, sizeof ids);
     stream.close();
-    return fs::path(name);
+    return true;
   }();
-  write_file_atomically(folder / "documents.jsonl", {reinterpret_cast<const char*>(data), size});
+  folder.put("documents.jsonl", {reinterpret_cast<const char*>(data), size});
   try {
-    const Corpus corpus(folder);
+    const Corpus corpus(folder.path());
     for (const Split split : {Split::train, Split::held_out}) {
       for (int64_t p = 0; p < corpus.tokens(split); ++p) {
         const Document& d = corpus.document_at(split, p);

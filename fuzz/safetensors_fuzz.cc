@@ -9,14 +9,11 @@
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const fs::path folder = [] {
-    std::string pattern = (fs::temp_directory_path() / "overproof-fuzz-XXXXXX").string();
-    return fs::path(mkdtemp(pattern.data()));
-  }();
+  static const fuzz::FuzzFolder folder;
   const fuzz::FuzzFile input(data, size);
   try {
     const SafetensorsFile file(input.path());
-    OutputFolder out(folder);
+    OutputFolder out(folder.path());
     SafetensorsWriter writer(out, "again.safetensors", file.tensors(), file.metadata());
     for (const TensorInfo& t : file.tensors()) {
       writer.append(file.bytes(t.name).data(), file.bytes(t.name).size());
