@@ -82,7 +82,7 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
   for (const auto& [key, value] : section.keys) {
     if (key == "stage") continue;
     if (step.spec->more_models && known_section(value) &&
-        std::none_of(options.begin(), options.end(), [&](const Option& o) { return o.name == key; })) {
+        std::none_of(options.begin(), options.end(), [&key = key](const Option& o) { return o.name == key; })) {
       step.artifacts[key] = value;
       continue;
     }
