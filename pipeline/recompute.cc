@@ -57,7 +57,7 @@ class WorkFolder {
 class Recomputer {
  public:
   Recomputer(const RecomputeConfig& config, const RunFolder& run, const PublicKey* trusted)
-      : config_(config), run_(run), trusted_(trusted), work_(config.work), stages_(split_list(config.stages)) {
+      : run_(run), trusted_(trusted), work_(config.work), stages_(split_list(config.stages)) {
     for (const std::string& s : stages_)
       if (s != "all") find_stage(s, "option 'stages'");
     for (const std::string& item : split_list(config.file)) {
@@ -204,7 +204,6 @@ class Recomputer {
     result.status = result.details.empty() && made->root == signed_one.root ? Status::equal : Status::differs;
   }
 
-  const RecomputeConfig& config_;
   const RunFolder& run_;
   const PublicKey* trusted_;
   WorkFolder work_;
