@@ -73,7 +73,7 @@ class Writer {
   void write(const PageHeading& h) { out_ += fmt::format("<h3>{}</h3>\n", escape_html(h.text)); }
   void write(const PageList& list) {
     out_ += "<ul>\n";
-    for (const Words& item : list.items) {
+    for (const Phrase& item : list.items) {
       out_ += "<li>";
       write(item);
       out_ += "</li>\n";
@@ -145,7 +145,7 @@ class Writer {
         label.id, svg, escape_html(f.title + ". " + f.description));
   }
 
-  void write(const Words& words) {
+  void write(const Phrase& words) {
     for (const Piece& p : words) switch (p.kind) {
         case Piece::Kind::plain:
           out_ += escape_html(p.text);

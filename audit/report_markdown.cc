@@ -32,7 +32,7 @@ class Writer {
   void write(const PageHeading& h) { out_ += fmt::format("\n### {}\n", escape_markdown(h.text)); }
   void write(const PageList& list) {
     out_ += "\n";
-    for (const Words& item : list.items) out_ += "- " + text_of(item) + "\n";
+    for (const Phrase& item : list.items) out_ += "- " + text_of(item) + "\n";
   }
   void write(const PageFacts& facts) {
     out_ += "\n";
@@ -58,7 +58,7 @@ class Writer {
     }
   }
 
-  static std::string text_of(const Words& words) {
+  static std::string text_of(const Phrase& words) {
     std::string text;
     for (const Piece& p : words) switch (p.kind) {
         case Piece::Kind::strong: {

@@ -231,7 +231,7 @@ ReportTraining training_of(const ArtifactNode& node) {
 
 class Gatherer {
  public:
-  Gatherer(const Verification& v, Report& report) : v_(v), run_(v.run), report_(report) {
+  Gatherer(const Verification& v, Report& report) : run_(v.run), report_(report) {
     for (const Finding& f : v.findings)
       if (f.severity == Severity::failure) failed_.insert(f.artifact);
     for (const ArtifactNode& node : run_.nodes)
@@ -318,7 +318,6 @@ class Gatherer {
     }
   }
 
-  const Verification& v_;
   const RunFolder& run_;
   Report& report_;
   std::set<std::string> failed_;

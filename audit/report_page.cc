@@ -16,7 +16,7 @@ constexpr size_t kMostShown = 2000;
 
 std::string percent(double share) { return fmt::format("{:.1f}\u00a0%", 100 * share); }
 
-PageBlock paragraph(Words w, PageParagraph::Tone tone = PageParagraph::Tone::plain) {
+PageBlock paragraph(Phrase w, PageParagraph::Tone tone = PageParagraph::Tone::plain) {
   return {PageParagraph{tone, std::move(w)}};
 }
 
@@ -38,14 +38,14 @@ PageSection summary_section(const Report& r) {
   using Tone = PageParagraph::Tone;
   if (r.holds)
     s.blocks.push_back(paragraph(
-        Words{{Piece::Kind::strong, "Everything holds. ", {}}} +
+        Phrase{{Piece::Kind::strong, "Everything holds. ", {}}} +
             words(fmt::format("All {} in {} are as they were signed, and every chain of statements ends at its sources.",
                               plural(r.files, "file"), plural(int64_t(r.artifacts.size()), "artifact"))),
         Tone::good));
   else
-    s.blocks.push_back(paragraph(Words{{Piece::Kind::strong, "This run does not hold. ", {}}} +
+    s.blocks.push_back(paragraph(Phrase{{Piece::Kind::strong, "This run does not hold. ", {}}} +
                                      words("What follows may be false where it rests on what is listed under ") +
-                                     Words{{Piece::Kind::link, "Findings", "findings"}} + words("."),
+                                     Phrase{{Piece::Kind::link, "Findings", "findings"}} + words("."),
                                  Tone::bad));
 
   std::vector<std::string> ends, teachers;
@@ -80,8 +80,8 @@ PageSection summary_section(const Report& r) {
     s.blocks.push_back(paragraph(words(text)));
   }
 
-  Words who = words(r.signers.size() == 1 ? "All of it is signed by the key "
-                                          : fmt::format("It is signed by {}: ", plural(int64_t(r.signers.size()), "key")));
+  Phrase who = words(r.signers.size() == 1 ? "All of it is signed by the key "
+                                           : fmt::format("It is signed by {}: ", plural(int64_t(r.signers.size()), "key")));
   for (size_t i = 0; i < r.signers.size() && i < 4; ++i)
     who = who + words(i == 0 ? "" : ", ") + code(r.signers[i].substr(0, 12) + "…", r.signers[i]);
   who = who + words(r.trusted_key ? ", which is the one that the reader trusts."
@@ -186,7 +186,7 @@ PageSection lineage_section(const Report& r) {
     std::string from;
     for (const auto& [slot, name] : a.made_from) from += (from.empty() ? "" : ", ") + name + (slot == name ? "" : " as " + slot);
     for (const std::string& name : a.missing) from += fmt::format(" ({} is not here)", name);
-    Words what = words(a.story);
+    Phrase what = words(a.story);
     if (!a.holds) what = badge(Standing::failed) + words(" ") + what;
     table.rows.push_back({{words(a.name)},
                           {what},
@@ -354,12 +354,12 @@ PageBlock more_rows(size_t all, const std::string& command) {
                             words(" has them all.")}};
 }
 
-Words words(std::string text) { return {{Piece::Kind::plain, std::move(text), {}}}; }
-Words code(std::string text, std::string whole) { return {{Piece::Kind::code, std::move(text), std::move(whole)}}; }
-Words badge(Standing standing) {
+Phrase words(std::string text) { return {{Piece::Kind::plain, std::move(text), {}}}; }
+Phrase code(std::string text, std::string whole) { return {{Piece::Kind::code, std::move(text), std::move(whole)}}; }
+Phrase badge(Standing standing) {
   return {{Piece::Kind::badge, std::string(standing_name(standing)), std::to_string(int(standing))}};
 }
-Words operator+(Words a, const Words& b) {
+Phrase operator+(Phrase a, const Phrase& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }

@@ -16,15 +16,15 @@ struct Piece {
   std::string
       more;  ///< of code: the whole of what is shortened; of a link: the id of a section; of a badge: Standing as a number
 };
-using Words = std::vector<Piece>;
+using Phrase = std::vector<Piece>;
 
-Words words(std::string text);
-Words code(std::string text, std::string whole = {});
-Words badge(Standing standing);
-Words operator+(Words a, const Words& b);
+Phrase words(std::string text);
+Phrase code(std::string text, std::string whole = {});
+Phrase badge(Standing standing);
+Phrase operator+(Phrase a, const Phrase& b);
 
 struct PageCell {
-  Words words;
+  Phrase words;
   double bar = -1;  ///< in [0, 1]: drawn beside the text; negative: none
 };
 
@@ -41,15 +41,15 @@ struct PageTable {
 
 struct PageParagraph {
   enum class Tone { plain, good, bad, quiet, warn } tone = Tone::plain;
-  Words words;
+  Phrase words;
 };
 
 struct PageList {
-  std::vector<Words> items;
+  std::vector<Phrase> items;
 };
 
 struct PageFacts {  ///< a few values that say most
-  std::vector<std::pair<std::string, Words>> items;
+  std::vector<std::pair<std::string, Phrase>> items;
 };
 
 struct PageFigure {

@@ -22,7 +22,7 @@ PageBlock absent(const std::string& what, const std::string& command) {
   return {PageParagraph{Tone::quiet, words(what + " ") + code(command) + words(" would make one.")}};
 }
 
-Words duties_of(const ReportLicense& license) {
+Phrase duties_of(const ReportLicense& license) {
   if (license.spdx == "NOASSERTION") return words("unknown: no licence was recorded");
   std::string all;
   for (const std::string& duty : license.duties) all += (all.empty() ? "" : ", ") + duty;
@@ -270,7 +270,7 @@ PageSection recompute_section(const Report& r) {
       std::string details;
       for (size_t i = 0; i < std::min<size_t>(a.details.size(), 20); ++i) details += (i ? "; " : "") + a.details[i];
       if (a.details.size() > 20) details += fmt::format("; and {} more", a.details.size() - 20);
-      Words outcome = words(a.status.empty() ? "?" : a.status == "equal" ? "equal, byte for byte" : a.status);
+      Phrase outcome = words(a.status.empty() ? "?" : a.status == "equal" ? "equal, byte for byte" : a.status);
       if (a.status == "differs") outcome = badge(Standing::failed) + words(" " + a.status);
       if (!a.here)
         details = "is not the artifact that is here now, so it shows nothing about it" + (details.empty() ? "" : "; " + details);
@@ -302,7 +302,7 @@ PageSection evidence_section(const Report& r) {
       std::string rests = fmt::format(" {}", e.p_kind.empty() ? "No word on what it rests on." : e.p_kind + ".");
       for (const auto& [label, value] : e.more) rests += fmt::format(" {}: {}.", label, value);
       table.rows.push_back({{words(e.name)},
-                            {Words{{Piece::Kind::strong, e.p_value, {}}} + words(rests)},
+                            {Phrase{{Piece::Kind::strong, e.p_value, {}}} + words(rests)},
                             {words(fmt::format("{}: {}. On {}.", e.statistic, e.value, e.computed_on))},
                             {words(e.null_hypothesis)},
                             {words(e.cannot_show)}});

@@ -6,7 +6,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
-#include "formats/safetensors.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 namespace {
@@ -35,11 +35,9 @@ int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const cha
 
 TaughtBlocks read_taught_blocks(const ArtifactNode& node) {
   const SafetensorsFile file(node.path / "targets.safetensors");
-  const auto key = file.metadata().find("order_key");
-  if (key == file.metadata().end()) throw FormatError(file.path(), -1, "metadata: 'order_key' is missing");
   const int64_t offsets = file.info("block_offsets").elements();
   if (offsets < 2) throw FormatError(file.path(), -1, "'block_offsets' has no block");
-  return {Digest::from_hex(key->second), offsets - 1};
+  return {metadata_digest(file, "order_key"), offsets - 1};
 }
 
 bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {

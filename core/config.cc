@@ -160,7 +160,7 @@ void from_json(Options& options, const Json& object, std::string_view where) {
   for (const auto& [key, value] : object.items()) {
     Option& o = find_option(options, key, where);
     const bool fits = std::visit(
-        [&](auto* member) {
+        [&value = value](auto* member) {  // a binding by itself is not captured by clang 14
           using T = std::remove_pointer_t<decltype(member)>;
           if constexpr (std::is_same_v<T, bool>) return value.is_boolean();
           else if constexpr (std::is_same_v<T, int64_t>) return value.is_number_integer();

@@ -3,13 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <numeric>
 
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "data/token_stream.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 
@@ -42,12 +41,6 @@ std::vector<Document> read_documents(const fs::path& file) {
   return documents;
 }
 
-const std::string& metadata_text(const SafetensorsFile& file, const char* key) {
-  const auto it = file.metadata().find(key);
-  if (it == file.metadata().end()) throw FormatError(file.path(), -1, fmt::format("its metadata lacks '{}'", key));
-  return it->second;
-}
-
 }  // namespace
 
 void for_each_line(const MappedFile& file, const std::function<void(std::string_view, int64_t)>& visit) {
@@ -76,25 +69,11 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
   return document;
 }
 
-int64_t stream_number(const SafetensorsFile& file, const char* key, int64_t least, int64_t most) {
-  const std::string& text = metadata_text(file, key);
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
-    throw FormatError(file.path(), -1, fmt::format("its metadata '{}' is '{}'", key, text));
-  }
-  return value;
-}
-
 Corpus::Corpus(const fs::path& artifact)
     : stream_(artifact / "tokens.safetensors"), documents_(read_documents(artifact / "documents.jsonl")) {
-  vocab_size_ = stream_number(stream_, "vocab_size", 1, int64_t{1} << 31);
-  window_length_ = stream_number(stream_, "window_length", 1, int64_t{1} << 24);
-  try {
-    probe_ = Digest::from_hex(metadata_text(stream_, "tokenizer_probe"));
-  } catch (const UsageError&) {
-    throw FormatError(stream_.path(), -1, "its metadata 'tokenizer_probe' is no SHA-256");
-  }
+  vocab_size_ = metadata_integer(stream_, "vocab_size", 1, int64_t{1} << 31);
+  window_length_ = metadata_integer(stream_, "window_length", 1, int64_t{1} << 24);
+  probe_ = metadata_digest(stream_, "tokenizer_probe");
   for (const char* name : kSplitNames) {
     const TensorInfo& info = stream_.info(name);
     if (info.shape.size() != 1 || (info.dtype != DType::u16 && info.dtype != DType::u32)) {

@@ -7,13 +7,13 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/commitment.h"
-#include "data/token_stream.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 
 DocumentFinder::DocumentFinder(const fs::path& artifact)
     : stream_(artifact / "tokens.safetensors"), table_(artifact / "documents.jsonl") {
-  window_length_ = stream_number(stream_, "window_length", 1, int64_t{1} << 24);
+  window_length_ = metadata_integer(stream_, "window_length", 1, int64_t{1} << 24);
   if (!CorpusCommitment::is_in(artifact)) return;
   is_private_ = CorpusCommitment(artifact).roots().is_private();
   index_.emplace(artifact);

@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "core/error.h"
 #include "core/parallel.h"
 #include "data/utf8.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 namespace {
@@ -15,17 +15,6 @@ namespace {
 constexpr int64_t kMostShards = 100'000;
 constexpr int64_t kStartsAtOnce = 64;   // a block of starts that one thread looks up
 constexpr int64_t kMostScanned = 4096;  // occurrences of a shard that are looked at to list documents
-
-int64_t metadata_number(const SafetensorsFile& file, const char* key, int64_t most) {
-  const auto it = file.metadata().find(key);
-  int64_t value = -1;
-  if (it != file.metadata().end()) {
-    const auto [end, error] = std::from_chars(it->second.data(), it->second.data() + it->second.size(), value);
-    if (error != std::errc() || end != it->second.data() + it->second.size()) value = -1;
-  }
-  if (value < 0 || value > most) throw FormatError(file.path(), -1, fmt::format("its metadata has no usable '{}'", key));
-  return value;
-}
 
 std::span<const int64_t> column(const SafetensorsFile& file, const char* name) {
   const TensorInfo& info = file.info(name);
@@ -41,23 +30,17 @@ std::string shard_file_name(int64_t shard) { return fmt::format("suffixes-{:05d}
 SpanIndex::SpanIndex(const fs::path& artifact) : table_(artifact / "documents.safetensors") {
   first_byte_ = column(table_, "first_byte");
   record_offset_ = column(table_, "record_offset");
-  const auto root = table_.metadata().find("corpus_root");
-  try {
-    if (root == table_.metadata().end()) throw UsageError("");
-    corpus_root_ = Digest::from_hex(root->second);
-  } catch (const UsageError&) {
-    throw FormatError(table_.path(), -1, "its metadata 'corpus_root' is no SHA-256");
-  }
+  corpus_root_ = metadata_digest(table_, "corpus_root");
   if (first_byte_.size() != record_offset_.size() + 1 || first_byte_.front() != 0)
     throw FormatError(table_.path(), -1, "'first_byte' must have one entry more than 'record_offset', and begin with 0");
   int64_t next = 0;
-  for (int64_t s = 0, count = metadata_number(table_, "shards", kMostShards); s < count; ++s) {
+  for (int64_t s = 0, count = metadata_integer(table_, "shards", 0, kMostShards); s < count; ++s) {
     auto file = std::make_unique<SafetensorsFile>(artifact / shard_file_name(s));
     const TensorInfo &suffixes = file->info("suffixes"), &text = file->info("text");
     if (suffixes.dtype != DType::u32 || suffixes.shape.size() != 1 || text.dtype != DType::u8 || text.shape.size() != 1 ||
         text.elements() > INT32_MAX)
       throw FormatError(file->path(), -1, "'suffixes' must be U32 [words], 'text' U8 [less than 2^31 bytes]");
-    if (metadata_number(*file, "first_byte", INT64_MAX) != next)
+    if (metadata_integer(*file, "first_byte", 0) != next)
       throw FormatError(file->path(), -1, "its text does not follow the shard before");
     const auto bytes = file->bytes("text");
     SuffixArray sorted(file->values<uint32_t>("suffixes"), {reinterpret_cast<const char*>(bytes.data()), bytes.size()},

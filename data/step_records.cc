@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 
@@ -13,7 +12,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
-#include "formats/safetensors.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 namespace {
@@ -100,29 +99,6 @@ std::string fault_of(const StepRecord& r, const StepRecord* before, int64_t inde
     if (!std::isfinite(x)) return "has a number that is not finite";
   if ((r.weights == Digest{}) != (r.optimizer == Digest{})) return "has one digest of the state but not the other";
   return "";
-}
-
-const std::string& metadata_text(const SafetensorsFile& file, const char* key) {
-  const auto it = file.metadata().find(key);
-  if (it == file.metadata().end()) throw FormatError(file.path(), -1, fmt::format("metadata '{}' is missing", key));
-  return it->second;
-}
-
-int64_t metadata_integer(const SafetensorsFile& file, const char* key, int64_t least) {
-  const std::string& s = metadata_text(file, key);
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value);
-  if (error != std::errc() || end != s.data() + s.size() || value < least)
-    throw FormatError(file.path(), -1, fmt::format("metadata '{}' is '{}'", key, s.substr(0, 40)));
-  return value;
-}
-
-Digest metadata_digest(const SafetensorsFile& file, const char* key) {
-  try {
-    return Digest::from_hex(metadata_text(file, key));
-  } catch (const UsageError&) {
-    throw FormatError(file.path(), -1, fmt::format("metadata '{}' is no digest", key));
-  }
 }
 
 }  // namespace

@@ -82,15 +82,15 @@ void print(const Json& report, std::ostream& out) {
   // Bytes that are not UTF-8 may stand in a GGUF's strings.
   const auto text = [](const Json& v) { return v.dump(-1, ' ', false, Json::error_handler_t::replace); };
   for (const Json& file : report["files"]) {
-    out << fmt::format("{} ({})\n", file["file"].get<std::string>(), file["format"].get<std::string>());
+    out << fmt::format("{} ({})\n", printable(file["file"].get<std::string>()), file["format"].get<std::string>());
     for (const auto& [key, value] : file["metadata"].items()) {
       std::string line = text(value);
       if (line.size() > 80) line = fmt::format("{}… ({} bytes)", line.substr(0, 72), line.size());
-      out << fmt::format("  {} = {}\n", key, line);
+      out << fmt::format("  {} = {}\n", printable(key), printable(line));
     }
     for (const Json& t : file["tensors"]) {
       out << fmt::format("  {:<8} {:>12}  {}  [{}]\n", t["dtype"].get<std::string>(), t["bytes"].get<int64_t>(),
-                         t["name"].get<std::string>(), fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
+                         printable(t["name"].get<std::string>()), fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
     }
   }
   out << fmt::format("{} tensors, {} elements, {} bytes\n", report["tensors"].get<int64_t>(), report["elements"].get<int64_t>(),

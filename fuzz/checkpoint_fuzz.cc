@@ -1,29 +1,21 @@
 // A checkpoint folder: config.json up to the first zero byte of the input, model.safetensors from there on. It is refused with a
 // FormatError, or every tensor has a role, no tensor is there twice, and the bytes at its extent decode to what is read.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <set>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/json.h"
-#include "core/temp_folder.h"
 #include "formats/architecture.h"
 #include "formats/quantization_config.h"
 #include "formats/tensor_source.h"
 #include "fuzz/fuzz_file.h"
-#include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
-
-void write(const fs::path& file, std::string_view bytes) {
-  std::ofstream(file, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
-}
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
@@ -32,11 +24,10 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TempFolder folder;
-  const std::string_view input(reinterpret_cast<const char*>(data), size);
-  const size_t zero = std::min(input.find('\0'), size);
-  write(folder / "config.json", input.substr(0, zero));
-  write(folder / "model.safetensors", input.substr(std::min(zero + 1, size)));
+  static const fuzz::FuzzFolder folder;
+  std::string_view input(reinterpret_cast<const char*>(data), size);
+  folder.put("config.json", fuzz::take_part(input));
+  folder.put("model.safetensors", input);
   try {
     const Checkpoint checkpoint = open_checkpoint(folder.path());
     const TensorSource& source = *checkpoint.tensors;

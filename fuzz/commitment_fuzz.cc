@@ -4,26 +4,24 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "core/temp_folder.h"
 #include "data/commitment.h"
 #include "fuzz/fuzz_file.h"
-#include "tests/support.h"
 
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TempFolder folder;
+  static const fuzz::FuzzFolder folder;
   uint32_t documents = 0, index_bytes = 0;
   if (size < 8) return 0;
   std::memcpy(&documents, data, 4);
   std::memcpy(&index_bytes, data + 4, 4);
   const std::string_view rest(reinterpret_cast<const char*>(data) + 8, size - 8);
   const size_t cut = std::min<size_t>(index_bytes, rest.size());
-  write_file_atomically(folder / "index.safetensors", rest.substr(0, cut));
-  write_file_atomically(folder / "tiles.safetensors", rest.substr(cut));
+  folder.put("index.safetensors", rest.substr(0, cut));
+  folder.put("tiles.safetensors", rest.substr(cut));
   Commitment roots;
   roots.documents.size = roots.sorted.size = documents % 2000;
-  write_file_atomically(folder / "commitment.json", roots.text());
+  folder.put("commitment.json", roots.text());
   try {
     const CorpusCommitment commitment(folder.path());
     const DocumentIndex& index = commitment.index();

@@ -1,18 +1,14 @@
 // documents.jsonl beside a stream of ten and five tokens: refused with a FormatError, or every token has its document.
 
-#include <cstdlib>
-
 #include "core/error.h"
-#include "core/temp_folder.h"
 #include "data/corpus.h"
 #include "fuzz/fuzz_file.h"
-#include "tests/support.h"
 
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TempFolder folder;
-  static const bool made = [] {
+  static const fuzz::FuzzFolder folder;
+  [[maybe_unused]] static const bool ready = [] {
     OutputFolder out(folder.path());
     SafetensorsWriter stream(
         out, "tokens.safetensors", {{"train", DType::u16, {10}}, {"held_out", DType::u16, {5}}},
@@ -22,9 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     stream.close();
     return true;
   }();
-  write_file_atomically(folder / "documents.jsonl", {reinterpret_cast<const char*>(data), size});
+  folder.put("documents.jsonl", {reinterpret_cast<const char*>(data), size});
   try {
-    fuzz::require(made);
     const Corpus corpus(folder.path());
     for (const Split split : {Split::train, Split::held_out}) {
       for (int64_t p = 0; p < corpus.tokens(split); ++p) {

@@ -1,15 +1,19 @@
 #pragma once
-// Bytes as a file with a path, for parsers that open and map what they read. Nothing touches the disk.
+// Bytes as files, for parsers that open and map what they read. Nothing touches the disk.
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
+
+#include "core/temp_folder.h"
 
 namespace overproof::fuzz {
 
@@ -26,6 +30,33 @@ class FuzzFile {
  private:
   int fd_;
 };
+
+/// A folder in memory, for parsers of several files or of a file whose name matters. It goes when the process ends.
+class FuzzFolder : public TempFolder {
+ public:
+  FuzzFolder() : TempFolder("/dev/shm") {}
+  /// Writes a file over the one before.
+  void put(const fs::path& name, std::string_view bytes) const {
+    std::ofstream file(path() / name, std::ios::binary);
+    file.write(bytes.data(), std::streamsize(bytes.size()));
+    if (!file.flush()) abort();
+  }
+};
+
+/// Takes what stands before the next zero byte, or all, off the beginning of `rest`.
+inline std::string_view take_part(std::string_view& rest) {
+  const size_t zero = std::min(rest.find('\0'), rest.size());
+  const std::string_view part = rest.substr(0, zero);
+  rest.remove_prefix(std::min(zero + 1, rest.size()));
+  return part;
+}
+
+/// Takes so many bytes, or all, off the beginning of `rest`.
+inline std::string_view take_bytes(std::string_view& rest, size_t bytes) {
+  const std::string_view part = rest.substr(0, bytes);
+  rest.remove_prefix(part.size());
+  return part;
+}
 
 /// What a fuzz target asserts; stays in release builds.
 inline void require(bool holds) {

@@ -1,14 +1,10 @@
 // A tokenizer on its way into GGUF: refused, or keys that read back with a token for every id. The first byte says whether the
 // rest is a tokenizer.json, its tokenizer_config.json or a SentencePiece model.
 
-#include <fstream>
-
 #include "core/error.h"
-#include "core/temp_folder.h"
 #include "data/gguf_vocabulary.h"
 #include "formats/gguf.h"
 #include "fuzz/fuzz_file.h"
-#include "tests/support.h"
 
 using namespace overproof;
 
@@ -21,23 +17,20 @@ constexpr const char* kPlain = R"({"model": {"type": "BPE", "vocab": {"a": 0, "b
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TempFolder folder("/dev/shm");
+  static const fuzz::FuzzFolder folder;
   if (size == 0) return 0;
   for (const fs::directory_entry& old : fs::directory_iterator(folder.path())) fs::remove(old);
-  const auto put = [&](const char* name, std::string_view bytes) {
-    std::ofstream(folder.path() / name, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
-  };
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   switch (data[0]) {
     case 'm':
-      put("tokenizer.model", bytes);
+      folder.put("tokenizer.model", bytes);
       break;
     case 'c':
-      put("tokenizer.json", kPlain);
-      put("tokenizer_config.json", bytes);
+      folder.put("tokenizer.json", kPlain);
+      folder.put("tokenizer_config.json", bytes);
       break;
     default:
-      put("tokenizer.json", bytes);
+      folder.put("tokenizer.json", bytes);
   }
   try {
     GgufMetadata keys;
@@ -45,7 +38,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     OutputFolder out(folder.path());
     GgufWriter writer(out, "out.gguf", keys, {});
     writer.close();
-    const GgufFile file(folder.path() / "out.gguf");
+    const GgufFile file(folder / "out.gguf");
     fuzz::require(file.metadata().size() == size_t(keys.count()));
     if (file.has("tokenizer.ggml.tokens")) {
       fuzz::require(file.texts("tokenizer.ggml.tokens").size() == kRows &&

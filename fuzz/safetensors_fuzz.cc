@@ -3,15 +3,13 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/temp_folder.h"
 #include "formats/safetensors.h"
 #include "fuzz/fuzz_file.h"
-#include "tests/support.h"
 
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TempFolder folder;
+  static const fuzz::FuzzFolder folder;
   const fuzz::FuzzFile input(data, size);
   try {
     const SafetensorsFile file(input.path());

@@ -1,11 +1,6 @@
 // An index of texts: the input is a shard; its table is made to fit. Any bytes are refused with a FormatError, or the spans that
 // are found stand in the texts.
 
-#include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
-
 #include "core/error.h"
 #include "data/span_index.h"
 #include "fuzz/fuzz_file.h"
@@ -16,18 +11,8 @@ namespace {
 
 constexpr std::string_view kQuery = "the cat sat on the mat, and the cat sat on the hat";
 
-/// A folder in memory: an index is several files.
-const fs::path& folder() {
-  static const fs::path path = [] {
-    std::string name = "/dev/shm/overproof-fuzz-" + std::to_string(getpid());
-    fs::create_directories(name);
-    return name;
-  }();
-  return path;
-}
-
-void write_table(int64_t bytes) {
-  OutputFolder out(folder());
+void write_table(const fs::path& folder, int64_t bytes) {
+  OutputFolder out(folder);
   const int64_t first[] = {0, bytes / 2, bytes}, records[] = {0, 0};
   SafetensorsWriter writer(out, "documents.safetensors", {{"first_byte", DType::i64, {3}}, {"record_offset", DType::i64, {2}}},
                            {{"corpus_root", std::string(64, '0')}, {"shards", "1"}});
@@ -39,11 +24,11 @@ void write_table(int64_t bytes) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const fs::path shard = folder() / shard_file_name(0);
-  std::ofstream(shard, std::ios::binary).write(reinterpret_cast<const char*>(data), std::streamsize(size));
+  static const fuzz::FuzzFolder folder;
+  folder.put(shard_file_name(0), {reinterpret_cast<const char*>(data), size});
   try {
-    write_table(SafetensorsFile(shard).info("text").elements());
-    const SpanIndex index(folder());
+    write_table(folder.path(), SafetensorsFile(folder.path() / shard_file_name(0)).info("text").elements());
+    const SpanIndex index(folder.path());
     SpanQuery query;
     query.min_words = query.min_bytes = 1;
     for (const MatchedSpan& span : index.find(kQuery, query)) {

@@ -1,25 +1,20 @@
 // A watermark key, and after a zero byte a list of sampled tokens: refused with a FormatError, or every part is in its range and
 // the key decides green lists.
 
-#include <algorithm>
-#include <cstdlib>
-
 #include "core/error.h"
-#include "core/temp_folder.h"
 #include "fuzz/fuzz_file.h"
 #include "teacher/sampled_tokens.h"
 #include "teacher/watermark.h"
-#include "tests/support.h"
 
 using namespace overproof;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const TempFolder folder;
-  const std::string_view all(reinterpret_cast<const char*>(data), size);
-  const size_t zero = std::min(all.find('\0'), all.size());
+  static const fuzz::FuzzFolder folder;
+  std::string_view rest(reinterpret_cast<const char*>(data), size);
+  const std::string_view key_text = fuzz::take_part(rest);
   std::vector<int32_t> context(16, 1);
   try {
-    write_file_atomically(folder / kSampledTokensName, all.substr(std::min(zero + 1, all.size())));
+    folder.put(kSampledTokensName, rest);
     for (const SampledTokens& document : read_sampled_tokens(folder.path(), 1000))
       for (const auto* ids : {&document.before, &document.tokens})
         for (const int32_t id : *ids) {
@@ -29,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const FormatError&) {
   }
   try {
-    const fuzz::FuzzFile file(all.substr(0, zero));
+    const fuzz::FuzzFile file(key_text);
     const WatermarkKey key = WatermarkKey::read(file.path());
     fuzz::require(key.context() >= 1 && key.context() <= 16 && key.green_fraction() > 0 && key.green_fraction() < 1);
     fuzz::require(key.after(context).green(3) == key.after(context).green(3));

@@ -141,8 +141,27 @@ void read_experts(const Fields& f, ModelConfig& c) {
   c.norm_topk_prob = f.flag("norm_topk_prob", true);
   if (c.n_routed_experts < 2) f.fail("n_routed_experts must be at least 2");
   if (c.top_k > c.n_routed_experts) f.fail("num_experts_per_tok is larger than n_routed_experts");
-  if (f.integer("first_k_dense_replace").value_or(1) != 0) f.fail("dense layers before the MoE layers (first_k_dense_replace) are not supported");
+  if (f.integer("first_k_dense_replace").value_or(1) != 0)
+    f.fail("dense layers before the MoE layers (first_k_dense_replace) are not supported");
   if (f.size("n_group", 1) != 1 || f.size("topk_group", 1) != 1) f.fail("grouped routing (n_group, topk_group) is not supported");
+}
+
+/// Holds products of sizes below 2^31 with room to spare.
+using Wide = __int128;
+
+/// Weights outside the FFNs: embeddings, attention, norms.
+Wide shared_parameters(const ModelConfig& c) {
+  const Wide q = Wide(c.heads) * c.head_dim, kv = Wide(c.kv_heads) * c.head_dim;
+  Wide layer = c.hidden_size * (q + 2 * kv) + q * c.hidden_size + 2 * c.hidden_size;
+  if (c.attention_bias) layer += q + 2 * kv;
+  if (c.qk_norm) layer += 2 * c.head_dim;
+  return Wide(c.vocab_size) * c.hidden_size * (c.tie_embeddings ? 1 : 2) + c.hidden_size + c.layers * layer;
+}
+
+Wide ffn_parameters(const ModelConfig& c, int64_t routed) {
+  if (!c.is_moe()) return Wide(c.layers) * 3 * c.hidden_size * c.intermediate_size;
+  const Wide router = Wide(c.n_routed_experts) * (c.hidden_size + 1);  // all of it is read for every token
+  return c.layers * (Wide(3) * c.hidden_size * c.moe_intermediate_size * (routed + c.n_shared_experts) + router);
 }
 
 }  // namespace
@@ -160,7 +179,8 @@ ModelConfig ModelConfig::from_json(const Json& config, const std::string& where)
   c.hidden_size = f.size("hidden_size");
   c.layers = f.size("num_hidden_layers");
   c.heads = f.size("num_attention_heads");
-  c.kv_heads = f.size("num_key_value_heads", defaults.kv_heads && !f.says_null("num_key_value_heads") ? defaults.kv_heads : c.heads);
+  c.kv_heads =
+      f.size("num_key_value_heads", defaults.kv_heads && !f.says_null("num_key_value_heads") ? defaults.kv_heads : c.heads);
   c.head_dim = f.size("head_dim", defaults.head_dim && !f.says_null("head_dim") ? defaults.head_dim : c.hidden_size / c.heads);
   c.intermediate_size = f.size("intermediate_size", c.model_type == "glm4_moe" ? std::optional<int64_t>(1) : std::nullopt);
   c.max_position = f.size("max_position_embeddings", 2048);
@@ -183,6 +203,8 @@ ModelConfig ModelConfig::from_json(const Json& config, const std::string& where)
   read_rope(f, c);
   refuse_sliding_windows(f, c);
   if (c.model_type == "glm4_moe") read_experts(f, c);
+  if (shared_parameters(c) + ffn_parameters(c, c.n_routed_experts) > INT64_MAX)
+    f.fail("its sizes multiply to more weights than can be counted, which is no sensible shape");
   return c;
 }
 
@@ -248,27 +270,8 @@ Json ModelConfig::to_json() const {
   return j;
 }
 
-namespace {
-
-/// Weights outside the FFNs: embeddings, attention, norms.
-int64_t shared_parameters(const ModelConfig& c) {
-  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  int64_t layer = c.hidden_size * (q + 2 * kv) + q * c.hidden_size + 2 * c.hidden_size;
-  if (c.attention_bias) layer += q + 2 * kv;
-  if (c.qk_norm) layer += 2 * c.head_dim;
-  return c.vocab_size * c.hidden_size * (c.tie_embeddings ? 1 : 2) + c.hidden_size + c.layers * layer;
-}
-
-int64_t ffn_parameters(const ModelConfig& c, int64_t routed) {
-  if (!c.is_moe()) return c.layers * 3 * c.hidden_size * c.intermediate_size;
-  const int64_t router = c.n_routed_experts * (c.hidden_size + 1);  // all of it is read for every token
-  return c.layers * (3 * c.hidden_size * c.moe_intermediate_size * (routed + c.n_shared_experts) + router);
-}
-
-}  // namespace
-
-int64_t ModelConfig::parameters() const { return shared_parameters(*this) + ffn_parameters(*this, n_routed_experts); }
-int64_t ModelConfig::active_parameters() const { return shared_parameters(*this) + ffn_parameters(*this, top_k); }
+int64_t ModelConfig::parameters() const { return int64_t(shared_parameters(*this) + ffn_parameters(*this, n_routed_experts)); }
+int64_t ModelConfig::active_parameters() const { return int64_t(shared_parameters(*this) + ffn_parameters(*this, top_k)); }
 
 double ModelConfig::ffn_activation() const {
   return is_moe() ? double(top_k + n_shared_experts) / double(n_routed_experts + n_shared_experts) : 1.0;

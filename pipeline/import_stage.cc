@@ -9,6 +9,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "formats/architecture.h"
 #include "formats/tensor_source.h"
 
 namespace overproof {
@@ -66,7 +67,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   for (const TensorInfo& t : checkpoint.tensors->tensors()) parameters += t.elements();
   StageReport report;
   report.metrics() = {{"bytes", total}, {"files", files.size()}, {"parameters", parameters},
-                      {"model_type", checkpoint.config->value("model_type", "")}};
+                      {"model_type", Architecture(*checkpoint.config).model_type()}};
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
                                        config.name.empty() ? path.filename().string() : config.name, files.size(), double(total) / 1e6,
                                        double(parameters) / 1e6));

@@ -82,7 +82,7 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
   for (const auto& [key, value] : section.keys) {
     if (key == "stage") continue;
     if (step.spec->more_models && known_section(value) &&
-        std::none_of(options.begin(), options.end(), [&](const Option& o) { return o.name == key; })) {
+        std::none_of(options.begin(), options.end(), [&key = key](const Option& o) { return o.name == key; })) {
       step.artifacts[key] = value;
       continue;
     }
@@ -164,9 +164,11 @@ class RunLog {
   }
   std::vector<std::string> recall(const std::string& artifact, const Digest& root) const {
     const auto it = log_.find(artifact);
-    if (it == log_.end() || !it->is_object() || it->value("root", "") != root.hex()) return {};
-    const auto lines = it->find("summary");
-    return lines != it->end() && lines->is_array() ? lines->get<std::vector<std::string>>() : std::vector<std::string>{};
+    std::vector<std::string> lines;
+    if (it == log_.end() || !it->is_object() || it->value("root", Json()) != root.hex()) return lines;
+    for (const Json& line : it->value("summary", Json::array()))
+      if (line.is_string()) lines.push_back(line.get<std::string>());  // anybody may have written into it
+    return lines;
   }
 
  private:

@@ -25,8 +25,7 @@ using Status = Recomputed::Status;
 class Recomputer {
  public:
   Recomputer(const RecomputeConfig& config, const RunFolder& run, const PublicKey* trusted)
-      : config_(config),
-        run_(run),
+      : run_(run),
         trusted_(trusted),
         work_(config.work.empty() ? fs::temp_directory_path() : fs::path(config.work)),
         stages_(split_list(config.stages)) {
@@ -176,7 +175,6 @@ class Recomputer {
     result.status = result.details.empty() && made->root == signed_one.root ? Status::equal : Status::differs;
   }
 
-  const RecomputeConfig& config_;
   const RunFolder& run_;
   const PublicKey* trusted_;
   TempFolder work_;

@@ -279,7 +279,7 @@ Json quantization_config(const Plan& plan) {
     if (std::ranges::any_of(plan.items, [&](const PlanItem& item) { return item.scheme == scheme.get(); }))
       used.push_back(scheme.get());
   // transformers takes the first group whose patterns speak of experts for that of all routed ones; shared ones may be another's.
-  std::ranges::stable_partition(used, [&](const Scheme* scheme) {
+  std::stable_partition(used.begin(), used.end(), [&](const Scheme* scheme) {
     return std::ranges::any_of(plan.items,
                                [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });
   });

@@ -11,6 +11,8 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "formats/architecture.h"
+#include "formats/json_fields.h"
 #include "quantize/int8.h"
 #include "quantize/int8_cpu.h"
 #include "quantize/products.h"
@@ -30,7 +32,7 @@ template <class Body>
 void each_piece(const TensorSource& tensors, const std::string& name, const Body& body) {
   const TensorInfo* info = tensors.find(name);
   const int64_t rows = info->shape[0], columns = info->row_elements(),
-                step = std::max<int64_t>(kRowGrain, kBlockBytes / (columns * 4));
+                step = std::max<int64_t>(kRowGrain, kBlockBytes / std::max<int64_t>(1, columns * 4));
   std::vector<float> values;
   for (int64_t first = 0; first < rows; first += step) {
     throw_if_interrupted();
@@ -200,20 +202,38 @@ void smooth_statistics(LinearStatistics& statistics, std::span<const float> s) {
 
 std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors,
                                      const std::function<bool(const std::string&)>& is_quantised) {
-  const std::string type = config.value("model_type", "");
+  const std::string type(Architecture(config).model_type());
   const std::vector<std::string> known = {"llama", "mistral", "qwen2", "qwen3", "glm4_moe"};
   if (std::ranges::find(known, type) == known.end())
     throw UsageError(
         fmt::format("smoothing knows how channels flow in {}, not in '{}'; leave --smooth out", fmt::join(known, ", "), type));
+  const fs::path folder = tensors.files().empty() ? fs::path() : tensors.files().front().parent_path();
+  const JsonFields fields(config, folder / "config.json");
   std::vector<SmoothSite> sites;
   const auto has = [&](const std::string& name) { return tensors.find(name) != nullptr; };
   const auto consume = [&](SmoothSite& site, const std::string& name) {
     if (has(name)) (is_quantised(name) ? site.consumers : site.compensated).push_back(name);
   };
-  const auto finish = [&](SmoothSite site) {
-    if (!site.consumers.empty()) sites.push_back(std::move(site));
+  const auto rows_of = [&](const std::string& name) {
+    const std::vector<int64_t>& shape = tensors.find(name)->shape;
+    return shape.empty() ? 1 : shape[0];
   };
-  const auto rows_of = [&](const std::string& name) { return tensors.find(name)->shape[0]; };
+  // Factors are looked up by channel from here on, and no config.json makes tensors fit together.
+  const auto finish = [&](SmoothSite site) {
+    if (site.consumers.empty()) return;
+    const int64_t columns = site.channel_of.empty() ? site.channels : int64_t(site.channel_of.size());
+    const auto refuse = [&](const std::string& name, std::string_view what, int64_t wanted) {
+      throw FormatError(folder, -1,
+                        fmt::format("'{}' does not have the {} {} that go with '{}'", name, wanted, what, site.producers[0]));
+    };
+    for (const std::string& name : site.producers)
+      if (rows_of(name) != site.channels) refuse(name, "rows", site.channels);
+    for (const auto* list : {&site.consumers, &site.compensated})
+      for (const std::string& name : *list)
+        if (const TensorInfo& info = *tensors.find(name); info.shape.size() != 2 || info.shape[1] != columns)
+          refuse(name, "columns", columns);
+    sites.push_back(std::move(site));
+  };
   for (int64_t l = 0; has(fmt::format("model.layers.{}.input_layernorm.weight", l)); ++l) {
     const std::string layer = fmt::format("model.layers.{}.", l), attention = layer + "self_attn.", mlp = layer + "mlp.";
     if (!has(attention + "q_proj.weight") || !has(attention + "v_proj.weight")) continue;  // a layer of another kind
@@ -224,7 +244,7 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     SmoothSite o{{attention + "v_proj.weight"}, {}, {}, {}, rows_of(attention + "v_proj.weight")};
     if (has(attention + "v_proj.bias")) o.producers.push_back(attention + "v_proj.bias");
     consume(o, attention + "o_proj.weight");
-    const int64_t heads = config.value("num_attention_heads", int64_t{0}), kv_heads = config.value("num_key_value_heads", heads);
+    const int64_t heads = fields.count("num_attention_heads", 0), kv_heads = fields.count("num_key_value_heads", heads);
     const int64_t width = o.consumers.empty() ? 0 : tensors.find(o.consumers[0])->shape[1];
     if (heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && width > 0 && width % heads == 0 &&
         width / heads * kv_heads == o.channels) {

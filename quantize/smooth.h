@@ -43,7 +43,7 @@ struct SmoothSite {
 ///   input_layernorm -> q, k, v;  v -> o (a KV head's channel has one factor for all its query heads);
 ///   post_attention_layernorm -> gate and up of the FFN or of all experts, and the router;  up -> down of each FFN
 /// is_quantised tells consumers from compensated. Throws UsageError for another model_type: another wiring would be broken
-/// silently.
+/// silently; FormatError when tensors of a site do not fit together.
 std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors,
                                      const std::function<bool(const std::string&)>& is_quantised);
 

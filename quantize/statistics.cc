@@ -9,15 +9,10 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 namespace {
-
-const std::string& metadata(const SafetensorsFile& file, const std::string& key) {
-  const auto found = file.metadata().find(key);
-  if (found == file.metadata().end()) throw FormatError(file.path(), -1, fmt::format("metadata '{}' is missing", key));
-  return found->second;
-}
 
 void require(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
   const TensorInfo& info = file.info(name);
@@ -30,14 +25,10 @@ void require(const SafetensorsFile& file, const std::string& name, DType dtype, 
 
 ActivationStatistics::ActivationStatistics(const fs::path& path)
     : file_(fs::is_directory(path) ? path / kActivationsFile : path) {
-  if (metadata(file_, "format_version") != "1")
-    throw FormatError(file_.path(), -1, fmt::format("format_version is '{}'; 1 can be read", metadata(file_, "format_version")));
-  try {
-    model_root_ = Digest::from_hex(metadata(file_, "model_root"));
-  } catch (const UsageError&) {
-    throw FormatError(file_.path(), -1, "metadata 'model_root' is no SHA-256 digest");
-  }
-  const Json map = Json::parse(metadata(file_, "groups"), nullptr, false);
+  if (const std::string& version = metadata_text(file_, "format_version"); version != "1")
+    throw FormatError(file_.path(), -1, fmt::format("format_version is '{}'; 1 can be read", version));
+  model_root_ = metadata_digest(file_, "model_root");
+  const Json map = parse_json(metadata_text(file_, "groups"), file_.path());
   if (!map.is_object()) throw FormatError(file_.path(), -1, "metadata 'groups' is no JSON object");
   std::set<std::string> names;
   for (const auto& [weight, group] : map.items()) {

@@ -3,23 +3,11 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
-#include <charconv>
-
 #include "core/error.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 namespace {
-
-int64_t metadata_number(const SafetensorsFile& file, const std::string& key) {
-  const auto found = file.metadata().find(key);
-  int64_t value = 0;
-  if (found != file.metadata().end()) {
-    const std::string& text = found->second;
-    const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (fault == std::errc() && end == text.data() + text.size() && value > 0) return value;
-  }
-  throw FormatError(file.path(), -1, fmt::format("metadata '{}' is not a positive number", key));
-}
 
 void require(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
   const TensorInfo& info = file.info(name);
@@ -30,14 +18,12 @@ void require(const SafetensorsFile& file, const std::string& name, DType dtype, 
 }  // namespace
 
 Statistics::Statistics(const fs::path& artifact) : file_(artifact / kStatisticsFile) {
-  const auto root = file_.metadata().find("teacher_root");
-  if (root == file_.metadata().end()) throw FormatError(file_.path(), -1, "metadata 'teacher_root' is missing");
-  teacher_root_ = Digest::from_hex(root->second);
-  tokens_ = metadata_number(file_, "tokens");
-  window_length_ = metadata_number(file_, "window_length");
-  layers_ = metadata_number(file_, "layers");
-  hidden_ = metadata_number(file_, "hidden_size");
-  ff_ = metadata_number(file_, "intermediate_size");
+  teacher_root_ = metadata_digest(file_, "teacher_root");
+  tokens_ = metadata_integer(file_, "tokens", 1);
+  window_length_ = metadata_integer(file_, "window_length", 1, INT32_MAX);
+  layers_ = metadata_integer(file_, "layers", 1, INT32_MAX);
+  hidden_ = metadata_integer(file_, "hidden_size", 1, INT32_MAX);
+  ff_ = metadata_integer(file_, "intermediate_size", 1, INT32_MAX);
   if (tokens_ % window_length_ != 0) throw FormatError(file_.path(), -1, "tokens are not whole windows");
   require(file_, "tokens", DType::i32, {tokens_});
   for (int64_t l = 0; l < layers_; ++l) {

@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cmath>
 #include <numeric>
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "formats/metadata.h"
 
 namespace overproof {
 namespace {
@@ -19,43 +19,23 @@ constexpr int64_t kFormatVersion = 1;
 void SoftTargets::fail(std::string_view cause) const { throw FormatError(file_.path(), -1, cause); }
 
 SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.safetensors") {
-  const auto text = [&](const char* key) -> const std::string& {
-    const auto it = file_.metadata().find(key);
-    if (it == file_.metadata().end()) fail(fmt::format("metadata '{}' is missing", key));
-    return it->second;
-  };
-  const auto number = [&]<class T>(const char* key, T least, T most) {
-    const std::string& s = text(key);
-    T value{};
-    const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value);
-    if (error != std::errc() || end != s.data() + s.size() || !(value >= least && value <= most))
-      fail(fmt::format("metadata '{}' is '{}', which is outside {} .. {}", key, s, least, most));
-    return value;
-  };
-  const auto digest = [&](const char* key) {
-    try {
-      return Digest::from_hex(text(key));
-    } catch (const UsageError&) {
-      fail(fmt::format("metadata '{}' is no digest", key));
-    }
-  };
-  if (const auto version = number.operator()<int64_t>("format_version", 0, INT64_MAX); version != kFormatVersion)
+  if (const auto version = metadata_integer(file_, "format_version", 0); version != kFormatVersion)
     fail(fmt::format("soft targets of format {} cannot be read; {} can", version, kFormatVersion));
-  kind_ = text("kind");
+  kind_ = metadata_text(file_, "kind");
   if (kind_ != "sample" && kind_ != "top-k") fail(fmt::format("unknown kind '{}' of soft targets", kind_));
   const bool sample = kind_ == "sample";
   encoding_.kind = sample ? RowEncoding::Kind::sample : RowEncoding::Kind::top_k;
-  encoding_.count = number.operator()<int64_t>("count", 1, sample ? 63 : 255);
-  encoding_.temperature = number.operator()<double>("temperature", 1e-3, 1e3);
-  encoding_.seed = number.operator()<int64_t>("seed", INT64_MIN, INT64_MAX);
-  vocab_size_ = number.operator()<int64_t>("vocab_size", 1, encoding_.max_vocab());
-  window_length_ = number.operator()<int64_t>("window_length", 1, INT32_MAX);
-  batch_windows_ = number.operator()<int64_t>("batch_windows", 1, INT32_MAX);
-  order_key_ = digest("order_key");
+  encoding_.count = metadata_integer(file_, "count", 1, sample ? 63 : 255);
+  encoding_.temperature = metadata_number(file_, "temperature", 1e-3, 1e3);
+  encoding_.seed = metadata_integer(file_, "seed", INT64_MIN, INT64_MAX);
+  vocab_size_ = metadata_integer(file_, "vocab_size", 1, encoding_.max_vocab());
+  window_length_ = metadata_integer(file_, "window_length", 1, INT32_MAX);
+  batch_windows_ = metadata_integer(file_, "batch_windows", 1, INT32_MAX);
+  order_key_ = metadata_digest(file_, "order_key");
   if (const auto found = file_.metadata().find("order_beacon"); found != file_.metadata().end()) order_beacon_ = found->second;
-  corpus_root_ = digest("corpus_root");
-  teacher_root_ = digest("teacher_root");
-  probe_ = digest("tokenizer_probe");
+  corpus_root_ = metadata_digest(file_, "corpus_root");
+  teacher_root_ = metadata_digest(file_, "teacher_root");
+  probe_ = metadata_digest(file_, "tokenizer_probe");
 
   for (const auto& [name, dtype] : {std::pair{"row_lengths", DType::u8}, {"entries", DType::u8}, {"block_offsets", DType::i64}})
     if (const TensorInfo& info = file_.info(name); info.dtype != dtype || info.shape.size() != 1)
@@ -69,8 +49,8 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.s
   if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements()) fail("block offsets do not span the entries");
   for (int64_t b = 0; b < blocks_; ++b) {
     const auto rows = lengths.subspan(size_t(b * window_length_), size_t(window_length_));
-    // Sums stay far below 2^63: a row has at most 255 entries.
-    if (offsets[size_t(b) + 1] - offsets[size_t(b)] != std::accumulate(rows.begin(), rows.end(), int64_t{0}) * encoding_.entry_bytes())
+    // Sums stay far below 2^63: a row has at most 255 entries, and what a file says comes after the sum, not into it.
+    if (offsets[size_t(b) + 1] != offsets[size_t(b)] + std::accumulate(rows.begin(), rows.end(), int64_t{0}) * encoding_.entry_bytes())
       fail(fmt::format("the row lengths of block {} do not add up to its bytes", b));
   }
 }

@@ -23,32 +23,34 @@ WITH_TORCH = {"model", "teacher", "student", "distill", "evaluate"}
 LONGEST = 700
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 TYPE = re.compile(r"^(?:class|struct|union|enum(?: class| struct)?)\s+(\w+)\b(?!::)[^;]*$")
+ALIAS = re.compile(r"^using\s+(\w+)\s*=")
 
 
 def types(file):
-    """The types of the namespace overproof that a file defines for the whole program: (line, name). Layout decides, as the formatter keeps it."""
+    """The types of the namespace overproof that a file defines for the whole program: (line, name, text). Layout decides, as the formatter keeps it."""
     private = False
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("namespace {"):
             private = True
         elif line == "}  // namespace":
             private = False
-        elif not private and (match := TYPE.match(line)):
-            yield number, match[1]
+        elif not private and (match := TYPE.match(line) or ALIAS.match(line)):
+            yield number, match[1], line
 
 
 def twins():
-    """Two types of one name are one type to the linker, which takes either's functions for both and says nothing."""
+    """Two types of one name are one type to the linker, which takes either's functions for both and says nothing. An alias may be
+    said twice, in the same words; another meaning would wait for the first unit that includes both headers."""
     first = {}
     for folder in LEVEL:
         for file in sorted((ROOT / folder).rglob("*")):
             if file.suffix not in {".h", ".cc", ".cu", ".cuh"}:
                 continue
-            for number, name in types(file):
+            for number, name, text in types(file):
                 where = f"{file.relative_to(ROOT)}:{number}"
-                if name in first:
-                    yield f"{where}: the type {name} is also defined at {first[name]}"
-                first.setdefault(name, where)
+                other, said = first.setdefault(name, (where, text))
+                if other != where and not (ALIAS.match(text) and text.split(";")[0] == said.split(";")[0]):
+                    yield f"{where}: the type {name} is also defined at {other}"
 
 
 def faults():

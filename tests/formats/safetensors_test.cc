@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/float_bits.h"
+#include "formats/metadata.h"
 #include "formats/safetensors_checkpoint.h"
 #include "tests/support.h"
 
@@ -120,6 +121,25 @@ TEST_CASE("hostile safetensors headers are refused by name") {
   check_refused(file_of(std::string(1000, '{'), 0), "deep");
   check_refused(std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10), "limit");
   check_refused("", "length");
+}
+
+TEST_CASE("metadata that is not what it must be is refused by name") {
+  const TempFolder t;
+  OutputFolder out(t.path);
+  SafetensorsWriter writer(out, "m.safetensors", {},
+                           {{"n", "5"}, {"x", "0.5"}, {"nan", "nan"}, {"word", "five"}, {"digest", std::string(64, 'a')}, {"short", "aa"}});
+  writer.close();
+  const SafetensorsFile file(t.path / "m.safetensors");
+  CHECK(metadata_integer(file, "n", 0) == 5);
+  CHECK(metadata_number(file, "x", 0, 1) == 0.5);
+  CHECK(metadata_digest(file, "digest").hex() == std::string(64, 'a'));
+  CHECK_THROWS_AS(metadata_integer(file, "n", 6), FormatError);
+  CHECK_THROWS_AS(metadata_integer(file, "n", 0, 4), FormatError);
+  CHECK_THROWS_AS(metadata_integer(file, "x", 0), FormatError);
+  CHECK_THROWS_AS(metadata_integer(file, "word", 0), FormatError);
+  CHECK_THROWS_AS(metadata_number(file, "nan", 0, 1), FormatError);
+  CHECK_THROWS_AS(metadata_digest(file, "short"), FormatError);
+  CHECK_THROWS_WITH(metadata_text(file, "none"), Catch::Contains("m.safetensors") && Catch::Contains("'none' is missing"));
 }
 
 TEST_CASE("every dtype that safetensors writes is read with torch's values") {

@@ -63,6 +63,21 @@ TEST_CASE("a recipe that is wrong says where, and what was meant") {
   CHECK_THROWS_AS(read_recipe("no-such-recipe.ini", {}), IoError);
 }
 
+TEST_CASE("what a run's log says is taken only where it is of the right kind: anybody may have written into it") {
+  const RecipeFile file(kGood);
+  const Digest root = sha256(std::string_view("root"));
+  const auto said = [&](const Json& log) {
+    std::ofstream(file.folder / "run.json") << log.dump();
+    return recall_summary(file.folder / "student", root);
+  };
+  const std::vector<std::string> lines = {"made", "of two"};
+  CHECK(said({{"student", {{"root", root.hex()}, {"summary", lines}}}}) == lines);
+  CHECK(said({{"student", {{"root", 5}, {"summary", lines}}}}).empty());
+  CHECK(said({{"student", {{"root", root.hex()}, {"summary", 5}}}}).empty());
+  CHECK(said({{"student", {{"root", root.hex()}, {"summary", {"made", 5}}}}}) == std::vector<std::string>{"made"});
+  CHECK(said({{"student", 5}}).empty());
+}
+
 TEST_CASE("a stage that takes one of two kinds of model asks for the one that was named") {
   const std::string inputs = "[teacher]\nstage = import\npath = m.gguf\n[corpus]\nsource = texts\ntokenizer = teacher\n";
   const auto prune_of = [&](const std::string& section) -> RecipeStep {

@@ -1,5 +1,6 @@
 #include "quantize/calibration.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
@@ -65,7 +66,52 @@ std::vector<float> correlated_hessian(int64_t n, std::string_view name) {
   return h;
 }
 
+/// Zeros under the names and in the shapes of a checkpoint's tensors.
+class Zeros : public TensorSource {
+ public:
+  explicit Zeros(std::vector<TensorInfo> tensors) : tensors_(std::move(tensors)) {}
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  const TensorInfo* find(std::string_view name) const override {
+    const auto found = std::ranges::find(tensors_, name, &TensorInfo::name);
+    return found == tensors_.end() ? nullptr : &*found;
+  }
+  void read_f32(std::string_view, int64_t, int64_t, std::span<float> out) const override { std::ranges::fill(out, 0.0f); }
+
+ private:
+  std::vector<TensorInfo> tensors_;
+};
+
+/// A layer of Llama with 4 channels, 2 heads of 2, 1 KV head, 6 neurons; `change` has other shapes.
+std::vector<TensorInfo> llama_layer(const std::map<std::string, std::vector<int64_t>>& change) {
+  std::map<std::string, std::vector<int64_t>> shapes = {{"input_layernorm", {4}}, {"self_attn.q_proj", {4, 4}}, {"self_attn.k_proj", {2, 4}},
+                                                        {"self_attn.v_proj", {2, 4}}, {"self_attn.o_proj", {4, 4}}, {"post_attention_layernorm", {4}},
+                                                        {"mlp.gate_proj", {6, 4}}, {"mlp.up_proj", {6, 4}}, {"mlp.down_proj", {4, 6}}};
+  for (const auto& [name, shape] : change) shapes[name] = shape;
+  std::vector<TensorInfo> tensors;
+  for (const auto& [name, shape] : shapes) tensors.push_back({"model.layers.0." + name + ".weight", DType::f32, shape});
+  return tensors;
+}
+
 }  // namespace
+
+TEST_CASE("smoothing refuses tensors that do not fit together, before it looks anything up by channel") {
+  const Json config = {{"model_type", "llama"}, {"num_attention_heads", 2}, {"num_key_value_heads", 1}};
+  const auto all = [](const std::string&) { return true; };
+  const auto sites = [&](const std::map<std::string, std::vector<int64_t>>& change) {
+    return smooth_sites(config, Zeros(llama_layer(change)), all).size();
+  };
+  CHECK(sites({}) == 4);
+  CHECK_THROWS_AS(sites({{"input_layernorm", {3}}}), FormatError);
+  CHECK_THROWS_AS(sites({{"input_layernorm", {}}}), FormatError);
+  CHECK_THROWS_AS(sites({{"self_attn.k_proj", {2, 5}}}), FormatError);
+  CHECK_THROWS_AS(sites({{"post_attention_layernorm", {8}}}), FormatError);
+  CHECK_THROWS_AS(sites({{"mlp.gate_proj", {6, 4, 1}}}), FormatError);
+  CHECK_THROWS_AS(sites({{"mlp.down_proj", {4, 7}}}), FormatError);
+  const auto some = [](const std::string& name) { return name.find("k_proj") == std::string::npos; };
+  CHECK_THROWS_AS(smooth_sites(config, Zeros(llama_layer({{"self_attn.k_proj", {8}}})), some), FormatError);
+  CHECK_THROWS_AS(smooth_sites({{"model_type", 5}}, Zeros(llama_layer({})), all), UsageError);
+  CHECK_THROWS_AS(smooth_sites({{"model_type", "llama"}, {"num_attention_heads", "2"}}, Zeros(llama_layer({})), all), FormatError);
+}
 
 TEST_CASE("gptq gives the codes and the loss of an implementation from the paper") {
   const SafetensorsFile golden(kGolden);

@@ -1,0 +1,57 @@
+// Recipes and configurations: any bytes are refused with an error of ours, or give steps that stand after what they need, with
+// options in their ranges, which read back from JSON as a statement holds them.
+
+#include <set>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "fuzz/fuzz_file.h"
+#include "pipeline/recipe.h"
+
+using namespace overproof;
+
+namespace {
+
+void check_options(StageInstance& instance) {
+  Options options = instance.options();
+  const Json written = to_json(options);
+  for (const Option& option : options) option.check();
+  from_json(options, written, "again");
+  fuzz::require(to_json(options) == written);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const fuzz::FuzzFolder folder;
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  folder.put("recipe.ini", text);
+  try {
+    const Recipe recipe = read_recipe(folder / "recipe.ini", {});
+    std::set<std::string> made;
+    for (const RecipeStep& step : recipe.steps) {
+      for (const auto& [slot, artifact] : step.artifacts) fuzz::require(made.contains(artifact));
+      fuzz::require(made.insert(step.artifact).second);
+      check_options(*step.instance);
+    }
+  } catch (const UsageError&) {
+  }
+  // The configuration in somebody else's statement.
+  try {
+    const Json json = parse_json(text, "statement");
+    for (const StageSpec& spec : stages()) {
+      const auto instance = spec.make();
+      Options options = instance->options();
+      try {
+        from_json(options, json, "statement");
+        check_options(*instance);
+      } catch (const UsageError&) {
+      }
+    }
+  } catch (const FormatError&) {
+  }
+  // What an earlier run said: of no consequence, so whatever is wrong with it is passed over.
+  folder.put("run.json", text);
+  recall_summary(folder / "student", Digest());
+  return 0;
+}

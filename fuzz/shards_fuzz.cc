@@ -1,0 +1,34 @@
+// model.safetensors.index.json beside two shards: refused with a FormatError, or it places every tensor where it stands.
+
+#include "core/error.h"
+#include "core/json.h"
+#include "formats/safetensors_checkpoint.h"
+#include "fuzz/fuzz_file.h"
+
+using namespace overproof;
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const fuzz::FuzzFolder folder;
+  [[maybe_unused]] static const bool ready = [] {
+    OutputFolder out(folder.path());
+    for (const char* name : {"a", "b"}) {
+      SafetensorsWriter shard(out, std::string(name) + ".safetensors", {{name, DType::f32, {2}}});
+      const float values[] = {1, 2};
+      shard.append(values, sizeof values);
+      shard.close();
+    }
+    return true;
+  }();
+  folder.put(kSafetensorsIndexName, {reinterpret_cast<const char*>(data), size});
+  try {
+    const SafetensorsCheckpoint checkpoint(folder.path());
+    const Json map = read_json(folder / kSafetensorsIndexName).at("weight_map");
+    fuzz::require(checkpoint.tensors().size() == map.size());
+    for (const TensorInfo& t : checkpoint.tensors()) {
+      fuzz::require(map.at(t.name) == t.name + ".safetensors" && checkpoint.read_all_f32(t.name) == std::vector<float>{1, 2});
+      fuzz::require(checkpoint.files().at(size_t(checkpoint.extent(t.name)->file)) == folder.path() / (t.name + ".safetensors"));
+    }
+  } catch (const FormatError&) {
+  }
+  return 0;
+}
