@@ -125,11 +125,11 @@ TEST_CASE("hostile safetensors headers are refused by name") {
 
 TEST_CASE("metadata that is not what it must be is refused by name") {
   const TempFolder t;
-  OutputFolder out(t.path);
+  OutputFolder out(t.path());
   SafetensorsWriter writer(out, "m.safetensors", {},
                            {{"n", "5"}, {"x", "0.5"}, {"nan", "nan"}, {"word", "five"}, {"digest", std::string(64, 'a')}, {"short", "aa"}});
   writer.close();
-  const SafetensorsFile file(t.path / "m.safetensors");
+  const SafetensorsFile file(t.path() / "m.safetensors");
   CHECK(metadata_integer(file, "n", 0) == 5);
   CHECK(metadata_number(file, "x", 0, 1) == 0.5);
   CHECK(metadata_digest(file, "digest").hex() == std::string(64, 'a'));
