@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/gguf_checkpoint.h"
+#include "formats/gguf_parts.h"
 #include "formats/gguf_plan.h"
 #include "fuzz/fuzz_file.h"
 #include "tests/formats/gguf_builder.h"

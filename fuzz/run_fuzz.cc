@@ -2,7 +2,8 @@
 // fuzzer's, and is signed with them, as whoever makes an artifact may. Every audit answers, finds fault or refuses with an error
 // of ours, and what it writes as JSON is JSON.
 //
-// The input, parts apart by zero bytes: an artifact's number, its configuration, its metrics, a file's name, and the file.
+// The input, parts apart by zero bytes: an artifact's digit with a byte for the question, the artifact's configuration, its
+// metrics, a file's name, and the file.
 
 #include <functional>
 #include <sstream>
@@ -123,39 +124,43 @@ void seal(const fs::path& run, const Step& step, Json config, Json metrics, std:
   seal_artifact(run / step.name, record.files, lineage, key);
 }
 
-/// Errors of ours are answers; all else is a fault of ours. `json`: what is written shall be JSON, or lines of it.
-void ask(const std::function<void(std::ostream&)>& verb, bool json = false) {
+using Question = std::function<void(const fs::path&, const std::string&, bool, std::ostream&)>;
+
+/// What is asked about a folder and an artifact in it, for people or for programs.
+const std::vector<Question> kQuestions = {
+    [](auto& folder, auto&, bool json, auto& out) { audit_verify({}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_policy({}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_diff({}, folder, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_summary({.eu = true}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_impact({.source = "notes"}, folder, json, out); },
+    [](auto& folder, auto& artifact, bool json, auto& out) {
+      audit_trace({.artifact = artifact, .reached = true}, folder, json, out);
+    },
+    [](auto& folder, auto& artifact, bool json, auto& out) { audit_trace({.step = artifact + ":0"}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_trace({.document = "notes/one"}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) {
+      audit_report({.out = "-", .format = json ? "json" : "html"}, folder, json, out);
+    },
+    [](auto& folder, auto&, bool json, auto& out) {
+      audit_report({.out = "-", .format = json ? "json" : "markdown"}, folder, json, out);
+    },
+    [](auto& folder, auto&, bool json, auto& out) { audit_sbom({.format = json ? "cyclonedx" : "spdx"}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_croissant({}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_openlineage({}, folder, json, out); },
+    [](auto& folder, auto&, bool json, auto& out) { audit_statement({}, folder, json, out); },
+};
+
+/// Errors of ours are answers; all else is a fault of ours. What is for programs shall be JSON, or lines of it.
+void ask(const Question& question, const fs::path& folder, const std::string& artifact, bool json) {
   std::ostringstream out;
   try {
-    verb(out);
+    question(folder, artifact, json, out);
   } catch (const Error&) {
     return;
   }
-  if (!json) return;
-  if (Json::accept(out.str())) return;
+  if (!json || Json::accept(out.str())) return;
   std::istringstream lines(out.str());
   for (std::string line; std::getline(lines, line);) fuzz::require(Json::accept(line));
-}
-
-void ask_all(const fs::path& folder, const std::string& artifact) {
-  for (const bool json : {false, true}) {
-    ask([&](std::ostream& out) { audit_verify({}, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_policy({}, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_diff({}, folder, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_summary({.eu = true}, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_impact({.source = "notes"}, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_trace({.artifact = artifact, .reached = true}, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_trace({.step = artifact + ":0"}, folder, json, out); }, json);
-    ask([&](std::ostream& out) { audit_trace({.document = "notes/one"}, folder, json, out); }, json);
-  }
-  for (const char* format : {"html", "json", "markdown"})
-    ask([&](std::ostream& out) { audit_report({.out = "-", .format = format}, folder, false, out); },
-        std::string_view(format) == "json");
-  for (const char* format : {"cyclonedx", "spdx"})
-    ask([&](std::ostream& out) { audit_sbom({.format = format}, folder, true, out); }, true);
-  ask([&](std::ostream& out) { audit_croissant({}, folder, true, out); }, true);
-  ask([&](std::ostream& out) { audit_openlineage({}, folder, true, out); }, true);
-  ask([&](std::ostream& out) { audit_statement({}, folder, true, out); }, true);
 }
 
 }  // namespace
@@ -164,7 +169,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string_view rest(reinterpret_cast<const char*>(data), size);
   const std::string_view number = fuzz::take_part(rest), config = fuzz::take_part(rest), metrics = fuzz::take_part(rest);
   const std::string name(fuzz::take_part(rest));
-  if (number.size() != 1 || number[0] < '0' || number[0] > '9' || !is_safe_relative_name(name) ||
+  if (number.size() != 2 || number[0] < '0' || number[0] > '9' || !is_safe_relative_name(name) ||
       name.find('/') != std::string::npos || name.size() > 100)
     return 0;
   const Step& chosen = kSteps[size_t(number[0] - '0')];
@@ -185,7 +190,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const Error&) {  // no configuration, or a name that no artifact may have
     return 0;
   }
-  ask_all(run.path(), chosen.name);
-  ask_all(run.path() / chosen.name, chosen.name);
+  const unsigned which = static_cast<unsigned char>(number[1]);
+  const Question& question = kQuestions[which / 4 % kQuestions.size()];
+  ask(question, which & 2 ? run.path() : run.path() / chosen.name, chosen.name, which & 1);
   return 0;
 }

@@ -243,7 +243,7 @@ def stages(seeds):
 def texts(seeds):
     seeds.files("dep5_fuzz", "/usr/share/doc/[b-d]*/copyright")
     seeds.files("recipe_fuzz", ROOT / "examples/*.ini")
-    seeds.put("recipe_fuzz", {"scheme": "int8"}, {"window-length": 8, "held-out": 0.5}, {"student": {"root": "0" * 64, "seconds": 1.5, "summary": ["made"]}})
+    seeds.put("recipe_fuzz", "[teacher]\na %invalid_line% b\n", {"scheme": "int8"}, {"window-length": 8, "held-out": 0.5}, {"student": {"root": "0" * 64, "seconds": 1.5, "summary": ["made"]}})
     seeds.put("report_fuzz", b"\0<b>&amp;\"'`|*_[x](y)\xff", b"\5$x$ <!-- ]]> --> \xe2\x80\xae")
     seeds.put("watermark_fuzz", json.dumps({"format": "overproof-watermark-1", "secret": "a" * 64, "green_fraction": 0.25, "context": 2}) + "\0" + '{"before": [1], "tokens": [2, 3]}\n')
     for number, name, text in [("0", "config.json", '{"model_type": "llama"}'), ("1", "documents.jsonl", '{"name": "notes/one", "license": "MIT", "source": "notes"}\n'),
@@ -253,7 +253,8 @@ def texts(seeds):
         config = {"license": "Apache-2.0", "name": "x", "seed": 1, "steps": 2, "batch-size": 1, "window-length": 4, "order-beacon": "", "temperature": 1.5}
         metrics = {"loss": 0.5, "steps": 2, "windows": 4, "tokens": 16, "ffn_activation": 0.25, "kl_before": 0.5, "kl_after": 0.25, "tuning_kept": False,
                    "step_chain": "0" * 64, "expert_load": [[0.5, 0.5]], "policy": {"acknowledged": ["MIT"]}, "parameters": 10}
-        seeds.put("run_fuzz", "\0".join([number, json.dumps(config), json.dumps(metrics), name, text]))
+        for question in range(56):
+            seeds.put("run_fuzz", "\0".join([number + chr(56 + question), json.dumps(config), json.dumps(metrics), name, text]))
 
 
 def main():

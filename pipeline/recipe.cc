@@ -52,6 +52,9 @@ std::vector<Section> read_sections(const fs::path& path, const std::vector<std::
     const po::options_description nothing;
     for (const auto& option : po::parse_config_file(stream, nothing, true).options)
       put(option.string_key, option.value.empty() ? "" : option.value.front(), false, path.string());
+  } catch (const po::invalid_config_file_syntax& e) {
+    // Not e.what(): that fills the line into a template until no placeholder is left, and the line may hold the placeholder.
+    throw UsageError(fmt::format("{}: the line '{}' is neither a [section] nor key = value", path.string(), e.tokens()));
   } catch (const po::error& e) {
     throw UsageError(fmt::format("{}: {}", path.string(), e.what()));
   }

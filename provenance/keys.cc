@@ -217,7 +217,14 @@ Key Key::read(const fs::path& file, const PassphraseSource& passphrase) {
     asked.check();
     throw FormatError(file, -1, "no private key in PEM ('-----BEGIN PRIVATE KEY-----')");
   }
-  return of(own(key), file);
+  KeyPointer owned = own(key);
+  Key read = of(owned, file);
+  const std::unique_ptr<EVP_PKEY_CTX, decltype(&EVP_PKEY_CTX_free)> context(EVP_PKEY_CTX_new(owned.get(), nullptr), EVP_PKEY_CTX_free);
+  if (!context || EVP_PKEY_pairwise_check(context.get()) != 1) {
+    ERR_clear_error();
+    throw FormatError(file, -1, "its private and its public half do not belong together, so nothing it signs would hold; restore the file");
+  }
+  return read;
 }
 
 Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {

@@ -56,7 +56,8 @@ TEST_CASE("a recipe that is wrong says where, and what was meant") {
   CHECK_THAT(RecipeFile("[../up]\nstage = import\n").fault(), Contains("cannot be the name"));
   CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(), Contains("circle"));
   CHECK_THAT(RecipeFile("").fault(), Contains("no [section]"));
-  CHECK_THAT(RecipeFile("[teacher\n").fault(), Contains("r.ini"));
+  CHECK_THAT(RecipeFile("[teacher\n").fault(), Contains("r.ini") && Contains("'[teacher'"));
+  CHECK_THAT(RecipeFile("a %invalid_line% b\n").fault(), Contains("'a %invalid_line% b'"));  // once the reader never came back
   CHECK_THAT(RecipeFile(kGood).fault({"int9.scheme=int8"}), Contains("did you mean [int8]?"));
   CHECK_THAT(RecipeFile(kGood).fault({"nonsense"}), Contains("section.key=value"));
   CHECK_THAT(RecipeFile("[x]\nstage = quantize\nscheme = int9\nmodel = x\n").fault(), Contains("scheme"));

@@ -91,6 +91,20 @@ TEST_CASE("what is no ECDSA key is a format error") {
       Contains("P-256"));
 }
 
+TEST_CASE("a private key whose halves do not belong together is refused before it signs anything") {
+  const TempFolder folder;
+  const std::string pem = Key::generate().private_pem();
+  const size_t begin = pem.find('\n') + 1, end = pem.find("\n-----END");
+  std::string text = pem.substr(begin, end - begin);
+  std::erase(text, '\n');
+  std::string der = base64_decode(text, "pem");
+  REQUIRE(der.size() == 138);  // PKCS #8 of P-256: the private number stands in bytes 36 to 68
+  der[50] = char(der[50] ^ 1);
+  write_text(folder / "k.pem", "-----BEGIN PRIVATE KEY-----\n" + base64_encode(der) + "\n-----END PRIVATE KEY-----\n");
+  chmod((folder / "k.pem").c_str(), 0600);
+  CHECK_THROWS_WITH(Key::read(folder / "k.pem"), Contains("k.pem") && Contains("do not belong together"));
+}
+
 namespace {
 
 PassphraseSource says(std::string passphrase) {
