@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/lists.h"
 #include "formats/architecture.h"
 #include "quantize/quantize_stage.h"
 
@@ -16,19 +17,6 @@ namespace overproof {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
-
-std::vector<std::string> split_list(std::string_view text) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    std::string part(text.substr(begin, end - begin));
-    part.erase(0, part.find_first_not_of(' '));
-    part.erase(part.find_last_not_of(' ') + 1);
-    if (!part.empty()) parts.push_back(std::move(part));
-    begin = end + 1;
-  }
-  return parts;
-}
 
 bool matches_any(std::string_view text, const std::vector<std::string>& patterns) {
   return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
