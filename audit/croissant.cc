@@ -184,10 +184,9 @@ Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std
 }
 
 int audit_croissant(const CroissantConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted ? &*trusted : nullptr);
+  const LineageFacts facts = collect_facts(folder, trusted.get());
   const ArtifactFacts* corpus = nullptr;
   for (const ArtifactFacts& a : facts.artifacts) {
     if (a.role != Role::corpus || (facts.subject >= 0 && &a != &facts.artifacts[size_t(facts.subject)])) continue;

@@ -9,16 +9,18 @@
 
 #include "audit/facts.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct CroissantConfig {
-  std::string out, created, public_key;
+  std::string out, created;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("out", out, any_value(), "file to write instead of standard output; its place decides how it names the corpus's files");
     v("created", created, any_value(), "time of publication, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else none");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

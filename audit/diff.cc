@@ -196,10 +196,8 @@ Json lineage_diff(const LineageFacts& a, const LineageFacts& b) {
 }
 
 int audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out) {
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
-  const PublicKey* key = trusted ? &*trusted : nullptr;
-  const Json diff = lineage_diff(collect_facts(a, key), collect_facts(b, key));
+  const auto trusted = config.trust.key();
+  const Json diff = lineage_diff(collect_facts(a, trusted.get()), collect_facts(b, trusted.get()));
   if (json) out << diff.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   else print(diff, config.most, out);
   return 0;

@@ -8,16 +8,17 @@
 
 #include "audit/facts.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct DiffConfig {
-  std::string public_key;
+  TrustOptions trust;
   int64_t most = 20;
   template <class V>
   void visit(V&& v) {
     v("most", most, in_range(0, 1'000'000), "list at most so many documents and files of a kind; --json lists all");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

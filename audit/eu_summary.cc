@@ -296,10 +296,9 @@ Json eu_summary(const LineageFacts& facts, const std::optional<std::string>& tim
 
 int audit_summary(const SummaryConfig& config, const fs::path& folder, bool json, std::ostream& out) {
   if (!config.eu) throw UsageError("audit summary: say whose template: --eu");
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted ? &*trusted : nullptr);
+  const LineageFacts facts = collect_facts(folder, trusted.get());
   const Json summary = eu_summary(facts, time);
   deliver(json ? summary.dump() + "\n" : markdown(summary), config.out, json, out);
   return 0;

@@ -9,19 +9,21 @@
 
 #include "audit/facts.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct SummaryConfig {
   bool eu = false;
-  std::string out, created, public_key;
+  std::string out, created;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("eu", eu, any_value(), "the EU's template for general-purpose AI models (the only one there is yet)");
     v("out", out, any_value(), "file to write instead of standard output");
     v("created", created, any_value(),
       "date of the summary, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else not recorded");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

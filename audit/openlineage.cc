@@ -97,10 +97,9 @@ Json openlineage_event(const LineageEvent& event) {
 }
 
 int audit_openlineage(const OpenLineageConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted ? &*trusted : nullptr);
+  const LineageFacts facts = collect_facts(folder, trusted.get());
   std::string text;
   for (const ArtifactFacts& a : facts.artifacts) {
     const ArtifactNode& node = facts.node(a);

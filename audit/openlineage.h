@@ -9,6 +9,7 @@
 
 #include "audit/facts.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
@@ -39,14 +40,15 @@ std::string openlineage_namespace();
 std::string openlineage_name(const fs::path& artifact);
 
 struct OpenLineageConfig {
-  std::string out, created, public_key;
+  std::string out, created;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("out", out, any_value(), "file to write instead of standard output, one event a line");
     v("created", created, any_value(),
       "time of all events, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else when each artifact was "
       "sealed, as the file system has it");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/lists.h"
 #include "core/printable.h"
 #include "provenance/json_fields.h"
 
@@ -256,19 +257,6 @@ std::string explain(const PolicyVerdict& verdict) {
   return text;
 }
 
-std::vector<std::string> split_names(std::string_view text) {
-  std::vector<std::string> names;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    std::string_view name = text.substr(begin, end - begin);
-    while (name.starts_with(' ')) name.remove_prefix(1);
-    while (name.ends_with(' ')) name.remove_suffix(1);
-    if (!name.empty()) names.emplace_back(name);
-    begin = end + 1;
-  }
-  return names;
-}
-
 int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json, std::ostream& out) {
   const Policy policy = config.policy.empty() ? default_policy() : read_policy(config.policy);
   if (config.show_policy) {
@@ -276,19 +264,18 @@ int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json
     return 0;
   }
   if (artifact.empty()) throw UsageError("audit policy: artifact is missing (the model that would be given away)");
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
-  const LineageFacts facts = collect_facts(artifact, trusted ? &*trusted : nullptr, {VerifyFiles::no, true});
+  const auto trusted = config.trust.key();
+  const LineageFacts facts = collect_facts(artifact, trusted.get(), {VerifyFiles::no, true});
   if (facts.subject < 0)
     throw UsageError(fmt::format("{}: is a run; name the artifact that would be given away", artifact.string()));
   const ArtifactFacts& of = facts.artifacts[size_t(facts.subject)];
-  PolicyQuestion question{config.name, split_names(config.acknowledge)};
+  PolicyQuestion question{config.name, split_list(config.acknowledge)};
   // What was acknowledged when it was exported is signed, and counts.
   const Json& said = facts.lineage(of).config;
   const auto recorded = [&](const char* key) {
     return said.contains(key) && said[key].is_string() ? said[key].get<std::string>() : std::string();
   };
-  for (std::string& name : split_names(recorded("acknowledge"))) question.acknowledged.push_back(std::move(name));
+  for (std::string& name : split_list(recorded("acknowledge"))) question.acknowledged.push_back(std::move(name));
   if (question.model_name.empty()) question.model_name = recorded("name");
   const PolicyVerdict verdict = judge(facts, &of, policy, question);
   if (json) {

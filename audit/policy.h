@@ -21,6 +21,7 @@
 
 #include "audit/facts.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
@@ -67,11 +68,9 @@ Json to_json(const PolicyVerdict& verdict);
 /// What is open, for people, and how to go on.
 std::string explain(const PolicyVerdict& verdict);
 
-/// "a, b,c" as three names.
-std::vector<std::string> split_names(std::string_view text);
-
 struct PolicyConfig {
-  std::string policy, acknowledge, name, public_key;
+  std::string policy, acknowledge, name;
+  TrustOptions trust;
   bool show_policy = false;
   template <class V>
   void visit(V&& v) {
@@ -79,7 +78,7 @@ struct PolicyConfig {
     v("acknowledge", acknowledge, any_value(), "licences and terms that somebody has looked at, by name, apart by commas");
     v("name", name, any_value(), "what the model will be called; some terms ask for how it begins");
     v("show-policy", show_policy, any_value(), "print the policy that holds, as a file to start from");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

@@ -106,6 +106,11 @@ std::string checkpoint_for(const ProveConfig& config, const CorpusPlace& corpus,
   return signer.sign_note(corpus_tree_head(roots, tree, corpus.root, signer.verifier().name()).text());
 }
 
+std::string not_the_signed_roots(const CorpusPlace& corpus, const std::string& fault) {
+  return fmt::format("{}: its files do not give the roots that were signed ({}); run 'overproof audit verify'",
+                     corpus.path.string(), fault);
+}
+
 std::string plural(int64_t n, const char* what) { return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s"); }
 
 /// One tree as static files: checkpoint, tiles and bundles of leaf values.
@@ -141,13 +146,79 @@ void publish_tree(const CorpusCommitment& commitment, CorpusTree which, const st
   }
 }
 
+int prove_consistency(const ProveConfig& config, const CorpusPlace& corpus, bool json, std::ostream& out) {
+  const CorpusCommitment commitment(corpus.path);
+  const TileTree tree = commitment.tree(CorpusTree::documents);
+  ConsistencyProof proof{read_file(config.older, 1 << 20), checkpoint_for(config, corpus, commitment.roots(), CorpusTree::documents), {}};
+  const fs::path file = config.out;
+  const int64_t older = TreeHead::parse(unverified_note_text(proof.older, config.older), config.older).size;
+  if (older > 0 && older <= tree.size()) proof.path = tree.consistency(older);
+  const ConsistencyCheck check = consistency_of(proof, config.older);
+  if (tree.root() != check.newer.root) throw ProvenanceError(not_the_signed_roots(corpus, "its root is another"));
+  if (!check.holds())
+    throw ProvenanceError(fmt::format("{}: corpus '{}' does not only add to it: {}", config.older, corpus.name, check.fault));
+  write_file_atomically(file, proof.text());
+  if (json)
+    out << Json{{"out", file.string()},
+                {"kind", "consistency"},
+                {"corpus", "sha256:" + corpus.root.hex()},
+                {"documents", check.newer.size},
+                {"older", {{"corpus", "sha256:" + check.older_origin.corpus.hex()}, {"documents", check.older.size}}},
+                {"signer", check.origin.name}}
+               .dump(-1, ' ', false, Json::error_handler_t::replace)
+        << '\n';
+  else
+    out << fmt::format("{}: proof that corpus '{}' (sha256:{}, {}) begins with all of corpus sha256:{} ({})\n", file.string(),
+                       corpus.name, corpus.root.hex(), plural(check.newer.size, "document"), check.older_origin.corpus.hex(),
+                       plural(check.older.size, "document"))
+        << fmt::format(
+               "  check it anywhere: overproof audit check-proof {} --checkpoint-key KEY.note.pub --older OLDER --corpus sha256:{}\n",
+               file.string(), corpus.root.hex());
+  return 0;
+}
+
+int check_consistency_proof(const CheckProofConfig& config, const NoteVerifier& key, const std::string& text, const fs::path& file,
+                            bool json, std::ostream& out) {
+  if (!config.document.empty())
+    throw FormatError(file, -1, "is a proof of consistency, which is about no single document");
+  const NoteVerifier older_key =
+      config.older_checkpoint_key.empty() ? key : NoteVerifier::from_text_or_file(config.older_checkpoint_key);
+  ConsistencyCheck check = check_consistency(ConsistencyProof::parse(text, file), older_key, key, file);
+  if (check.holds() && !config.older.empty()) {
+    const TreeHead held = TreeHead::parse(unverified_note_text(read_file(config.older, 1 << 20), config.older), config.older);
+    if (held.text() != check.older.text()) check.fault = "it is about another older checkpoint, " + check.older.origin;
+  }
+  if (check.holds() && !config.corpus.empty() && Digest::from_hex(config.corpus) != check.origin.corpus)
+    check.fault = fmt::format("it is about another corpus, sha256:{}", check.origin.corpus.hex());
+  if (json) {
+    Json said = {{"holds", check.holds()}, {"kind", "consistency"}, {"fault", check.fault}};
+    if (check.holds())
+      said.update({{"corpus", "sha256:" + check.origin.corpus.hex()},
+                   {"documents", check.newer.size},
+                   {"older", {{"corpus", "sha256:" + check.older_origin.corpus.hex()}, {"documents", check.older.size}}},
+                   {"signer", key.name()}});
+    out << said.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  } else if (check.holds()) {
+    out << fmt::format("holds: {} committed that corpus sha256:{} of {} begins with all of corpus sha256:{} of {}\n", key.name(),
+                       check.origin.corpus.hex(), plural(check.newer.size, "document"), check.older_origin.corpus.hex(),
+                       plural(check.older.size, "document"));
+    if (config.older.empty()) out << "  that the older checkpoint is the one you were given is for you to see: --older FILE\n";
+    if (config.corpus.empty()) out << "  that the model was made from the newer corpus is what its statement says: --corpus ROOT\n";
+  } else {
+    out << fmt::format("does not hold: {}\n", check.fault);
+  }
+  return check.holds() ? 0 : 4;
+}
+
 }  // namespace
 
 int audit_prove(const ProveConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  if (config.document.empty())
-    throw UsageError("audit prove: --document is missing (a text file, a digest or a document's name)");
+  if (config.document.empty() == config.older.empty())
+    throw UsageError(
+        "audit prove: give --document (a text file, a digest or a document's name), or --older (a checkpoint), and not both");
   if (config.out.empty()) throw UsageError("audit prove: --out is empty");
   const CorpusPlace corpus = find_corpus(folder);
+  if (!config.older.empty()) return prove_consistency(config, corpus, json, out);
   const CorpusCommitment commitment(corpus.path);
   std::optional<CorpusSalt> salt;
   if (!config.salt.empty()) salt = CorpusSalt::read(config.salt);
@@ -160,8 +231,7 @@ int audit_prove(const ProveConfig& config, const fs::path& folder, bool json, st
   const TreeHead head = TreeHead::parse(unverified_note_text(proof.checkpoint, file), file);
   const CorpusOrigin origin = CorpusOrigin::parse(head.origin, file);
   if (const std::string fault = corpus_proof_fault(proof, head, origin); !fault.empty())
-    throw ProvenanceError(fmt::format("{}: its files do not give the roots that were signed ({}); run 'overproof audit verify'",
-                                      corpus.path.string(), fault));
+    throw ProvenanceError(not_the_signed_roots(corpus, fault));
   write_file_atomically(file, proof.text());
   if (json) {
     out << Json{{"out", file.string()},
@@ -189,7 +259,11 @@ int audit_check_proof(const CheckProofConfig& config, const fs::path& file, bool
   if (config.checkpoint_key.empty())
     throw UsageError("audit check-proof: --checkpoint-key is missing; without the signer's key a proof shows nothing");
   const NoteVerifier key = NoteVerifier::from_text_or_file(config.checkpoint_key);
-  const CorpusProof proof = CorpusProof::parse(read_file(file, kMostProofBytes), file);
+  const std::string text = read_file(file, kMostProofBytes);
+  if (ConsistencyProof::is_named_by(parse_json(text, file))) return check_consistency_proof(config, key, text, file, json, out);
+  if (!config.older.empty() || !config.older_checkpoint_key.empty())
+    throw FormatError(file, -1, "is no proof of consistency: there is no older checkpoint in it");
+  const CorpusProof proof = CorpusProof::parse(text, file);
   ProofCheck check = check_corpus_proof(proof, key, file);
   if (check.holds() && !config.document.empty()) {
     const auto digest = as_digest(config.document);

@@ -11,10 +11,12 @@
 namespace overproof {
 
 struct ProveConfig {
-  std::string document, out = "proof.json", tree = "documents", salt, checkpoint, key;
+  std::string document, older, out = "proof.json", tree = "documents", salt, checkpoint, key;
   template <class V>
   void visit(V&& v) {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
+    v("older", older, any_value(),
+      "a signed checkpoint of an older corpus, instead of a document: proves that this one begins with all documents of that one");
     v("out", out, any_value(), "the proof, a JSON file");
     v("tree", tree, one_of({"documents", "sorted"}),
       "what presence is shown in: the tree in the table's order, or the sorted one; absence is always shown in the sorted one");
@@ -28,17 +30,20 @@ struct ProveConfig {
 };
 
 /// Decides by itself between presence and absence, checks the proof and writes it. Returns 0. Throws UsageError when there is no
-/// corpus or it has no commitment, ProvenanceError when the artifact does not hold.
+/// corpus or it has no commitment, ProvenanceError when the artifact does not hold, or does not begin with the older corpus.
 int audit_prove(const ProveConfig& config, const fs::path& folder, bool json, std::ostream& out);
 
 struct CheckProofConfig {
-  std::string checkpoint_key, document, corpus;
+  std::string checkpoint_key, document, corpus, older, older_checkpoint_key;
   template <class V>
   void visit(V&& v) {
     v("checkpoint-key", checkpoint_key, any_value(),
       "the signer's public note key: NAME+ID+KEY, or a file that holds it (KEY.note.pub)");
     v("document", document, any_value(), "the text file, or its SHA-256, that the proof must be about");
     v("corpus", corpus, any_value(), "the corpus that the proof must be about: the root that the model's statement names");
+    v("older", older, any_value(),
+      "of a proof of consistency: the older checkpoint that it must be about, as you were given it then");
+    v("older-checkpoint-key", older_checkpoint_key, any_value(), "the note key of the older checkpoint, where it is another");
   }
 };
 

@@ -30,11 +30,11 @@ fs::path default_file(const RunFolder& run, const std::string& format) {
 
 int audit_report(const ReportConfig& config, const fs::path& folder, bool json, std::ostream& out) {
   ReportTrust trust;
-  trust.signer = !config.public_key.empty();
+  trust.signer = config.verify.trust.given();
   if (!config.auditor_key.empty()) trust.auditor = PublicKey::read(config.auditor_key);
   if (config.out != "-" && !config.out.empty()) require_outside_artifacts(config.out);
 
-  const Verification v = verify_run(folder, VerifyConfig{config.public_key});
+  const Verification v = verify_run(folder, config.verify);
   const Report report = gather_report(v, trust);
   const std::string text = config.format == "html"   ? report_html(report)
                            : config.format == "json" ? report_json(report)

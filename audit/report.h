@@ -12,14 +12,15 @@
 namespace overproof {
 
 struct ReportConfig {
-  std::string out, format = "html", public_key, auditor_key;
+  std::string out, format = "html", auditor_key;
+  VerifyConfig verify;
   template <class V>
   void visit(V&& v) {
     v("out", out, any_value(),
       "file to write, - for standard output; empty: report.html (.json, .md) in the run folder, NAME-report.html beside a single "
       "artifact");
     v("format", format, one_of({"html", "json", "markdown"}), "html is a self-contained page; json says the same for programs");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    verify.visit(v);
     v("auditor-key", auditor_key, any_value(),
       "PEM file of the auditor whose records you trust; empty: records count by the keys that they name");
   }

@@ -53,6 +53,32 @@ bool is_here(const RunFolder& run, const std::string& name, const std::string& r
   return node && node->lineage() && node->check.faults.empty() && "sha256:" + node->lineage()->root.hex() == root;
 }
 
+std::vector<ReplayOdds> read_odds(const Json& result) {
+  std::vector<ReplayOdds> odds;
+  if (const Json& list = member(result, "odds"); list.is_array())
+    for (const Json& o : list)
+      if (const auto forged = number(o, "forged_fraction"), caught = number(o, "caught_at_least"); forged && caught)
+        odds.push_back({*forged, *caught});
+  return odds;
+}
+
+RowsFinding read_rows(const Json& result, int audit) {
+  RowsFinding f;
+  f.audit = audit;
+  f.holds = truth(result, "holds");
+  f.drawn = text(result, "mode") == "drawn";
+  if (const Json& seed = member(result, "seed"); f.drawn && seed.is_number_integer()) f.seed = seed.dump();
+  f.rows_total = count(result, "rows_total");
+  f.rows_equal = count(result, "rows_equal");
+  if (const Json& list = member(result, "rows"); list.is_array()) f.rows = int64_t(list.size());
+  if (const Json& list = member(result, "differing"); list.is_array())
+    for (const Json& row : list)
+      if (row.is_number_integer()) f.faults.push_back(fmt::format("row {} is not what the teacher says", row.dump()));
+  f.odds = read_odds(result);
+  for (const std::string& fault : texts(result, "faults")) f.faults.push_back(fault);
+  return f;
+}
+
 ReplayFinding read_replay(const Json& result, int audit) {
   ReplayFinding f;
   f.audit = audit;
@@ -72,10 +98,7 @@ ReplayFinding read_replay(const Json& result, int audit) {
         f.faults.push_back(fmt::format("steps {} to {}: {}", count(segment, "first_step"),
                                        std::max<int64_t>(count(segment, "end_step"), 1) - 1, difference));
     }
-  if (const Json& list = member(result, "odds"); list.is_array())
-    for (const Json& o : list)
-      if (const auto forged = number(o, "forged_fraction"), caught = number(o, "caught_at_least"); forged && caught)
-        f.odds.push_back({*forged, *caught});
+  f.odds = read_odds(result);
   for (const std::string& fault : texts(result, "faults")) f.faults.push_back(fault);
   f.notes = texts(result, "notes");
   return f;
@@ -205,6 +228,10 @@ void add_audit(ReportAudits& audits, ReportAudit audit, const RunFolder& run) {
       // The subject is what was signed as examined; a name in the result is only text.
       f.artifact = audit.subjects.front().here;
       audits.replays.push_back(std::move(f));
+    } else if (audit.kind == "rows") {
+      RowsFinding f = read_rows(audit.result, index);
+      f.artifact = audit.subjects.front().here;
+      audits.rows.push_back(std::move(f));
     } else if (audit.kind == "recompute") {
       audits.recomputes.push_back(read_recompute(audit.result, index, run));
     } else if (audit.kind == "compare") {

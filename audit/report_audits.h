@@ -51,6 +51,18 @@ struct ReplayFinding {
   int64_t steps = 0, steps_equal = 0, segments = 0, drawn = 0, drawn_equal = 0;
   std::vector<ReplayOdds> odds;
   std::vector<std::string> faults, notes;
+  bool came_out() const { return holds && drawn_equal == drawn; }
+};
+
+struct RowsFinding {
+  int audit = 0;
+  std::string artifact;
+  bool holds = false, drawn = false;  ///< drawn by a seed, or named by the auditor
+  std::string seed;
+  int64_t rows_total = 0, rows = 0, rows_equal = 0;
+  std::vector<ReplayOdds> odds;
+  std::vector<std::string> faults;
+  bool came_out() const { return holds && rows > 0 && rows_equal == rows; }
 };
 
 struct RecomputedArtifact {
@@ -84,6 +96,7 @@ struct OtherFinding {
 struct ReportAudits {
   std::vector<ReportAudit> list;  ///< by file name
   std::vector<ReplayFinding> replays;
+  std::vector<RowsFinding> rows;
   std::vector<RecomputeFinding> recomputes;
   std::vector<CompareFinding> compares;
   std::vector<OtherFinding> others;

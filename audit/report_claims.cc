@@ -158,8 +158,6 @@ class Judge {
     }
   }
 
-  static bool came_out(const ReplayFinding& f) { return f.holds && f.drawn_equal == f.drawn; }
-
   void training() {
     for (const ReportArtifact& a : r_.artifacts) {
       if (a.kind != "distilled-from" && a.kind != "calibrated-from") continue;
@@ -173,12 +171,12 @@ class Judge {
         if (f.artifact != a.name) continue;
         // Those of a trusted auditor first; among equals, one replay that found something outweighs any number that did not draw
         // it.
-        const auto rank = [&](const ReplayFinding& x) { return std::tuple(trusted(x.audit), !came_out(x), x.bitwise, x.drawn); };
+        const auto rank = [&](const ReplayFinding& x) { return std::tuple(trusted(x.audit), !x.came_out(), x.bitwise, x.drawn); };
         const auto better = [&](const ReplayFinding& x, const ReplayFinding& y) { return rank(x) > rank(y); };
         if (!best || better(f, *best)) best = &f;
       }
       const bool remade = recomputed(a.name) == "equal";
-      if (remade && (!best || came_out(*best) || (trusted(recompute_of(a.name)) && !trusted(best->audit)))) {
+      if (remade && (!best || best->came_out() || (trusted(recompute_of(a.name)) && !trusted(best->audit)))) {
         add(id, claim, by(recompute_of(a.name), Standing::audited),
             fmt::format("The whole training was made again, and the files came out byte for byte ({}).",
                         auditor(recompute_of(a.name))),
@@ -187,7 +185,7 @@ class Judge {
         add(id, claim, Standing::unchecked,
             "No record of a replay is here. Statement, corpus and records agree with each other, which shows no more than that.",
             command);
-      } else if (!came_out(*best)) {
+      } else if (!best->came_out()) {
         add(id, claim, by(best->audit, Standing::failed),
             fmt::format("A replay did not come out as recorded ({}); see below.", auditor(best->audit)), command);
       } else if (best->drawn == 0) {
@@ -216,26 +214,33 @@ class Judge {
   void teacher_rows() {
     for (const ReportArtifact& a : r_.artifacts) {
       if (a.kind != "taught") continue;
-      const OtherFinding* found = nullptr;
-      for (const OtherFinding& f : r_.audits.others) {
-        const ReportAudit& audit = r_.audits.list[size_t(f.audit)];
-        if (audit.kind == "rows" &&
-            std::any_of(audit.subjects.begin(), audit.subjects.end(), [&](const ReportSubject& s) { return s.here == a.name; }))
-          found = &f;
+      const std::string id = "rows-" + a.name, claim = fmt::format("The rows of ‘{}’ are what the teacher says.", a.name);
+      const std::string command = fmt::format("overproof audit rows RUN/{} --rows 59 --seed N --record", a.name);
+      const RowsFinding* best = nullptr;
+      for (const RowsFinding& f : r_.audits.rows) {
+        if (f.artifact != a.name) continue;
+        const auto rank = [&](const RowsFinding& x) { return std::tuple(trusted(x.audit), !x.came_out(), x.drawn, x.rows); };
+        if (!best || rank(f) > rank(*best)) best = &f;
       }
-      const std::string claim = fmt::format("The rows of ‘{}’ are what the teacher says.", a.name);
-      const std::string command = fmt::format("overproof audit rows RUN/{} --rows 16 --seed N", a.name);
-      const Json* result = found ? &r_.audits.list[size_t(found->audit)].result : nullptr;
-      const bool holds = result && result->is_object() && result->contains("holds") && (*result)["holds"] == true;
-      if (!found)
-        add("rows-" + a.name, claim, Standing::unchecked, "No record here says that the teacher was asked again.", command);
-      else
-        add("rows-" + a.name, claim, by(found->audit, holds ? Standing::sampled : Standing::failed),
-            fmt::format("{} ({}).",
-                        holds ? "Rows drawn by chance were asked of the teacher again and came out equal"
-                              : "The record does not say that the rows came out equal",
-                        auditor(found->audit)),
+      if (!best) {
+        add(id, claim, Standing::unchecked, "No record here says that the teacher was asked again.", command);
+      } else if (!best->came_out()) {
+        add(id, claim, by(best->audit, Standing::failed),
+            fmt::format("The teacher was asked again, and not all came out as recorded ({}); see below.", auditor(best->audit)),
             command);
+      } else if (!best->drawn) {
+        add(id, claim, Standing::unchecked,
+            fmt::format("A row that the auditor chose came out equal, which says nothing of others ({}).", auditor(best->audit)),
+            command);
+      } else {
+        std::string how = fmt::format("{} of {} rows, drawn by chance, were asked of the teacher again and came out equal ({}).",
+                                      best->rows, best->rows_total, auditor(best->audit));
+        for (const ReplayOdds& o : best->odds)
+          if (o.forged_fraction == 0.05)
+            how += fmt::format(" Had 5 % of them been forged, this draw would have caught it with a probability of at least {}.",
+                               percent(o.caught_at_least));
+        add(id, claim, by(best->audit, Standing::sampled), how, command);
+      }
     }
   }
 

@@ -377,6 +377,7 @@ Page lay_out(const Report& r) {
   add(sources_section(r));
   add(experts_section(r));
   add(replay_section(r));
+  add(rows_section(r));
   add(recompute_section(r));
   add(evidence_section(r));
   add(records_section(r));

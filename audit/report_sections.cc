@@ -45,6 +45,13 @@ void append(std::vector<PageBlock>& to, std::vector<PageBlock> blocks) {
   for (PageBlock& block : blocks) to.push_back(std::move(block));
 }
 
+void append_odds(PageTable& table, const std::vector<ReplayOdds>& odds, const char* what) {
+  for (const ReplayOdds& o : odds)
+    table.rows.push_back({{words(fmt::format("had {:g} % of the {} been forged, caught with a probability of at least",
+                                             100 * o.forged_fraction, what))},
+                          {words(percent(o.caught_at_least))}});
+}
+
 std::vector<PageBlock> list_of(const std::string& title, const std::vector<std::string>& items) {
   if (items.empty()) return {};
   PageList list;
@@ -223,7 +230,7 @@ PageSection replay_section(const Report& r) {
       any = true;
       PageTable table{fmt::format("Replay of ‘{}’", a.name), {{"what"}, {"found"}}, {}};
       table.rows.push_back(
-          {{words("outcome")}, {f.holds && f.drawn_equal == f.drawn ? words("came out as recorded") : badge(Standing::failed)}});
+          {{words("outcome")}, {f.came_out() ? words("came out as recorded") : badge(Standing::failed)}});
       table.rows.push_back({{words("steps whose order, rate and batch follow from the statement")},
                             {words(fmt::format("{} of {}", grouped(f.steps_equal), grouped(f.steps)))}});
       table.rows.push_back({{words("segments made again")},
@@ -235,12 +242,7 @@ PageSection replay_section(const Report& r) {
       if (!f.seed.empty()) table.rows.push_back({{words("drawn by the seed")}, {code(f.seed)}});
       if (f.drawn > 0 && f.drawn >= f.segments)
         table.rows.push_back({{words("left to odds")}, {words("nothing: every segment was made again")}});
-      for (const ReplayOdds& o : f.odds)
-        if (f.drawn < f.segments)
-          table.rows.push_back(
-              {{words(fmt::format("had {:g} % of the segments been forged, caught with a probability of at least",
-                                  100 * o.forged_fraction))},
-               {words(percent(o.caught_at_least))}});
+      if (f.drawn < f.segments) append_odds(table, f.odds, "segments");
       s.blocks.push_back({std::move(table)});
       append(s.blocks, list_of("What did not come out:", f.faults));
       append(s.blocks, list_of("Notes of the auditor:", f.notes));
@@ -256,6 +258,29 @@ PageSection replay_section(const Report& r) {
         paragraph("A replay does not show segments that were not drawn, that the teacher's rows are the teacher's, or where the "
                   "documents came from.",
                   Tone::quiet));
+  return s;
+}
+
+PageSection rows_section(const Report& r) {
+  PageSection s{"rows", "The teacher asked again", {}};
+  for (const RowsFinding& f : r.audits.rows) {
+    PageTable table{fmt::format("Rows of ‘{}’", f.artifact), {{"what"}, {"found"}}, {}};
+    table.rows.push_back({{words("outcome")}, {f.came_out() ? words("what the teacher says") : badge(Standing::failed)}});
+    table.rows.push_back(
+        {{words("rows asked again")},
+         {words(fmt::format("{} of {}, of which {} came out equal, byte for byte", grouped(f.rows), grouped(f.rows_total),
+                            grouped(f.rows_equal)))}});
+    table.rows.push_back({{words("drawn by the seed")}, {f.drawn ? code(f.seed) : words("no: the auditor named the row")}});
+    append_odds(table, f.odds, "rows");
+    s.blocks.push_back({std::move(table)});
+    append(s.blocks, list_of("What did not come out:", f.faults));
+    s.blocks.push_back(paragraph(signed_by(r, f.audit), Tone::quiet));
+  }
+  if (r.audits.rows.empty())
+    for (const ReportArtifact& a : r.artifacts)
+      if (a.kind == "taught")
+        s.blocks.push_back(absent("There is no record that counts.",
+                                  fmt::format("overproof audit rows RUN/{} --rows 59 --seed N --record", a.name)));
   return s;
 }
 

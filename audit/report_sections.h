@@ -16,6 +16,7 @@ PageSection licenses_section(const Report& report);
 PageSection sources_section(const Report& report);
 PageSection experts_section(const Report& report);
 PageSection replay_section(const Report& report);
+PageSection rows_section(const Report& report);
 PageSection recompute_section(const Report& report);
 PageSection evidence_section(const Report& report);
 PageSection records_section(const Report& report);

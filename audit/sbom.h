@@ -13,11 +13,13 @@
 
 #include "audit/facts.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct SbomConfig {
-  std::string format = "cyclonedx", out, created, public_key;
+  std::string format = "cyclonedx", out, created;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("format", format, one_of({"cyclonedx", "spdx"}), "CycloneDX 1.6 or SPDX 3.0.1, both as JSON");
@@ -25,7 +27,7 @@ struct SbomConfig {
     v("created", created, any_value(),
       "time of the document and the release it is for, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, "
       "else none (SPDX, which must have one: 1970)");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

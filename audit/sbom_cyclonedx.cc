@@ -230,10 +230,9 @@ class Bom {
 Json cyclonedx_bom(const LineageFacts& facts, const std::optional<std::string>& time) { return Bom(facts).write(time); }
 
 int audit_sbom(const SbomConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
+  const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted ? &*trusted : nullptr);
+  const LineageFacts facts = collect_facts(folder, trusted.get());
   const Json document = config.format == "spdx" ? spdx_document(facts, time) : cyclonedx_bom(facts, time);
   deliver(document.dump(1) + "\n", config.out, json, out);
   return 0;

@@ -42,9 +42,8 @@ Found find(const ArtifactNode& node, const std::string& type) {
 }  // namespace
 
 int audit_statement(const StatementConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
-  const RunFolder run = load_run(folder, VerifyFiles::no, trusted ? &*trusted : nullptr);
+  const auto trusted = config.trust.key();
+  const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
   std::string text;
   for (const ArtifactNode& node : run.nodes) {
     if (run.single && node.path != run.path) continue;

@@ -7,11 +7,13 @@
 
 #include "core/config.h"
 #include "core/file.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct StatementConfig {
-  std::string type = "lineage", out, public_key;
+  std::string type = "lineage", out;
+  TrustOptions trust;
   bool envelope = false, pretty = false;
   template <class V>
   void visit(V&& v) {
@@ -21,7 +23,7 @@ struct StatementConfig {
       "the DSSE envelope with its signature instead of the statement inside; for signature the Sigstore bundle");
     v("pretty", pretty, any_value(), "indented for people; then it is no longer what was signed, byte for byte");
     v("out", out, any_value(), "file to write instead of standard output");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
+    trust.visit(v);
   }
 };
 

@@ -174,20 +174,18 @@ bool Verification::holds() const {
 }
 
 Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
-  std::optional<PublicKey> trusted;
-  if (config.public_key.empty() && !config.rotations.empty()) throw UsageError("--rotations lead on from a key: give it with --public-key");
-  if (!config.public_key.empty()) trusted = read_trusted_key(config.public_key, config.rotations);
+  const auto trusted = config.trust.key();
   std::optional<CorpusSalt> salt;
   if (!config.salt.empty()) salt = CorpusSalt::read(config.salt);
   Verification result;
-  result.run = load_run(folder, VerifyFiles::yes, trusted ? &*trusted : nullptr);
+  result.run = load_run(folder, VerifyFiles::yes, trusted.get());
   Verifier verifier(result);
   verifier.artifacts();
   verifier.names();
   verifier.dependencies();
   verifier.chains();
   verifier.contents(salt ? &*salt : nullptr);
-  verifier.signers(trusted.has_value());
+  verifier.signers(trusted != nullptr);
   return result;
 }
 

@@ -5,18 +5,18 @@
 #include <string>
 #include <vector>
 
-#include "provenance/run_folder.h"
 #include "core/config.h"
+#include "provenance/key_rotation.h"
+#include "provenance/run_folder.h"
 
 namespace overproof {
 
 struct VerifyConfig {
-  std::string public_key, rotations, salt;
+  TrustOptions trust;
+  std::string salt;
   template <class V>
   void visit(V&& v) {
-    v("public-key", public_key, any_value(),
-      "PEM file of the signer you trust; without it signatures are checked by the keys that the statements name");
-    v("rotations", rotations, any_value(), "files of `key rotate`, apart by commas, that lead from that key to newer ones");
+    trust.visit(v);
     v("salt", salt, any_value(), "the secret of a private corpus, to hold its commitment against its documents");
   }
 };

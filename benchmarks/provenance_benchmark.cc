@@ -10,11 +10,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "benchmarks/timing.h"
 #include "core/json.h"
 #include "core/parallel.h"
 #include "distill/training_run.h"
@@ -23,12 +23,6 @@
 using namespace overproof;
 
 namespace {
-
-double seconds_of(const std::function<void()>& work) {
-  const auto started = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -48,7 +42,7 @@ int main(int argc, char** argv) try {
       const int64_t value = std::atoll(argv[++i]);
       if (word == "--steps") steps = value;
       if (word == "--repeat") repeat = value;
-      if (word == "--batch") config.batch_size = value;
+      if (word == "--batch") config.training.batch_size = value;
     } else {
       folders.push_back(word);
     }
@@ -61,7 +55,7 @@ int main(int argc, char** argv) try {
     const char* names[] = {"student", "targets", "corpus"};
     for (size_t i = 0; i < 3; ++i) slots[names[i]] = {folders[i], scan_artifact(folders[i]).root};
   });
-  config.steps = steps;
+  config.training.steps = steps;
   Distillation training(config, Inputs(slots));
   StateDigester digester(training.student(), training.trainer());
   StepRecords records(digester.weights(), 1);

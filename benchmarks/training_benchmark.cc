@@ -8,15 +8,16 @@
 // benchmarks/training.py runs it beside transformers.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "benchmarks/timing.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
@@ -29,12 +30,6 @@
 using namespace overproof;
 
 namespace {
-
-double seconds_of(const std::function<void()>& work) {
-  const auto started = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-}
 
 double peak_gib() {
   rusage usage{};
@@ -149,6 +144,7 @@ int main(int argc, char** argv) try {
     TrainOptions options;
     options.train = "all";
     options.steps = repeat + 1;
+    options.micro_batch = windows;
     Trainer trainer(student, options);
     const at::Tensor ids = random_windows(windows, length, student.config().vocab_size);
     at::Tensor taught;
@@ -158,7 +154,7 @@ int main(int argc, char** argv) try {
     }
     const std::vector<int64_t> no_labels;
     const auto step = [&] {
-      loss = trainer.step(ids, windows, 0.0, [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden, at::Tensor* d_head) {
+      loss = trainer.step(ids, 0.0, [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden, at::Tensor* d_head) {
         const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
         return dense_loss(hidden, student.head(), rows, teacher.head(), no_labels, {1.0, 0.0, scale, true}, d_hidden, d_head);
       }).loss;

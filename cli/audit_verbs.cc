@@ -115,9 +115,9 @@ std::vector<VerbSpec> audit_verbs() {
   for (VerbSpec& v : statement_verbs(folder)) list.push_back(std::move(v));
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"audit rows", "Asks the teacher again and compares with the soft targets, byte for byte.",
-                  "overproof audit rows runs/smollm2-moe/soft-targets --rows 16 --seed 20261124", {{"targets", "a soft-targets artifact"}}, false, false,
+                  "overproof audit rows runs/smollm2-moe/soft-targets --rows 59 --seed 20261124 --record", {{"targets", "a soft-targets artifact"}}, false, false,
                   verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
-                    return check_rows(config, a[0], common.json, std::cout);
+                    return audit_rows(config, a[0], common.json, std::cout);
                   })});
   list.push_back({"audit replay", "Makes randomly drawn steps of a training again and compares weights, optimizer and losses bitwise.",
                   "overproof audit replay runs/smollm2-moe --segments 3 --seed 5f2c9a", folder, false, false,

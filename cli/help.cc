@@ -1,6 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
+
 #include "cli/verb.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 namespace {
@@ -34,6 +38,17 @@ std::string usage(const VerbSpec& verb) {
   std::string line = "overproof " + verb.name;
   for (const Argument& a : verb.arguments) line += a.required ? " " + a.name : " [" + a.name + "]";
   return line + " [options]";
+}
+
+/// Removes the options of `group` where all of them are there, meaning the same. Whether they were.
+bool take_away(Options& options, const Options& group) {
+  const auto is_in = [](const Options& list, const Option& o) {
+    return std::any_of(list.begin(), list.end(),
+                       [&](const Option& x) { return x.name == o.name && x.help == o.help && x.text() == o.text(); });
+  };
+  if (!std::all_of(group.begin(), group.end(), [&](const Option& o) { return is_in(options, o); })) return false;
+  std::erase_if(options, [&](const Option& o) { return is_in(group, o); });
+  return true;
 }
 
 std::string default_text(const Option& o) {
@@ -82,7 +97,7 @@ std::string verb_help(const VerbSpec& verb) {
 std::string reference_page() {
   std::string page =
       "# Reference\n\nEvery verb and every option, made by `overproof reference`; a test holds this page to the program.\n"
-      "A stage's options are also the keys of its section in a recipe.\n\n## Options of every verb\n\n";
+      "A stage's options are also the keys of its section in a recipe.\n\n";
   const auto table = [&](const Options& options) {
     page += "| option | takes | default | meaning |\n|---|---|---|---|\n";
     for (const Option& o : options) {
@@ -93,14 +108,33 @@ std::string reference_page() {
     page += '\n';
   };
   CommonConfig common;
+  KeyOptions key;
+  TrustOptions trust;
+  // Options that many verbs share are described once, and named where they are taken.
+  const std::pair<const char*, Options> shared[] = {{"Options of verbs that sign", options_of(key)},
+                                                    {"Options of verbs that check signatures", options_of(trust)}};
+  page += "## Options of every verb\n\n";
   table(options_of(common));
+  for (const auto& [title, options] : shared) {
+    page += fmt::format("## {}\n\n", title);
+    table(options);
+  }
   for (const VerbSpec& v : verbs()) {
     page += fmt::format("## {}\n\n{}\n\n    {}\n\n", v.name, v.help, usage(v));
     if (!v.example.empty()) page += fmt::format("Example: `{}`\n\n", v.example);
     for (const Argument& a : v.arguments) page += fmt::format("- `{}`: {}\n", a.name, a.help);
     if (!v.arguments.empty()) page += '\n';
     const auto instance = v.make();
-    if (const Options options = instance->options(); !options.empty()) table(options);
+    Options options = instance->options();
+    std::string also;
+    for (const auto& [title, group] : shared)
+      if (take_away(options, group)) {
+        std::string anchor = title;
+        for (char& c : anchor) c = c == ' ' ? '-' : char(std::tolower(c));
+        also += fmt::format("{}[{}](#{})", also.empty() ? "" : " and the ", char(std::tolower(title[0])) + std::string(title + 1), anchor);
+      }
+    if (!options.empty()) table(options);
+    if (!also.empty()) page += fmt::format("{} {}.\n\n", options.empty() ? "Takes the" : "And the", also);
   }
   while (page.ends_with("\n\n")) page.pop_back();
   return page;

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/lists.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/run_stage.h"
 
@@ -41,14 +42,11 @@ class StageVerb final : public VerbInstance {
       else if (spec_.slots[i].required && !given(spec_.slots[i].unless))
         throw UsageError(fmt::format("{}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
     }
-    for (size_t begin = 0; begin < models_.size();) {
-      const size_t end = std::min(models_.find(',', begin), models_.size());
-      const std::string item = models_.substr(begin, end - begin);
+    for (const std::string& item : split_list(models_)) {
       const size_t equals = item.find('=');
       if (equals == std::string::npos || equals == 0) throw UsageError(fmt::format("--models takes NAME=FOLDER, not '{}'", item));
       if (!request.inputs.emplace(item.substr(0, equals), item.substr(equals + 1)).second)
         throw UsageError(fmt::format("the model '{}' is given twice", item.substr(0, equals)));
-      begin = end + 1;
     }
 
     const Key key = open_key(key_);

@@ -70,9 +70,6 @@ Json to_json(const Options& options);
 /// Sets every option from a JSON object made by to_json; unknown keys, other types and values out of range throw UsageError.
 void from_json(Options& options, const Json& object, std::string_view where);
 
-/// The value of an option that lists: parts apart by commas, without the spaces around them; empty ones are left out.
-std::vector<std::string> split_list(std::string_view text);
-
 /// The candidate nearest to `word` by edit distance, or "" when none is near (distance over a third of its length).
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 

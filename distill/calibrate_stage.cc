@@ -98,6 +98,7 @@ double routing_overlap(const at::Tensor& a, const at::Tensor& b) {
 
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
+  const TrainOptions& options = config.training;
   RouterCalibration training(config, inputs);
   Decoder& student = training.student();
   const Decoder& teacher = training.teacher();
@@ -111,17 +112,17 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   const Trainer& trainer = training.trainer();
   const auto kept = keep_tuned(student);
   StepRecord last;
-  const StepLog log = train_all(training, {"calibrate", "", digest_interval(config.digest_every, training.step_tokens())}, outputs, last);
+  const StepLog log = train_all(training, {"calibrate", "", digest_interval(options.digest_every, training.step_tokens()), 0, options.keep_every}, outputs, last);
 
-  const HeldOut after = config.steps > 0 ? measure(student, teacher, held_out) : before;
+  const HeldOut after = options.steps > 0 ? measure(student, teacher, held_out) : before;
   const bool keep = after.kl <= before.kl;  // false for NaN as well
   at::NoGradGuard no_grad;
   if (!keep)
     for (auto [tensor, value] : kept) tensor.copy_(value);
-  save_decoder(student, outputs.folder(), save_dtype(config.dtype));
+  save_decoder(student, outputs.folder(), save_dtype(options.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
   // What was counted in tuning that is undone shaped nothing.
-  if (keep && config.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
+  if (keep && options.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
   else if (has_router_counts(inputs.path("student"))) write_router_counts(outputs.folder(), read_router_counts(inputs.path("student")));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
@@ -131,8 +132,8 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"given_top_k", training.given_top_k()},
                       {"ffn_activation", shape.ffn_activation()},
                       {"active_fraction", active},
-                      {"steps", config.steps},
-                      {"tokens", config.steps * config.batch_size * corpus.window_length()},
+                      {"steps", options.steps},
+                      {"tokens", options.steps * options.batch_size * corpus.window_length()},
                       {"tuned_parameters", trainer.trained_parameters()},
                       {"held_out_tokens", held_out.numel()},
                       {"kl_before", before.kl},

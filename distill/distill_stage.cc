@@ -12,29 +12,30 @@ namespace overproof {
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
   Distillation training(config, inputs);
+  const TrainOptions& options = config.training;
   Trainer& trainer = training.trainer();
   const ModelConfig& shape = training.student().config();
   const int64_t steps = training.steps(), tokens = steps * training.step_tokens();
 
   DistillConfig effective = config;
-  effective.steps = steps;
+  effective.training.steps = steps;
   Json run = to_json(options_of(effective));
   for (const auto& [slot, input] : inputs.all()) run["inputs"][slot] = input.root.hex();
   StepRecord last;
   const StepLog log = train_all(
       training,
-      {"distill", run.dump(), digest_interval(config.digest_every, training.step_tokens()), config.checkpoint_every, config.keep_every}, outputs,
+      {"distill", run.dump(), digest_interval(options.digest_every, training.step_tokens()), config.checkpoint_every, options.keep_every}, outputs,
       last);
 
   at::NoGradGuard no_grad;
-  save_decoder(training.student(), outputs.folder(), save_dtype(config.dtype));
+  save_decoder(training.student(), outputs.folder(), save_dtype(options.dtype));
   copy_tokenizer(inputs.path("student"), outputs.folder());
   if (training.routing()) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   StageReport report;
   report.metrics() = {{"steps", steps},
-                      {"batch_size", config.batch_size},
+                      {"batch_size", options.batch_size},
                       {"tokens", tokens},
                       {"taught_windows", training.taught_windows()},
                       {"trained_parameters", trainer.trained_parameters()},

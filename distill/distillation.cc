@@ -71,38 +71,22 @@ LossSums batch_loss(const Batch& batch, int64_t first, int64_t count, const at::
   return sums;
 }
 
-TrainOptions train_options(const DistillConfig& config) {
-  TrainOptions options;
-  options.train = config.train;
-  options.steps = config.steps;
-  options.warmup = config.warmup;
-  options.schedule = config.schedule;
-  options.learning_rate = config.learning_rate;
-  options.router_lr_scale = config.router_lr_scale;
-  options.weight_decay = config.weight_decay;
-  options.beta1 = config.beta1;
-  options.beta2 = config.beta2;
-  options.epsilon = config.epsilon;
-  options.clip = config.clip;
-  options.balance_rate = config.balance_rate;
-  return options;
-}
-
 }  // namespace
 
 Distillation::Distillation(const DistillConfig& config, const Inputs& inputs)
-    : TrainingRun(inputs), config_(config), targets_(inputs.path("targets")) {
+    : TrainingRun(inputs), ce_weight_(config.ce_weight), targets_(inputs.path("targets")) {
   require_same_origin(targets_, corpus_, inputs, student_.config());
   order_.emplace(targets_.order_key(), corpus_.windows(Split::train), targets_.blocks());
-  if (config_.steps == 0) config_.steps = (targets_.blocks() + config_.batch_size - 1) / config_.batch_size;
-  begin(train_options(config_), config_.batch_size);
+  TrainOptions whole = config.training;
+  if (whole.steps == 0) whole.steps = (targets_.blocks() + whole.batch_size - 1) / whole.batch_size;
+  begin(whole);
 }
 
 Digest Distillation::batch_root(int64_t step) const {
   const int64_t first = plan(step).position;
   BatchRoot root;
   std::vector<int64_t> ids(size_t(corpus_.window_length()) + 1);
-  for (int64_t b = 0; b < config_.batch_size; ++b) {
+  for (int64_t b = 0; b < options().batch_size; ++b) {
     const int64_t block = order_->block_at(first + b), window = order_->window_of_block(block);
     corpus_.read_window(Split::train, window, ids);
     root.add(window, ids, targets_.block_digest(block));
@@ -112,12 +96,12 @@ Digest Distillation::batch_root(int64_t step) const {
 
 StepRecord Distillation::step() {
   const StepRecord planned = plan(trainer().steps_done());
-  const Batch batch = read_batch(corpus_, sources_, targets_, *order_, planned.step, config_.batch_size);
+  const Batch batch = read_batch(corpus_, sources_, targets_, *order_, planned.step, options().batch_size);
   LossOptions loss_options;
   loss_options.temperature = targets_.temperature();
-  loss_options.ce_weight = config_.ce_weight;
+  loss_options.ce_weight = ce_weight_;
   return placed(trainer().step(
-      batch.windows, config_.micro_batch, config_.ce_weight,
+      batch.windows, ce_weight_,
       [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
         LossOptions scaled = loss_options;
         scaled.grad_scale = grad_scale;

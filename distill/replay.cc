@@ -471,10 +471,9 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   result.tolerance = parse_tolerance(config.tolerance);
   result.seed = config.seed;
   if (config.segments > 0) draw_segments(1, 0, config.seed, {});  // a bad seed is said before anything long begins
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
-  const RunFolder run = load_run(folder, VerifyFiles::no, trusted ? &*trusted : nullptr);
-  const auto subject = open_subject(run, choose(run, config), trusted ? &*trusted : nullptr, result);
+  const auto trusted = config.trust.key();
+  const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
+  const auto subject = open_subject(run, choose(run, config), trusted.get(), result);
   if (!subject) return result;
   auto records = open_records(*subject, result);
   if (!records) return result;

@@ -14,15 +14,16 @@
 #include "core/digest.h"
 #include "core/file.h"
 #include "core/json_fwd.h"
-#include "provenance/keys.h"
+#include "provenance/audit_record.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct ReplayConfig {
-  std::string artifact = "student", seed, tolerance = "bitwise", public_key;
-  KeyOptions key;  ///< with record
+  std::string artifact = "student", seed, tolerance = "bitwise";
+  TrustOptions trust;
   int64_t segments = 3;
-  bool record = false;
+  RecordOptions record;
   template <class V>
   void visit(V&& v) {
     v("segments", segments, in_range(0, 1e9),
@@ -33,9 +34,8 @@ struct ReplayConfig {
     v("tolerance", tolerance, any_value(),
       "bitwise, for the build and kind of processor that trained; or the largest difference of weights over their movement, such "
       "as 1e-4");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
-    v("record", record, any_value(), "sign what was found, in audits/ of the run");
-    key.visit(v);
+    trust.visit(v);
+    record.visit(v);
   }
 };
 

@@ -7,7 +7,6 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "distill/replay.h"
-#include "provenance/audit_record.h"
 
 namespace overproof {
 namespace {
@@ -47,16 +46,11 @@ void print(const Replay& r, std::ostream& out) {
 }  // namespace
 
 int audit_replay(const ReplayConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  std::optional<Key> auditor;  // before the work: a key that cannot be read should not waste it
-  if (config.record) auditor = open_key(config.key);
+  const AuditRecorder recorder(config.record, folder);
   const Replay result = replay(config, folder);
   if (json) out << result.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   else print(result, out);
-  if (auditor) {
-    const fs::path file = audit_record_path(folder, "replay", result.artifact);
-    write_audit_record(file, {"replay", {{result.artifact, result.root}}, result.to_json()}, *auditor);
-    if (!json) out << fmt::format("signed: {}\n", file.string());
-  }
+  recorder.write(result.artifact, {"replay", {{result.artifact, result.root}}, result.to_json()}, json ? nullptr : &out);
   return result.holds() ? 0 : 4;
 }
 

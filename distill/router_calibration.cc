@@ -11,17 +11,6 @@ namespace {
 
 constexpr uint64_t kTrainTweak = 0x63616c6962726174;  // no epoch counts this far
 
-TrainOptions train_options(const CalibrateConfig& config) {
-  TrainOptions options;
-  options.train = config.train;
-  options.steps = config.steps;
-  options.learning_rate = config.learning_rate;
-  options.router_lr_scale = config.router_lr_scale;
-  options.balance_rate = config.balance_rate;
-  options.clip = config.clip;
-  return options;
-}
-
 }  // namespace
 
 at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation& sample, int64_t first, int64_t count,
@@ -39,7 +28,7 @@ at::Tensor sampled_windows(const Corpus& corpus, Split split, const Permutation&
 }
 
 RouterCalibration::RouterCalibration(const CalibrateConfig& config, const Inputs& inputs)
-    : TrainingRun(inputs), config_(config), teacher_(open_model(inputs, "teacher", corpus_)) {
+    : TrainingRun(inputs), teacher_(open_model(inputs, "teacher", corpus_)) {
   if (!student_.config().is_moe()) throw UsageError("the student has no routed experts, so there is no router to calibrate");
   if (student_.config().vocab_size != teacher_.config().vocab_size)
     throw UsageError(
@@ -51,14 +40,14 @@ RouterCalibration::RouterCalibration(const CalibrateConfig& config, const Inputs
   shape.top_k = top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts);
   key_ = overproof::order_key(inputs.root("corpus"), config.seed);
   sample_.emplace(key_, kTrainTweak, corpus_.windows(Split::train));
-  begin(train_options(config), config.batch_size);
+  begin(config.training);
 }
 
 Digest RouterCalibration::batch_root(int64_t step) const {
   const int64_t first = plan(step).position;
   BatchRoot root;
   std::vector<int64_t> ids(size_t(corpus_.window_length()) + 1);
-  for (int64_t b = 0; b < config_.batch_size; ++b) {
+  for (int64_t b = 0; b < options().batch_size; ++b) {
     const int64_t window = sample_->forward((first + b) % corpus_.windows(Split::train));
     corpus_.read_window(Split::train, window, ids);
     root.add(window, ids, Digest{});
@@ -70,12 +59,12 @@ StepRecord RouterCalibration::step() {
   const StepRecord planned = plan(trainer().steps_done());
   const int64_t length = corpus_.window_length();
   std::vector<int64_t> numbers;
-  const at::Tensor windows = sampled_windows(corpus_, Split::train, *sample_, planned.position, config_.batch_size, &numbers);
-  std::vector<int32_t> token_sources(size_t(config_.batch_size * length));
+  const at::Tensor windows = sampled_windows(corpus_, Split::train, *sample_, planned.position, options().batch_size, &numbers);
+  std::vector<int32_t> token_sources(size_t(options().batch_size * length));
   for (size_t w = 0; w < numbers.size(); ++w)
     sources_.read_window(Split::train, numbers[w], std::span(token_sources).subspan(w * size_t(length), size_t(length)));
   return placed(trainer().step(
-      windows, config_.micro_batch, 0.0,
+      windows, 0.0,
       [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
         at::NoGradGuard no_grad;
         LossOptions scaled;

@@ -11,6 +11,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/lists.h"
 #include "core/parallel.h"
 
 namespace overproof {
@@ -20,10 +21,7 @@ const std::vector<std::string> kGroups = {"experts", "router", "norms", "attenti
 
 std::set<std::string> chosen_groups(const std::string& list) {
   std::set<std::string> chosen;
-  for (size_t at = 0; at <= list.size();) {
-    const size_t comma = std::min(list.find(',', at), list.size());
-    const std::string word = list.substr(at, comma - at);
-    at = comma + 1;
+  for (const std::string& word : split_list(list)) {
     if (word == "all") {
       chosen.insert(kGroups.begin(), kGroups.end());
     } else if (std::ranges::find(kGroups, word) != kGroups.end()) {
@@ -97,7 +95,7 @@ int64_t Trainer::trained_parameters() const {
   return sum;
 }
 
-StepRecord Trainer::step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss,
+StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, const Loss& loss,
                          std::span<const int32_t> token_sources) {
   const int64_t batch = windows.size(0), tokens = windows.numel();
   OVERPROOF_CHECK(!counter_ || int64_t(token_sources.size()) == tokens);
@@ -105,8 +103,8 @@ StepRecord Trainer::step(const at::Tensor& windows, int64_t micro_batch, double 
 
   LossSums sums;
   std::vector<at::Tensor> loads(size_t(model_.config().layers));
-  for (int64_t first = 0; first < batch; first += micro_batch) {
-    const int64_t count = std::min(micro_batch, batch - first);
+  for (int64_t first = 0; first < batch; first += options_.micro_batch) {
+    const int64_t count = std::min(options_.micro_batch, batch - first);
     std::vector<RouterRecord> routing;
     ForwardOptions options;
     options.routing = &routing;

@@ -12,21 +12,11 @@
 #include "data/step_records.h"
 #include "distill/loss.h"
 #include "distill/router_counts.h"
+#include "distill/train_options.h"
 #include "formats/safetensors.h"
 #include "model/decoder.h"
 
 namespace overproof {
-
-struct TrainOptions {
-  std::string train = "experts,router,norms,attention";  ///< groups, see trained_group()
-  int64_t steps = 1, warmup = 0;
-  std::string schedule = "cosine";  ///< after the warm-up: "cosine" or "linear" to zero, or "constant"
-  double learning_rate = 1e-3, router_lr_scale = 1.0;
-  double weight_decay = 0.0;  ///< of matrices; never of norms, biases and routers
-  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
-  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
-  double balance_rate = 0.0;  ///< step of the router bias a step, towards even loads
-};
 
 /// "experts" (any FFN weight), "router", "norms", "attention", "embeddings", "head", or "" for what is never trained by
 /// gradient (the router's balancing bias).
@@ -49,9 +39,9 @@ class Trainer {
   /// Counts from now on which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of state().
   void count_routing(RouterCounter& counter) { counter_ = &counter; }
 
-  /// One step on windows I64 [batch, length], `micro_batch` windows in memory at a time. `token_sources`: of each token, row by row;
+  /// One step on windows I64 [batch, length], as many in memory at a time as the options say. `token_sources`: of each token, row by row;
   /// needed when routing is counted. Position and digests of the record are left to the caller.
-  StepRecord step(const at::Tensor& windows, int64_t micro_batch, double ce_weight, const Loss& loss,
+  StepRecord step(const at::Tensor& windows, double ce_weight, const Loss& loss,
                   std::span<const int32_t> token_sources = {});
 
   int64_t steps_done() const { return steps_done_; }

@@ -20,9 +20,8 @@ Decoder open_model(const Inputs& inputs, const char* slot, const Corpus& corpus)
 TrainingRun::TrainingRun(const Inputs& inputs)
     : corpus_(inputs.path("corpus")), student_(open_model(inputs, "student", corpus_)), sources_(corpus_) {}
 
-void TrainingRun::begin(const TrainOptions& options, int64_t batch_size) {
+void TrainingRun::begin(const TrainOptions& options) {
   options_ = options;
-  batch_size_ = batch_size;
   trainer_.emplace(student_, options_);
   const ModelConfig& shape = student_.config();
   if (!shape.is_moe()) return;
@@ -33,7 +32,7 @@ void TrainingRun::begin(const TrainOptions& options, int64_t batch_size) {
 StepRecord TrainingRun::plan(int64_t step) const {
   StepRecord record;
   record.step = step;
-  record.position = step * batch_size_;
+  record.position = step * options_.batch_size;
   record.tokens = step_tokens();
   record.tokens_seen = (step + 1) * step_tokens();
   record.learning_rate = learning_rate_at(options_, step);

@@ -28,7 +28,7 @@ class TrainingRun {
   Trainer& trainer() { return *trainer_; }
   const Corpus& corpus() const { return corpus_; }
   int64_t steps() const { return options_.steps; }
-  int64_t step_tokens() const { return batch_size_ * corpus_.window_length(); }
+  int64_t step_tokens() const { return options_.batch_size * corpus_.window_length(); }
   const RouterCounter* routing() const { return counter_ ? &*counter_ : nullptr; }  ///< null for a dense student
   /// What can be said of a step without making it: position, tokens and learning rate.
   StepRecord plan(int64_t step) const;
@@ -40,14 +40,14 @@ class TrainingRun {
   /// Opens the slots "corpus" and "student". Throws UsageError when they have different tokenizers.
   explicit TrainingRun(const Inputs& inputs);
   /// Makes trainer and counter, once the student is as it shall be trained.
-  void begin(const TrainOptions& options, int64_t batch_size);
+  void begin(const TrainOptions& options);
+  const TrainOptions& options() const { return options_; }
   /// `record` of trainer().step(), put in its place among the steps.
   StepRecord placed(StepRecord record) const;
 
   Corpus corpus_;
   Decoder student_;
   TokenSources sources_;
-  int64_t batch_size_ = 0;
 
  private:
   TrainOptions options_;
@@ -65,7 +65,7 @@ class Distillation final : public TrainingRun {
   int64_t taught_windows() const { return targets_.blocks(); }
 
  private:
-  DistillConfig config_;  ///< steps is filled in
+  double ce_weight_;
   SoftTargets targets_;
   std::optional<TrainingOrder> order_;
 };
@@ -81,7 +81,6 @@ class RouterCalibration final : public TrainingRun {
   const Digest& order_key() const { return key_; }
 
  private:
-  CalibrateConfig config_;
   Decoder teacher_;
   int64_t given_top_k_ = 0;
   Digest key_;

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/lists.h"
 #include "core/progress.h"
 #include "core/statistics.h"
 #include "data/tokenizer.h"
@@ -19,7 +20,7 @@
 #include "evaluate/evidence_tests.h"
 #include "evaluate/evidence_weights.h"
 #include "provenance/artifact.h"
-#include "provenance/audit_record.h"
+#include "provenance/run_folder.h"
 #include "teacher/sampled_tokens.h"
 #include "teacher/soft_targets.h"
 
@@ -43,7 +44,7 @@ bool is_model(const fs::path& path) {
 class Comparison {
  public:
   Comparison(const CompareConfig& config, const fs::path& a, const fs::path& b)
-      : config_(config), asked_(a), b_(b), run_(find_training_run(a)) {
+      : config_(config), asked_(a), b_(b), trusted_(config.trust.key()), run_(find_training_run(a, trusted_.get())) {
     const std::vector<std::string> known = {"order", "weights", "agreement", "radioactivity"};
     for (const std::string& word : split_list(config.only)) {
       if (!std::count(known.begin(), known.end(), word))
@@ -55,7 +56,13 @@ class Comparison {
       throw UsageError(fmt::format("{}: holds no model; B is the suspect, a checkpoint folder or a .gguf file", b.string()));
     if (is_model(a)) a_ = a;
     else if (run_.missing.empty()) a_ = run_.student;
+    else if (run_.broken) throw ProvenanceError(fmt::format("{}: {}", a.string(), run_.missing));
     else throw UsageError(fmt::format("{}: holds no model, and as a run {}", a.string(), run_.missing));
+    if (!trusted_) return;
+    if (!fs::is_directory(a_))
+      throw UsageError(fmt::format("{}: a lone file is signed by nobody, so --public-key has nothing to check", a_.string()));
+    if (const ArtifactCheck check = check_artifact(a_, VerifyFiles::yes, trusted_.get()); !check.faults.empty())
+      throw ProvenanceError(fmt::format("{}: {}", (a_ / check.faults[0].file).string(), check.faults[0].what));
   }
 
   const fs::path& a() const { return a_; }
@@ -275,6 +282,7 @@ class Comparison {
 
   const CompareConfig& config_;
   fs::path asked_, a_, b_;
+  std::shared_ptr<const PublicKey> trusted_;
   FoundRun run_;
   std::set<std::string> only_;
   std::unique_ptr<Decoder> suspect_;
@@ -297,6 +305,8 @@ void print(const std::vector<EvidenceTest>& tests, std::ostream& out) {
 }  // namespace
 
 int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out) {
+  const bool of_a = run_of(a).has_value();
+  const AuditRecorder recorder(config.record, of_a ? a : b);
   prepare_torch();
   at::NoGradGuard no_grad;
   Comparison comparison(config, a, b);
@@ -308,24 +318,18 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
   for (const EvidenceTest& test : tests) result["tests"].push_back(test.to_json());
   result["note"] = "each test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict";
 
-  std::string written;
-  if (config.record) {
-    const fs::path place = fs::canonical(a);
-    const bool is_run = fs::is_directory(place) && !fs::exists(place / "claims.jsonl") && !is_model(place);
-    const fs::path file = (is_run ? place : place.parent_path()) / kAuditFolder / fmt::format("compare-{}.json", subject_b.name);
-    write_audit_record(file, {"compare", {subject_a, subject_b}, result, "", false}, open_key(config.key));
-    written = fmt::format("{}/{}", std::string(kAuditFolder), file.filename().string());
-  }
+  const AuditRecord record{"compare", {subject_a, subject_b}, result};
+  const std::string& other = of_a ? subject_b.name : subject_a.name;  // in the run of one, named after the other
   if (json) {
-    if (!written.empty()) result["record"] = written;
     out << result.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+    recorder.write(other, record, nullptr);
     return 0;
   }
   out << fmt::format("A: {} sha256:{}\nB: {} sha256:{}\n", subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name,
                      subject_b.root.hex().substr(0, 16));
   print(tests, out);
   out << "\nEach test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict.\n";
-  if (!written.empty()) out << "recorded, signed: " << written << "\n";
+  recorder.write(other, record, &out);
   return 0;
 }
 

@@ -7,7 +7,8 @@
 
 #include "core/config.h"
 #include "core/file.h"
-#include "provenance/keys.h"
+#include "provenance/audit_record.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
@@ -20,8 +21,8 @@ struct CompareConfig {
   std::string watermark_key, watermark_text;
   int64_t watermark_tokens = 65536;
   int64_t batch = 8, seed = 0;
-  bool record = false;
-  KeyOptions key;  ///< with record
+  TrustOptions trust;
+  RecordOptions record;
   template <class V>
   void visit(V&& v) {
     v("only", only, any_value(),
@@ -46,13 +47,13 @@ struct CompareConfig {
     v("watermark-tokens", watermark_tokens, in_range(1, 1e9), "radioactivity: tokens of text to show the suspect, at most");
     v("batch", batch, in_range(1, 4096), "windows in one forward pass");
     v("seed", seed, in_range(0, 9007199254740991.0), "of random pairings and permutations");
-    v("record", record, any_value(), "write the findings, signed, to audits/ of A's run");
-    key.visit(v);
+    trust.visit(v);
+    record.visit(v);
   }
 };
 
 /// Prints what each test found, or why it could not be run; with `json` one object {"a", "b", "tests"}. Returns 0: a comparison
-/// is no verdict, and nothing that it finds is a fault. Throws UsageError where an option cannot be meant, FormatError and
+/// is no verdict, and nothing that it finds is a fault. A record belongs to the run of A, or of B where A is a lone model. Throws UsageError where an option cannot be meant, FormatError and
 /// IoError on models that cannot be read.
 int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out);
 

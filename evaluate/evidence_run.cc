@@ -28,7 +28,7 @@ std::string fault_of(const ArtifactNode& node) {
 
 }  // namespace
 
-FoundRun find_training_run(const fs::path& folder) {
+FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   FoundRun run;
   const auto missing = [](const std::string& why) {
     FoundRun none;
@@ -38,7 +38,7 @@ FoundRun find_training_run(const fs::path& folder) {
   if (!fs::is_directory(folder)) return missing("it is no run and no artifact, so it has no committed order");
   RunFolder graph;
   try {
-    graph = load_run(folder, VerifyFiles::no, nullptr);
+    graph = load_run(folder, VerifyFiles::no, trusted);
   } catch (const UsageError&) {
     return missing("it carries no lineage, so it has no committed order");
   }
@@ -54,8 +54,12 @@ FoundRun find_training_run(const fs::path& folder) {
   if (!targets || !corpus)
     return missing(fmt::format("the soft targets or the corpus that '{}' was trained on are not beside it", student->name));
   for (const ArtifactNode* node : {student, targets, corpus}) {
-    const ArtifactNode checked{node->name, node->path, check_artifact(node->path, VerifyFiles::yes, nullptr), {}};
-    if (const std::string fault = fault_of(checked); !fault.empty()) return missing(fault);
+    const ArtifactNode checked{node->name, node->path, check_artifact(node->path, VerifyFiles::yes, trusted), {}};
+    if (const std::string fault = fault_of(checked); !fault.empty()) {
+      run.missing = fault;
+      run.broken = true;
+      return run;
+    }
   }
   run.steps = recorded(*student->lineage(), "steps");
   run.batch_size = recorded(*student->lineage(), "batch_size");

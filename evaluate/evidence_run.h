@@ -6,6 +6,7 @@
 
 #include "core/digest.h"
 #include "core/file.h"
+#include "provenance/keys.h"
 
 namespace overproof {
 
@@ -16,12 +17,13 @@ struct FoundRun {
   fs::path student, corpus, targets;
   fs::path teacher, initial;  ///< empty when they are not there
   int64_t steps = 0, batch_size = 0;
-  std::string missing;  ///< why there is no order to test; then nothing else is set
+  std::string missing;  ///< why there is no order to test; then nothing else is set, but for
+  bool broken = false;  ///< whether that is because something is not as it was signed
 };
 
 /// Never throws for what an untrusted folder may hold: the reason stands in `missing`. The order counts only as signed, so
-/// targets, corpus and student are checked against their statements.
-FoundRun find_training_run(const fs::path& folder);
+/// targets, corpus and student are checked against their statements, by `trusted` or else the keys that these name.
+FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted);
 
 /// Windows of the corpus that the training saw, with the place of the last visit of each (a whole number; larger is later):
 /// `most` of them, spread evenly over the soft targets' blocks, whose order has nothing to do with that of training.

@@ -28,6 +28,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::require(proof.text() == text);
     fuzz::require(!check_corpus_proof(proof, signer.verifier(), "proof.json").holds());
   });
+  try_reading([&] {
+    const ConsistencyProof proof = ConsistencyProof::parse(text, "proof.json");
+    fuzz::require(proof.text() == text);
+    fuzz::require(!check_consistency(proof, signer.verifier(), signer.verifier(), "proof.json").holds());
+  });
   try_reading([&] { fuzz::require(!open_note(text, signer.verifier(), "note")); });
   try_reading([&] { fuzz::require(text.starts_with(unverified_note_text(text, "note"))); });
   try_reading([&] { fuzz::require(TreeHead::parse(text, "checkpoint").text() == text); });

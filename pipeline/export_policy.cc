@@ -5,6 +5,7 @@
 #include "audit/policy.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/lists.h"
 #include "pipeline/run_stage.h"
 #include "provenance/oms.h"
 
@@ -23,7 +24,7 @@ Json check_export_policy(const StageRequest& request) {
     facts = collect_facts(model, nullptr, {VerifyFiles::no, true});
     of = &facts.artifacts[size_t(facts.subject)];
   }
-  const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), split_names(text("acknowledge"))});
+  const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), split_list(text("acknowledge"))});
   if (!verdict.holds())
     throw ProvenanceError(fmt::format("{}: the policy{} holds this model back; nothing was written\n{}", request.spec->name,
                                       file == request.inputs.end() ? "" : " '" + file->second.filename().string() + "'",

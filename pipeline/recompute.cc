@@ -9,12 +9,12 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/lists.h"
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/temp_folder.h"
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
-#include "provenance/audit_record.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
@@ -232,12 +232,11 @@ Json Recomputation::to_json() const {
 }
 
 Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
-  std::optional<PublicKey> trusted;
-  if (!config.public_key.empty()) trusted = PublicKey::read(config.public_key);
-  const RunFolder run = load_run(folder, VerifyFiles::no, trusted ? &*trusted : nullptr);
+  const auto trusted = config.trust.key();
+  const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
   Recomputation result;
   if (const auto note = other_build(run)) result.notes.push_back(*note);
-  Recomputer recomputer(config, run, trusted ? &*trusted : nullptr);
+  Recomputer recomputer(config, run, trusted.get());
   for (const ArtifactNode& node : run.nodes) {
     throw_if_interrupted();
     if (run.single && node.path != run.path) continue;
@@ -257,19 +256,14 @@ Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
 }
 
 int audit_recompute(const RecomputeConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  std::optional<Key> auditor;  // before the work: a key that cannot be read should not waste it
-  if (config.record) auditor = open_key(config.key);
+  const AuditRecorder recorder(config.record, folder);
   const Recomputation result = recompute(config, folder);
   if (json) out << result.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   else print(result, out);
-  if (auditor) {
-    const bool single = fs::exists(folder / "claims.jsonl");
-    AuditRecord record{"recompute", {}, result.to_json()};
-    for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root});
-    const fs::path file = audit_record_path(folder, "recompute", single ? fs::canonical(folder).filename().string() : "run");
-    write_audit_record(file, record, *auditor);
-    if (!json) out << fmt::format("signed: {}\n", file.string());
-  }
+  AuditRecord record{"recompute", {}, result.to_json()};
+  for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root});
+  const fs::path place = fs::canonical(folder);
+  recorder.write(run_of(place) == place ? "run" : place.filename().string(), record, json ? nullptr : &out);
   return result.holds() ? 0 : 4;
 }
 

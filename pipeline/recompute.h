@@ -13,15 +13,16 @@
 #include "core/digest.h"
 #include "core/file.h"
 #include "core/json_fwd.h"
-#include "provenance/keys.h"
+#include "provenance/audit_record.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct RecomputeConfig {
   std::string stages = "tiny-teacher,corpus,observe,student,prune,activations,quantize,export,evaluate";
-  std::string file, work, public_key;
-  KeyOptions key;  ///< with record
-  bool record = false;
+  std::string file, work;
+  TrustOptions trust;
+  RecordOptions record;
   template <class V>
   void visit(V&& v) {
     v("stages", stages, any_value(),
@@ -30,9 +31,8 @@ struct RecomputeConfig {
       "named alone is always made again");
     v("file", file, any_value(), "inputs from outside, SLOT=PATH or ARTIFACT.SLOT=PATH apart by commas, such as source=texts");
     v("work", work, any_value(), "folder to work in, with room for the largest artifact; empty: the system's temporary folder");
-    v("public-key", public_key, any_value(), "PEM file of the signer you trust");
-    v("record", record, any_value(), "sign what was found, in audits/ of the run");
-    key.visit(v);
+    trust.visit(v);
+    record.visit(v);
   }
 };
 

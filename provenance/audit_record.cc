@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ostream>
 
 #include "core/error.h"
 #include "provenance/json_fields.h"
-#include "provenance/oms.h"
+#include "provenance/run_folder.h"
 
 namespace overproof {
 namespace {
@@ -65,9 +66,25 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
 }
 
 fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name) {
-  const fs::path place = fs::canonical(run_or_artifact);
-  const bool single = fs::exists(place / kClaimsName);
-  return (single ? place.parent_path() : place) / kAuditFolder / fmt::format("{}-{}.json", kind, name);
+  const auto run = run_of(run_or_artifact);
+  if (!run)
+    throw UsageError(fmt::format("{}: is no run and no artifact, so a record about it has no place; 'overproof import' brings a "
+                                 "model into a run",
+                                 run_or_artifact.string()));
+  return *run / kAuditFolder / fmt::format("{}-{}.json", kind, name);
+}
+
+AuditRecorder::AuditRecorder(const RecordOptions& options, const fs::path& examined) : examined_(examined) {
+  if (!options.record) return;
+  audit_record_path(examined, "", "");
+  key_ = open_key(options.key);
+}
+
+void AuditRecorder::write(std::string_view name, const AuditRecord& record, std::ostream* out) const {
+  if (!key_) return;
+  const fs::path file = audit_record_path(examined_, record.kind, name);
+  write_audit_record(file, record, *key_);
+  if (out) *out << fmt::format("signed: {}\n", file.string());
 }
 
 std::vector<fs::path> audit_record_files(const fs::path& folder) {

@@ -18,6 +18,8 @@ namespace {
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kMostPath = 63;  // trees have fewer than 2^63 leaves
 constexpr const char* kFormat = "urn:overproof:corpus-proof:v1";
+constexpr const char* kConsistencyFormat = "urn:overproof:corpus-consistency:v1";
+constexpr size_t kMostConsistencyPath = 2 * kMostPath;
 constexpr int kCommitmentVersion = 1;
 
 Digest hmac(std::string_view secret, std::string_view label, const Digest* document) {
@@ -53,6 +55,32 @@ Commitment::Tree read_tree(const Json& object, const char* name, const fs::path&
 std::optional<Digest> lower_hex(std::string_view text) {
   if (text.size() != 64 || text.find_first_not_of("0123456789abcdef") != std::string_view::npos) return std::nullopt;
   return Digest::from_hex(text);
+}
+
+std::vector<Digest> read_path(const Json& object, size_t most, const fs::path& origin) {
+  const Json& list = json_list(object, "path", origin);
+  if (list.size() > most) throw FormatError(origin, -1, "a path is longer than any tree is high");
+  std::vector<Digest> path;
+  for (const Json& hash : list) {
+    const auto digest = hash.is_string() ? lower_hex(hash.get_ref<const std::string&>()) : std::nullopt;
+    if (!digest) throw FormatError(origin, -1, "a hash of a path is no SHA-256");
+    path.push_back(*digest);
+  }
+  return path;
+}
+
+/// A proof has one spelling.
+void require_spelling(const std::string& canonical, std::string_view text, const fs::path& origin) {
+  if (canonical != text)
+    throw FormatError(origin, -1, "is not spelled as proofs are: a byte of it was changed, or it was formatted anew");
+}
+
+/// Why a note is not signed by the key, under the name that its tree has; "" when it is.
+std::string signature_fault(const std::string& note, const std::string& name, const NoteVerifier& key, const fs::path& origin) {
+  const std::string spelled = key.text();
+  if (!open_note(note, key, origin))
+    return fmt::format("its checkpoint does not hold a signature of the note key {}", spelled.substr(0, spelled.rfind('+')));
+  return name == key.name() ? "" : "its checkpoint is of a tree that another signer names";
 }
 
 bool is_in(const ProvenLeaf& leaf, const Digest& value, const TreeHead& tree) {
@@ -207,18 +235,11 @@ CorpusProof CorpusProof::parse(std::string_view text, const fs::path& origin) {
     ProvenLeaf leaf;
     leaf.index = whole_number(item, "index", origin);
     if (item.contains("value")) leaf.value = json_digest(item, "value", origin);
-    const Json& path = json_list(item, "path", origin);
-    if (path.size() > kMostPath) throw FormatError(origin, -1, "a leaf's path is longer than any tree is high");
-    for (const Json& hash : path) {
-      const auto digest = hash.is_string() ? lower_hex(hash.get_ref<const std::string&>()) : std::nullopt;
-      if (!digest) throw FormatError(origin, -1, "a hash of a path is no SHA-256");
-      leaf.path.push_back(*digest);
-    }
+    leaf.path = read_path(item, kMostPath, origin);
     proof.leaves.push_back(std::move(leaf));
   }
   proof.checkpoint = json_text(json, "checkpoint", origin);
-  if (proof.text() != text)
-    throw FormatError(origin, -1, "is not spelled as proofs are: a byte of it was changed, or it was formatted anew");
+  require_spelling(proof.text(), text, origin);
   return proof;
 }
 
@@ -238,18 +259,55 @@ std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, c
 
 ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key, const fs::path& origin) {
   ProofCheck check;
-  const auto note = open_note(proof.checkpoint, key, origin);
-  if (!note) {
-    const std::string spelled = key.text();
-    check.fault =
-        fmt::format("its checkpoint does not hold a signature of the note key {}", spelled.substr(0, spelled.rfind('+')));
-    return check;
-  }
-  const TreeHead tree = TreeHead::parse(*note, origin);
+  const TreeHead tree = TreeHead::parse(unverified_note_text(proof.checkpoint, origin), origin);
   check.origin = CorpusOrigin::parse(tree.origin, origin);
   check.documents = tree.size;
-  check.fault = check.origin.name != key.name() ? "its checkpoint is of a tree that another signer names"
-                                                : corpus_proof_fault(proof, tree, check.origin);
+  check.fault = signature_fault(proof.checkpoint, check.origin.name, key, origin);
+  if (check.holds()) check.fault = corpus_proof_fault(proof, tree, check.origin);
+  return check;
+}
+
+std::string ConsistencyProof::text() const {
+  return json_dump({{"format", kConsistencyFormat}, {"older", older}, {"checkpoint", checkpoint}, {"path", hex_list(path)}}) + "\n";
+}
+
+bool ConsistencyProof::is_named_by(const Json& json) {
+  return json.is_object() && json.contains("format") && json["format"] == kConsistencyFormat;
+}
+
+ConsistencyProof ConsistencyProof::parse(std::string_view text, const fs::path& origin) {
+  const Json json = parse_json(text, origin);
+  expect_json_fields(json, {"format", "older", "checkpoint", "path"}, origin);
+  expect_json_text(json, "format", kConsistencyFormat, origin);
+  ConsistencyProof proof{json_text(json, "older", origin), json_text(json, "checkpoint", origin),
+                         read_path(json, kMostConsistencyPath, origin)};
+  require_spelling(proof.text(), text, origin);
+  return proof;
+}
+
+ConsistencyCheck consistency_of(const ConsistencyProof& proof, const fs::path& origin) {
+  ConsistencyCheck check;
+  check.older = TreeHead::parse(unverified_note_text(proof.older, origin), origin);
+  check.newer = TreeHead::parse(unverified_note_text(proof.checkpoint, origin), origin);
+  check.older_origin = CorpusOrigin::parse(check.older.origin, origin);
+  check.origin = CorpusOrigin::parse(check.newer.origin, origin);
+  if (check.older_origin.tree != CorpusTree::documents || check.origin.tree != CorpusTree::documents)
+    check.fault = "only the tree in the table's order can be added to, and a checkpoint is of the sorted one";
+  else if (check.older_origin.is_private != check.origin.is_private)
+    check.fault = "one of the corpora is private, the other is not, so their leaves are never the same";
+  else if (check.older.size > check.newer.size)
+    check.fault = fmt::format("the older corpus has {} documents, the newer one {}", check.older.size, check.newer.size);
+  else if (!verify_consistency(check.older.size, check.newer.size, check.older.root, check.newer.root, proof.path))
+    check.fault = "the newer tree does not begin with the older one";
+  return check;
+}
+
+ConsistencyCheck check_consistency(const ConsistencyProof& proof, const NoteVerifier& older_key, const NoteVerifier& key,
+                                   const fs::path& origin) {
+  ConsistencyCheck check = consistency_of(proof, origin);
+  std::string fault = signature_fault(proof.older, check.older_origin.name, older_key, origin);
+  if (fault.empty()) fault = signature_fault(proof.checkpoint, check.origin.name, key, origin);
+  if (!fault.empty()) check.fault = fault;
   return check;
 }
 

@@ -65,7 +65,7 @@ struct Commitment {
 
 /// Names one tree of one corpus artifact, as a checkpoint's first line: NAME/CORPUS/TREE, where CORPUS is the artifact's root in
 /// hex, and TREE "documents", "documents-salted", "sorted", or "sorted-" and SHA-256 of the sorted tree's salt in hex. Every
-/// corpus is a log of its own, because none is a prefix of another.
+/// corpus is a log of its own; that one begins with another is for a ConsistencyProof to show.
 struct CorpusOrigin {
   std::string name;  ///< the note key's
   Digest corpus;
@@ -113,5 +113,31 @@ struct ProofCheck {
 
 /// Checks signature, origin, leaves and ways. `origin` is for messages. Throws FormatError where the note is none.
 ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key, const fs::path& origin);
+
+/// That a corpus only adds to an older one: its documents tree begins with all of the older's leaves, in their order (RFC 9162,
+/// section 2.1.4). Both heads are signed. Private corpora have the same leaves as long as they keep the same secret.
+struct ConsistencyProof {
+  std::string older, checkpoint;  ///< signed notes, with whatever witnesses added to them
+  std::vector<Digest> path;
+
+  std::string text() const;  ///< JSON
+  /// Whether a file that was parsed says of itself that it is one; else it should be a CorpusProof.
+  static bool is_named_by(const Json& json);
+  /// Throws FormatError. A proof has one spelling, as above.
+  static ConsistencyProof parse(std::string_view text, const fs::path& origin);
+};
+
+struct ConsistencyCheck {
+  std::string fault;  ///< "" when the proof holds
+  TreeHead older, newer;
+  CorpusOrigin older_origin, origin;
+  bool holds() const { return fault.empty(); }
+};
+
+/// All but the signatures. Throws FormatError where a note is none, or of no corpus.
+ConsistencyCheck consistency_of(const ConsistencyProof& proof, const fs::path& origin);
+/// Checks signatures, origins and way. `older_key`: whose the older checkpoint is.
+ConsistencyCheck check_consistency(const ConsistencyProof& proof, const NoteVerifier& older_key, const NoteVerifier& key,
+                                   const fs::path& origin);
 
 }  // namespace overproof

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/lists.h"
 #include "core/error.h"
 #include "provenance/json_fields.h"
 
@@ -80,14 +81,11 @@ PublicKey with_rotations(PublicKey trusted, const std::vector<fs::path>& files) 
   return trusted;
 }
 
-PublicKey read_trusted_key(const fs::path& public_key, const std::string& rotations) {
-  std::vector<fs::path> files;
-  for (size_t begin = 0; begin < rotations.size();) {
-    const size_t end = std::min(rotations.find(',', begin), rotations.size());
-    if (end > begin) files.push_back(rotations.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return with_rotations(PublicKey::read(public_key), files);
+std::shared_ptr<const PublicKey> TrustOptions::key() const {
+  if (!given() && !rotations.empty()) throw UsageError("--rotations lead on from a key: give it with --public-key");
+  if (!given()) return nullptr;
+  const std::vector<std::string> files = split_list(rotations);
+  return std::make_shared<const PublicKey>(with_rotations(PublicKey::read(public_key), {files.begin(), files.end()}));
 }
 
 }  // namespace overproof

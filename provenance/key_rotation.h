@@ -9,6 +9,7 @@
 // Whoever trusts the old key can trust the new one by it. It takes nothing away from the old key: there is no time in a
 // signature, so a key that was stolen must be no longer trusted, not rotated.
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,7 +35,18 @@ KeyRotation read_rotation(std::string_view text, const fs::path& origin);
 /// ProvenanceError when a file's signature does not hold or nothing leads to it.
 PublicKey with_rotations(PublicKey trusted, const std::vector<fs::path>& files);
 
-/// As the command line gives them: a file, and files apart by commas.
-PublicKey read_trusted_key(const fs::path& public_key, const std::string& rotations);
+/// How the command line says whose signatures count. Verbs that check signatures visit this among their own options.
+struct TrustOptions {
+  std::string public_key, rotations;
+  template <class V>
+  void visit(V&& v) {
+    v("public-key", public_key, any_value(),
+      "PEM file of the signer you trust; without it signatures are checked by the keys that the statements name");
+    v("rotations", rotations, any_value(), "files of `key rotate`, apart by commas, that lead from that key to newer ones");
+  }
+  bool given() const { return !public_key.empty(); }
+  /// Null when nobody is named. Throws UsageError on rotations that lead on from nothing, and as with_rotations().
+  std::shared_ptr<const PublicKey> key() const;
+};
 
 }  // namespace overproof

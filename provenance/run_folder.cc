@@ -135,4 +135,12 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
   return run;
 }
 
+std::optional<fs::path> run_of(const fs::path& path) {
+  if (!fs::is_directory(path)) return std::nullopt;
+  const fs::path place = fs::canonical(path);
+  if (is_signed(place)) return place.parent_path();
+  const std::vector<fs::path> inside = subfolders(place);
+  return std::any_of(inside.begin(), inside.end(), is_signed) ? std::optional(place) : std::nullopt;
+}
+
 }  // namespace overproof

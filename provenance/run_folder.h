@@ -2,6 +2,7 @@
 // A run folder as a graph: its artifacts, and which of them each was made from, found by digest.
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,5 +33,8 @@ struct RunFolder {
 /// `folder` is a run or one artifact; of the latter the neighbours are searched for its inputs. Throws IoError, and
 /// UsageError when there is no artifact.
 RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
+
+/// The run that `path` is, or stands in as an artifact; nothing where it is neither.
+std::optional<fs::path> run_of(const fs::path& path);
 
 }  // namespace overproof

@@ -4,10 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <ostream>
 
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/printable.h"
+#include "core/progress.h"
 #include "core/rng.h"
 #include "provenance/artifact.h"
 #include "teacher/teach_stage.h"
@@ -25,39 +29,97 @@ void require_root(const fs::path& path, const Digest& wanted, const char* what) 
     throw UsageError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(), found.hex(), what, wanted.hex()));
 }
 
+void print(const RowCheck& check, std::ostream& out) {
+  out << fmt::format("{} sha256:{}\n", printable(check.artifact), check.root.hex());
+  for (const CheckedRow& r : check.rows)
+    out << fmt::format("row {} (block {}, position {}): {} bytes, {}\n", r.row, r.row / check.window_length,
+                       r.row % check.window_length, r.bytes, r.equal ? "made again equal" : "NOT what the teacher says");
+  for (const std::string& fault : check.faults) out << "FAIL: " << printable(fault) << '\n';
+  out << fmt::format("{} of {} rows are what this teacher says\n", check.equal(), check.rows.size());
+}
+
 }  // namespace
 
-int check_rows(const CheckRowsConfig& config, const fs::path& path, bool json, std::ostream& out) {
-  prepare_torch();
+int64_t RowCheck::equal() const {
+  return std::count_if(rows.begin(), rows.end(), [](const CheckedRow& r) { return r.equal; });
+}
+
+Json RowCheck::to_json() const {
+  Json numbers = Json::array(), differing = Json::array(), odds = Json::array();
+  for (const CheckedRow& r : rows) {
+    numbers.push_back(r.row);
+    if (!r.equal) differing.push_back(r.row);
+  }
+  if (drawn)  // with replacement, so that this is exact
+    for (const double f : {0.01, 0.05, 0.1})
+      odds.push_back({{"forged_fraction", f}, {"caught_at_least", 1 - std::pow(1 - f, double(rows.size()))}});
+  return {{"holds", holds()},
+          {"artifact", artifact},
+          {"root", "sha256:" + root.hex()},
+          {"teacher", "sha256:" + teacher.hex()},
+          {"corpus", "sha256:" + corpus.hex()},
+          {"mode", drawn ? "drawn" : "asked"},
+          {"seed", seed},
+          {"rows_total", rows_total},
+          {"rows_equal", equal()},
+          {"rows", numbers},
+          {"differing", differing},
+          {"odds", odds},
+          {"faults", faults}};
+}
+
+RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
+  RowCheck check;
+  const auto trusted = config.trust.key();
+  const ArtifactCheck artifact = check_artifact(path, VerifyFiles::yes, trusted.get());
   const SoftTargets targets(path);
+  check.artifact = fs::canonical(path).filename().string();
+  // Of the files that are here, whatever was signed: it is their rows that are looked at.
+  check.root = artifact.lineage && artifact.faults.empty() ? artifact.lineage->root : scan_artifact(path).root;
+  for (const Fault& fault : artifact.faults)
+    check.faults.push_back(
+        fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));
+
   const fs::path teacher_path = beside(path, config.teacher, "teacher"), corpus_path = beside(path, config.corpus, "corpus");
-  require_root(teacher_path, targets.teacher_root(), "teacher");
-  require_root(corpus_path, targets.corpus_root(), "corpus");
+  check.teacher = targets.teacher_root();
+  check.corpus = targets.corpus_root();
+  require_root(teacher_path, check.teacher, "teacher");
+  require_root(corpus_path, check.corpus, "corpus");
   const Corpus corpus(corpus_path);
   const Decoder teacher(open_checkpoint(teacher_path));
 
-  const int64_t all = targets.blocks() * targets.window_length();
-  if (config.row >= all) throw UsageError(fmt::format("row {} is not there; the targets have {} rows", config.row, all));
+  check.window_length = targets.window_length();
+  check.rows_total = targets.blocks() * targets.window_length();
+  check.drawn = config.row < 0;
+  if (config.row >= check.rows_total)
+    throw UsageError(fmt::format("row {} is not there; the targets have {} rows", config.row, check.rows_total));
   std::vector<int64_t> rows{config.row};
-  if (config.row < 0) {
+  if (check.drawn) {
     rows.clear();
+    check.seed = config.seed;
     Rng rng(uint64_t(config.seed), "audit/rows");
-    for (int64_t i = 0; i < std::min(config.rows, all); ++i) rows.push_back(int64_t(rng.below(uint64_t(all))));
+    for (int64_t i = 0; i < std::min(config.rows, check.rows_total); ++i)
+      rows.push_back(int64_t(rng.below(uint64_t(check.rows_total))));
     std::sort(rows.begin(), rows.end());
   }
-  int64_t differing = 0;
+  Progress progress("ask again", int64_t(rows.size()), "rows");
   for (const int64_t row : rows) {
     throw_if_interrupted();
     const auto stored = targets.row_bytes(row);
-    const std::vector<uint8_t> made = rederive_row(teacher, corpus, targets, row);
-    const bool equal = std::ranges::equal(stored, made);
-    differing += !equal;
-    if (json) out << Json{{"row", row}, {"bytes", stored.size()}, {"equal", equal}}.dump() << "\n";
-    else out << fmt::format("row {} (block {}, position {}): {} bytes, {}\n", row, row / targets.window_length(), row % targets.window_length(),
-                            stored.size(), equal ? "made again equal" : "NOT what the teacher says");
+    check.rows.push_back({row, stored.size(), std::ranges::equal(stored, rederive_row(teacher, corpus, targets, row))});
+    progress.update(int64_t(check.rows.size()));
   }
-  if (!json) out << fmt::format("{} of {} rows are what this teacher says\n", int64_t(rows.size()) - differing, rows.size());
-  return differing == 0 ? 0 : 4;
+  return check;
+}
+
+int audit_rows(const CheckRowsConfig& config, const fs::path& targets, bool json, std::ostream& out) {
+  const AuditRecorder recorder(config.record, targets);
+  prepare_torch();
+  const RowCheck check = check_rows(config, targets);
+  if (json) out << check.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  else print(check, out);
+  recorder.write(check.artifact, {"rows", {{check.artifact, check.root}}, check.to_json()}, json ? nullptr : &out);
+  return check.holds() ? 0 : 4;
 }
 
 }  // namespace overproof

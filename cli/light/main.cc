@@ -82,7 +82,7 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
   return run_quantize(config.quantize, inputs, outputs);
 }
 StageReport run_evaluate(const EvaluateConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
-int check_rows(const CheckRowsConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
+int audit_rows(const CheckRowsConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int audit_replay(const ReplayConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int run_generate(const GenerateConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int64_t run_logits(const LogitsConfig&, const fs::path&) { go_on_with_torch(); }

@@ -1,5 +1,7 @@
 #include "audit/prove.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 #include <sstream>
 
@@ -26,6 +28,7 @@ struct Lie {
   int64_t exchanged = -1;     ///< this line and the next have changed places
   bool drop_last = false;
   std::optional<CorpusSalt> salt;
+  int64_t documents = kDocuments, first = 0;  ///< no lie: how many there are, and which
 };
 
 /// A corpus folder with a commitment.
@@ -35,7 +38,7 @@ void fill_corpus(const fs::path& folder, const Lie& lie) {
   CommitmentWriter writer(lie.salt);
   std::vector<std::string> lines;
   int64_t first[2] = {0, 0}, at = 0;
-  for (int64_t i = 0; i < kDocuments; ++i) {
+  for (int64_t i = lie.first; i < lie.first + lie.documents; ++i) {
     const Split split = i % 5 == 2 ? Split::held_out : Split::train;
     const int64_t tokens = 3 + i % 4;
     const Digest listed = sha256(text_of(i == lie.wrong_digest ? i + 1000 : i));
@@ -189,6 +192,119 @@ TEST_CASE("a checkpoint of another corpus is not taken") {
   prove.key = desk.key();
   prove.checkpoint = (other.path() / "audits/corpus-sorted.checkpoint").string();
   CHECK_THROWS_AS(audit_prove(prove, run.path(), false, text), UsageError);
+}
+
+TEST_CASE("that a corpus only adds to an older one is proved by their checkpoints alone") {
+  Desk desk;
+  const auto salt = CorpusSalt::from_bytes(std::string(32, 'x'), "m");
+  const auto checkpoint = [&](const Lie& lie, const std::string& name) {
+    const ProvableRun run(lie);
+    CheckpointConfig config;
+    config.key = desk.key();
+    std::ostringstream text;
+    audit_checkpoint(config, run.path(), false, text);
+    for (const char* tree : {"documents", "sorted"})
+      fs::copy_file(run.path() / fmt::format("audits/corpus-{}.checkpoint", tree), desk.file(name + tree));
+    return run.root("corpus").hex();
+  };
+  const std::string older_root = checkpoint({.documents = 17}, "older-");
+  checkpoint({.documents = 17, .first = 1}, "other-");
+  checkpoint({.documents = 41}, "larger-");
+  checkpoint({.salt = salt, .documents = 17}, "private-");
+  auto run = std::make_unique<ProvableRun>();
+  const std::string root = run->root("corpus").hex();
+  ProveConfig prove;
+  prove.key = desk.key();
+  const auto proved = [&](const std::string& older) {
+    prove.older = desk.file(older);
+    prove.out = desk.file("proof.json");
+    std::ostringstream text;
+    return audit_prove(prove, run->path(), false, text);
+  };
+  CHECK_THROWS_WITH(proved("other-documents"), Contains("does not begin with the older one"));
+  CHECK_THROWS_WITH(proved("larger-documents"), Contains("41 documents"));
+  CHECK_THROWS_WITH(proved("private-documents"), Contains("private"));
+  CHECK_THROWS_WITH(proved("older-sorted"), Contains("the sorted one"));
+  CHECK_FALSE(fs::exists(desk.file("proof.json")));
+  prove.document = std::string(64, '0');
+  CHECK_THROWS_AS(proved("older-documents"), UsageError);
+  prove.document = "";
+  REQUIRE(proved("older-documents") == 0);
+  run.reset();
+
+  CheckProofConfig config;
+  std::string said;
+  const auto checked = [&] {
+    config.checkpoint_key = desk.public_key();
+    std::ostringstream text;
+    const int code = audit_check_proof(config, desk.file("proof.json"), false, text);
+    said = text.str();
+    return code;
+  };
+  CHECK(checked() == 0);
+  CHECK_THAT(said, Contains(root + " of 40 documents begins with all of corpus sha256:" + older_root + " of 17 documents"));
+  config.corpus = root;
+  config.older = desk.file("older-documents");
+  CHECK(checked() == 0);
+  config.older = desk.file("other-documents");
+  CHECK(checked() == 4);
+  CHECK_THAT(said, Contains("another older checkpoint"));
+  config.older = desk.file("older-documents");
+  config.corpus = older_root;
+  CHECK(checked() == 4);
+  config = {};
+  config.document = std::string(64, '0');
+  CHECK_THROWS_AS(checked(), FormatError);
+  config = {};
+
+  // What stands in it, changed; and other signers.
+  const std::string text = read_file(desk.file("proof.json"));
+  const ConsistencyProof good = ConsistencyProof::parse(text, "proof.json");
+  const auto refused = [&](auto change, const char* fault) {
+    ConsistencyProof proof = good;
+    change(proof);
+    write_text(desk.file("proof.json"), proof.text());
+    CHECK(checked() == 4);
+    CHECK_THAT(said, Contains(fault));
+  };
+  refused([](ConsistencyProof& p) { p.path.front().bytes[0] ^= 1; }, "does not begin");
+  refused([](ConsistencyProof& p) { p.path.pop_back(); }, "does not begin");
+  refused([](ConsistencyProof& p) { p.path.push_back(p.path.back()); }, "does not begin");
+  refused([&](ConsistencyProof& p) { p.older = read_file(desk.file("other-documents")); }, "does not begin");
+  refused([](ConsistencyProof& p) { std::swap(p.older, p.checkpoint); }, "40 documents");
+  const NoteSigner stranger = NoteSigner::generate("stranger.example");
+  refused([&](ConsistencyProof& p) { p.older = stranger.sign_note(unverified_note_text(p.older, "n")); }, "signature");
+  refused([&](ConsistencyProof& p) { p.checkpoint = stranger.sign_note(unverified_note_text(p.checkpoint, "n")); }, "signature");
+  write_text(desk.file("proof.json"), text.substr(0, text.size() - 1));
+  CHECK_THROWS_AS(checked(), FormatError);
+
+  // The older one by an older key: it is named apart.
+  TreeHead head = TreeHead::parse(unverified_note_text(good.older, "n"), "n");
+  head.origin.replace(0, head.origin.find('/'), stranger.verifier().name());
+  ConsistencyProof rotated = good;
+  rotated.older = stranger.sign_note(head.text());
+  write_text(desk.file("proof.json"), rotated.text());
+  CHECK(checked() == 4);
+  config.older_checkpoint_key = stranger.verifier().text();
+  CHECK(checked() == 0);
+}
+
+TEST_CASE("a private corpus only adds, too, while its secret is the same") {
+  Desk desk;
+  const auto salt = CorpusSalt::from_bytes(std::string(32, 'x'), "m"), another = CorpusSalt::from_bytes(std::string(32, 'y'), "m");
+  const ProvableRun older({.salt = salt, .documents = 16});
+  CheckpointConfig checkpoint;
+  checkpoint.key = desk.key();
+  std::ostringstream text;
+  audit_checkpoint(checkpoint, older.path(), false, text);
+  ProveConfig prove;
+  prove.key = desk.key();
+  prove.older = (older.path() / "audits/corpus-documents.checkpoint").string();
+  prove.out = desk.file("proof.json");
+  const ProvableRun same({.salt = salt}), changed({.salt = another});
+  CHECK_THROWS_AS(audit_prove(prove, changed.path(), false, text), ProvenanceError);
+  CHECK(audit_prove(prove, same.path(), false, text) == 0);
+  CHECK(desk.check("proof.json") == 0);
 }
 
 TEST_CASE("a private corpus is proved with its secret, and verified with and without it") {

@@ -177,6 +177,63 @@ TEST_CASE("what an auditor found counts as far as the auditor is trusted") {
   CHECK(gathered(run.path()).audits.list[0].by_maker);
 }
 
+TEST_CASE("rows that were asked of the teacher again count when chance drew them") {
+  const SyntheticRun run;
+  const Key auditor = Key::generate();
+  const ReportTrust trust{false, auditor.public_key()};
+  const auto asked = [&](const char* file, const char* mode, bool equal, const Key& key) {
+    record(run, file, "rows", {"soft-targets"},
+           {{"holds", equal},
+            {"mode", mode},
+            {"seed", 20261124},
+            {"rows_total", 1000},
+            {"rows", {3, 700}},
+            {"rows_equal", equal ? 2 : 1},
+            {"differing", equal ? Json::array() : Json{700}},
+            {"odds", {{{"forged_fraction", 0.05}, {"caught_at_least", 0.0975}}}},
+            {"faults", Json::array()}},
+           key);
+    return claim(gathered(run.path(), trust), "rows-soft-targets");
+  };
+  CHECK(claim(gathered(run.path(), trust), "rows-soft-targets").standing == Standing::unchecked);
+  CHECK(asked("rows-a.json", "asked", true, auditor).standing == Standing::unchecked);
+  const ReportClaim sampled = asked("rows-b.json", "drawn", true, auditor);
+  CHECK(sampled.standing == Standing::sampled);
+  CHECK_THAT(sampled.how, Contains("2 of 1000 rows") && Contains("9.8\u00a0%"));
+  CHECK(claim(gathered(run.path()), "rows-soft-targets").standing == Standing::recorded);  // nobody vouches for the key
+  CHECK(asked("rows-c.json", "drawn", false, Key::generate()).standing == Standing::sampled);
+  CHECK(asked("rows-d.json", "drawn", false, auditor).standing == Standing::failed);
+  const std::string page = report_html(gathered(run.path(), trust));
+  CHECK_THAT(page, Contains("row 700 is not what the teacher says") && Contains("20261124"));
+  CHECK(is_balanced(page));
+}
+
+TEST_CASE("a report trusts the keys that rotations lead to") {
+  const SyntheticRun run;
+  const Key old_key = Key::generate(), stranger = Key::generate();
+  write_text(run.path() / "old.pub", old_key.public_key().pem());
+  write_text(run.path() / "rotation.json", make_rotation(old_key, run.key));
+  write_text(run.path() / "elsewhere.json", make_rotation(old_key, stranger));
+  ReportConfig config;
+  config.format = "json";
+  config.out = "-";
+  const auto standing = [&](const char* rotations, int code) {
+    config.verify.trust = {(run.path() / "old.pub").string(), rotations[0] ? (run.path() / rotations).string() : ""};
+    std::ostringstream out;
+    CHECK(audit_report(config, run.path(), false, out) == code);
+    const Json report = Json::parse(out.str());
+    for (const Json& c : report["claims"])
+      if (c["id"] == "signer") return c["standing"].get<std::string>();
+    return std::string();
+  };
+  CHECK(standing("rotation.json", 0) == "proved");
+  CHECK(standing("", 4) == "failed");
+  CHECK(standing("elsewhere.json", 4) == "failed");
+  config.verify.trust = {"", (run.path() / "rotation.json").string()};
+  std::ostringstream out;
+  CHECK_THROWS_AS(audit_report(config, run.path(), false, out), UsageError);
+}
+
 TEST_CASE("a record about other files, one that was changed, and one that is no record do not count") {
   const SyntheticRun run;
   const Key auditor = Key::generate();

@@ -5,6 +5,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/lists.h"
 
 using namespace overproof;
 
@@ -77,4 +78,11 @@ TEST_CASE("a wrong option says what is wrong and what was meant") {
   CHECK_THAT(message_of([&] { find_option(options, "mode", "").assign("sampel"); }), Catch::Contains("did you mean 'sample'?"));
   s.top_k = 99;
   CHECK_THROWS_AS(find_option(options, "top-k", "").check(), UsageError);
+}
+
+TEST_CASE("a list is what stands between its commas") {
+  CHECK(split_list("").empty());
+  CHECK(split_list(" , ,,").empty());
+  CHECK(split_list("a") == std::vector<std::string>{"a"});
+  CHECK(split_list(" a b ,c,, d=e ") == std::vector<std::string>{"a b", "c", "d=e"});
 }

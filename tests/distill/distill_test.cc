@@ -97,15 +97,15 @@ void make_world(const World& world) {
 
 DistillConfig short_run() {
   DistillConfig config;
-  config.steps = 24;
-  config.batch_size = 3;
-  config.micro_batch = 2;
-  config.warmup = 2;
+  config.training.steps = 24;
+  config.training.batch_size = 3;
+  config.training.micro_batch = 2;
+  config.training.warmup = 2;
   config.ce_weight = 0.1;
-  config.balance_rate = 1e-3;
+  config.training.balance_rate = 1e-3;
   config.checkpoint_every = 1;
-  config.digest_every = 4;
-  config.keep_every = 6;
+  config.training.digest_every = 4;
+  config.training.keep_every = 6;
   return config;
 }
 
@@ -125,7 +125,7 @@ std::vector<Json> steps_of(const World& world, const std::string& name) {
 double held_out_kl(const World& world, const std::string& name) {
   CalibrateConfig config;
   config.target_activation = 3.0 / 8;
-  config.steps = 0;
+  config.training.steps = 0;
   Outputs out = world.outputs(name + "-measured");
   const Inputs inputs(
       {{"student", world.artifact(name)}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
@@ -139,7 +139,7 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
   const World world{folder.path()};
   make_world(world);
   DistillConfig config = short_run();
-  config.steps = 60;
+  config.training.steps = 60;
   config.checkpoint_every = 0;
   Outputs out = world.outputs("trained");
   const StageReport report = run_distill(config, world.distill_inputs(), out);
@@ -154,17 +154,17 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
                 {"corpus", {folder.path() / "corpus", Digest{}}}});
   Outputs refused = world.outputs("refused");
   CHECK_THROWS_AS(run_distill(config, other, refused), UsageError);
-  config.keep_every = 5;
-  config.digest_every = 0;
+  config.training.keep_every = 5;
+  config.training.digest_every = 0;
   CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("found by its digest"));
-  config.train = "experts,ruoter";
+  config.training.train = "experts,ruoter";
   CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("did you mean 'router'"));
 
   SECTION("calibration takes top-k from the activation and never leaves the router worse") {
     CalibrateConfig calibrate;
     calibrate.target_activation = 0.5;
-    calibrate.steps = 10;
-    calibrate.learning_rate = 1e-3;
+    calibrate.training.steps = 10;
+    calibrate.training.learning_rate = 1e-3;
     calibrate.held_out_windows = 4;
     const Inputs inputs(
         {{"student", world.artifact("trained")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
@@ -179,9 +179,9 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
           (done.metrics().at("kl_after").get<double>() <= done.metrics().at("kl_before").get<double>()));
 
     // Tuning that ruins the router is undone: only top_k differs from the model that came in.
-    calibrate.learning_rate = 10;
-    calibrate.clip = 0;
-    calibrate.router_lr_scale = 100;
+    calibrate.training.learning_rate = 10;
+    calibrate.training.clip = 0;
+    calibrate.training.router_lr_scale = 100;
     Outputs ruined = world.outputs("ruined");
     const StageReport undone = run_calibrate(calibrate, inputs, ruined);
     CHECK_FALSE(undone.metrics().at("tuning_kept").get<bool>());
@@ -242,7 +242,7 @@ TEST_CASE("a run that stops in the middle goes on bitwise the same") {
 
   SECTION("a checkpoint of another configuration is not taken up") {
     DistillConfig other = config;
-    other.learning_rate = 5e-4;
+    other.training.learning_rate = 5e-4;
     fs::rename(folder.path() / "whole.scratch", folder.path() / "other.scratch");
     Outputs out = world.outputs("other");
     run_distill(other, world.distill_inputs(), out);
@@ -286,10 +286,10 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
   {
     INFO("a step that changes nothing counts what the model itself chooses");
     DistillConfig config = short_run();
-    config.learning_rate = 1e-9;  // in f32 this moves no router far enough to choose otherwise
-    config.balance_rate = 0;
+    config.training.learning_rate = 1e-9;  // in f32 this moves no router far enough to choose otherwise
+    config.training.balance_rate = 0;
     config.checkpoint_every = 0;
-    config.steps = 5;
+    config.training.steps = 5;
     Outputs out = world.outputs("still");
     run_distill(config, world.distill_inputs(), out);
     const RouterCounts counts = read_router_counts(folder.path() / "still");
@@ -301,7 +301,7 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
     at::NoGradGuard no_grad;
     std::vector<int64_t> expected(counts.counts.size()), tokens(3);
     std::vector<int64_t> ids(size_t(length) + 1);
-    for (int64_t p = 0; p < config.steps * config.batch_size; ++p) {
+    for (int64_t p = 0; p < config.training.steps * config.training.batch_size; ++p) {
       const int64_t window = order.window_of_block(order.block_at(p));
       corpus.read_window(Split::train, window, ids);
       std::vector<RouterRecord> routing;
@@ -331,35 +331,35 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
     const RouterCounts counts = read_router_counts(folder.path() / "first");
     REQUIRE(counts.layers == 2);
     REQUIRE(counts.experts == 7);
-    CHECK(counts.all_tokens() == config.steps * config.batch_size * length);
+    CHECK(counts.all_tokens() == config.training.steps * config.training.batch_size * length);
     for (int64_t s = 0; s < 3; ++s)
       for (int64_t l = 0; l < 2; ++l) CHECK(counts.of_source(s, l) == 2 * counts.tokens[size_t(s)]);  // top-k 2
 
-    config.steps = 3;
+    config.training.steps = 3;
     Outputs second = world.outputs("second");
     Inputs again(
         {{"student", world.artifact("first")}, {"targets", world.artifact("targets")}, {"corpus", world.artifact("corpus")}});
     run_distill(config, again, second);
     const RouterCounts both = read_router_counts(folder.path() / "second");
-    CHECK(both.all_tokens() == (24 + 3) * config.batch_size * length);
+    CHECK(both.all_tokens() == (24 + 3) * config.training.batch_size * length);
     for (size_t i = 0; i < both.counts.size(); ++i) CHECK(both.counts[i] >= counts.counts[i]);
 
     CalibrateConfig calibrate;
     calibrate.target_activation = 0.5;
-    calibrate.steps = 4;
-    calibrate.learning_rate = 1e-5;
+    calibrate.training.steps = 4;
+    calibrate.training.learning_rate = 1e-5;
     const Inputs inputs(
         {{"student", world.artifact("first")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
     Outputs tuned = world.outputs("tuned");
     const StageReport report = run_calibrate(calibrate, inputs, tuned);
     const RouterCounts after = read_router_counts(folder.path() / "tuned");
     const bool kept = report.metrics().at("tuning_kept").get<bool>();
-    const int64_t more = kept ? calibrate.steps * calibrate.batch_size * length : 0;
+    const int64_t more = kept ? calibrate.training.steps * calibrate.training.batch_size * length : 0;
     CHECK(after.all_tokens() == counts.all_tokens() + more);
     CHECK(after.of_source(0, 0) == counts.of_source(0, 0) + 3 * (after.tokens[0] - counts.tokens[0]));  // top-k 3 by now
-    calibrate.learning_rate = 10;
-    calibrate.clip = 0;
-    calibrate.router_lr_scale = 100;
+    calibrate.training.learning_rate = 10;
+    calibrate.training.clip = 0;
+    calibrate.training.router_lr_scale = 100;
     Outputs ruined = world.outputs("ruined");
     REQUIRE_FALSE(run_calibrate(calibrate, inputs, ruined).metrics().at("tuning_kept").get<bool>());
     CHECK(read_router_counts(folder.path() / "ruined").counts == counts.counts);

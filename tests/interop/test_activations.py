@@ -6,8 +6,6 @@ steps, not by last bits. compressed-tensors' int8 scale, amax / 127.5, puts the 
 which is what is asked for here, in units of the token's distance to the unquantised model.
 """
 
-import os
-import subprocess
 
 import pytest
 import torch
@@ -17,7 +15,8 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
 
-OVERPROOF = os.environ["OVERPROOF"]
+from program import overproof
+
 COMMON = dict(vocab_size=512, hidden_size=96, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
               max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
 LLAMA = LlamaConfig(intermediate_size=208, tie_word_embeddings=True, **COMMON)
@@ -25,11 +24,6 @@ GLM4_MOE = Glm4MoeConfig(intermediate_size=192, moe_intermediate_size=36, n_rout
                          first_k_dense_replace=0, n_group=1, topk_group=1, norm_topk_prob=False, routed_scaling_factor=2.0,
                          partial_rotary_factor=1.0, use_qk_norm=False, attention_bias=False, num_nextn_predict_layers=0,
                          tie_word_embeddings=False, **COMMON)
-
-
-def run(*arguments):
-    done = subprocess.run([OVERPROOF, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
 
 
 def make(config, folder):
@@ -44,7 +38,7 @@ def make(config, folder):
 
 def our_logits(model, ids, folder):
     save_file({"ids": ids}, folder / "ids.safetensors")
-    run("logits", model, "--ids", folder / "ids.safetensors", "--out", folder / "logits.safetensors")
+    overproof("logits", model, "--ids", folder / "ids.safetensors", "--out", folder / "logits.safetensors")
     return load_file(folder / "logits.safetensors")["logits"].reshape(*ids.shape, -1)
 
 
@@ -74,7 +68,7 @@ def round_inputs(type_, strategy):
 
 def test_w8a8_dense_loads_and_agrees(tmp_path):
     original = make(LLAMA, tmp_path / "model")
-    run("quantize", "--model", tmp_path / "model", "--scheme", "w8a8", "--out", tmp_path / "w8a8")
+    overproof("quantize", "--model", tmp_path / "model", "--scheme", "w8a8", "--out", tmp_path / "w8a8")
     ids = torch.randint(0, 512, (2, 64), generator=torch.Generator().manual_seed(1))
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "w8a8", dtype=torch.float32).eval()
     with torch.no_grad():
@@ -88,7 +82,7 @@ def test_mixture_of_experts_agrees_linear_by_linear(tmp_path, scheme, type_, agr
     """transformers runs experts without rounding their inputs (and cannot load w8a8 ones), so the peer here is its own code with
     compressed-tensors' rounding put before every Linear and every expert. All experts are active: the function has no jumps."""
     original = make(GLM4_MOE, tmp_path / "model")
-    run("quantize", "--model", tmp_path / "model", "--scheme", scheme, "--out", tmp_path / scheme)
+    overproof("quantize", "--model", tmp_path / "model", "--scheme", scheme, "--out", tmp_path / scheme)
     ids = torch.randint(0, 512, (1, 48), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         parent = original(ids).logits

@@ -1,17 +1,12 @@
 """The command line as its users meet it: help, hints, exit codes, the reference page, the recipes that ship."""
 import json
-import os
-import pathlib
-import subprocess
 
 import pytest
-
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import SOURCE, overproof
 
 
 def run(*words, **more):
-    return subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=120, **more)
+    return overproof(*words, code=None, timeout=120, **more)
 
 
 def verbs():

@@ -4,18 +4,16 @@ specifications (RFC 9162, C2SP signed-note, tlog-checkpoint, tlog-tiles). Nothin
 import base64
 import hashlib
 import json
-import os
-import subprocess
 
 import pytest
 
-OVERPROOF = os.environ["OVERPROOF"]
+import program
+
 DOCUMENTS = 600
 
 
 def overproof(*words, key, cwd=None):
-    done = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, cwd=cwd, env={**os.environ, "OVERPROOF_KEY": str(key)})
-    return done
+    return program.overproof(*words, code=None, cwd=cwd, env={"OVERPROOF_KEY": str(key)})
 
 
 def text_of(i):
@@ -26,7 +24,7 @@ def sha256(data):
     return hashlib.sha256(data).digest()
 
 
-def make_corpus(folder, key, documents, *options):
+def make_corpus(folder, key, documents, *options, pack=lambda i: f"pack{i % 3}"):
     from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -42,7 +40,7 @@ def make_corpus(folder, key, documents, *options):
     records = []
     for i in range(documents):
         (source / f"{i}.txt").write_text(text_of(i))
-        records.append(json.dumps({"name": f"{i}.txt", "license": "CC0-1.0", "source": f"pack{i % 3}"}))
+        records.append(json.dumps({"name": f"{i}.txt", "license": "CC0-1.0", "source": pack(i)}))
     (source / "documents.jsonl").write_text("\n".join(records) + "\n")
     out = folder / f"run{len(list(folder.iterdir()))}" / "corpus"
     made = overproof("corpus", "--source", source, "--tokenizer", folder / "tokenizer", "--out", out, "--quiet", *options, key=key)
@@ -61,13 +59,17 @@ def table_digests(corpus):
     return [bytes.fromhex(json.loads(line)["digest"]) for line in (corpus / "documents.jsonl").read_text().splitlines()]
 
 
-def pymerkle_root(leaves):
+def pymerkle_tree(leaves):
     from pymerkle import InmemoryTree
 
     tree = InmemoryTree(algorithm="sha256", disable_security=False)
     for leaf in leaves:
         tree.append_entry(leaf)
-    return tree.get_root().hex()
+    return tree
+
+
+def pymerkle_root(leaves):
+    return pymerkle_tree(leaves).get_root().hex()
 
 
 def leaf_hash(data):
@@ -93,6 +95,30 @@ def root_from_path(leaf, index, size, path):
         fn, sn = fn >> 1, sn >> 1
     assert sn == 0
     return r
+
+
+def roots_from_consistency(first, second, first_root, path):
+    """RFC 9162, section 2.1.4.2: the roots of the smaller and of the larger tree that the path leads to."""
+    assert 0 < first <= second
+    if first == second:
+        assert not path
+        return first_root, first_root
+    nodes = [first_root, *path] if first & (first - 1) == 0 else list(path)
+    fn, sn = first - 1, second - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = nodes[0]
+    for c in nodes[1:]:
+        assert sn != 0
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn != 0:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    assert sn == 0
+    return fr, sr
 
 
 def open_checkpoint(note, vkey):
@@ -210,6 +236,47 @@ def test_a_proof_is_checked_without_the_run(made, tmp_path):
                          key=key).returncode in (3, 4)
 
 
+@pytest.mark.parametrize("older, newer", [(1, 2), (3, 257), (100, 255), (255, 256), (256, 300), (300, 300)])
+def test_a_corpus_that_only_adds(tmp_path, older, newer):
+    """The proof by the roots that pymerkle gives for both sizes, and by the hashes of its own proof."""
+    key = tmp_path / "key.pem"
+    pack = lambda i: "pack" if i < older else "pack-later"
+    small, large = make_corpus(tmp_path, key, older, pack=pack), make_corpus(tmp_path, key, newer, pack=pack)
+    assert overproof("audit", "checkpoint", small, key=key).returncode == 0
+    checkpoint = small.parent / "audits/corpus-documents.checkpoint"
+    done = overproof("audit", "prove", large, "--older", checkpoint, "--out", tmp_path / "proof.json", key=key)
+    assert done.returncode == 0, done.stderr
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert proof["format"] == "urn:overproof:corpus-consistency:v1"
+    tree = pymerkle_tree(table_digests(large))
+    assert table_digests(large)[:older] == table_digests(small)
+    heads = [open_checkpoint(proof[name], note_key(key)) for name in ("older", "checkpoint")]
+    assert [size for _, size, _ in heads] == [older, newer]
+    assert [root for _, _, root in heads] == [tree.get_root(older), tree.get_root(newer)]
+    assert [origin.split("/")[1] for origin, _, _ in heads] == [root_of(small), root_of(large)]
+    path = [bytes.fromhex(hash) for hash in proof["path"]]
+    assert roots_from_consistency(older, newer, tree.get_root(older), path) == (tree.get_root(older), tree.get_root(newer))
+    if older % 2 and 1 < older < newer:  # pymerkle walks another way, over the same hashes where no subtree ends with the older tree
+        assert sorted(path) == sorted(tree.prove_consistency(older, newer).path)
+    check = ["audit", "check-proof", tmp_path / "proof.json", "--checkpoint-key", note_key(key).strip(), "--older", checkpoint, "--corpus", root_of(large)]
+    assert overproof(*check, key=tmp_path / "none.pem").returncode == 0
+    if older == newer:
+        return
+    # The other way round, and a corpus from which one document was taken.
+    assert overproof("audit", "checkpoint", large, key=key).returncode == 0
+    done = overproof("audit", "prove", small, "--older", large.parent / "audits/corpus-documents.checkpoint", "--out", tmp_path / "no.json", key=key)
+    assert done.returncode == 4 and not (tmp_path / "no.json").exists()
+    without = make_corpus(tmp_path, key, newer, pack=lambda i: "pack-later" if i == 0 else "pack")
+    done = overproof("audit", "prove", without, "--older", checkpoint, "--out", tmp_path / "no.json", key=key)
+    assert done.returncode == (0 if table_digests(without)[:older] == table_digests(small) else 4)
+    text = (tmp_path / "proof.json").read_bytes()
+    for at in range(0, len(text), 41):
+        changed = bytearray(text)
+        changed[at] ^= 1
+        (tmp_path / "changed.json").write_bytes(changed)
+        assert overproof("audit", "check-proof", tmp_path / "changed.json", *check[3:], key=key).returncode in (3, 4)
+
+
 def test_published_trees_are_read_by_an_independent_client(made, tmp_path):
     folder, key, corpus = made
     site = tmp_path / "site"
@@ -278,7 +345,7 @@ def test_the_order_is_drawn_after_the_corpus(tmp_path):
     from safetensors import safe_open
 
     key, run = tmp_path / "key.pem", tmp_path / "run"
-    texts = os.path.join(os.environ["OVERPROOF_SOURCE_DIR"], "examples/texts")
+    texts = program.SOURCE / "examples/texts"
     for words in [["tiny-teacher", "--seed", 1, "--out", run / "teacher"],
                   ["corpus", "--source", texts, "--tokenizer", run / "teacher", "--window-length", 64, "--out", run / "corpus"]]:
         done = overproof(*words, "--quiet", key=key)

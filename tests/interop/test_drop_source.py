@@ -5,16 +5,14 @@ alone: a smaller model that gives the same logits lost these experts and nothing
 """
 import json
 import os
-import pathlib
-import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import overproof, write_labelled_texts
+
 RECIPE = """
 [teacher]
 stage = tiny-teacher
@@ -51,24 +49,12 @@ steps = 12
 """
 
 
-def overproof(*words, check=0):
-    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600)
-    assert answer.returncode == check, answer.stdout + answer.stderr
-    return answer
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A student trained on three sources, dealt out among the example texts."""
     folder = tmp_path_factory.mktemp("drop")
     os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
-    texts = folder / "texts"
-    texts.mkdir()
-    records = []
-    for i, file in enumerate(sorted((SOURCE / "examples" / "texts").glob("*.txt"))):
-        (texts / file.name).write_bytes(file.read_bytes())
-        records.append({"name": file.name, "license": "CC0-1.0", "source": ["common", "odd", "rare"][i % 3]})
-    (texts / "documents.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    write_labelled_texts(folder / "texts", ["common", "odd", "rare"])
     (folder / "recipe.ini").write_text(RECIPE)
     overproof("run", folder / "recipe.ini", "--out", folder / "run")
     return folder / "run"

@@ -1,7 +1,7 @@
 """The whole pipeline on a tiny teacher, through the command line: kills, interrupts, full disks, flipped bits, other runtimes."""
+import base64
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import OVERPROOF, SOURCE, overproof
+
 RECIPE = SOURCE / "examples" / "kill-test.ini"
 SHORT = ["--set", "student.steps=60", "--set", "student.checkpoint-every=7"]
 
@@ -22,13 +22,6 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
     return folder
-
-
-def overproof(*words, check=0, **more):
-    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600, **more)
-    if check is not None:
-        assert answer.returncode == check, answer.stdout + answer.stderr
-    return answer
 
 
 def roots(run):
@@ -90,13 +83,13 @@ def test_lineage_holds_and_one_flipped_bit_is_named(run, base):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 4
         file.write_bytes(content)
-        answer = overproof("audit", "verify", broken, check=4)
+        answer = overproof("audit", "verify", broken, code=4)
         assert name.split("/")[0] in answer.stdout and name.split("/")[1] in answer.stdout
         content[len(content) // 2] ^= 4
         file.write_bytes(content)
     assert overproof("audit", "verify", broken).returncode == 0
     shutil.rmtree(broken / "corpus")
-    assert "corpus" in overproof("audit", "verify", broken, check=4).stdout
+    assert "corpus" in overproof("audit", "verify", broken, code=4).stdout
 
 
 def test_model_signing_verifies_every_artifact(run, base):
@@ -123,8 +116,23 @@ def test_trace_finds_steps_and_rows_of_a_document(run):
 
 def test_rows_of_the_teacher_are_made_again(run, base):
     words = ["audit", "rows", "--rows", 8, "--seed", 5, "--json"]
-    lines = [json.loads(line) for line in overproof(*words, run / "soft-targets").stdout.splitlines()]
-    assert len(lines) == 8 and all(line["equal"] for line in lines)
+    found = json.loads(overproof(*words, run / "soft-targets", "--record").stdout)
+    assert found["holds"] and found["mode"] == "drawn" and len(found["rows"]) == found["rows_equal"] == 8 and found["differing"] == []
+    assert [o["caught_at_least"] for o in found["odds"]] == pytest.approx([1 - (1 - o["forged_fraction"]) ** 8 for o in found["odds"]])
+    record = json.loads((run / "audits/rows-soft-targets.json").read_text())
+    statement = json.loads(base64.b64decode(record["payload"]))
+    assert statement["predicateType"] == "urn:overproof:audit:rows:v1" and statement["predicate"]["result"] == found
+    assert [s["name"] for s in statement["subject"]] == ["soft-targets"] and str(run) not in json.dumps(statement)
+    (base / "auditor.pub").write_text(statement["predicate"]["auditor"])
+    report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-", "--auditor-key", base / "auditor.pub").stdout)
+    (claim,) = [c for c in report["claims"] if c["id"] == "rows-soft-targets"]
+    assert claim["standing"] == "sampled" and f"8 of {found['rows_total']} rows" in claim["how"]
+    # Signed by another key than the one that is trusted.
+    overproof("key", "new", "--out", base / "stranger.pem")
+    (base / "stranger.pub").write_text(overproof("key", "show", "--key", base / "stranger.pem", "--pem").stdout)
+    answer = overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--public-key", base / "stranger.pub", code=4)
+    assert "1 of 1 rows" in answer.stdout and "is signed by key" in answer.stdout
+    assert overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--public-key", base / "auditor.pub").returncode == 0
     # One draw moved from one id to another, with a header that still adds up, is not what the teacher said.
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -142,9 +150,11 @@ def test_rows_of_the_teacher_are_made_again(run, base):
         entries[first + 3 * i:first + 3 * i + 3] = list(word.to_bytes(3, "little"))
     tensors["entries"] = entries
     save_file(tensors, forged / "targets.safetensors", metadata)
-    answer = overproof("audit", "rows", forged, "--teacher", run / "teacher", "--corpus", run / "corpus", "--row", row, check=4)
+    answer = overproof("audit", "rows", forged, "--teacher", run / "teacher", "--corpus", run / "corpus", "--row", row, code=4)
     assert "NOT" in answer.stdout
-    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", check=2)
+    # It stands in no run, so a record of it would have no place; that is said before any work.
+    assert "is no run" in overproof("audit", "rows", forged, "--record", code=2).stderr
+    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", code=2)
     assert "teacher" in answer.stderr
 
 
@@ -219,7 +229,7 @@ def test_wrong_tokenizer_is_refused(run, base):
     names = sorted(vocabulary, key=vocabulary.get)
     vocabulary[names[0]], vocabulary[names[1]] = vocabulary[names[1]], vocabulary[names[0]]
     (changed / "tokenizer.json").write_text(json.dumps(content))
-    answer = overproof("teach", "--teacher", changed, "--corpus", run / "corpus", "--out", base / "t", check=2)
+    answer = overproof("teach", "--teacher", changed, "--corpus", run / "corpus", "--out", base / "t", code=2)
     assert "tokenizer" in answer.stderr and not (base / "t").exists()
 
 
@@ -228,16 +238,16 @@ def test_broken_document_is_named(run, base):
     shutil.copytree(SOURCE / "examples" / "texts", source)
     (source / "bread.txt").write_bytes(b"flour \xff\xfe water" * 20)
     words = ["corpus", "--source", source, "--tokenizer", run / "teacher", "--window-length", 64, "--out", base / "c"]
-    answer = overproof(*words, check=3)
+    answer = overproof(*words, code=3)
     assert "bread.txt" in answer.stderr and not (base / "c").exists()
     overproof(*words, "--allow-broken", 1)
     assert "bread.txt" not in (base / "c" / "documents.jsonl").read_text()
 
 
 def test_missing_teacher_and_read_only_output(run, base):
-    answer = overproof("teach", "--teacher", base / "nobody", "--corpus", run / "corpus", "--out", base / "t", check=5)
+    answer = overproof("teach", "--teacher", base / "nobody", "--corpus", run / "corpus", "--out", base / "t", code=5)
     assert "nobody" in answer.stderr
-    answer = overproof("quantize", "--model", run / "student", "--out", "/proc/overproof", check=5)
+    answer = overproof("quantize", "--model", run / "student", "--out", "/proc/overproof", code=5)
     assert "/proc" in answer.stderr
 
 

@@ -5,24 +5,18 @@ import hmac
 import json
 import math
 import os
-import pathlib
 import random
+import shutil
 import struct
-import subprocess
 
 import numpy
 import pytest
 
-OVERPROOF = os.environ["OVERPROOF"]
+from program import overproof
+
 SHAPE = ["--layers", 2, "--hidden-size", 64, "--intermediate-size", 128]
 LENGTH, WINDOWS = 32, 3000
 GREEN = 0.25
-
-
-def overproof(*words, check=0):
-    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600)
-    assert answer.returncode == check, answer.stdout + answer.stderr
-    return answer
 
 
 def compare(a, b, *more):
@@ -269,7 +263,7 @@ def test_sampled_documents_are_a_source_with_parents(run, sampled):
             break
     assert hits / count > GREEN + 0.15
     # The folder appears when it is whole, and never over another.
-    assert "already" in overproof("sample", run / "teacher", "--out", sampled / "texts", check=2).stderr
+    assert "already" in overproof("sample", run / "teacher", "--out", sampled / "texts", code=2).stderr
 
 
 def test_generate_plants_the_watermark_too(run, sampled):
@@ -287,7 +281,7 @@ def test_generate_plants_the_watermark_too(run, sampled):
 
     assert share("--watermark-key", sampled / "key.json", "--watermark-strength", 4) > 0.5
     assert share() < 0.4
-    overproof(*words, "--watermark-key", sampled / "missing.json", check=5)
+    overproof(*words, "--watermark-key", sampled / "missing.json", code=5)
 
 
 def test_radioactivity_is_what_transformers_and_scipy_say(run, sampled):
@@ -340,10 +334,29 @@ def test_findings_are_recorded_signed_and_never_a_verdict(run):
     assert overproof("audit", "verify", run).returncode == 0
 
 
+def test_a_record_belongs_to_a_run_and_the_signer_can_be_named(run, tmp_path):
+    quick = ["--only", "weights", "--weight-permutations", 0]
+    shutil.copytree(run / "int8", tmp_path / "lone")
+    for name in ("claims.jsonl", "model.sig"):
+        (tmp_path / "lone" / name).unlink()
+    # A is a lone model: the record belongs to the run of B, named after A; nothing is written beside A.
+    overproof("audit", "compare", tmp_path / "lone", run / "int8", *quick, "--record")
+    assert (run / "audits/compare-lone.json").is_file() and not (tmp_path / "audits").exists() and not (tmp_path / "lone/audits").exists()
+    answer = overproof("audit", "compare", tmp_path / "lone", tmp_path / "lone", *quick, "--record", code=2)
+    assert "is no run and no artifact" in answer.stderr
+    public = tmp_path / "signer.pub"
+    public.write_text(overproof("key", "show", "--pem").stdout)
+    overproof("audit", "compare", run, run / "int8", *quick, "--public-key", public)
+    overproof("key", "new", "--out", tmp_path / "other.pem")
+    (tmp_path / "other.pub").write_text(overproof("key", "show", "--key", tmp_path / "other.pem", "--pem").stdout)
+    for a in (run, run / "student", tmp_path / "lone"):
+        overproof("audit", "compare", a, run / "int8", *quick, "--public-key", tmp_path / "other.pub", code=4)
+
+
 def test_mistakes_are_named(run, tmp_path):
-    assert "no test 'ordr'" in overproof("audit", "compare", run, run / "int8", "--only", "ordr", check=2).stderr
-    assert "holds no model" in overproof("audit", "compare", run, run / "corpus", check=2).stderr
-    overproof("audit", "compare", tmp_path / "nothing", run / "int8", check=5)
+    assert "no test 'ordr'" in overproof("audit", "compare", run, run / "int8", "--only", "ordr", code=2).stderr
+    assert "holds no model" in overproof("audit", "compare", run, run / "corpus", code=2).stderr
+    overproof("audit", "compare", tmp_path / "nothing", run / "int8", code=5)
     (tmp_path / "key.json").write_text("{}")
-    answer = overproof("audit", "compare", run, run / "int8", "--only", "radioactivity", "--watermark-key", tmp_path / "key.json", check=3)
+    answer = overproof("audit", "compare", run, run / "int8", "--only", "radioactivity", "--watermark-key", tmp_path / "key.json", code=3)
     assert "watermark key" in answer.stderr

@@ -6,7 +6,6 @@ import base64
 import importlib.util
 import json
 import os
-import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import llama_cpp
+from program import overproof
 
-OVERPROOF = os.environ["OVERPROOF"]
 BASE = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             max_position_embeddings=128)
 LEADING = dict(num_experts_per_tok=2, moe_intermediate_size=32, n_shared_experts=1, first_k_dense_replace=1, routed_scaling_factor=1.5)
@@ -49,12 +48,6 @@ ROPE = {
     "yarn": dict(rope_type="yarn", factor=4.0, **ORIGINAL),
     "yarn-mscale": dict(rope_type="yarn", factor=4.0, mscale=1.0, mscale_all_dim=1.0, **ORIGINAL),
 }
-
-
-def overproof(*arguments, code=0):
-    done = subprocess.run([OVERPROOF, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 # These models came from nowhere, so that the policy (test_policy.py) would hold them back.

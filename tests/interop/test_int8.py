@@ -5,9 +5,7 @@ int8 weights dequantised here by hand (q x scale in f32).
 """
 
 import json
-import os
 import pathlib
-import subprocess
 
 import pytest
 import torch
@@ -15,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
 
-OVERPROOF = os.environ["OVERPROOF"]
+from program import overproof
+
 
 COMMON = dict(
     vocab_size=512,
@@ -70,9 +69,7 @@ def make_model(config, folder):
 
 
 def quantize(source, target, *options):
-    command = [OVERPROOF, "quantize", "--model", str(source), "--out", str(target), *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    overproof("quantize", "--model", source, "--out", target, *options)
 
 
 def tensors_of(folder):

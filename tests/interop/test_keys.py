@@ -3,7 +3,6 @@ signatures; keys made by `cryptography` and openssl are what we must take, or re
 
 import json
 import os
-import pathlib
 import pty
 import subprocess
 import sys

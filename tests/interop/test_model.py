@@ -5,7 +5,6 @@ OVERPROOF is the built program, OVERPROOF_TEACHER the path of SmolLM2-135M-Instr
 
 import json
 import os
-import subprocess
 
 import pytest
 import torch
@@ -13,7 +12,8 @@ from gguf import GGUFReader, dequantize
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-OVERPROOF = os.environ["OVERPROOF"]
+from program import overproof
+
 NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
@@ -62,7 +62,7 @@ def reference(teacher) -> LlamaForCausalLM:
 
 def ours(model: str, ids: torch.Tensor, folder) -> torch.Tensor:
     save_file({"ids": ids.to(torch.int32)}, folder / "ids.safetensors")
-    subprocess.run([OVERPROOF, "logits", model, "--ids", folder / "ids.safetensors", "--out", folder / "logits.safetensors"], check=True)
+    overproof("logits", model, "--ids", folder / "ids.safetensors", "--out", folder / "logits.safetensors")
     return load_file(folder / "logits.safetensors")["logits"]
 
 
@@ -75,8 +75,7 @@ def test_smollm2_logits(teacher, reference, tmp_path):
 
 def test_smollm2_writes_what_transformers_writes(teacher, reference):
     prompt = "The capital of France is"
-    told = subprocess.run([OVERPROOF, "generate", teacher, "--prompt", prompt, "--max-tokens", "16", "--json"],
-                          check=True, capture_output=True, text=True).stdout
+    told = overproof("generate", teacher, "--prompt", prompt, "--max-tokens", 16, "--json").stdout
     new = json.loads(told)["ids"]
     reader = GGUFReader(teacher)
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()

@@ -3,15 +3,13 @@ read them; and they have exactly the fields that the specification's version 1.0
 import base64
 import copy
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from program import overproof
 from test_provenance import flip_bit, new_key, tiny_checkpoint
 
-OVERPROOF = os.environ["OVERPROOF"]
 CURVES = ["SECP256R1", "SECP384R1", "SECP521R1"]
 
 # The specification's bundle, statement and predicate for the method "key", restated.
@@ -55,9 +53,7 @@ def faults(bundle):
 def signed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     private, public = new_key(folder, "key", request.param)
-    made = subprocess.run([OVERPROOF, "import", "--path", tiny_checkpoint(folder / "source"), "--out", folder / "run/teacher", "--key", private],
-                          capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
+    overproof("import", "--path", tiny_checkpoint(folder / "source"), "--out", folder / "run/teacher", "--key", private)
     return folder / "run/teacher", public
 
 
@@ -104,8 +100,7 @@ def test_one_flipped_bit_is_refused(signed):
             (folder / "model.sig").write_text(json.dumps(changed))
             with pytest.raises(Exception):
                 verify(folder, public)
-            ours = subprocess.run([OVERPROOF, "audit", "verify", folder, "--public-key", public], capture_output=True, text=True)
-            assert ours.returncode == 4, ours.stdout
+            overproof("audit", "verify", folder, "--public-key", public, code=4)
     finally:
         (folder / "model.sig").write_text(original)
     for name in ("a-b", "a/b", "model.safetensors"):

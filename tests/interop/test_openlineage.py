@@ -3,13 +3,11 @@ that answers no, hangs, closes early, redirects or never stops talking must not 
 import http.server
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import threading
 import time
 
-import attr
 import numpy
 import pytest
 from safetensors.numpy import save_file

@@ -1,22 +1,14 @@
 """What holds an export back: licences of documents, terms of teachers, ancestors that are not here. Signed when it is let go."""
 import base64
 import json
-import os
 import shutil
-import subprocess
 
 import pytest
-from sealed_run import DOCUMENTS, Run, new_key, seal, write_private
 
-OVERPROOF = os.environ["OVERPROOF"]
+from program import overproof
+from sealed_run import DOCUMENTS, Run, new_key, write_private
+
 FREE = [(n, s, "CC0-1.0", t) for n, s, _, t in DOCUMENTS]
-TIMELESS = {k: v for k, v in os.environ.items() if not k.startswith("OPENLINEAGE_")}
-
-
-def overproof(*words, code=0):
-    done = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=120, env=TIMELESS)
-    assert done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def items(run, *words, of="int8", code=0):

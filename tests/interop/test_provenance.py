@@ -2,14 +2,14 @@
 
 import base64
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-OVERPROOF = os.environ["OVERPROOF"]
+import program
+
 FOLDERS_AND_FILES = {
     # Names whose order differs between comparing paths part by part (OMS) and comparing texts.
     "model.safetensors": None,
@@ -26,7 +26,7 @@ def run(*words, **options):
 
 
 def overproof(*words, env=None):
-    return run(OVERPROOF, *words, env={**os.environ, **(env or {})})
+    return program.overproof(*words, code=None, env=env)
 
 
 def model_signing(*words):

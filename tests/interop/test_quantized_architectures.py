@@ -1,13 +1,13 @@
 """int8 checkpoints of every architecture, as transformers + compressed-tensors load them, and all schemes' account of every tensor."""
 import json
-import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from test_gguf import FAMILIES, OVERPROOF, ids, make_model, overproof, reference
+from program import overproof
+from test_gguf import FAMILIES, ids, make_model, reference
 
 # transformers applies compressed-tensors to nn.Linear modules, and to fused experts that were saved one by one.
 KEPT = {"granitemoe": "block_sparse_moe"}  # GraniteMoeParallelExperts is no Linear: no loader takes it in 8 bits
@@ -78,8 +78,7 @@ def test_no_spelling_of_granite_stacks_in_8_bits_loads(spelling, tmp_path):
 @pytest.mark.parametrize("family", ["qwen3_moe", "deepseek_v3", "granitemoe"])
 def test_every_tensor_is_accounted_for(family, scheme, tmp_path):
     make_model(family, tmp_path / "fp32")
-    done = subprocess.run([OVERPROOF, "quantize", tmp_path / "fp32", tmp_path / "out", "--scheme", scheme, "--json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = overproof("quantize", tmp_path / "fp32", tmp_path / "out", "--scheme", scheme, "--json")
     metrics = json.loads(done.stdout)["metrics"]
     before, after = load_file(tmp_path / "fp32" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     quantised = set(metrics["tensors_sqnr"])

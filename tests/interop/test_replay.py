@@ -3,27 +3,20 @@ import base64
 import hashlib
 import json
 import os
-import pathlib
+import shutil
 import struct
-import subprocess
 
 import numpy
 import pytest
 from safetensors import safe_open
 
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import SOURCE, overproof
+
 STEPS, EVERY, BATCH, LENGTH = 18, 4, 4, 64
 SMALL = ["--set", f"student.steps={STEPS}", "--set", f"student.digest-every={EVERY}", "--set", "student.keep-every=8",
          "--set", "soft-targets.tokens=1280"]
 RECORD = struct.Struct("<4q6d32s32s32s48s32s")
 SEED = "00c0ffee"
-
-
-def overproof(*words, check=0):
-    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600)
-    assert answer.returncode == check, answer.stdout + answer.stderr
-    return answer
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +122,8 @@ def test_replay_speaks_of_what_it_did(run):
     assert "5 of 5 segments drawn" in text and "equal, bitwise" in text and "Not shown" in text
     other = overproof("audit", "replay", run, "--segments", 2, "--seed", SEED, "--threads", 3).stdout
     assert "threads, as it was made" in other and "NOT" not in other
-    assert "seed" in overproof("audit", "replay", run, check=2).stderr
-    assert "hex" in overproof("audit", "replay", run, "--seed", "lottery", check=2).stderr
+    assert "seed" in overproof("audit", "replay", run, code=2).stderr
+    assert "hex" in overproof("audit", "replay", run, "--seed", "lottery", code=2).stderr
     calibrated = json.loads(overproof("audit", "replay", run, "--artifact", "calibrated", "--seed", SEED, "--json").stdout)
     assert calibrated["holds"] and calibrated["segments_total"] == 1
 
@@ -158,6 +151,22 @@ def test_recompute_makes_the_run_again(run):
     assert by_name["int8"]["status"] == by_name["student-init"]["status"] == "equal"
 
 
+def test_calibrations_keep_states_to_replay_from(run, tmp_path):
+    for parent in ("teacher", "corpus", "student"):
+        shutil.copytree(run / parent, tmp_path / parent)
+    words = ["calibrate", "--student", tmp_path / "student", "--teacher", tmp_path / "teacher", "--corpus", tmp_path / "corpus", "--steps", 6,
+             "--held-out-windows", 2, "--digest-every", 1]
+    overproof(*words, "--out", tmp_path / "plain")
+    assert not (tmp_path / "checkpoints").exists()
+    made = json.loads(overproof(*words, "--keep-every", 2, "--out", tmp_path / "kept", "--json").stdout)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2  # after 2 and 4 steps of 6
+    assert (tmp_path / "kept/model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
+    root = made["root"].removeprefix("sha256:")
+    seed, segment = next((f"{n:x}", draw(6, 1, f"{n:x}", root)[0]) for n in range(1000) if draw(6, 1, f"{n:x}", root)[0] >= 4)
+    found = json.loads(overproof("audit", "replay", tmp_path, "--artifact", "kept", "--segments", 1, "--seed", seed, "--json").stdout)
+    assert found["holds"] and found["segments"][0]["segment"] == segment and found["segments"][0]["from_step"] == 4
+
+
 def test_kept_states_and_digests_change_no_weight(run, tmp_path):
     words = ["distill", "--student", run / "student-init", "--targets", run / "soft-targets", "--corpus", run / "corpus", "--steps", STEPS]
     overproof(*words, "--digest-every", 0, "--out", tmp_path / "off")
@@ -169,5 +178,5 @@ def test_kept_states_and_digests_change_no_weight(run, tmp_path):
     assert not (tmp_path / "off/steps.safetensors").exists()
     assert len(list((tmp_path / "checkpoints").iterdir())) == STEPS - 1
     assert [r[11] for r in records(tmp_path / "each")[0]][3::4] == [r[11] for r in records(run / "student")[0]][3::4]
-    answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, check=2)
+    answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, code=2)
     assert "which is not beside it" in answer.stderr  # its parents

@@ -11,14 +11,14 @@ import pathlib
 import subprocess
 
 import pytest
-from chromium import Browser
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, safe_open
 
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from chromium import Browser
+from program import overproof, write_labelled_texts
+
 HOSTILE = ["books", "<img src=x onerror=alert(1)>", "a|b`*_[x](javascript:1)\u202e&amp;"]
 RECIPE = """
 [teacher]
@@ -63,14 +63,8 @@ int8 = int8
 """
 
 
-def overproof(*words, check=0):
-    answer = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True, timeout=600)
-    assert answer.returncode == check, answer.stdout + answer.stderr
-    return answer.stdout
-
-
 def root(run, name):
-    return json.loads(overproof("show", run / name, "--json"))["root"].removeprefix("sha256:")
+    return json.loads(overproof("show", run / name, "--json").stdout)["root"].removeprefix("sha256:")
 
 
 def sign_record(file, kind, subjects, result, key):
@@ -90,13 +84,7 @@ def run(tmp_path_factory):
     """A run whose sources have the names that nobody would wish for, with what three audits of it found."""
     folder = tmp_path_factory.mktemp("report")
     os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
-    texts = folder / "texts"
-    texts.mkdir()
-    records = []
-    for i, file in enumerate(sorted((SOURCE / "examples" / "texts").glob("*.txt"))):
-        (texts / file.name).write_bytes(file.read_bytes())
-        records.append({"name": file.name, "license": ["CC0-1.0", "GPL-3.0-only", "<script>alert(2)</script>|x"][i % 3], "source": HOSTILE[i % 3]})
-    (texts / "documents.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    write_labelled_texts(folder / "texts", HOSTILE, ["CC0-1.0", "GPL-3.0-only", "<script>alert(2)</script>|x"])
     (folder / "recipe.ini").write_text(RECIPE)
     made = folder / "run"
     overproof("run", folder / "recipe.ini", "--out", made)
@@ -378,10 +366,10 @@ def test_same_bytes_twice_and_nobodys_word_without_a_key(run, written, tmp_path)
     for name, file in written.items():
         overproof("audit", "report", run, "--format", name, "--out", tmp_path / name, "--auditor-key", run.parent / "auditor.pub")
         assert (tmp_path / name).read_bytes() == file.read_bytes()
-    report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-"))
+    report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-").stdout)
     standing = {c["id"]: c["standing"] for c in report["claims"]}
     assert standing["training-student"] == "recorded" and standing["kinship"] == "recorded"
-    overproof("audit", "report", run, "--out", run / "student" / "report.html", check=2)
+    overproof("audit", "report", run, "--out", run / "student" / "report.html", code=2)
 
 
 def test_a_run_that_was_touched_says_so_first(browser, run, tmp_path):
@@ -391,7 +379,7 @@ def test_a_run_that_was_touched_says_so_first(browser, run, tmp_path):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    overproof("audit", "report", copy, "--out", tmp_path / "touched.html", check=4)
+    overproof("audit", "report", copy, "--out", tmp_path / "touched.html", code=4)
     browser.open(tmp_path / "touched.html")
     assert browser.evaluate("document.querySelector('.verdict').innerText") == "✗ This run does not hold"
     titles = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")

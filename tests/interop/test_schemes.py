@@ -5,16 +5,14 @@ compared, not with each other's rounding noise, but with the fp32 parent: the tw
 """
 import json
 import os
-import pathlib
-import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
 
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import SOURCE, overproof
+
 COMMON = dict(vocab_size=512, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
               max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
 CONFIGS = {
@@ -28,12 +26,6 @@ CONFIGS = {
 LOADS = {"llama": ["int8", "int8-g128", "w8a8", "fp8", "fp8-native"], "glm4_moe": ["int8", "int8-g128", "fp8", "fp8-native"]}
 SCHEMA_ONLY = {"llama": ["fp8-block"], "glm4_moe": ["w8a8", "fp8-block"]}
 SAFETENSORS = ["int8", "int8-g128", "w8a8", "fp8", "fp8-block", "fp8-native", "mxfp8"]
-
-
-def overproof(*words, code=0):
-    done = subprocess.run([OVERPROOF, *map(str, words)], capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 def of_each(schemes):
@@ -221,7 +213,7 @@ def test_a_damaged_parent_is_refused(case, fault):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content if fault == "flipped" else content[:-7])
-    answer = subprocess.run([OVERPROOF, "quantize", parent, folder / "never"], capture_output=True, text=True)
+    answer = overproof("quantize", parent, folder / "never", code=None)
     assert answer.returncode in (3, 4) and "model.safetensors" in answer.stderr
     assert not (folder / "never").exists()
 

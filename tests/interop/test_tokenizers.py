@@ -3,10 +3,8 @@
 Runs `overproof tokenizer encode` and `tokenizer train`. OVERPROOF_TEACHER is the path of SmolLM2-135M-Instruct.Q4_1.gguf.
 """
 import importlib.util
-import json
 import os
 import random
-import subprocess
 import sysconfig
 import unicodedata
 from functools import cache
@@ -17,18 +15,12 @@ import sentencepiece
 from safetensors.numpy import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-OVERPROOF = os.environ["OVERPROOF"]
-ROOT = Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import SOURCE, overproof
+
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
           r"\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-
-
-def overproof(*arguments, code=0):
-    done = subprocess.run([OVERPROOF, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done
 
 
 def encode(tokenizer, text, folder, *options):
@@ -55,7 +47,7 @@ def normalises_alike(character):
 def text():
     """Prose, code, and every kind of character: Chinese, Hangul, Arabic, marks, emoji, private use, odd white space."""
     stdlib = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(ROOT.glob("*/*.cc")) + sorted(ROOT.glob("*/*.h")) + sorted(stdlib.glob("*.py"))
+    files = sorted(SOURCE.glob("*/*.cc")) + sorted(SOURCE.glob("*/*.h")) + sorted(stdlib.glob("*.py"))
     parts, size = [], 0
     for file in files:
         if size < 900_000:
@@ -169,7 +161,7 @@ def test_sentencepiece_models_of_mistral(model, text, tmp_path):
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_trained_vocabulary(kind, tmp_path):
-    lines = "\n".join(f.read_text() for f in sorted(ROOT.glob("core/*.h")))
+    lines = "\n".join(f.read_text() for f in sorted(SOURCE.glob("core/*.h")))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text(lines)
     for name in ("one.model", "two.model"):

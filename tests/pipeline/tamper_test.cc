@@ -96,8 +96,7 @@ bool rows_hold(const fs::path& run, int64_t row = -1) {
   CheckRowsConfig config;
   config.row = row;
   config.rows = 12;
-  std::ostringstream out;
-  return check_rows(config, run / "soft-targets", true, out) == 0;
+  return check_rows(config, run / "soft-targets").holds();
 }
 
 }  // namespace

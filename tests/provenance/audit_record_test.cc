@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "core/error.h"
+#include "provenance/artifact.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -44,6 +45,27 @@ TEST_CASE("an audit record comes back as it was signed, and not otherwise") {
       write_file_atomically(file, text.substr(0, n));
       CHECK_THROWS_AS(read_audit_record(file, nullptr), FormatError);
     }
+  }
+  SECTION("it belongs to the run of what was examined, and a lone model has none") {
+    write_text(folder / "run/student/weights", "w");
+    write_text(folder / "lone/weights", "w");
+    Lineage lineage;
+    lineage.kind = "imported";
+    lineage.stage = "import";
+    lineage.name = "student";
+    seal_artifact(folder / "run/student", scan_artifact(folder / "run/student").files, lineage, key);
+    const fs::path wanted = fs::canonical(folder.path()) / "run/audits/rows-x.json";
+    CHECK(audit_record_path(folder / "run", "rows", "x") == wanted);
+    CHECK(audit_record_path(folder / "run/student", "rows", "x") == wanted);
+    for (const char* place : {"lone", "lone/weights", "none"})
+      CHECK_THROWS_AS(audit_record_path(folder / place, "rows", "x"), UsageError);
+    REQUIRE(create_key_file(folder / "key.pem", key.private_pem()));
+    const RecordOptions options{true, {.key = (folder / "key.pem").string()}};
+    CHECK_THROWS_AS(AuditRecorder(options, folder / "lone"), UsageError);  // before any work
+    AuditRecorder(options, folder / "run/student").write("x", record, nullptr);
+    CHECK(read_audit_record(folder / "run/audits/replay-x.json", &key.public_key()).signature_valid);
+    AuditRecorder({false, {.key = "is not read"}}, folder / "lone").write("x", record, nullptr);
+    CHECK_FALSE(fs::exists(folder / "lone/audits"));
   }
   SECTION("kinds are safe words") {
     record.kind = "../x";
