@@ -149,7 +149,8 @@ void publish_tree(const CorpusCommitment& commitment, CorpusTree which, const st
 int prove_consistency(const ProveConfig& config, const CorpusPlace& corpus, bool json, std::ostream& out) {
   const CorpusCommitment commitment(corpus.path);
   const TileTree tree = commitment.tree(CorpusTree::documents);
-  ConsistencyProof proof{read_file(config.older, 1 << 20), checkpoint_for(config, corpus, commitment.roots(), CorpusTree::documents), {}};
+  ConsistencyProof proof{
+      read_file(config.older, 1 << 20), checkpoint_for(config, corpus, commitment.roots(), CorpusTree::documents), {}};
   const fs::path file = config.out;
   const int64_t older = TreeHead::parse(unverified_note_text(proof.older, config.older), config.older).size;
   if (older > 0 && older <= tree.size()) proof.path = tree.consistency(older);
@@ -172,15 +173,15 @@ int prove_consistency(const ProveConfig& config, const CorpusPlace& corpus, bool
                        corpus.name, corpus.root.hex(), plural(check.newer.size, "document"), check.older_origin.corpus.hex(),
                        plural(check.older.size, "document"))
         << fmt::format(
-               "  check it anywhere: overproof audit check-proof {} --checkpoint-key KEY.note.pub --older OLDER --corpus sha256:{}\n",
+               "  check it anywhere: overproof audit check-proof {} --checkpoint-key KEY.note.pub --older OLDER --corpus "
+               "sha256:{}\n",
                file.string(), corpus.root.hex());
   return 0;
 }
 
-int check_consistency_proof(const CheckProofConfig& config, const NoteVerifier& key, const std::string& text, const fs::path& file,
-                            bool json, std::ostream& out) {
-  if (!config.document.empty())
-    throw FormatError(file, -1, "is a proof of consistency, which is about no single document");
+int check_consistency_proof(const CheckProofConfig& config, const NoteVerifier& key, const std::string& text,
+                            const fs::path& file, bool json, std::ostream& out) {
+  if (!config.document.empty()) throw FormatError(file, -1, "is a proof of consistency, which is about no single document");
   const NoteVerifier older_key =
       config.older_checkpoint_key.empty() ? key : NoteVerifier::from_text_or_file(config.older_checkpoint_key);
   ConsistencyCheck check = check_consistency(ConsistencyProof::parse(text, file), older_key, key, file);
@@ -203,7 +204,8 @@ int check_consistency_proof(const CheckProofConfig& config, const NoteVerifier& 
                        check.origin.corpus.hex(), plural(check.newer.size, "document"), check.older_origin.corpus.hex(),
                        plural(check.older.size, "document"));
     if (config.older.empty()) out << "  that the older checkpoint is the one you were given is for you to see: --older FILE\n";
-    if (config.corpus.empty()) out << "  that the model was made from the newer corpus is what its statement says: --corpus ROOT\n";
+    if (config.corpus.empty())
+      out << "  that the model was made from the newer corpus is what its statement says: --corpus ROOT\n";
   } else {
     out << fmt::format("does not hold: {}\n", check.fault);
   }

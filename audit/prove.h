@@ -16,7 +16,8 @@ struct ProveConfig {
   void visit(V&& v) {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
     v("older", older, any_value(),
-      "a signed checkpoint of an older corpus, instead of a document: proves that this one begins with all documents of that one");
+      "a signed checkpoint of an older corpus, instead of a document: proves that this one begins with all documents of that "
+      "one");
     v("out", out, any_value(), "the proof, a JSON file");
     v("tree", tree, one_of({"documents", "sorted"}),
       "what presence is shown in: the tree in the table's order, or the sorted one; absence is always shown in the sorted one");

@@ -229,8 +229,7 @@ PageSection replay_section(const Report& r) {
       if (f.artifact != a.name) continue;
       any = true;
       PageTable table{fmt::format("Replay of ‘{}’", a.name), {{"what"}, {"found"}}, {}};
-      table.rows.push_back(
-          {{words("outcome")}, {f.came_out() ? words("came out as recorded") : badge(Standing::failed)}});
+      table.rows.push_back({{words("outcome")}, {f.came_out() ? words("came out as recorded") : badge(Standing::failed)}});
       table.rows.push_back({{words("steps whose order, rate and batch follow from the statement")},
                             {words(fmt::format("{} of {}", grouped(f.steps_equal), grouped(f.steps)))}});
       table.rows.push_back({{words("segments made again")},
@@ -266,10 +265,9 @@ PageSection rows_section(const Report& r) {
   for (const RowsFinding& f : r.audits.rows) {
     PageTable table{fmt::format("Rows of ‘{}’", f.artifact), {{"what"}, {"found"}}, {}};
     table.rows.push_back({{words("outcome")}, {f.came_out() ? words("what the teacher says") : badge(Standing::failed)}});
-    table.rows.push_back(
-        {{words("rows asked again")},
-         {words(fmt::format("{} of {}, of which {} came out equal, byte for byte", grouped(f.rows), grouped(f.rows_total),
-                            grouped(f.rows_equal)))}});
+    table.rows.push_back({{words("rows asked again")},
+                          {words(fmt::format("{} of {}, of which {} came out equal, byte for byte", grouped(f.rows),
+                                             grouped(f.rows_total), grouped(f.rows_equal)))}});
     table.rows.push_back({{words("drawn by the seed")}, {f.drawn ? code(f.seed) : words("no: the auditor named the row")}});
     append_odds(table, f.odds, "rows");
     s.blocks.push_back({std::move(table)});

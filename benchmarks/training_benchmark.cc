@@ -154,10 +154,15 @@ int main(int argc, char** argv) try {
     }
     const std::vector<int64_t> no_labels;
     const auto step = [&] {
-      loss = trainer.step(ids, 0.0, [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden, at::Tensor* d_head) {
-        const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
-        return dense_loss(hidden, student.head(), rows, teacher.head(), no_labels, {1.0, 0.0, scale, true}, d_hidden, d_head);
-      }).loss;
+      loss = trainer
+                 .step(ids, 0.0,
+                       [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden,
+                           at::Tensor* d_head) {
+                         const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
+                         return dense_loss(hidden, student.head(), rows, teacher.head(), no_labels, {1.0, 0.0, scale, true},
+                                           d_hidden, d_head);
+                       })
+                 .loss;
     };
     step();  // first touch of gradients and moments
     for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of(step));

@@ -114,8 +114,12 @@ std::vector<VerbSpec> audit_verbs() {
                   })});
   for (VerbSpec& v : statement_verbs(folder)) list.push_back(std::move(v));
 #ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"audit rows", "Asks the teacher again and compares with the soft targets, byte for byte.",
-                  "overproof audit rows runs/smollm2-moe/soft-targets --rows 59 --seed 20261124 --record", {{"targets", "a soft-targets artifact"}}, false, false,
+  list.push_back({"audit rows",
+                  "Asks the teacher again and compares with the soft targets, byte for byte.",
+                  "overproof audit rows runs/smollm2-moe/soft-targets --rows 59 --seed 20261124 --record",
+                  {{"targets", "a soft-targets artifact"}},
+                  false,
+                  false,
                   verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
                     return audit_rows(config, a[0], common.json, std::cout);
                   })});

@@ -131,7 +131,8 @@ std::string reference_page() {
       if (take_away(options, group)) {
         std::string anchor = title;
         for (char& c : anchor) c = c == ' ' ? '-' : char(std::tolower(c));
-        also += fmt::format("{}[{}](#{})", also.empty() ? "" : " and the ", char(std::tolower(title[0])) + std::string(title + 1), anchor);
+        also += fmt::format("{}[{}](#{})", also.empty() ? "" : " and the ", char(std::tolower(title[0])) + std::string(title + 1),
+                            anchor);
       }
     if (!options.empty()) table(options);
     if (!also.empty()) page += fmt::format("{} {}.\n\n", options.empty() ? "Takes the" : "And the", also);

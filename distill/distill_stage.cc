@@ -22,10 +22,10 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   Json run = to_json(options_of(effective));
   for (const auto& [slot, input] : inputs.all()) run["inputs"][slot] = input.root.hex();
   StepRecord last;
-  const StepLog log = train_all(
-      training,
-      {"distill", run.dump(), digest_interval(options.digest_every, training.step_tokens()), config.checkpoint_every, options.keep_every}, outputs,
-      last);
+  const StepLog log = train_all(training,
+                                {"distill", run.dump(), digest_interval(options.digest_every, training.step_tokens()),
+                                 config.checkpoint_every, options.keep_every},
+                                outputs, last);
 
   at::NoGradGuard no_grad;
   save_decoder(training.student(), outputs.folder(), save_dtype(options.dtype));

@@ -8,8 +8,7 @@
 namespace overproof {
 
 struct DistillConfig {
-  TrainOptions training{
-      .steps = 0, .learning_rate = 1e-3, .router_lr_scale = 0.1, .warmup = 10, .balance_rate = 1e-4};
+  TrainOptions training{.steps = 0, .learning_rate = 1e-3, .router_lr_scale = 0.1, .warmup = 10, .balance_rate = 1e-4};
   double ce_weight = 0.0;
   int64_t checkpoint_every = 50;
   template <class V>
@@ -17,8 +16,10 @@ struct DistillConfig {
     v("steps", training.steps, in_range(0, 1e9), "steps of training; 0: one pass over everything that was taught");
     training.visit(v);
     training.visit_optimizer(v);
-    v("ce-weight", ce_weight, in_range(0, 1), "share of the cross-entropy with the corpus in the loss; the rest is KL to the teacher");
-    v("checkpoint-every", checkpoint_every, in_range(0, 1e9), "steps between checkpoints that a killed run goes on from; 0: none");
+    v("ce-weight", ce_weight, in_range(0, 1),
+      "share of the cross-entropy with the corpus in the loss; the rest is KL to the teacher");
+    v("checkpoint-every", checkpoint_every, in_range(0, 1e9),
+      "steps between checkpoints that a killed run goes on from; 0: none");
   }
 };
 

@@ -15,8 +15,8 @@ struct TrainOptions {
   std::string schedule = "cosine";  ///< after the warm-up: "cosine" or "linear" to zero, or "constant"
   double weight_decay = 0.0;        ///< of matrices; never of norms, biases and routers
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
-  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
-  double balance_rate = 0.0;  ///< step of the router bias a step, towards even loads
+  double clip = 1.0;                                     ///< largest global gradient norm; 0: no clipping
+  double balance_rate = 0.0;                             ///< step of the router bias a step, towards even loads
   std::string train = "experts,router,norms,attention";  ///< groups, see trained_group()
   int64_t digest_every = -1, keep_every = 0;
   std::string dtype = "f32";

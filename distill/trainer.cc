@@ -95,8 +95,7 @@ int64_t Trainer::trained_parameters() const {
   return sum;
 }
 
-StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, const Loss& loss,
-                         std::span<const int32_t> token_sources) {
+StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, const Loss& loss, std::span<const int32_t> token_sources) {
   const int64_t batch = windows.size(0), tokens = windows.numel();
   OVERPROOF_CHECK(!counter_ || int64_t(token_sources.size()) == tokens);
   for (Slot& slot : slots_) slot.weight.mutable_grad().reset();

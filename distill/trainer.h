@@ -39,10 +39,9 @@ class Trainer {
   /// Counts from now on which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of state().
   void count_routing(RouterCounter& counter) { counter_ = &counter; }
 
-  /// One step on windows I64 [batch, length], as many in memory at a time as the options say. `token_sources`: of each token, row by row;
-  /// needed when routing is counted. Position and digests of the record are left to the caller.
-  StepRecord step(const at::Tensor& windows, double ce_weight, const Loss& loss,
-                  std::span<const int32_t> token_sources = {});
+  /// One step on windows I64 [batch, length], as many in memory at a time as the options say. `token_sources`: of each token, row
+  /// by row; needed when routing is counted. Position and digests of the record are left to the caller.
+  StepRecord step(const at::Tensor& windows, double ce_weight, const Loss& loss, std::span<const int32_t> token_sources = {});
 
   int64_t steps_done() const { return steps_done_; }
   int64_t trained_parameters() const;

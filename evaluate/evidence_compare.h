@@ -53,8 +53,8 @@ struct CompareConfig {
 };
 
 /// Prints what each test found, or why it could not be run; with `json` one object {"a", "b", "tests"}. Returns 0: a comparison
-/// is no verdict, and nothing that it finds is a fault. A record belongs to the run of A, or of B where A is a lone model. Throws UsageError where an option cannot be meant, FormatError and
-/// IoError on models that cannot be read.
+/// is no verdict, and nothing that it finds is a fault. A record belongs to the run of A, or of B where A is a lone model. Throws
+/// UsageError where an option cannot be meant, FormatError and IoError on models that cannot be read.
 int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out);
 
 }  // namespace overproof

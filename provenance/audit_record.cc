@@ -68,9 +68,10 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
 fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name) {
   const auto run = run_of(run_or_artifact);
   if (!run)
-    throw UsageError(fmt::format("{}: is no run and no artifact, so a record about it has no place; 'overproof import' brings a "
-                                 "model into a run",
-                                 run_or_artifact.string()));
+    throw UsageError(
+        fmt::format("{}: is no run and no artifact, so a record about it has no place; 'overproof import' brings a "
+                    "model into a run",
+                    run_or_artifact.string()));
   return *run / kAuditFolder / fmt::format("{}-{}.json", kind, name);
 }
 

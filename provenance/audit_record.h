@@ -40,8 +40,8 @@ void write_audit_record(const fs::path& file, const AuditRecord& record, const K
 /// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing changed.
 AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted);
 
-/// Where a record about a run, or about one artifact in it, belongs: `audits/<kind>-<name>.json` of that run. Throws UsageError on
-/// a path that is neither, such as a lone model: a record beside it would be a file that no report reads.
+/// Where a record about a run, or about one artifact in it, belongs: `audits/<kind>-<name>.json` of that run. Throws UsageError
+/// on a path that is neither, such as a lone model: a record beside it would be a file that no report reads.
 fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name);
 
 /// The files of a folder that should be records (*.json), by name; none when there is no such folder. Throws IoError.

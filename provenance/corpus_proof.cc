@@ -268,7 +268,8 @@ ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key,
 }
 
 std::string ConsistencyProof::text() const {
-  return json_dump({{"format", kConsistencyFormat}, {"older", older}, {"checkpoint", checkpoint}, {"path", hex_list(path)}}) + "\n";
+  return json_dump({{"format", kConsistencyFormat}, {"older", older}, {"checkpoint", checkpoint}, {"path", hex_list(path)}}) +
+         "\n";
 }
 
 bool ConsistencyProof::is_named_by(const Json& json) {

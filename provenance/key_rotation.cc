@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "core/lists.h"
 #include "core/error.h"
+#include "core/lists.h"
 #include "provenance/json_fields.h"
 
 namespace overproof {

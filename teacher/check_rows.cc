@@ -77,8 +77,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   // Of the files that are here, whatever was signed: it is their rows that are looked at.
   check.root = artifact.lineage && artifact.faults.empty() ? artifact.lineage->root : scan_artifact(path).root;
   for (const Fault& fault : artifact.faults)
-    check.faults.push_back(
-        fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));
+    check.faults.push_back(fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));
 
   const fs::path teacher_path = beside(path, config.teacher, "teacher"), corpus_path = beside(path, config.corpus, "corpus");
   check.teacher = targets.teacher_root();

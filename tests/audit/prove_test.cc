@@ -291,7 +291,8 @@ TEST_CASE("that a corpus only adds to an older one is proved by their checkpoint
 
 TEST_CASE("a private corpus only adds, too, while its secret is the same") {
   Desk desk;
-  const auto salt = CorpusSalt::from_bytes(std::string(32, 'x'), "m"), another = CorpusSalt::from_bytes(std::string(32, 'y'), "m");
+  const auto salt = CorpusSalt::from_bytes(std::string(32, 'x'), "m"),
+             another = CorpusSalt::from_bytes(std::string(32, 'y'), "m");
   const ProvableRun older({.salt = salt, .documents = 16});
   CheckpointConfig checkpoint;
   checkpoint.key = desk.key();
