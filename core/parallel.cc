@@ -7,7 +7,20 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__SANITIZE_THREAD__)
+#define OVERPROOF_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define OVERPROOF_TSAN 1
+#endif
+#endif
 
 namespace overproof {
 namespace {
@@ -29,15 +42,46 @@ void set_thread_count(int64_t threads) {
 
 int64_t thread_count() { return g_threads > 0 ? g_threads : cores(); }
 
+#ifdef OVERPROOF_TSAN
+namespace {
+
+/// libtbb is not built with ThreadSanitizer, which so takes its every hand-over for a race. Threads that it knows do the same
+/// work: pieces are ordered against the beginning and the end of the loop, and not among themselves.
+void for_each_chunk(int64_t chunks, const std::function<void(int64_t)>& piece) {
+  std::atomic<int64_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr first;
+  const auto work = [&] {
+    for (int64_t c; (c = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) try {
+        piece(c);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!first) first = std::current_exception();
+        next.store(chunks, std::memory_order_relaxed);
+      }
+  };
+  std::vector<std::thread> threads;
+  for (int64_t t = 1; t < std::min(thread_count(), chunks); ++t) threads.emplace_back(work);
+  work();
+  for (std::thread& t : threads) t.join();
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace
+#endif
+
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
   grain = std::max<int64_t>(grain, 1);
   const int64_t chunks = (n + grain - 1) / grain;
+#ifdef OVERPROOF_TSAN
+  for_each_chunk(chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
+#else
   // One TBB iteration is one of our chunks: TBB may group them, but never cuts or joins what the body sees.
   // Isolated: a thread that waits for the end of an inner loop must not begin another piece of the outer one, whose buffers and
   // locks it still holds.
-  tbb::this_task_arena::isolate([&] {
-    tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
-  });
+  tbb::this_task_arena::isolate(
+      [&] { tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); }); });
+#endif
 }
 
 }  // namespace overproof
