@@ -23,8 +23,12 @@ class Tracer {
       : run_(run), corpus_node_(corpus_node), corpus_(corpus_node.path), trace_(trace) {}
 
   void find(const std::string& wanted) {
-    std::optional<Document> found = corpus_.find(wanted);
-    if (!found && fs::is_regular_file(wanted)) found = corpus_.find(sha256_file(wanted).hex());
+    // Reading the table through comes last: of a large corpus it takes seconds.
+    std::optional<Document> found = corpus_.look_up(wanted);
+    const std::string digest = !found && fs::is_regular_file(wanted) ? sha256_file(wanted).hex() : "";
+    if (!found && !digest.empty()) found = corpus_.look_up(digest);
+    if (!found) found = corpus_.find(wanted);
+    if (!found && !digest.empty()) found = corpus_.find(digest);
     trace_.corpus = corpus_node_.name;
     trace_.window_length = corpus_.window_length();
     if (!found) return;
@@ -94,7 +98,8 @@ class Tracer {
     for (int64_t l = 0; l < counts.layers; ++l) {
       const auto all = double(std::max<int64_t>(1, counts.of_source(source, l)));
       std::vector<TracedExpert>& layer = traced.layers.emplace_back();
-      for (int64_t e = 0; e < counts.experts; ++e) layer.push_back({e, double(counts.at(source, l, e)) / all, counts.mass(source, l, e)});
+      for (int64_t e = 0; e < counts.experts; ++e)
+        layer.push_back({e, double(counts.at(source, l, e)) / all, counts.mass(source, l, e)});
       std::ranges::stable_sort(layer, [](const TracedExpert& a, const TracedExpert& b) { return a.share > b.share; });
     }
     trace_.experts.push_back(std::move(traced));
@@ -127,29 +132,35 @@ Json to_json(const Trace& t) {
   static constexpr std::string_view kNames[] = {"absent", "held-out", "never-reached", "used"};
   Json json = {{"status", kNames[size_t(t.status)]}, {"answer", kStatusNames[size_t(t.status)]}, {"corpus", t.corpus}};
   if (const auto& d = t.document)
-    json["document"] = {{"name", d->name},       {"digest", "sha256:" + d->digest.hex()},
-                        {"source", d->source},   {"license", d->license},
-                        {"bytes", d->bytes},     {"split", d->split == Split::train ? "train" : "held_out"},
-                        {"tokens", d->tokens},   {"first_token", d->first_token}};
+    json["document"] = {{"name", d->name},     {"digest", "sha256:" + d->digest.hex()},
+                        {"source", d->source}, {"license", d->license},
+                        {"bytes", d->bytes},   {"split", d->split == Split::train ? "train" : "held_out"},
+                        {"tokens", d->tokens}, {"first_token", d->first_token}};
   json["windows"] = Json::array();
   for (const TracedWindow& w : t.in_windows)
     json["windows"].push_back({{"window", w.window}, {"first_position", w.first_position}, {"last_position", w.last_position}});
   json["teacher_rows"] = Json::array();
   for (const TracedRows& r : t.rows)
-    json["teacher_rows"].push_back({{"artifact", r.artifact}, {"window", r.window}, {"block", r.block},
-                                    {"first_row", r.first_row}, {"last_row", r.last_row}});
+    json["teacher_rows"].push_back({{"artifact", r.artifact},
+                                    {"window", r.window},
+                                    {"block", r.block},
+                                    {"first_row", r.first_row},
+                                    {"last_row", r.last_row}});
   json["uses"] = Json::array();
   for (const TracedUse& u : t.uses)
-    json["uses"].push_back({{"artifact", u.artifact}, {"kind", u.kind}, {"window", u.window}, {"step", u.step}, {"place", u.place}});
+    json["uses"].push_back(
+        {{"artifact", u.artifact}, {"kind", u.kind}, {"window", u.window}, {"step", u.step}, {"place", u.place}});
   json["experts"] = Json::array();
   for (const TracedExperts& x : t.experts) {
     Json layers = Json::array();
     for (const auto& layer : x.layers) {
       Json experts = Json::array();
-      for (const TracedExpert& e : layer) experts.push_back({{"expert", e.expert}, {"share_of_source", e.share}, {"mass", e.mass}});
+      for (const TracedExpert& e : layer)
+        experts.push_back({{"expert", e.expert}, {"share_of_source", e.share}, {"mass", e.mass}});
       layers.push_back(std::move(experts));
     }
-    json["experts"].push_back({{"artifact", x.artifact}, {"by", "source"}, {"source_tokens", x.source_tokens}, {"layers", layers}});
+    json["experts"].push_back(
+        {{"artifact", x.artifact}, {"by", "source"}, {"source_tokens", x.source_tokens}, {"layers", layers}});
   }
   json["reaches"] = Json::array();
   for (const TracedDescendant& d : t.reaches)
@@ -161,19 +172,22 @@ void print(const Trace& t, const std::string& wanted, std::ostream& out) {
   out << fmt::format("{}: {}\n", wanted, kStatusNames[size_t(t.status)]);
   if (!t.document) return;
   const Document& d = *t.document;
-  out << fmt::format("  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n", d.name,
-                     d.digest.hex(), d.source, d.license, d.split == Split::train ? "train" : "held out", d.tokens, d.first_token);
+  out << fmt::format(
+      "  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n", d.name,
+      d.digest.hex(), d.source, d.license, d.split == Split::train ? "train" : "held out", d.tokens, d.first_token);
   for (const TracedWindow& w : t.in_windows)
     out << fmt::format("  window     {} of {}, positions {}-{}\n", w.window, t.windows, w.first_position, w.last_position);
   for (const TracedRows& r : t.rows)
-    out << fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", r.artifact, r.first_row, r.last_row, r.block, r.window);
+    out << fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", r.artifact, r.first_row, r.last_row, r.block,
+                       r.window);
   for (const TracedUse& u : t.uses) {
     if (u.kind == "observed") out << fmt::format("  observed   {}: window {}\n", u.artifact, u.window);
-    else out << fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", u.artifact, u.kind, u.step, u.place, u.window);
+    else
+      out << fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", u.artifact, u.kind, u.step, u.place, u.window);
   }
   for (const TracedExperts& x : t.experts) {
-    out << fmt::format("  experts    {}: where the {} tokens of its source '{}' went, an estimate for this document\n", x.artifact, x.source_tokens,
-                       d.source);
+    out << fmt::format("  experts    {}: where the {} tokens of its source '{}' went, an estimate for this document\n",
+                       x.artifact, x.source_tokens, d.source);
     for (size_t l = 0; l < x.layers.size(); ++l) {
       std::string line;
       for (size_t i = 0; i < std::min<size_t>(3, x.layers[l].size()); ++i)
@@ -182,7 +196,8 @@ void print(const Trace& t, const std::string& wanted, std::ostream& out) {
     }
   }
   for (const TracedDescendant& r : t.reaches)
-    out << fmt::format("  reaches    {} ({}){}\n", r.artifact, r.kind, r.trained ? "" : ", by statistics or teacher's answers alone");
+    out << fmt::format("  reaches    {} ({}){}\n", r.artifact, r.kind,
+                       r.trained ? "" : ", by statistics or teacher's answers alone");
   if (t.status == TraceStatus::held_out) out << "  No weight was ever changed by it; measurements may have read it.\n";
   if (t.status == TraceStatus::never_reached) out << "  No stage of this run drew any of its windows.\n";
 }
@@ -203,7 +218,9 @@ const ArtifactNode& only_corpus(const RunFolder& run) {
   const ArtifactNode* corpus = nullptr;
   for (const ArtifactNode& node : run.nodes) {
     if (!node.lineage() || node.lineage()->kind != "corpus-of") continue;
-    if (corpus) throw UsageError(fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));
+    if (corpus)
+      throw UsageError(
+          fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));
     corpus = &node;
   }
   if (!corpus) throw UsageError(fmt::format("{}: holds no corpus", run.path.string()));
@@ -211,7 +228,8 @@ const ArtifactNode& only_corpus(const RunFolder& run) {
 }
 
 Trace trace_document(const fs::path& folder, const TraceConfig& config) {
-  if (config.document.empty()) throw UsageError("audit trace: --document is missing (a text file, a digest or a document's name)");
+  if (config.document.empty())
+    throw UsageError("audit trace: --document is missing (a text file, a digest or a document's name)");
   const RunFolder run = load_sound_run(folder, config.verify);
   const ArtifactNode& corpus = only_corpus(run);
   Trace trace;
@@ -220,7 +238,8 @@ Trace trace_document(const fs::path& folder, const TraceConfig& config) {
 }
 
 int audit_trace(const TraceConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  const int asked = int(!config.document.empty()) + int(!config.step.empty()) + int(!config.artifact.empty()) + int(!config.span.empty());
+  const int asked =
+      int(!config.document.empty()) + int(!config.step.empty()) + int(!config.artifact.empty()) + int(!config.span.empty());
   if (asked != 1) throw UsageError("audit trace: ask one question: --document, --step, --export or --span");
   const auto show = [&](const Json& value) { out << value.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n'; };
   if (!config.document.empty()) {

@@ -12,9 +12,13 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/parallel.h"
+#include "data/document_finder.h"
 
 namespace overproof {
 namespace {
+
+constexpr int64_t kDocumentsAtOnce = 65536;
 
 using Counts = std::map<std::string, TracedLicense>;
 
@@ -38,7 +42,7 @@ void add_licenses(const ArtifactNode& corpus, Counts& counts) {
 
 /// Documents of which a window was read by any training among `family`.
 void add_reached(const RunFolder& run, const std::vector<int>& family, const ArtifactNode& corpus_node, Counts& counts) {
-  const Corpus corpus(corpus_node.path);
+  const DocumentFinder corpus(corpus_node.path, Reads::onwards);
   const int64_t windows = corpus.windows(Split::train), length = corpus.window_length();
   std::vector<bool> inputs(size_t(windows + 1)), labels(size_t(windows + 1));
   for (const int i : family) {
@@ -53,14 +57,23 @@ void add_reached(const RunFolder& run, const std::vector<int>& family, const Art
       if (order->reads_labels()) labels[size_t(window)] = true;
     }
   }
-  for (const Document& d : corpus.documents()) {
-    if (d.split != Split::train) continue;
-    const int64_t first = d.first_token, last = d.first_token + d.tokens - 1;
+  // Whether a document was reached, the index says; its licence stands in the table, of which only its own line is read.
+  const int64_t documents = corpus.documents();
+  std::vector<std::map<std::string, int64_t>> pieces(size_t((documents + kDocumentsAtOnce - 1) / kDocumentsAtOnce));
+  const auto is_reached = [&](const TokenRange& tokens) {
+    if (tokens.split != Split::train) return false;
+    const int64_t first = tokens.first, last = tokens.first + tokens.count - 1;
     bool reached = first > 0 && labels[size_t((first - 1) / length)];  // its first token as the last label of the window before
     for (int64_t w = first / length; w <= last / length && w < windows && !reached; ++w) reached = inputs[size_t(w)];
-    // Windows end where the last whole one does; a token there may still be that one's label.
-    if (reached) ++counts[d.license].reached;
-  }
+    return reached;  // windows end where the last whole one does; a token there may still be that one's label
+  };
+  parallel_for(documents, kDocumentsAtOnce, [&](int64_t begin, int64_t end) {
+    throw_if_interrupted();
+    for (int64_t i = begin; i < end; ++i)
+      if (is_reached(corpus.tokens(i))) ++pieces[size_t(begin / kDocumentsAtOnce)][corpus.document(i).license];
+  });
+  for (const auto& piece : pieces)
+    for (const auto& [license, reached] : piece) counts[license].reached += reached;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "audit/trace.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/parallel.h"
 #include "core/printable.h"
 #include "data/span_index.h"
 
@@ -45,25 +46,33 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
   const SpanIndex index(node.path);
   if (index.corpus_root() != corpus.lineage()->root)
     throw ProvenanceError(fmt::format("{}: is an index of another corpus than its statement says; make it again", node.name));
-  const MappedFile table(corpus.path / "documents.jsonl");
+  const MappedFile table(corpus.path / "documents.jsonl", Reads::scattered);
 
   SpanTrace trace{node.name, corpus.name, int64_t(text.size()), int64_t(words_of(text).begins.size()), {}};
+  struct Place {
+    size_t span, at;
+    SpanHit hit;
+  };
+  std::vector<Place> places;
   for (const MatchedSpan& span : index.find(text, {config.min_words, config.min_bytes, config.documents})) {
-    const std::string_view passage = std::string_view(text).substr(size_t(span.begin), size_t(span.end - span.begin));
-    TracedSpan traced{span.begin, span.end, span.words, span.occurrences, std::string(passage), span.more_documents, {}};
-    for (const SpanHit& hit : span.hits) {
-      const Json record = record_at(table, index.record_offset(hit.document));
-      const auto digest = record["digest"].get<std::string>();
-      // What the index says is not taken for granted: the document itself must hold the passage, and be the one of the table.
-      const std::string_view whole = index.text_of(hit.document);
-      if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole).hex() != digest)
-        throw ProvenanceError(
-            fmt::format("{}: the text of '{}' is not the corpus's", node.name, record["name"].get<std::string>()));
-      traced.documents.push_back(
-          {record["name"], record["source"], record["license"], record["split"], Digest::from_hex(digest), hit.byte});
-    }
-    trace.spans.push_back(std::move(traced));
+    for (size_t i = 0; i < span.hits.size(); ++i) places.push_back({trace.spans.size(), i, span.hits[i]});
+    trace.spans.push_back({span.begin, span.end, span.words, span.occurrences,
+                           text.substr(size_t(span.begin), size_t(span.end - span.begin)), span.more_documents,
+                           std::vector<SpanDocument>(span.hits.size())});
   }
+  wait_in_parallel(int64_t(places.size()), [&](int64_t i) {
+    const auto& [span, at, hit] = places[size_t(i)];
+    const std::string& passage = trace.spans[span].text;
+    const Json record = record_at(table, index.record_offset(hit.document));
+    const auto digest = record["digest"].get<std::string>();
+    // What the index says is not taken for granted: the document itself must hold the passage, and be the one of the table.
+    const std::string_view whole = index.text_of(hit.document);
+    if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole).hex() != digest)
+      throw ProvenanceError(
+          fmt::format("{}: the text of '{}' is not the corpus's", node.name, record["name"].get<std::string>()));
+    trace.spans[span].documents[at] = {record["name"],  record["source"],         record["license"],
+                                       record["split"], Digest::from_hex(digest), hit.byte};
+  });
   return trace;
 }
 

@@ -9,6 +9,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "data/document_finder.h"
 
 namespace overproof {
 namespace {
@@ -26,15 +27,12 @@ std::pair<std::string, int64_t> parse_step(const std::string& text) {
 }
 
 /// The documents of a window's inputs and, with `labels`, of the token after them.
-std::vector<StepDocument> documents_of(const Corpus& corpus, int64_t window, bool labels) {
+std::vector<StepDocument> documents_of(const DocumentFinder& corpus, int64_t window, bool labels) {
   const int64_t first = window * corpus.window_length(), end = first + corpus.window_length() + (labels ? 1 : 0);
   std::vector<StepDocument> list;
-  for (int64_t at = first; at < end;) {
-    const Document& d = corpus.document_at(Split::train, at);
-    const int64_t stop = std::min(end, d.first_token + d.tokens);
-    list.push_back({d.name, d.source, d.license, d.digest, at - d.first_token, stop - 1 - d.first_token});
-    at = stop;
-  }
+  for (const Document& d : corpus.at(Split::train, first, end))
+    list.push_back({d.name, d.source, d.license, d.digest, std::max<int64_t>(0, first - d.first_token),
+                    std::min(end - d.first_token, d.tokens) - 1});
   return list;
 }
 
@@ -51,7 +49,7 @@ StepTrace trace_step(const fs::path& folder, const TraceConfig& config) {
     const std::string near = nearest(name, names);
     throw UsageError(fmt::format("no artifact '{}' here{}", name, near.empty() ? "" : "; did you mean '" + near + "'?"));
   }
-  const Corpus corpus(corpus_node.path);
+  const DocumentFinder corpus(corpus_node.path);
   const auto order = WindowOrder::of(run, *node, corpus_node.lineage()->root, corpus.windows(Split::train));
   if (!order) throw UsageError(fmt::format("{}: has no steps that read the corpus (or its tuning was thrown away)", name));
   if (step >= order->steps()) throw UsageError(fmt::format("{}: has steps 0 to {}, not {}", name, order->steps() - 1, step));

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Passages of a text found in a corpus: build time, bytes a token, latency of whole commands, warm and cold.
 
-    benchmarks/span.py BUILD TOKENIZER TEXTS [--megabytes 64,512] [--queries 200] [--shard-bytes N] [--folder DIR]
+    benchmarks/span.py BUILD TOKENIZER TEXTS [--megabytes 64,512] [--document-bytes 4000] [--queries 200] [--shard-bytes N] [--folder DIR]
 
 TEXTS is a source of `overproof corpus` (the demo's: .cache/debian-corpus); TOKENIZER cuts it (a teacher). First the corpus itself is
 measured, then synthetic ones of the sizes asked for: half of their sentences are taken from TEXTS, so that there is much that
-repeats, half are random words by Zipf's law. A query is 200 words: three passages of 20 words planted from documents drawn at random,
-between random words. Every planted passage must be found in its document, or this ends with an error. `grep -F` of one passage over
-the same texts, in the same run and from memory, is the yardstick.
+repeats, half are random words by Zipf's law. `--megabytes 3500 --document-bytes 300` makes some 10 million documents of 100 tokens.
+A query is 200 words: three passages of 20 words planted from documents drawn at random, between random words. Every planted passage
+must be found in its document, or this ends with an error. `grep -F` of one passage over the same texts, in the same run and from
+memory, is the yardstick.
 """
 import argparse
 import itertools
@@ -21,22 +22,41 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SEED = 20261124
 
 
-def call(*words):
-    answer = subprocess.run([str(w) for w in words], capture_output=True, text=True)
-    if answer.returncode != 0:
-        sys.exit(f"{' '.join(map(str, words))}: {answer.stderr}")
-    return answer.stdout
+class Told:
+    """What a command printed, and what it took: seconds by the clock and of processors; with `watched` also the most megabytes of its own
+    memory (files that it maps do not count: the page cache gives them back)."""
 
+    def __init__(self, *words, watched=False):
+        self.megabytes = 0
+        with tempfile.TemporaryFile("w+") as errors:
+            start = time.perf_counter()
+            child = subprocess.Popen([str(w) for w in words], stdout=subprocess.PIPE, stderr=errors, text=True)
+            done = threading.Event()
+            if watched:
+                threading.Thread(target=self.watch, args=(child.pid, done)).start()
+            self.text = child.stdout.read()
+            _, status, used = os.wait4(child.pid, 0)
+            self.wall = time.perf_counter() - start
+            done.set()
+            child.returncode = os.waitstatus_to_exitcode(status)
+            self.cpu = used.ru_utime + used.ru_stime
+            if child.returncode != 0:
+                errors.seek(0)
+                sys.exit(f"{' '.join(map(str, words))}: {errors.read()}")
 
-def cpu_seconds():
-    """Of the programs that were run so far: what a machine that others use too cannot distort much."""
-    used = os.times()
-    return used.children_user + used.children_system
+    def watch(self, pid, done):
+        while not done.wait(0.1):
+            try:
+                found = re.search(r"RssAnon:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text())
+            except OSError:
+                break
+            self.megabytes = max(self.megabytes, int(found[1]) / 1000 if found else 0)
 
 
 def percentile(values, p):
@@ -53,8 +73,8 @@ def forget(folder):
             os.close(fd)
 
 
-def synthesize(texts, folder, megabytes, rng):
-    """documents.jsonl and files of about 4 KB in folders of a thousand."""
+def synthesize(texts, folder, megabytes, document_bytes, rng):
+    """documents.jsonl with the texts in it."""
     sentences = [s.strip() for f in sorted(texts.rglob("*.txt"))[:4000] for s in f.read_text(errors="ignore").split(". ") if 40 < len(s) < 400]
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(50000)]
     weights = list(itertools.accumulate(1 / (i + 10) for i in range(len(words))))
@@ -63,19 +83,13 @@ def synthesize(texts, folder, megabytes, rng):
     with open(folder / "documents.jsonl", "w") as table:
         while done < megabytes * 1_000_000:
             parts, size = [], 0
-            drawn = iter(rng.choices(words, cum_weights=weights, k=450))
-            while size < 4000:
-                part = rng.choice(sentences) if rng.random() < 0.5 else " ".join(w for _, w in zip(range(18), drawn))
+            while size < document_bytes:
+                part = rng.choice(sentences) if rng.random() < 0.5 else " ".join(rng.choices(words, cum_weights=weights, k=18))
                 parts.append(part)
                 size += len(part) + 2
-            name = f"{number // 1000:04d}/{number:07d}.txt"
-            file = folder / name
-            if number % 1000 == 0:
-                file.parent.mkdir()
-            data = (". ".join(parts) + f". Document {number}.\n").encode()
-            file.write_bytes(data)
-            table.write(json.dumps({"name": name, "license": "CC0-1.0", "source": f"part-{number % 16}"}) + "\n")
-            done += len(data)
+            text = ". ".join(parts) + f". Document {number}.\n"
+            table.write(json.dumps({"name": f"{number:08d}", "license": "CC0-1.0", "source": f"part-{number % 16}", "text": text}) + "\n")
+            done += len(text.encode())
             number += 1
 
 
@@ -90,22 +104,18 @@ def texts_of(corpus, rng, count):
             lines.seek(rng.randrange(file.stat().st_size))
             lines.readline()
             line = lines.readline()
-        if line and len(record := json.loads(line)["text"].split(" ")) > 40:
+        if line and len(record := json.loads(line)["text"].split(" ")) > 24:
             found.append((json.loads(line)["name"], json.loads(line)["text"], record))
     return found
 
 
-def measure(overproof, run, options):
+def measure(overproof, run, tokens, options):
     rng = random.Random(SEED)
-    start, cpu = time.time(), cpu_seconds()
-    built = json.loads(call(overproof, "index", "--corpus", run / "corpus", "--out", run / "index", "--shard-bytes", options.shard_bytes, "--json"))
-    wall, cpu = time.time() - start, cpu_seconds() - cpu
-    metrics = built["metrics"]
+    made = Told(overproof, "index", "--corpus", run / "corpus", "--out", run / "index", "--shard-bytes", options.shard_bytes, "--json", watched=True)
+    metrics = json.loads(made.text)["metrics"]
     size = sum(f.stat().st_size for f in (run / "index").glob("*.safetensors"))
-    tokens = sum(json.loads(line)["tokens"] for line in open(run / "corpus" / "documents.jsonl"))
-    print(f"{metrics['bytes'] / 1e6:.0f} MB of text, {tokens / 1e6:.1f} million tokens, {metrics['documents']} documents, {metrics['shards']} shards: "
-          f"built in {wall:.1f} s, {cpu:.1f} CPU-seconds ({metrics['bytes'] / 1e6 / cpu:.1f} MB of each), {size / tokens:.2f} bytes a token, "
-          f"{size / metrics['bytes']:.2f} a byte of text")
+    print(f"  index: {metrics['shards']} shards in {made.wall:.1f} s, {made.cpu:.1f} CPU-seconds ({metrics['bytes'] / 1e6 / made.cpu:.1f} MB of each), "
+          f"{made.megabytes:.0f} MB of memory; {size / tokens:.2f} bytes a token, {size / metrics['bytes']:.2f} a byte of text", flush=True)
 
     noise = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
     warm, cold, used = [], [], []
@@ -121,10 +131,10 @@ def measure(overproof, run, options):
         if is_cold:
             forget(run / "index")
             forget(run / "corpus")
-        start, cpu = time.perf_counter(), cpu_seconds()
-        told = json.loads(call(overproof, "audit", "trace", run, "--span", f"@{run / 'query.txt'}", "--verify", "sizes", "--documents", 1000, "--json"))
-        (cold if is_cold else warm).append(1000 * (time.perf_counter() - start))
-        used.append(1000 * (cpu_seconds() - cpu))
+        answer = Told(overproof, "audit", "trace", run, "--span", f"@{run / 'query.txt'}", "--verify", "sizes", "--documents", 1000, "--json")
+        (cold if is_cold else warm).append(1000 * answer.wall)
+        used.append(1000 * answer.cpu)
+        told = json.loads(answer.text)
         for name, passage, _ in planted:
             # Ends of the passage may be no words; what counts is that a span covers its words and names the document.
             core = re.search(r"\w.*\w", passage, re.DOTALL)
@@ -136,15 +146,13 @@ def measure(overproof, run, options):
             assert any(s["more_documents"] or name in {d["name"] for d in s["documents"]} for s in spans), (name, core)
     name, text, words = texts_of(run / "corpus", rng, 1)[0]
     passage = " ".join(words[1:21]).split("\n")[0]
-    call("sh", "-c", f"cat {run}/corpus/texts/*.jsonl > /dev/null")
+    Told("sh", "-c", f"cat {run}/corpus/texts/*.jsonl > /dev/null")
     start = time.perf_counter()
     subprocess.run(["grep", "-rlF", "-e", passage, str(run / "corpus" / "texts")], capture_output=True)
     grep = 1000 * (time.perf_counter() - start)
     floor = []
     for _ in range(20):
-        start = time.perf_counter()
-        call(overproof, "--version")
-        floor.append(1000 * (time.perf_counter() - start))
+        floor.append(1000 * Told(overproof, "--version").wall)
     for label, values in (("warm", warm), ("cold", cold)):
         print(f"  {label}: a command of 200 words p50 {statistics.median(values):.1f} ms, p99 {percentile(values, 0.99):.1f} ms, "
               f"worst {max(values):.1f} ms ({len(values)} queries)")
@@ -159,6 +167,7 @@ def main():
     parser.add_argument("tokenizer", type=pathlib.Path)
     parser.add_argument("texts", type=pathlib.Path)
     parser.add_argument("--megabytes", default="64,512")
+    parser.add_argument("--document-bytes", type=int, default=4000, help="of a synthetic document")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--shard-bytes", type=int, default=1 << 28)
     parser.add_argument("--folder", type=pathlib.Path)
@@ -173,14 +182,16 @@ def main():
             source = options.texts
             if size:
                 source = folder / "source"
-                synthesize(options.texts, source, size, random.Random(SEED + size))
-            start = time.time()
-            call(overproof, "corpus", "--source", source, "--tokenizer", options.tokenizer, "--out", run / "corpus", "--held-out", 0, "--json")
-            print(f"{'synthetic ' + str(size) + ' MB' if size else 'the corpus itself'}: artifact in {time.time() - start:.0f} s")
-            measure(overproof, run, options)
-            shutil.rmtree(run)
+                synthesize(options.texts, source, size, options.document_bytes, random.Random(SEED + size))
+            made = Told(overproof, "corpus", "--source", source, "--tokenizer", options.tokenizer, "--out", run / "corpus", "--held-out", 0, "--json", watched=True)
             if size:
-                shutil.rmtree(source)
+                shutil.rmtree(source)  # it is in the artifact now
+            kept = json.loads(made.text)["metrics"]["splits"]["train"]
+            print(f"{'synthetic ' + str(size) + ' MB' if size else 'the corpus itself'}: {kept['bytes'] / 1e6:.0f} MB of text, "
+                  f"{kept['tokens'] / 1e6:.1f} million tokens, {kept['documents']} documents: artifact in {made.wall:.0f} s, "
+                  f"{made.cpu:.1f} CPU-seconds, {made.megabytes:.0f} MB of memory", flush=True)
+            measure(overproof, run, kept["tokens"], options)
+            shutil.rmtree(run)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ namespace overproof {
 
 namespace fs = std::filesystem;
 
+/// How a mapped file will be read: mostly onwards, so that the system fetches what comes next, or at single places, so that it
+/// fetches the pages that are touched and none around them (which may be megabytes).
+enum class Reads { onwards, scattered };
+
 /// A whole file mapped read-only. Throws IoError. The file must not shrink while mapped.
 class MappedFile {
  public:
-  explicit MappedFile(const fs::path& file);
+  explicit MappedFile(const fs::path& file, Reads reads = Reads::onwards);
   ~MappedFile();
   MappedFile(MappedFile&&) noexcept;
   MappedFile& operator=(MappedFile&&) noexcept;
@@ -32,6 +36,9 @@ class MappedFile {
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
 };
+
+/// Tells the system that these bytes of a mapped file are read next, so that it fetches their pages together.
+void expect_read(const void* data, size_t bytes);
 
 /// Reads a whole file; throws IoError, and FormatError when it is larger than max_bytes.
 std::string read_file(const fs::path& file, int64_t max_bytes = int64_t{1} << 30);

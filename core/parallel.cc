@@ -11,6 +11,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,8 @@ namespace overproof {
 namespace {
 std::unique_ptr<tbb::global_control> g_limit;
 int64_t g_threads = 0;
+
+constexpr int64_t kWaitingThreads = 32;  // 8 do as well on a fast disk; a slow one has more to gain, and idle ones cost little
 
 int64_t cores() {
   cpu_set_t set;
@@ -82,6 +85,33 @@ void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, in
   tbb::this_task_arena::isolate(
       [&] { tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); }); });
 #endif
+}
+
+void wait_in_parallel(int64_t n, const std::function<void(int64_t)>& body) {
+  std::atomic<int64_t> next = 0;
+  std::mutex mutex;
+  int64_t failed = n;  // pieces are taken in order, so those before it all come to their end
+  std::exception_ptr error;
+  const auto work = [&] {
+    for (int64_t i; (i = next++) < n;) {
+      try {
+        body(i);
+      } catch (...) {
+        next = n;
+        const std::lock_guard lock(mutex);
+        if (i < failed) failed = i, error = std::current_exception();
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    try {
+      for (int64_t t = 1; t < std::min(n, kWaitingThreads); ++t) threads.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads are to be had: those there are do it all
+    }
+    work();
+  }
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace overproof

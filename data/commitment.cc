@@ -74,10 +74,12 @@ Commitment CommitmentWriter::finish(OutputFolder& folder, int64_t table_bytes) {
 
 bool CorpusCommitment::is_in(const fs::path& artifact) { return fs::exists(artifact / kRoots); }
 
+Commitment CorpusCommitment::roots_of(const fs::path& artifact) {
+  return Commitment::parse(read_file(artifact / kRoots, kMostRootsBytes), artifact / kRoots);
+}
+
 CorpusCommitment::CorpusCommitment(const fs::path& artifact)
-    : roots_(Commitment::parse(read_file(artifact / kRoots, kMostRootsBytes), artifact / kRoots)),
-      index_(artifact),
-      tiles_(artifact / kTiles) {
+    : roots_(roots_of(artifact)), index_(artifact), tiles_(artifact / kTiles) {
   const int64_t n = roots_.documents.size;
   if (index_.documents() != n)
     throw FormatError(index_.path(), -1, fmt::format("has {} documents, the commitment {}", index_.documents(), n));

@@ -2,7 +2,8 @@
 // What a corpus artifact commits to (provenance/corpus_proof.h), and proofs from it.
 //
 //   corpus/commitment.json     sizes and roots of the two trees; signed with the artifact, and by itself as checkpoints on demand
-//   corpus/tiles.safetensors   C2SP tiles, a tensor U8 [hashes, 32] a level: "documents/0", "documents/1", ... and "sorted/1", ...
+//   corpus/tiles.safetensors   C2SP tiles, a tensor U8 [hashes, 32] a level: "documents/0", "documents/1", ... and "sorted/1",
+//   ...
 //                              Level 0 of the sorted tree is not kept: it is hashed from the keys of the index
 //   corpus/index.safetensors   data/document_index.h
 //
@@ -38,7 +39,8 @@ class CommitmentWriter {
 class CorpusCommitment {
  public:
   static bool is_in(const fs::path& artifact);
-  explicit CorpusCommitment(const fs::path& artifact);  ///< throws FormatError when the files do not fit together
+  static Commitment roots_of(const fs::path& artifact);  ///< alone, without the other files
+  explicit CorpusCommitment(const fs::path& artifact);   ///< throws FormatError when the files do not fit together
   const Commitment& roots() const { return roots_; }
   const DocumentIndex& index() const { return index_; }
   TileTree tree(CorpusTree which) const;

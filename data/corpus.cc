@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "core/checked.h"
 #include "core/error.h"
@@ -35,9 +36,8 @@ Digest digest_member(const Json& record, const fs::path& file, int64_t offset) {
 
 std::vector<Document> read_documents(const fs::path& file) {
   std::vector<Document> documents;
-  for_each_line(MappedFile(file), [&](std::string_view line, int64_t offset) {
-    documents.push_back(parse_document(line, file, offset));
-  });
+  for_each_line(MappedFile(file),
+                [&](std::string_view line, int64_t offset) { documents.push_back(parse_document(line, file, offset)); });
   return documents;
 }
 
@@ -64,7 +64,8 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
   document.first_token = member<int64_t>(record, "first_token", file, offset);
   document.tokens = member<int64_t>(record, "tokens", file, offset);
   const auto split = member<std::string>(record, "split", file, offset);
-  if (split != kSplitNames[0] && split != kSplitNames[1]) throw FormatError(file, offset, fmt::format("split '{}' is not known", split));
+  if (split != kSplitNames[0] && split != kSplitNames[1])
+    throw FormatError(file, offset, fmt::format("split '{}' is not known", split));
   document.split = split == kSplitNames[0] ? Split::train : Split::held_out;
   return document;
 }
@@ -94,21 +95,25 @@ Corpus::Corpus(const fs::path& artifact)
   }
   for (const Split split : {Split::train, Split::held_out}) {
     if (filled[size_t(split)] != tokens(split)) {
-      throw FormatError(stream_.path(), -1, fmt::format("'{}' holds {} tokens, the documents have {}", kSplitNames[size_t(split)],
-                                                        tokens(split), filled[size_t(split)]));
+      throw FormatError(stream_.path(), -1,
+                        fmt::format("'{}' holds {} tokens, the documents have {}", kSplitNames[size_t(split)], tokens(split),
+                                    filled[size_t(split)]));
     }
   }
   by_name_.resize(documents_.size());
   std::iota(by_name_.begin(), by_name_.end(), size_t{0});
   by_digest_ = by_name_;
   std::sort(by_name_.begin(), by_name_.end(), [&](size_t a, size_t b) { return documents_[a].name < documents_[b].name; });
-  std::sort(by_digest_.begin(), by_digest_.end(), [&](size_t a, size_t b) { return documents_[a].digest < documents_[b].digest; });
+  std::sort(by_digest_.begin(), by_digest_.end(),
+            [&](size_t a, size_t b) { return documents_[a].digest < documents_[b].digest; });
   for (size_t i = 1; i < documents_.size(); ++i) {
     const Document &a = documents_[by_name_[i - 1]], &b = documents_[by_name_[i]];
-    if (a.name == b.name) throw FormatError(artifact / "documents.jsonl", -1, fmt::format("two documents are called '{}'", a.name));
+    if (a.name == b.name)
+      throw FormatError(artifact / "documents.jsonl", -1, fmt::format("two documents are called '{}'", a.name));
     if (documents_[by_digest_[i - 1]].digest == documents_[by_digest_[i]].digest) {
-      throw FormatError(artifact / "documents.jsonl", -1,
-                        fmt::format("'{}' and '{}' are the same document", documents_[by_digest_[i - 1]].name, documents_[by_digest_[i]].name));
+      throw FormatError(
+          artifact / "documents.jsonl", -1,
+          fmt::format("'{}' and '{}' are the same document", documents_[by_digest_[i - 1]].name, documents_[by_digest_[i]].name));
     }
   }
 }
@@ -131,15 +136,16 @@ void Corpus::read_window(Split split, int64_t window, std::span<int64_t> ids) co
   }
   // Checked here and not when opened: a large stream is read once, not twice.
   for (const int64_t id : ids) {
-    if (id >= vocab_size_) throw FormatError(stream_.path(), -1, fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size_));
+    if (id >= vocab_size_)
+      throw FormatError(stream_.path(), -1, fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size_));
   }
 }
 
 const Document& Corpus::document_at(Split split, int64_t position) const {
   OVERPROOF_CHECK(position >= 0 && position < tokens(split));
   const auto& order = order_[size_t(split)];
-  const auto it = std::upper_bound(order.begin(), order.end(), position,
-                                   [&](int64_t p, size_t i) { return p < documents_[i].first_token; });
+  const auto it =
+      std::upper_bound(order.begin(), order.end(), position, [&](int64_t p, size_t i) { return p < documents_[i].first_token; });
   return documents_[*(it - 1)];
 }
 
@@ -161,8 +167,8 @@ const Document* Corpus::find(std::string_view name_or_digest) const {
 std::string texts_file_name(std::string_view source) {
   std::string name = "texts/";
   for (const char c : source) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '+' || c == '-' ||
-                       (c == '.' && name.size() > 6);  // no hidden file, no ".."
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '+' ||
+                       c == '-' || (c == '.' && name.size() > 6);  // no hidden file, no ".."
     name += plain ? std::string(1, c) : fmt::format("%{:02X}", uint8_t(c));
   }
   return name + ".jsonl";
@@ -179,7 +185,8 @@ std::string document_text(const fs::path& artifact, const Document& document) {
     const Json record = parse_json(line, path, offset);
     if (member<std::string>(record, "name", path, offset) != document.name) return;
     text = member<std::string>(record, "text", path, offset);
-    if (sha256(text) != document.digest) throw FormatError(path, offset, fmt::format("the text of '{}' does not have its digest", document.name));
+    if (sha256(text) != document.digest)
+      throw FormatError(path, offset, fmt::format("the text of '{}' does not have its digest", document.name));
     found = true;
   });
   if (!found) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", document.name));
@@ -187,21 +194,31 @@ std::string document_text(const fs::path& artifact, const Document& document) {
 }
 
 void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit) {
-  const std::vector<Document> documents = read_documents(artifact / "documents.jsonl");
-  for (size_t at = 0; at < documents.size();) {
-    const fs::path path = artifact / texts_file_name(documents[at].source);
-    const std::string& source = documents[at].source;
+  const MappedFile table(artifact / "documents.jsonl");
+  const std::string_view lines(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
+  size_t at = 0;
+  std::optional<Document> next;
+  const auto advance = [&] {
+    next.reset();
+    if (at == lines.size()) return;
+    const size_t end = std::min(lines.find('\n', at), lines.size());
+    next = parse_document(lines.substr(at, end - at), table.path(), int64_t(at));
+    at = std::min(end + 1, lines.size());
+  };
+  advance();
+  while (next) {
+    const std::string source = next->source;
+    const fs::path path = artifact / texts_file_name(source);
     for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
       const Json record = parse_json(line, path, offset);
       const auto text = member<std::string>(record, "text", path, offset);
-      if (at == documents.size() || documents[at].source != source || sha256(text) != documents[at].digest) {
+      if (!next || next->source != source || sha256(text) != next->digest) {
         throw FormatError(path, offset, "its texts are not the documents of the table, in order");
       }
-      visit(documents[at++], text);
+      visit(*next, text);
+      advance();
     });
-    if (at < documents.size() && documents[at].source == source) {
-      throw FormatError(path, -1, fmt::format("the text of '{}' is missing", documents[at].name));
-    }
+    if (next && next->source == source) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", next->name));
   }
 }
 

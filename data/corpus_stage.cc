@@ -26,14 +26,38 @@ namespace overproof {
 
 namespace {
 
+constexpr size_t kRecordsAtOnce = 16384;
+
+/// A document that may come into the corpus. There may be tens of millions: names are kept once each, all else as numbers.
 struct Candidate {
-  fs::path file;
-  std::string name, source, license, rule;
+  std::string name;
+  int64_t record = -1;  // where its record begins in the table, if its text stands there; else it is a file
+  uint32_t source = 0, license = 0, rule = 0;  // of CandidateList::words
 };
 
-std::vector<Candidate> list_packages(const fs::path& folder) {
-  std::vector<Candidate> list;
-  for (const auto& package : fs::directory_iterator(folder)) {
+struct CandidateList {
+  std::vector<Candidate> all;
+  std::optional<MappedFile> table;  // documents.jsonl, if the source has one
+  fs::path folder;
+  std::vector<std::string> words;  // sources, licences and rules
+
+  const std::string& source(const Candidate& c) const { return words[c.source]; }
+  fs::path file(const Candidate& c) const {
+    if (c.record >= 0) return table->path();
+    return folder / (table ? c.name : c.name + ".txt");
+  }
+  uint32_t word(std::string_view text) {
+    const auto [it, is_new] = places_.try_emplace(std::string(text), uint32_t(words.size()));
+    if (is_new) words.emplace_back(text);
+    return it->second;
+  }
+
+ private:
+  std::map<std::string, uint32_t, std::less<>> places_;
+};
+
+void list_packages(CandidateList& list) {
+  for (const auto& package : fs::directory_iterator(list.folder)) {
     if (!package.is_directory()) continue;
     const std::string source = package.path().filename().string();
     std::optional<CopyrightFile> copyright;
@@ -47,41 +71,79 @@ std::vector<Candidate> list_packages(const fs::path& folder) {
       LicenseMatch match{"unspecified", "none", ""};
       if (copyright) match = license_of(*copyright, installed);
       if (match.license.empty()) match.license = "unspecified";
-      list.push_back({entry.path(), source + "/" + installed, source, match.license, match.rule});
+      list.all.push_back({source + "/" + installed, -1, list.word(source), list.word(match.license), list.word(match.rule)});
     }
   }
-  return list;
 }
 
-std::vector<Candidate> list_given(const fs::path& folder, const fs::path& table) {
-  std::vector<Candidate> list;
-  const std::string all = read_file(table);
-  for (size_t at = 0; at < all.size();) {
-    const size_t end = std::min(all.find('\n', at), all.size());
-    const std::string_view line = std::string_view(all).substr(at, end - at);
-    const Json record = parse_json(line, table, int64_t(at));
-    for (const char* key : {"name", "license", "source"}) {
-      if (!record.is_object() || !record.contains(key) || !record[key].is_string()) {
-        throw FormatError(table, int64_t(at), fmt::format("'{}' is missing or is no string", key));
-      }
+/// The record that begins `offset` bytes into the table, of any length.
+std::string_view line_at(const MappedFile& table, int64_t offset) {
+  const std::string_view all(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
+  return all.substr(size_t(offset), std::min(all.find('\n', size_t(offset)), all.size()) - size_t(offset));
+}
+
+/// A record of the table, without its text.
+struct Given {
+  std::string name, source, license;
+  bool has_text = false;
+};
+
+Given read_given(std::string_view line, const fs::path& file, int64_t offset) {
+  Json record = parse_json(line, file, offset);
+  Given given;
+  for (const auto& [key, into] : {std::pair{"name", &given.name}, {"license", &given.license}, {"source", &given.source}}) {
+    if (!record.is_object() || !record.contains(key) || !record[key].is_string()) {
+      throw FormatError(file, offset, fmt::format("'{}' is missing or is no string", key));
     }
-    const auto name = record["name"].get<std::string>();
-    if (!is_safe_relative_name(name)) throw FormatError(table, int64_t(at), fmt::format("'{}' is not a name inside the folder", name));
-    list.push_back({folder / name, name, record["source"].get<std::string>(), record["license"].get<std::string>(), "given"});
-    at = end + 1;
+    *into = std::move(record[key].get_ref<std::string&>());
   }
-  return list;
+  if (!is_safe_relative_name(given.name))
+    throw FormatError(file, offset, fmt::format("'{}' is not a name inside the folder", given.name));
+  given.has_text = record.contains("text");
+  if (given.has_text && !record["text"].is_string()) throw FormatError(file, offset, "'text' is no string");
+  return given;
 }
 
-std::vector<Candidate> list_documents(const fs::path& folder) {
+void list_given(CandidateList& list) {
+  const uint32_t given_rule = list.word("given");
+  std::vector<int64_t> offsets;  // of lines that are read together
+  const auto read = [&] {
+    throw_if_interrupted();
+    std::vector<Given> read(offsets.size());
+    parallel_for(int64_t(offsets.size()), 256, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        read[size_t(i)] = read_given(line_at(*list.table, offsets[size_t(i)]), list.table->path(), offsets[size_t(i)]);
+    });
+    for (size_t i = 0; i < read.size(); ++i)
+      list.all.push_back({std::move(read[i].name), read[i].has_text ? offsets[i] : -1, list.word(read[i].source),
+                          list.word(read[i].license), given_rule});
+    offsets.clear();
+  };
+  for_each_line(*list.table, [&](std::string_view, int64_t offset) {
+    offsets.push_back(offset);
+    if (offsets.size() == kRecordsAtOnce) read();
+  });
+  read();
+}
+
+CandidateList list_documents(const fs::path& folder) {
   if (!fs::is_directory(folder)) throw IoError(folder, "the corpus's source must be a folder", ENOTDIR);
-  const fs::path table = folder / "documents.jsonl";
-  auto list = fs::exists(table) ? list_given(folder, table) : list_packages(folder);
-  if (list.empty()) throw UsageError(fmt::format("{} holds no documents (.txt files in a folder for each package, or documents.jsonl)", folder.string()));
-  const auto key = [](const Candidate& c) { return std::tie(c.source, c.name); };
-  std::sort(list.begin(), list.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
-  const auto same = std::adjacent_find(list.begin(), list.end(), [&](const auto& a, const auto& b) { return key(a) == key(b); });
-  if (same != list.end()) throw FormatError(folder, -1, fmt::format("two documents are called '{}'", same->name));
+  CandidateList list;
+  list.folder = folder;
+  if (const fs::path table = folder / "documents.jsonl"; fs::exists(table)) {
+    list.table.emplace(table);
+    list_given(list);
+  } else {
+    list_packages(list);
+  }
+  if (list.all.empty())
+    throw UsageError(
+        fmt::format("{} holds no documents (.txt files in a folder for each package, or documents.jsonl)", folder.string()));
+  const auto key = [&](const Candidate& c) { return std::tie(list.source(c), c.name); };
+  std::sort(list.all.begin(), list.all.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
+  const auto same =
+      std::adjacent_find(list.all.begin(), list.all.end(), [&](const auto& a, const auto& b) { return key(a) == key(b); });
+  if (same != list.all.end()) throw FormatError(folder, -1, fmt::format("two documents are called '{}'", same->name));
   return list;
 }
 
@@ -154,25 +216,41 @@ struct Prepared {
   bool too_short = false, too_long = false;
   int64_t fault_at = -1;
   std::string fault;  // not empty: broken
+
+  bool check_length(int64_t bytes, const CorpusConfig& config) {
+    too_short = bytes < std::max<int64_t>(config.min_bytes, 1);
+    too_long = bytes > config.max_bytes;
+    return too_short || too_long;
+  }
 };
 
-Prepared prepare(const Candidate& candidate, const CorpusConfig& config, const Tokenizer& tokenizer, int32_t separator) {
-  Prepared out;
+/// The text of a file, if it is neither too short nor too long; `fault` says why it cannot be read.
+void read_text(const fs::path& file, const CorpusConfig& config, Prepared& out) {
   std::error_code error;
-  const auto size = fs::file_size(candidate.file, error);
+  const auto size = fs::file_size(file, error);
   if (error) {
     out.fault = fmt::format("cannot read: {}", error.message());
-    return out;
+    return;
   }
-  out.too_short = int64_t(size) < std::max<int64_t>(config.min_bytes, 1);
-  out.too_long = int64_t(size) > config.max_bytes;
-  if (out.too_short || out.too_long) return out;
+  if (out.check_length(int64_t(size), config)) return;
   try {
-    out.text = read_file(candidate.file);
+    out.text = read_file(file);
   } catch (const IoError& e) {
     out.fault = e.what();
-    return out;
   }
+}
+
+Prepared prepare(const CandidateList& list, const Candidate& candidate, const CorpusConfig& config, const Tokenizer& tokenizer,
+                 int32_t separator) {
+  Prepared out;
+  if (candidate.record >= 0) {
+    Json record = parse_json(line_at(*list.table, candidate.record), list.table->path(), candidate.record);
+    out.text = std::move(record["text"].get_ref<std::string&>());
+    out.check_length(int64_t(out.text.size()), config);
+  } else {
+    read_text(list.file(candidate), config, out);
+  }
+  if (out.too_short || out.too_long || !out.fault.empty()) return out;
   out.fault_at = invalid_utf8_at(out.text);
   if (out.fault_at >= 0) {
     out.fault = "it is not UTF-8";
@@ -201,7 +279,8 @@ Json tallies(const std::map<std::string, Tally>& map) {
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs) {
   const auto tokenizer = open_tokenizer(inputs.path("tokenizer"));
   const int32_t separator = separator_of(*tokenizer, config.separator);
-  const std::vector<Candidate> candidates = list_documents(inputs.path("source"));
+  const CandidateList list = list_documents(inputs.path("source"));
+  const std::vector<Candidate>& candidates = list.all;
   const DType dtype = tokenizer->vocab_size() <= 65536 ? DType::u16 : DType::u32;
 
   fs::create_directories(outputs.scratch());
@@ -217,17 +296,30 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   Json broken = Json::array();
 
   const auto keep = [&](const Candidate& candidate, Prepared& prepared) {
-    Document d{.digest = prepared.digest, .name = candidate.name, .source = candidate.source, .license = candidate.license,
-               .license_rule = candidate.rule, .bytes = int64_t(prepared.text.size()), .split = split_of(prepared.digest, config.held_out),
+    Document d{.digest = prepared.digest,
+               .name = candidate.name,
+               .source = list.source(candidate),
+               .license = list.words[candidate.license],
+               .license_rule = list.words[candidate.rule],
+               .bytes = int64_t(prepared.text.size()),
+               .split = split_of(prepared.digest, config.held_out),
                .tokens = int64_t(prepared.ids.size())};
     Spool& spool = d.split == Split::train ? train : held_out;
     d.first_token = spool.tokens;
     spool.append(prepared.ids, dtype);
     commitment.add(d.digest, d.split, d.tokens, table.bytes_written());
     const char* split = d.split == Split::train ? "train" : "held_out";
-    table.write(Json{{"digest", d.digest.hex()}, {"name", d.name}, {"source", d.source}, {"license", d.license},
-                     {"license_rule", d.license_rule}, {"bytes", d.bytes}, {"split", split}, {"first_token", d.first_token},
-                     {"tokens", d.tokens}}.dump() + "\n");
+    table.write(Json{{"digest", d.digest.hex()},
+                     {"name", d.name},
+                     {"source", d.source},
+                     {"license", d.license},
+                     {"license_rule", d.license_rule},
+                     {"bytes", d.bytes},
+                     {"split", split},
+                     {"first_token", d.first_token},
+                     {"tokens", d.tokens}}
+                    .dump() +
+                "\n");
     if (!texts || texts_source != d.source) {
       if (texts) outputs.folder().finish(std::move(*texts));
       texts.emplace(outputs.folder().open(texts_file_name(d.source)));
@@ -248,7 +340,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     std::vector<Prepared> batch(count);
     parallel_for(int64_t(count), 4, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        batch[size_t(i)] = prepare(candidates[begin + size_t(i)], config, *tokenizer, separator);
+        batch[size_t(i)] = prepare(list, candidates[begin + size_t(i)], config, *tokenizer, separator);
       }
     });
     for (size_t i = 0; i < count; ++i) {
@@ -256,7 +348,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
       if (!batch[i].fault.empty()) {
         broken.push_back({{"name", candidate.name}, {"cause", batch[i].fault}});
         if (int64_t(broken.size()) > config.allow_broken) {
-          throw FormatError(candidate.file, batch[i].fault_at, fmt::format("{} (broken documents are skipped with allow-broken)", batch[i].fault));
+          throw FormatError(list.file(candidate), batch[i].fault_at,
+                            fmt::format("{} (broken documents are skipped with allow-broken)", batch[i].fault));
         }
       } else if (batch[i].too_short || batch[i].too_long) {
         ++(batch[i].too_short ? too_short : too_long);
@@ -297,14 +390,15 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   report.metrics()["documents_root"] = committed.documents.root.hex();
   report.metrics()["sorted_root"] = committed.sorted.root.hex();
   const auto total = int64_t(seen.size());
-  report.summary.push_back(fmt::format("{} documents, {} training and {} held-out tokens, {} licences, {} sources", total, train.tokens,
-                                       held_out.tokens, by_license.size(), by_source.size()));
-  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken", duplicates, too_short, too_long,
-                                       broken.size()));
+  report.summary.push_back(fmt::format("{} documents, {} training and {} held-out tokens, {} licences, {} sources", total,
+                                       train.tokens, held_out.tokens, by_license.size(), by_source.size()));
+  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken", duplicates, too_short,
+                                       too_long, broken.size()));
   report.summary.push_back(fmt::format("committed to {}{} documents: tree {}, sorted {}", is_private ? "salted " : "", total,
                                        committed.documents.root.hex().substr(0, 16), committed.sorted.root.hex().substr(0, 16)));
   for (const Json& record : broken) {
-    report.summary.push_back(fmt::format("broken: {}: {}", record["name"].get<std::string>(), record["cause"].get<std::string>()));
+    report.summary.push_back(
+        fmt::format("broken: {}: {}", record["name"].get<std::string>(), record["cause"].get<std::string>()));
   }
   return report;
 }

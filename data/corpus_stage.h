@@ -3,12 +3,13 @@
 //
 // Input "source" is a folder, in one of two layouts:
 //   <source>/<package>/<path>.txt with <source>/<package>/copyright (machine-readable): licences by stanza, data/dep5.h
-//   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}
+//   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}, and
+//   with it, where the text is no file of that name but stands here, "text": "..."
 // In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
-// Input "salt", where there is one, makes the corpus private: a file of 32 random bytes that nobody else may read. The Merkle trees then hold
-// salted values (provenance/corpus_proof.h). What must be withheld when such a corpus is published: everything but commitment.json and the
-// signatures, because the table and the texts say what the trees hide.
+// Input "salt", where there is one, makes the corpus private: a file of 32 random bytes that nobody else may read. The Merkle
+// trees then hold salted values (provenance/corpus_proof.h). What must be withheld when such a corpus is published: everything
+// but commitment.json and the signatures, because the table and the texts say what the trees hide.
 
 #include <string>
 
@@ -30,13 +31,14 @@ struct CorpusConfig {
     v("max-bytes", max_bytes, in_range(1, 1 << 28), "longer documents are left out, and counted");
     v("held-out", held_out, in_range(0, 0.9), "fraction of documents kept for evaluation, chosen by keyed digest");
     v("window-length", window_length, in_range(2, 1 << 20), "tokens of a training window");
-    v("separator", separator, any_value(), "the token put after every document; empty: end of text, or else the tokenizer's end token");
+    v("separator", separator, any_value(),
+      "the token put after every document; empty: end of text, or else the tokenizer's end token");
     v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, unreadable) may be skipped");
   }
 };
 
 /// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
-/// of threads. Memory: one batch of documents, and about 300 bytes for each kept one.
+/// of threads. Memory: one batch of documents, and about 300 bytes for each document.
 /// Throws FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault.
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs);
 

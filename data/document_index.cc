@@ -45,7 +45,7 @@ bool DocumentIndex::is_in(const fs::path& artifact) { return fs::exists(artifact
 
 void DocumentIndex::fail(std::string_view cause) const { throw FormatError(file_.path(), -1, cause); }
 
-DocumentIndex::DocumentIndex(const fs::path& artifact) : file_(artifact / kFile) {
+DocumentIndex::DocumentIndex(const fs::path& artifact, Reads reads) : file_(artifact / kFile, reads) {
   const TensorInfo& keys = file_.info("keys");
   if (keys.dtype != DType::u8 || keys.shape.size() != 2 || keys.shape[1] != 32) fail("'keys' must be U8 [documents, 32]");
   documents_ = keys.shape[0];
@@ -110,7 +110,8 @@ TokenRange DocumentIndex::tokens(int64_t ordinal) const {
   const size_t i = size_t(ordinal);
   const bool train = tokens_[0][i + 1] != tokens_[0][i];
   const auto& stream = tokens_[train ? 0 : 1];
-  if (stream[i] < 0 || stream[i + 1] <= stream[i] || (train && tokens_[1][i + 1] != tokens_[1][i]))
+  if (stream[i] < 0 || stream[i + 1] <= stream[i] || stream[i + 1] > stream.back() ||
+      (train && tokens_[1][i + 1] != tokens_[1][i]))
     fail(fmt::format("the tokens of document {} do not follow those before it", ordinal));
   return {train ? Split::train : Split::held_out, stream[i], stream[i + 1] - stream[i]};
 }

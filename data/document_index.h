@@ -1,5 +1,5 @@
 #pragma once
-// corpus/index.safetensors: finds documents by digest, place and token without reading the table. n documents, 68 bytes each:
+// corpus/index.safetensors: finds documents by digest, place and token without reading the table. n documents, 64 bytes each:
 //
 //   keys      U8  [n, 32]  values of the sorted tree, strictly ascending: digests, or salted values where the corpus is private
 //   train     I64 [n + 1]  training tokens before each document of the table, and all of them at the end
@@ -27,7 +27,8 @@ struct TokenRange {
 class DocumentIndex {
  public:
   static bool is_in(const fs::path& artifact);
-  explicit DocumentIndex(const fs::path& artifact);  ///< throws FormatError on shapes that do not fit together
+  explicit DocumentIndex(const fs::path& artifact,
+                         Reads reads = Reads::onwards);  ///< throws FormatError on shapes that do not fit together
 
   int64_t documents() const { return documents_; }
   Digest key(int64_t rank) const;

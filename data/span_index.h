@@ -55,8 +55,9 @@ class SpanIndex {
   int64_t words() const;
   int64_t shards() const { return int64_t(shards_.size()); }
 
-  /// All maximal spans of `text` (UTF-8, at most kLongestQuery bytes; throws UsageError), in order. Every start of a word is
-  /// looked up by binary search in every shard, in parallel; for a start inside a long match one look-up serves many.
+  /// All maximal spans of `text` (UTF-8, at most kLongestQuery bytes; throws UsageError), in order. Starts of
+  /// words are looked up by binary search in every shard at once: no more of them than it takes to be sure that no other span is
+  /// long enough.
   std::vector<MatchedSpan> find(std::string_view text, const SpanQuery& query) const;
 
   /// In place. Throws FormatError when the tables contradict each other there.
@@ -69,9 +70,9 @@ class SpanIndex {
     int64_t first_byte;
     SuffixArray suffixes;
   };
-  int64_t longest_match(std::string_view pattern) const;
+  class Ends;
   SpanHit hit_at(const Shard& shard, int64_t position) const;
-  void list_documents(std::string_view passage, const SpanQuery& query, MatchedSpan& span) const;
+  void list_documents(std::string_view text, const SpanQuery& query, std::vector<MatchedSpan>& spans) const;
   SafetensorsFile table_;
   std::span<const int64_t> first_byte_, record_offset_;
   std::vector<Shard> shards_;

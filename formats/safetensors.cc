@@ -77,7 +77,7 @@ Placed parse_tensor(const Header& header, const std::string& name, const Json& e
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const fs::path& file) : file_(file) {
+SafetensorsFile::SafetensorsFile(const fs::path& file, Reads reads) : file_(file, reads) {
   const std::span<const uint8_t> all = file_.bytes();
   if (file_.size() < kLengthBytes) throw FormatError(file, file_.size(), "ends inside the header's length");
   uint64_t length = 0;
@@ -113,12 +113,14 @@ SafetensorsFile::SafetensorsFile(const fs::path& file) : file_(file) {
   int64_t expected = 0;
   for (Placed& t : placed) {
     if (t.begin != expected) {
-      header.refuse(t.info.name, fmt::format("tensor '{}' begins at byte {} of the data, {} byte {}", t.info.name, t.begin,
-                                             t.begin < expected ? "overlapping the one before, which ends at" : "leaving a gap after",
-                                             expected));
+      header.refuse(
+          t.info.name,
+          fmt::format("tensor '{}' begins at byte {} of the data, {} byte {}", t.info.name, t.begin,
+                      t.begin < expected ? "overlapping the one before, which ends at" : "leaving a gap after", expected));
     }
     if (t.end > int64_t(data.size())) {
-      header.refuse(t.info.name, fmt::format("tensor '{}' ends at byte {} of the data, which has {}", t.info.name, t.end, data.size()));
+      header.refuse(t.info.name,
+                    fmt::format("tensor '{}' ends at byte {} of the data, which has {}", t.info.name, t.end, data.size()));
     }
     expected = t.end;
     by_name_.emplace(t.info.name, tensors_.size());
@@ -148,8 +150,9 @@ std::span<const uint8_t> SafetensorsFile::bytes(std::string_view name) const { r
 const void* SafetensorsFile::aligned(std::string_view name, size_t element_bytes, size_t alignment) const {
   const size_t i = index(name);
   if (size_t(dtype_bytes(tensors_[i].dtype)) != element_bytes) {
-    throw FormatError(path(), -1, fmt::format("tensor '{}' is {}, where elements of {} bytes are needed", name,
-                                              dtype_name(tensors_[i].dtype), element_bytes));
+    throw FormatError(path(), -1,
+                      fmt::format("tensor '{}' is {}, where elements of {} bytes are needed", name, dtype_name(tensors_[i].dtype),
+                                  element_bytes));
   }
   const uint8_t* p = data_[i].data();
   if (reinterpret_cast<uintptr_t>(p) % alignment != 0) {
@@ -158,7 +161,8 @@ const void* SafetensorsFile::aligned(std::string_view name, size_t element_bytes
   return p;
 }
 
-SafetensorsWriter::SafetensorsWriter(OutputFolder& folder, std::string name, std::vector<TensorInfo> tensors, const Metadata& metadata)
+SafetensorsWriter::SafetensorsWriter(OutputFolder& folder, std::string name, std::vector<TensorInfo> tensors,
+                                     const Metadata& metadata)
     : folder_(folder), file_(folder.open(name)), tensors_(std::move(tensors)) {
   Json header = Json::object();
   if (!metadata.empty()) header[std::string(kMetadataKey)] = metadata;

@@ -18,13 +18,13 @@ using Metadata = std::map<std::string, std::string>;
 /// duplicate keys, dtype x shape = bytes. Throws FormatError with file and offset.
 class SafetensorsFile {
  public:
-  explicit SafetensorsFile(const fs::path& file);
+  explicit SafetensorsFile(const fs::path& file, Reads reads = Reads::onwards);
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< in the order of their bytes
   const Metadata& metadata() const { return metadata_; }
   bool contains(std::string_view name) const;
-  const TensorInfo& info(std::string_view name) const;                ///< throws FormatError when missing
-  std::span<const uint8_t> bytes(std::string_view name) const;        ///< points into the map
-  int64_t offset(std::string_view name) const;                        ///< of the tensor's bytes, from the start of the file
+  const TensorInfo& info(std::string_view name) const;          ///< throws FormatError when missing
+  std::span<const uint8_t> bytes(std::string_view name) const;  ///< points into the map
+  int64_t offset(std::string_view name) const;                  ///< of the tensor's bytes, from the start of the file
   /// The tensor's elements in place. T's size must be the dtype's; throws FormatError otherwise or when unaligned.
   template <class T>
   std::span<const T> values(std::string_view name) const {

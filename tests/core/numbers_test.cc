@@ -1,7 +1,10 @@
 #include <catch2/catch.hpp>
 
+#include <atomic>
 #include <cmath>
+#include <latch>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "core/checked.h"
@@ -51,7 +54,7 @@ TEST_CASE("narrow floats: every code survives the way out and back, ties go to e
   CHECK(f32_to_bf16(f32_from_bits(0x3f818000)) == 0x3f82);  // halfway, even above
   CHECK(f32_to_f16(65519.996f) == 0x7bff);
   CHECK(f32_to_f16(65520.0f) == 0x7c00);
-  CHECK(f32_to_f16(0x1p-25f) == 0);                          // halfway to the smallest subnormal: even is zero
+  CHECK(f32_to_f16(0x1p-25f) == 0);  // halfway to the smallest subnormal: even is zero
   CHECK(f32_to_f16(std::nextafter(0x1p-25f, 1.0f)) == 1);
   CHECK(f8_e4m3_to_f32(0x7e) == 448.0f);
   CHECK(std::isnan(f8_e4m3_to_f32(0xff)));
@@ -82,4 +85,21 @@ TEST_CASE("products that do not fit are seen, and loops are cut the same way for
     for (int64_t i = 0; i < 1000; ++i) REQUIRE(piece[size_t(i)] == i / 37 * 37);
   }
   CHECK_THROWS_AS(parallel_for(10, 1, [](int64_t, int64_t) { throw std::runtime_error("x"); }), std::runtime_error);
+}
+
+TEST_CASE("bodies that wait are all called once, together, and the first that throws is heard") {
+  for (const int64_t n : {0, 1, 7, 1000}) {
+    std::vector<std::atomic<int>> called(static_cast<size_t>(n));
+    wait_in_parallel(n, [&](int64_t i) { ++called[size_t(i)]; });
+    for (const auto& times : called) REQUIRE(times == 1);
+  }
+  // More at a time than there are cores here: each waits until eight have begun.
+  std::latch eight(8);
+  wait_in_parallel(8, [&](int64_t) { eight.arrive_and_wait(); });
+  for (int repeat = 0; repeat < 20; ++repeat)
+    CHECK_THROWS_WITH(wait_in_parallel(200,
+                                       [](int64_t i) {
+                                         if (i % 10 == 3) throw std::runtime_error(std::to_string(i));
+                                       }),
+                      "3");
 }

@@ -151,11 +151,36 @@ TEST_CASE("single documents are found as in memory, with an index and without") 
         CHECK(found->digest == d.digest);
         CHECK(found->first_token == d.first_token);
       }
+    REQUIRE(finder.documents() == int64_t(corpus.documents().size()));
+    for (int64_t i = 0; i < finder.documents(); ++i) {
+      const Document& d = corpus.documents()[size_t(i)];
+      CHECK(finder.document(i).name == d.name);
+      CHECK(finder.tokens(i).split == d.split);
+      CHECK(finder.tokens(i).first == d.first_token);
+      CHECK(finder.tokens(i).count == d.tokens);
+    }
+    for (const Split split : {Split::train, Split::held_out})
+      for (int64_t first = 0; first < corpus.tokens(split); first += 13) {
+        const int64_t end = std::min(first + 90, corpus.tokens(split));
+        std::vector<std::string> expected, found;
+        for (const Document& d : corpus.documents())
+          if (d.split == split && d.first_token < end && d.first_token + d.tokens > first) expected.push_back(d.name);
+        for (const Document& d : finder.at(split, first, end)) found.push_back(d.name);
+        REQUIRE(found == expected);
+      }
+    CHECK(finder.at(Split::train, 5, 5).empty());
     for (const std::string& nobody : {std::string("nobody"), std::string("doc1"), std::string(), std::string("MIT"),
                                       std::string(64, '0'), corpus.documents()[0].source})
       CHECK_FALSE(finder.find(nobody));
   };
   same();
+  // The index and the table's order lead to every document, without a search.
+  for (const Document& d : corpus.documents()) {
+    const DocumentFinder finder(source.folder / "out");
+    CHECK(finder.look_up(d.name).value().digest == d.digest);
+    CHECK(finder.look_up(d.digest.hex()).value().name == d.name);
+  }
+  CHECK_FALSE(DocumentFinder(source.folder / "out").look_up("nobody"));
   for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) fs::remove(source.folder / "out" / name);
   same();
 }
@@ -168,12 +193,17 @@ TEST_CASE("an index that hides a document, or says something else, is caught whe
   {
     OutputFolder out(other.path());
     CommitmentWriter writer(std::nullopt);
+    const std::string table = read_file(source.folder / "out/documents.jsonl");
+    int64_t record = 0, shorter = 1;
     for (size_t i = 0; i < corpus.documents().size(); ++i) {
       const Document& d = corpus.documents()[i];
-      // The first is hidden behind another digest, the second has another length.
-      writer.add(i == 0 ? sha256("another") : d.digest, d.split, d.tokens + (i == 1), 0 + int64_t(i) * 10);
+      // The first is hidden behind another digest, the second has another length, and so has the next of its split.
+      const bool taken = i > 1 && shorter > 0 && d.split == corpus.documents()[1].split;
+      writer.add(i == 0 ? sha256("another") : d.digest, d.split, d.tokens + (i == 1) - taken, record);
+      if (taken) shorter = 0;
+      record = int64_t(table.find('\n', size_t(record))) + 1;
     }
-    writer.finish(out, 100000);
+    writer.finish(out, record);
   }
   for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"})
     fs::copy_file(other / name, source.folder / "out" / name, fs::copy_options::overwrite_existing);
@@ -181,6 +211,20 @@ TEST_CASE("an index that hides a document, or says something else, is caught whe
   CHECK_THROWS_AS(finder.find(corpus.documents()[0].digest.hex()), FormatError);
   CHECK_THROWS_AS(finder.find(corpus.documents()[1].digest.hex()), FormatError);
   CHECK_THROWS_AS(finder.find(sha256("another").hex()), FormatError);
+  CHECK_THROWS_AS(finder.find(corpus.documents()[1].name), FormatError);
+  CHECK_THROWS_AS(finder.document(0), FormatError);
+  CHECK(finder.document(finder.documents() - 1).name == corpus.documents().back().name);
+  const Document& longer = corpus.documents()[1];
+  CHECK_THROWS_AS(finder.at(longer.split, longer.first_token, longer.first_token + longer.tokens), FormatError);
+  // Streams of another length than the index says are refused at once.
+  {
+    OutputFolder out(source.folder / "out");
+    SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {1}}, {"held_out", DType::u16, {1}}},
+                             {{"window_length", "16"}});
+    writer.append("abcd", 4);
+    writer.close();
+  }
+  CHECK_THROWS_AS(DocumentFinder(source.folder / "out"), FormatError);
 }
 
 TEST_CASE("a private corpus is the same but for its trees, and needs a secret that nobody else may read") {
@@ -272,6 +316,27 @@ TEST_CASE("a generic folder brings its own table") {
   CHECK(corpus.find("two.txt")->license == "CC0-1.0");
   CHECK(corpus.find("two.txt")->license_rule == "given");
   CHECK(document_text(source.folder / "out", *corpus.find("two.txt")) == text_of(2));  // the source's name stays inside texts/
+  // A text may stand in the table itself: the same documents, wherever they are.
+  const auto record = [](const char* name, const char* license, const char* from, const Json& text) {
+    return Json{{"name", name}, {"license", license}, {"source", from}, {"text", text}}.dump() + "\n";
+  };
+  write_text(source.folder / "src/documents.jsonl",
+             record("two.txt", "CC0-1.0", "../notes", text_of(2)) +
+                 "{\"name\": \"a/one.txt\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
+  source.run("in-table", Source::config());
+  for (const std::string& name : {std::string("documents.jsonl"), std::string("tokens.safetensors"), std::string("licenses.json"),
+                                  texts_file_name("../notes"), texts_file_name("mail")})
+    CHECK(read_file(source.folder / "in-table" / name) == read_file(source.folder / "out" / name));
+  write_text(source.folder / "src/documents.jsonl", record("two.txt", "CC0-1.0", "notes", text_of(2)) +
+                                                        record("short", "MIT", "mail", "x") +
+                                                        record("long", "MIT", "mail", std::string(5000, 'x')));
+  CorpusConfig short_ones = Source::config();
+  short_ones.max_bytes = 4000;
+  const StageReport report = source.run("short", short_ones);
+  CHECK(report.metrics()["too_short"] == 1);
+  CHECK(report.metrics()["too_long"] == 1);
+  write_text(source.folder / "src/documents.jsonl", record("two.txt", "CC0-1.0", "notes", 2));
+  CHECK_THROWS_AS(source.run("no-text", Source::config()), FormatError);
   write_text(source.folder / "src/documents.jsonl", "{\"name\": \"../x\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
   CHECK_THROWS_AS(source.run("bad", Source::config()), FormatError);
 }

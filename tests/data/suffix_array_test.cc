@@ -47,6 +47,28 @@ int64_t count_by_trying(std::string_view text, const Words& words, std::string_v
                        [&](int64_t b) { return text.substr(size_t(b)).starts_with(pattern); });
 }
 
+using WordSpan = std::pair<int64_t, int64_t>;
+
+/// By trying: for each word, the most words that stand anywhere in a document at a word's beginning.
+std::vector<WordSpan> spans_by_trying(const std::vector<std::string>& texts, std::string_view query, int64_t min_words,
+                                      int64_t min_bytes) {
+  const Words words = words_of(query);
+  std::vector<WordSpan> expected;
+  int64_t reached = 0;
+  for (size_t w = 0; w < words.begins.size(); ++w) {
+    const std::string_view pattern = query.substr(size_t(words.begins[w]));
+    size_t longest = 0;
+    for (const std::string& text : texts) longest = std::max(longest, longest_by_trying(text, words_of(text), pattern));
+    auto last = int64_t(w);
+    while (last < int64_t(words.ends.size()) && size_t(words.ends[size_t(last)] - words.begins[w]) <= longest) ++last;
+    if (last <= std::max(reached, int64_t(w))) continue;
+    reached = last;
+    if (last - int64_t(w) >= min_words && words.ends[size_t(last) - 1] - words.begins[w] >= min_bytes)
+      expected.emplace_back(w, last);
+  }
+  return expected;
+}
+
 struct IndexedCorpus {
   TempFolder folder;
   std::vector<std::string> texts;  // in the order of the table
@@ -146,20 +168,8 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
   options.max_documents = 1000;
   const std::vector<MatchedSpan> spans = index.find(query, options);
 
-  // By trying: for each word, the most words that stand anywhere in a document at a word's beginning.
   const Words words = words_of(query);
-  std::vector<std::pair<int64_t, int64_t>> expected;  // words
-  int64_t reached = 0;
-  for (size_t w = 0; w < words.begins.size(); ++w) {
-    const std::string_view pattern = std::string_view(query).substr(size_t(words.begins[w]));
-    size_t longest = 0;
-    for (const std::string& text : texts) longest = std::max(longest, longest_by_trying(text, words_of(text), pattern));
-    auto last = int64_t(w);
-    while (last < int64_t(words.ends.size()) && size_t(words.ends[size_t(last)] - words.begins[w]) <= longest) ++last;
-    if (last <= std::max(reached, int64_t(w))) continue;
-    reached = last;
-    if (last - int64_t(w) >= 3 && words.ends[size_t(last) - 1] - words.begins[w] >= 8) expected.emplace_back(w, last);
-  }
+  const std::vector<WordSpan> expected = spans_by_trying(texts, query, 3, 8);
   REQUIRE(spans.size() == expected.size());
   for (size_t i = 0; i < spans.size(); ++i) {
     const MatchedSpan& span = spans[i];
@@ -204,6 +214,41 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
   }
 }
 
+TEST_CASE("no span is missed, however long the spans that are asked for and the text between them") {
+  std::vector<std::string> texts;
+  for (uint64_t i = 0; i < 6; ++i) texts.push_back(some_text(200 + i, 150));
+  const IndexedCorpus c(texts, 2048);
+  const SpanIndex index(c.folder / "index");
+  // Pieces of all lengths at all distances, and some that overlap in the corpus.
+  std::string query;
+  Rng rng(7, "pieces");
+  for (int piece = 0; piece < 60; ++piece) {
+    const std::string& text = texts[rng.below(texts.size())];
+    const Words words = words_of(text);
+    const size_t first = rng.below(words.begins.size() - 41), last = first + rng.below(40);
+    query += text.substr(size_t(words.begins[first]), size_t(words.ends[last] - words.begins[first])) + " ";
+    for (uint64_t n = rng.below(20) * rng.below(2) * rng.below(5); n > 0; --n) query += n % 3 ? "zebra " : "the cat ";
+  }
+  const Words words = words_of(query);
+  size_t found = 0;
+  for (const auto& [min_words, min_bytes] : {std::pair{1, 1}, {2, 1}, {5, 1}, {8, 32}, {1, 60}, {17, 100}, {64, 1}, {1000, 1}}) {
+    SpanQuery options;
+    options.min_words = min_words;
+    options.min_bytes = min_bytes;
+    std::vector<WordSpan> expected = spans_by_trying(texts, query, min_words, min_bytes), spans;
+    for (const MatchedSpan& s : index.find(query, options)) {
+      const int64_t first = std::ranges::lower_bound(words.begins, s.begin) - words.begins.begin();
+      REQUIRE(words.begins[size_t(first)] == s.begin);
+      REQUIRE(words.ends[size_t(first + s.words) - 1] == s.end);
+      spans.emplace_back(first, first + s.words);
+    }
+    INFO(min_words << " words, " << min_bytes << " bytes");
+    CHECK(spans == expected);
+    found += expected.size();
+  }
+  CHECK(found > 200);
+}
+
 TEST_CASE("a whole document is one span, and no span crosses from one into the next") {
   const std::vector<std::string> texts = {some_text(1, 3000), "one two three four", "five six seven eight nine"};
   const IndexedCorpus c(texts, 1 << 20);
@@ -233,6 +278,21 @@ TEST_CASE("an index whose files do not belong together is refused") {
   CHECK_THROWS_AS(SpanIndex(folder), FormatError);
   fs::remove(folder / shard_file_name(1));
   CHECK_THROWS_AS(SpanIndex(folder), IoError);
+  // A later format version than this program knows.
+  {
+    const IndexedCorpus later({some_text(1, 300)}, 1 << 20);
+    const SafetensorsFile table(later.folder / "index/documents.safetensors");
+    REQUIRE(table.metadata().at("format_version") == "1");
+    Metadata metadata = table.metadata();
+    metadata["format_version"] = "2";
+    OutputFolder out(later.folder / "later");
+    fs::create_directories(out.path());
+    fs::copy_file(later.folder / "index" / shard_file_name(0), out.path() / shard_file_name(0));
+    SafetensorsWriter writer(out, "documents.safetensors", {table.info("first_byte"), table.info("record_offset")}, metadata);
+    for (const char* name : {"first_byte", "record_offset"}) writer.append(table.bytes(name).data(), table.bytes(name).size());
+    writer.close();
+    CHECK_THROWS_WITH(SpanIndex(out.path()), Catch::Contains("later format version"));
+  }
   // A table in any order is met where it is used.
   const IndexedCorpus d({some_text(1, 300), some_text(2, 300)}, 1 << 20);
   {
