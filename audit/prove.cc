@@ -221,7 +221,7 @@ int audit_prove(const ProveConfig& config, const fs::path& folder, bool json, st
   if (config.out.empty()) throw UsageError("audit prove: --out is empty");
   const CorpusPlace corpus = find_corpus(folder);
   if (!config.older.empty()) return prove_consistency(config, corpus, json, out);
-  const CorpusCommitment commitment(corpus.path);
+  const CorpusCommitment commitment(corpus.path, Reads::scattered);
   std::optional<CorpusSalt> salt;
   if (!config.salt.empty()) salt = CorpusSalt::read(config.salt);
   CorpusProof proof =

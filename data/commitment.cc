@@ -78,8 +78,8 @@ Commitment CorpusCommitment::roots_of(const fs::path& artifact) {
   return Commitment::parse(read_file(artifact / kRoots, kMostRootsBytes), artifact / kRoots);
 }
 
-CorpusCommitment::CorpusCommitment(const fs::path& artifact)
-    : roots_(roots_of(artifact)), index_(artifact), tiles_(artifact / kTiles) {
+CorpusCommitment::CorpusCommitment(const fs::path& artifact, Reads reads)
+    : roots_(roots_of(artifact)), index_(artifact, reads), tiles_(artifact / kTiles, reads) {
   const int64_t n = roots_.documents.size;
   if (index_.documents() != n)
     throw FormatError(index_.path(), -1, fmt::format("has {} documents, the commitment {}", index_.documents(), n));
@@ -99,6 +99,15 @@ CorpusCommitment::CorpusCommitment(const fs::path& artifact)
 std::span<const uint8_t> CorpusCommitment::stored_level(CorpusTree which, int level) const {
   OVERPROOF_CHECK(level >= first_stored(which) && size_t(level) < levels_[size_t(which)].size());
   return levels_[size_t(which)][size_t(level)];
+}
+
+/// Asks for the tiles on a leaf's way to the root all at once: read one after another, each would wait for the disk by itself.
+void CorpusCommitment::expect_path(CorpusTree which, int64_t index) const {
+  for (int level = first_stored(which); size_t(level) < levels_[size_t(which)].size(); ++level) {
+    const auto stored = stored_level(which, level);
+    const size_t tile = kTileWidth * sizeof(Digest), begin = size_t(index >> (8 * level)) / kTileWidth * tile;
+    if (begin < stored.size()) expect_read(stored.data() + begin, std::min(stored.size() - begin, tile));
+  }
 }
 
 void CorpusCommitment::fill(CorpusTree which, int level, int64_t first, std::span<Digest> hashes) const {
@@ -142,8 +151,10 @@ CorpusProof CorpusCommitment::prove(const Digest& document, CorpusTree tree, con
   const TileTree tiles = this->tree(proof.tree);
   if (proof.present) {
     const int64_t index = tree == CorpusTree::sorted ? rank : index_.ordinal(rank);
+    expect_path(tree, index);
     proof.leaves.push_back({index, {}, tiles.inclusion(index)});
   } else {
+    if (n > 0) expect_path(CorpusTree::sorted, std::min(rank, n - 1));
     for (const int64_t index : {rank - 1, rank})
       if (index >= 0 && index < n) proof.leaves.push_back({index, index_.key(index), tiles.inclusion(index)});
   }

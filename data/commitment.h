@@ -40,7 +40,8 @@ class CorpusCommitment {
  public:
   static bool is_in(const fs::path& artifact);
   static Commitment roots_of(const fs::path& artifact);  ///< alone, without the other files
-  explicit CorpusCommitment(const fs::path& artifact);   ///< throws FormatError when the files do not fit together
+  /// `reads`: scattered for single proofs, onwards for whole trees. Throws FormatError when the files do not fit together.
+  explicit CorpusCommitment(const fs::path& artifact, Reads reads = Reads::onwards);
   const Commitment& roots() const { return roots_; }
   const DocumentIndex& index() const { return index_; }
   TileTree tree(CorpusTree which) const;
@@ -54,6 +55,7 @@ class CorpusCommitment {
   CorpusProof prove(const Digest& document, CorpusTree tree, const CorpusSalt* salt) const;
 
  private:
+  void expect_path(CorpusTree which, int64_t index) const;
   void fill(CorpusTree which, int level, int64_t first, std::span<Digest> hashes) const;
   Commitment roots_;
   DocumentIndex index_;

@@ -65,7 +65,7 @@ int64_t DocumentFinder::windows(Split split) const {
 }
 
 const Corpus& DocumentFinder::loaded() const {
-  if (!corpus_) corpus_ = std::make_unique<Corpus>(artifact_);
+  std::call_once(load_once_, [this] { corpus_ = std::make_unique<Corpus>(artifact_); });
   return *corpus_;
 }
 

@@ -3,6 +3,7 @@
 // own line. Artifacts that have no index are loaded whole instead.
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -42,6 +43,7 @@ class DocumentFinder {
   SafetensorsFile stream_;
   MappedFile table_;
   std::optional<DocumentIndex> index_;
+  mutable std::once_flag load_once_;
   mutable std::unique_ptr<Corpus> corpus_;  // loaded where there is no index, once it is needed
   bool is_private_ = false;
   int64_t window_length_ = 0;
