@@ -27,8 +27,9 @@ void check_roots(const ArtifactNode& node, const char* name, std::vector<Fault>&
     const auto input = node.lineage()->inputs.find(slot);
     if (said == file.metadata().end() || input == node.lineage()->inputs.end()) continue;
     if (said->second != input->second.root.hex())
-      faults.push_back({name, fmt::format("was made with {} sha256:{}, but the statement says sha256:{}", slot,
-                                              said->second.substr(0, 64), input->second.root.hex()),
+      faults.push_back({name,
+                        fmt::format("was made with {} sha256:{}, but the statement says sha256:{}", slot,
+                                    said->second.substr(0, 64), input->second.root.hex()),
                         "one of the two is false: make it again"});
   }
 }
@@ -63,7 +64,8 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
     at = end + 1;
   }
   if (at != text.size() || std::count(text.begin(), text.end(), '\n') != int64_t(records.steps().size()))
-    faults.push_back({"steps.jsonl", fmt::format("does not have one line for each record of {}", kStepRecordsFile), "restore it"});
+    faults.push_back(
+        {"steps.jsonl", fmt::format("does not have one line for each record of {}", kStepRecordsFile), "restore it"});
 }
 
 /// The records of a training against the signed chain, the readable log and the weights that were published.
@@ -71,22 +73,27 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
   const Json& metrics = node.lineage()->metrics;
   const bool there = fs::exists(node.path / kStepRecordsFile);
   if (there != metrics.contains("step_chain")) {
-    faults.push_back({kStepRecordsFile, there ? "is there, but the statement signs no chain" : "is missing, but the statement signs its chain",
+    faults.push_back({kStepRecordsFile,
+                      there ? "is there, but the statement signs no chain" : "is missing, but the statement signs its chain",
                       "its statement was changed: make it again"});
     return;
   }
   if (!there) return;
   const StepRecords records = read_step_records(node.path);
   if (metrics["step_chain"] != records.chain().hex())
-    faults.push_back({kStepRecordsFile, "does not end in the chain that the statement signs", "records were changed: make it again"});
+    faults.push_back(
+        {kStepRecordsFile, "does not end in the chain that the statement signs", "records were changed: make it again"});
   if (!metrics.contains("steps") || metrics["steps"] != records.steps().size())
-    faults.push_back({kStepRecordsFile, fmt::format("has {} records, which is not what the statement says", records.steps().size()), "make it again"});
+    faults.push_back({kStepRecordsFile,
+                      fmt::format("has {} records, which is not what the statement says", records.steps().size()),
+                      "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
   if (!all_f32(node.path)) return;  // rounded: audit replay compares them
   const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
   const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
   if (digest_of_checkpoint(node.path) != wanted)
-    faults.push_back({"", "its weights are not those that training ended with, by the last step record", "weights were changed afterwards: make it again"});
+    faults.push_back({"", "its weights are not those that training ended with, by the last step record",
+                      "weights were changed afterwards: make it again"});
 }
 
 /// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: nobody may have chosen it.
@@ -100,12 +107,16 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
   const auto corpus = node.lineage()->inputs.find("corpus");
   if (corpus == node.lineage()->inputs.end() || key.empty()) return;
   const Json& config = node.lineage()->config;
-  const auto said = [&](const char* option, const Json& otherwise) { return config.is_object() && config.contains(option) ? config[option] : otherwise; };
+  const auto said = [&](const char* option, const Json& otherwise) {
+    return config.is_object() && config.contains(option) ? config[option] : otherwise;
+  };
   int64_t seed = 0;
   const auto [end, error] = std::from_chars(seed_text.data(), seed_text.data() + seed_text.size(), seed);
-  if (error != std::errc() || end != seed_text.data() + seed_text.size()) throw FormatError(file.path(), -1, "metadata: 'seed' is no whole number");
+  if (error != std::errc() || end != seed_text.data() + seed_text.size())
+    throw FormatError(file.path(), -1, "metadata: 'seed' is no whole number");
   if (said("seed", seed) != Json(seed) || said("order-beacon", beacon) != Json(beacon))
-    faults.push_back({kTargets, "was made with another seed or order beacon than the statement says", "one of the two is false: make it again"});
+    faults.push_back({kTargets, "was made with another seed or order beacon than the statement says",
+                      "one of the two is false: make it again"});
   std::string expected;
   try {
     expected = order_key(corpus->second.root, seed, beacon).hex();
@@ -113,8 +124,9 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
     throw FormatError(file.path(), -1, e.what());
   }
   if (key != expected)
-    faults.push_back({kTargets, fmt::format("trains in the order of key {}, but corpus, seed and beacon draw {}", key.substr(0, 64), expected),
-                      "the order was chosen, not drawn: make it again"});
+    faults.push_back(
+        {kTargets, fmt::format("trains in the order of key {}, but corpus, seed and beacon draw {}", key.substr(0, 64), expected),
+         "the order was chosen, not drawn: make it again"});
 }
 
 }  // namespace
@@ -132,7 +144,8 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
       CommitmentCheck commitment = check_commitment(node.path, salt);
       check.faults = std::move(commitment.faults);
       if (commitment.values_unchecked)
-        check.notes.push_back("is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
+        check.notes.push_back(
+            "is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
       check_corpus(node);
     }
     if (kind == "distilled-from" || kind == "calibrated-from") check_steps(node, check.faults);

@@ -104,7 +104,8 @@ std::string uuid_of(const Digest& digest);
 /// Letters, digits and "-._~" as they are, all else as %XX: a part of a URN or a URL.
 std::string url_escape(std::string_view text);
 
-/// Prints `text` with a newline at its end, or writes it to `out` as it is and says so. Throws UsageError where the file would break an artifact's seal.
+/// Prints `text` with a newline at its end, or writes it to `out` as it is and says so. Throws UsageError where the file would
+/// break an artifact's seal.
 void deliver(const std::string& text, const std::string& out_file, bool json, std::ostream& out);
 
 }  // namespace overproof

@@ -39,12 +39,23 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : shown(text)) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -52,9 +63,10 @@ std::string escape_html(std::string_view text) {
 
 std::string svg_opening(const SvgLabel& label, int width, int height) {
   const std::string id = escape_html(label.id);
-  return fmt::format("<svg id=\"{0}\" viewBox=\"0 0 {1} {2}\" width=\"{1}\" height=\"{2}\" role=\"img\" aria-labelledby=\"{0}-title {0}-desc\">"
-                     "<title id=\"{0}-title\">{3}</title><desc id=\"{0}-desc\">{4}</desc>\n", id, width, height, escape_html(label.title),
-                     escape_html(label.description));
+  return fmt::format(
+      "<svg id=\"{0}\" viewBox=\"0 0 {1} {2}\" width=\"{1}\" height=\"{2}\" role=\"img\" aria-labelledby=\"{0}-title {0}-desc\">"
+      "<title id=\"{0}-title\">{3}</title><desc id=\"{0}-desc\">{4}</desc>\n",
+      id, width, height, escape_html(label.title), escape_html(label.description));
 }
 
 std::string lines_svg(const SvgLabel& label, const std::vector<ReportSeries>& series) {
@@ -73,8 +85,10 @@ std::string lines_svg(const SvgLabel& label, const std::vector<ReportSeries>& se
   std::string svg = svg_opening(label, kWidth, kHeight);
   for (int tick = 0; tick <= 4; ++tick) {
     const double y = kTop + plot_height * (4 - tick) / 4.0;
-    svg += fmt::format("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{:.4g}</text>\n",
-                       kLeft, y, kWidth - kRight, kLeft - 6, y + 4, top * tick / 4);
+    svg += fmt::format(
+        "<path class=\"grid\" d=\"M{} {:.1f}H{}\"/><text class=\"tick\" text-anchor=\"end\" x=\"{}\" "
+        "y=\"{:.1f}\">{:.4g}</text>\n",
+        kLeft, y, kWidth - kRight, kLeft - 6, y + 4, top * tick / 4);
   }
   const auto ticks = std::min<int64_t>(4, int64_t(steps) - 1);  // of three steps there are no quarters
   for (int64_t tick = 0; tick <= ticks; ++tick) {
@@ -82,7 +96,8 @@ std::string lines_svg(const SvgLabel& label, const std::vector<ReportSeries>& se
     const double x = kLeft + double(plot_width) * double(step) / double(steps - 1);
     svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", x, kHeight - 16, step);
   }
-  svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">step</text>\n", kLeft + plot_width / 2, kHeight - 3);
+  svg += fmt::format("<text class=\"tick\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">step</text>\n", kLeft + plot_width / 2,
+                     kHeight - 3);
   for (size_t s = 0; s < series.size(); ++s) {
     const std::vector<double> values = thinned(series[s].values);
     std::string path;
@@ -123,9 +138,10 @@ std::string loads_svg(const SvgLabel& label, const std::vector<std::vector<doubl
       svg += fmt::format("<text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{}\">layer {}</text>\n", kLeft - 5, y + 9, l);
     for (size_t e = 0; e < loads[l].size(); ++e) {
       const double relative = mean > 0 ? loads[l][e] / mean : 0;
-      svg += fmt::format("<rect class=\"load\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill-opacity=\"{:.2f}\">"
-                         "<title>layer {}, expert {}: {:.2f} of the mean</title></rect>\n",
-                         kLeft + int(e) * cell, y, cell - 1, kCellHeight - 1, std::clamp(relative / 2, 0.0, 1.0), l, e, relative);
+      svg += fmt::format(
+          "<rect class=\"load\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill-opacity=\"{:.2f}\">"
+          "<title>layer {}, expert {}: {:.2f} of the mean</title></rect>\n",
+          kLeft + int(e) * cell, y, cell - 1, kCellHeight - 1, std::clamp(relative / 2, 0.0, 1.0), l, e, relative);
     }
   }
   return svg + "</svg>\n";

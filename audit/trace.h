@@ -29,13 +29,15 @@ struct TraceConfig {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
     v("step", step, any_value(), "ARTIFACT:STEP, steps counted from 0: the windows and documents that it read");
     v("export", artifact, any_value(), "an artifact: what it was made from, and the licences of all documents and models in it");
-    v("span", span, any_value(), "a text, or @FILE: documents of the corpus that hold passages of it word for word; needs an index artifact");
+    v("span", span, any_value(),
+      "a text, or @FILE: documents of the corpus that hold passages of it word for word; needs an index artifact");
     v("reached", reached, any_value(), "with --export: also count only the documents that training reached");
     v("min-words", min_words, at_least(1), "with --span: shorter passages are not reported");
     v("min-bytes", min_bytes, at_least(1), "with --span: shorter passages are not reported");
     v("documents", documents, in_range(1, 1000), "with --span: documents listed of each passage");
     v("verify", verify, one_of({"files", "sizes"}),
-      "what must hold before an answer is given: every file's digest, or signatures and sizes alone (faster; for many questions in a row)");
+      "what must hold before an answer is given: every file's digest, or signatures and sizes alone (faster; for many questions "
+      "in a row)");
   }
 };
 
@@ -54,7 +56,7 @@ struct TracedRows {
 
 /// One use of a window that changed weights or statistics.
 struct TracedUse {
-  std::string artifact, kind;  ///< "student", "distilled-from"
+  std::string artifact, kind;               ///< "student", "distilled-from"
   int64_t window = 0, step = 0, place = 0;  ///< counted from 0; place in the step's batch
 };
 
@@ -80,7 +82,7 @@ enum class TraceStatus { absent, held_out, never_reached, used };
 
 struct Trace {
   TraceStatus status = TraceStatus::absent;
-  std::string corpus;                 ///< the artifact's name
+  std::string corpus;  ///< the artifact's name
   std::optional<Document> document;
   int64_t window_length = 0, windows = 0;  ///< of the document's split
   std::vector<TracedWindow> in_windows;
@@ -125,8 +127,8 @@ struct TracedLicense {
 };
 struct AncestryTrace {
   std::string artifact;
-  std::vector<Ancestor> ancestors;                              ///< oldest first, the artifact itself last
-  std::vector<std::pair<std::string, std::string>> models;      ///< imported artifact, its licence ("not stated")
+  std::vector<Ancestor> ancestors;                          ///< oldest first, the artifact itself last
+  std::vector<std::pair<std::string, std::string>> models;  ///< imported artifact, its licence ("not stated")
   std::vector<TracedLicense> licenses;
   bool complete = true;  ///< false when something it was made from is not in the folder
 };

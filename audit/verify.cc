@@ -8,8 +8,8 @@
 
 #include "audit/content.h"
 #include "core/error.h"
-#include "core/printable.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "provenance/key_rotation.h"
 
 namespace overproof {
@@ -21,11 +21,11 @@ struct Ancestry {
   bool model, corpus;
 };
 constexpr Ancestry kAncestry[] = {
-    {"imported", false, false},      {"seeded", false, false},         {"corpus-of", false, false},     {"taught", true, true},
-    {"indexed", false, true},
-    {"observed", true, true},        {"carved-from", true, false},     {"upcycled-from", true, false},
-    {"distilled-from", true, true},  {"pruned-from", true, false},     {"calibrated-from", true, true},
-    {"quantized-from", true, false}, {"exported-from", true, false},   {"evaluated", true, true},
+    {"imported", false, false},     {"seeded", false, false},        {"corpus-of", false, false},
+    {"taught", true, true},         {"indexed", false, true},        {"observed", true, true},
+    {"carved-from", true, false},   {"upcycled-from", true, false},  {"distilled-from", true, true},
+    {"pruned-from", true, false},   {"calibrated-from", true, true}, {"quantized-from", true, false},
+    {"exported-from", true, false}, {"evaluated", true, true},
 };
 static_assert(std::size(kAncestry) == kLineageKinds.size());
 
@@ -42,11 +42,11 @@ class Verifier {
         result_.files += int64_t(lineage->files.size());
         for (const FileRecord& file : lineage->files) result_.bytes += std::max<int64_t>(file.bytes, 0);
       }
-      if (node.check.foreign)
-        note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
+      if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
     }
     for (const std::string& folder : run_.unsigned_folders)
-      fail(folder, "", "carries no signature, so nothing vouches for it", "restore its claims.jsonl and model.sig, or move it elsewhere");
+      fail(folder, "", "carries no signature, so nothing vouches for it",
+           "restore its claims.jsonl and model.sig, or move it elsewhere");
     result_.signers.assign(signers.begin(), signers.end());
   }
 
@@ -66,7 +66,8 @@ class Verifier {
       for (const auto& [slot, index] : node.parents) {
         const Dependency& input = node.lineage()->inputs.at(slot);
         if (index < 0) {
-          fail(node.name, "", fmt::format("was made from '{}' (as '{}', sha256:{}), which is not here", input.name, slot, input.root.hex()),
+          fail(node.name, "",
+               fmt::format("was made from '{}' (as '{}', sha256:{}), which is not here", input.name, slot, input.root.hex()),
                fmt::format("put the artifact '{}' back beside it", input.name));
         } else if (const std::string& found = run_.nodes[size_t(index)].name; found != input.name) {
           fail(node.name, "", fmt::format("was made from '{}', which now stands in the folder '{}'", input.name, found),
@@ -74,7 +75,8 @@ class Verifier {
         }
       }
     for (const int i : run_.cyclic)
-      fail(run_.nodes[size_t(i)].name, "", "is its own ancestor, or was made from one that is", "no true statement says so: trust none of them");
+      fail(run_.nodes[size_t(i)].name, "", "is its own ancestor, or was made from one that is",
+           "no true statement says so: trust none of them");
   }
 
   void chains() {
@@ -82,7 +84,8 @@ class Verifier {
       const ArtifactNode& node = run_.nodes[i];
       const Lineage* lineage = node.lineage();
       if (!lineage || node.check.foreign) continue;
-      const auto* rule = std::find_if(std::begin(kAncestry), std::end(kAncestry), [&](const Ancestry& a) { return a.kind == lineage->kind; });
+      const auto* rule =
+          std::find_if(std::begin(kAncestry), std::end(kAncestry), [&](const Ancestry& a) { return a.kind == lineage->kind; });
       bool model = false, corpus = false, gap = false;
       for (const int a : run_.ancestors_of(int(i))) {
         const ArtifactNode& ancestor = run_.nodes[size_t(a)];
@@ -92,9 +95,12 @@ class Verifier {
       }
       if (gap) continue;  // said already, where the gap is
       if (rule->model && !model)
-        fail(node.name, "", fmt::format("is '{}', but its chain reaches no model that came from outside or from a seed", lineage->kind), "its statement is incomplete: make it again");
+        fail(node.name, "",
+             fmt::format("is '{}', but its chain reaches no model that came from outside or from a seed", lineage->kind),
+             "its statement is incomplete: make it again");
       if (rule->corpus && !corpus)
-        fail(node.name, "", fmt::format("is '{}', but its chain reaches no corpus", lineage->kind), "its statement is incomplete: make it again");
+        fail(node.name, "", fmt::format("is '{}', but its chain reaches no corpus", lineage->kind),
+             "its statement is incomplete: make it again");
     }
   }
 
@@ -111,10 +117,12 @@ class Verifier {
     if (trusted || result_.signers.empty()) return;
     if (result_.signers.size() > 1)
       for (const ArtifactNode& node : run_.nodes)
-        fail(node.name, "", fmt::format("is signed by key {}; this run has {} signers", node.check.signer_hint, result_.signers.size()),
+        fail(node.name, "",
+             fmt::format("is signed by key {}; this run has {} signers", node.check.signer_hint, result_.signers.size()),
              "give the key you trust with --public-key");
     else
-      note("", fmt::format("all is signed by key {}; that it is the publisher's is shown only with --public-key", result_.signers[0]));
+      note("", fmt::format("all is signed by key {}; that it is the publisher's is shown only with --public-key",
+                           result_.signers[0]));
   }
 
  private:
@@ -147,24 +155,26 @@ Json to_json(const Verification& v) {
                         {"file", f.file},
                         {"what", f.what},
                         {"remedy", f.remedy}});
-  return {{"holds", v.holds()}, {"artifacts", artifacts}, {"findings", findings},
-          {"signers", v.signers}, {"files", v.files}, {"bytes", v.bytes}};
+  return {{"holds", v.holds()},   {"artifacts", artifacts}, {"findings", findings},
+          {"signers", v.signers}, {"files", v.files},       {"bytes", v.bytes}};
 }
 
 void print(const Verification& v, std::ostream& out) {
   for (const ArtifactNode& node : v.run.nodes) {
     const Lineage* lineage = node.lineage();
-    out << fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", printable(node.name), lineage ? lineage->kind : "?",
-                       lineage ? "sha256:" + lineage->root.hex() : "");
+    out << fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", printable(node.name),
+                       lineage ? lineage->kind : "?", lineage ? "sha256:" + lineage->root.hex() : "");
   }
   for (const Finding& f : v.findings) {
     const std::string place = f.artifact.empty() ? "" : f.artifact + (f.file.empty() ? "" : "/" + f.file) + ": ";
     out << fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", printable(place), printable(f.what));
     if (!f.remedy.empty()) out << "      " << printable(f.remedy) << '\n';
   }
-  const auto failures = std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
-  out << fmt::format("\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
-                     failures == 0 ? "every digest, both signatures and the whole chain hold" : fmt::format("{} failures", failures));
+  const auto failures =
+      std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
+  out << fmt::format(
+      "\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
+      failures == 0 ? "every digest, both signatures and the whole chain hold" : fmt::format("{} failures", failures));
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ struct Finding {
   std::string artifact;  ///< the folder's name; "" for the run as a whole
   std::string file;      ///< inside the artifact; "" for all of it
   std::string what;
-  std::string remedy;    ///< "" where nothing is to be done
+  std::string remedy;  ///< "" where nothing is to be done
 };
 
 struct Verification {

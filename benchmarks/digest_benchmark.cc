@@ -19,7 +19,8 @@ void sha256_in_memory(benchmark::State& state) {
   }
   state.SetBytesProcessed(int64_t(state.iterations()) * state.range(0));
   // 1,048,576 times 'a', as sha256sum says.
-  if (digest.hex() != "9bc1b2a288b26af7257a36277ae3816a7d4f16e89c1e7e77d0a5c48bad62b360") state.SkipWithError("the digest is wrong");
+  if (digest.hex() != "9bc1b2a288b26af7257a36277ae3816a7d4f16e89c1e7e77d0a5c48bad62b360")
+    state.SkipWithError("the digest is wrong");
 }
 BENCHMARK(sha256_in_memory)->Arg(1 << 20)->MinTime(1.0);
 

@@ -2,9 +2,9 @@
 //
 //   bench_training forward|step|loss|loss-materialised CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
 //
-// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight; `counting_share` is what
-// counting the experts of each source adds to a step. `loss` is the KL and its gradients alone, of random states of the size of
-// SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same by autograd over whole logits. Prints one JSON object.
+// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight; `counting_share` is
+// what counting the experts of each source adds to a step. `loss` is the KL and its gradients alone, of random states of the size
+// of SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same by autograd over whole logits. Prints one JSON object.
 // benchmarks/training.py runs it beside transformers.
 
 #include <ATen/ATen.h>
@@ -66,7 +66,8 @@ double counting_seconds(const Decoder& model, const at::Tensor& ids) {
   for (int i = 0; i < 100; ++i) sources.push_back(fmt::format("source-{:02d}", i));
   RouterCounter counter(sources, model.config().layers, model.config().n_routed_experts);
   std::vector<int32_t> token_sources(size_t(ids.numel()));
-  for (size_t i = 0; i < token_sources.size(); ++i) token_sources[i] = int32_t(i / 50 % sources.size());  // documents of 50 tokens
+  for (size_t i = 0; i < token_sources.size(); ++i)
+    token_sources[i] = int32_t(i / 50 % sources.size());  // documents of 50 tokens
   constexpr int kRepeat = 20;
   const double seconds = seconds_of([&] {
     for (int r = 0; r < kRepeat; ++r) counter.add(routing, token_sources);
@@ -84,14 +85,16 @@ struct LossCase {
 LossCase random_states(int64_t tokens) {
   constexpr int64_t kHidden = 576, kVocab = 49152;
   at::manual_seed(7);
-  return {at::randn({tokens, kHidden}), at::randn({kVocab, kHidden}).mul_(0.05), at::randn({tokens, kHidden}), at::randn({kVocab, kHidden}).mul_(0.05)};
+  return {at::randn({tokens, kHidden}), at::randn({kVocab, kHidden}).mul_(0.05), at::randn({tokens, kHidden}),
+          at::randn({kVocab, kHidden}).mul_(0.05)};
 }
 
 /// Mean KL; the gradients of hidden states and head are made and checked to be finite.
 double chunked_loss(const LossCase& c) {
   at::Tensor d_hidden, d_head = at::zeros_like(c.head);
   const int64_t tokens = c.hidden.size(0);
-  const LossSums sums = dense_loss(c.hidden, c.head, c.teacher_hidden, c.teacher_head, {}, {1.0, 0.0, 1.0 / double(tokens), true}, &d_hidden, &d_head);
+  const LossSums sums = dense_loss(c.hidden, c.head, c.teacher_hidden, c.teacher_head, {}, {1.0, 0.0, 1.0 / double(tokens), true},
+                                   &d_hidden, &d_head);
   if (!std::isfinite((d_hidden.sum() + d_head.sum()).item<double>())) throw std::runtime_error("a gradient is not finite");
   return sums.kl / double(tokens);
 }
@@ -106,7 +109,8 @@ double materialised_loss(const LossCase& c) {
   const at::Tensor log_q = at::log_softmax(at::mm(hidden, head.t()), 1);
   const at::Tensor loss = (log_p.exp() * (log_p - log_q)).sum() / double(hidden.size(0));
   loss.backward();
-  if (!std::isfinite((hidden.grad().sum() + head.grad().sum()).item<double>())) throw std::runtime_error("a gradient is not finite");
+  if (!std::isfinite((hidden.grad().sum() + head.grad().sum()).item<double>()))
+    throw std::runtime_error("a gradient is not finite");
   return loss.item<double>();
 }
 
@@ -119,25 +123,33 @@ int main(int argc, char** argv) try {
   int64_t windows = 4, length = 256, repeat = 3, threads = 0;
   for (int i = 2; i < argc; ++i) {
     const std::string word = argv[i];
-    int64_t* number = word == "--windows" ? &windows : word == "--length" ? &length : word == "--repeat" ? &repeat : word == "--threads" ? &threads : nullptr;
+    int64_t* number = word == "--windows"   ? &windows
+                      : word == "--length"  ? &length
+                      : word == "--repeat"  ? &repeat
+                      : word == "--threads" ? &threads
+                                            : nullptr;
     if (number && i + 1 < argc) *number = std::atoll(argv[++i]);
     else models.push_back(word);
   }
   const bool loss_only = mode == "loss" || mode == "loss-materialised";
   if ((mode != "forward" || models.size() != 1) && (mode != "step" || models.size() != 2) && (!loss_only || !models.empty()))
-    throw UsageError("usage: bench_training forward MODEL | step STUDENT TEACHER | loss | loss-materialised [--windows N] [--length N] [--repeat N] [--threads N]");
+    throw UsageError(
+        "usage: bench_training forward MODEL | step STUDENT TEACHER | loss | loss-materialised [--windows N] [--length N] "
+        "[--repeat N] [--threads N]");
   set_thread_count(threads);
   prepare_torch();
   double best = 0, loss = 0, counting = 0;
   if (loss_only) {
     const LossCase states = random_states(windows * length);
     for (int64_t r = 0; r < repeat; ++r)
-      best = std::max(best, double(windows * length) / seconds_of([&] { loss = mode == "loss" ? chunked_loss(states) : materialised_loss(states); }));
+      best = std::max(best, double(windows * length) /
+                                seconds_of([&] { loss = mode == "loss" ? chunked_loss(states) : materialised_loss(states); }));
   } else if (mode == "forward") {
     const Decoder model(open_checkpoint(models[0]));
     const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
     forward_all(model, ids);
-    for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of([&] { forward_all(model, ids); }));
+    for (int64_t r = 0; r < repeat; ++r)
+      best = std::max(best, double(ids.numel()) / seconds_of([&] { forward_all(model, ids); }));
   } else {
     Decoder student(open_checkpoint(models[0]));
     const Decoder teacher(open_checkpoint(models[1]));
@@ -169,7 +181,8 @@ int main(int argc, char** argv) try {
     if (!std::isfinite(loss)) throw std::runtime_error("the loss is not finite");
     if (student.config().is_moe()) counting = counting_seconds(student, ids) * best / double(ids.numel());
   }
-  fmt::print("{}\n", Json{{"tokens_per_second", best}, {"peak_gib", peak_gib()}, {"loss", loss}, {"counting_share", counting}}.dump());
+  fmt::print("{}\n",
+             Json{{"tokens_per_second", best}, {"peak_gib", peak_gib()}, {"loss", loss}, {"counting_share", counting}}.dump());
   return 0;
 } catch (const std::exception& e) {
   fmt::print(stderr, "bench_training: {}\n", e.what());

@@ -20,8 +20,9 @@ std::pair<const VerbSpec*, size_t> find_verb(const std::vector<std::string>& wor
   for (const VerbSpec& v : verbs()) {
     names.push_back(v.name);
     const size_t space = v.name.find(' ');
-    if (space == std::string::npos ? words[0] == v.name
-                                   : words.size() > 1 && words[0] == v.name.substr(0, space) && words[1] == v.name.substr(space + 1))
+    if (space == std::string::npos
+            ? words[0] == v.name
+            : words.size() > 1 && words[0] == v.name.substr(0, space) && words[1] == v.name.substr(space + 1))
       return {&v, space == std::string::npos ? 1 : 2};
   }
   std::vector<std::string> second;
@@ -30,10 +31,12 @@ std::pair<const VerbSpec*, size_t> find_verb(const std::vector<std::string>& wor
   if (!second.empty()) {
     const bool given = words.size() > 1 && !words[1].starts_with('-');
     const std::string near = given ? nearest(words[1], second) : "";
-    throw UsageError(fmt::format("'{}' takes one of: {}{}", words[0], fmt::join(second, ", "), near.empty() ? "" : "; did you mean '" + near + "'?"));
+    throw UsageError(fmt::format("'{}' takes one of: {}{}", words[0], fmt::join(second, ", "),
+                                 near.empty() ? "" : "; did you mean '" + near + "'?"));
   }
   const std::string near = nearest(words[0], names);
-  throw UsageError(fmt::format("unknown verb '{}'{}", words[0], near.empty() ? "; 'overproof --help' lists them" : "; did you mean '" + near + "'?"));
+  throw UsageError(fmt::format("unknown verb '{}'{}", words[0],
+                               near.empty() ? "; 'overproof --help' lists them" : "; did you mean '" + near + "'?"));
 }
 
 }  // namespace
@@ -58,18 +61,21 @@ int run_command(const std::vector<std::string>& words) {
   for (Option& o : options_of(common)) options.push_back(o);
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& name = verb->arguments[i].name;
-    if (std::none_of(options.begin(), options.end(), [&](const Option& o) { return o.name == name; })) options.push_back({name, &arguments[i], any_value(), ""});
+    if (std::none_of(options.begin(), options.end(), [&](const Option& o) { return o.name == name; }))
+      options.push_back({name, &arguments[i], any_value(), ""});
   }
 
   po::options_description description;
   for (const Option& o : options) {
-    if (o.type_name() == "flag") description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>()->implicit_value({"true"}, "true"), "");
+    if (o.type_name() == "flag")
+      description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>()->implicit_value({"true"}, "true"), "");
     else description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>(), "");
   }
   // Flags take their value only as --flag=value: a following word is an argument.
   std::vector<std::string> joined;
   for (size_t i = 0; i < rest.size(); ++i) {
-    const bool flag = std::any_of(options.begin(), options.end(), [&](const Option& o) { return o.type_name() == "flag" && rest[i] == "--" + o.name; });
+    const bool flag = std::any_of(options.begin(), options.end(),
+                                  [&](const Option& o) { return o.type_name() == "flag" && rest[i] == "--" + o.name; });
     joined.push_back(flag ? rest[i] + "=true" : rest[i]);
   }
   std::vector<po::option> parsed;
@@ -119,7 +125,8 @@ int run_command(const std::vector<std::string>& words) {
   }
   for (size_t i = 0; i < arguments.size(); ++i)
     if (arguments[i].empty() && verb->arguments[i].required)
-      throw UsageError(fmt::format("{}: {} is missing ({}); see 'overproof {} --help'", where, verb->arguments[i].name, verb->arguments[i].help, verb->name));
+      throw UsageError(fmt::format("{}: {} is missing ({}); see 'overproof {} --help'", where, verb->arguments[i].name,
+                                   verb->arguments[i].help, verb->name));
 
   set_thread_count(common.threads);
   if (common.quiet || common.json) set_progress_mode(ProgressMode::off);

@@ -66,8 +66,9 @@ std::string overview_help() {
       "  overproof audit verify runs/smollm2-moe                          check files, signatures, lineage\n"
       "  overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is'    let a model speak\n\nVerbs\n";
   for (const VerbSpec& v : verbs()) text += fmt::format("  {:<18}{}\n", v.name, wrap(v.help, 20));
-  text += "\n'overproof VERB --help' says what a verb takes. Exit codes: 0 done, 2 usage, 3 bad file content, 4 provenance does\n"
-          "not hold, 5 input/output, 6 a bound on quality does not hold, 70 a bug of ours, 130 interrupted.\n";
+  text +=
+      "\n'overproof VERB --help' says what a verb takes. Exit codes: 0 done, 2 usage, 3 bad file content, 4 provenance does\n"
+      "not hold, 5 input/output, 6 a bound on quality does not hold, 70 a bug of ours, 130 interrupted.\n";
   return text;
 }
 

@@ -20,8 +20,10 @@ class StageVerb final : public VerbInstance {
 
   Options options() override {
     Options list;
-    for (size_t i = 0; i < slots_.size(); ++i) list.push_back({spec_.slots[i].name, &slots_[i], any_value(), spec_.slots[i].help});
-    if (spec_.more_models) list.push_back({"models", &models_, any_value(), "models to compare, NAME=FOLDER apart by commas; or --NAME FOLDER"});
+    for (size_t i = 0; i < slots_.size(); ++i)
+      list.push_back({spec_.slots[i].name, &slots_[i], any_value(), spec_.slots[i].help});
+    if (spec_.more_models)
+      list.push_back({"models", &models_, any_value(), "models to compare, NAME=FOLDER apart by commas; or --NAME FOLDER"});
     list.push_back({"out", &out_, any_value(), "folder of the new artifact"});
     for (Option& o : instance_->options()) list.push_back(std::move(o));
     list.push_back({"force", &force_, any_value(), "make it again even if nothing changed"});
@@ -33,7 +35,8 @@ class StageVerb final : public VerbInstance {
   }
 
   int run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
-    for (size_t i = 0; i < arguments.size(); ++i) place(arguments[i], i == 0 ? slots_[0] : out_, i == 0 ? spec_.slots[0].name : "out");
+    for (size_t i = 0; i < arguments.size(); ++i)
+      place(arguments[i], i == 0 ? slots_[0] : out_, i == 0 ? spec_.slots[0].name : "out");
     LineageEvents events(openlineage_url_);
     StageRequest request{&spec_, instance_.get(), {}, out_, force_, &events};
     if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
@@ -59,8 +62,12 @@ class StageVerb final : public VerbInstance {
     const StageResult result = run_stage(request, key);
     const bool made = result.status == StageStatus::made;
     if (common.json) {
-      fmt::print("{}\n", Json{{"stage", spec_.name}, {"out", out_}, {"status", made ? "made" : "unchanged"},
-                              {"root", "sha256:" + result.root.hex()}, {"seconds", result.seconds}, {"metrics", result.report.metrics()}}
+      fmt::print("{}\n", Json{{"stage", spec_.name},
+                              {"out", out_},
+                              {"status", made ? "made" : "unchanged"},
+                              {"root", "sha256:" + result.root.hex()},
+                              {"seconds", result.seconds},
+                              {"metrics", result.report.metrics()}}
                              .dump());
       return 0;
     }
@@ -98,8 +105,10 @@ std::vector<VerbSpec> stage_verbs() {
     // A stage with one input may be told both ends by place: overproof quantize IN OUT.
     std::vector<Argument> ends;
     const auto needed = std::count_if(spec.slots.begin(), spec.slots.end(), [](const Slot& s) { return s.required; });
-    if (needed == 1 && spec.slots[0].required) ends = {{spec.slots[0].name, "the same as --" + spec.slots[0].name, false}, {"out", "the same as --out", false}};
-    list.push_back({spec.name, spec.help, spec.example, ends, false, spec.more_models, [&spec] { return std::make_unique<StageVerb>(spec); }});
+    if (needed == 1 && spec.slots[0].required)
+      ends = {{spec.slots[0].name, "the same as --" + spec.slots[0].name, false}, {"out", "the same as --out", false}};
+    list.push_back({spec.name, spec.help, spec.example, ends, false, spec.more_models,
+                    [&spec] { return std::make_unique<StageVerb>(spec); }});
   }
   return list;
 }

@@ -32,60 +32,108 @@ int count_written(const CommonConfig& common, const std::string& out, const char
 std::vector<VerbSpec> tool_verbs() {
   std::vector<VerbSpec> list;
 #ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"generate", "Lets a model write text.", "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
-                  {{"model", "a checkpoint folder or a .gguf file"}}, false, false,
+  list.push_back({"generate",
+                  "Lets a model write text.",
+                  "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
+                  {{"model", "a checkpoint folder or a .gguf file"}},
+                  false,
+                  false,
                   verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {
                     return run_generate(config, a[0], common.json, std::cout);
                   })});
-  list.push_back({"sample", "Lets a teacher write documents to train a student on, with a watermark in them.",
-                  "overproof sample runs/mine/teacher --corpus runs/mine/corpus --count 1000 --watermark-key watermark.json --out sampled",
-                  {{"teacher", "a checkpoint folder or a .gguf file"}}, false, false,
-                  verb_maker<SampleConfig>([](const CommonConfig& common, const SampleConfig& config, const Arguments& a) {
-                    return run_sample(config, a[0], common.json, std::cout);
-                  })});
-  list.push_back({"logits", "Writes a model's logits for given token ids, to compare implementations.",
+  list.push_back(
+      {"sample",
+       "Lets a teacher write documents to train a student on, with a watermark in them.",
+       "overproof sample runs/mine/teacher --corpus runs/mine/corpus --count 1000 --watermark-key watermark.json --out sampled",
+       {{"teacher", "a checkpoint folder or a .gguf file"}},
+       false,
+       false,
+       verb_maker<SampleConfig>([](const CommonConfig& common, const SampleConfig& config, const Arguments& a) {
+         return run_sample(config, a[0], common.json, std::cout);
+       })});
+  list.push_back({"logits",
+                  "Writes a model's logits for given token ids, to compare implementations.",
                   "overproof logits runs/smollm2-moe/int8 --ids ids.safetensors --out logits.safetensors",
-                  {{"model", "a checkpoint folder or a .gguf file"}}, false, false,
+                  {{"model", "a checkpoint folder or a .gguf file"}},
+                  false,
+                  false,
                   verb_maker<LogitsConfig>([](const CommonConfig& common, const LogitsConfig& config, const Arguments& a) {
                     return count_written(common, config.out, "positions", run_logits(config, a[0]));
                   })});
 #endif
-  list.push_back({"gpu", "Lists GPUs, and compares their kernels with the CPU's.", "overproof gpu --self-test", {}, false, false,
+  list.push_back({"gpu",
+                  "Lists GPUs, and compares their kernels with the CPU's.",
+                  "overproof gpu --self-test",
+                  {},
+                  false,
+                  false,
                   verb_maker<GpuConfig>([](const CommonConfig& common, const GpuConfig& config, const Arguments&) {
                     return run_gpu(config, common.json, std::cout);
                   })});
-  list.push_back({"inspect", "Lists what is in a checkpoint, safetensors or GGUF file.", "overproof inspect runs/smollm2-moe/int8",
-                  {{"path", "a file or a checkpoint folder"}}, false, false,
+  list.push_back({"inspect",
+                  "Lists what is in a checkpoint, safetensors or GGUF file.",
+                  "overproof inspect runs/smollm2-moe/int8",
+                  {{"path", "a file or a checkpoint folder"}},
+                  false,
+                  false,
                   verb_maker<InspectConfig>([](const CommonConfig& common, const InspectConfig& config, const Arguments& a) {
                     if (config.as_model || config.digests) inspect_model(config, a[0], common.json, std::cout);
                     else inspect(a[0], common.json, std::cout);
                     return 0;
                   })});
-  list.push_back({"tokenizer encode", "Turns a text file into token ids.",
-                  "overproof tokenizer encode --tokenizer runs/smollm2-moe/teacher --text book.txt --out ids.safetensors", {}, false, false,
-                  verb_maker<TokenizerEncodeConfig>([](const CommonConfig& common, const TokenizerEncodeConfig& config, const Arguments&) {
-                    return count_written(common, config.out, "tokens", run_tokenizer_encode(config));
-                  })});
-  list.push_back({"tokenizer train", "Trains a new SentencePiece vocabulary.",
-                  "overproof tokenizer train --input runs/smollm2-moe/corpus --vocab-size 8000 --out mine.model", {}, false, false,
-                  verb_maker<TokenizerTrainConfig>([](const CommonConfig& common, const TokenizerTrainConfig& config, const Arguments&) {
-                    return count_written(common, config.out, "pieces", run_tokenizer_train(config));
-                  })});
-  list.push_back({"sign", "Signs a model's folder for everybody's verifiers (OpenSSF Model Signing), quickly again after small changes.",
-                  "overproof sign models/mine --cache ~/.cache/mine.digests", {{"folder", "a folder; every file in it is signed"}}, false, false,
+  list.push_back(
+      {"tokenizer encode",
+       "Turns a text file into token ids.",
+       "overproof tokenizer encode --tokenizer runs/smollm2-moe/teacher --text book.txt --out ids.safetensors",
+       {},
+       false,
+       false,
+       verb_maker<TokenizerEncodeConfig>([](const CommonConfig& common, const TokenizerEncodeConfig& config, const Arguments&) {
+         return count_written(common, config.out, "tokens", run_tokenizer_encode(config));
+       })});
+  list.push_back(
+      {"tokenizer train",
+       "Trains a new SentencePiece vocabulary.",
+       "overproof tokenizer train --input runs/smollm2-moe/corpus --vocab-size 8000 --out mine.model",
+       {},
+       false,
+       false,
+       verb_maker<TokenizerTrainConfig>([](const CommonConfig& common, const TokenizerTrainConfig& config, const Arguments&) {
+         return count_written(common, config.out, "pieces", run_tokenizer_train(config));
+       })});
+  list.push_back({"sign",
+                  "Signs a model's folder for everybody's verifiers (OpenSSF Model Signing), quickly again after small changes.",
+                  "overproof sign models/mine --cache ~/.cache/mine.digests",
+                  {{"folder", "a folder; every file in it is signed"}},
+                  false,
+                  false,
                   verb_maker<SignConfig>([](const CommonConfig& common, const SignConfig& config, const Arguments& a) {
                     return run_sign(config, a[0], common.json, std::cout);
                   })});
-  list.push_back({"key new", "Makes a signing key.", "overproof key new --curve p384 --encrypt --out release-key.pem", {}, false, false,
+  list.push_back({"key new",
+                  "Makes a signing key.",
+                  "overproof key new --curve p384 --encrypt --out release-key.pem",
+                  {},
+                  false,
+                  false,
                   verb_maker<NewKeyConfig>([](const CommonConfig& common, const NewKeyConfig& config, const Arguments&) {
                     return run_key_new(config, common.json, std::cout);
                   })});
-  list.push_back({"key show", "Prints the public half of the signing key.", "overproof key show --pem > key.pub", {}, false, false,
+  list.push_back({"key show",
+                  "Prints the public half of the signing key.",
+                  "overproof key show --pem > key.pub",
+                  {},
+                  false,
+                  false,
                   verb_maker<ShowKeyConfig>([](const CommonConfig& common, const ShowKeyConfig& config, const Arguments&) {
                     return run_key_show(config, common.json, std::cout);
                   })});
-  list.push_back({"key rotate", "Signs, by the old key, that a new one takes its place.",
-                  "overproof key rotate --key old.pem --to new.pem --out rotation.json", {}, false, false,
+  list.push_back({"key rotate",
+                  "Signs, by the old key, that a new one takes its place.",
+                  "overproof key rotate --key old.pem --to new.pem --out rotation.json",
+                  {},
+                  false,
+                  false,
                   verb_maker<RotateKeyConfig>([](const CommonConfig& common, const RotateKeyConfig& config, const Arguments&) {
                     return run_key_rotate(config, common.json, std::cout);
                   })});

@@ -54,7 +54,9 @@ std::function<std::unique_ptr<VerbInstance>()> verb_maker(Run run) {
    public:
     explicit Instance(Run run) : run_(run) {}
     Options options() override { return options_of(config_); }
-    int run(const CommonConfig& common, const std::vector<std::string>& arguments) override { return run_(common, config_, arguments); }
+    int run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
+      return run_(common, config_, arguments);
+    }
 
    private:
     Config config_;

@@ -32,7 +32,8 @@ struct RunConfig {
     v("force", force, any_value(), "make everything again");
     v("dry-run", dry_run, any_value(), "say what would be made, and make nothing");
     key.visit(v);
-    v("openlineage-url", openlineage_url, any_value(), "lineage server to tell when stages begin and end; empty: $OPENLINEAGE_URL, else none");
+    v("openlineage-url", openlineage_url, any_value(),
+      "lineage server to tell when stages begin and end; empty: $OPENLINEAGE_URL, else none");
   }
 };
 
@@ -64,12 +65,19 @@ int show_verb(const CommonConfig& common, const NoConfig&, const std::vector<std
   if (common.json) {
     Json inputs = Json::object();
     for (const auto& [slot, input] : lineage->inputs) inputs[slot] = "sha256:" + input.root.hex();
-    fmt::print("{}\n", Json{{"artifact", lineage->name}, {"edge", lineage->kind}, {"stage", lineage->stage}, {"root", "sha256:" + lineage->root.hex()},
-                            {"inputs", inputs}, {"config", lineage->config}, {"metrics", lineage->metrics}}.dump());
+    fmt::print("{}\n", Json{{"artifact", lineage->name},
+                            {"edge", lineage->kind},
+                            {"stage", lineage->stage},
+                            {"root", "sha256:" + lineage->root.hex()},
+                            {"inputs", inputs},
+                            {"config", lineage->config},
+                            {"metrics", lineage->metrics}}
+                           .dump());
     return 0;
   }
   fmt::print("{} ({}) sha256:{}\n", lineage->name, lineage->kind, lineage->root.hex());
-  for (const auto& [slot, input] : lineage->inputs) fmt::print("  {:<12} {} sha256:{}\n", slot, input.name, input.root.hex().substr(0, 16));
+  for (const auto& [slot, input] : lineage->inputs)
+    fmt::print("  {:<12} {} sha256:{}\n", slot, input.name, input.root.hex().substr(0, 16));
   const std::vector<std::string> said = recall_summary(folder, lineage->root);
   for (const std::string& line : said) fmt::print("{}\n", line);
   if (said.empty()) fmt::print("{}\n", lineage->metrics.dump(1));
@@ -91,17 +99,36 @@ int reference_verb(const CommonConfig&, const NoConfig&, const std::vector<std::
 
 std::vector<VerbSpec> make_verbs() {
   std::vector<VerbSpec> list;
-  list.push_back({"run", "Makes every artifact of a recipe; what is unchanged is kept.",
+  list.push_back({"run",
+                  "Makes every artifact of a recipe; what is unchanged is kept.",
                   "overproof run examples/smollm2-moe.ini --out runs/smollm2-moe --set student.steps=100",
-                  {{"recipe", "an INI file, one section an artifact"}}, true, false, verb_maker<RunConfig>(run_verb)});
+                  {{"recipe", "an INI file, one section an artifact"}},
+                  true,
+                  false,
+                  verb_maker<RunConfig>(run_verb)});
   for (VerbSpec& v : stage_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : audit_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
-  list.push_back({"show", "Says again what a stage said when it made an artifact.", "overproof show runs/smollm2-moe/evaluation",
-                  {{"artifact", "a folder with its claims.jsonl"}}, false, false, verb_maker<NoConfig>(show_verb)});
-  list.push_back({"reference", "Prints the reference page in Markdown.", "overproof reference > docs/reference.md", {}, false, false,
+  list.push_back({"show",
+                  "Says again what a stage said when it made an artifact.",
+                  "overproof show runs/smollm2-moe/evaluation",
+                  {{"artifact", "a folder with its claims.jsonl"}},
+                  false,
+                  false,
+                  verb_maker<NoConfig>(show_verb)});
+  list.push_back({"reference",
+                  "Prints the reference page in Markdown.",
+                  "overproof reference > docs/reference.md",
+                  {},
+                  false,
+                  false,
                   verb_maker<NoConfig>(reference_verb)});
-  list.push_back({"version", "Prints versions as they are recorded in statements.", "overproof version --json", {}, false, false,
+  list.push_back({"version",
+                  "Prints versions as they are recorded in statements.",
+                  "overproof version --json",
+                  {},
+                  false,
+                  false,
                   verb_maker<NoConfig>(version_verb)});
   return list;
 }

@@ -75,7 +75,6 @@ class Interrupted : public Error {
 [[noreturn]] void check_failed(const char* condition, const char* file, int line);
 
 /// For our own bugs, never for input. Throws std::logic_error (exit code 70).
-#define OVERPROOF_CHECK(condition) \
-  ((condition) ? void(0) : ::overproof::check_failed(#condition, __FILE__, __LINE__))
+#define OVERPROOF_CHECK(condition) ((condition) ? void(0) : ::overproof::check_failed(#condition, __FILE__, __LINE__))
 
 }  // namespace overproof

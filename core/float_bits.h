@@ -44,7 +44,7 @@ OVERPROOF_HD inline uint16_t f32_to_f16(float x) {
   const uint32_t a = u & 0x7fffffffu;
   if (a > 0x7f800000u) return uint16_t(sign | 0x7e00u);
   if (a >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // 65520 and above round to infinity
-  if (a >= 0x38800000u) {                                  // normal in f16
+  if (a >= 0x38800000u) {                                 // normal in f16
     const uint32_t r = a + 0xfffu + ((a >> 13) & 1u);
     return uint16_t(sign | ((r - 0x38000000u) >> 13));
   }

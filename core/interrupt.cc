@@ -1,7 +1,7 @@
 #include "core/interrupt.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 #include "core/error.h"
 

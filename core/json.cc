@@ -13,12 +13,18 @@ Json parse_json(std::string_view text, const std::filesystem::path& file, int64_
   std::string duplicate;
   const auto callback = [&](int, Json::parse_event_t event, Json& value) {
     switch (event) {
-      case Json::parse_event_t::object_start: open_objects.emplace_back(); break;
-      case Json::parse_event_t::object_end: open_objects.pop_back(); break;
-      case Json::parse_event_t::key:
-        if (!open_objects.back().insert(value.get<std::string>()).second && duplicate.empty()) duplicate = value.get<std::string>();
+      case Json::parse_event_t::object_start:
+        open_objects.emplace_back();
         break;
-      default: break;
+      case Json::parse_event_t::object_end:
+        open_objects.pop_back();
+        break;
+      case Json::parse_event_t::key:
+        if (!open_objects.back().insert(value.get<std::string>()).second && duplicate.empty())
+          duplicate = value.get<std::string>();
+        break;
+      default:
+        break;
     }
     return true;
   };

@@ -12,7 +12,8 @@ namespace overproof {
 /// or another process was first. `what` is for messages: "the note key". Throws IoError.
 bool create_private_file(const fs::path& file, std::string_view content, std::string_view what);
 
-/// Throws ProvenanceError when anyone but its owner may read or change the file, IoError when it is not there. Pipes and devices pass.
+/// Throws ProvenanceError when anyone but its owner may read or change the file, IoError when it is not there. Pipes and devices
+/// pass.
 void require_private(const fs::path& file, std::string_view what);
 
 /// Reads it. Throws ProvenanceError when anyone but its owner may read or change it, IoError, and FormatError when it is larger.

@@ -28,8 +28,15 @@ std::string amount(double n, const std::string& unit) {
 void set_progress_mode(ProgressMode mode) { g_mode = mode; }
 
 Progress::Progress(std::string_view label, int64_t total, std::string_view unit, int64_t already_done)
-    : label_(label), unit_(unit), total_(total), done_(already_done), start_done_(already_done), terminal_(isatty(2) == 1),
-      off_(g_mode == ProgressMode::off), start_(std::chrono::steady_clock::now()), drawn_(start_) {}
+    : label_(label),
+      unit_(unit),
+      total_(total),
+      done_(already_done),
+      start_done_(already_done),
+      terminal_(isatty(2) == 1),
+      off_(g_mode == ProgressMode::off),
+      start_(std::chrono::steady_clock::now()),
+      drawn_(start_) {}
 
 Progress::~Progress() {
   if (!off_ && done_ > start_done_) draw(true);

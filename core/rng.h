@@ -19,9 +19,9 @@ class Rng {
   std::array<uint32_t, 4> block(uint64_t index) const;
   uint32_t next_u32();
   uint64_t next_u64();
-  double uniform();                  ///< [0, 1), 53 bits
-  double normal();                   ///< standard normal (Box-Muller)
-  uint64_t below(uint64_t n);        ///< [0, n), unbiased; n > 0
+  double uniform();            ///< [0, 1), 53 bits
+  double normal();             ///< standard normal (Box-Muller)
+  uint64_t below(uint64_t n);  ///< [0, n), unbiased; n > 0
 
  private:
   std::array<uint32_t, 2> key_;

@@ -16,7 +16,8 @@ const fs::path& Inputs::path(const std::string& slot) const { return bound(slots
 const Digest& Inputs::root(const std::string& slot) const { return bound(slots_, slot).root; }
 
 StageReport::StageReport() : metrics_ptr(std::make_unique<Json>(Json::object())) {}
-StageReport::StageReport(const StageReport& other) : metrics_ptr(std::make_unique<Json>(*other.metrics_ptr)), summary(other.summary) {}
+StageReport::StageReport(const StageReport& other)
+    : metrics_ptr(std::make_unique<Json>(*other.metrics_ptr)), summary(other.summary) {}
 StageReport::StageReport(StageReport&&) noexcept = default;
 StageReport& StageReport::operator=(StageReport&&) noexcept = default;
 StageReport::~StageReport() = default;

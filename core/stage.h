@@ -32,9 +32,9 @@ class Inputs {
   const Digest& root(const std::string& slot) const;
   const std::map<std::string, InputArtifact>& all() const { return slots_; }
 
-  /// Of an input that the stage promises to digest while it reads (Slot::streamed): the digest of one whole file, named relative to
-  /// the input's folder, or as the file itself. What is not noted is read once more to digest it, so a stage may note what it can.
-  /// root() of such an input is what its statement claims, or zeros, until the stage is done.
+  /// Of an input that the stage promises to digest while it reads (Slot::streamed): the digest of one whole file, named relative
+  /// to the input's folder, or as the file itself. What is not noted is read once more to digest it, so a stage may note what it
+  /// can. root() of such an input is what its statement claims, or zeros, until the stage is done.
   void note_digest(const std::string& slot, FileRecord record) const { noted_[slot].push_back(std::move(record)); }
   const std::vector<FileRecord>& noted(const std::string& slot) const { return noted_[slot]; }
 
@@ -48,7 +48,9 @@ class Outputs {
  public:
   /// `kept`: see kept(); empty: `checkpoints` beside the folder.
   Outputs(fs::path folder, fs::path scratch, fs::path kept = {})
-      : folder_(std::move(folder)), scratch_(std::move(scratch)), kept_(kept.empty() ? folder_.path().parent_path() / kKeptFolder : std::move(kept)) {}
+      : folder_(std::move(folder)),
+        scratch_(std::move(scratch)),
+        kept_(kept.empty() ? folder_.path().parent_path() / kKeptFolder : std::move(kept)) {}
   OutputFolder& folder() { return folder_; }
   const OutputFolder& folder() const { return folder_; }
   /// A folder that outlives a kill of the same stage with the same inputs and configuration (checkpoints go there);

@@ -37,7 +37,7 @@ class AddedTokenFinder {
 
  private:
   const AddedToken* longest_at(std::string_view text) const;
-  std::vector<AddedToken> tokens_;             // sorted by text
+  std::vector<AddedToken> tokens_;                   // sorted by text
   std::vector<std::pair<size_t, size_t>> by_first_;  // [begin, end) in tokens_ for each first byte
 };
 

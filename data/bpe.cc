@@ -131,8 +131,9 @@ struct BpeTokenizer::Impl {
       const auto& [left, right] = definition.merges[rank];
       const auto l = by_text.find(left), r = by_text.find(right), whole = by_text.find(left + right);
       if (l == by_text.end() || r == by_text.end() || whole == by_text.end()) {
-        throw FormatError(file, -1, fmt::format("merge {} ('{}' and '{}') names or makes a token that is not in the vocabulary",
-                                                rank, left, right));
+        throw FormatError(
+            file, -1,
+            fmt::format("merge {} ('{}' and '{}') names or makes a token that is not in the vocabulary", rank, left, right));
       }
       merges.insert_or_assign(key(l->second, r->second), Merge{int32_t(rank), whole->second});
     }
@@ -246,7 +247,8 @@ void BpeTokenizer::encode(std::string_view text, std::vector<int32_t>& ids, bool
 std::string BpeTokenizer::decode(const std::vector<int32_t>& ids) const {
   std::string bytes;
   for (const int32_t id : ids) {
-    if (id < 0 || id >= vocab_size()) throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
+    if (id < 0 || id >= vocab_size())
+      throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
     const std::string& text = impl_->definition.tokens[size_t(id)];
     auto plain = impl_->added_by_id[size_t(id)] ? std::nullopt : byte_level_bytes(text);
     bytes += plain ? *plain : text;
@@ -256,7 +258,8 @@ std::string BpeTokenizer::decode(const std::vector<int32_t>& ids) const {
 
 int64_t BpeTokenizer::vocab_size() const { return int64_t(impl_->definition.tokens.size()); }
 std::string BpeTokenizer::token_text(int32_t id) const {
-  if (id < 0 || id >= vocab_size()) throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
+  if (id < 0 || id >= vocab_size())
+    throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
   return impl_->definition.tokens[size_t(id)];
 }
 int32_t BpeTokenizer::bos_id() const { return impl_->definition.bos; }

@@ -5,8 +5,9 @@
 //   corpus/tokens.safetensors   "train" and "held_out": U16 [tokens] when the vocabulary fits, else U32; metadata: vocab_size,
 //                               tokenizer_probe, separator (id put after every document), window_length
 //   corpus/licenses.json        documents and bytes by licence and by source
-//   corpus/commitment.json, corpus/tiles.safetensors, corpus/index.safetensors   Merkle trees over the documents: data/commitment.h
-//   corpus/texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file
+//   corpus/commitment.json, corpus/tiles.safetensors, corpus/index.safetensors   Merkle trees over the documents:
+//   data/commitment.h corpus/texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest,
+//   text}, one file
 //                               a source; characters of its name outside [A-Za-z0-9._+-] are spelled %XX
 
 #include <functional>
@@ -24,11 +25,11 @@ namespace overproof {
 enum class Split { train, held_out };
 
 struct Document {
-  Digest digest;            ///< SHA-256 of the UTF-8 text
-  std::string name;         ///< "manpages-dev/man2/accept.2", unique
-  std::string source;       ///< the package
-  std::string license;      ///< as its copyright file names it
-  std::string license_rule; ///< how it was found: LicenseMatch::rule of data/dep5.h, or "given"
+  Digest digest;             ///< SHA-256 of the UTF-8 text
+  std::string name;          ///< "manpages-dev/man2/accept.2", unique
+  std::string source;        ///< the package
+  std::string license;       ///< as its copyright file names it
+  std::string license_rule;  ///< how it was found: LicenseMatch::rule of data/dep5.h, or "given"
   int64_t bytes = 0;
   Split split = Split::train;
   int64_t first_token = 0;  ///< in its split's stream
@@ -60,8 +61,8 @@ class Corpus {
  private:
   SafetensorsFile stream_;
   std::vector<Document> documents_;
-  std::vector<size_t> order_[2];                // indices into documents_ by split, in stream order
-  std::vector<size_t> by_name_, by_digest_;     // and sorted, for find()
+  std::vector<size_t> order_[2];             // indices into documents_ by split, in stream order
+  std::vector<size_t> by_name_, by_digest_;  // and sorted, for find()
   int64_t vocab_size_ = 0, window_length_ = 0;
   Digest probe_;
 };

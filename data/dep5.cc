@@ -52,7 +52,8 @@ std::vector<Stanza> parse_stanzas(std::string_view text, const std::filesystem::
       continue;
     }
     const size_t colon = line.find(':');
-    if (colon == std::string_view::npos || colon == 0) throw FormatError(file, offset, "a line is neither a field nor a continuation");
+    if (colon == std::string_view::npos || colon == 0)
+      throw FormatError(file, offset, "a line is neither a field nor a continuation");
     Field field{.first_line = std::string(trim(line.substr(colon + 1))), .offset = offset};
     for (const char c : line.substr(0, colon)) {
       if (c <= ' ' || c >= 127) throw FormatError(file, offset, "a field's name holds blanks or special characters");
@@ -60,7 +61,8 @@ std::vector<Stanza> parse_stanzas(std::string_view text, const std::filesystem::
     }
     if (!open) stanzas.push_back({{}, offset});
     open = true;
-    if (stanzas.back().find(field.name)) throw FormatError(file, offset, fmt::format("field '{}' stands twice in its stanza", field.name));
+    if (stanzas.back().find(field.name))
+      throw FormatError(file, offset, fmt::format("field '{}' stands twice in its stanza", field.name));
     stanzas.back().fields.push_back(std::move(field));
   }
   return stanzas;
@@ -85,7 +87,9 @@ bool name_matches(std::string_view pattern, std::string_view name) {
   const std::string_view suffix = pattern.substr(std::min(pattern.rfind('.'), pattern.size()));
   for (const std::string_view source : {".xml", ".sgml", ".rst", ".md", ".pod", ".texi", ".texinfo", ".adoc", ".txt"}) {
     if (suffix != source) continue;
-    const auto as_source = [&](std::string_view stem) { return matches_files_pattern(pattern, std::string(stem) + std::string(suffix)); };
+    const auto as_source = [&](std::string_view stem) {
+      return matches_files_pattern(pattern, std::string(stem) + std::string(suffix));
+    };
     return as_source(name) || as_source(name.substr(0, name.rfind('.')));
   }
   return false;
@@ -106,7 +110,8 @@ bool lies_in_module(std::string path, std::string_view folder) {
   for (size_t at = path.find("::"); at != std::string::npos; at = path.find("::", at)) path.replace(at, 2, 1, '/');
   for (size_t at = path.find(folder); at != std::string_view::npos; at = path.find(folder, at + 1)) {
     const std::string_view after = std::string_view(path).substr(at + folder.size());
-    if ((at == 0 || path[at - 1] == '/') && (after.starts_with('/') || (after.starts_with('.') && after.find('/') == std::string_view::npos))) {
+    if ((at == 0 || path[at - 1] == '/') &&
+        (after.starts_with('/') || (after.starts_with('.') && after.find('/') == std::string_view::npos))) {
       return true;
     }
   }

@@ -14,12 +14,12 @@ struct FilesStanza {
   std::vector<std::string> patterns;  ///< relative to the source's root; '*' matches any characters, '/' too, '?' one
   std::string license;                ///< short name: "GPL-2+"
   std::string copyright;
-  int64_t offset = 0;                 ///< of the stanza in the file, in bytes
+  int64_t offset = 0;  ///< of the stanza in the file, in bytes
 };
 
 struct CopyrightFile {
-  std::string format;                         ///< the Format field
-  std::vector<FilesStanza> files;             ///< in the order of the file
+  std::string format;                           ///< the Format field
+  std::vector<FilesStanza> files;               ///< in the order of the file
   std::map<std::string, std::string> licenses;  ///< texts of standalone License stanzas, by short name
 };
 

@@ -15,7 +15,7 @@ struct GgufPreTokenizer {
   std::vector<SplitStep> steps;
   bool nfc = false;  ///< the models' tokenizers normalise first; llama.cpp does not
   bool ignore_merges = false;
-  std::string_view differs;    ///< where llama.cpp, whose expressions know fewer classes, cuts elsewhere; "" for nowhere seen
+  std::string_view differs;  ///< where llama.cpp, whose expressions know fewer classes, cuts elsewhere; "" for nowhere seen
 };
 
 /// Known names; where several mean the same, the one to write comes first.

@@ -29,7 +29,8 @@ class Permutation {
 /// the corpus is fixed. Whoever trains can still try seeds. `beacon`: public randomness in hex that came out after the corpus was
 /// published, a drand round for instance; with it and a seed named before, nothing is left to choose.
 ///   without beacon   SHA-256("overproof training order v1" || root || seed)
-///   with             SHA-256("overproof training order v2" || root || beacon's length in bytes || beacon || seed)      numbers: U64 little-endian
+///   with             SHA-256("overproof training order v2" || root || beacon's length in bytes || beacon || seed)      numbers:
+///   U64 little-endian
 /// Throws UsageError unless the beacon is "" or 1 to 512 bytes in hex.
 Digest order_key(const Digest& corpus_root, int64_t seed, std::string_view beacon = {});
 

@@ -132,8 +132,8 @@ struct PreTokenizer::Step {
   void find_matches(std::string_view text, std::vector<Cut>& cuts, const std::filesystem::path& file) const {
     thread_local MatchState state;
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-    size_t done = 0;                       // everything before is in `cuts`
-    size_t last_end = size_t(-1);          // of the last match: an empty match there is none
+    size_t done = 0;               // everything before is in `cuts`
+    size_t last_end = size_t(-1);  // of the last match: an empty match there is none
     for (size_t from = 0; from <= text.size();) {
       // The text was made valid by encode(), and a step cuts only between characters.
       const int rc = pcre2_match(code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, state.data, state.context);
@@ -141,8 +141,9 @@ struct PreTokenizer::Step {
       if (rc < 0) {
         PCRE2_UCHAR message[128];
         pcre2_get_error_message(rc, message, sizeof message);
-        throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern gave up on a text of {} bytes: {}", text.size(),
-                                                reinterpret_cast<const char*>(message)));
+        throw FormatError(file, -1,
+                          fmt::format("the pre-tokeniser's pattern gave up on a text of {} bytes: {}", text.size(),
+                                      reinterpret_cast<const char*>(message)));
       }
       const size_t* ends = pcre2_get_ovector_pointer(state.data);
       const size_t begin = ends[0], end = ends[1];
@@ -177,8 +178,9 @@ PreTokenizer::PreTokenizer(const std::vector<SplitStep>& steps, const std::files
       if (!compiled.code) {
         PCRE2_UCHAR message[128];
         pcre2_get_error_message(error, message, sizeof message);
-        throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern is at fault ({}): {}",
-                                                reinterpret_cast<const char*>(message), step.pattern));
+        throw FormatError(file, -1,
+                          fmt::format("the pre-tokeniser's pattern is at fault ({}): {}", reinterpret_cast<const char*>(message),
+                                      step.pattern));
       }
       // Without JIT (a locked-down machine) the interpreter gives the same matches.
       pcre2_jit_compile(compiled.code.get(), PCRE2_JIT_COMPLETE);

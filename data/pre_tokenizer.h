@@ -16,9 +16,9 @@ struct SplitStep {
   /// What becomes of a match: its own piece, dropped, joined with a neighbour, or joined with matches beside it.
   enum class Behaviour { isolated, removed, merged_with_previous, merged_with_next, contiguous };
   std::string pattern;
-  bool literal = false;            ///< `pattern` is plain text, not an expression
-  bool invert = false;             ///< what lies between matches is treated as the match
-  bool add_prefix_space = false;   ///< before cutting, a piece that does not start with a space gets one
+  bool literal = false;           ///< `pattern` is plain text, not an expression
+  bool invert = false;            ///< what lies between matches is treated as the match
+  bool add_prefix_space = false;  ///< before cutting, a piece that does not start with a space gets one
   Behaviour behaviour = Behaviour::isolated;
   bool operator==(const SplitStep&) const = default;
 };

@@ -81,7 +81,8 @@ void check_charsmap(std::string_view blob, int64_t base, const fs::path& file) {
   uint32_t trie_bytes = 0;
   if (blob.size() < 5) fail("the normalisation rules are cut short");
   memcpy(&trie_bytes, blob.data(), 4);
-  if (trie_bytes % 4 != 0 || trie_bytes < 4 || trie_bytes >= blob.size() - 4) fail("the normalisation rules' trie has a wrong size");
+  if (trie_bytes % 4 != 0 || trie_bytes < 4 || trie_bytes >= blob.size() - 4)
+    fail("the normalisation rules' trie has a wrong size");
   if (blob.back() != '\0') fail("the normalisation rules' last replacement is not ended");
   std::vector<uint32_t> units(trie_bytes / 4);
   memcpy(units.data(), blob.data() + 4, trie_bytes);
@@ -165,7 +166,8 @@ class SentencePieceTokenizer final : public Tokenizer {
 
  private:
   void check_id(int32_t id) const {
-    if (id < 0 || id >= vocab_size()) throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
+    if (id < 0 || id >= vocab_size())
+      throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
   }
   fs::path file_;
   sentencepiece::SentencePieceProcessor processor_;

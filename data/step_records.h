@@ -2,7 +2,8 @@
 // What a training committed to, step by step: one record of 256 bytes a step, chained, so that no record can be changed, dropped
 // or moved without changing all that follow.
 //
-//   steps.safetensors   "steps" U8 [steps, 256]; metadata: format_version, initial_weights (hex), chain (hex, of the last record),
+//   steps.safetensors   "steps" U8 [steps, 256]; metadata: format_version, initial_weights (hex), chain (hex, of the last
+//   record),
 //                       digest_every
 //
 // A record, little-endian:
@@ -14,9 +15,8 @@
 //    40  F64 loss, kl, ce, grad_norm, balance
 //    80  32  batch root      windows and the teacher's rows (distill/training_run.h)
 //   112  32  weights         digest of the model after the step, zeros where none was taken
-//   144  32  optimizer       digest of AdamW's moments and of the load and router counts after the step, zeros where none was taken
-//   176  48  zeros
-//   224  32  chain           SHA-256(chain of the record before | bytes 0 to 224 of this one)
+//   144  32  optimizer       digest of AdamW's moments and of the load and router counts after the step, zeros where none was
+//   taken 176  48  zeros 224  32  chain           SHA-256(chain of the record before | bytes 0 to 224 of this one)
 //
 // The chain begins with SHA-256("overproof step chain v1" | initial weights); moments and counts begin at zero. The state before
 // a step is the one after the step before. Digests of the whole state are taken every `digest_every` steps and after the last:

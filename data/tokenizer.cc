@@ -66,7 +66,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   if (path.extension() == ".json") return std::make_unique<BpeTokenizer>(read_tokenizer_json(path), path);
   if (path.extension() == ".gguf") return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
   if (path.extension() == ".model") return open_sentencepiece(path);
-  throw UsageError(fmt::format("{}: a tokenizer is a tokenizer.json, a .model, a .gguf, or a folder with one of them", path.string()));
+  throw UsageError(
+      fmt::format("{}: a tokenizer is a tokenizer.json, a .model, a .gguf, or a folder with one of them", path.string()));
 }
 
 }  // namespace overproof

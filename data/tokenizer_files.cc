@@ -10,8 +10,9 @@ namespace overproof {
 namespace {
 
 bool belongs_to_tokenizer(const fs::path& file) {
-  static const std::vector<std::string> names = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                                                 "vocab.json",     "merges.txt",            "chat_template.jinja"};
+  static const std::vector<std::string> names = {
+      "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+      "merges.txt",     "chat_template.jinja"};
   return file.extension() == ".model" || std::ranges::count(names, file.filename().string()) > 0;
 }
 

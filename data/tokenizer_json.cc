@@ -94,8 +94,8 @@ void read_pre_tokenizer(const Reader& in, const Json& value, BpeDefinition& out,
     if (step.pattern.empty()) in.fail("Split's 'pattern' is empty");
     step.invert = in.flag(value, "invert", false);
     const std::string behaviour = in.text(value, "behavior");
-    const auto* it = std::find_if(std::begin(kBehaviours), std::end(kBehaviours),
-                                  [&](const auto& known) { return behaviour == known.first; });
+    const auto* it =
+        std::find_if(std::begin(kBehaviours), std::end(kBehaviours), [&](const auto& known) { return behaviour == known.first; });
     if (it == std::end(kBehaviours)) in.fail(fmt::format("Split's behavior '{}' is not known", behaviour));
     step.behaviour = it->second;
   } else {
@@ -210,7 +210,8 @@ BpeDefinition read_tokenizer_json(const fs::path& file) {
     out.eos = named_token(in, config, "eos_token", out, out.eos);
     out.unknown = named_token(in, config, "unk_token", out, out.unknown);
     out.padding = named_token(in, config, "pad_token", out, out.padding);
-    if (const Json* chat = in.find(config, "chat_template"); chat && chat->is_string()) out.chat_template = chat->get<std::string>();
+    if (const Json* chat = in.find(config, "chat_template"); chat && chat->is_string())
+      out.chat_template = chat->get<std::string>();
   }
   if (const fs::path path = file.parent_path() / "config.json"; fs::exists(path)) {
     const Json config = read_json(path);
@@ -237,14 +238,20 @@ std::string write_tokenizer_json(const BpeDefinition& definition) {
   std::vector<AddedToken> sorted = definition.added;
   std::sort(sorted.begin(), sorted.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
   for (const AddedToken& token : sorted) {
-    added.push_back({{"id", token.id}, {"content", token.text}, {"single_word", token.single_word}, {"lstrip", token.lstrip},
-                     {"rstrip", token.rstrip}, {"normalized", token.normalized}, {"special", token.special}});
+    added.push_back({{"id", token.id},
+                     {"content", token.text},
+                     {"single_word", token.single_word},
+                     {"lstrip", token.lstrip},
+                     {"rstrip", token.rstrip},
+                     {"normalized", token.normalized},
+                     {"special", token.special}});
   }
   Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   for (size_t i = 0; i < definition.pre_tokenizer.size(); ++i) {
     const SplitStep& step = definition.pre_tokenizer[i];
     const bool last = i + 1 == definition.pre_tokenizer.size();
-    const bool gpt2 = !step.literal && !step.invert && step.behaviour == SplitStep::Behaviour::isolated && step.pattern == kGpt2Pattern;
+    const bool gpt2 =
+        !step.literal && !step.invert && step.behaviour == SplitStep::Behaviour::isolated && step.pattern == kGpt2Pattern;
     if (last && (gpt2 || step.add_prefix_space)) {
       OVERPROOF_CHECK(gpt2 || step.pattern.empty());
       byte_level["add_prefix_space"] = step.add_prefix_space;
@@ -254,26 +261,41 @@ std::string write_tokenizer_json(const BpeDefinition& definition) {
     OVERPROOF_CHECK(!step.add_prefix_space);  // both readers put it in the last step only
     const auto* behaviour = std::find_if(std::begin(kBehaviours), std::end(kBehaviours),
                                          [&](const auto& known) { return step.behaviour == known.second; });
-    steps.push_back({{"type", "Split"}, {"pattern", {{step.literal ? "String" : "Regex", step.pattern}}},
-                     {"behavior", behaviour->first}, {"invert", step.invert}});
+    steps.push_back({{"type", "Split"},
+                     {"pattern", {{step.literal ? "String" : "Regex", step.pattern}}},
+                     {"behavior", behaviour->first},
+                     {"invert", step.invert}});
   }
   steps.push_back(byte_level);
   const Json unknown = definition.unknown_symbol < 0 ? Json() : Json(definition.tokens[size_t(definition.unknown_symbol)]);
   const Json root = {
-      {"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", added},
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", added},
       {"normalizer", definition.nfc ? Json{{"type", "NFC"}} : Json()},
       {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", steps}}},
       {"post_processor", nullptr},
       {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
-      {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", unknown}, {"continuing_subword_prefix", nullptr},
-                 {"end_of_word_suffix", nullptr}, {"fuse_unk", definition.fuse_unknown}, {"byte_fallback", false},
-                 {"ignore_merges", definition.ignore_merges}, {"vocab", vocab}, {"merges", merges}}}};
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", unknown},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", definition.fuse_unknown},
+        {"byte_fallback", false},
+        {"ignore_merges", definition.ignore_merges},
+        {"vocab", vocab},
+        {"merges", merges}}}};
   return root.dump(1, ' ') + "\n";
 }
 
 std::string write_tokenizer_config_json(const BpeDefinition& definition) {
-  Json root = {{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false},
-               {"add_bos_token", false}, {"add_prefix_space", false}};
+  Json root = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+               {"clean_up_tokenization_spaces", false},
+               {"add_bos_token", false},
+               {"add_prefix_space", false}};
   const auto put = [&](const char* name, int32_t id) {
     if (id >= 0) root[name] = definition.tokens.at(size_t(id));
   };

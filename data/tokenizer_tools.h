@@ -39,7 +39,8 @@ struct TokenizerTrainConfig {
     v("vocab-size", vocab_size, in_range(260, 1 << 20), "pieces, with bytes and control pieces");
     v("character-coverage", character_coverage, in_range(0.9, 1), "fraction of characters that get pieces of their own");
     v("byte-fallback", byte_fallback, any_value(), "spell unknown characters as bytes");
-    v("normalization", normalization, one_of({"identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"}), "normalisation rules put into the model");
+    v("normalization", normalization, one_of({"identity", "nfkc", "nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf"}),
+      "normalisation rules put into the model");
     v("max-sentence-bytes", max_sentence_bytes, in_range(64, 1 << 20), "longer lines are cut at a character boundary");
   }
 };

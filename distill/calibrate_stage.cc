@@ -125,7 +125,8 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   copy_tokenizer(inputs.path("student"), outputs.folder());
   // What was counted in tuning that is undone shaped nothing.
   if (keep && options.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
-  else if (has_router_counts(inputs.path("student"))) write_router_counts(outputs.folder(), read_router_counts(inputs.path("student")));
+  else if (has_router_counts(inputs.path("student")))
+    write_router_counts(outputs.folder(), read_router_counts(inputs.path("student")));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   const double overlap = mean_overlap(before, after);
@@ -145,9 +146,10 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"expert_load", load_rows(keep ? after.load : before.load)}};
   write_step_log(log, outputs.folder(), report.metrics());
   report.summary = {
-      fmt::format("top-k {} (was {}): {:.1f} % of the FFN neurons, {:.1f} % of all parameters active", shape.top_k, training.given_top_k(),
-                  100 * shape.ffn_activation(), 100 * active),
-      fmt::format("held-out KL to the teacher {:.4f} before tuning, {:.4f} after ({} tokens)", before.kl, after.kl, held_out.numel()),
+      fmt::format("top-k {} (was {}): {:.1f} % of the FFN neurons, {:.1f} % of all parameters active", shape.top_k,
+                  training.given_top_k(), 100 * shape.ffn_activation(), 100 * active),
+      fmt::format("held-out KL to the teacher {:.4f} before tuning, {:.4f} after ({} tokens)", before.kl, after.kl,
+                  held_out.numel()),
       fmt::format("routing overlap before and after (Jaccard) {:.3f}; largest expert load {:.2f} of the mean", overlap,
                   ((keep ? after : before).load.amax({1}).mean() * double(shape.n_routed_experts)).item<double>())};
   if (!keep) report.summary.emplace_back("tuning made the held-out KL worse, so the untuned router was kept");

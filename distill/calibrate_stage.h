@@ -17,7 +17,8 @@ struct CalibrateConfig {
   int64_t seed = 0;
   template <class V>
   void visit(V&& v) {
-    v("target-activation", target_activation, in_range(0.001, 1), "fraction of the FFN neurons a token may use; the nearest top-k is taken");
+    v("target-activation", target_activation, in_range(0.001, 1),
+      "fraction of the FFN neurons a token may use; the nearest top-k is taken");
     v("steps", training.steps, in_range(0, 1e6), "steps of tuning, whose learning rate falls to zero; 0 only sets top-k");
     training.visit(v);
     v("held-out-windows", held_out_windows, in_range(1, 1e6), "held-out windows on which before and after are compared");
@@ -25,9 +26,9 @@ struct CalibrateConfig {
   }
 };
 
-/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl, steps.safetensors and the router
-/// counts, those of tuning that was kept included (data/router_counts.h). When the held-out KL is worse after tuning than before it, the
-/// untuned weights are kept and the report says so.
+/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl, steps.safetensors and
+/// the router counts, those of tuning that was kept included (data/router_counts.h). When the held-out KL is worse after tuning
+/// than before it, the untuned weights are kept and the report says so.
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs);
 
 /// The top-k in [1, experts] whose share of neurons, (top_k + shared) / (experts + shared), is nearest to `target`.

@@ -45,11 +45,12 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"ffn_activation", shape.ffn_activation()},
                       {"expert_load", trainer.expert_load()}};
   write_step_log(log, outputs.folder(), report.metrics());
-  report.summary = {fmt::format("{} steps, {} tokens: loss {:.4f} nats a token (KL {:.4f}, cross-entropy {:.4f})", steps, tokens, last.loss, last.kl,
-                                last.ce),
+  report.summary = {fmt::format("{} steps, {} tokens: loss {:.4f} nats a token (KL {:.4f}, cross-entropy {:.4f})", steps, tokens,
+                                last.loss, last.kl, last.ce),
                     fmt::format("trained {:.1f} of {:.1f} million parameters", double(trainer.trained_parameters()) / 1e6,
                                 double(shape.parameters()) / 1e6),
-                    fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters", 100 * shape.ffn_activation(), 100 * active)};
+                    fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",
+                                100 * shape.ffn_activation(), 100 * active)};
   return report;
 }
 

@@ -20,8 +20,8 @@ struct Mix {
 
 // One sparse row. On entry `q` is the student's distribution and log_q its logarithm at the row's ids; on return `q` is
 // the gradient. q may be null when only the value is wanted. Returns the KL.
-double sparse_row(float* q, int64_t vocab, std::span<const int32_t> ids, std::span<const float> p, std::span<const float> log_q, double tail,
-                  Mix mix) {
+double sparse_row(float* q, int64_t vocab, std::span<const int32_t> ids, std::span<const float> p, std::span<const float> log_q,
+                  double tail, Mix mix) {
   double kl = 0, covered = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (p[i] > 0) kl += double(p[i]) * (std::log(double(p[i])) - double(log_q[i]));
@@ -88,7 +88,8 @@ class SparseTeacher final : public Teacher {
 
 class DenseTeacher final : public Teacher {
  public:
-  DenseTeacher(const at::Tensor& hidden, const at::Tensor& head, double temperature) : hidden_(hidden), head_(head), temperature_(temperature) {}
+  DenseTeacher(const at::Tensor& hidden, const at::Tensor& head, double temperature)
+      : hidden_(hidden), head_(head), temperature_(temperature) {}
 
   double apply(int64_t first, at::Tensor& log_q, Mix mix, bool gradient) override {
     at::Tensor logits = at::mm(hidden_.narrow(0, first, log_q.size(0)), head_.t());
@@ -109,7 +110,8 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
                       const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
   at::NoGradGuard no_grad;
   const at::Tensor hidden = hidden_in.detach().contiguous();
-  const int64_t tokens = hidden.size(0), vocab = head.size(0), chunk = std::max<int64_t>(1, std::min(tokens, loss_chunk_rows(vocab)));
+  const int64_t tokens = hidden.size(0), vocab = head.size(0),
+                chunk = std::max<int64_t>(1, std::min(tokens, loss_chunk_rows(vocab)));
   const double temperature = options.temperature, w = options.ce_weight;
   const bool has_labels = !labels.empty(), one_softmax = temperature == 1.0;
   OVERPROOF_CHECK(has_labels ? int64_t(labels.size()) == tokens : w == 0.0);
@@ -162,15 +164,16 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   return *this;
 }
 
-LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets, std::span<const int64_t> labels,
-                     const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets,
+                     std::span<const int64_t> labels, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
   OVERPROOF_CHECK(int64_t(targets.offsets.size()) == hidden.size(0) + 1 && int64_t(targets.tail.size()) == hidden.size(0));
   SparseTeacher teacher(targets);
   return chunked_loss(hidden, head, teacher, labels, options, d_hidden, d_head);
 }
 
-LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden, const at::Tensor& teacher_head,
-                    std::span<const int64_t> labels, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
+                    const at::Tensor& teacher_head, std::span<const int64_t> labels, const LossOptions& options,
+                    at::Tensor* d_hidden, at::Tensor* d_head) {
   OVERPROOF_CHECK(teacher_hidden.size(0) == hidden.size(0) && teacher_head.size(0) == head.size(0));
   DenseTeacher teacher(teacher_hidden, teacher_head, options.temperature);
   return chunked_loss(hidden, head, teacher, labels, options, d_hidden, d_head);

@@ -46,12 +46,13 @@ struct LossSums {
 /// Loss of hidden [tokens, hidden] under head [vocab, hidden] against sparse targets; labels one a token (all may be absent
 /// when ce_weight is 0: then ce is 0). d_hidden [tokens, hidden] is written when options.gradient; d_head [vocab, hidden],
 /// if not null, is added to: a frozen head costs nothing.
-LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets, std::span<const int64_t> labels,
-                     const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
+LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets,
+                     std::span<const int64_t> labels, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
 
 /// The same against the teacher's whole distribution, which is made chunk by chunk from its hidden states.
-LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden, const at::Tensor& teacher_head,
-                    std::span<const int64_t> labels, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
+LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
+                    const at::Tensor& teacher_head, std::span<const int64_t> labels, const LossOptions& options,
+                    at::Tensor* d_hidden, at::Tensor* d_head);
 
 /// Rows of a chunk: as many as keep one buffer of logits near 16 MiB.
 int64_t loss_chunk_rows(int64_t vocab_size);

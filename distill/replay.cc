@@ -99,7 +99,8 @@ Session begin(const Subject& subject, Replay& result) {
   const fs::path origin = subject.path / "claims.jsonl";
   if (subject.lineage.stage == "distill")
     session.run = std::make_unique<Distillation>(recorded_config<DistillConfig>(subject.lineage, origin, result), inputs);
-  else session.run = std::make_unique<RouterCalibration>(recorded_config<CalibrateConfig>(subject.lineage, origin, result), inputs);
+  else
+    session.run = std::make_unique<RouterCalibration>(recorded_config<CalibrateConfig>(subject.lineage, origin, result), inputs);
   session.digester = std::make_unique<StateDigester>(session.run->student(), session.run->trainer());
   return session;
 }

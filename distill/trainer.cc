@@ -28,8 +28,9 @@ std::set<std::string> chosen_groups(const std::string& list) {
       chosen.insert(word);
     } else {
       const std::string near = nearest(word, kGroups);
-      throw UsageError(fmt::format("train: unknown group '{}'{}; known are all, experts, router, norms, attention, embeddings, head", word,
-                                   near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+      throw UsageError(
+          fmt::format("train: unknown group '{}'{}; known are all, experts, router, norms, attention, embeddings, head", word,
+                      near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
     }
   }
   return chosen;
@@ -81,10 +82,12 @@ Trainer::Trainer(Decoder& model, const TrainOptions& options) : model_(model), o
     weight.set_requires_grad(chosen.contains(group));
     if (!weight.requires_grad()) continue;
     OVERPROOF_CHECK(weight.is_contiguous());
-    slots_.push_back({p.name, weight, at::zeros_like(weight), at::zeros_like(weight), group != "router" && weight.dim() > 1, group == "router"});
+    slots_.push_back({p.name, weight, at::zeros_like(weight), at::zeros_like(weight), group != "router" && weight.dim() > 1,
+                      group == "router"});
     // zeros_like keeps no history, but inherits nothing else either: moments are plain tensors
   }
-  if (slots_.empty()) throw UsageError(fmt::format("train = {}: this model has no such weights, so nothing would be trained", options.train));
+  if (slots_.empty())
+    throw UsageError(fmt::format("train = {}: this model has no such weights, so nothing would be trained", options.train));
   const ModelConfig& shape = model.config();
   if (shape.is_moe()) expert_tokens_ = at::zeros({shape.layers, shape.n_routed_experts}, at::kLong);
 }
@@ -129,8 +132,8 @@ StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, const Loss
   record.learning_rate = learning_rate_at(options_, steps_done_);
   record.grad_norm = clip_gradients();
   if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm))
-    throw UsageError(fmt::format("training diverged at step {}: loss {}, gradient norm {}; a smaller learning-rate may help", record.step,
-                                 record.loss, record.grad_norm));
+    throw UsageError(fmt::format("training diverged at step {}: loss {}, gradient norm {}; a smaller learning-rate may help",
+                                 record.step, record.loss, record.grad_norm));
   ++steps_done_;
   update_weights(record.learning_rate);
   if (model_.config().is_moe()) record.balance = balance_experts(loads);
@@ -153,8 +156,9 @@ void Trainer::update_weights(double rate) {
   for (const Slot& slot : slots_) {
     if (!slot.weight.grad().defined()) continue;  // not reached by this batch
     const double slot_rate = slot.router ? rate * options_.router_lr_scale : rate;
-    at::_fused_adamw_({slot.weight}, {slot.weight.grad()}, {slot.first}, {slot.second}, {}, {step}, slot_rate, options_.beta1, options_.beta2,
-                      slot.decayed ? options_.weight_decay : 0.0, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_({slot.weight}, {slot.weight.grad()}, {slot.first}, {slot.second}, {}, {step}, slot_rate, options_.beta1,
+                      options_.beta2, slot.decayed ? options_.weight_decay : 0.0, options_.epsilon, /*amsgrad=*/false,
+                      /*maximize=*/false);
   }
 }
 
@@ -195,7 +199,8 @@ std::vector<NamedTensor> Trainer::state() const {
     all.push_back({slot.name + ".adam_second", slot.second});
   }
   for (size_t l = 0; l < model_.layers().size(); ++l)
-    if (model_.layers()[l].router_bias.defined()) all.push_back({fmt::format("layers.{}.router_bias", l), model_.layers()[l].router_bias.detach()});
+    if (model_.layers()[l].router_bias.defined())
+      all.push_back({fmt::format("layers.{}.router_bias", l), model_.layers()[l].router_bias.detach()});
   if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
   if (counter_)
     for (NamedTensor& t : counter_->state()) all.push_back(std::move(t));

@@ -33,10 +33,11 @@ class Trainer {
 
   /// Loss of hidden states [tokens, hidden] of micro-batch rows [first, first + count) of the batch; fills d_hidden and,
   /// when not null, adds to d_head. Gradients are to be scaled by `grad_scale`.
-  using Loss = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden,
-                                      at::Tensor* d_head)>;
+  using Loss = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale,
+                                      at::Tensor* d_hidden, at::Tensor* d_head)>;
 
-  /// Counts from now on which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of state().
+  /// Counts from now on which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of
+  /// state().
   void count_routing(RouterCounter& counter) { counter_ = &counter; }
 
   /// One step on windows I64 [batch, length], as many in memory at a time as the options say. `token_sources`: of each token, row

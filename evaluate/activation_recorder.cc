@@ -61,11 +61,13 @@ void ActivationSpill::resume(const Json& mark) {
     members_ = mark.at("members");
     for (const Json& part : mark.at("parts")) {
       const auto dtype = std::ranges::find(kSpilled, part.at(1).get<std::string>(), dtype_name);
-      if (dtype == std::end(kSpilled)) throw FormatError(file, -1, "the mark of an earlier run names a type that is not recorded");
+      if (dtype == std::end(kSpilled))
+        throw FormatError(file, -1, "the mark of an earlier run names a type that is not recorded");
       const auto shape = part.at(2).get<std::vector<int64_t>>();
       int64_t bytes = dtype_bytes(*dtype);
       for (const int64_t d : shape)
-        if (d < 0 || __builtin_mul_overflow(bytes, d, &bytes)) throw FormatError(file, -1, "the mark of an earlier run is damaged");
+        if (d < 0 || __builtin_mul_overflow(bytes, d, &bytes))
+          throw FormatError(file, -1, "the mark of an earlier run is damaged");
       if (bytes > record.bytes - end) throw FormatError(file, -1, "the mark of an earlier run speaks of more than is there");
       parts_.push_back({{part.at(0).get<std::string>(), *dtype, shape}, end});
       end += parts_.back().info.bytes();
@@ -73,8 +75,7 @@ void ActivationSpill::resume(const Json& mark) {
   } catch (const Json::exception& e) {
     throw FormatError(file, -1, fmt::format("the mark of an earlier run is damaged: {}", e.what()));
   }
-  if (end != record.bytes || !scratch_.resume({record}))
-    throw FormatError(file, -1, "is no longer what an earlier run left");
+  if (end != record.bytes || !scratch_.resume({record})) throw FormatError(file, -1, "is no longer what an earlier run left");
 }
 
 Json ActivationSpill::mark() {

@@ -35,8 +35,8 @@ class InputRecord {
   at::Tensor amax_, range_, samples_, hessian_;
 };
 
-/// Keeps finished records on disk until all are there, then writes them by type: a file of aligned tensors. What a killed run left
-/// can be gone on from, at a mark() that somebody keeps.
+/// Keeps finished records on disk until all are there, then writes them by type: a file of aligned tensors. What a killed run
+/// left can be gone on from, at a mark() that somebody keeps.
 class ActivationSpill {
  public:
   /// A mark() of an earlier run in the same scratch folder: goes on behind what it speaks of. Throws FormatError when that is no

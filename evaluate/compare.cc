@@ -68,7 +68,8 @@ TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int6
   for (const fs::path& file : files) tokenizer.encode(read_file(file), ids);
   const int64_t available = (int64_t(ids.size()) - 1) / length;
   if (available < 1)
-    throw UsageError(fmt::format("{}: has {} tokens, less than one window of {}; name a longer text", text.string(), ids.size(), length));
+    throw UsageError(
+        fmt::format("{}: has {} tokens, less than one window of {}; name a longer text", text.string(), ids.size(), length));
   return spread_windows(available, length, tokens, batch, [&](int64_t window, std::span<int64_t> out) {
     std::copy_n(ids.begin() + window * length, length + 1, out.begin());
   });
@@ -88,8 +89,8 @@ States final_states(const Decoder& model, const TokenWindows& windows, const std
   return {at::cat(parts), seconds};
 }
 
-Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model, const at::Tensor& hidden,
-                          const at::Tensor& labels) {
+Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,
+                          const at::Tensor& hidden, const at::Tensor& labels) {
   at::NoGradGuard no_grad;
   Divergence result;
   const int64_t tokens = labels.numel(), chunk = std::max<int64_t>(1, kLogitsPerChunk / model.config().vocab_size);

@@ -47,7 +47,7 @@ struct Divergence {
 };
 /// KL(teacher || model) and the rest from both models' hidden states, in chunks of tokens: a vocabulary times tokens of logits
 /// is more than any machine wants to keep.
-Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model, const at::Tensor& hidden,
-                          const at::Tensor& labels);
+Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,
+                          const at::Tensor& hidden, const at::Tensor& labels);
 
 }  // namespace overproof

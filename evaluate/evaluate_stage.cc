@@ -62,15 +62,15 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
   size_t width = 5;
   for (const Row& row : rows) width = std::max(width, row.name.size());
   std::vector<std::string> lines;
-  lines.push_back(fmt::format("{} held-out tokens in {} windows; KL(teacher || model) in nats a token", held_out.tokens(),
-                              held_out.windows));
-  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>8}", "model", width, "perplexity",
-                              "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "tokens/s"));
+  lines.push_back(
+      fmt::format("{} held-out tokens in {} windows; KL(teacher || model) in nats a token", held_out.tokens(), held_out.windows));
+  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>8}", "model", width,
+                              "perplexity", "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "tokens/s"));
   for (const Row& row : rows)
-    lines.push_back(fmt::format("{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>8.0f}",
-                                row.name, width, row.perplexity, row.kl_mean, row.kl_p99, 100 * row.top1, 100 * row.ffn_activation,
-                                100 * row.parameter_activation, double(row.parameters) * 1e-6, double(row.bytes) * 1e-6,
-                                row.tokens_per_second));
+    lines.push_back(fmt::format(
+        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>8.0f}", row.name,
+        width, row.perplexity, row.kl_mean, row.kl_p99, 100 * row.top1, 100 * row.ffn_activation, 100 * row.parameter_activation,
+        double(row.parameters) * 1e-6, double(row.bytes) * 1e-6, row.tokens_per_second));
   return lines;
 }
 
@@ -105,7 +105,8 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out));
   }
   std::ranges::stable_sort(rows, {}, &Row::kl_mean);
-  rows.insert(rows.begin(), measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out));
+  rows.insert(rows.begin(),
+              measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out));
 
   Json list = Json::array();
   for (const Row& row : rows) list.push_back(to_json(row));

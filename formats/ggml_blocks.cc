@@ -161,17 +161,28 @@ void blocks_to_f32(const uint8_t* from, std::span<float> out, size_t block_value
 
 std::optional<GgmlLayout> ggml_layout(uint32_t type) {
   switch (GgmlType(type)) {
-    case GgmlType::f32: return GgmlLayout{"F32", 1, 4};
-    case GgmlType::f16: return GgmlLayout{"F16", 1, 2};
-    case GgmlType::bf16: return GgmlLayout{"BF16", 1, 2};
-    case GgmlType::q4_0: return GgmlLayout{"Q4_0", kSmall, sizeof(Q4_0)};
-    case GgmlType::q4_1: return GgmlLayout{"Q4_1", kSmall, sizeof(Q4_1)};
-    case GgmlType::q5_0: return GgmlLayout{"Q5_0", kSmall, sizeof(Q5_0)};
-    case GgmlType::q5_1: return GgmlLayout{"Q5_1", kSmall, sizeof(Q5_1)};
-    case GgmlType::q8_0: return GgmlLayout{"Q8_0", kSmall, sizeof(Q8_0)};
-    case GgmlType::q4_k: return GgmlLayout{"Q4_K", kSuper, sizeof(Q4_K)};
-    case GgmlType::q5_k: return GgmlLayout{"Q5_K", kSuper, sizeof(Q5_K)};
-    case GgmlType::q6_k: return GgmlLayout{"Q6_K", kSuper, sizeof(Q6_K)};
+    case GgmlType::f32:
+      return GgmlLayout{"F32", 1, 4};
+    case GgmlType::f16:
+      return GgmlLayout{"F16", 1, 2};
+    case GgmlType::bf16:
+      return GgmlLayout{"BF16", 1, 2};
+    case GgmlType::q4_0:
+      return GgmlLayout{"Q4_0", kSmall, sizeof(Q4_0)};
+    case GgmlType::q4_1:
+      return GgmlLayout{"Q4_1", kSmall, sizeof(Q4_1)};
+    case GgmlType::q5_0:
+      return GgmlLayout{"Q5_0", kSmall, sizeof(Q5_0)};
+    case GgmlType::q5_1:
+      return GgmlLayout{"Q5_1", kSmall, sizeof(Q5_1)};
+    case GgmlType::q8_0:
+      return GgmlLayout{"Q8_0", kSmall, sizeof(Q8_0)};
+    case GgmlType::q4_k:
+      return GgmlLayout{"Q4_K", kSuper, sizeof(Q4_K)};
+    case GgmlType::q5_k:
+      return GgmlLayout{"Q5_K", kSuper, sizeof(Q5_K)};
+    case GgmlType::q6_k:
+      return GgmlLayout{"Q6_K", kSuper, sizeof(Q6_K)};
   }
   return std::nullopt;
 }
@@ -185,17 +196,28 @@ GgmlLayout ggml_layout(GgmlType type) {
 void ggml_to_f32(GgmlType type, const uint8_t* blocks, std::span<float> out) {
   OVERPROOF_CHECK(int64_t(out.size()) % ggml_layout(type).block_values == 0);
   switch (type) {
-    case GgmlType::f32: return elements_to_f32(DType::f32, blocks, out);
-    case GgmlType::f16: return elements_to_f32(DType::f16, blocks, out);
-    case GgmlType::bf16: return elements_to_f32(DType::bf16, blocks, out);
-    case GgmlType::q4_0: return blocks_to_f32<Q4_0>(blocks, out, kSmall);
-    case GgmlType::q4_1: return blocks_to_f32<Q4_1>(blocks, out, kSmall);
-    case GgmlType::q5_0: return blocks_to_f32<Q5_0>(blocks, out, kSmall);
-    case GgmlType::q5_1: return blocks_to_f32<Q5_1>(blocks, out, kSmall);
-    case GgmlType::q8_0: return blocks_to_f32<Q8_0>(blocks, out, kSmall);
-    case GgmlType::q4_k: return blocks_to_f32<Q4_K>(blocks, out, kSuper);
-    case GgmlType::q5_k: return blocks_to_f32<Q5_K>(blocks, out, kSuper);
-    case GgmlType::q6_k: return blocks_to_f32<Q6_K>(blocks, out, kSuper);
+    case GgmlType::f32:
+      return elements_to_f32(DType::f32, blocks, out);
+    case GgmlType::f16:
+      return elements_to_f32(DType::f16, blocks, out);
+    case GgmlType::bf16:
+      return elements_to_f32(DType::bf16, blocks, out);
+    case GgmlType::q4_0:
+      return blocks_to_f32<Q4_0>(blocks, out, kSmall);
+    case GgmlType::q4_1:
+      return blocks_to_f32<Q4_1>(blocks, out, kSmall);
+    case GgmlType::q5_0:
+      return blocks_to_f32<Q5_0>(blocks, out, kSmall);
+    case GgmlType::q5_1:
+      return blocks_to_f32<Q5_1>(blocks, out, kSmall);
+    case GgmlType::q8_0:
+      return blocks_to_f32<Q8_0>(blocks, out, kSmall);
+    case GgmlType::q4_k:
+      return blocks_to_f32<Q4_K>(blocks, out, kSuper);
+    case GgmlType::q5_k:
+      return blocks_to_f32<Q5_K>(blocks, out, kSuper);
+    case GgmlType::q6_k:
+      return blocks_to_f32<Q6_K>(blocks, out, kSuper);
   }
 }
 

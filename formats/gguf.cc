@@ -20,17 +20,22 @@ int64_t fixed_bytes(GgufType type) {
   switch (type) {
     case GgufType::u8:
     case GgufType::i8:
-    case GgufType::boolean: return 1;
+    case GgufType::boolean:
+      return 1;
     case GgufType::u16:
-    case GgufType::i16: return 2;
+    case GgufType::i16:
+      return 2;
     case GgufType::u32:
     case GgufType::i32:
-    case GgufType::f32: return 4;
+    case GgufType::f32:
+      return 4;
     case GgufType::u64:
     case GgufType::i64:
-    case GgufType::f64: return 8;
+    case GgufType::f64:
+      return 8;
     case GgufType::string:
-    case GgufType::array: return 0;
+    case GgufType::array:
+      return 0;
   }
   return 0;
 }
@@ -123,17 +128,25 @@ T decode(const uint8_t* p) {
 /// Nothing when the value is no integer or does not fit.
 std::optional<int64_t> decode_integer(GgufType type, const uint8_t* p) {
   switch (type) {
-    case GgufType::u8: return *p;
-    case GgufType::i8: return decode<int8_t>(p);
-    case GgufType::u16: return decode<uint16_t>(p);
-    case GgufType::i16: return decode<int16_t>(p);
-    case GgufType::u32: return decode<uint32_t>(p);
-    case GgufType::i32: return decode<int32_t>(p);
-    case GgufType::i64: return decode<int64_t>(p);
+    case GgufType::u8:
+      return *p;
+    case GgufType::i8:
+      return decode<int8_t>(p);
+    case GgufType::u16:
+      return decode<uint16_t>(p);
+    case GgufType::i16:
+      return decode<int16_t>(p);
+    case GgufType::u32:
+      return decode<uint32_t>(p);
+    case GgufType::i32:
+      return decode<int32_t>(p);
+    case GgufType::i64:
+      return decode<int64_t>(p);
     case GgufType::u64:
       if (decode<uint64_t>(p) > uint64_t(INT64_MAX)) return std::nullopt;
       return int64_t(decode<uint64_t>(p));
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -154,7 +167,8 @@ struct Extent {
 Extent read_extent(Reader& in, const std::string& name) {
   const int64_t at = in.position();
   const auto dimensions = in.scalar<uint32_t>("a tensor's number of dimensions");
-  if (dimensions < 1 || dimensions > kMaxDimensions) in.refuse(at, fmt::format("tensor '{}' has {} dimensions", name, dimensions));
+  if (dimensions < 1 || dimensions > kMaxDimensions)
+    in.refuse(at, fmt::format("tensor '{}' has {} dimensions", name, dimensions));
   Extent e{std::vector<int64_t>(dimensions), GgmlType::f32, 0};
   std::optional<int64_t> elements = 1;
   for (uint32_t i = 0; i < dimensions; ++i) {
@@ -168,7 +182,8 @@ Extent read_extent(Reader& in, const std::string& name) {
   const auto layout = ggml_layout(type);
   if (!layout) {
     in.refuse(type_at, fmt::format("tensor '{}' has ggml type {}; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and "
-                                   "Q6_K can be read", name, type));
+                                   "Q6_K can be read",
+                                   name, type));
   }
   e.type = GgmlType(type);
   if (e.shape.back() % layout->block_values != 0) {
@@ -209,7 +224,8 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
   if (const GgufValue* v = value("general.alignment")) {
     alignment_ = integer("general.alignment");
     if (v->type != GgufType::u32 || alignment_ == 0 || (alignment_ & (alignment_ - 1)) != 0) {
-      in.refuse(v->bytes.data() - file_.bytes().data(), fmt::format("general.alignment is {}, not a power of two in 32 bits", alignment_));
+      in.refuse(v->bytes.data() - file_.bytes().data(),
+                fmt::format("general.alignment is {}, not a power of two in 32 bits", alignment_));
     }
   }
 
@@ -234,8 +250,9 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     GgufTensor& t = tensors_[i];
     if (places[i].offset != expected) {
-      in.refuse(places[i].at, fmt::format("tensor '{}' begins at {} of the data, where {} is due: the tensors overlap or leave a gap",
-                                          t.name, places[i].offset, expected));
+      in.refuse(places[i].at,
+                fmt::format("tensor '{}' begins at {} of the data, where {} is due: the tensors overlap or leave a gap", t.name,
+                            places[i].offset, expected));
     }
     if (data > file_.size() || expected > file_.size() - data || places[i].bytes > file_.size() - data - expected) {
       in.refuse(places[i].at, fmt::format("the file ends inside the data of tensor '{}'", t.name));
@@ -247,7 +264,8 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
   // Some writers leave the last tensor's padding out; a part of it is left by a file that was cut.
   if (tensors_.empty() || file_.size() == data + expected) return;
   const std::span<const uint8_t> last = tensors_.back().data;
-  if (file_.bytes().data() + file_.size() != last.data() + last.size()) in.refuse(file_.size(), "the file ends inside the last tensor's padding");
+  if (file_.bytes().data() + file_.size() != last.data() + last.size())
+    in.refuse(file_.size(), "the file ends inside the last tensor's padding");
 }
 
 const GgufTensor* GgufFile::find(std::string_view name) const {
@@ -297,7 +315,9 @@ bool GgufFile::boolean(std::string_view key) const {
   return v.bytes[0] != 0;
 }
 
-std::string GgufFile::text(std::string_view key, std::string_view fallback) const { return has(key) ? text(key) : std::string(fallback); }
+std::string GgufFile::text(std::string_view key, std::string_view fallback) const {
+  return has(key) ? text(key) : std::string(fallback);
+}
 int64_t GgufFile::integer(std::string_view key, int64_t fallback) const { return has(key) ? integer(key) : fallback; }
 double GgufFile::number(std::string_view key, double fallback) const { return has(key) ? number(key) : fallback; }
 bool GgufFile::boolean(std::string_view key, bool fallback) const { return has(key) ? boolean(key) : fallback; }

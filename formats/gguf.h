@@ -23,7 +23,7 @@ enum class GgufType : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, strin
 
 /// A metadata value where it stands in the file; checked, not yet decoded.
 struct GgufValue {
-  GgufType type;                   ///< of the value, or of an array's elements
+  GgufType type;  ///< of the value, or of an array's elements
   bool is_array = false;
   int64_t count = 1;
   std::span<const uint8_t> bytes;  ///< of the value or the elements, without array type and count
@@ -32,7 +32,7 @@ struct GgufValue {
 struct GgufTensor {
   std::string name;
   GgmlType type;
-  std::vector<int64_t> shape;      ///< row-major, slowest first: ggml's ne reversed
+  std::vector<int64_t> shape;  ///< row-major, slowest first: ggml's ne reversed
   std::span<const uint8_t> data;
   int64_t elements() const;
 };

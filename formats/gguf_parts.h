@@ -27,9 +27,9 @@ class GgufPartReader {
   std::vector<float> held_;
 };
 
-/// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output, with "#k" behind it for the k-th of several. Rows
-/// come in the order in which they are stored. Values that the plan computes are tensors here like others. `source` and `plan`
-/// must outlive this.
+/// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output, with "#k" behind it for the
+/// k-th of several. Rows come in the order in which they are stored. Values that the plan computes are tensors here like others.
+/// `source` and `plan` must outlive this.
 class GgufParts final : public TensorSource {
  public:
   GgufParts(const TensorSource& source, const GgufPlan& plan);
@@ -48,8 +48,8 @@ class GgufParts final : public TensorSource {
  private:
   struct Entry {
     const GgufOutput* output;
-    const GgufPart* part;  // null: output->values
-    bool by_rows = false;  // rows of the source's own, at most interleaved: they can be streamed
+    const GgufPart* part;   // null: output->values
+    bool by_rows = false;   // rows of the source's own, at most interleaved: they can be streamed
     bool of_stack = false;  // rows inside the experts of a fused tensor, stored as they are: they can be streamed, too
   };
   std::optional<RowExtent> extent_in_stack(const GgufPart& part) const;

@@ -35,11 +35,13 @@ SafetensorsCheckpoint::SafetensorsCheckpoint(const fs::path& folder) : folder_(f
     add_shard(folder / file);
     for (const TensorInfo& t : shards_.back().tensors()) {
       if (!map.contains(t.name)) refuse(fmt::format("does not list the tensor '{}' of '{}'", t.name, file));
-      if (map[t.name] != file) refuse(fmt::format("places the tensor '{}' in '{}'; it is in '{}'", t.name, map[t.name].get<std::string>(), file));
+      if (map[t.name] != file)
+        refuse(fmt::format("places the tensor '{}' in '{}'; it is in '{}'", t.name, map[t.name].get<std::string>(), file));
     }
   }
   for (const auto& [name, file] : map.items()) {
-    if (!table_.find(name)) refuse(fmt::format("places the tensor '{}' in '{}', which does not have it", name, file.get<std::string>()));
+    if (!table_.find(name))
+      refuse(fmt::format("places the tensor '{}' in '{}', which does not have it", name, file.get<std::string>()));
   }
 }
 

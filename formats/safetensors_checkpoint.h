@@ -29,10 +29,10 @@ class SafetensorsCheckpoint : public TensorSource {
   void add_shard(const fs::path& file);
   fs::path folder_;
   std::vector<SafetensorsFile> shards_;
-  std::vector<fs::path> files_;                   // of shards_
-  TensorTable table_;                             // all shards' tensors, one after another
-  std::vector<std::span<const uint8_t>> data_;    // beside table_.list()
-  std::vector<std::pair<int, int64_t>> places_;   // shard and offset in its file, beside table_.list()
+  std::vector<fs::path> files_;                  // of shards_
+  TensorTable table_;                            // all shards' tensors, one after another
+  std::vector<std::span<const uint8_t>> data_;   // beside table_.list()
+  std::vector<std::pair<int, int64_t>> places_;  // shard and offset in its file, beside table_.list()
 };
 
 }  // namespace overproof

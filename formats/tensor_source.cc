@@ -51,43 +51,66 @@ int64_t dtype_bytes(DType dtype) {
     case DType::f8_e5m2:
     case DType::f8_e4m3fnuz:
     case DType::f8_e5m2fnuz:
-    case DType::f8_e8m0: return 1;
+    case DType::f8_e8m0:
+      return 1;
     case DType::i16:
     case DType::u16:
     case DType::f16:
-    case DType::bf16: return 2;
+    case DType::bf16:
+      return 2;
     case DType::i32:
     case DType::u32:
-    case DType::f32: return 4;
+    case DType::f32:
+      return 4;
     case DType::f64:
     case DType::i64:
     case DType::u64:
-    case DType::c64: return 8;
+    case DType::c64:
+      return 8;
   }
   return 0;
 }
 
 std::string_view dtype_name(DType dtype) {
   switch (dtype) {
-    case DType::boolean: return "BOOL";
-    case DType::u8: return "U8";
-    case DType::i8: return "I8";
-    case DType::f8_e4m3: return "F8_E4M3";
-    case DType::f8_e5m2: return "F8_E5M2";
-    case DType::i16: return "I16";
-    case DType::u16: return "U16";
-    case DType::f16: return "F16";
-    case DType::bf16: return "BF16";
-    case DType::i32: return "I32";
-    case DType::u32: return "U32";
-    case DType::f32: return "F32";
-    case DType::f64: return "F64";
-    case DType::i64: return "I64";
-    case DType::u64: return "U64";
-    case DType::f8_e4m3fnuz: return "F8_E4M3FNUZ";
-    case DType::f8_e5m2fnuz: return "F8_E5M2FNUZ";
-    case DType::f8_e8m0: return "F8_E8M0";
-    case DType::c64: return "C64";
+    case DType::boolean:
+      return "BOOL";
+    case DType::u8:
+      return "U8";
+    case DType::i8:
+      return "I8";
+    case DType::f8_e4m3:
+      return "F8_E4M3";
+    case DType::f8_e5m2:
+      return "F8_E5M2";
+    case DType::i16:
+      return "I16";
+    case DType::u16:
+      return "U16";
+    case DType::f16:
+      return "F16";
+    case DType::bf16:
+      return "BF16";
+    case DType::i32:
+      return "I32";
+    case DType::u32:
+      return "U32";
+    case DType::f32:
+      return "F32";
+    case DType::f64:
+      return "F64";
+    case DType::i64:
+      return "I64";
+    case DType::u64:
+      return "U64";
+    case DType::f8_e4m3fnuz:
+      return "F8_E4M3FNUZ";
+    case DType::f8_e5m2fnuz:
+      return "F8_E5M2FNUZ";
+    case DType::f8_e8m0:
+      return "F8_E8M0";
+    case DType::c64:
+      return "C64";
   }
   return "?";
 }
@@ -101,25 +124,63 @@ std::optional<DType> dtype_from_name(std::string_view name) {
 
 void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out) {
   switch (dtype) {
-    case DType::f32: std::memcpy(out.data(), from, out.size_bytes()); return;
-    case DType::bf16: convert_each<uint16_t>(from, out, [](uint16_t v) { return bf16_to_f32(v); }); return;
-    case DType::f16: convert_each<uint16_t>(from, out, [](uint16_t v) { return f16_to_f32(v); }); return;
-    case DType::f8_e4m3: convert_each<uint8_t>(from, out, [](uint8_t v) { return f8_e4m3_to_f32(v); }); return;
-    case DType::f8_e5m2: convert_each<uint8_t>(from, out, [](uint8_t v) { return f8_e5m2_to_f32(v); }); return;
-    case DType::f64: cast_each<double>(from, out); return;
-    case DType::boolean: convert_each<uint8_t>(from, out, [](uint8_t v) { return v != 0 ? 1.0f : 0.0f; }); return;
-    case DType::u8: cast_each<uint8_t>(from, out); return;
-    case DType::i8: cast_each<int8_t>(from, out); return;
-    case DType::u16: cast_each<uint16_t>(from, out); return;
-    case DType::i16: cast_each<int16_t>(from, out); return;
-    case DType::u32: cast_each<uint32_t>(from, out); return;
-    case DType::i32: cast_each<int32_t>(from, out); return;
-    case DType::u64: cast_each<uint64_t>(from, out); return;
-    case DType::i64: cast_each<int64_t>(from, out); return;
-    case DType::f8_e4m3fnuz: convert_each<uint8_t>(from, out, [](uint8_t v) { return fnuz_to_f32(v, 3, 8); }); return;
-    case DType::f8_e5m2fnuz: convert_each<uint8_t>(from, out, [](uint8_t v) { return fnuz_to_f32(v, 2, 16); }); return;
-    case DType::f8_e8m0: convert_each<uint8_t>(from, out, e8m0_to_f32); return;
-    case DType::c64: OVERPROOF_CHECK(dtype != DType::c64); return;
+    case DType::f32:
+      std::memcpy(out.data(), from, out.size_bytes());
+      return;
+    case DType::bf16:
+      convert_each<uint16_t>(from, out, [](uint16_t v) { return bf16_to_f32(v); });
+      return;
+    case DType::f16:
+      convert_each<uint16_t>(from, out, [](uint16_t v) { return f16_to_f32(v); });
+      return;
+    case DType::f8_e4m3:
+      convert_each<uint8_t>(from, out, [](uint8_t v) { return f8_e4m3_to_f32(v); });
+      return;
+    case DType::f8_e5m2:
+      convert_each<uint8_t>(from, out, [](uint8_t v) { return f8_e5m2_to_f32(v); });
+      return;
+    case DType::f64:
+      cast_each<double>(from, out);
+      return;
+    case DType::boolean:
+      convert_each<uint8_t>(from, out, [](uint8_t v) { return v != 0 ? 1.0f : 0.0f; });
+      return;
+    case DType::u8:
+      cast_each<uint8_t>(from, out);
+      return;
+    case DType::i8:
+      cast_each<int8_t>(from, out);
+      return;
+    case DType::u16:
+      cast_each<uint16_t>(from, out);
+      return;
+    case DType::i16:
+      cast_each<int16_t>(from, out);
+      return;
+    case DType::u32:
+      cast_each<uint32_t>(from, out);
+      return;
+    case DType::i32:
+      cast_each<int32_t>(from, out);
+      return;
+    case DType::u64:
+      cast_each<uint64_t>(from, out);
+      return;
+    case DType::i64:
+      cast_each<int64_t>(from, out);
+      return;
+    case DType::f8_e4m3fnuz:
+      convert_each<uint8_t>(from, out, [](uint8_t v) { return fnuz_to_f32(v, 3, 8); });
+      return;
+    case DType::f8_e5m2fnuz:
+      convert_each<uint8_t>(from, out, [](uint8_t v) { return fnuz_to_f32(v, 2, 16); });
+      return;
+    case DType::f8_e8m0:
+      convert_each<uint8_t>(from, out, e8m0_to_f32);
+      return;
+    case DType::c64:
+      OVERPROOF_CHECK(dtype != DType::c64);
+      return;
   }
 }
 
@@ -168,7 +229,8 @@ const std::vector<std::filesystem::path>& TensorSource::files() const {
 
 std::optional<RowExtent> TensorSource::extent(std::string_view) const { return std::nullopt; }
 
-void TensorSource::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t>, std::span<float> out) const {
+void TensorSource::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t>,
+                               std::span<float> out) const {
   read_f32(name, first_row, rows, out);
 }
 
@@ -190,7 +252,8 @@ size_t TensorTable::row_range(const std::filesystem::path& file, std::string_vie
   const TensorInfo& t = list_[i->second];
   const int64_t all = t.shape.empty() ? 1 : t.shape[0];
   if (first_row < 0 || rows < 0 || first_row > all || rows > all - first_row) {
-    throw FormatError(file, -1, fmt::format("tensor '{}' has {} rows; rows {} to {} were asked for", name, all, first_row, first_row + rows));
+    throw FormatError(
+        file, -1, fmt::format("tensor '{}' has {} rows; rows {} to {} were asked for", name, all, first_row, first_row + rows));
   }
   if (t.dtype == DType::c64) throw FormatError(file, -1, fmt::format("tensor '{}' is complex and has no values as f32", name));
   OVERPROOF_CHECK(int64_t(out.size()) == rows * t.row_elements());

@@ -18,10 +18,25 @@ namespace overproof {
 
 /// Element types of safetensors, with its spelling in dtype_name().
 enum class DType : uint8_t {
-  boolean, u8, i8, f8_e4m3, f8_e5m2, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64,
-  f8_e4m3fnuz, f8_e5m2fnuz,  ///< as on AMD GPUs: one more in the exponent's bias, no negative zero, 0x80 is the only NaN
-  f8_e8m0,                   ///< powers of two: scales of the OCP MX formats
-  c64                        ///< complex of two f32; readable as bytes only
+  boolean,
+  u8,
+  i8,
+  f8_e4m3,
+  f8_e5m2,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  f64,
+  i64,
+  u64,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,  ///< as on AMD GPUs: one more in the exponent's bias, no negative zero, 0x80 is the only NaN
+  f8_e8m0,      ///< powers of two: scales of the OCP MX formats
+  c64           ///< complex of two f32; readable as bytes only
 };
 int64_t dtype_bytes(DType dtype);
 std::string_view dtype_name(DType dtype);  ///< "BF16"

@@ -15,7 +15,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const char* path : {"usr/share/man/man2/accept.2", "usr/share/perl/5.36/Archive/Tar.pm", "a", ""}) {
       const LicenseMatch match = license_of(file, path);
       fuzz::require(match.rule == "none" || std::any_of(file.files.begin(), file.files.end(), [&](const FilesStanza& stanza) {
-                      return stanza.license == match.license && std::count(stanza.patterns.begin(), stanza.patterns.end(), match.pattern) > 0;
+                      return stanza.license == match.license &&
+                             std::count(stanza.patterns.begin(), stanza.patterns.end(), match.pattern) > 0;
                     }));
     }
   } catch (const FormatError&) {

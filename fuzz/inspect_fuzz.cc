@@ -20,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       inspect(folder / name, true, json);
       const Json list = parse_json(json.str(), "list");
       fuzz::require(list.at("tensors") == list.at("files").at(0).at("tensors").size() && list.at("elements") >= 0);
-      for (const char c : text.str()) fuzz::require(c == '\n' || c == '\t' || (c >= 0 ? c >= ' ' && c != 0x7f : true));  // no escape codes
+      for (const char c : text.str())
+        fuzz::require(c == '\n' || c == '\t' || (c >= 0 ? c >= ' ' && c != 0x7f : true));  // no escape codes
     } catch (const FormatError&) {
     }
   }

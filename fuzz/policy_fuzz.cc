@@ -1,4 +1,5 @@
-// Policy files and licence names: any bytes are refused with a FormatError or accepted; what was accepted writes and reads to the same.
+// Policy files and licence names: any bytes are refused with a FormatError or accepted; what was accepted writes and reads to the
+// same.
 
 #include "audit/policy.h"
 #include "core/error.h"

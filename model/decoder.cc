@@ -74,11 +74,13 @@ Tensor ffn(const Tensor& x, const LayerWeights& w, const ModelConfig& c, const F
   if (options.on_ffn_input) options.on_ffn_input(layer, h);
   const FfnRounding* dense = w.rounding && w.rounding->dense.any() ? &w.rounding->dense : nullptr;
   Tensor out = x;
-  if (w.gate_up.defined()) out = dense ? rounded_feed_forward(h, w.gate_up, w.down, *dense).out.add_(x) : nn::feed_forward(h, w.gate_up, w.down, x);
+  if (w.gate_up.defined())
+    out = dense ? rounded_feed_forward(h, w.gate_up, w.down, *dense).out.add_(x) : nn::feed_forward(h, w.gate_up, w.down, x);
   if (!c.is_moe()) return out;
   const Routing routing = route(h, w.router, w.router_bias, options.top_k > 0 ? options.top_k : c.top_k, c);
   if (options.routing)
-    options.routing->push_back({expert_load(routing.selected, c.n_routed_experts), options.record_selected ? routing.selected : Tensor()});
+    options.routing->push_back(
+        {expert_load(routing.selected, c.n_routed_experts), options.record_selected ? routing.selected : Tensor()});
   if (w.rounding) return rounded_mixture(h, out, routing, w.expert_gate_up, w.expert_down, w.rounding->experts);
   return expert_mixture(h, out, routing, w.expert_gate_up, w.expert_down);
 }
@@ -88,7 +90,8 @@ void require_trainable(const std::vector<LayerWeights>& layers) {
   if (!at::GradMode::is_enabled()) return;
   for (const LayerWeights& w : layers)
     if (w.rounding && (w.q.requires_grad() || (w.router.defined() && w.router.requires_grad())))
-      throw UsageError("this checkpoint rounds its activations to 8 bits (quantization_config): it can be run, not trained; train its parent");
+      throw UsageError(
+          "this checkpoint rounds its activations to 8 bits (quantization_config): it can be run, not trained; train its parent");
 }
 
 void check_tokens(const Tensor& tokens, const ModelConfig& config) {
@@ -136,7 +139,8 @@ Tensor Decoder::embed(const Tensor& tokens) const {
 
 Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen) const {
   const int64_t length = x.size(0) / batch;
-  return attention(x, layers_[size_t(layer)], config_, angles(inverse_frequencies_, 0, length), batch, length, nullptr, size_t(layer), seen);
+  return attention(x, layers_[size_t(layer)], config_, angles(inverse_frequencies_, 0, length), batch, length, nullptr,
+                   size_t(layer), seen);
 }
 
 Tensor Decoder::ffn_input(int64_t layer, const Tensor& x) const {

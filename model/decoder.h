@@ -23,15 +23,15 @@ struct LayerRounding;  // activation_rounding.h
 /// Weights of one layer. A dense layer fills gate_up [2 x ff, hidden] and down [hidden, ff]; a MoE layer fills the rest too:
 /// gate_up and down then are the shared expert's (undefined when there is none).
 struct LayerWeights {
-  at::Tensor input_norm, post_norm;  // [hidden]
-  at::Tensor q, k, v, o;             // [heads x head_dim, hidden], ..., o [hidden, heads x head_dim]
-  at::Tensor q_bias, k_bias, v_bias; // [..] or undefined
-  at::Tensor q_norm, k_norm;         // [head_dim] or undefined
+  at::Tensor input_norm, post_norm;   // [hidden]
+  at::Tensor q, k, v, o;              // [heads x head_dim, hidden], ..., o [hidden, heads x head_dim]
+  at::Tensor q_bias, k_bias, v_bias;  // [..] or undefined
+  at::Tensor q_norm, k_norm;          // [head_dim] or undefined
   at::Tensor gate_up, down;
-  at::Tensor expert_gate_up;         // [experts, 2 x width, hidden]; rows: gate then up
-  at::Tensor expert_down;            // [experts, hidden, width]
-  at::Tensor router;                 // [experts, hidden]
-  at::Tensor router_bias;            // [experts], e_score_correction_bias: selection only, never a gradient
+  at::Tensor expert_gate_up;                      // [experts, 2 x width, hidden]; rows: gate then up
+  at::Tensor expert_down;                         // [experts, hidden, width]
+  at::Tensor router;                              // [experts, hidden]
+  at::Tensor router_bias;                         // [experts], e_score_correction_bias: selection only, never a gradient
   std::shared_ptr<const LayerRounding> rounding;  // null: the Linears' inputs stay as they are (activation_rounding.h)
 };
 
@@ -55,8 +55,8 @@ struct RouterRecord {
 };
 
 struct ForwardOptions {
-  int64_t top_k = 0;                               ///< 0: the model's own; n_routed_experts: all (equivalence certificate)
-  std::vector<RouterRecord>* routing = nullptr;    ///< one record a layer is appended
+  int64_t top_k = 0;                             ///< 0: the model's own; n_routed_experts: all (equivalence certificate)
+  std::vector<RouterRecord>* routing = nullptr;  ///< one record a layer is appended
   bool record_selected = false;
   /// Called with the FFN input (after its norm) of each layer: [tokens, hidden].
   std::function<void(int64_t layer, const at::Tensor& ffn_input)> on_ffn_input;
@@ -114,7 +114,8 @@ SaveDType save_dtype(std::string_view name);
 /// and its bias always f32, lm_head.weight written also when tied if the config says so.
 void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype);
 
-/// The weights as save_decoder writes them, under Hugging Face's names: the decoder's own tensors, contiguous slices of fused ones.
+/// The weights as save_decoder writes them, under Hugging Face's names: the decoder's own tensors, contiguous slices of fused
+/// ones.
 std::vector<NamedTensor> stored_weights(const Decoder& decoder);
 
 /// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model) from one checkpoint to another, or

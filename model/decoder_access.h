@@ -14,9 +14,9 @@ struct DecoderAccess {
 
 /// One tensor of a checkpoint and where it lives in the decoder: `target` is a weight or a contiguous slice of a fused one.
 struct StoredTensor {
-  std::string name;    ///< Hugging Face's
+  std::string name;  ///< Hugging Face's
   at::Tensor target;
-  bool keep_f32;       ///< router and its bias: rounding them changes which experts are chosen
+  bool keep_f32;  ///< router and its bias: rounding them changes which experts are chosen
 };
 
 /// All tensors of a decoder whose weights are allocated, in the order they are written.

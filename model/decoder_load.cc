@@ -24,7 +24,8 @@ Tensor make_inverse_frequencies(const ModelConfig& c) {
   const double long_wave = double(s.original_max_position) / s.low_freq_factor;
   const double short_wave = double(s.original_max_position) / s.high_freq_factor;
   const Tensor wavelength = 2.0 * std::numbers::pi / f;
-  const Tensor blend = (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+  const Tensor blend =
+      (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
   const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
   return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between));
 }
@@ -69,8 +70,9 @@ void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::p
     const TensorInfo* info = tensors.find(name);
     if (!info) throw FormatError(where, -1, fmt::format("tensor '{}' is missing", name));
     if (info->shape != shape)
-      throw FormatError(where, -1, fmt::format("tensor '{}' has shape [{}] where config.json asks for [{}]", name,
-                                               fmt::join(info->shape, ", "), fmt::join(shape, ", ")));
+      throw FormatError(where, -1,
+                        fmt::format("tensor '{}' has shape [{}] where config.json asks for [{}]", name,
+                                    fmt::join(info->shape, ", "), fmt::join(shape, ", ")));
   };
   const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   const auto expect_ffn = [&](const std::string& at, int64_t width) {
@@ -103,7 +105,8 @@ void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::p
       continue;
     }
     if (c.n_shared_experts > 0) expect_ffn(layer + "mlp.shared_experts.", c.n_shared_experts * c.moe_intermediate_size);
-    for (int64_t e = 0; e < c.n_routed_experts; ++e) expect_ffn(fmt::format("{}mlp.experts.{}.", layer, e), c.moe_intermediate_size);
+    for (int64_t e = 0; e < c.n_routed_experts; ++e)
+      expect_ffn(fmt::format("{}mlp.experts.{}.", layer, e), c.moe_intermediate_size);
     expect(layer + "mlp.gate.weight", {c.n_routed_experts, hidden});
     expect(layer + "mlp.gate.e_score_correction_bias", {c.n_routed_experts});
   }
@@ -194,6 +197,8 @@ Decoder::Decoder(const Checkpoint& checkpoint)
   for (size_t i = 0; i < layers_.size(); ++i) layers_[i].rounding = std::move(rounding[i]);
 }
 
-Decoder::Decoder(ModelConfig config, const TensorSource& tensors) : config_(std::move(config)) { load(*this, tensors, "checkpoint"); }
+Decoder::Decoder(ModelConfig config, const TensorSource& tensors) : config_(std::move(config)) {
+  load(*this, tensors, "checkpoint");
+}
 
 }  // namespace overproof

@@ -9,9 +9,9 @@
 namespace overproof::kernels {
 namespace {
 
-constexpr int64_t kGrain = 32;    // rows a task
-constexpr int64_t kPiece = 64;    // rows whose weight gradients are summed before the pieces are
-constexpr int64_t kLanes = 16;    // independent partial sums: fixed, so the result is the same at any vector width
+constexpr int64_t kGrain = 32;  // rows a task
+constexpr int64_t kPiece = 64;  // rows whose weight gradients are summed before the pieces are
+constexpr int64_t kLanes = 16;  // independent partial sums: fixed, so the result is the same at any vector width
 
 float dot(const float* a, const float* b, int64_t n) {
   float part[kLanes] = {};
@@ -30,7 +30,7 @@ inline float exp_f32(float x) {
   x = std::min(std::max(x, -87.0f), 88.0f);
   const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest integer
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;    // ln 2 in two parts
-  float p = 1.9875691500e-4f;  // coefficients: Cephes, expf (Moshier)
+  float p = 1.9875691500e-4f;                                     // coefficients: Cephes, expf (Moshier)
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
@@ -125,8 +125,8 @@ void swiglu_backward(const float* gate_up, const float* scale, const float* da, 
   });
 }
 
-void rotate(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t length, int64_t heads, int64_t dim,
-            float sign) {
+void rotate(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t length, int64_t heads,
+            int64_t dim, float sign) {
   const int64_t half = dim / 2;
   at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {

@@ -23,7 +23,7 @@ void swiglu_backward(const float* gate_up, const float* scale, const float* da, 
 
 /// Rotates the pairs (i, i + dim / 2) of each head by the angle of its position (Su et al. 2021, halves as in GPT-NeoX).
 /// x, y [rows, heads, dim]; cos, sin [length, dim / 2]; the position of row r is r % length. sign -1 rotates back.
-void rotate(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t length, int64_t heads, int64_t dim,
-            float sign);
+void rotate(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t length, int64_t heads,
+            int64_t dim, float sign);
 
 }  // namespace overproof::kernels

@@ -1,8 +1,8 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
-#include <cstdlib>
 #include <unistd.h>
+#include <cstdlib>
 
 #include "core/parallel.h"
 #include "model/decoder.h"

@@ -25,7 +25,8 @@ std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
       if (it->is_directory()) it.disable_recursion_pending();
       continue;
     }
-    if (it->is_symlink() && it->is_directory()) throw FormatError(it->path(), -1, "is a symbolic link to a folder; import real files");
+    if (it->is_symlink() && it->is_directory())
+      throw FormatError(it->path(), -1, "is a symbolic link to a folder; import real files");
     if (it->is_regular_file() && name != "claims.jsonl" && name != "model.sig")
       files.emplace_back(fs::relative(it->path(), path).generic_string(), it->path());
   }
@@ -41,9 +42,10 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
     const Digest wanted = Digest::from_hex(config.sha256);
     const Digest found = fs::is_directory(path) ? inputs.root("path") : sha256_file(path);
     if (wanted != found)
-      throw ProvenanceError(fmt::format("{}: its digest is sha256:{}, but sha256:{} is asked for; fetch the file again, or change "
-                                        "'sha256' if another model is meant",
-                                        path.string(), found.hex(), wanted.hex()));
+      throw ProvenanceError(
+          fmt::format("{}: its digest is sha256:{}, but sha256:{} is asked for; fetch the file again, or change "
+                      "'sha256' if another model is meant",
+                      path.string(), found.hex(), wanted.hex()));
   }
   const Checkpoint checkpoint = open_checkpoint(path);  // refuse now what no later stage could read
 
@@ -66,11 +68,13 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   int64_t parameters = 0;
   for (const TensorInfo& t : checkpoint.tensors->tensors()) parameters += t.elements();
   StageReport report;
-  report.metrics() = {{"bytes", total}, {"files", files.size()}, {"parameters", parameters},
+  report.metrics() = {{"bytes", total},
+                      {"files", files.size()},
+                      {"parameters", parameters},
                       {"model_type", Architecture(*checkpoint.config).model_type()}};
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
-                                       config.name.empty() ? path.filename().string() : config.name, files.size(), double(total) / 1e6,
-                                       double(parameters) / 1e6));
+                                       config.name.empty() ? path.filename().string() : config.name, files.size(),
+                                       double(total) / 1e6, double(parameters) / 1e6));
   return report;
 }
 

@@ -17,7 +17,8 @@ struct CheckedQuantizeConfig {
   template <class V>
   void visit(V&& v) {
     quantize.visit(v);
-    v("evaluate", evaluate, any_value(), "measure KL, perplexity and agreement against the parent on the held-out windows of --corpus, or on --text");
+    v("evaluate", evaluate, any_value(),
+      "measure KL, perplexity and agreement against the parent on the held-out windows of --corpus, or on --text");
     v("evaluate-tokens", evaluate_tokens, in_range(1, 1e9), "tokens to measure on, in whole windows");
     v("max-kl", max_kl, in_range(0, 1e3), "refuse to finish with a mean KL to the parent above this, nats a token; 0: no bound");
     v("kl-budget", kl_budget, in_range(0, 1e3),
@@ -25,16 +26,17 @@ struct CheckedQuantizeConfig {
   }
 };
 
-/// Slots of run_quantize, and "corpus" (its held-out windows) or "text" (a file or folder). Adds the metric "quality" {tokens, kl_mean,
-/// kl_p99, perplexity_ratio, top1_agreement} and, with a budget, "kept_for_budget" and how many trials it took.
+/// Slots of run_quantize, and "corpus" (its held-out windows) or "text" (a file or folder). Adds the metric "quality" {tokens,
+/// kl_mean, kl_p99, perplexity_ratio, top1_agreement} and, with a budget, "kept_for_budget" and how many trials it took.
 ///
 /// The budget assumes that keeping more weights never makes the KL worse, and bisects over how many are kept: about
-/// log2(weights) trials, each of which quantises and measures. Weights that runtimes fuse (q, k, v; gate, up; all of an expert) stay
-/// together. Throws QualityError naming the noisiest weights when a bound cannot be kept; UsageError without text to measure on.
+/// log2(weights) trials, each of which quantises and measures. Weights that runtimes fuse (q, k, v; gate, up; all of an expert)
+/// stay together. Throws QualityError naming the noisiest weights when a bound cannot be kept; UsageError without text to measure
+/// on.
 StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs);
 
-/// Weights that must have one scheme: the expert's for all three of its projections, "...self_attn.qkv", "...mlp.gate_up", else the
-/// weight's own name.
+/// Weights that must have one scheme: the expert's for all three of its projections, "...self_attn.qkv", "...mlp.gate_up", else
+/// the weight's own name.
 std::string fused_unit(const std::string& weight);
 
 }  // namespace overproof

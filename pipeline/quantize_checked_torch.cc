@@ -23,7 +23,9 @@ constexpr int64_t kWindowsAtATime = 4;
 class Judge {
  public:
   Judge(const CheckedQuantizeConfig& config, const Inputs& inputs)
-      : parent_(open_checkpoint(inputs.path("model"))), windows_(windows(config, inputs)), states_(final_states(parent_, windows_)) {}
+      : parent_(open_checkpoint(inputs.path("model"))),
+        windows_(windows(config, inputs)),
+        states_(final_states(parent_, windows_)) {}
 
   Divergence measure(const fs::path& checkpoint) const {
     const Decoder child(open_checkpoint(checkpoint));
@@ -43,7 +45,8 @@ class Judge {
       return held_out_windows(corpus, config.evaluate_tokens, kWindowsAtATime);
     }
     if (inputs.has("text"))
-      return text_windows(inputs.path("text"), *open_tokenizer(inputs.path("model")), kTextWindow, config.evaluate_tokens, kWindowsAtATime);
+      return text_windows(inputs.path("text"), *open_tokenizer(inputs.path("model")), kTextWindow, config.evaluate_tokens,
+                          kWindowsAtATime);
     throw UsageError("there is nothing to measure quality on: name a corpus artifact with --corpus, or a text with --text");
   }
 
@@ -87,7 +90,8 @@ std::string noisiest(const StageReport& report, size_t count) {
   for (const auto& [name, db] : report.metrics()["tensors_sqnr"].items()) all.emplace_back(db.get<double>(), name);
   std::ranges::sort(all);
   std::vector<std::string> words;
-  for (size_t i = 0; i < std::min(count, all.size()); ++i) words.push_back(fmt::format("{} ({:.1f} dB)", all[i].second, all[i].first));
+  for (size_t i = 0; i < std::min(count, all.size()); ++i)
+    words.push_back(fmt::format("{} ({:.1f} dB)", all[i].second, all[i].first));
   return fmt::format("{}", fmt::join(words, ", "));
 }
 
@@ -125,13 +129,15 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
   const auto units = units_noisiest_first(all.report.metrics()["tensors_sqnr"]);
   // All but one unit is the most that can be kept: a model with nothing quantised is no result.
   int64_t enough = int64_t(units.size()) - 1, too_few = 0;
-  if (enough < 1) throw QualityError(fmt::format("kl-budget {}: the only weight has a KL of {:.5f}", config.kl_budget, all.quality.kl_mean));
+  if (enough < 1)
+    throw QualityError(fmt::format("kl-budget {}: the only weight has a KL of {:.5f}", config.kl_budget, all.quality.kl_mean));
   const auto kl_keeping = [&](int64_t count) {
     ++result.trials;
     return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, judge).quality.kl_mean;
   };
   if (const double least = kl_keeping(enough); least > config.kl_budget)
-    throw QualityError(fmt::format("kl-budget {}: with all but one of {} groups of weights kept the KL is still {:.5f}", config.kl_budget, units.size(), least));
+    throw QualityError(fmt::format("kl-budget {}: with all but one of {} groups of weights kept the KL is still {:.5f}",
+                                   config.kl_budget, units.size(), least));
   while (enough - too_few > 1) {
     const int64_t middle = too_few + (enough - too_few) / 2;
     (kl_keeping(middle) <= config.kl_budget ? enough : too_few) = middle;
@@ -169,18 +175,21 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
                                  {"kl_p99", quality.kl_p99},
                                  {"perplexity_ratio", quality.perplexity / quality.teacher_perplexity},
                                  {"top1_agreement", quality.top1}};
-  report.summary.push_back(fmt::format("KL to the parent {:.5f} nats a token on {} held-out tokens (99th percentile {:.4f}), perplexity {:.3f} -> {:.3f}, "
-                                       "same most probable token at {:.1f} %",
-                                       quality.kl_mean, judge.tokens(), quality.kl_p99, quality.teacher_perplexity, quality.perplexity, 100 * quality.top1));
+  report.summary.push_back(fmt::format(
+      "KL to the parent {:.5f} nats a token on {} held-out tokens (99th percentile {:.4f}), perplexity {:.3f} -> {:.3f}, "
+      "same most probable token at {:.1f} %",
+      quality.kl_mean, judge.tokens(), quality.kl_p99, quality.teacher_perplexity, quality.perplexity, 100 * quality.top1));
   if (config.kl_budget > 0) {
     report.metrics()["kept_for_budget"] = budgeted.kept;
     report.metrics()["budget_trials"] = budgeted.trials;
-    report.summary.push_back(fmt::format("{} weights kept their precision for a budget of {} ({} trials)", budgeted.kept.size(), config.kl_budget, budgeted.trials));
+    report.summary.push_back(fmt::format("{} weights kept their precision for a budget of {} ({} trials)", budgeted.kept.size(),
+                                         config.kl_budget, budgeted.trials));
   }
   if (config.max_kl > 0 && !(quality.kl_mean <= config.max_kl))
-    throw QualityError(fmt::format("the KL to the parent is {:.5f}, above max-kl {}; nothing was kept. Noisiest weights: {}. Leave some alone with "
-                                   "--exclude or --kl-budget, or take another scheme",
-                                   quality.kl_mean, config.max_kl, noisiest(report, 5)));
+    throw QualityError(fmt::format(
+        "the KL to the parent is {:.5f}, above max-kl {}; nothing was kept. Noisiest weights: {}. Leave some alone with "
+        "--exclude or --kl-budget, or take another scheme",
+        quality.kl_mean, config.max_kl, noisiest(report, 5)));
   return report;
 }
 

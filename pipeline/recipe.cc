@@ -39,7 +39,8 @@ std::vector<Section> read_sections(const fs::path& path, const std::vector<std::
         std::vector<std::string> names;
         for (const Section& s : sections) names.push_back(s.name);
         const std::string near = nearest(name, names);
-        throw UsageError(fmt::format("{}: the recipe has no section [{}]{}", where, name, near.empty() ? "" : "; did you mean [" + near + "]?"));
+        throw UsageError(fmt::format("{}: the recipe has no section [{}]{}", where, name,
+                                     near.empty() ? "" : "; did you mean [" + near + "]?"));
       }
       section = sections.insert(sections.end(), Section{name, {}});
     }
@@ -81,7 +82,9 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
   std::vector<std::string> slot_values(step.spec->slots.size());
   for (size_t i = 0; i < slot_values.size(); ++i) options.push_back({step.spec->slots[i].name, &slot_values[i], any_value(), ""});
 
-  const auto known_section = [&](const std::string& value) { return std::find(names.begin(), names.end(), value) != names.end(); };
+  const auto known_section = [&](const std::string& value) {
+    return std::find(names.begin(), names.end(), value) != names.end();
+  };
   for (const auto& [key, value] : section.keys) {
     if (key == "stage") continue;
     if (step.spec->more_models && known_section(value) &&
@@ -110,11 +113,13 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
     // What is optional is taken only when it is named: an input that changes nothing would still be part of the lineage.
     if (value.empty() && required && known_section(slot.name) && slot.name != section.name) value = slot.name;
     if (value.empty() && required)
-      throw UsageError(fmt::format("{}: the input '{}' is missing ({}); name the section that makes it", where, slot.name, slot.help));
+      throw UsageError(
+          fmt::format("{}: the input '{}' is missing ({}); name the section that makes it", where, slot.name, slot.help));
     if (value.empty()) continue;
     if (!known_section(value)) {
       const std::string near = nearest(value, names);
-      throw UsageError(fmt::format("{}: '{} = {}' names no section{}", where, slot.name, value, near.empty() ? "" : "; did you mean '" + near + "'?"));
+      throw UsageError(fmt::format("{}: '{} = {}' names no section{}", where, slot.name, value,
+                                   near.empty() ? "" : "; did you mean '" + near + "'?"));
     }
     step.artifacts[slot.name] = value;
   }
@@ -137,7 +142,8 @@ Recipe read_recipe(const fs::path& path, const std::vector<std::string>& overrid
       return std::all_of(s.artifacts.begin(), s.artifacts.end(), [&](const auto& a) { return made.contains(a.second); });
     });
     if (ready == waiting.end())
-      throw UsageError(fmt::format("{}: [{}] and the artifacts it needs ask for one another in a circle", path.string(), waiting.front().artifact));
+      throw UsageError(fmt::format("{}: [{}] and the artifacts it needs ask for one another in a circle", path.string(),
+                                   waiting.front().artifact));
     made.insert(ready->artifact);
     recipe.steps.push_back(std::move(*ready));
     waiting.erase(ready);
@@ -192,7 +198,8 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
     std::vector<std::string> names;
     for (const RecipeStep& s : recipe.steps) names.push_back(s.artifact);
     const std::string near = nearest(options.only, names);
-    throw UsageError(fmt::format("the recipe makes no artifact '{}'{}", options.only, near.empty() ? "" : "; did you mean '" + near + "'?"));
+    throw UsageError(
+        fmt::format("the recipe makes no artifact '{}'{}", options.only, near.empty() ? "" : "; did you mean '" + near + "'?"));
   }
   RunLog log(options.out);
   std::set<std::string> stale;  // dry run: artifacts that would be made, so what hangs on them would be too
@@ -203,10 +210,13 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
     for (const auto& [slot, artifact] : step.artifacts) request.inputs[slot] = options.out / artifact;
     const std::string title = fmt::format("[{}/{}] {} ({})", ++number, recipe.steps.size(), step.artifact, step.spec->name);
     if (options.dry_run) {
-      const bool upstream = std::any_of(step.artifacts.begin(), step.artifacts.end(), [&](const auto& a) { return stale.contains(a.second); });
+      const bool upstream =
+          std::any_of(step.artifacts.begin(), step.artifacts.end(), [&](const auto& a) { return stale.contains(a.second); });
       const bool keep = !upstream && !options.force && is_unchanged(request);
       if (!keep) stale.insert(step.artifact);
-      if (options.json) fmt::print("{}\n", Json{{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}}.dump());
+      if (options.json)
+        fmt::print("{}\n",
+                   Json{{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}}.dump());
       else fmt::print("{}: {}\n", title, keep ? "unchanged, would be kept" : "would be made");
     } else {
       if (!options.json) fmt::print("{}\n", title);
@@ -215,12 +225,18 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
       const bool made = result.status == StageStatus::made;
       if (made) log.remember(step.artifact, result);
       if (options.json) {
-        fmt::print("{}\n", Json{{"artifact", step.artifact}, {"stage", step.spec->name}, {"status", made ? "made" : "unchanged"},
-                                {"root", "sha256:" + result.root.hex()}, {"seconds", result.seconds}, {"metrics", result.report.metrics()}}
+        fmt::print("{}\n", Json{{"artifact", step.artifact},
+                                {"stage", step.spec->name},
+                                {"status", made ? "made" : "unchanged"},
+                                {"root", "sha256:" + result.root.hex()},
+                                {"seconds", result.seconds},
+                                {"metrics", result.report.metrics()}}
                                .dump());
       } else {
-        for (const std::string& line : made ? result.report.summary : log.recall(step.artifact, result.root)) fmt::print("      {}\n", line);
-        fmt::print("      {} sha256:{} in {:.1f} s\n", made ? "made" : "unchanged,", result.root.hex().substr(0, 16), result.seconds);
+        for (const std::string& line : made ? result.report.summary : log.recall(step.artifact, result.root))
+          fmt::print("      {}\n", line);
+        fmt::print("      {} sha256:{} in {:.1f} s\n", made ? "made" : "unchanged,", result.root.hex().substr(0, 16),
+                   result.seconds);
       }
     }
     std::fflush(stdout);

@@ -37,11 +37,11 @@ struct Recipe {
 Recipe read_recipe(const fs::path& path, const std::vector<std::string>& overrides);
 
 struct RecipeOptions {
-  fs::path out;          ///< the run folder; artifacts stand in it under their section's name
-  std::string only;      ///< stop after this artifact; empty: make all
+  fs::path out;      ///< the run folder; artifacts stand in it under their section's name
+  std::string only;  ///< stop after this artifact; empty: make all
   bool force = false;
   bool dry_run = false;
-  bool json = false;     ///< one JSON object a line on standard output
+  bool json = false;                ///< one JSON object a line on standard output
   LineageEvents* events = nullptr;  ///< as in StageRequest
 };
 

@@ -163,7 +163,8 @@ void remove_siblings(const fs::path& out, const std::string& prefix) {
 std::vector<LineageDataset> input_datasets(const StageRequest& request, const Prepared& p) {
   std::vector<LineageDataset> list;
   for (const auto& [slot, input] : p.inputs)
-    list.push_back({is_outside(*request.spec, slot) ? "outside/" + logical_name(input.path) : openlineage_name(input.path), "sha256:" + input.root.hex(), "", -1, -1});
+    list.push_back({is_outside(*request.spec, slot) ? "outside/" + logical_name(input.path) : openlineage_name(input.path),
+                    "sha256:" + input.root.hex(), "", -1, -1});
   return list;
 }
 
@@ -180,7 +181,8 @@ LineageEvent stage_event(const StageRequest& request, const Prepared& p, const f
 }
 
 /// Runs the stage and puts its artifact, sealed, into place. Returns the files it wrote.
-std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared, StageResult& result);
+std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared,
+                                      StageResult& result);
 
 }  // namespace
 
@@ -235,13 +237,15 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   result.seconds = seconds();
   int64_t bytes = 0;
   for (const FileRecord& file : files) bytes += file.bytes;
-  events.complete(input_datasets(request, prepared), {openlineage_name(out), "sha256:" + result.root.hex(), request.spec->edge, bytes, int64_t(files.size())});
+  events.complete(input_datasets(request, prepared),
+                  {openlineage_name(out), "sha256:" + result.root.hex(), request.spec->edge, bytes, int64_t(files.size())});
   return result;
 }
 
 namespace {
 
-std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared, StageResult& result) {
+std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared,
+                                      StageResult& result) {
   std::error_code error;
   const std::string name = out.filename().string();
   const Json admitted = request.spec->admit ? request.spec->admit(request) : Json();

@@ -25,7 +25,8 @@ struct Slot {
   } kind = Kind::artifact;
   bool required = true;
   bool streamed = false;  ///< the stage digests its files while it reads them (Inputs::note_digest): gigabytes are read once
-  std::string unless = {};  ///< another slot: when that is given, this one is not asked for (prune takes one of two kinds of model)
+  std::string unless =
+      {};  ///< another slot: when that is given, this one is not asked for (prune takes one of two kinds of model)
 };
 
 /// A stage's configuration bound to its function.
@@ -37,15 +38,15 @@ class StageInstance {
 };
 
 struct StageSpec {
-  std::string name;         ///< "teach": the verb, and `stage =` in a recipe
-  std::string edge;         ///< how the new artifact hangs on its inputs: "taught", "carved-from", ...
-  std::string help;         ///< one line
-  std::string example;      ///< a command line that works
+  std::string name;     ///< "teach": the verb, and `stage =` in a recipe
+  std::string edge;     ///< how the new artifact hangs on its inputs: "taught", "carved-from", ...
+  std::string help;     ///< one line
+  std::string example;  ///< a command line that works
   std::vector<Slot> slots;
-  bool more_models = false; ///< takes any number of further artifacts under names of the user's choice (evaluate)
+  bool more_models = false;  ///< takes any number of further artifacts under names of the user's choice (evaluate)
   std::function<std::unique_ptr<StageInstance>()> make;
-  /// Asked before the stage runs, after its inputs were checked; what it returns stands in the signed metrics as "policy". It throws
-  /// what holds the stage back.
+  /// Asked before the stage runs, after its inputs were checked; what it returns stands in the signed metrics as "policy". It
+  /// throws what holds the stage back.
   std::function<Json(const StageRequest&)> admit;
 };
 

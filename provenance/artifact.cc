@@ -178,7 +178,8 @@ void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest
 
 std::vector<FileRecord> list_artifact(const fs::path& folder) {
   const fs::file_status status = fs::symlink_status(folder);
-  if (fs::is_symlink(status)) throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", folder.string()));
+  if (fs::is_symlink(status))
+    throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", folder.string()));
   if (!fs::is_directory(status)) throw IoError(folder, "cannot read the artifact", fs::exists(status) ? ENOTDIR : ENOENT);
   Listing listing = list_files(folder);
   if (!listing.strange.empty())

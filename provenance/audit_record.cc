@@ -54,7 +54,8 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   if (!is_kind(type)) throw FormatError(file, -1, fmt::format("'{}' is no kind of audit", type.substr(0, 200)));
   record.kind = type;
   for (const Json& subject : json_list(statement, "subject", file))
-    record.subjects.push_back({json_text(subject, "name", file), json_digest(json_field(subject, "digest", file), "sha256", file)});
+    record.subjects.push_back(
+        {json_text(subject, "name", file), json_digest(json_field(subject, "digest", file), "sha256", file)});
   if (record.subjects.empty()) throw FormatError(file, -1, "names no artifact");
   const Json& predicate = json_field(statement, "predicate", file);
   expect_json_fields(predicate, {"result", "auditor"}, file);

@@ -1,6 +1,6 @@
 #pragma once
-// What an auditor found, signed by the auditor: one DSSE envelope in a file of its own, an in-toto Statement v1 about the artifact
-// that was examined. Unlike claims.jsonl it is no part of the artifact, since whoever audits is seldom who made it.
+// What an auditor found, signed by the auditor: one DSSE envelope in a file of its own, an in-toto Statement v1 about the
+// artifact that was examined. Unlike claims.jsonl it is no part of the artifact, since whoever audits is seldom who made it.
 //
 //   subject        the examined artifact: its name and OMS root; for a comparison both models
 //   predicateType  urn:overproof:audit:<kind>:v1
@@ -37,7 +37,8 @@ struct AuditRecord {
 /// Writes the envelope, atomically; folders are made. Throws UsageError on an unsafe kind or no subject, IoError.
 void write_audit_record(const fs::path& file, const AuditRecord& record, const Key& auditor);
 
-/// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing changed.
+/// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing
+/// changed.
 AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted);
 
 /// Where a record about a run, or about one artifact in it, belongs: `audits/<kind>-<name>.json` of that run. Throws UsageError

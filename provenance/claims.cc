@@ -35,8 +35,7 @@ std::string predicate_type_of(const Envelope& envelope, const fs::path& origin) 
   return json_text(statement, "predicateType", origin);
 }
 
-std::optional<Envelope> find_claim(const std::vector<Envelope>& claims, std::string_view predicate_type,
-                                   const fs::path& origin) {
+std::optional<Envelope> find_claim(const std::vector<Envelope>& claims, std::string_view predicate_type, const fs::path& origin) {
   for (const Envelope& claim : claims)
     if (predicate_type_of(claim, origin) == predicate_type) return claim;
   return std::nullopt;

@@ -5,11 +5,13 @@
 // values. A leaf's data, its value, is 32 bytes: the SHA-256 of the text. Where values ascend, two neighbours show that nothing
 // stands between them: that is a proof of absence.
 //
-// A private corpus commits to salted values, SHA-256("overproof salted leaf v1" || salt || digest), so that nobody can try guessed
-// texts against its hashes. Salts come from the owner's secret by HMAC-SHA256:
-//   documents   A salt a document, HMAC(secret, "document" || digest). A proof reveals that one salt. Whether it is the right one need
+// A private corpus commits to salted values, SHA-256("overproof salted leaf v1" || salt || digest), so that nobody can try
+// guessed texts against its hashes. Salts come from the owner's secret by HMAC-SHA256:
+//   documents   A salt a document, HMAC(secret, "document" || digest). A proof reveals that one salt. Whether it is the right one
+//   need
 //               not be shown: any salt that gives a committed value will do.
-//   sorted      One salt for the corpus, HMAC(secret, "sorted"), whose SHA-256 is in the tree's signed origin. Absence needs that: with
+//   sorted      One salt for the corpus, HMAC(secret, "sorted"), whose SHA-256 is in the tree's signed origin. Absence needs
+//   that: with
 //               a salt a document, whoever answers could hide a document by a salt that it was not committed under. The price:
 //               whoever holds an absence proof can try guessed texts against the values he sees, which are two a proof, or all of
 //               them if the sorted tree's tiles are published. That is the owner's choice; presence never costs it.

@@ -67,7 +67,9 @@ Curve curve_of(EVP_PKEY* key, const fs::path& origin) {
     what = "an RSA or DSA key";
     why = "the verifiers of OpenSSF Model Signing refuse them";
   }
-  throw FormatError(origin, -1, fmt::format("{}, not an ECDSA key over P-256, P-384 or P-521: {}; make one with 'overproof key new'", what, why));
+  throw FormatError(
+      origin, -1,
+      fmt::format("{}, not an ECDSA key over P-256, P-384 or P-521: {}; make one with 'overproof key new'", what, why));
 }
 
 const EVP_MD* digest_for(Curve curve) {
@@ -102,9 +104,10 @@ struct Asked {
   void check() const {
     if (answered) throw UsageError(fmt::format("{}: the passphrase is wrong, or the key is damaged", key));
     if (asked)
-      throw UsageError(fmt::format("{}: is encrypted, and there is no passphrase; give --key-passphrase-file, set "
-                                   "OVERPROOF_KEY_PASSPHRASE, or run this on a terminal",
-                                   key));
+      throw UsageError(
+          fmt::format("{}: is encrypted, and there is no passphrase; give --key-passphrase-file, set "
+                      "OVERPROOF_KEY_PASSPHRASE, or run this on a terminal",
+                      key));
   }
 };
 
@@ -112,7 +115,9 @@ struct Asked {
 
 const char* curve_name(Curve curve) { return curve == Curve::p256 ? "P-256" : curve == Curve::p384 ? "P-384" : "P-521"; }
 
-bool create_key_file(const fs::path& file, std::string_view content) { return create_private_file(file, content, "the signing key"); }
+bool create_key_file(const fs::path& file, std::string_view content) {
+  return create_private_file(file, content, "the signing key");
+}
 
 PublicKey::PublicKey(KeyPointer key, const fs::path& origin) : key_(std::move(key)), curve_(curve_of(key_.get(), origin)) {
   Bio bio(BIO_new(BIO_s_mem()), BIO_free_all);
@@ -135,9 +140,8 @@ bool PublicKey::verify(std::string_view message, std::string_view signature) con
   DigestContext context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   if (!context || EVP_DigestVerifyInit(context.get(), nullptr, digest_for(curve_), nullptr, key_.get()) != 1)
     openssl_failed("cannot verify");
-  const int result =
-      EVP_DigestVerify(context.get(), reinterpret_cast<const unsigned char*>(signature.data()), signature.size(),
-                       reinterpret_cast<const unsigned char*>(message.data()), message.size());
+  const int result = EVP_DigestVerify(context.get(), reinterpret_cast<const unsigned char*>(signature.data()), signature.size(),
+                                      reinterpret_cast<const unsigned char*>(message.data()), message.size());
   ERR_clear_error();  // a malformed signature is an answer here, not an error
   return result == 1;
 }
@@ -179,7 +183,8 @@ class PkeySigner : public Signer {
       return drained(bio.get());
     }
     constexpr int kRounds = 600'000;  // OpenSSL's own 2048 fall to a graphics card in an afternoon
-    const std::unique_ptr<PKCS8_PRIV_KEY_INFO, decltype(&PKCS8_PRIV_KEY_INFO_free)> plain(EVP_PKEY2PKCS8(key_.get()), PKCS8_PRIV_KEY_INFO_free);
+    const std::unique_ptr<PKCS8_PRIV_KEY_INFO, decltype(&PKCS8_PRIV_KEY_INFO_free)> plain(EVP_PKEY2PKCS8(key_.get()),
+                                                                                          PKCS8_PRIV_KEY_INFO_free);
     X509_ALGOR* scheme = PKCS5_pbe2_set_iv(EVP_aes_256_cbc(), kRounds, nullptr, 16, nullptr, NID_hmacWithSHA256);
     if (!plain || !scheme) openssl_failed("cannot encrypt the private key");
     X509_SIG* encrypted = PKCS8_set0_pbe(passphrase.data(), int(passphrase.size()), plain.get(), scheme);
@@ -219,10 +224,12 @@ Key Key::read(const fs::path& file, const PassphraseSource& passphrase) {
   }
   KeyPointer owned = own(key);
   Key read = of(owned, file);
-  const std::unique_ptr<EVP_PKEY_CTX, decltype(&EVP_PKEY_CTX_free)> context(EVP_PKEY_CTX_new(owned.get(), nullptr), EVP_PKEY_CTX_free);
+  const std::unique_ptr<EVP_PKEY_CTX, decltype(&EVP_PKEY_CTX_free)> context(EVP_PKEY_CTX_new(owned.get(), nullptr),
+                                                                            EVP_PKEY_CTX_free);
   if (!context || EVP_PKEY_pairwise_check(context.get()) != 1) {
     ERR_clear_error();
-    throw FormatError(file, -1, "its private and its public half do not belong together, so nothing it signs would hold; restore the file");
+    throw FormatError(file, -1,
+                      "its private and its public half do not belong together, so nothing it signs would hold; restore the file");
   }
   return read;
 }
@@ -236,7 +243,8 @@ Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
     require_private(path, "this signing key");
   }
   Asked asked{passphrase, uri};
-  const std::unique_ptr<UI_METHOD, decltype(&UI_destroy_method)> ui(UI_UTIL_wrap_read_pem_callback(Asked::answer, 0), UI_destroy_method);
+  const std::unique_ptr<UI_METHOD, decltype(&UI_destroy_method)> ui(UI_UTIL_wrap_read_pem_callback(Asked::answer, 0),
+                                                                    UI_destroy_method);
   const std::unique_ptr<OSSL_STORE_CTX, int (*)(OSSL_STORE_CTX*)> store(
       OSSL_STORE_open(uri.c_str(), ui.get(), &asked, nullptr, nullptr), OSSL_STORE_close);
   const auto failed = [&](std::string_view what) {
@@ -246,15 +254,17 @@ Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
     throw UsageError(fmt::format("{}: {} (OpenSSL says {})", uri, what, reason));
   };
   if (!store)
-    failed(scheme == "file" ? "cannot be opened"
-                            : fmt::format("cannot be opened; a provider for '{}:' must be named in OpenSSL's configuration (for pkcs11: "
-                                          "pkcs11-provider)",
-                                          scheme));
+    failed(scheme == "file"
+               ? "cannot be opened"
+               : fmt::format("cannot be opened; a provider for '{}:' must be named in OpenSSL's configuration (for pkcs11: "
+                             "pkcs11-provider)",
+                             scheme));
   OSSL_STORE_expect(store.get(), OSSL_STORE_INFO_PKEY);
   KeyPointer found;
   int keys = 0;
   while (!OSSL_STORE_eof(store.get())) {
-    const std::unique_ptr<OSSL_STORE_INFO, decltype(&OSSL_STORE_INFO_free)> info(OSSL_STORE_load(store.get()), OSSL_STORE_INFO_free);
+    const std::unique_ptr<OSSL_STORE_INFO, decltype(&OSSL_STORE_INFO_free)> info(OSSL_STORE_load(store.get()),
+                                                                                 OSSL_STORE_INFO_free);
     if (!info) {
       if (OSSL_STORE_error(store.get()) && !OSSL_STORE_eof(store.get())) break;
       continue;

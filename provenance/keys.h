@@ -49,7 +49,8 @@ class PublicKey {
 /// Where the passphrase of an encrypted key, or the PIN of a token, comes from. Asked only when there is need of one.
 using PassphraseSource = std::function<std::optional<std::string>(const std::string& key)>;
 
-/// $OVERPROOF_KEY_PASSPHRASE, else a question on the terminal that started the program, without echo; nothing where there is none.
+/// $OVERPROOF_KEY_PASSPHRASE, else a question on the terminal that started the program, without echo; nothing where there is
+/// none.
 PassphraseSource passphrase_from_user();
 /// The first line of a file. Throws ProvenanceError when anyone but its owner may read it, UsageError when it is empty.
 PassphraseSource passphrase_from_file(const fs::path& file);
@@ -70,13 +71,13 @@ class Key {
   /// Throws ProvenanceError when anyone but its owner may read the file, UsageError when it is encrypted and the passphrase is
   /// missing or wrong, FormatError when it is no such key, with the reason.
   static Key read(const fs::path& file, const PassphraseSource& passphrase = passphrase_from_user());
-  /// A key that OpenSSL finds by its URI: "pkcs11:token=...;object=..." where a provider for it is configured, "file:...". The private
-  /// key need not leave its token. Throws UsageError when nothing answers to the URI, or more than one key.
+  /// A key that OpenSSL finds by its URI: "pkcs11:token=...;object=..." where a provider for it is configured, "file:...". The
+  /// private key need not leave its token. Throws UsageError when nothing answers to the URI, or more than one key.
   static Key open_uri(const std::string& uri, const PassphraseSource& passphrase = passphrase_from_user());
   /// Signatures by a program: it is given what is to be signed (not its digest) on standard input, and writes the DER signature,
-  /// ECDSA with the digest of the curve, to standard output. It runs without a shell; `command` is split at spaces, and quotes hold
-  /// words together. What it returns is verified before it is used. sign() throws ProvenanceError when it fails, takes longer than
-  /// `timeout_s`, or returns anything else.
+  /// ECDSA with the digest of the curve, to standard output. It runs without a shell; `command` is split at spaces, and quotes
+  /// hold words together. What it returns is verified before it is used. sign() throws ProvenanceError when it fails, takes
+  /// longer than `timeout_s`, or returns anything else.
   static Key by_command(const std::string& command, PublicKey key, int64_t timeout_s);
 
   const PublicKey& public_key() const { return public_key_; }
@@ -115,7 +116,8 @@ struct KeyOptions {
       "signing key: a PEM file, made at first use, or a URI for OpenSSL (pkcs11:...); empty: $OVERPROOF_KEY or the user's own");
     v("key-passphrase-file", key_passphrase_file, any_value(),
       "file with the passphrase of an encrypted key; else $OVERPROOF_KEY_PASSPHRASE, else you are asked");
-    v("sign-with", sign_with, any_value(), "program that signs instead of a key: bytes on its standard input, DER signature on its output");
+    v("sign-with", sign_with, any_value(),
+      "program that signs instead of a key: bytes on its standard input, DER signature on its output");
     v("public-key-of", public_key_of, any_value(), "public key (PEM) of the program's signatures, to check them by");
     v("sign-timeout", sign_timeout, in_range(1, 86400), "seconds that the program may take for a signature");
   }

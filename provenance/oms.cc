@@ -15,8 +15,8 @@ namespace {
 constexpr std::string_view kMediaType = "application/vnd.dev.sigstore.bundle.v0.3+json";
 constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
 constexpr std::string_view kPredicateType = "https://model_signing/signature/v1.0";
-constexpr std::array<std::string_view, 6> kIgnored = {".git", ".gitattributes", ".github",
-                                                      ".gitignore", kClaimsName, kModelSignatureName};
+constexpr std::array<std::string_view, 6> kIgnored = {".git",       ".gitattributes", ".github",
+                                                      ".gitignore", kClaimsName,      kModelSignatureName};
 
 Digest root_of_sorted(const std::vector<FileRecord>& files) {
   Sha256 hash;
@@ -25,8 +25,7 @@ Digest root_of_sorted(const std::vector<FileRecord>& files) {
 }
 
 void sort_by_name(std::vector<FileRecord>& files) {
-  std::sort(files.begin(), files.end(),
-            [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
+  std::sort(files.begin(), files.end(), [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
 }
 
 OmsManifest read_statement(const Json& statement, const fs::path& origin) {
@@ -82,7 +81,8 @@ Digest oms_root(std::vector<FileRecord> files) {
   return root_of_sorted(files);
 }
 
-std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key, OmsRoomFor room) {
+std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key,
+                            OmsRoomFor room) {
   std::vector<FileRecord> sorted = files;
   sort_by_name(sorted);
   Json resources = Json::array();
@@ -96,14 +96,12 @@ std::string make_oms_bundle(const std::string& model_name, const std::vector<Fil
       {"subject", Json::array({{{"name", model_name}, {"digest", {{"sha256", oms_root(files).hex()}}}}})},
       {"predicateType", kPredicateType},
       {"predicate",
-       {{"serialization",
-         {{"method", "files"}, {"hash_type", "sha256"}, {"allow_symlinks", false}, {"ignore_paths", ignored}}},
+       {{"serialization", {{"method", "files"}, {"hash_type", "sha256"}, {"allow_symlinks", false}, {"ignore_paths", ignored}}},
         {"resources", resources}}}};
   const Envelope envelope = sign_envelope(kInTotoPayloadType, json_dump(statement), key, "");
   const Json bundle = {
       {"mediaType", kMediaType},
-      {"verificationMaterial",
-       {{"publicKey", {{"hint", key.public_key().hint()}}}, {"tlogEntries", Json::array()}}},
+      {"verificationMaterial", {{"publicKey", {{"hint", key.public_key().hint()}}}, {"tlogEntries", Json::array()}}},
       {"dsseEnvelope", envelope.to_json()}};
   return json_dump(bundle);
 }

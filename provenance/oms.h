@@ -29,9 +29,9 @@ struct OmsManifest {
   std::string model_name;         ///< informative only
   std::vector<FileRecord> files;  ///< in the order of their names; bytes is -1, as OMS does not record sizes
   Digest root;
-  std::string key_hint;           ///< PublicKey::hint() of the signer; "" in bundles made before OMS 1.0
+  std::string key_hint;  ///< PublicKey::hint() of the signer; "" in bundles made before OMS 1.0
   bool signature_valid = false;
-  bool expects_claims = false;    ///< its signer left room for claims.jsonl, as make_oms_bundle does
+  bool expects_claims = false;  ///< its signer left room for claims.jsonl, as make_oms_bundle does
 };
 
 /// Which files may come into the folder afterwards.

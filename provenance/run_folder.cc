@@ -15,7 +15,8 @@ namespace {
 
 bool is_signed(const fs::path& folder) {
   std::error_code ignored;  // a neighbour that may not be looked into is none of ours
-  return fs::exists(fs::symlink_status(folder / kClaimsName, ignored)) || fs::exists(fs::symlink_status(folder / kModelSignatureName, ignored));
+  return fs::exists(fs::symlink_status(folder / kClaimsName, ignored)) ||
+         fs::exists(fs::symlink_status(folder / kModelSignatureName, ignored));
 }
 
 /// Folders inside `folder`, by name. Hidden ones are a stage's scratch, not part of a run.
@@ -109,10 +110,13 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
     throw_if_interrupted();
     const bool asked = !run.single || path == run.path;
     // A neighbour is hashed only once it is known to be an ancestor.
-    if (is_signed(path)) nodes.push_back({path.filename().string(), path, check_artifact(path, asked ? verify : VerifyFiles::no, trusted), {}});
-    else if (!run.single && path.filename() != kAuditFolder && path.filename() != kKeptFolder) run.unsigned_folders.push_back(path.filename().string());
+    if (is_signed(path))
+      nodes.push_back({path.filename().string(), path, check_artifact(path, asked ? verify : VerifyFiles::no, trusted), {}});
+    else if (!run.single && path.filename() != kAuditFolder && path.filename() != kKeptFolder)
+      run.unsigned_folders.push_back(path.filename().string());
   }
-  if (nodes.empty()) throw UsageError(fmt::format("{}: holds no artifact (a folder with claims.jsonl and model.sig)", folder.string()));
+  if (nodes.empty())
+    throw UsageError(fmt::format("{}: holds no artifact (a folder with claims.jsonl and model.sig)", folder.string()));
   bind_parents(nodes);
 
   if (run.single) {

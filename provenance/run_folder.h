@@ -20,10 +20,10 @@ struct ArtifactNode {
 
 struct RunFolder {
   fs::path path;
-  bool single = false;                ///< asked about one artifact: only it and its ancestors are here
-  std::vector<ArtifactNode> nodes;    ///< parents before children, else by name; artifacts in a cycle come last
+  bool single = false;                        ///< asked about one artifact: only it and its ancestors are here
+  std::vector<ArtifactNode> nodes;            ///< parents before children, else by name; artifacts in a cycle come last
   std::vector<std::string> unsigned_folders;  ///< folders in the run that carry no signature at all
-  std::vector<int> cyclic;            ///< nodes that are their own ancestors
+  std::vector<int> cyclic;                    ///< nodes that are their own ancestors
   const ArtifactNode* find(std::string_view name) const;
   const ArtifactNode* by_root(const Digest& root) const;
   /// The node and all it was made from, as indices.

@@ -60,16 +60,14 @@ FileRecord read_file_subject(const Json& subject, const fs::path& origin) {
 
 std::string make_statement(const Lineage& lineage) {
   check(lineage);
-  Json subjects = Json::array(
-      {{{"name", lineage.name.empty() ? lineage.stage : lineage.name}, {"digest", digest_json(lineage.root)}}});
+  Json subjects =
+      Json::array({{{"name", lineage.name.empty() ? lineage.stage : lineage.name}, {"digest", digest_json(lineage.root)}}});
   for (const FileRecord& file : lineage.files)
-    subjects.push_back(
-        {{"name", file.name}, {"digest", digest_json(file.digest)}, {"annotations", {{"bytes", file.bytes}}}});
+    subjects.push_back({{"name", file.name}, {"digest", digest_json(file.digest)}, {"annotations", {{"bytes", file.bytes}}}});
 
   Json dependencies = Json::array();
   for (const auto& [slot, input] : lineage.inputs)
-    dependencies.push_back(
-        {{"name", slot}, {"digest", digest_json(input.root)}, {"annotations", {{"artifact", input.name}}}});
+    dependencies.push_back({{"name", slot}, {"digest", digest_json(input.root)}, {"annotations", {{"artifact", input.name}}}});
 
   Json builder = {{"id", kBuilderId}, {"version", lineage.builder}};
   if (!lineage.signer_pem.empty())
@@ -79,9 +77,8 @@ std::string make_statement(const Lineage& lineage) {
                                                    {"content", base64_encode(lineage.signer_pem)}}});
   Json internal = {{"stageKey", lineage.stage_key}};
   if (lineage.threads > 0) internal["threads"] = lineage.threads;
-  const Json metrics = Json::array({{{"name", "metrics"},
-                                     {"digest", digest_json(sha256(json_dump(lineage.metrics)))},
-                                     {"annotations", lineage.metrics}}});
+  const Json metrics = Json::array(
+      {{{"name", "metrics"}, {"digest", digest_json(sha256(json_dump(lineage.metrics)))}, {"annotations", lineage.metrics}}});
   return json_dump(
       {{"_type", kStatementType},
        {"subject", subjects},
@@ -93,8 +90,7 @@ std::string make_statement(const Lineage& lineage) {
            {"internalParameters", internal},
            {"resolvedDependencies", dependencies}}},
          {"runDetails", {{"builder", builder}, {"byproducts", metrics}}},
-         {"overproof_lineage",
-          {{"formatVersion", kFormatVersion}, {"kind", lineage.kind}, {"stage", lineage.stage}}}}}});
+         {"overproof_lineage", {{"formatVersion", kFormatVersion}, {"kind", lineage.kind}, {"stage", lineage.stage}}}}}});
 }
 
 Lineage read_statement(std::string_view text, const fs::path& origin) {
@@ -150,8 +146,7 @@ Lineage read_statement(std::string_view text, const fs::path& origin) {
   for (size_t i = 1; i < lineage.files.size(); ++i)
     if (!oms_name_less(lineage.files[i - 1].name, lineage.files[i].name))
       throw FormatError(origin, -1, fmt::format("'{}' stands out of order or twice", lineage.files[i].name));
-  if (oms_root(lineage.files) != lineage.root)
-    throw FormatError(origin, -1, "the root digest is not that of the files listed");
+  if (oms_root(lineage.files) != lineage.root) throw FormatError(origin, -1, "the root digest is not that of the files listed");
   try {
     check(lineage);
   } catch (const UsageError& e) {

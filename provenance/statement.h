@@ -6,7 +6,8 @@
 //   buildDefinition.buildType                  urn:overproof:stage:<stage>:v1
 //   buildDefinition.externalParameters         the effective configuration
 //   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again;
-//                                              {"threads"}, where known: sums inside libtorch can depend on them by their last bit
+//                                              {"threads"}, where known: sums inside libtorch can depend on them by their last
+//                                              bit
 //   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name
 //   runDetails.builder                         id, version and, as builderDependencies, the public key
 //   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
@@ -50,19 +51,19 @@ struct Dependency {
 };
 
 struct Lineage {
-  std::string kind;                          ///< one of kLineageKinds
-  std::string stage;                         ///< what made it: "distill"
-  std::string name;                          ///< what it is called, the folder's name in a run; empty: the stage's
-  std::string stage_key;                     ///< free text chosen by the pipeline
-  int64_t threads = 0;                       ///< it was computed with; 0: not recorded
-  Json config = Json::object();              ///< effective values, an object
-  std::map<std::string, Dependency> inputs;  ///< by slot: "teacher", "corpus"
-  Json metrics = Json::object();             ///< an object; reproducible values only
+  std::string kind;                            ///< one of kLineageKinds
+  std::string stage;                           ///< what made it: "distill"
+  std::string name;                            ///< what it is called, the folder's name in a run; empty: the stage's
+  std::string stage_key;                       ///< free text chosen by the pipeline
+  int64_t threads = 0;                         ///< it was computed with; 0: not recorded
+  Json config = Json::object();                ///< effective values, an object
+  std::map<std::string, Dependency> inputs;    ///< by slot: "teacher", "corpus"
+  Json metrics = Json::object();               ///< an object; reproducible values only
   std::map<std::string, std::string> builder;  ///< versions: {"overproof": "0.1.0", "libtorch": "2.15.0"}
   // Filled in by seal_artifact() and open_artifact():
   Digest root;
   std::vector<FileRecord> files;
-  std::string signer_pem;                    ///< public key of who sealed it
+  std::string signer_pem;  ///< public key of who sealed it
 };
 
 /// The statement's text. Throws UsageError on an unknown kind, a config or metrics that is no object, an unsafe name.

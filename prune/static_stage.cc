@@ -40,13 +40,15 @@ int64_t ffn_layer(std::string_view name, std::string_view& rest) {
 }
 
 Cut cut_of(std::string_view rest) {
-  if (rest == "gate_proj.weight" || rest == "up_proj.weight" || rest == "gate_proj.bias" || rest == "up_proj.bias") return Cut::rows;
+  if (rest == "gate_proj.weight" || rest == "up_proj.weight" || rest == "gate_proj.bias" || rest == "up_proj.bias")
+    return Cut::rows;
   if (rest == "down_proj.weight") return Cut::columns;
   return Cut::none;
 }
 
 /// Writes all rows of `tensor`, or those of `picked`, in blocks.
-void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>* picked, SafetensorsWriter& writer) {
+void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>* picked,
+               SafetensorsWriter& writer) {
   const int64_t rows = tensor.shape.empty() ? 1 : tensor.shape[0], row = rows == 0 ? 0 : tensor.elements() / rows;
   const int64_t block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, row));
   std::vector<float> values;
@@ -66,7 +68,8 @@ void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::
 }
 
 /// Writes the `picked` columns of `tensor` in blocks of rows.
-void copy_columns(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>& picked, SafetensorsWriter& writer) {
+void copy_columns(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>& picked,
+                  SafetensorsWriter& writer) {
   const int64_t rows = tensor.shape[0], columns = tensor.shape[1], kept = int64_t(picked.size());
   const int64_t block = std::max<int64_t>(1, kBlockElements / columns);
   std::vector<float> in, out;
@@ -112,8 +115,9 @@ std::vector<int64_t> most_important(std::span<const float> importance, int64_t c
 
 StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& outputs) {
   if (inputs.has("student") != !config.drop_source.empty())
-    throw UsageError(config.drop_source.empty() ? "a student is pruned by --drop-source SOURCE; neurons are pruned from a dense --teacher"
-                                                : "drop-source needs --student, a model with routed experts that was trained here");
+    throw UsageError(config.drop_source.empty()
+                         ? "a student is pruned by --drop-source SOURCE; neurons are pruned from a dense --teacher"
+                         : "drop-source needs --student, a model with routed experts that was trained here");
   if (!config.drop_source.empty()) return run_drop_source(config, inputs, outputs);
   const Checkpoint teacher = open_checkpoint(inputs.path("teacher"));
   const SafetensorsFile statistics(statistics_file(inputs.path("statistics")));
@@ -143,14 +147,17 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
   for (TensorInfo info : teacher.tensors->tensors()) {
     std::string_view rest;
     const int64_t layer = ffn_layer(info.name, rest);
-    if (layer >= layers) throw FormatError(teacher.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
+    if (layer >= layers)
+      throw FormatError(teacher.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
     const Cut cut = layer < 0 ? Cut::none : cut_of(rest);
     if (layer >= 0 && cut == Cut::none && rest != "down_proj.bias")
-      throw UsageError(fmt::format("{}: only dense gated FFNs are pruned, and {} belongs to none", teacher.path.filename().string(), info.name));
+      throw UsageError(fmt::format("{}: only dense gated FFNs are pruned, and {} belongs to none",
+                                   teacher.path.filename().string(), info.name));
     if (cut != Cut::none) {
       const size_t axis = cut == Cut::rows ? 0 : 1;
       if (info.shape.size() <= axis || info.shape[axis] != neurons)
-        throw FormatError(teacher.path, -1, fmt::format("{} does not have the {} neurons of the configuration", info.name, neurons));
+        throw FormatError(teacher.path, -1,
+                          fmt::format("{} does not have the {} neurons of the configuration", info.name, neurons));
       info.shape[axis] = kept;
       ++cut_tensors;
     }
@@ -169,10 +176,8 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
     std::string_view rest;
     const int64_t layer = ffn_layer(in.name, rest);
     const Cut cut = layer < 0 ? Cut::none : cut_of(rest);
-    if (cut == Cut::columns)
-      copy_columns(*teacher.tensors, in, picked[size_t(layer)], writer);
-    else
-      copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(layer)] : nullptr, writer);
+    if (cut == Cut::columns) copy_columns(*teacher.tensors, in, picked[size_t(layer)], writer);
+    else copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(layer)] : nullptr, writer);
     progress.update(done += out.elements() * 4);
   }
   writer.close();
@@ -192,10 +197,10 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
                       {"layers", layers},
                       {"importance_kept_mean", share_sum / double(layers)},
                       {"importance_kept_least", share_least}};
-  report.summary = {fmt::format("kept {} of {} neurons in each of {} layers ({:.1f} %), and with them {:.1f} % of the measured importance "
-                                "({:.1f} % in the worst layer)",
-                                kept, neurons, layers, 100.0 * double(kept) / double(neurons), 100.0 * share_sum / double(layers),
-                                100.0 * share_least)};
+  report.summary = {fmt::format(
+      "kept {} of {} neurons in each of {} layers ({:.1f} %), and with them {:.1f} % of the measured importance "
+      "({:.1f} % in the worst layer)",
+      kept, neurons, layers, 100.0 * double(kept) / double(neurons), 100.0 * share_sum / double(layers), 100.0 * share_least)};
   return report;
 }
 

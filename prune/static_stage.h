@@ -26,16 +26,19 @@ struct PruneConfig {
   void visit(V&& v) {
     v("method", method, one_of({"static"}), "how neurons are chosen; static: the most important of each layer, for all tokens");
     v("keep", keep, in_range(0.001, 1.0), "fraction of FFN neurons kept in each layer, rounded to a multiple of 32 neurons");
-    v("drop-source", drop_source, any_value(), "instead of neurons, remove the student's experts that this source of the corpus shaped most");
-    v("threshold", threshold, in_range(0, 1), "with drop-source: an expert goes when more than this share of its tokens came from the source");
+    v("drop-source", drop_source, any_value(),
+      "instead of neurons, remove the student's experts that this source of the corpus shaped most");
+    v("threshold", threshold, in_range(0, 1),
+      "with drop-source: an expert goes when more than this share of its tokens came from the source");
     v("uneven", uneven, one_of({"empty", "rank"}),
-      "with drop-source, where layers lose different numbers; empty: places of zeros that no token is sent to; rank: each loses as many");
+      "with drop-source, where layers lose different numbers; empty: places of zeros that no token is sent to; rank: each loses "
+      "as many");
   }
 };
 
-/// With drop_source: run_drop_source (prune/drop_source.h). Else slots "teacher" (a dense checkpoint) and "statistics" (statistics.safetensors with "layers.{l}.importance" F32 [ff]).
-/// Writes a dense checkpoint of the teacher's type in f32 with the smaller intermediate_size, and the tokenizer files.
-/// Streams by rows: memory does not grow with the model.
+/// With drop_source: run_drop_source (prune/drop_source.h). Else slots "teacher" (a dense checkpoint) and "statistics"
+/// (statistics.safetensors with "layers.{l}.importance" F32 [ff]). Writes a dense checkpoint of the teacher's type in f32 with
+/// the smaller intermediate_size, and the tokenizer files. Streams by rows: memory does not grow with the model.
 StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& outputs);
 
 /// How many of `neurons` a fraction keeps: the nearest multiple of 32, at least 32, at most all; all when keep is 1.

@@ -148,7 +148,8 @@ class Cutter {
         task.last = true;
         return add_task(task, -1, false);
       }
-      if (extents_[i] && !item.must_be_finite && item.kept_as == item.source.dtype && is_plain(item.source, *extents_[i]) && !is_scaled(plan_, item))
+      if (extents_[i] && !item.must_be_finite && item.kept_as == item.source.dtype && is_plain(item.source, *extents_[i]) &&
+          !is_scaled(plan_, item))
         return add_copy(i, task);
       if (item.kept_as != DType::f32 && item.kept_as != DType::f16 && item.kept_as != DType::bf16)
         throw FormatError(model_.path, -1,

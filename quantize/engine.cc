@@ -58,8 +58,15 @@ struct Slot {
 
 class Engine {
  public:
-  Engine(const Plan& plan, const Checkpoint& model, const EngineOptions& options, const std::optional<Journal>& journal, HashLanes& lanes)
-      : plan_(plan), model_(model), source_(*model.tensors), options_(options), journal_(journal), states_(plan.items.size()), lanes_(lanes) {
+  Engine(const Plan& plan, const Checkpoint& model, const EngineOptions& options, const std::optional<Journal>& journal,
+         HashLanes& lanes)
+      : plan_(plan),
+        model_(model),
+        source_(*model.tensors),
+        options_(options),
+        journal_(journal),
+        states_(plan.items.size()),
+        lanes_(lanes) {
     for (const fs::path& file : source_.files()) {
       readers_.push_back(std::make_unique<DirectReader>(file));
       sizes_.push_back(readers_.back()->size());
@@ -279,8 +286,10 @@ class Engine {
     for (int64_t first = 0; first < task.rows; first += step) {
       const int64_t rows = std::min(step, task.rows - first), row = task.first_row + first;
       const std::span<uint8_t> bytes = out.subspan(size_t(first * out_row_bytes), size_t(rows * out_row_bytes));
-      const std::span<const uint8_t> part = stored.empty() ? stored : stored.subspan(size_t(first * row_bytes), size_t(rows * row_bytes));
-      if (task.kind == RowTask::Kind::quantise && states_[task.item]->from_bf16 && reinterpret_cast<uintptr_t>(part.data()) % 2 == 0) {
+      const std::span<const uint8_t> part =
+          stored.empty() ? stored : stored.subspan(size_t(first * row_bytes), size_t(rows * row_bytes));
+      if (task.kind == RowTask::Kind::quantise && states_[task.item]->from_bf16 &&
+          reinterpret_cast<uintptr_t>(part.data()) % 2 == 0) {
         if (by_gpu) {
           quantise_by_gpu(item, *states_[task.item], row, rows, grain, ElementType::bf16, part.data(), bytes, errors);
           continue;
@@ -324,8 +333,7 @@ class Engine {
 
   void quantise_by_gpu(const PlanItem& item, ItemState& state, int64_t row, int64_t rows, int64_t grain, ElementType type,
                        const void* x, std::span<uint8_t> bytes, std::vector<RowError>& errors) const {
-    const int64_t bad_row =
-        state.gpu->quantize(row, rows, grain, type, x, bytes, scales_of(item, state, row, rows), errors);
+    const int64_t bad_row = state.gpu->quantize(row, rows, grain, type, x, bytes, scales_of(item, state, row, rows), errors);
     if (bad_row >= 0) refuse_row(item, bad_row);
   }
 
@@ -349,8 +357,8 @@ class Engine {
     if (item.kept_as != DType::f16 || item.source.dtype == DType::f16) return;
     for (size_t i = 0; i < x.size(); ++i)
       if ((bytes[2 * i + 1] & 0x7f) == 0x7c && bytes[2 * i] == 0)
-        throw UsageError(fmt::format("{} row {} holds {}, which is too large for F16 (65504); write bf16 or f32", item.source.name,
-                                     row + int64_t(i) / item.source.row_elements(), x[i]));
+        throw UsageError(fmt::format("{} row {} holds {}, which is too large for F16 (65504); write bf16 or f32",
+                                     item.source.name, row + int64_t(i) / item.source.row_elements(), x[i]));
   }
 
   void look_at(ItemState& state, int64_t rows, std::span<const float> x) {

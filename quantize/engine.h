@@ -39,8 +39,8 @@ struct EngineResult {
 
 /// Writes the plan's outputs through a sink into `out`. The journal and the partial output stand in `scratch` until then; a run
 /// that finds them there goes on, if input and output still are what they were, and ends with the same bytes. Throws
-/// FormatError naming tensor and row of an infinity or NaN, or the file that changed while it was read; UsageError naming those of
-/// a value that F16 cannot hold; IoError; Interrupted.
+/// FormatError naming tensor and row of an infinity or NaN, or the file that changed while it was read; UsageError naming those
+/// of a value that F16 cannot hold; IoError; Interrupted.
 EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMaker& make_sink, OutputFolder& out,
                         const fs::path& scratch, const EngineOptions& options);
 

@@ -15,7 +15,8 @@ StageReport run_export(const ExportConfig& config, const Inputs& inputs, Outputs
       {"f16", GgmlType::f16}, {"bf16", GgmlType::bf16}, {"f32", GgmlType::f32}};
   const Checkpoint model = open_checkpoint(inputs.path("model"));
   const GgmlType type = kTypes.at(config.type);
-  const auto run = plan_gguf_run(model, [&](const std::string&, const GgufTensorInfo&) { return type; }, nullptr, config.name);
+  const auto run = plan_gguf_run(
+      model, [&](const std::string&, const GgufTensorInfo&) { return type; }, nullptr, config.name);
   const EngineResult made = run->write(inputs, outputs, {.block_bytes = config.block_bytes, .label = "export"});
 
   int64_t bytes = 0;

@@ -29,9 +29,9 @@ struct ExportConfig {
 };
 
 /// Slot "model": what open_checkpoint reads, of an architecture of formats/gguf_names.h. Throws UsageError where llama.cpp has no
-/// place for the model or its tokenizer, or naming tensor and row of a value that the type cannot hold; FormatError naming those of
-/// an infinity or NaN. The model is digested while it is read (Slot::streamed); a killed run goes on where it was.
-/// Metrics: architecture, type, tensors, skipped, values, bytes_out, notes.
+/// place for the model or its tokenizer, or naming tensor and row of a value that the type cannot hold; FormatError naming those
+/// of an infinity or NaN. The model is digested while it is read (Slot::streamed); a killed run goes on where it was. Metrics:
+/// architecture, type, tensors, skipped, values, bytes_out, notes.
 StageReport run_export(const ExportConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -12,7 +12,6 @@
 namespace overproof {
 namespace {
 
-
 std::string text_of(const GpuDeviceInfo& d) {
   return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB", d.name, d.capability / 10, d.capability % 10,
                      d.multiprocessors, double(d.memory_bytes) / double(int64_t{1} << 30));

@@ -34,13 +34,14 @@ struct Plan {
   std::vector<std::string> fallen_back;          ///< weights that got their scheme's fallback instead
   std::vector<std::string> fused;  ///< chosen stacks of experts in one tensor, which only formats that stack them (GGUF) can hold
   int64_t quantised = 0, bytes_in = 0;
-  std::string assumption;                ///< what was guessed of an unknown architecture; empty else
+  std::string assumption;                    ///< what was guessed of an unknown architecture; empty else
   const Calibration* calibration = nullptr;  ///< null without; asked by any thread
 };
 
 /// Chooses for each tensor: `--overrides` first, the first pattern that matches deciding, then include and exclude. Only Linear
-/// weights are, by their role (formats/architecture.h): routers, norms, embeddings and layers for further tokens never. Throws UsageError when nothing is to be quantised, when an override matches
-/// nothing, and when the projections of one expert would get different schemes, which no runtime loads.
+/// weights are, by their role (formats/architecture.h): routers, norms, embeddings and layers for further tokens never. Throws
+/// UsageError when nothing is to be quantised, when an override matches nothing, and when the projections of one expert would get
+/// different schemes, which no runtime loads.
 Plan make_plan(const QuantizeConfig& config, const Checkpoint& model);
 
 /// config.json's quantization_config. One scheme: one group for every Linear but those ignored. More: a group each, with its

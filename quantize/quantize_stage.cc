@@ -119,7 +119,8 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
     const GgmlType type = run->parts->output_of(i).info.type;
     const std::string* source = run->parts->source_of(i);
     if (source && quantises(*source) != (type == GgmlType::q8_0) && type != GgmlType::f16)
-      throw UsageError(fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; widen the pattern", *source));
+      throw UsageError(
+          fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; widen the pattern", *source));
   }
   run->plan.not_taken = std::move(chosen.not_taken);
   run->plan.assumption = std::move(chosen.assumption);
@@ -131,7 +132,11 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
 class QuantizeRun {
  public:
   QuantizeRun(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs)
-      : config_(config), inputs_(inputs), outputs_(outputs), model_(open_checkpoint(inputs.path("model"))), plan_(make_plan(config, model_)) {
+      : config_(config),
+        inputs_(inputs),
+        outputs_(outputs),
+        model_(open_checkpoint(inputs.path("model"))),
+        plan_(make_plan(config, model_)) {
     if (plan_.schemes[0]->format() == "gguf") {
       gguf_ = plan_blocks(config_, model_, std::move(plan_));
       notes_ = gguf_->notes;
@@ -173,14 +178,16 @@ class QuantizeRun {
     if (gpu_)
       device_note_ = fmt::format("{} of {} weights were quantised by {}, the rest by the CPU", made_.by_gpu, plan().quantised,
                                  gpu_->device().name);
-    if (!device_note_.empty()) report.summary.push_back("note: " + device_note_);  // not in the statement: it speaks of this machine
+    if (!device_note_.empty())
+      report.summary.push_back("note: " + device_note_);  // not in the statement: it speaks of this machine
     if (calibration_) {
       report.metrics()["calibration"] = calibration_->calibration.metrics();
       for (std::string& line : calibration_->calibration.summary()) report.summary.push_back(std::move(line));
     }
     report.summary.push_back(fmt::format(
-        "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s of input{}{}", double(made_.bytes_read) * 1e-9, double(bytes_out()) * 1e-9,
-        seconds, double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9), made_.direct ? ", direct" : ", through the page cache",
+        "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s of input{}{}", double(made_.bytes_read) * 1e-9,
+        double(bytes_out()) * 1e-9, seconds, double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9),
+        made_.direct ? ", direct" : ", through the page cache",
         made_.resumed_items > 0 ? fmt::format("; {} tensors were there from an earlier run", made_.resumed_items) : ""));
     const Quality quality = measured();
     report.summary.push_back(fmt::format("signal to noise {:.1f} dB on average, least: {}", quality.mean, quality.worst(3)));
@@ -227,14 +234,15 @@ class QuantizeRun {
       report.summary.push_back("note: " + plan().assumption);
     }
     if (!gguf_ && !plan_.fused.empty())
-      notes_.push_back(fmt::format("{} stacks of experts kept their precision: the loaders of this architecture take no 8 bits there ({}, ...)",
-                                   plan_.fused.size(), plan_.fused[0]));
+      notes_.push_back(fmt::format(
+          "{} stacks of experts kept their precision: the loaders of this architecture take no 8 bits there ({}, ...)",
+          plan_.fused.size(), plan_.fused[0]));
     if (!plan().fallen_back.empty()) {
       report.metrics()["fallen_back"] = plan().fallen_back;
-      notes_.push_back(fmt::format("{} weights have one scale a row, in a group of their own, because {} cannot hold them or another "
-                                   "part of their expert: {}{}",
-                                   plan().fallen_back.size(), config_.scheme, plan().fallen_back[0],
-                                   plan().fallen_back.size() > 1 ? ", ..." : ""));
+      notes_.push_back(fmt::format(
+          "{} weights have one scale a row, in a group of their own, because {} cannot hold them or another "
+          "part of their expert: {}{}",
+          plan().fallen_back.size(), config_.scheme, plan().fallen_back[0], plan().fallen_back.size() > 1 ? ", ..." : ""));
     }
     if (!notes_.empty()) report.metrics()["notes"] = notes_;
     for (const std::string& note : notes_) report.summary.push_back("note: " + note);

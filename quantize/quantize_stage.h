@@ -51,9 +51,12 @@ struct QuantizeConfig {
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
       "bytes read, worked on and written at a time; changes no result");
     v("max-shard-bytes", max_shard_bytes, at_least(1 << 20), "largest safetensors file; more become shards with an index");
-    v("smooth", smooth, any_value(), "move outliers of activations into weights (SmoothQuant); needs activations, and a scheme that rounds them");
-    v("smooth-strength", smooth_strength, any_value(), "how far they are moved, 0 to 1, or auto: searched for each place by the error of its outputs");
-    v("gptq", gptq, any_value(), "let later columns of a weight make good what rounding took from earlier ones; needs activations with --hessians");
+    v("smooth", smooth, any_value(),
+      "move outliers of activations into weights (SmoothQuant); needs activations, and a scheme that rounds them");
+    v("smooth-strength", smooth_strength, any_value(),
+      "how far they are moved, 0 to 1, or auto: searched for each place by the error of its outputs");
+    v("gptq", gptq, any_value(),
+      "let later columns of a weight make good what rounding took from earlier ones; needs activations with --hessians");
     v("dampening", dampening, in_range(1e-6, 1), "gptq: part of the Hessian's mean diagonal that is added to it");
     v("act-order", act_order, any_value(), "gptq: columns with the largest inputs first");
     v("min-tokens", min_tokens, in_range(1, 1 << 24), "weights whose input saw fewer tokens are quantised without calibration");

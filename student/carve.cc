@@ -17,7 +17,8 @@ namespace {
 double square_sum(const at::Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
 
 // Output norms of the routed experts: || sum_{j in e} h_j down[:, j] ||, [tokens, experts].
-at::Tensor expert_norms(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& neurons, int64_t experts, int64_t width) {
+at::Tensor expert_norms(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& neurons, int64_t experts,
+                        int64_t width) {
   const int64_t first = neurons.size(0) - experts * width;
   at::Tensor norms = at::empty({activations.size(0), experts});
   for (int64_t e = 0; e < experts; ++e) {
@@ -145,8 +146,8 @@ LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, cons
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options) {
   const int64_t parts = options.experts + options.shared;
   if (teacher.intermediate_size % parts != 0)
-    throw UsageError(fmt::format("{} experts and {} shared do not divide the teacher's FFN width {}", options.experts, options.shared,
-                                 teacher.intermediate_size));
+    throw UsageError(fmt::format("{} experts and {} shared do not divide the teacher's FFN width {}", options.experts,
+                                 options.shared, teacher.intermediate_size));
   if (options.top_k > options.experts)
     throw UsageError(fmt::format("top-k {} is more than the {} routed experts", options.top_k, options.experts));
   if (teacher.has_rope_scaling)

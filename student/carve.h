@@ -25,12 +25,12 @@ struct CarveOptions {
 /// How well one layer was carved, measured on observed tokens that nothing was fitted to (the last quarter). Errors are
 /// sums of squares of the FFN output's change over sums of squares of the output.
 struct CarveQuality {
-  double recall = 0;         ///< of the top_k experts with the largest true output, how many the router picks
-  double centroid_recall = 0;///< the same for the mean gate vector of each expert, for comparison
-  double router_error = 0;   ///< with the experts that the router picks
-  double oracle_error = 0;   ///< with those of the largest true output
-  double static_error = 0;   ///< with as many neurons, the most important ones, the same for each token
-  double load_spread = 0;    ///< largest expert load over the mean load
+  double recall = 0;           ///< of the top_k experts with the largest true output, how many the router picks
+  double centroid_recall = 0;  ///< the same for the mean gate vector of each expert, for comparison
+  double router_error = 0;     ///< with the experts that the router picks
+  double oracle_error = 0;     ///< with those of the largest true output
+  double static_error = 0;     ///< with as many neurons, the most important ones, the same for each token
+  double load_spread = 0;      ///< largest expert load over the mean load
 };
 
 struct LayerCarving {
@@ -50,7 +50,8 @@ ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& option
 /// The carved checkpoint, read straight out of the teacher's tensors under glm4_moe's names. The references must outlive it.
 class CarvedTensors : public TensorSource {
  public:
-  CarvedTensors(const TensorSource& teacher_tensors, const Decoder& teacher, const ModelConfig& config, const std::vector<LayerCarving>& layers);
+  CarvedTensors(const TensorSource& teacher_tensors, const Decoder& teacher, const ModelConfig& config,
+                const std::vector<LayerCarving>& layers);
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
   void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
 

@@ -22,7 +22,8 @@ struct StudentConfig {
     v("top-k", top_k, in_range(1, 4096), "routed experts a token uses");
     v("clustering-iterations", clustering_iterations, in_range(1, 1000), "most rounds of balanced k-means");
     v("ranking-steps", ranking_steps, in_range(0, 100000), "steps that fit the router's ranking after the regression");
-    v("router-scale", router_scale, in_range(1e-4, 4), "root mean square of the router's logits; expert weights are 2 sigmoid(z)");
+    v("router-scale", router_scale, in_range(1e-4, 4),
+      "root mean square of the router's logits; expert weights are 2 sigmoid(z)");
     v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the first cluster centres");
     v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the equivalence is shown");

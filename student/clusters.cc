@@ -100,7 +100,8 @@ std::vector<int64_t> balanced_assignment(const at::Tensor& scores) {
   return chosen;
 }
 
-std::vector<int64_t> balanced_kmeans(const at::Tensor& profiles, int64_t clusters, int64_t iterations, uint64_t seed, uint64_t substream) {
+std::vector<int64_t> balanced_kmeans(const at::Tensor& profiles, int64_t clusters, int64_t iterations, uint64_t seed,
+                                     uint64_t substream) {
   at::Tensor centres = first_centres(profiles, clusters, seed, substream);
   std::vector<int64_t> chosen;
   for (int64_t i = 0; i < iterations; ++i) {

@@ -21,15 +21,17 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down) 
 Decoder open_dense_teacher(const fs::path& path) {
   Decoder teacher(open_checkpoint(path));
   if (teacher.config().is_moe())
-    throw UsageError(fmt::format("{}: the teacher is a mixture of experts already; a dense one is needed here", path.filename().string()));
+    throw UsageError(
+        fmt::format("{}: the teacher is a mixture of experts already; a dense one is needed here", path.filename().string()));
   return teacher;
 }
 
 void require_tokenizer(const fs::path& checkpoint, const Digest& probe, const std::string& what) {
   if (open_tokenizer(checkpoint)->probe() != probe)
-    throw UsageError(fmt::format("{} was made with another tokenizer than the one of {}: the same ids would mean other text. "
-                                 "Make it again with this tokenizer",
-                                 what, checkpoint.filename().string()));
+    throw UsageError(
+        fmt::format("{} was made with another tokenizer than the one of {}: the same ids would mean other text. "
+                    "Make it again with this tokenizer",
+                    what, checkpoint.filename().string()));
 }
 
 }  // namespace overproof

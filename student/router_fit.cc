@@ -24,7 +24,8 @@ Whitening whitening_of(const at::Tensor& input, double ridge) {
 
 // Softmax regression by gradient descent with momentum; the target of a token spreads over its top_k experts by norm^2,
 // since that is the error which leaving one out makes.
-void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k, int64_t steps, at::Tensor& weights, at::Tensor& intercept) {
+void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k, int64_t steps, at::Tensor& weights,
+                    at::Tensor& intercept) {
   constexpr double kRate = 1.0, kMomentum = 0.9, kDecay = 1e-3;
   at::Tensor target = norms.square() * largest(norms, top_k);
   target.div_(target.sum(1, true).clamp_min(1e-20));

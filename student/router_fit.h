@@ -13,9 +13,9 @@ struct RouterFit {
 
 struct RouterFitOptions {
   int64_t top_k = 1;
-  double ridge = 1e-2;   ///< times the mean variance of the inputs
-  int64_t steps = 60;    ///< of the ranking refinement; 0 leaves the regression
-  double scale = 0.0625; ///< root mean square of z over the fitted tokens
+  double ridge = 1e-2;    ///< times the mean variance of the inputs
+  int64_t steps = 60;     ///< of the ranking refinement; 0 leaves the regression
+  double scale = 0.0625;  ///< root mean square of z over the fitted tokens
 };
 
 /// Ridge regression from the FFN input to each expert's output norm, then steps of softmax regression towards the top_k

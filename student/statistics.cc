@@ -34,8 +34,8 @@ Statistics::Statistics(const fs::path& artifact) : file_(artifact / kStatisticsF
 
 void Statistics::require_shape_of(const ModelConfig& teacher) const {
   if (teacher.layers != layers_ || teacher.hidden_size != hidden_ || teacher.intermediate_size != ff_)
-    throw UsageError(fmt::format("the statistics are of {} layers, hidden size {}, FFN width {}; the teacher has {}, {}, {}", layers_,
-                                 hidden_, ff_, teacher.layers, teacher.hidden_size, teacher.intermediate_size));
+    throw UsageError(fmt::format("the statistics are of {} layers, hidden size {}, FFN width {}; the teacher has {}, {}, {}",
+                                 layers_, hidden_, ff_, teacher.layers, teacher.hidden_size, teacher.intermediate_size));
 }
 
 at::Tensor Statistics::ffn_input(int64_t layer) const {

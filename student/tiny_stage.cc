@@ -20,7 +20,9 @@ class RandomTensors final : public TensorSource {
  public:
   RandomTensors(const ModelConfig& c, uint64_t seed) : seed_(seed) {
     const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim, ff = c.intermediate_size;
-    const auto add = [&](std::string name, std::vector<int64_t> shape) { infos_.push_back({std::move(name), DType::f32, std::move(shape)}); };
+    const auto add = [&](std::string name, std::vector<int64_t> shape) {
+      infos_.push_back({std::move(name), DType::f32, std::move(shape)});
+    };
     add("model.embed_tokens.weight", {c.vocab_size, hidden});
     for (int64_t l = 0; l < c.layers; ++l) {
       const std::string at = fmt::format("model.layers.{}.", l);
@@ -48,7 +50,8 @@ class RandomTensors final : public TensorSource {
     const double gain = name == "lm_head.weight" ? 3.0 : name == "model.embed_tokens.weight" ? std::sqrt(double(columns)) : 1.0;
     for (int64_t r = 0; r < rows; ++r) {
       Rng rng(seed_, fmt::format("tiny/{}", name), uint64_t(first_row + r));  // a stream a row: rows can be read in any order
-      for (int64_t c = 0; c < columns; ++c) out[size_t(r * columns + c)] = float(gain / std::sqrt(double(columns)) * rng.normal());
+      for (int64_t c = 0; c < columns; ++c)
+        out[size_t(r * columns + c)] = float(gain / std::sqrt(double(columns)) * rng.normal());
     }
   }
 
@@ -100,8 +103,8 @@ std::string byte_tokenizer_json() {
 StageReport run_tiny_teacher(const TinyTeacherConfig& config, const Inputs&, Outputs& outputs) {
   prepare_torch();
   if (config.hidden_size % (2 * config.heads) != 0 || config.heads % config.kv_heads != 0)
-    throw UsageError(fmt::format("hidden-size {} must be a multiple of 2 x heads ({}), and heads of kv-heads ({})", config.hidden_size,
-                                 config.heads, config.kv_heads));
+    throw UsageError(fmt::format("hidden-size {} must be a multiple of 2 x heads ({}), and heads of kv-heads ({})",
+                                 config.hidden_size, config.heads, config.kv_heads));
   ModelConfig shape;
   shape.model_type = "llama";
   shape.vocab_size = kEndOfText + 1;

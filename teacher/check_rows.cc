@@ -26,7 +26,8 @@ fs::path beside(const fs::path& targets, const std::string& given, const char* n
 void require_root(const fs::path& path, const Digest& wanted, const char* what) {
   const Digest found = scan_artifact(path).root;
   if (found != wanted)
-    throw UsageError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(), found.hex(), what, wanted.hex()));
+    throw UsageError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(), found.hex(),
+                                 what, wanted.hex()));
 }
 
 void print(const RowCheck& check, std::ostream& out) {

@@ -25,7 +25,8 @@ struct CheckRowsConfig {
     v("corpus", corpus, any_value(), "the corpus that the targets name; default: the artifact 'corpus' beside them");
     v("row", row, at_least(-1), "row to make again: block x window-length + position; -1: draw some");
     v("rows", rows, in_range(1, 1e6), "how many rows to draw");
-    v("seed", seed, in_range(0, 9007199254740991.0), "of the draw: take it from public randomness, after the targets were published");
+    v("seed", seed, in_range(0, 9007199254740991.0),
+      "of the draw: take it from public randomness, after the targets were published");
     trust.visit(v);
     record.visit(v);
   }

@@ -96,7 +96,8 @@ int run_generate(const GenerateConfig& config, const fs::path& model, bool json,
     throw_if_interrupted();
     const at::Tensor hidden = decoder.hidden_cached(next, cache);
     const at::Tensor logits = decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1));
-    const int32_t id = sample_token({logits.const_data_ptr<float>(), size_t(logits.numel())}, ids, sampling, watermark ? &*watermark : nullptr, rng);
+    const int32_t id = sample_token({logits.const_data_ptr<float>(), size_t(logits.numel())}, ids, sampling,
+                                    watermark ? &*watermark : nullptr, rng);
     if (id == tokenizer->eos_id() || id == decoder.config().eos_id) {
       ended = "end-of-text";
       break;

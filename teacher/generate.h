@@ -23,7 +23,8 @@ struct GenerateConfig {
     v("temperature", temperature, in_range(0, 20), "0: always the most probable token; 1: as the model says");
     v("top-p", top_p, in_range(1e-6, 1), "draw from the most probable tokens that together reach this probability");
     v("seed", seed, any_value(), "of the draws");
-    v("watermark-key", watermark_key, any_value(), "plant the watermark of this key (a file that `sample` makes); its holder can find it again");
+    v("watermark-key", watermark_key, any_value(),
+      "plant the watermark of this key (a file that `sample` makes); its holder can find it again");
     v("watermark-strength", watermark_strength, in_range(0, 20), "what is added to the logits of green tokens");
     v("chat", chat, any_value(), "put the prompt into a ChatML turn (<|im_start|>user ...), for instruction models that know it");
   }

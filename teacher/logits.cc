@@ -34,7 +34,8 @@ int64_t run_logits(const LogitsConfig& config, const fs::path& model) {
   const at::Tensor hidden = decoder.hidden(ids);
   const fs::path out = fs::absolute(config.out);
   OutputFolder folder(out.parent_path());
-  SafetensorsWriter writer(folder, out.filename().string(), {{"logits", DType::f32, {hidden.size(0), decoder.config().vocab_size}}});
+  SafetensorsWriter writer(folder, out.filename().string(),
+                           {{"logits", DType::f32, {hidden.size(0), decoder.config().vocab_size}}});
   constexpr int64_t kRows = 256;
   for (int64_t r = 0; r < hidden.size(0); r += kRows) {
     const at::Tensor logits = decoder.logits(hidden.narrow(0, r, std::min(kRows, hidden.size(0) - r)));

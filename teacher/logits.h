@@ -17,7 +17,8 @@ struct LogitsConfig {
   }
 };
 
-/// Returns the number of ids. Throws UsageError when an option is missing or an id is outside the vocabulary, FormatError on faulty files.
+/// Returns the number of ids. Throws UsageError when an option is missing or an id is outside the vocabulary, FormatError on
+/// faulty files.
 int64_t run_logits(const LogitsConfig& config, const fs::path& model);
 
 }  // namespace overproof

@@ -50,7 +50,8 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.s
   for (int64_t b = 0; b < blocks_; ++b) {
     const auto rows = lengths.subspan(size_t(b * window_length_), size_t(window_length_));
     // Sums stay far below 2^63: a row has at most 255 entries, and what a file says comes after the sum, not into it.
-    if (offsets[size_t(b) + 1] != offsets[size_t(b)] + std::accumulate(rows.begin(), rows.end(), int64_t{0}) * encoding_.entry_bytes())
+    if (offsets[size_t(b) + 1] !=
+        offsets[size_t(b)] + std::accumulate(rows.begin(), rows.end(), int64_t{0}) * encoding_.entry_bytes())
       fail(fmt::format("the row lengths of block {} do not add up to its bytes", b));
   }
 }
@@ -80,7 +81,8 @@ std::span<const uint8_t> SoftTargets::row_bytes(int64_t row) const {
   const auto lengths = file_.values<uint8_t>("row_lengths");
   const int64_t first = row / window_length_ * window_length_;
   const int64_t before = std::accumulate(lengths.begin() + first, lengths.begin() + row, int64_t{0});
-  return block_bytes(row / window_length_).subspan(size_t(before * encoding_.entry_bytes()), size_t(lengths[size_t(row)] * encoding_.entry_bytes()));
+  return block_bytes(row / window_length_)
+      .subspan(size_t(before * encoding_.entry_bytes()), size_t(lengths[size_t(row)] * encoding_.entry_bytes()));
 }
 
 void SoftTargets::read_block(int64_t block, TargetBlock& out) const {

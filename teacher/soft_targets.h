@@ -3,10 +3,11 @@
 //
 //   soft-targets/targets.safetensors
 //     row_lengths U8  [rows]        distinct ids of each row; row = block x window_length + position
-//     entries     U8  [bytes]       sample: 3 bytes an entry, little-endian (id << 6 | count); top-k: 5 bytes (U24 id, F16 log-probability)
-//     block_offsets I64 [blocks+1]  where the entries of each block start, in bytes
+//     entries     U8  [bytes]       sample: 3 bytes an entry, little-endian (id << 6 | count); top-k: 5 bytes (U24 id, F16
+//     log-probability) block_offsets I64 [blocks+1]  where the entries of each block start, in bytes
 //   metadata: kind ("sample" or "top-k"), count (draws or k), temperature, vocab_size, window_length, batch_windows, seed,
-//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version; order_beacon where the order was drawn with one
+//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version; order_beacon where the order was drawn with
+//             one
 //
 // sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` tokens drawn from the teacher's
 // distribution, counts / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).

@@ -78,7 +78,8 @@ Rows teach_batch(const Lesson& lesson, int64_t first, int64_t count, int64_t ski
     const int64_t from = std::max(r, skip), to = std::min(r + n, end);
     if (from >= to) continue;
     const at::Tensor logits = lesson.teacher.logits(hidden.narrow(0, r, n));  // always the whole chunk: same company, same bits
-    encode_rows(lesson, logits.narrow(0, from - r, to - from), std::span(positions).subspan(size_t(from), size_t(to - from)), rows);
+    encode_rows(lesson, logits.narrow(0, from - r, to - from), std::span(positions).subspan(size_t(from), size_t(to - from)),
+                rows);
   }
   return rows;
 }
@@ -86,7 +87,9 @@ Rows teach_batch(const Lesson& lesson, int64_t first, int64_t count, int64_t ski
 /// Finished batches wait in the scratch folder, so that a killed run goes on and memory does not grow with the corpus.
 class Drawer {
  public:
-  Drawer(const fs::path& scratch, int64_t entry_bytes) : scratch_(scratch), entry_bytes_(entry_bytes) { fs::create_directories(scratch); }
+  Drawer(const fs::path& scratch, int64_t entry_bytes) : scratch_(scratch), entry_bytes_(entry_bytes) {
+    fs::create_directories(scratch);
+  }
   void put(int64_t first, const Rows& rows) const {
     const auto count = int64_t(rows.lengths.size());
     std::string content(reinterpret_cast<const char*>(&count), 8);
@@ -117,8 +120,8 @@ struct Totals {
 };
 
 /// Puts the batches together into targets.safetensors: two passes over small files rather than all of them in memory.
-Totals write_targets(const Drawer& drawer, int64_t blocks, int64_t batch, int64_t length, const RowEncoding& encoding, const Metadata& metadata,
-                     OutputFolder& folder) {
+Totals write_targets(const Drawer& drawer, int64_t blocks, int64_t batch, int64_t length, const RowEncoding& encoding,
+                     const Metadata& metadata, OutputFolder& folder) {
   const auto each_batch = [&](const std::function<void(const Rows&)>& body) {
     for (int64_t q = 0; q < blocks; q += batch) body(drawer.get(q, std::min(batch, blocks - q) * length));
   };
@@ -132,7 +135,9 @@ Totals write_targets(const Drawer& drawer, int64_t blocks, int64_t batch, int64_
   });
   // Widest elements first, so that each tensor stays aligned.
   SafetensorsWriter writer(folder, "targets.safetensors",
-                           {{"block_offsets", DType::i64, {blocks + 1}}, {"row_lengths", DType::u8, {blocks * length}}, {"entries", DType::u8, {offsets.back()}}},
+                           {{"block_offsets", DType::i64, {blocks + 1}},
+                            {"row_lengths", DType::u8, {blocks * length}},
+                            {"entries", DType::u8, {offsets.back()}}},
                            metadata);
   writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
   each_batch([&](const Rows& rows) { writer.append(rows.lengths.data(), rows.lengths.size()); });
@@ -148,7 +153,8 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   const Corpus corpus(inputs.path("corpus"));
   const Digest probe = open_tokenizer(inputs.path("teacher"))->probe();
   if (probe != corpus.tokenizer_probe())
-    throw UsageError("the corpus was cut into tokens by another tokenizer than the teacher's; make the corpus with the teacher's tokenizer");
+    throw UsageError(
+        "the corpus was cut into tokens by another tokenizer than the teacher's; make the corpus with the teacher's tokenizer");
   const Decoder teacher(open_checkpoint(inputs.path("teacher")));
   RowEncoding encoding;
   encoding.kind = config.mode == "sample" ? RowEncoding::Kind::sample : RowEncoding::Kind::top_k;
@@ -157,9 +163,11 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   encoding.seed = config.seed;
   const int64_t vocab = teacher.config().vocab_size, length = corpus.window_length(), windows = corpus.windows(Split::train);
   if (vocab > encoding.max_vocab())
-    throw UsageError(fmt::format("a vocabulary of {} ids does not fit soft targets of kind '{}' (at most {})", vocab, config.mode, encoding.max_vocab()));
+    throw UsageError(fmt::format("a vocabulary of {} ids does not fit soft targets of kind '{}' (at most {})", vocab, config.mode,
+                                 encoding.max_vocab()));
   const int64_t blocks = std::min(config.tokens / length, windows);
-  if (blocks < 1) throw UsageError(fmt::format("{} tokens are less than one window of {}, or the corpus has none", config.tokens, length));
+  if (blocks < 1)
+    throw UsageError(fmt::format("{} tokens are less than one window of {}, or the corpus has none", config.tokens, length));
 
   const Digest key = order_key(inputs.root("corpus"), config.seed, config.order_beacon);
   const TrainingOrder order(key, windows, blocks);
@@ -183,36 +191,39 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
   Metadata metadata = {{"format_version", "1"},
-                      {"kind", config.mode},
-                      {"count", fmt::format("{}", encoding.count)},
-                      {"temperature", fmt::format("{}", encoding.temperature)},
-                      {"vocab_size", fmt::format("{}", vocab)},
-                      {"window_length", fmt::format("{}", length)},
-                      {"batch_windows", fmt::format("{}", batch)},
-                      {"seed", fmt::format("{}", config.seed)},
-                      {"order_key", key.hex()},
-                      {"corpus_root", inputs.root("corpus").hex()},
-                      {"teacher_root", inputs.root("teacher").hex()},
-                      {"tokenizer_probe", probe.hex()}};
+                       {"kind", config.mode},
+                       {"count", fmt::format("{}", encoding.count)},
+                       {"temperature", fmt::format("{}", encoding.temperature)},
+                       {"vocab_size", fmt::format("{}", vocab)},
+                       {"window_length", fmt::format("{}", length)},
+                       {"batch_windows", fmt::format("{}", batch)},
+                       {"seed", fmt::format("{}", config.seed)},
+                       {"order_key", key.hex()},
+                       {"corpus_root", inputs.root("corpus").hex()},
+                       {"teacher_root", inputs.root("teacher").hex()},
+                       {"tokenizer_probe", probe.hex()}};
   if (!config.order_beacon.empty()) metadata["order_beacon"] = config.order_beacon;
   const Totals totals = write_targets(drawer, blocks, batch, length, encoding, metadata, outputs.folder());
 
   const double bytes = double(totals.entry_bytes) / double(totals.rows), ids = double(totals.entries) / double(totals.rows);
   StageReport report;
-  report.metrics() = {{"windows", blocks},          {"tokens", totals.rows},  {"bytes_per_token", bytes}, {"ids_per_token", ids}};
+  report.metrics() = {{"windows", blocks}, {"tokens", totals.rows}, {"bytes_per_token", bytes}, {"ids_per_token", ids}};
   report.summary = {fmt::format("taught {} tokens in {} windows of {} (the corpus has {})", totals.rows, blocks, length, windows),
                     fmt::format("{:.1f} bytes and {:.1f} distinct ids a token", bytes, ids)};
-  if (taught > 0) report.summary.push_back(fmt::format("{} tokens taught now, {:.0f} a second", taught, double(taught) / seconds));
+  if (taught > 0)
+    report.summary.push_back(fmt::format("{} tokens taught now, {:.0f} a second", taught, double(taught) / seconds));
   return report;
 }
 
 std::vector<uint8_t> rederive_row(const Decoder& teacher, const Corpus& corpus, const SoftTargets& targets, int64_t row) {
   OVERPROOF_CHECK(row >= 0 && row < targets.blocks() * targets.window_length());
-  if (corpus.window_length() != targets.window_length()) throw UsageError("soft targets and corpus have windows of different lengths");
+  if (corpus.window_length() != targets.window_length())
+    throw UsageError("soft targets and corpus have windows of different lengths");
   const TrainingOrder order(targets.order_key(), corpus.windows(Split::train), targets.blocks());
   const int64_t block = row / targets.window_length(), first = block / targets.batch_windows() * targets.batch_windows();
   const int64_t count = std::min(targets.batch_windows(), targets.blocks() - first);
-  return teach_batch({teacher, corpus, order, targets.encoding()}, first, count, row - first * targets.window_length(), 1).entries;
+  return teach_batch({teacher, corpus, order, targets.encoding()}, first, count, row - first * targets.window_length(), 1)
+      .entries;
 }
 
 }  // namespace overproof

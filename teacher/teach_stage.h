@@ -19,8 +19,10 @@ struct TeachConfig {
   template <class V>
   void visit(V&& v) {
     v("tokens", tokens, at_least(1), "tokens to teach, rounded down to whole windows; at most the corpus once");
-    v("mode", mode, one_of({"sample", "top-k"}), "draw ids from the teacher's distribution (unbiased), or keep the most probable ones and a tail");
-    v("draws", draws, in_range(1, 63), "sample: ids drawn at each position; 26 of the default teacher are 11 distinct ids and 35 bytes on average");
+    v("mode", mode, one_of({"sample", "top-k"}),
+      "draw ids from the teacher's distribution (unbiased), or keep the most probable ones and a tail");
+    v("draws", draws, in_range(1, 63),
+      "sample: ids drawn at each position; 26 of the default teacher are 11 distinct ids and 35 bytes on average");
     v("k", k, in_range(1, 255), "top-k: ids kept at each position");
     v("temperature", temperature, in_range(0.05, 20), "divides the teacher's logits");
     v("seed", seed, any_value(), "of the draws and of the order of windows");

@@ -52,15 +52,15 @@ char** g_arguments = nullptr;
 
 /// The verb is the first word that is no option; one that asks for help needs no libtorch.
 bool surely_needs_torch(const std::vector<std::string>& words) {
-  static const std::vector<std::string> verbs = {"run",     "tiny-teacher", "teach",    "observe",  "student",
-                                                 "distill", "calibrate",    "activations", "evaluate", "generate", "logits",
-                                                 "sample"};
+  static const std::vector<std::string> verbs = {"run",       "tiny-teacher", "teach",    "observe",  "student", "distill",
+                                                 "calibrate", "activations",  "evaluate", "generate", "logits",  "sample"};
   const auto verb = std::find_if(words.begin(), words.end(), [](const std::string& w) { return !w.starts_with('-'); });
   const bool help = std::count(words.begin(), words.end(), "--help") + std::count(words.begin(), words.end(), "-h") > 0;
   if (verb == words.end() || help) return false;
   // Most of what is made again needs it, and to find that out in the middle would leave half of the work behind.
   if (*verb == "audit" && verb + 1 != words.end() && *(verb + 1) == "recompute") return true;
-  // A stage that goes on elsewhere in its middle would ask for the key's passphrase twice, and tell a lineage server twice that it begins.
+  // A stage that goes on elsewhere in its middle would ask for the key's passphrase twice, and tell a lineage server twice that
+  // it begins.
   if (*verb == "quantize")
     return std::any_of(words.begin(), words.end(), [](const std::string& w) {
       return w.starts_with("--evaluate") || w.starts_with("--max-kl") || w.starts_with("--kl-budget");

@@ -14,7 +14,8 @@ TEST_CASE("the permutation equals the independent golden values") {
   const Digest root = Digest::from_hex(golden["corpus_root"].get<std::string>());
   const Digest key = order_key(root, golden["seed"].get<int64_t>());
   REQUIRE(key.hex() == golden["key"].get<std::string>());
-  CHECK(order_key(root, golden["seed"].get<int64_t>(), golden["beacon"].get<std::string>()).hex() == golden["beacon_key"].get<std::string>());
+  CHECK(order_key(root, golden["seed"].get<int64_t>(), golden["beacon"].get<std::string>()).hex() ==
+        golden["beacon_key"].get<std::string>());
   for (const Json& c : golden["cases"]) {
     const Permutation permutation(key, c["tweak"].get<uint64_t>(), c["n"].get<int64_t>());
     for (size_t i = 0; i < c["positions"].size(); ++i) {
@@ -60,7 +61,8 @@ TEST_CASE("a beacon changes the order, and is read as bytes") {
   CHECK(order_key(root, 1, "00") != order_key(root, 1));
   CHECK(order_key(root, 1, "00") != order_key(root, 1, "0000"));
   CHECK(order_key(root, 1, "ABCD") == order_key(root, 1, "abcd"));
-  for (const std::string& bad : {std::string("0"), std::string("0x00"), std::string("zz"), std::string("-1"), std::string("+1"), std::string(1026, '0')})
+  for (const std::string& bad :
+       {std::string("0"), std::string("0x00"), std::string("zz"), std::string("-1"), std::string("+1"), std::string(1026, '0')})
     CHECK_THROWS_AS(order_key(root, 1, bad), UsageError);
 }
 

@@ -9,10 +9,10 @@ namespace {
 
 TEST_CASE("NFC gives the examples of UAX #15") {
   CHECK(to_nfc("plain") == "plain");
-  CHECK(to_nfc("A\xcc\x8a") == "\xc3\x85");                              // A + ring
-  CHECK(to_nfc("\xe2\x84\xab") == "\xc3\x85");                           // ANGSTROM SIGN is a singleton
-  CHECK(to_nfc("s\xcc\x87\xcc\xa3") == "\xe1\xb9\xa9");                  // dot above, dot below: reordered, then one letter
-  CHECK(to_nfc("\xe0\xa5\x98") == "\xe0\xa4\x95\xe0\xa4\xbc");           // excluded from composition
+  CHECK(to_nfc("A\xcc\x8a") == "\xc3\x85");                                 // A + ring
+  CHECK(to_nfc("\xe2\x84\xab") == "\xc3\x85");                              // ANGSTROM SIGN is a singleton
+  CHECK(to_nfc("s\xcc\x87\xcc\xa3") == "\xe1\xb9\xa9");                     // dot above, dot below: reordered, then one letter
+  CHECK(to_nfc("\xe0\xa5\x98") == "\xe0\xa4\x95\xe0\xa4\xbc");              // excluded from composition
   CHECK(to_nfc("\xe1\x84\x92\xe1\x85\xa1\xe1\x86\xab") == "\xed\x95\x9c");  // Hangul jamo to one syllable
   CHECK(to_nfc("\xed\x95\x9c") == "\xed\x95\x9c");
 }
@@ -41,10 +41,11 @@ TEST_CASE("ill-formed UTF-8 is replaced by maximal subparts") {
   CHECK(invalid_utf8_at("abc\xe4\xb8\xad") == -1);
   CHECK(invalid_utf8_at("ab\xff") == 2);
   const std::string u = "\xef\xbf\xbd";
-  CHECK(to_valid_utf8("a\xff" "b") == "a" + u + "b");
-  CHECK(to_valid_utf8("\xf0\x9f\x98") == u);            // a truncated sequence is one subpart
-  CHECK(to_valid_utf8("\xe0\x80\x80") == u + u + u);    // overlong: no subpart longer than a byte
-  CHECK(to_valid_utf8("\xed\xa0\x80") == u + u + u);    // a surrogate
+  CHECK(to_valid_utf8("a\xff"
+                      "b") == "a" + u + "b");
+  CHECK(to_valid_utf8("\xf0\x9f\x98") == u);                  // a truncated sequence is one subpart
+  CHECK(to_valid_utf8("\xe0\x80\x80") == u + u + u);          // overlong: no subpart longer than a byte
+  CHECK(to_valid_utf8("\xed\xa0\x80") == u + u + u);          // a surrogate
   CHECK(to_valid_utf8("\xf4\x90\x80\x80") == u + u + u + u);  // beyond U+10FFFF
 }
 

@@ -85,8 +85,7 @@ TEST_CASE("rows come in chunks without changing the loss") {
 }
 
 TEST_CASE("the memory of a chunk does not grow with the vocabulary") {
-  for (const int64_t vocab : {1000, 49152, 151936, 262144})
-    CHECK(loss_chunk_rows(vocab) * vocab <= int64_t{4} << 20);
+  for (const int64_t vocab : {1000, 49152, 151936, 262144}) CHECK(loss_chunk_rows(vocab) * vocab <= int64_t{4} << 20);
 }
 
 }  // namespace overproof

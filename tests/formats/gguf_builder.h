@@ -108,9 +108,10 @@ inline bool same_content(const GgufFile& a, const GgufFile& b) {
   };
   if (a.metadata().size() != b.metadata().size() || a.tensors().size() != b.tensors().size()) return false;
   for (size_t i = 0; i < a.metadata().size(); ++i) {
-    const auto &[x, v] = a.metadata()[i];
-    const auto &[y, w] = b.metadata()[i];
-    if (x != y || v.type != w.type || v.is_array != w.is_array || v.count != w.count || !same_bytes(v.bytes, w.bytes)) return false;
+    const auto& [x, v] = a.metadata()[i];
+    const auto& [y, w] = b.metadata()[i];
+    if (x != y || v.type != w.type || v.is_array != w.is_array || v.count != w.count || !same_bytes(v.bytes, w.bytes))
+      return false;
   }
   for (size_t i = 0; i < a.tensors().size(); ++i) {
     const GgufTensor &t = a.tensors()[i], &u = b.tensors()[i];

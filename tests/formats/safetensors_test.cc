@@ -126,8 +126,9 @@ TEST_CASE("hostile safetensors headers are refused by name") {
 TEST_CASE("metadata that is not what it must be is refused by name") {
   const TempFolder t;
   OutputFolder out(t.path());
-  SafetensorsWriter writer(out, "m.safetensors", {},
-                           {{"n", "5"}, {"x", "0.5"}, {"nan", "nan"}, {"word", "five"}, {"digest", std::string(64, 'a')}, {"short", "aa"}});
+  SafetensorsWriter writer(
+      out, "m.safetensors", {},
+      {{"n", "5"}, {"x", "0.5"}, {"nan", "nan"}, {"word", "five"}, {"digest", std::string(64, 'a')}, {"short", "aa"}});
   writer.close();
   const SafetensorsFile file(t.path() / "m.safetensors");
   CHECK(metadata_integer(file, "n", 0) == 5);

@@ -126,7 +126,8 @@ TEST_CASE("configurations that would be read wrongly are refused") {
     CHECK_THROWS_WITH(ModelConfig::from_json(config, "config.json"), Catch::Contains(word));
   };
   CHECK_NOTHROW(ModelConfig::from_json(dense, "config.json"));
-  refused(dense, {{"hidden_size", INT32_MAX}, {"intermediate_size", INT32_MAX}, {"num_hidden_layers", 4096}}, "more weights than can be counted");
+  refused(dense, {{"hidden_size", INT32_MAX}, {"intermediate_size", INT32_MAX}, {"num_hidden_layers", 4096}},
+          "more weights than can be counted");
   refused(moe, {{"n_routed_experts", INT32_MAX}, {"moe_intermediate_size", INT32_MAX}}, "more weights than can be counted");
   refused(dense, {{"model_type", "gemma3"}}, "gemma3");
   refused(dense, {{"hidden_act", "gelu"}}, "gelu");

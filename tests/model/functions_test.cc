@@ -136,8 +136,9 @@ TEST_CASE("the number of threads changes no bit of values and gradients") {
   const auto run = [](int threads) {
     at::set_num_threads(threads);
     ModelConfig config = random_moe_config();
-    std::vector<Tensor> in = {random_tensor({600, 96}, "x"), random_tensor({5, 96}, "router"), random_tensor({5, 64, 96}, "gu"),
-                              random_tensor({5, 96, 32}, "d"), random_tensor({96}, "norm"), random_tensor({200, 96}, "head")};
+    std::vector<Tensor> in = {random_tensor({600, 96}, "x"),    random_tensor({5, 96}, "router"),
+                              random_tensor({5, 64, 96}, "gu"), random_tensor({5, 96, 32}, "d"),
+                              random_tensor({96}, "norm"),      random_tensor({200, 96}, "head")};
     for (Tensor& t : in) t.set_requires_grad(true);
     const Tensor h = nn::rms_norm(in[0], in[4], 1e-5);
     const Tensor y = nn::linear(expert_mixture(h, in[0], route(h, in[1], at::zeros({5}), 2, config), in[2], in[3]), in[5]);

@@ -83,9 +83,10 @@ class Zeros : public TensorSource {
 
 /// A layer of Llama with 4 channels, 2 heads of 2, 1 KV head, 6 neurons; `change` has other shapes.
 std::vector<TensorInfo> llama_layer(const std::map<std::string, std::vector<int64_t>>& change) {
-  std::map<std::string, std::vector<int64_t>> shapes = {{"input_layernorm", {4}}, {"self_attn.q_proj", {4, 4}}, {"self_attn.k_proj", {2, 4}},
-                                                        {"self_attn.v_proj", {2, 4}}, {"self_attn.o_proj", {4, 4}}, {"post_attention_layernorm", {4}},
-                                                        {"mlp.gate_proj", {6, 4}}, {"mlp.up_proj", {6, 4}}, {"mlp.down_proj", {4, 6}}};
+  std::map<std::string, std::vector<int64_t>> shapes = {
+      {"input_layernorm", {4}},     {"self_attn.q_proj", {4, 4}}, {"self_attn.k_proj", {2, 4}},
+      {"self_attn.v_proj", {2, 4}}, {"self_attn.o_proj", {4, 4}}, {"post_attention_layernorm", {4}},
+      {"mlp.gate_proj", {6, 4}},    {"mlp.up_proj", {6, 4}},      {"mlp.down_proj", {4, 6}}};
   for (const auto& [name, shape] : change) shapes[name] = shape;
   std::vector<TensorInfo> tensors;
   for (const auto& [name, shape] : shapes) tensors.push_back({"model.layers.0." + name + ".weight", DType::f32, shape});
@@ -110,7 +111,8 @@ TEST_CASE("smoothing refuses tensors that do not fit together, before it looks a
   const auto some = [](const std::string& name) { return name.find("k_proj") == std::string::npos; };
   CHECK_THROWS_AS(smooth_sites(config, Zeros(llama_layer({{"self_attn.k_proj", {8}}})), some), FormatError);
   CHECK_THROWS_AS(smooth_sites({{"model_type", 5}}, Zeros(llama_layer({})), all), UsageError);
-  CHECK_THROWS_AS(smooth_sites({{"model_type", "llama"}, {"num_attention_heads", "2"}}, Zeros(llama_layer({})), all), FormatError);
+  CHECK_THROWS_AS(smooth_sites({{"model_type", "llama"}, {"num_attention_heads", "2"}}, Zeros(llama_layer({})), all),
+                  FormatError);
 }
 
 TEST_CASE("gptq gives the codes and the loss of an implementation from the paper") {

@@ -15,7 +15,9 @@ namespace {
 class Listed final : public TensorSource {
  public:
   Listed() {
-    const auto add = [&](const std::string& name, int64_t rows, int64_t columns) { list_.push_back({name + ".weight", DType::bf16, {rows, columns}}); };
+    const auto add = [&](const std::string& name, int64_t rows, int64_t columns) {
+      list_.push_back({name + ".weight", DType::bf16, {rows, columns}});
+    };
     add("model.embed_tokens", 100, 32);
     for (int l = 0; l < 3; ++l) {
       const std::string layer = "model.layers." + std::to_string(l) + ".";
@@ -28,7 +30,9 @@ class Listed final : public TensorSource {
     add("lm_head", 100, 32);
   }
   const std::vector<TensorInfo>& tensors() const override { return list_; }
-  void read_f32(std::string_view, int64_t, int64_t, std::span<float>) const override { throw std::logic_error("a plan reads no weight"); }
+  void read_f32(std::string_view, int64_t, int64_t, std::span<float>) const override {
+    throw std::logic_error("a plan reads no weight");
+  }
 
  private:
   std::vector<TensorInfo> list_;
@@ -66,14 +70,16 @@ TEST_CASE("overrides that cannot be meant are refused") {
   CHECK_THROWS_WITH(plan_of({.overrides = "*.q_proj.weight"}), Catch::Contains("not PATTERN=SCHEME"));
   CHECK_THROWS_WITH(plan_of({.overrides = "*.q_proj.weight=int7"}), Catch::Contains("int7"));
   CHECK_THROWS_WITH(plan_of({.overrides = "*.k_proj.weight=none"}), Catch::Contains("'*.k_proj.weight'"));
-  CHECK_THROWS_WITH(plan_of({.overrides = "*=none, *.q_proj.weight=int8"}), Catch::Contains("'*.q_proj.weight' decides about no"));
+  CHECK_THROWS_WITH(plan_of({.overrides = "*=none, *.q_proj.weight=int8"}),
+                    Catch::Contains("'*.q_proj.weight' decides about no"));
   CHECK_THROWS_WITH(plan_of({.overrides = "*.mlp.gate.weight=int8"}), Catch::Contains("decides about no Linear weight"));
   CHECK_THROWS_WITH(plan_of({.overrides = "*=none"}), Catch::Contains("no Linear weight matches"));
 }
 
 TEST_CASE("the projections of one expert have one scheme") {
   CHECK_THROWS_WITH(plan_of({.exclude = "*.down_proj.weight"}),
-                    Catch::Contains("experts.0.gate_proj.weight would be int8") && Catch::Contains("widen the pattern to model.layers.0.mlp.experts.0.*"));
+                    Catch::Contains("experts.0.gate_proj.weight would be int8") &&
+                        Catch::Contains("widen the pattern to model.layers.0.mlp.experts.0.*"));
   CHECK_THROWS_AS(plan_of({.overrides = "*.experts.10.up_proj.weight=none"}), UsageError);
   CHECK(quantised(plan_of({.overrides = "*.experts.10.*=none"})).size() == 3 * 8);
 }
@@ -89,7 +95,8 @@ TEST_CASE("module patterns match the modules that they stand for, and no others"
     for (const std::string& m : all) {
       bool matched = false;  // as compressed-tensors does: re.match from the beginning, or the very name
       for (const std::string& p : patterns)
-        matched |= p.starts_with("re:") ? std::regex_search(m, std::regex(p.substr(3)), std::regex_constants::match_continuous) : p == m;
+        matched |=
+            p.starts_with("re:") ? std::regex_search(m, std::regex(p.substr(3)), std::regex_constants::match_continuous) : p == m;
       CAPTURE(chosen_by, m);
       CHECK(matched == matches_pattern(m, chosen_by));
     }
