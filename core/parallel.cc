@@ -36,58 +36,9 @@ int64_t cores() {
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
   return 1;
 }
-}  // namespace
 
-void set_thread_count(int64_t threads) {
-  g_threads = threads > 0 ? threads : cores();
-  g_limit = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, size_t(g_threads));
-}
-
-int64_t thread_count() { return g_threads > 0 ? g_threads : cores(); }
-
-#ifdef OVERPROOF_TSAN
-namespace {
-
-/// libtbb is not built with ThreadSanitizer, which so takes its every hand-over for a race. Threads that it knows do the same
-/// work: pieces are ordered against the beginning and the end of the loop, and not among themselves.
-void for_each_chunk(int64_t chunks, const std::function<void(int64_t)>& piece) {
-  std::atomic<int64_t> next{0};
-  std::mutex mutex;
-  std::exception_ptr first;
-  const auto work = [&] {
-    for (int64_t c; (c = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) try {
-        piece(c);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!first) first = std::current_exception();
-        next.store(chunks, std::memory_order_relaxed);
-      }
-  };
-  std::vector<std::thread> threads;
-  for (int64_t t = 1; t < std::min(thread_count(), chunks); ++t) threads.emplace_back(work);
-  work();
-  for (std::thread& t : threads) t.join();
-  if (first) std::rethrow_exception(first);
-}
-
-}  // namespace
-#endif
-
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-  grain = std::max<int64_t>(grain, 1);
-  const int64_t chunks = (n + grain - 1) / grain;
-#ifdef OVERPROOF_TSAN
-  for_each_chunk(chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
-#else
-  // One TBB iteration is one of our chunks: TBB may group them, but never cuts or joins what the body sees.
-  // Isolated: a thread that waits for the end of an inner loop must not begin another piece of the outer one, whose buffers and
-  // locks it still holds.
-  tbb::this_task_arena::isolate(
-      [&] { tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); }); });
-#endif
-}
-
-void wait_in_parallel(int64_t n, const std::function<void(int64_t)>& body) {
+/// body(i) for each of [0, n), on so many threads, this one among them.
+void on_threads(int64_t count, int64_t n, const std::function<void(int64_t)>& body) {
   std::atomic<int64_t> next = 0;
   std::mutex mutex;
   int64_t failed = n;  // pieces are taken in order, so those before it all come to their end
@@ -106,12 +57,39 @@ void wait_in_parallel(int64_t n, const std::function<void(int64_t)>& body) {
   {
     std::vector<std::jthread> threads;
     try {
-      for (int64_t t = 1; t < std::min(n, kWaitingThreads); ++t) threads.emplace_back(work);
+      for (int64_t t = 1; t < std::min(n, count); ++t) threads.emplace_back(work);
     } catch (const std::system_error&) {  // no more threads are to be had: those there are do it all
     }
     work();
   }
   if (error) std::rethrow_exception(error);
 }
+
+}  // namespace
+
+void set_thread_count(int64_t threads) {
+  g_threads = threads > 0 ? threads : cores();
+  g_limit = std::make_unique<tbb::global_control>(tbb::global_control::max_allowed_parallelism, size_t(g_threads));
+}
+
+int64_t thread_count() { return g_threads > 0 ? g_threads : cores(); }
+
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t chunks = (n + grain - 1) / grain;
+#ifdef OVERPROOF_TSAN
+  // libtbb is not built with ThreadSanitizer, which so takes its every hand-over for a race. Threads that it knows do the same
+  // work.
+  on_threads(thread_count(), chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
+#else
+  // One TBB iteration is one of our chunks: TBB may group them, but never cuts or joins what the body sees.
+  // Isolated: a thread that waits for the end of an inner loop must not begin another piece of the outer one, whose buffers and
+  // locks it still holds.
+  tbb::this_task_arena::isolate(
+      [&] { tbb::parallel_for(int64_t{0}, chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); }); });
+#endif
+}
+
+void wait_in_parallel(int64_t n, const std::function<void(int64_t)>& body) { on_threads(kWaitingThreads, n, body); }
 
 }  // namespace overproof
