@@ -10,7 +10,7 @@
 #include "core/json.h"
 #include "data/corpus.h"
 #include "data/order.h"
-#include "data/step_records.h"
+#include "records/step_records.h"
 #include "formats/safetensors.h"
 
 namespace overproof {
@@ -18,7 +18,7 @@ namespace {
 
 constexpr const char* kTargets = "targets.safetensors";
 
-/// Soft targets carry the roots of teacher and corpus in their own metadata (teacher/soft_targets.h), an index that of its corpus
+/// Soft targets carry the roots of teacher and corpus in their own metadata (records/soft_targets.h), an index that of its corpus
 /// (data/span_index.h).
 void check_roots(const ArtifactNode& node, const char* name, std::vector<Fault>& faults) {
   const SafetensorsFile file(node.path / name);

@@ -1,6 +1,6 @@
 #pragma once
 // `overproof audit impact`: which experts a source of the corpus shaped most, and which sources shaped an expert, from the router
-// counts of training (data/router_counts.h). Counts say which tokens an expert was trained on. They do not say what it learnt
+// counts of training (records/router_counts.h). Counts say which tokens an expert was trained on. They do not say what it learnt
 // from them, and nothing about attention, norms, embeddings and shared experts, which all tokens train.
 
 #include <iosfwd>
@@ -9,7 +9,7 @@
 
 #include "core/config.h"
 #include "core/json_fwd.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 
 namespace overproof {
 

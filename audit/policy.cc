@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "core/printable.h"
 #include "provenance/json_fields.h"
 

@@ -10,7 +10,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 
 namespace overproof {
 namespace {

@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/document_finder.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 
 namespace overproof {
 namespace {

@@ -10,7 +10,7 @@
 
 namespace overproof {
 
-/// What a taught artifact says of itself (teacher/soft_targets.h).
+/// What a taught artifact says of itself (records/soft_targets.h).
 struct TaughtBlocks {
   Digest order_key;
   int64_t blocks = 0;

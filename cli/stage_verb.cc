@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/run_stage.h"
 

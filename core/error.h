@@ -1,6 +1,17 @@
 #pragma once
 // Errors by kind. Every kind has its own exit code, so scripts can tell a bad file from a full disk. They are caught
 // once, in main; a finding of an audit is a returned value, never an exception.
+//
+//   class            code   the fault is in
+//   UsageError          2   the command line, a recipe or a configuration: change what was typed
+//   FormatError         3   the content of one file: its syntax, a missing member, a value that the format or we do not allow
+//   ProvenanceError     4   a statement, signature or digest that does not hold
+//   IoError             5   the machine: a missing file, a full disk, a lock that another process holds
+//   QualityError        6   a bound that the user has set and the result does not keep
+//   MismatchError       7   the combination of inputs: each is valid, but they do not belong together
+//   DivergenceError     8   the numbers: a loss, a gradient or logits that are not finite
+//   Interrupted       130   SIGINT or SIGTERM
+//   std::logic_error   70   our own code (OVERPROOF_CHECK); never caused by input
 
 #include <cstdint>
 #include <filesystem>
@@ -64,10 +75,26 @@ class QualityError : public Error {
   std::string_view kind() const noexcept override { return "quality"; }
 };
 
+/// Inputs that are valid one by one but do not belong together: other tokenizer, corpus, shape or parent. Exit code 7.
+class MismatchError : public Error {
+ public:
+  using Error::Error;
+  int exit_code() const noexcept override { return 7; }
+  std::string_view kind() const noexcept override { return "mismatch"; }
+};
+
+/// A computation left the finite numbers: a loss, a gradient, logits. Exit code 8.
+class DivergenceError : public Error {
+ public:
+  using Error::Error;
+  int exit_code() const noexcept override { return 8; }
+  std::string_view kind() const noexcept override { return "divergence"; }
+};
+
 /// SIGINT or SIGTERM arrived. Exit code 130.
 class Interrupted : public Error {
  public:
-  Interrupted() : Error("interrupted; nothing half-written was left, run the same command to go on") {}
+  Interrupted() : Error("interrupted; no partial output was left. Run the same command to resume") {}
   int exit_code() const noexcept override { return 130; }
   std::string_view kind() const noexcept override { return "interrupted"; }
 };

@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "data/unicode.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 namespace overproof {
 

@@ -19,7 +19,7 @@
 #include "data/corpus.h"
 #include "data/dep5.h"
 #include "data/tokenizer.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 #include "formats/safetensors.h"
 
 namespace overproof {

@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "data/added_tokens.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 namespace overproof {
 

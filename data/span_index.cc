@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/parallel.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 #include "formats/metadata.h"
 
 namespace overproof {

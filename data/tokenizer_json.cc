@@ -9,7 +9,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "data/bpe.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 namespace overproof {
 

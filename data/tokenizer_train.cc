@@ -13,7 +13,7 @@
 #include "data/corpus.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "data/tokenizer_tools.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 namespace overproof {
 

@@ -9,7 +9,7 @@
 #include <memory>
 
 #include "core/error.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 namespace overproof {
 

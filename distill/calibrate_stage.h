@@ -27,7 +27,7 @@ struct CalibrateConfig {
 };
 
 /// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl, steps.safetensors and
-/// the router counts, those of tuning that was kept included (data/router_counts.h). When the held-out KL is worse after tuning
+/// the router counts, those of tuning that was kept included (records/router_counts.h). When the held-out KL is worse after tuning
 /// than before it, the untuned weights are kept and the report says so.
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs);
 

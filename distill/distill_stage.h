@@ -24,8 +24,8 @@ struct DistillConfig {
 };
 
 /// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint, steps.jsonl,
-/// one StepRecord a line, steps.safetensors (data/step_records.h) and, of a mixture of experts, the router counts
-/// (data/router_counts.h). Throws UsageError when targets, corpus and student do not belong together.
+/// one StepRecord a line, steps.safetensors (records/step_records.h) and, of a mixture of experts, the router counts
+/// (records/router_counts.h). Throws UsageError when targets, corpus and student do not belong together.
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

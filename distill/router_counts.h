@@ -1,5 +1,5 @@
 #pragma once
-// Counts, while a model is trained, which experts the tokens of each source are sent to (data/router_counts.h).
+// Counts, while a model is trained, which experts the tokens of each source are sent to (records/router_counts.h).
 
 #include <ATen/core/Tensor.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "data/corpus.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 #include "model/decoder.h"
 
 namespace overproof {

@@ -1,12 +1,12 @@
 #pragma once
-// Digests of all that a later step depends on: the model's weights and the optimizer's moments (data/step_records.h for the
+// Digests of all that a later step depends on: the model's weights and the optimizer's moments (records/step_records.h for the
 // form).
 
 #include <map>
 #include <set>
 #include <string>
 
-#include "data/step_records.h"
+#include "records/step_records.h"
 #include "distill/trainer.h"
 
 namespace overproof {

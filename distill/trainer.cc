@@ -11,7 +11,6 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/lists.h"
 #include "core/parallel.h"
 
 namespace overproof {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/json_fwd.h"
-#include "data/step_records.h"
+#include "records/step_records.h"
 #include "distill/loss.h"
 #include "distill/router_counts.h"
 #include "distill/train_options.h"

@@ -17,7 +17,7 @@
 #include "distill/router_counts.h"
 #include "distill/state_digest.h"
 #include "distill/trainer.h"
-#include "teacher/soft_targets.h"
+#include "records/soft_targets.h"
 
 namespace overproof {
 

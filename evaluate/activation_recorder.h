@@ -1,5 +1,5 @@
 #pragma once
-// Inside evaluate/: collects the statistics of the inputs of Linears, and writes them in the form of quantize/statistics.h.
+// Inside evaluate/: collects the statistics of the inputs of Linears, and writes them in the form of records/activation_statistics.h.
 
 #include <ATen/core/Tensor.h>
 

@@ -20,7 +20,7 @@
 namespace overproof {
 namespace {
 
-constexpr char kFile[] = "activations.safetensors";  // quantize/statistics.h, whose reader stands beside us, not below
+constexpr char kFile[] = "activations.safetensors";  // records/activation_statistics.h, whose reader stands beside us, not below
 
 using at::Tensor;
 

@@ -1,6 +1,6 @@
 #pragma once
 // The `activations` stage: runs a model over training windows and records what each Linear is given, for 8-bit calibration.
-// Writes quantize/statistics.h's file.
+// Writes records/activation_statistics.h's file.
 
 #include <cstdint>
 

@@ -11,9 +11,9 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "core/progress.h"
-#include "core/statistics.h"
+#include "evaluate/distributions.h"
 #include "data/tokenizer.h"
 #include "evaluate/evidence_run.h"
 #include "evaluate/evidence_scores.h"
@@ -21,8 +21,8 @@
 #include "evaluate/evidence_weights.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
-#include "teacher/sampled_tokens.h"
-#include "teacher/soft_targets.h"
+#include "records/sampled_tokens.h"
+#include "records/soft_targets.h"
 
 namespace overproof {
 namespace {

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "core/statistics.h"
+#include "evaluate/distributions.h"
 
 namespace overproof {
 

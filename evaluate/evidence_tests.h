@@ -5,7 +5,7 @@
 #include <span>
 
 #include "evaluate/evidence.h"
-#include "teacher/watermark.h"
+#include "data/watermark.h"
 
 namespace overproof {
 
@@ -14,7 +14,7 @@ namespace overproof {
 /// training with the suspect's score on it (KL to the teacher or loss, less what teacher and a reference model explain of it by a
 /// straight line, which knows as little of the order and has less noise than a difference); the test is for a negative one. The
 /// order was drawn by a key after the corpus was fixed, so for a suspect that has nothing to do with it every pairing is equally
-/// likely, whatever the windows are. `draws` random pairings confirm the tail (core/statistics.h).
+/// likely, whatever the windows are. `draws` random pairings confirm the tail (evaluate/distributions.h).
 EvidenceTest order_test(std::span<const double> positions, std::span<const double> scores, int64_t draws, uint64_t seed);
 
 /// Agreement with controls (Nikolic et al. 2025, "Model provenance testing for large language models"): on how many prompts is

@@ -15,7 +15,7 @@
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/rng.h"
-#include "core/statistics.h"
+#include "evaluate/distributions.h"
 #include "evaluate/assignment.h"
 
 namespace overproof {

@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 
 using namespace overproof;
 

@@ -3,7 +3,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "fuzz/fuzz_file.h"
-#include "model/config.h"
+#include "formats/model_config.h"
 
 using namespace overproof;
 

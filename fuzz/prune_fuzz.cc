@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/progress.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 #include "formats/tensor_source.h"
 #include "fuzz/fuzz_file.h"
 #include "prune/static_stage.h"
@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fs::create_directory(folder / name);
   }
   fs::create_directory(folder / "model/routing");
-  folder.put("model/config.json", fuzz::take_bytes(rest, sizes[0]));
+  folder.put("formats/model_config.json", fuzz::take_bytes(rest, sizes[0]));
   folder.put("model/model.safetensors", fuzz::take_bytes(rest, sizes[1]));
 
   PruneConfig config;

@@ -11,7 +11,7 @@
 #include "formats/tensor_source.h"
 #include "fuzz/fuzz_file.h"
 #include "quantize/quantize_stage.h"
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 
 using namespace overproof;
 
@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fs::remove_all(folder / name);
     fs::create_directory(folder / name);
   }
-  folder.put("model/config.json", fuzz::take_bytes(rest, sizes[0]));
+  folder.put("formats/model_config.json", fuzz::take_bytes(rest, sizes[0]));
   folder.put("model/model.safetensors", fuzz::take_bytes(rest, sizes[1]));
   folder.put(kActivationsFile, rest);
 

@@ -1,7 +1,7 @@
 // Router counts: any bytes are refused with a FormatError, or give counts whose sums and shares are what they promise.
 
 #include "core/error.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 #include "fuzz/fuzz_file.h"
 
 using namespace overproof;

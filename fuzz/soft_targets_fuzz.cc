@@ -3,7 +3,7 @@
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"
-#include "teacher/soft_targets.h"
+#include "records/soft_targets.h"
 
 using namespace overproof;
 

@@ -1,7 +1,7 @@
 // Step records: any bytes are refused with a FormatError or accepted; what is accepted, appended again, gives the same bytes.
 
 #include "core/error.h"
-#include "data/step_records.h"
+#include "records/step_records.h"
 #include "fuzz/fuzz_file.h"
 
 using namespace overproof;

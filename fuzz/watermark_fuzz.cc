@@ -3,8 +3,8 @@
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"
-#include "teacher/sampled_tokens.h"
-#include "teacher/watermark.h"
+#include "records/sampled_tokens.h"
+#include "data/watermark.h"
 
 using namespace overproof;
 

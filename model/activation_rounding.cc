@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/quantization_config.h"
-#include "model/config.h"
+#include "formats/model_config.h"
 
 namespace overproof {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "core/file.h"
 #include "formats/tensor_source.h"
-#include "model/config.h"
+#include "formats/model_config.h"
 #include "model/runtime.h"
 
 namespace overproof {

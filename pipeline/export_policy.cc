@@ -5,7 +5,7 @@
 #include "audit/policy.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "pipeline/run_stage.h"
 #include "provenance/oms.h"
 

@@ -12,7 +12,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
-#include "pipeline/http_post.h"
+#include "core/http.h"
 
 namespace overproof {
 namespace {

@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/temp_folder.h"

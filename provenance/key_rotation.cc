@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "provenance/json_fields.h"
 
 namespace overproof {

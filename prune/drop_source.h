@@ -1,6 +1,6 @@
 #pragma once
 // The `prune` stage with --drop-source: removes the routed experts that a source of the corpus shaped most, by the router counts
-// of the training (data/router_counts.h).
+// of the training (records/router_counts.h).
 //
 // glm4_moe has one number of experts for all layers, so layers that lose different numbers cannot all shrink to what is left:
 //   uneven = empty  each layer shrinks by as many as the layer that loses fewest; what else must go leaves an empty place:
@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 #include "prune/static_stage.h"
 
 namespace overproof {

@@ -9,7 +9,7 @@
 #include "formats/compressed_tensors.h"
 #include "quantize/int8.h"
 #include "quantize/schemes.h"
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 
 namespace overproof {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "core/lists.h"
+#include "core/config.h"
 #include "formats/architecture.h"
 #include "quantize/quantize_stage.h"
 

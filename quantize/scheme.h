@@ -20,7 +20,7 @@
 
 namespace overproof {
 
-struct LinearStatistics;  // what calibration saw of this weight's inputs; quantize/statistics.h
+struct LinearStatistics;  // what calibration saw of this weight's inputs; records/activation_statistics.h
 
 /// What quantising a piece of a weight gave.
 struct RowsResult {

@@ -18,7 +18,7 @@
 #include "core/activation_rounding.h"
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 
 namespace overproof {
 

@@ -17,7 +17,7 @@
 
 #include "core/digest.h"
 #include "formats/safetensors.h"
-#include "model/config.h"
+#include "formats/model_config.h"
 
 namespace overproof {
 

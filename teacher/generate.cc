@@ -13,7 +13,7 @@
 #include "core/rng.h"
 #include "data/tokenizer.h"
 #include "model/decoder.h"
-#include "teacher/sampler.h"
+#include "data/sampler.h"
 
 namespace overproof {
 namespace {

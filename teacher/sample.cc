@@ -15,11 +15,11 @@
 #include "data/bpe.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 #include "model/decoder.h"
 #include "provenance/artifact.h"
-#include "teacher/sampled_tokens.h"
-#include "teacher/sampler.h"
+#include "records/sampled_tokens.h"
+#include "data/sampler.h"
 
 namespace overproof {
 namespace {

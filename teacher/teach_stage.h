@@ -1,5 +1,5 @@
 #pragma once
-// Stage "teach": runs the teacher over windows of the corpus and keeps what it said (teacher/soft_targets.h).
+// Stage "teach": runs the teacher over windows of the corpus and keeps what it said (records/soft_targets.h).
 
 #include <vector>
 
@@ -7,7 +7,7 @@
 #include "core/stage.h"
 #include "data/corpus.h"
 #include "model/decoder.h"
-#include "teacher/soft_targets.h"
+#include "records/soft_targets.h"
 
 namespace overproof {
 

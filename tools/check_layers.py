@@ -12,10 +12,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LEVEL = {
     "core": 1,
     "formats": 2, "provenance": 2,
-    "data": 3,
+    "data": 3, "records": 3,
     "model": 4,
     "teacher": 5, "student": 5,
-    "distill": 6, "prune": 6, "quantize": 6, "evaluate": 6, "audit": 6,
+    "distill": 6, "prune": 6, "quantize": 6, "evaluate": 6, "audit": 6, "report": 6,
     "pipeline": 7,
     "cli": 8,
 }

@@ -7,7 +7,7 @@
 #include "audit/report_page.h"
 #include "audit/report_svg.h"
 #include "core/error.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 #include "tests/audit/synthetic_run.h"
 #include "tests/support.h"
 

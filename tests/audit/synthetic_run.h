@@ -6,7 +6,7 @@
 
 #include "core/json.h"
 #include "data/order.h"
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 #include "formats/safetensors.h"
 #include "provenance/artifact.h"
 #include "provenance/oms.h"

@@ -5,7 +5,6 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/lists.h"
 
 using namespace overproof;
 

@@ -22,7 +22,7 @@
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/tiny_stage.h"
-#include "teacher/soft_targets.h"
+#include "records/soft_targets.h"
 #include "teacher/teach_stage.h"
 #include "tests/support.h"
 

@@ -28,7 +28,7 @@
 #include "model/windows.h"
 #include "quantize/calibration.h"
 #include "quantize/quantize_stage.h"
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 #include "student/tiny_stage.h"
 #include "tests/model/random_model.h"
 #include "tests/support.h"

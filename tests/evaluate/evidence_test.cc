@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
-#include "core/statistics.h"
+#include "evaluate/distributions.h"
 #include "data/order.h"
 #include "evaluate/assignment.h"
 #include "evaluate/evidence_run.h"

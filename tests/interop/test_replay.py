@@ -1,4 +1,4 @@
-"""Step records, replay and recompute through the command line; the records' format by an independent reading of data/step_records.h."""
+"""Step records, replay and recompute through the command line; the records' format by an independent reading of records/step_records.h."""
 import base64
 import hashlib
 import json

@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "formats/tensor_source.h"
-#include "model/config.h"
+#include "formats/model_config.h"
 
 namespace overproof {
 

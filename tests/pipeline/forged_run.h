@@ -8,7 +8,7 @@
 
 #include "core/json.h"
 #include "core/progress.h"
-#include "data/step_records.h"
+#include "records/step_records.h"
 #include "formats/safetensors.h"
 #include "pipeline/recipe.h"
 #include "provenance/artifact.h"

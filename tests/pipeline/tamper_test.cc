@@ -12,7 +12,7 @@
 #include "distill/replay.h"
 #include "pipeline/recompute.h"
 #include "teacher/check_rows.h"
-#include "teacher/soft_targets.h"
+#include "records/soft_targets.h"
 #include "tests/pipeline/forged_run.h"
 
 using namespace overproof;

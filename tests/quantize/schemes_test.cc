@@ -15,7 +15,7 @@
 #include "quantize/int8.h"
 #include "quantize/q8_0.h"
 #include "quantize/scheme.h"
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 
 using namespace overproof;
 

@@ -14,7 +14,7 @@
 #include "data/bpe.h"
 #include "data/corpus_stage.h"
 #include "data/tokenizer.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 #include "teacher/generate.h"
 #include "tests/model/random_model.h"
 #include "tests/support.h"

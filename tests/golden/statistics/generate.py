@@ -1,4 +1,4 @@
-"""Golden values of core/statistics, by scipy: log tails down to 1e-300, Spearman with ties, full counts of pairings.
+"""Golden values of evaluate/distributions, by scipy: log tails down to 1e-300, Spearman with ties, full counts of pairings.
 
 Usage: python3 generate.py > statistics.json (needs scipy). All of it deterministic.
 """

@@ -1,4 +1,4 @@
-#include "data/router_counts.h"
+#include "records/router_counts.h"
 
 #include <fmt/format.h>
 

@@ -19,9 +19,8 @@
 
 #include "core/digest.h"
 #include "core/file.h"
-#include "data/order.h"
 #include "formats/safetensors.h"
-#include "teacher/row_encoding.h"
+#include "records/row_encoding.h"
 
 namespace overproof {
 

@@ -1,4 +1,4 @@
-#include "teacher/watermark.h"
+#include "data/watermark.h"
 
 #include <unistd.h>
 
@@ -9,8 +9,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "teacher/sampled_tokens.h"
-#include "teacher/sampler.h"
+#include "records/sampled_tokens.h"
+#include "data/sampler.h"
 #include "tests/support.h"
 
 namespace overproof {

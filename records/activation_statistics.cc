@@ -1,4 +1,4 @@
-#include "quantize/statistics.h"
+#include "records/activation_statistics.h"
 
 #include <fmt/format.h>
 

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "core/rng.h"
-#include "teacher/watermark.h"
+#include "data/watermark.h"
 
 namespace overproof {
 

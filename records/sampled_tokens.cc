@@ -1,4 +1,4 @@
-#include "teacher/sampled_tokens.h"
+#include "records/sampled_tokens.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "pipeline/http_post.h"
+#include "core/http.h"
 
 #define CURL_DISABLE_TYPECHECK  // its macros would stand in for the functions that are looked up here
 #include <curl/curl.h>

@@ -1,4 +1,4 @@
-#include "teacher/row_encoding.h"
+#include "records/row_encoding.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "data/step_records.h"
+#include "records/step_records.h"
 
 #include <fmt/format.h>
 

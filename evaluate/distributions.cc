@@ -1,4 +1,4 @@
-#include "core/statistics.h"
+#include "evaluate/distributions.h"
 
 #include <math.h>
 

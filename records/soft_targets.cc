@@ -1,4 +1,4 @@
-#include "teacher/soft_targets.h"
+#include "records/soft_targets.h"
 
 #include <fmt/format.h>
 

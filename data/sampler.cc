@@ -1,4 +1,4 @@
-#include "teacher/sampler.h"
+#include "data/sampler.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "teacher/watermark.h"
+#include "data/watermark.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
