@@ -134,13 +134,14 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
 ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
   ContentCheck check;
   try {
-    const std::string& kind = node.lineage()->kind;
-    if (kind == "taught") {
+    const LineageKind* kind = node.kind();
+    if (!kind) return check;
+    if (kind->role == Role::targets) {
       check_roots(node, kTargets, check.faults);
       check_order(node, check.faults);
     }
-    if (kind == "indexed") check_roots(node, "documents.safetensors", check.faults);
-    if (kind == "corpus-of") {
+    if (kind->role == Role::index) check_roots(node, "documents.safetensors", check.faults);
+    if (kind->role == Role::corpus) {
       CommitmentCheck commitment = check_commitment(node.path, salt);
       check.faults = std::move(commitment.faults);
       if (commitment.values_unchecked)
@@ -148,7 +149,7 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
             "is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
       check_corpus(node);
     }
-    if (kind == "distilled-from" || kind == "calibrated-from") check_steps(node, check.faults);
+    if (kind->trains) check_steps(node, check.faults);
   } catch (const FormatError& e) {
     check.faults.push_back({"", e.what(), "make it again"});
   } catch (const IoError& e) {  // a statement may leave out a file that its kind must have

@@ -83,7 +83,7 @@ class Summary {
       names += fmt::format("{}{} (sha256:{})", names.empty() ? "" : "; ", a->title, facts_.lineage(*a).root.hex());
     model.say("Versioned model name(s)", names);
     each(Role::model, [&](const ArtifactFacts& a, const std::set<Way>& ways) {
-      if (facts_.lineage(a).kind != "imported") return;
+      if (!a.kind || a.kind->origin != Origin::outside) return;
       std::vector<std::string> how;
       for (const Way w : ways) how.emplace_back(way_name(w));
       dependencies += fmt::format("{}{}, {}, sha256:{}, got in by its {}", dependencies.empty() ? "" : "; ", a.title,
@@ -182,7 +182,7 @@ class Summary {
     });
     // Calibration asks a teacher, too, and keeps no file of its answers.
     for (const ArtifactFacts& a : facts_.artifacts)
-      if (facts_.lineage(a).kind == "calibrated-from")
+      if (a.kind && a.kind->trains && a.kind->entry("teacher") == Entry::outputs)
         if (const ArtifactFacts* t = facts_.parent(a, "teacher"); t && is_used(a))
           teachers.insert(fmt::format("{} ({}, sha256:{})", t->title, license_of(*t), facts_.lineage(*t).root.hex()));
     const char* question = "Was synthetic AI-generated data created by the provider or on their behalf to train the model?";

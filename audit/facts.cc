@@ -20,14 +20,6 @@
 namespace overproof {
 namespace {
 
-Role role_of(std::string_view kind) {
-  if (kind == "corpus-of") return Role::corpus;
-  if (kind == "taught") return Role::targets;
-  if (kind == "observed") return Role::statistics;
-  if (kind == "evaluated") return Role::evaluation;
-  return kind.empty() ? Role::unknown : Role::model;
-}
-
 std::string config_text(const Lineage& lineage, const char* key) {
   const auto found = lineage.config.find(key);
   return found != lineage.config.end() && found->is_string() ? found->get<std::string>() : std::string();
@@ -107,9 +99,10 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   a.name = a.title = node.name;
   const Lineage& lineage = *node.lineage();
   if (node.check.foreign) return a;
-  a.role = role_of(lineage.kind);
+  a.kind = &lineage_kind(lineage.kind);
+  a.role = a.kind->role;
   for (const FileRecord& file : lineage.files) a.bytes += std::max<int64_t>(file.bytes, 0);
-  if (lineage.kind == "imported") {
+  if (a.kind->origin == Origin::outside) {
     a.license = config_text(lineage, "license");
     if (const std::string title = config_text(lineage, "name"); !title.empty()) a.title = title;
   }
@@ -118,29 +111,13 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   return a;
 }
 
-/// How what stands in `slot` of an artifact of that kind got into it, when the artifact itself got on by `way`.
-std::optional<Way> step(const std::string& kind, const std::string& slot, Way way) {
-  if (kind == "evaluated") return std::nullopt;
-  if (slot == "tokenizer") return Way::tokenizer;
-  if (slot == "targets") return Way::outputs;
-  if (slot == "statistics" || slot == "activations") return Way::statistics;
-  if (slot == "corpus" || slot == "text") {
-    // quantize and export only measure on one; statistics of a corpus shape what is pruned by them.
-    if (kind == "quantized-from" || kind == "exported-from") return std::nullopt;
-    return way == Way::statistics || kind == "observed" ? Way::statistics : Way::documents;
-  }
-  if (kind == "taught") return Way::outputs;
-  if (kind == "observed") return Way::statistics;
-  if (kind == "calibrated-from" && slot == "teacher") return Way::outputs;
-  return way;  // student, model, teacher of a carved or pruned one: what it is made of
-}
-
 void walk(const LineageFacts& facts, const std::vector<int>& index_of, const ArtifactNode& node, Way way,
           std::vector<std::set<Way>>& ways) {
-  if (!node.lineage()) return;
+  const LineageKind* kind = node.kind();
+  if (!kind) return;
   for (const auto& [slot, parent] : node.parents) {
     if (parent < 0) continue;
-    const auto next = step(node.lineage()->kind, slot, way);
+    const auto next = way_through(*kind, slot, way);
     const int index = index_of[size_t(parent)];
     if (!next || index < 0 || !ways[size_t(index)].insert(*next).second) continue;  // been there that way: ends cycles, too
     walk(facts, index_of, facts.run.nodes[size_t(parent)], *next, ways);
@@ -148,11 +125,6 @@ void walk(const LineageFacts& facts, const std::vector<int>& index_of, const Art
 }
 
 }  // namespace
-
-std::string_view way_name(Way way) {
-  static constexpr std::string_view kNames[] = {"weights", "outputs", "documents", "tokenizer", "statistics"};
-  return kNames[size_t(way)];
-}
 
 const ArtifactFacts* LineageFacts::parent(const ArtifactFacts& a, const std::string& slot) const {
   const auto found = node(a).parents.find(slot);

@@ -10,11 +10,10 @@
 
 #include "audit/licenses.h"
 #include "core/json_fwd.h"
+#include "provenance/lineage_kinds.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
-
-enum class Role { model, corpus, targets, statistics, evaluation, unknown };
 
 struct Tally {
   int64_t documents = 0, bytes = 0, tokens = 0;
@@ -46,6 +45,7 @@ struct ArtifactFacts {
   int node = 0;             ///< index in LineageFacts::run.nodes
   std::string name, title;  ///< the folder's; what its import calls it, else the same
   Role role = Role::unknown;
+  const LineageKind* kind = nullptr;  ///< nullptr where another tool signed it
   std::string license;  ///< as recorded of an imported model; "" elsewhere
   std::optional<CorpusFacts> corpus;
   std::string architecture;  ///< of a model, from its config.json: "llama"; "" where it has none
@@ -66,10 +66,6 @@ struct LineageFacts {
   std::vector<const ArtifactFacts*> ends() const;
   std::string title() const;  ///< of the subject, else the run folder's name
 };
-
-/// How an artifact got into another: the strongest way first.
-enum class Way { weights, outputs, documents, tokenizer, statistics };
-std::string_view way_name(Way way);
 
 /// All ways in which each artifact (index in `facts.artifacts`) got into `of`; `of` itself is left out. Only ways that shape the
 /// result count: what merely measured it does not.

@@ -36,7 +36,7 @@ Json dataset(const LineageDataset& d) {
   Json facets = Json::object();
   if (!d.version.empty()) facets["version"] = facet("1-0-1", "DatasetVersionDatasetFacet", {{"datasetVersion", d.version}});
   if (!d.kind.empty()) {
-    const bool data = d.kind == "corpus-of" || d.kind == "taught" || d.kind == "observed" || d.kind == "evaluated";
+    const bool data = !lineage_kind(d.kind).is_model();
     facets["datasetType"] =
         facet("1-0-1", "DatasetTypeDatasetFacet", {{"datasetType", data ? "FILE" : "MODEL"}, {"subType", d.kind}});
   }
@@ -70,7 +70,7 @@ Json openlineage_event(const LineageEvent& event) {
   Json run_facets = {
       {"processing_engine", facet("1-1-1", "ProcessingEngineRunFacet", {{"name", "overproof"}, {"version", event.version}})},
       {"executionParameters", facet("1-0-0", "ExecutionParametersRunFacet", {{"parameters", parameters}})},
-      {"overproof_lineage", own_facet({{"stage", event.stage}, {"kind", event.edge}})}};
+      {"overproof_lineage", own_facet({{"stage", event.stage}, {"kind", event.kind}})}};
   if (!event.error.empty())
     run_facets["errorMessage"] =
         facet("1-0-1", "ErrorMessageRunFacet", {{"message", event.error}, {"programmingLanguage", "C++"}});
@@ -111,7 +111,7 @@ int audit_openlineage(const OpenLineageConfig& config, const fs::path& folder, b
     event.time = time ? *time : sealed_at(node.path);
     event.job = name;
     event.stage = lineage.stage;
-    event.edge = lineage.kind;
+    event.kind = lineage.kind;
     event.config = lineage.config;
     const auto version = lineage.builder.find("overproof");
     event.version = version == lineage.builder.end() ? "unknown" : version->second;

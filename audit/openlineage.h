@@ -16,7 +16,7 @@ namespace overproof {
 struct LineageDataset {
   std::string name;                ///< "smollm2-moe/corpus"
   std::string version;             ///< "sha256:…"; "" while it is not known
-  std::string kind;                ///< how it hangs on its inputs: "corpus-of"; "" where that is not known
+  std::string kind;                ///< lineage kind: "corpus-of"; "" where it is not known
   int64_t bytes = -1, files = -1;  ///< -1: not known
 };
 
@@ -25,7 +25,7 @@ struct LineageEvent {
   std::string time;                        ///< RFC 3339
   std::string run_id;                      ///< a UUID, the same for all events of one run of a stage
   std::string job;                         ///< "smollm2-moe.corpus"
-  std::string stage, edge, version, help;  ///< "corpus", "corpus-of", of this program, what the stage does
+  std::string stage, kind, version, help;  ///< "corpus", "corpus-of", of this program, what the stage does
   std::string error;                       ///< of a FAIL
   Json config;                             ///< effective options
   std::vector<LineageDataset> inputs, outputs;

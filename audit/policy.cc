@@ -225,7 +225,7 @@ PolicyVerdict judge(const LineageFacts& facts, const ArtifactFacts* of, const Po
       if (a.corpus) {
         for (const LicenseCount& l : a.corpus->licenses) collector.add(l.recorded, ways[i], a.name);
         if (a.corpus->licenses.empty()) collector.add("", ways[i], a.name);
-      } else if (facts.lineage(a).kind == "imported") {
+      } else if (a.kind && a.kind->origin == Origin::outside) {
         collector.add(a.license, ways[i], a.name);
       }
     }

@@ -31,7 +31,7 @@ CorpusPlace find_corpus(const fs::path& folder) {
   const RunFolder run = load_run(folder, VerifyFiles::size, nullptr);
   const ArtifactNode* corpus = nullptr;
   for (const ArtifactNode& node : run.nodes) {
-    if (!node.lineage() || node.lineage()->kind != "corpus-of") continue;
+    if (const LineageKind* kind = node.kind(); !kind || kind->role != Role::corpus) continue;
     if (corpus)
       throw UsageError(
           fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));

@@ -54,39 +54,9 @@ std::optional<Json> signed_json(const ArtifactNode& node, const char* name) {
   }
 }
 
-bool makes_model(std::string_view kind) {
-  static constexpr std::string_view kKinds[] = {"imported",        "seeded",         "carved-from",
-                                                "upcycled-from",   "distilled-from", "pruned-from",
-                                                "calibrated-from", "quantized-from", "exported-from"};
-  return std::find(std::begin(kKinds), std::end(kKinds), kind) != std::end(kKinds);
-}
-
-std::string quoted(const std::string& name) { return "‘" + name + "’"; }
-
-/// One sentence on what was done. Inputs that are not here are called as the statement calls them.
-std::string story_of(const Lineage& lineage, const std::vector<std::pair<std::string, std::string>>& made_from) {
-  const auto input = [&](std::initializer_list<const char*> slots) {
-    for (const char* slot : slots)
-      for (const auto& [name, artifact] : made_from)
-        if (name == slot) return quoted(artifact);
-    return made_from.empty() ? std::string("an unnamed artifact") : quoted(made_from.front().second);
-  };
-  const std::string& kind = lineage.kind;
-  if (kind.empty()) return "Signed by another tool; what it was made from is unknown.";
-  if (kind == "imported") return "Came from outside.";
-  if (kind == "seeded") return "Drawn from a seed, untrained.";
-  if (kind == "corpus-of") return "Documents with their licences and sources, cut into tokens.";
-  if (kind == "taught") return fmt::format("What {} says about the texts of {}.", input({"teacher"}), input({"corpus"}));
-  if (kind == "observed") return fmt::format("What the layers of {} see on {}.", input({"teacher", "model"}), input({"corpus"}));
-  if (kind == "carved-from") return fmt::format("The feed-forward layers of {} regrouped into experts.", input({"teacher"}));
-  if (kind == "upcycled-from") return fmt::format("The feed-forward layers of {} copied into experts.", input({"teacher"}));
-  if (kind == "distilled-from") return fmt::format("{} trained on the answers in {}.", input({"student"}), input({"targets"}));
-  if (kind == "pruned-from") return fmt::format("{} with parts removed.", input({"teacher", "student", "model"}));
-  if (kind == "calibrated-from") return fmt::format("{} with its router tuned.", input({"student", "model"}));
-  if (kind == "quantized-from") return fmt::format("{} in fewer bits.", input({"model"}));
-  if (kind == "exported-from") return fmt::format("{} in another file format.", input({"model"}));
-  if (kind == "evaluated") return "Measurements of models on documents that were held out.";
-  return fmt::format("Made by the stage {}.", quoted(lineage.stage));
+std::string story_of(const ArtifactNode& node, const std::vector<std::pair<std::string, std::string>>& made_from) {
+  if (const LineageKind* kind = node.kind()) return lineage_sentence(*kind, made_from);
+  return "Signed by another tool; what it was made from is unknown.";
 }
 
 ReportLicense license_of(const std::string& recorded) {
@@ -236,7 +206,7 @@ class Gatherer {
       if (f.severity == Severity::failure) failed_.insert(f.artifact);
     for (const ArtifactNode& node : run_.nodes)
       for (const auto& [slot, parent] : node.parents)
-        if (parent >= 0 && node.lineage()->kind != "evaluated") used_.insert(parent);
+        if (parent >= 0 && node.kind() && node.kind()->role != Role::evaluation) used_.insert(parent);
   }
 
   void artifact(size_t index) {
@@ -256,11 +226,11 @@ class Gatherer {
         a.parents.push_back(parent);
         if (parent < 0) a.missing.push_back(input.name);
       }
-      a.story = story_of(*lineage, a.made_from);
+      a.story = story_of(node, a.made_from);
       a.files = int64_t(lineage->files.size());
       for (const FileRecord& file : lineage->files) a.bytes += std::max<int64_t>(file.bytes, 0);
       a.ffn_activation = number(lineage->metrics, "ffn_activation");
-      a.is_model = makes_model(lineage->kind);
+      a.is_model = node.kind() && node.kind()->is_model();
       a.is_end = a.is_model && !used_.contains(int(index));
       for (const auto& [name, version] : lineage->builder) {
         std::set<std::string>& all = versions_[name];
@@ -278,7 +248,7 @@ class Gatherer {
       for (const std::string& version : all) report_.builders[name] += (report_.builders[name].empty() ? "" : ", ") + version;
     for (ReportOrigin& origin : report_.origins)
       for (const ArtifactNode& node : run_.nodes)
-        if (node.lineage() && node.lineage()->kind == "taught")
+        if (node.kind() && node.kind()->role == Role::targets)
           if (const auto teacher = node.parents.find("teacher"); teacher != node.parents.end() && teacher->second >= 0)
             origin.teaches |= run_.nodes[size_t(teacher->second)].name == origin.artifact;
   }
@@ -287,19 +257,20 @@ class Gatherer {
   void content(const ArtifactNode& node) {
     throw_if_interrupted();
     const Lineage& lineage = *node.lineage();
-    if (lineage.kind == "imported" || lineage.kind == "seeded") {
+    const Role role = node.kind() ? node.kind()->role : Role::unknown;
+    if (node.kind() && node.kind()->origin != Origin::inputs) {
       ReportOrigin origin{node.name, text(lineage.config, "name"), lineage.kind, false,
                           license_of(text(lineage.config, "license"))};
       if (origin.name.empty()) origin.name = node.name;
       report_.origins.push_back(std::move(origin));
     }
-    if (lineage.kind == "corpus-of") report_.corpora.push_back(corpus_of(node));
-    if (const std::string beacon = text(lineage.config, "order-beacon"); lineage.kind == "taught" && !beacon.empty())
+    if (role == Role::corpus) report_.corpora.push_back(corpus_of(node));
+    if (const std::string beacon = text(lineage.config, "order-beacon"); role == Role::targets && !beacon.empty())
       report_.beacons.push_back(beacon);
-    if (lineage.kind == "taught")
+    if (role == Role::targets)
       for (const auto& [name, sum] : {std::pair{"tokens", &report_.taught_tokens}, std::pair{"windows", &report_.taught_windows}})
         if (number(lineage.metrics, name)) *sum = sum->value_or(0) + count(lineage.metrics, name);
-    if (lineage.kind == "evaluated")
+    if (role == Role::evaluation)
       if (auto quality = quality_of(node)) report_.quality.push_back(std::move(*quality));
     if (const Json& items = member(member(lineage.metrics, "policy"), "items"); items.is_array())
       for (const Json& item : items)

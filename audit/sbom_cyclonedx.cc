@@ -128,7 +128,7 @@ class Bom {
 
   Json data(const ArtifactFacts& a) const {
     const Lineage& lineage = facts_.lineage(a);
-    Json d = {{"type", a.role == Role::corpus || a.role == Role::targets ? "dataset" : "other"}, {"name", a.title}};
+    Json d = {{"type", a.role == Role::corpus || a.role == Role::targets || a.role == Role::samples ? "dataset" : "other"}, {"name", a.title}};
     Json facts = Json::array();
     if (a.corpus) {
       const CorpusFacts& corpus = *a.corpus;
@@ -148,6 +148,8 @@ class Bom {
     } else {
       d["description"] = a.role == Role::statistics   ? "what a model's layers saw on a corpus"
                          : a.role == Role::evaluation ? "measurements of models"
+                         : a.role == Role::samples    ? "documents that a model wrote"
+                         : a.role == Role::index      ? "the texts of a corpus, sorted"
                                                       : "signed by another tool";
     }
     if (!facts.empty()) d["contents"] = {{"properties", facts}};
@@ -160,7 +162,7 @@ class Bom {
                        {"inputs", Json::array({{{"format", "text"}}})},
                        {"outputs", Json::array({{{"format", "text"}}})}};
     if (!a.architecture.empty()) parameters["modelArchitecture"] = a.architecture;
-    if (facts_.lineage(a).kind == "distilled-from") parameters["approach"] = {{"type", "supervised"}};
+    if (a.kind && a.kind->draw == WindowDraw::targets_order) parameters["approach"] = {{"type", "supervised"}};
     Json datasets = Json::array();
     const auto ways = ways_into(facts_, a);
     for (size_t i = 0; i < facts_.artifacts.size(); ++i) {

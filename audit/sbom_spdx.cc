@@ -95,7 +95,7 @@ class Document {
 
   void package(const ArtifactFacts& a) {
     const Lineage& lineage = facts_.lineage(a);
-    const bool imported = lineage.kind == "imported";
+    const bool imported = a.kind && a.kind->origin == Origin::outside;
     const std::string by = imported ? publisher(a) : signer(facts_.node(a));
     Json p = {{"name", a.title},
               {"software_packageVersion", "sha256:" + lineage.root.hex()},
@@ -118,17 +118,17 @@ class Document {
       for (const auto& [name, value] : lineage.config.items())
         p["ai_hyperparameter"].push_back(dictionary_entry(name, plain(value)));
       for (const Measurement& m : a.measured) p["ai_metric"].push_back(dictionary_entry(m.name, m.value));
-      if (lineage.kind == "distilled-from")
+      if (a.kind->draw == WindowDraw::targets_order)
         p["ai_informationAboutTraining"] =
             "trained on another model's answers to a corpus; the order of training follows from the corpus";
-    } else if (a.role == Role::corpus || a.role == Role::targets || a.role == Role::statistics) {
+    } else if (a.role == Role::corpus || a.role == Role::targets || a.role == Role::statistics || a.role == Role::samples) {
       type = "dataset_DatasetPackage";
       p["software_primaryPurpose"] = "data";
       p["originatedBy"] = {by};
       if (time_) p["builtTime"] = *time_;
       p["dataset_hasSensitivePersonalInformation"] = "noAssertion";
       p["dataset_datasetSize"] = a.bytes;
-      p["dataset_datasetType"] = {a.role == Role::corpus ? "text" : "numeric"};
+      p["dataset_datasetType"] = {a.role == Role::corpus || a.role == Role::samples ? "text" : "numeric"};
       if (a.corpus) {
         p["dataset_dataCollectionProcess"] = "not recorded; documents carry the source and the licence that they came with";
         p["dataset_dataPreprocessing"] = {"documents with the same digest are kept once",
@@ -139,6 +139,8 @@ class Document {
         p["software_sourceInfo"] = fmt::format("{} documents from {}", a.corpus->total.documents, sources);
       } else if (a.role == Role::targets) {
         p["dataset_dataCollectionProcess"] = "synthetic: a model's answers to a corpus";
+      } else if (a.role == Role::samples) {
+        p["dataset_dataCollectionProcess"] = "synthetic: documents that a model wrote";
       } else {
         p["dataset_dataCollectionProcess"] = "observed while a model read a corpus";
       }
@@ -180,7 +182,7 @@ class Document {
   void relate(const ArtifactFacts& a) {
     const Lineage& lineage = facts_.lineage(a);
     const std::string id = package_id(a);
-    if (a.role == Role::model && lineage.kind == "imported") {
+    if (a.kind && a.kind->origin == Origin::outside) {
       const LicenseExpression declared = parse_license(a.license);
       if (declared.text() == "NOASSERTION")
         relation(id, "hasDeclaredLicense", {"https://spdx.org/rdf/3.0.1/terms/ExpandedLicensing/NoAssertionLicense"});
@@ -201,12 +203,9 @@ class Document {
       if (!p) continue;
       const std::string parent = package_id(*p);
       inputs.push_back(parent);
-      if (a.role == Role::model && p->role == Role::model && slot != "teacher") ancestors.push_back(parent);
-      if (a.role == Role::model && slot == "teacher" && lineage.kind != "calibrated-from") ancestors.push_back(parent);
-      if ((lineage.kind == "distilled-from" || lineage.kind == "calibrated-from") &&
-          (p->role == Role::corpus || p->role == Role::targets))
-        trained.push_back(parent);
-      if (a.role == Role::targets && slot == "teacher") relation(parent, "generates", {id});
+      if (a.role == Role::model && p->role == Role::model && a.kind->entry(slot) == Entry::inherited) ancestors.push_back(parent);
+      if (a.kind && a.kind->trains && (p->role == Role::corpus || p->role == Role::targets)) trained.push_back(parent);
+      if ((a.role == Role::targets || a.role == Role::samples) && a.kind->entry(slot) == Entry::outputs) relation(parent, "generates", {id});
       if (a.role == Role::evaluation && p->role == Role::model)
         if (const ArtifactFacts* corpus = facts_.parent(a, "corpus")) relation(parent, "testedOn", {package_id(*corpus)});
     }

@@ -58,23 +58,23 @@ class Tracer {
 
   void find_uses(int index) {
     const ArtifactNode& node = run_.nodes[size_t(index)];
-    const std::string& kind = node.lineage()->kind;
-    if (kind == "taught") taught(node, index);
+    const LineageKind* kind = node.kind();
+    if (!kind) return;
+    if (kind->role == Role::targets) taught(node, index);
     const auto order = WindowOrder::of(run_, node, corpus_node_.lineage()->root, trace_.windows);
     if (!order) return;
-    const bool trains = kind != "observed";
     bool used = false;
     for (const TracedWindow& w : trace_.in_windows) {
       // Where only inputs are read and the document begins with the window's last label, it is not seen.
       if (!order->reads_labels() && trace_.document->first_token >= (w.window + 1) * trace_.window_length) continue;
       for (const int64_t position : order->positions_of(w.window)) {
-        trace_.uses.push_back({node.name, kind, w.window, position / order->batch(), position % order->batch()});
+        trace_.uses.push_back({node.name, node.lineage()->kind, w.window, position / order->batch(), position % order->batch()});
         used = true;
       }
     }
     if (!used) return;
-    (trains ? trained_ : looked_at_).push_back(index);
-    if (trains && has_router_counts(node.path)) experts(node);
+    (kind->trains ? trained_ : looked_at_).push_back(index);
+    if (kind->trains && has_router_counts(node.path)) experts(node);
   }
 
   void taught(const ArtifactNode& node, int index) {
@@ -107,14 +107,13 @@ class Tracer {
 
   /// Models made, by any way, from what the document was used for.
   void find_descendants() {
-    static constexpr std::string_view kModels[] = {"carved-from",     "upcycled-from",  "distilled-from", "pruned-from",
-                                                   "calibrated-from", "quantized-from", "exported-from"};
     const auto any = [](const std::vector<int>& of, const std::vector<int>& ancestors) {
       return std::ranges::any_of(of, [&](int i) { return std::ranges::find(ancestors, i) != ancestors.end(); });
     };
     for (size_t i = 0; i < run_.nodes.size(); ++i) {
       const ArtifactNode& node = run_.nodes[i];
-      if (!node.lineage() || std::ranges::find(kModels, node.lineage()->kind) == std::end(kModels)) continue;
+      const LineageKind* kind = node.kind();
+      if (!kind || !kind->is_model() || kind->origin != Origin::inputs) continue;
       const std::vector<int> ancestors = run_.ancestors_of(int(i));
       const bool trained = any(trained_, ancestors);
       if (trained || any(looked_at_, ancestors)) trace_.reaches.push_back({node.name, node.lineage()->kind, trained});
@@ -181,7 +180,7 @@ void print(const Trace& t, const std::string& wanted, std::ostream& out) {
     out << fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", r.artifact, r.first_row, r.last_row, r.block,
                        r.window);
   for (const TracedUse& u : t.uses) {
-    if (u.kind == "observed") out << fmt::format("  observed   {}: window {}\n", u.artifact, u.window);
+    if (!lineage_kind(u.kind).trains) out << fmt::format("  observed   {}: window {}\n", u.artifact, u.window);
     else
       out << fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", u.artifact, u.kind, u.step, u.place, u.window);
   }
@@ -217,7 +216,7 @@ RunFolder load_sound_run(const fs::path& folder, const std::string& verify) {
 const ArtifactNode& only_corpus(const RunFolder& run) {
   const ArtifactNode* corpus = nullptr;
   for (const ArtifactNode& node : run.nodes) {
-    if (!node.lineage() || node.lineage()->kind != "corpus-of") continue;
+    if (const LineageKind* kind = node.kind(); !kind || kind->role != Role::corpus) continue;
     if (corpus)
       throw UsageError(
           fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));

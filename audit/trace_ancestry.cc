@@ -47,7 +47,7 @@ void add_reached(const RunFolder& run, const std::vector<int>& family, const Art
   std::vector<bool> inputs(size_t(windows + 1)), labels(size_t(windows + 1));
   for (const int i : family) {
     const ArtifactNode& node = run.nodes[size_t(i)];
-    if (!node.lineage() || node.lineage()->kind == "observed") continue;
+    if (const LineageKind* kind = node.kind(); !kind || !kind->trains) continue;
     const auto order = WindowOrder::of(run, node, corpus_node.lineage()->root, windows);
     if (!order) continue;
     for (int64_t p = 0; p < order->positions_for_all(); ++p) {
@@ -98,19 +98,20 @@ AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) 
   for (const int i : family) {
     const ArtifactNode& node = run.nodes[size_t(i)];
     if (!node.lineage()) continue;
+    const LineageKind* kind = node.kind();
     Ancestor ancestor{node.name, node.lineage()->kind, node.lineage()->root, {}};
     for (const auto& [slot, parent] : node.parents) {
       if (parent >= 0) ancestor.made_from.push_back(run.nodes[size_t(parent)].name);
       else ancestor.made_from.push_back(node.lineage()->inputs.at(slot).name + " (not here)"), trace.complete = false;
     }
     trace.ancestors.push_back(std::move(ancestor));
-    if (node.lineage()->kind == "imported") {
+    if (kind && kind->origin == Origin::outside) {
       const Json& given = node.lineage()->config;
       const bool stated =
           given.contains("license") && given["license"].is_string() && !given["license"].get<std::string>().empty();
       trace.models.emplace_back(node.name, stated ? given["license"].get<std::string>() : "not stated");
     }
-    if (node.lineage()->kind == "corpus-of") {
+    if (kind && kind->role == Role::corpus) {
       add_licenses(node, counts);
       if (config.reached) add_reached(run, family, node, counts);
     }

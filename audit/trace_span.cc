@@ -16,7 +16,7 @@ namespace {
 /// The index of a corpus that is in the run as well.
 const ArtifactNode& find_index(const RunFolder& run, const ArtifactNode& corpus) {
   for (const ArtifactNode& node : run.nodes)
-    if (node.lineage() && node.lineage()->kind == "indexed" && node.lineage()->inputs.contains("corpus") &&
+    if (node.kind() && node.kind()->role == Role::index && node.lineage()->inputs.contains("corpus") &&
         node.lineage()->inputs.at("corpus").root == corpus.lineage()->root)
       return node;
   throw UsageError(fmt::format("no index of '{}' here; make one with: overproof index --corpus {} --out {}", corpus.name,

@@ -15,20 +15,6 @@
 namespace overproof {
 namespace {
 
-/// Which kinds of ancestor a kind must have to be believed.
-struct Ancestry {
-  std::string_view kind;
-  bool model, corpus;
-};
-constexpr Ancestry kAncestry[] = {
-    {"imported", false, false},     {"seeded", false, false},        {"corpus-of", false, false},
-    {"taught", true, true},         {"indexed", false, true},        {"observed", true, true},
-    {"carved-from", true, false},   {"upcycled-from", true, false},  {"distilled-from", true, true},
-    {"pruned-from", true, false},   {"calibrated-from", true, true}, {"quantized-from", true, false},
-    {"exported-from", true, false}, {"evaluated", true, true},
-};
-static_assert(std::size(kAncestry) == kLineageKinds.size());
-
 class Verifier {
  public:
   explicit Verifier(Verification& result) : result_(result), run_(result.run) {}
@@ -84,21 +70,22 @@ class Verifier {
       const ArtifactNode& node = run_.nodes[i];
       const Lineage* lineage = node.lineage();
       if (!lineage || node.check.foreign) continue;
-      const auto* rule =
-          std::find_if(std::begin(kAncestry), std::end(kAncestry), [&](const Ancestry& a) { return a.kind == lineage->kind; });
+      const LineageKind& kind = lineage_kind(lineage->kind);
       bool model = false, corpus = false, gap = false;
       for (const int a : run_.ancestors_of(int(i))) {
         const ArtifactNode& ancestor = run_.nodes[size_t(a)];
-        model |= ancestor.lineage() && (ancestor.lineage()->kind == "imported" || ancestor.lineage()->kind == "seeded");
-        corpus |= ancestor.lineage() && ancestor.lineage()->kind == "corpus-of";
+        if (const LineageKind* of = ancestor.kind()) {
+          model |= of->is_model() && of->origin != Origin::inputs;
+          corpus |= of->role == Role::corpus;
+        }
         for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
       }
       if (gap) continue;  // said already, where the gap is
-      if (rule->model && !model)
+      if (kind.needs_model && !model)
         fail(node.name, "",
              fmt::format("is '{}', but its chain reaches no model that came from outside or from a seed", lineage->kind),
              "its statement is incomplete: make it again");
-      if (rule->corpus && !corpus)
+      if (kind.needs_corpus && !corpus)
         fail(node.name, "", fmt::format("is '{}', but its chain reaches no corpus", lineage->kind),
              "its statement is incomplete: make it again");
     }

@@ -11,10 +11,6 @@
 namespace overproof {
 namespace {
 
-// The tweaks by which other stages choose their windows from the corpus (model/windows.cc, distill/calibration.cc).
-constexpr uint64_t kObserveTweak = 0x6f62736572766564;
-constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;
-
 constexpr size_t kMostUses = 1'000'000;
 
 /// A whole number from the signed metrics or, where the stage left it as given, from the configuration; -1 when neither has it.
@@ -49,14 +45,16 @@ bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {
 std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root,
                                            int64_t windows) {
   if (!reads_corpus(node, corpus_root) || windows < 1) return {};
-  const std::string& kind = node.lineage()->kind;
+  const LineageKind* kind = node.kind();
+  if (!kind || kind->draw == WindowDraw::none) return {};
   WindowOrder order;
   order.name_ = node.name;
   order.windows_ = windows;
-  const auto sample = [&](uint64_t tweak) {
-    order.sample_ = Permutation(order_key(corpus_root, must_be_recorded(node, "seed", "seed", 0)), tweak, windows);
+  const auto sample = [&] {
+    const int64_t seed = must_be_recorded(node, "seed", "seed", 0);
+    order.sample_ = Permutation(order_key(corpus_root, seed), kind->window_tweak, windows);
   };
-  if (kind == "distilled-from") {
+  if (kind->draw == WindowDraw::targets_order) {
     const auto parent = node.parents.find("targets");
     if (parent == node.parents.end() || parent->second < 0)
       throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
@@ -64,17 +62,15 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
     order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
     order.steps_ = must_be_recorded(node, "steps", "steps", 1);
     order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
-  } else if (kind == "observed") {
+  } else if (!kind->trains) {
     order.steps_ = std::min(must_be_recorded(node, "windows", "windows", 1), windows);
-    sample(kObserveTweak);
-  } else if (kind == "calibrated-from") {
+    sample();
+  } else {
     order.steps_ = must_be_recorded(node, "steps", "steps", 0);
     order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
     const Json& metrics = node.lineage()->metrics;
     if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return {};  // its training was thrown away
-    sample(kCalibrateTweak);
-  } else {
-    return {};
+    sample();
   }
   // Numbers in a statement may be anything.
   if (!checked_mul(order.steps_, order.batch_))

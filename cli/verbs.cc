@@ -66,7 +66,7 @@ int show_verb(const CommonConfig& common, const NoConfig&, const std::vector<std
     Json inputs = Json::object();
     for (const auto& [slot, input] : lineage->inputs) inputs[slot] = "sha256:" + input.root.hex();
     fmt::print("{}\n", Json{{"artifact", lineage->name},
-                            {"edge", lineage->kind},
+                            {"kind", lineage->kind},
                             {"stage", lineage->stage},
                             {"root", "sha256:" + lineage->root.hex()},
                             {"inputs", inputs},

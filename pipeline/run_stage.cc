@@ -172,7 +172,7 @@ LineageEvent stage_event(const StageRequest& request, const Prepared& p, const f
   LineageEvent event;
   event.job = openlineage_name(out);
   event.stage = request.spec->name;
-  event.edge = request.spec->edge;
+  event.kind = request.spec->edge;
   event.version = kVersion;
   event.help = request.spec->help;
   event.config = p.config;

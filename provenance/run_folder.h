@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "provenance/artifact.h"
+#include "provenance/lineage_kinds.h"
 
 namespace overproof {
 
@@ -16,6 +17,8 @@ struct ArtifactNode {
   ArtifactCheck check;
   std::map<std::string, int> parents;  ///< slot -> index in RunFolder::nodes; -1: not found
   const Lineage* lineage() const { return check.lineage ? &*check.lineage : nullptr; }
+  /// The row of its lineage kind; nullptr where it has no statement of ours.
+  const LineageKind* kind() const { return lineage() ? find_lineage_kind(lineage()->kind) : nullptr; }
 };
 
 struct RunFolder {

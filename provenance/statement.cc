@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "provenance/dsse.h"
 #include "provenance/json_fields.h"
+#include "provenance/lineage_kinds.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -18,10 +19,6 @@ constexpr int kFormatVersion = 1;
 constexpr int64_t kMostThreads = 1024;
 
 std::string build_type(const std::string& stage) { return fmt::format("urn:overproof:stage:{}:v1", stage); }
-
-bool is_known_kind(std::string_view kind) {
-  return std::find(kLineageKinds.begin(), kLineageKinds.end(), kind) != kLineageKinds.end();
-}
 
 /// Stage names become part of a URN, of folder names and of labels in a report.
 bool is_plain_name(std::string_view name) {
@@ -36,12 +33,13 @@ Digest digest_from(const Json& descriptor, const fs::path& origin) {
 }
 
 void check(const Lineage& lineage) {
-  if (!is_known_kind(lineage.kind)) throw UsageError(fmt::format("unknown kind of lineage '{}'", lineage.kind));
+  const LineageKind* kind = find_lineage_kind(lineage.kind);
+  if (!kind) throw UsageError(fmt::format("unknown lineage kind '{}'", lineage.kind));
   if (!is_plain_name(lineage.stage)) throw UsageError(fmt::format("'{}' is no name for a stage", lineage.stage));
   if (!lineage.config.is_object() || !lineage.metrics.is_object())
     throw UsageError(fmt::format("{}: configuration and metrics must be JSON objects", lineage.stage));
-  if (lineage.kind == "imported" && !lineage.inputs.empty())
-    throw UsageError(fmt::format("{}: what is imported has no inputs", lineage.stage));
+  if (kind->origin != Origin::inputs && !lineage.inputs.empty())
+    throw UsageError(fmt::format("{}: lineage kind '{}' has no inputs", lineage.stage, lineage.kind));
   for (const FileRecord& file : lineage.files)
     if (!is_safe_relative_name(file.name) || file.bytes < 0)
       throw UsageError(fmt::format("{}: '{}' cannot be a file of an artifact", lineage.stage, file.name));

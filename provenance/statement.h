@@ -13,10 +13,9 @@
 //   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
 //   overproof_lineage                          {"formatVersion", "kind", "stage"}; SLSA reserves <vendor>_<name> for us
 //
-// `kind` is how the artifact relates to its inputs: see kLineageKinds. No time of day and no path stands in a statement:
+// `kind` is how the artifact relates to its inputs: see provenance/lineage_kinds.h. No time of day and no path stands in a statement:
 // the same inputs, configuration, build and key give the same bytes. The signature around it differs each time.
 
-#include <array>
 #include <map>
 #include <string>
 #include <vector>
@@ -28,30 +27,13 @@ namespace overproof {
 
 inline constexpr std::string_view kLineagePredicateType = "https://slsa.dev/provenance/v1";
 
-inline constexpr std::array<std::string_view, 14> kLineageKinds = {
-    "imported",         ///< came from outside; has no inputs
-    "seeded",           ///< weights drawn from a seed; has no inputs
-    "corpus-of",        ///< documents and their tokens
-    "indexed",          ///< the texts of a corpus sorted, to find passages in
-    "taught",           ///< a teacher's answers to a corpus
-    "observed",         ///< statistics of a model on a corpus
-    "carved-from",      ///< weights of the parent, regrouped into experts
-    "upcycled-from",    ///< experts copied from the parent's dense layers
-    "distilled-from",   ///< trained on a teacher's answers
-    "pruned-from",      ///< parts of the parent removed
-    "calibrated-from",  ///< the parent with its router tuned
-    "quantized-from",   ///< the parent in fewer bits
-    "exported-from",    ///< the parent in another format
-    "evaluated",        ///< measurements of models
-};
-
 struct Dependency {
   std::string name;  ///< logical name of the artifact: "corpus", "SmolLM2-135M-Instruct.Q4_1.gguf"; never a path
   Digest root;
 };
 
 struct Lineage {
-  std::string kind;                            ///< one of kLineageKinds
+  std::string kind;                            ///< a name in provenance/lineage_kinds.h
   std::string stage;                           ///< what made it: "distill"
   std::string name;                            ///< what it is called, the folder's name in a run; empty: the stage's
   std::string stage_key;                       ///< free text chosen by the pipeline

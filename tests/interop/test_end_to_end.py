@@ -175,7 +175,7 @@ def test_show_says_again_what_was_said(run):
     text = overproof("show", run / "evaluation").stdout
     assert "evaluated" in text and "perplexity" in text and "calibrated" in text
     shown = json.loads(overproof("show", run / "int8", "--json").stdout)
-    assert shown["edge"] == "quantized-from" and set(shown["inputs"]) == {"model"} and shown["metrics"]["quantised"] > 0
+    assert shown["kind"] == "quantized-from" and set(shown["inputs"]) == {"model"} and shown["metrics"]["quantised"] > 0
 
 
 def test_report_is_one_page(run):

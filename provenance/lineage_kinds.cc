@@ -1,0 +1,186 @@
+#include "provenance/lineage_kinds.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace overproof {
+namespace {
+
+// Tweaks of the permutations by which stages choose windows (model/windows.cc, distill/router_calibration.cc): ASCII text.
+constexpr uint64_t kObserveTweak = 0x6f62736572766564;    // "observed"
+constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;  // "calibrat"
+
+constexpr LineageKind kKinds[] = {
+    {.name = "imported",
+     .role = Role::model,
+     .origin = Origin::outside,
+     .shown_by = ShownBy::nothing,
+     .sentence = "A model from outside."},
+    {.name = "seeded", .role = Role::model, .origin = Origin::seed, .sentence = "Weights drawn from a seed, untrained."},
+    {.name = "corpus-of",
+     .role = Role::corpus,
+     .slots = {{{"tokenizer", Entry::tokenizer}}},
+     .sentence = "Documents with their licences and sources, cut into tokens."},
+    {.name = "indexed",
+     .role = Role::index,
+     .needs_corpus = true,
+     .slots = {{{"corpus", Entry::documents}}},
+     .sentence = "The texts of {corpus}, sorted to find passages in them."},
+    {.name = "taught",
+     .role = Role::targets,
+     .needs_model = true,
+     .needs_corpus = true,
+     .shown_by = ShownBy::rows,
+     .slots = {{{"teacher", Entry::outputs}, {"corpus", Entry::documents}}},
+     .sentence = "The outputs of {teacher} on the texts of {corpus}."},
+    {.name = "sampled-from",
+     .role = Role::samples,
+     .needs_model = true,
+     .slots = {{{"teacher", Entry::outputs}, {"corpus", Entry::documents}}},
+     .sentence = "Documents that {teacher} wrote."},
+    {.name = "observed",
+     .role = Role::statistics,
+     .needs_model = true,
+     .needs_corpus = true,
+     .draw = WindowDraw::sample,
+     .window_tweak = kObserveTweak,
+     .slots = {{{"teacher", Entry::statistics}, {"model", Entry::statistics}, {"corpus", Entry::statistics}}},
+     .sentence = "What the layers of {teacher|model} receive on {corpus}."},
+    {.name = "carved-from",
+     .role = Role::model,
+     .needs_model = true,
+     .slots = {{{"teacher", Entry::inherited}, {"statistics", Entry::statistics}}},
+     .sentence = "The feed-forward layers of {teacher} regrouped into experts."},
+    {.name = "distilled-from",
+     .role = Role::model,
+     .needs_model = true,
+     .needs_corpus = true,
+     .trains = true,
+     .shown_by = ShownBy::replay,
+     .draw = WindowDraw::targets_order,
+     .slots = {{{"student", Entry::inherited},
+                {"targets", Entry::outputs},
+                {"teacher", Entry::outputs},
+                {"corpus", Entry::documents}}},
+     .sentence = "{student} trained on the outputs in {targets|teacher}."},
+    // Statements of format 1 also call the dropping of experts "pruned-from", with slots "student" and "counts".
+    {.name = "pruned-from",
+     .role = Role::model,
+     .needs_model = true,
+     .slots = {{{"teacher", Entry::inherited},
+                {"student", Entry::inherited},
+                {"statistics", Entry::statistics},
+                {"counts", Entry::statistics}}},
+     .sentence = "{teacher|student} with parts removed."},
+    {.name = "experts-dropped-from",
+     .role = Role::model,
+     .needs_model = true,
+     .slots = {{{"student", Entry::inherited}, {"counts", Entry::statistics}}},
+     .sentence = "{student} without the experts that a source shaped most."},
+    {.name = "calibrated-from",
+     .role = Role::model,
+     .needs_model = true,
+     .needs_corpus = true,
+     .trains = true,
+     .shown_by = ShownBy::replay,
+     .draw = WindowDraw::sample,
+     .window_tweak = kCalibrateTweak,
+     .slots = {{{"student", Entry::inherited}, {"teacher", Entry::outputs}, {"corpus", Entry::documents}}},
+     .sentence = "{student} with its router calibrated."},
+    // Quality is measured on a corpus or a text; neither changes a weight.
+    {.name = "quantized-from",
+     .role = Role::model,
+     .needs_model = true,
+     .slots = {{{"model", Entry::inherited},
+                {"activations", Entry::statistics},
+                {"corpus", Entry::nothing},
+                {"text", Entry::nothing}}},
+     .sentence = "{model} in fewer bits."},
+    {.name = "exported-from",
+     .role = Role::model,
+     .needs_model = true,
+     .slots = {{{"model", Entry::inherited}}},
+     .sentence = "{model} in another file format."},
+    {.name = "evaluated",
+     .role = Role::evaluation,
+     .needs_model = true,
+     .needs_corpus = true,
+     .other_slots = Entry::nothing,
+     .sentence = "Measurements of models on held-out documents."},
+};
+
+std::string artifact_in(std::string_view slots, const std::vector<std::pair<std::string, std::string>>& made_from) {
+  while (!slots.empty()) {
+    const size_t bar = slots.find('|');
+    const std::string_view slot = slots.substr(0, bar);
+    for (const auto& [name, artifact] : made_from)
+      if (name == slot) return "‘" + artifact + "’";
+    slots = bar == std::string_view::npos ? std::string_view() : slots.substr(bar + 1);
+  }
+  return made_from.empty() ? "an unnamed artifact" : "‘" + made_from.front().second + "’";
+}
+
+}  // namespace
+
+std::string_view role_name(Role role) {
+  static constexpr std::string_view kNames[] = {"model",      "corpus",  "index",      "targets",
+                                                "statistics", "samples", "evaluation", "unknown"};
+  return kNames[size_t(role)];
+}
+
+std::string_view way_name(Way way) {
+  static constexpr std::string_view kNames[] = {"weights", "outputs", "documents", "tokenizer", "statistics"};
+  return kNames[size_t(way)];
+}
+
+Entry LineageKind::entry(std::string_view slot) const {
+  for (const SlotRule& rule : slots)
+    if (!rule.slot.empty() && rule.slot == slot) return rule.entry;
+  return other_slots;
+}
+
+std::span<const LineageKind> lineage_kinds() { return kKinds; }
+
+const LineageKind* find_lineage_kind(std::string_view name) {
+  const auto found = std::ranges::find(kKinds, name, &LineageKind::name);
+  return found == std::ranges::end(kKinds) ? nullptr : &*found;
+}
+
+const LineageKind& lineage_kind(std::string_view name) {
+  const LineageKind* kind = find_lineage_kind(name);
+  OVERPROOF_CHECK(kind);
+  return *kind;
+}
+
+std::optional<Way> way_through(const LineageKind& kind, std::string_view slot, Way way) {
+  switch (kind.entry(slot)) {
+    case Entry::inherited:
+      return way;
+    case Entry::outputs:
+      return Way::outputs;
+    case Entry::documents:
+      return way == Way::statistics ? Way::statistics : Way::documents;
+    case Entry::tokenizer:
+      return Way::tokenizer;
+    case Entry::statistics:
+      return Way::statistics;
+    case Entry::nothing:
+      break;
+  }
+  return std::nullopt;
+}
+
+std::string lineage_sentence(const LineageKind& kind, const std::vector<std::pair<std::string, std::string>>& made_from) {
+  std::string text;
+  std::string_view rest = kind.sentence;
+  for (size_t open; (open = rest.find('{')) != std::string_view::npos;) {
+    const size_t close = rest.find('}', open);
+    text += rest.substr(0, open);
+    text += artifact_in(rest.substr(open + 1, close - open - 1), made_from);
+    rest.remove_prefix(close + 1);
+  }
+  return text += rest;
+}
+
+}  // namespace overproof

@@ -1,0 +1,64 @@
+#include "provenance/lineage_kinds.h"
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "provenance/statement.h"
+
+using namespace overproof;
+using Catch::Contains;
+
+TEST_CASE("every row of the lineage kinds is complete and consistent") {
+  std::set<std::string_view> names;
+  for (const LineageKind& kind : lineage_kinds()) {
+    INFO(kind.name);
+    CHECK(names.insert(kind.name).second);
+    CHECK(kind.role != Role::unknown);
+    CHECK(kind.sentence.ends_with("."));
+    CHECK(find_lineage_kind(kind.name) == &kind);
+    // What has no inputs needs none and can only be a model.
+    if (kind.origin != Origin::inputs) CHECK((kind.is_model() && !kind.needs_model && !kind.needs_corpus && !kind.trains));
+    CHECK(kind.trains == (kind.shown_by == ShownBy::replay));
+    CHECK((kind.window_tweak != 0) == (kind.draw == WindowDraw::sample));
+    // A model made from inputs inherits the weights of one.
+    if (kind.is_model() && kind.origin == Origin::inputs)
+      CHECK(std::any_of(kind.slots.begin(), kind.slots.end(),
+                        [](const SlotRule& rule) { return !rule.slot.empty() && rule.entry == Entry::inherited; }));
+  }
+}
+
+TEST_CASE("an unknown lineage kind is an error, never a model") {
+  CHECK(find_lineage_kind("upcycled-from") == nullptr);
+  CHECK(find_lineage_kind("") == nullptr);
+  CHECK_THROWS_AS(lineage_kind("unheard-of"), std::logic_error);
+  Lineage lineage;
+  lineage.kind = "unheard-of";
+  lineage.stage = "distill";
+  CHECK_THROWS_WITH(make_statement(lineage), Contains("unheard-of"));
+}
+
+TEST_CASE("each slot enters by the way of its row") {
+  const LineageKind &distilled = lineage_kind("distilled-from"), &observed = lineage_kind("observed");
+  CHECK(way_through(distilled, "student", Way::weights) == Way::weights);
+  CHECK(way_through(distilled, "student", Way::statistics) == Way::statistics);
+  CHECK(way_through(distilled, "targets", Way::weights) == Way::outputs);
+  CHECK(way_through(distilled, "corpus", Way::weights) == Way::documents);
+  CHECK(way_through(distilled, "corpus", Way::statistics) == Way::statistics);
+  CHECK(way_through(observed, "corpus", Way::weights) == Way::statistics);
+  CHECK(way_through(lineage_kind("corpus-of"), "tokenizer", Way::documents) == Way::tokenizer);
+  CHECK(way_through(lineage_kind("sampled-from"), "teacher", Way::documents) == Way::outputs);
+  CHECK(way_through(lineage_kind("experts-dropped-from"), "counts", Way::weights) == Way::statistics);
+  CHECK(way_through(lineage_kind("quantized-from"), "corpus", Way::weights) == std::nullopt);
+  CHECK(way_through(lineage_kind("evaluated"), "int8", Way::weights) == std::nullopt);
+}
+
+TEST_CASE("a sentence names the artifacts in its slots") {
+  CHECK(lineage_sentence(lineage_kind("taught"), {{"corpus", "texts"}, {"teacher", "big"}}) ==
+        "The outputs of ‘big’ on the texts of ‘texts’.");
+  CHECK(lineage_sentence(lineage_kind("observed"), {{"corpus", "c"}, {"model", "m"}}) ==
+        "What the layers of ‘m’ receive on ‘c’.");
+  CHECK(lineage_sentence(lineage_kind("pruned-from"), {}) == "an unnamed artifact with parts removed.");
+}
