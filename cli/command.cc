@@ -39,7 +39,15 @@ std::pair<const VerbSpec*, size_t> find_verb(const std::vector<std::string>& wor
                                near.empty() ? "; 'overproof --help' lists them" : "; did you mean '" + near + "'?"));
 }
 
+void print_json_line(const Json& value) { fmt::print("{}\n", value.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+
 }  // namespace
+
+void print_answer(const Answer& answer, bool json) {
+  if (!json) fmt::print("{}", answer.text);
+  else if (answer.json.is_array()) std::ranges::for_each(answer.json, print_json_line);
+  else if (!answer.json.is_null()) print_json_line(answer.json);
+}
 
 int run_command(const std::vector<std::string>& words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
@@ -130,7 +138,9 @@ int run_command(const std::vector<std::string>& words) {
 
   set_thread_count(common.threads);
   if (common.quiet || common.json) set_progress_mode(ProgressMode::off);
-  return instance->run(common, arguments);
+  const Answer answer = instance->run(common, arguments);
+  print_answer(answer, common.json);
+  return answer.exit_code;
 }
 
 }  // namespace overproof

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -34,7 +33,7 @@ class StageVerb final : public VerbInstance {
     return list;
   }
 
-  int run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
+  Answer run(const CommonConfig&, const std::vector<std::string>& arguments) override {
     for (size_t i = 0; i < arguments.size(); ++i)
       place(arguments[i], i == 0 ? slots_[0] : out_, i == 0 ? spec_.slots[0].name : "out");
     LineageEvents events(openlineage_url_);
@@ -55,25 +54,22 @@ class StageVerb final : public VerbInstance {
     const Key key = open_key(key_);
     if (dry_run_) {
       const bool keep = !force_ && is_unchanged(request);
-      if (common.json) fmt::print("{}\n", Json{{"stage", spec_.name}, {"out", out_}, {"would", keep ? "keep" : "make"}}.dump());
-      else fmt::print("{}: {}\n", out_, keep ? "unchanged, would be kept" : "would be made");
-      return 0;
+      return {{{"stage", spec_.name}, {"out", out_}, {"would", keep ? "keep" : "make"}},
+              fmt::format("{}: {}\n", out_, keep ? "unchanged, would be kept" : "would be made")};
     }
     const StageResult result = run_stage(request, key);
     const bool made = result.status == StageStatus::made;
-    if (common.json) {
-      fmt::print("{}\n", Json{{"stage", spec_.name},
-                              {"out", out_},
-                              {"status", made ? "made" : "unchanged"},
-                              {"root", "sha256:" + result.root.hex()},
-                              {"seconds", result.seconds},
-                              {"metrics", result.report.metrics()}}
-                             .dump());
-      return 0;
-    }
-    for (const std::string& line : result.report.summary) fmt::print("{}\n", line);
-    fmt::print("{}: {} sha256:{} in {:.1f} s\n", out_, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
-    return 0;
+    Answer answer;
+    answer.json = {{"stage", spec_.name},
+                   {"out", out_},
+                   {"status", made ? "made" : "unchanged"},
+                   {"root", "sha256:" + result.root.hex()},
+                   {"seconds", result.seconds},
+                   {"metrics", result.report.metrics()}};
+    for (const std::string& line : result.report.summary) answer.text += line + "\n";
+    answer.text +=
+        fmt::format("{}: {} sha256:{} in {:.1f} s\n", out_, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
+    return answer;
   }
 
  private:

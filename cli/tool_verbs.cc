@@ -21,10 +21,8 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-int count_written(const CommonConfig& common, const std::string& out, const char* what, int64_t count) {
-  if (common.json) fmt::print("{}\n", Json{{"out", out}, {what, count}}.dump());
-  else fmt::print("{}: {} {}\n", out, count, what);
-  return 0;
+Answer count_written(const std::string& out, const char* what, int64_t count) {
+  return {{{"out", out}, {what, count}}, fmt::format("{}: {} {}\n", out, count, what)};
 }
 
 }  // namespace
@@ -58,7 +56,7 @@ std::vector<VerbSpec> tool_verbs() {
                   false,
                   false,
                   verb_maker<LogitsConfig>([](const CommonConfig& common, const LogitsConfig& config, const Arguments& a) {
-                    return count_written(common, config.out, "positions", run_logits(config, a[0]));
+                    return count_written(config.out, "positions", run_logits(config, a[0]));
                   })});
 #endif
   list.push_back({"gpu",
@@ -68,7 +66,7 @@ std::vector<VerbSpec> tool_verbs() {
                   false,
                   false,
                   verb_maker<GpuConfig>([](const CommonConfig& common, const GpuConfig& config, const Arguments&) {
-                    return run_gpu(config, common.json, std::cout);
+                    return run_gpu(config);
                   })});
   list.push_back({"inspect",
                   "Lists what is in a checkpoint, safetensors or GGUF file.",
@@ -77,9 +75,7 @@ std::vector<VerbSpec> tool_verbs() {
                   false,
                   false,
                   verb_maker<InspectConfig>([](const CommonConfig& common, const InspectConfig& config, const Arguments& a) {
-                    if (config.as_model || config.digests) inspect_model(config, a[0], common.json, std::cout);
-                    else inspect(a[0], common.json, std::cout);
-                    return 0;
+                    return config.as_model || config.digests ? inspect_model(config, a[0]) : inspect(a[0]);
                   })});
   list.push_back(
       {"tokenizer encode",
@@ -89,7 +85,7 @@ std::vector<VerbSpec> tool_verbs() {
        false,
        false,
        verb_maker<TokenizerEncodeConfig>([](const CommonConfig& common, const TokenizerEncodeConfig& config, const Arguments&) {
-         return count_written(common, config.out, "tokens", run_tokenizer_encode(config));
+         return count_written(config.out, "tokens", run_tokenizer_encode(config));
        })});
   list.push_back(
       {"tokenizer train",
@@ -99,7 +95,7 @@ std::vector<VerbSpec> tool_verbs() {
        false,
        false,
        verb_maker<TokenizerTrainConfig>([](const CommonConfig& common, const TokenizerTrainConfig& config, const Arguments&) {
-         return count_written(common, config.out, "pieces", run_tokenizer_train(config));
+         return count_written(config.out, "pieces", run_tokenizer_train(config));
        })});
   list.push_back({"sign",
                   "Signs a model's folder for everybody's verifiers (OpenSSF Model Signing), quickly again after small changes.",

@@ -4,8 +4,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "core/answer.h"
 #include "core/config.h"
 
 namespace overproof {
@@ -33,8 +35,9 @@ class VerbInstance {
  public:
   virtual ~VerbInstance() = default;
   virtual Options options() = 0;
-  /// `arguments` has one text for each declared argument, "" where an optional one is left out. Returns the exit code.
-  virtual int run(const CommonConfig& common, const std::vector<std::string>& arguments) = 0;
+  /// `arguments` has one text for each declared argument, "" where an optional one is left out. The answer has neither JSON nor
+  /// text where the verb has printed while it ran.
+  virtual Answer run(const CommonConfig& common, const std::vector<std::string>& arguments) = 0;
 };
 
 struct VerbSpec {
@@ -47,15 +50,17 @@ struct VerbSpec {
   std::function<std::unique_ptr<VerbInstance>()> make;
 };
 
-/// Binds a config struct and a function (common, config, arguments) -> exit code.
+/// Binds a config struct and a function (common, config, arguments) -> Answer; an int is the exit code of a verb that prints.
 template <class Config, class Run>
 std::function<std::unique_ptr<VerbInstance>()> verb_maker(Run run) {
   class Instance final : public VerbInstance {
    public:
     explicit Instance(Run run) : run_(run) {}
     Options options() override { return options_of(config_); }
-    int run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
-      return run_(common, config_, arguments);
+    Answer run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
+      if constexpr (std::is_same_v<std::invoke_result_t<Run&, const CommonConfig&, const Config&, const std::vector<std::string>&>, int>)
+        return {{}, {}, run_(common, config_, arguments)};
+      else return run_(common, config_, arguments);
     }
 
    private:
@@ -67,6 +72,9 @@ std::function<std::unique_ptr<VerbInstance>()> verb_maker(Run run) {
 
 /// All verbs, in the order of the pipeline.
 const std::vector<VerbSpec>& verbs();
+
+/// Prints an answer to standard output: with `json` one JSON value a line, an array's elements one a line; else the text.
+void print_answer(const Answer& answer, bool json);
 
 /// The whole command line without the program's name. Prints to standard output; throws what main turns into exit codes.
 int run_command(const std::vector<std::string>& words);

@@ -7,6 +7,7 @@
 #include "cli/verb.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/recipe.h"
 #include "pipeline/version.h"
@@ -58,43 +59,40 @@ int run_verb(const CommonConfig& common, const RunConfig& config, const std::vec
   return 0;
 }
 
-int show_verb(const CommonConfig& common, const NoConfig&, const std::vector<std::string>& arguments) {
+Answer show_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>& arguments) {
   const fs::path folder = arguments[0];
   const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, nullptr);
-  if (!lineage) throw UsageError(fmt::format("{}: is no artifact of overproof; it has no claims.jsonl", folder.string()));
-  if (common.json) {
-    Json inputs = Json::object();
-    for (const auto& [slot, input] : lineage->inputs) inputs[slot] = "sha256:" + input.root.hex();
-    fmt::print("{}\n", Json{{"artifact", lineage->name},
-                            {"kind", lineage->kind},
-                            {"stage", lineage->stage},
-                            {"root", "sha256:" + lineage->root.hex()},
-                            {"inputs", inputs},
-                            {"config", lineage->config},
-                            {"metrics", lineage->metrics}}
-                           .dump());
-    return 0;
+  if (!lineage) throw UsageError(fmt::format("{}: is not an artifact of overproof: it has no claims.jsonl", folder.string()));
+  Answer answer;
+  Json inputs = Json::object();
+  answer.text = fmt::format("{} ({}) sha256:{}\n", printable(lineage->name), printable(lineage->kind), lineage->root.hex());
+  for (const auto& [slot, input] : lineage->inputs) {
+    inputs[slot] = "sha256:" + input.root.hex();
+    answer.text +=
+        fmt::format("  {:<12} {} sha256:{}\n", printable(slot), printable(input.name), input.root.hex().substr(0, 16));
   }
-  fmt::print("{} ({}) sha256:{}\n", lineage->name, lineage->kind, lineage->root.hex());
-  for (const auto& [slot, input] : lineage->inputs)
-    fmt::print("  {:<12} {} sha256:{}\n", slot, input.name, input.root.hex().substr(0, 16));
-  const std::vector<std::string> said = recall_summary(folder, lineage->root);
-  for (const std::string& line : said) fmt::print("{}\n", line);
-  if (said.empty()) fmt::print("{}\n", lineage->metrics.dump(1));
-  return 0;
+  const std::vector<std::string> summary = recall_summary(folder, lineage->root);
+  for (const std::string& line : summary) answer.text += printable(line) + "\n";
+  if (summary.empty())
+    answer.text += lineage->metrics.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  answer.json = {{"artifact", lineage->name},
+                 {"kind", lineage->kind},
+                 {"stage", lineage->stage},
+                 {"root", "sha256:" + lineage->root.hex()},
+                 {"inputs", inputs},
+                 {"config", lineage->config},
+                 {"metrics", lineage->metrics}};
+  return answer;
 }
 
-int version_verb(const CommonConfig& common, const NoConfig&, const std::vector<std::string>&) {
-  const auto versions = builder_versions();
-  if (common.json) fmt::print("{}\n", Json(versions).dump());
-  else
-    for (const auto& [name, version] : versions) fmt::print("{} {}\n", name, version);
-  return 0;
+Answer version_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>&) {
+  Answer answer{builder_versions(), {}};
+  for (const auto& [name, version] : builder_versions()) answer.text += fmt::format("{} {}\n", name, version);
+  return answer;
 }
 
-int reference_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>&) {
-  fmt::print("{}", reference_page());
-  return 0;
+Answer reference_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>&) {
+  return {{{"reference", reference_page()}}, reference_page()};
 }
 
 std::vector<VerbSpec> make_verbs() {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <ostream>
 
 #include "core/digest.h"
 #include "core/error.h"
@@ -78,23 +77,24 @@ std::vector<fs::path> tensor_files(const fs::path& path) {
   return files;
 }
 
-void print(const Json& report, std::ostream& out) {
-  // Bytes that are not UTF-8 may stand in a GGUF's strings.
+std::string text_of(const Json& report) {
+  std::string out;
+  // Strings of a GGUF file may hold bytes that are not UTF-8.
   const auto text = [](const Json& v) { return v.dump(-1, ' ', false, Json::error_handler_t::replace); };
   for (const Json& file : report["files"]) {
-    out << fmt::format("{} ({})\n", printable(file["file"].get<std::string>()), file["format"].get<std::string>());
+    out += fmt::format("{} ({})\n", printable(file["file"].get<std::string>()), file["format"].get<std::string>());
     for (const auto& [key, value] : file["metadata"].items()) {
       std::string line = text(value);
       if (line.size() > 80) line = fmt::format("{}… ({} bytes)", line.substr(0, 72), line.size());
-      out << fmt::format("  {} = {}\n", printable(key), printable(line));
+      out += fmt::format("  {} = {}\n", printable(key), printable(line));
     }
     for (const Json& t : file["tensors"]) {
-      out << fmt::format("  {:<8} {:>12}  {}  [{}]\n", t["dtype"].get<std::string>(), t["bytes"].get<int64_t>(),
+      out += fmt::format("  {:<8} {:>12}  {}  [{}]\n", t["dtype"].get<std::string>(), t["bytes"].get<int64_t>(),
                          printable(t["name"].get<std::string>()), fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
     }
   }
-  out << fmt::format("{} tensors, {} elements, {} bytes\n", report["tensors"].get<int64_t>(), report["elements"].get<int64_t>(),
-                     report["bytes"].get<int64_t>());
+  return out + fmt::format("{} tensors, {} elements, {} bytes\n", report["tensors"].get<int64_t>(),
+                           report["elements"].get<int64_t>(), report["bytes"].get<int64_t>());
 }
 
 constexpr int64_t kDigestBlock = int64_t{1} << 20;  // elements read at a time
@@ -115,7 +115,7 @@ std::string values_digest(const TensorSource& source, const TensorInfo& t) {
 
 }  // namespace
 
-void inspect_model(const InspectConfig& config, const fs::path& path, bool json, std::ostream& out) {
+Answer inspect_model(const InspectConfig& config, const fs::path& path) {
   const Checkpoint checkpoint = open_checkpoint(path);
   const Architecture architecture(*checkpoint.config);
   Json tensors = Json::array();
@@ -130,28 +130,25 @@ void inspect_model(const InspectConfig& config, const fs::path& path, bool json,
     if (config.digests && t.dtype != DType::c64) entry["sha256"] = values_digest(*checkpoint.tensors, t);
     tensors.push_back(std::move(entry));
   }
-  if (json) {
-    out << Json{{"path", path.filename().string()},
-                {"model_type", architecture.model_type()},
-                {"assumption", architecture.assumption()},
-                {"tensors", tensors}}
-               .dump(1, ' ', false, Json::error_handler_t::replace)
-        << '\n';
-    return;
-  }
-  if (!architecture.assumption().empty()) out << printable(architecture.assumption()) << '\n';
+  Answer answer;
+  if (!architecture.assumption().empty()) answer.text = printable(architecture.assumption()) + "\n";
   for (const Json& t : tensors) {
     const std::string shape = fmt::format("[{}]", fmt::join(t["shape"].get<std::vector<int64_t>>(), ", "));
-    out << fmt::format(
+    answer.text += fmt::format(
         "  {:<8} {:<14} {}  {}{}{}\n", t["dtype"].get<std::string>(), t["role"].get<std::string>(),
         printable(t["name"].get<std::string>()), shape,
         t["quantized_by"].is_null() ? "" : fmt::format("  from 8 bits ({})", printable(t["quantized_by"].get<std::string>())),
         t.contains("sha256") ? "  " + t["sha256"].get<std::string>() : "");
   }
-  out << fmt::format("{} tensors\n", tensors.size());
+  answer.text += fmt::format("{} tensors\n", tensors.size());
+  answer.json = {{"path", path.filename().string()},
+                 {"model_type", architecture.model_type()},
+                 {"assumption", architecture.assumption()},
+                 {"tensors", std::move(tensors)}};
+  return answer;
 }
 
-void inspect(const fs::path& path, bool json, std::ostream& out) {
+Answer inspect(const fs::path& path) {
   Json report = {{"path", path.filename().string()}, {"files", Json::array()}};
   int64_t tensors = 0, elements = 0, bytes = 0;
   for (const fs::path& file : tensor_files(path)) {
@@ -169,8 +166,8 @@ void inspect(const fs::path& path, bool json, std::ostream& out) {
   report["tensors"] = tensors;
   report["elements"] = elements;
   report["bytes"] = bytes;
-  if (json) out << report.dump(1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else print(report, out);
+  std::string text = text_of(report);
+  return {std::move(report), std::move(text)};
 }
 
 }  // namespace overproof

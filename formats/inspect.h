@@ -2,16 +2,16 @@
 // What is in a tensor file or a folder of them, for people and for programs.
 
 #include <filesystem>
-#include <iosfwd>
 
+#include "core/answer.h"
 #include "core/config.h"
 
 namespace overproof {
 
 /// Lists tensors (name, dtype, shape, bytes), metadata and totals of a .safetensors or .gguf file, or of all those in a folder,
-/// as they are stored. `json`: one JSON object {path, files: [{file, format, metadata, tensors}], tensors, elements, bytes}.
+/// as they are stored. JSON: {path, files: [{file, format, metadata, tensors}], tensors, elements, bytes}.
 /// Long metadata arrays are given by their length only. Throws IoError or FormatError.
-void inspect(const std::filesystem::path& path, bool json, std::ostream& out);
+Answer inspect(const std::filesystem::path& path);
 
 struct InspectConfig {
   bool as_model = false;
@@ -25,9 +25,9 @@ struct InspectConfig {
   }
 };
 
-/// What open_checkpoint makes of a checkpoint. `json`: {path, model_type, assumption, tensors: [{name, dtype, shape, role,
+/// The tensors of a checkpoint as open_checkpoint() presents them. JSON: {path, model_type, assumption, tensors: [{name, dtype, shape, role,
 /// quantized_by, sha256}]}; quantized_by is the name of the group of quantization_config, or null. Throws as open_checkpoint
 /// does.
-void inspect_model(const InspectConfig& config, const std::filesystem::path& path, bool json, std::ostream& out);
+Answer inspect_model(const InspectConfig& config, const std::filesystem::path& path);
 
 }  // namespace overproof

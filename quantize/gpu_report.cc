@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -43,14 +42,13 @@ Json json_of(const GpuCheck& c) {
 
 }  // namespace
 
-int run_gpu(const GpuConfig& config, bool json, std::ostream& out) {
+Answer run_gpu(const GpuConfig& config) {
   const GpuPlugin plugin = open_gpu_plugin();
   std::string reason = plugin.reason;
   const std::vector<GpuDeviceInfo> devices =
       plugin.api == nullptr ? std::vector<GpuDeviceInfo>{} : gpu_devices(*plugin.api, reason);
-  const auto say = [&](const std::string& line) {
-    if (!json) out << line << "\n";
-  };
+  Answer answer;
+  const auto say = [&](const std::string& line) { answer.text += line + "\n"; };
   Json list = Json::array();
   if (plugin.api != nullptr) say(fmt::format("plugin {}", plugin.file.lexically_normal().string()));
   if (!reason.empty()) say(reason);
@@ -77,15 +75,13 @@ int run_gpu(const GpuConfig& config, bool json, std::ostream& out) {
   const std::string verdict = run == 0 ? "not run" : failed == 0 ? "passed" : "failed";
   if (config.self_test)
     say(run == 0 ? "self-test: not run, no device" : fmt::format("self-test: {}, {} of {} checks failed", verdict, failed, run));
-  if (json) {
-    Json result = {{"plugin", plugin.api == nullptr ? Json() : Json(plugin.file.lexically_normal().string())},
-                   {"devices", list},
-                   {"reason", reason}};
-    if (config.self_test) result["self_test"] = verdict;
-    out << result.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
-  }
-  if (!config.self_test) return 0;
-  return run == 0 ? 5 : failed == 0 ? 0 : 1;
+  answer.json = {{"plugin", plugin.api == nullptr ? Json() : Json(plugin.file.lexically_normal().string())},
+                 {"devices", std::move(list)},
+                 {"reason", reason}};
+  if (!config.self_test) return answer;
+  answer.json["self_test"] = verdict;
+  answer.exit_code = run == 0 ? 5 : failed == 0 ? 0 : 1;
+  return answer;
 }
 
 }  // namespace overproof

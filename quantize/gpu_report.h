@@ -1,8 +1,7 @@
 #pragma once
-// What `overproof gpu` prints: the plugin, the devices, and whether they compute what the CPU computes.
+// What `overproof gpu` reports: the plugin, the devices, and whether they compute what the CPU computes.
 
-#include <iosfwd>
-
+#include "core/answer.h"
 #include "core/config.h"
 
 namespace overproof {
@@ -15,8 +14,8 @@ struct GpuConfig {
   }
 };
 
-/// Lists plugin and devices, or says plainly what is missing. Returns 0; with `self_test` 1 when a device differs from the CPU
-/// and 5 when nothing was run.
-int run_gpu(const GpuConfig& config, bool json, std::ostream& out);
+/// Lists the plugin and the devices, or what is missing. JSON: {plugin, devices, reason, self_test}. Exit code 0; with `self_test`
+/// 1 when a device differs from the CPU and 5 when there was no device to test.
+Answer run_gpu(const GpuConfig& config);
 
 }  // namespace overproof

@@ -166,12 +166,9 @@ TEST_CASE("a GGUF file by the gguf package reads as the model it was made from")
   CHECK((*c.config)["num_key_value_heads"] == 2);
   CHECK((*c.config)["head_dim"] == 8);
 
-  std::ostringstream text, json;
-  inspect(golden, false, text);
-  CHECK_THAT(text.str(), Catch::Contains("token_embd.weight  [8, 32]") && Catch::Contains("general.name = \"tiny\"") &&
+  CHECK_THAT(inspect(golden).text, Catch::Contains("token_embd.weight  [8, 32]") && Catch::Contains("general.name = \"tiny\"") &&
                              Catch::Contains("11 tensors"));
-  inspect(golden / "tiny.gguf", true, json);
-  const Json report = parse_json(json.str(), "inspect");
+  const Json report = inspect(golden / "tiny.gguf").json;
   CHECK(report["files"][0]["tensors"].size() == 11);
   CHECK(report["files"][0]["metadata"]["llama.vocab_size"] == 8);
 }
@@ -278,9 +275,8 @@ TEST_CASE("opening nothing, or something else, is an error that says so") {
   const TempFolder t;
   CHECK_THROWS_AS(open_checkpoint(t.path() / "none"), IoError);
   CHECK_THROWS_AS(open_checkpoint(t.path()), IoError);
-  std::ostringstream out;
-  CHECK_THROWS_AS(inspect(t.path(), false, out), IoError);
-  CHECK_THROWS_AS(inspect(t.path() / "none", false, out), IoError);
+  CHECK_THROWS_AS(inspect(t.path()), IoError);
+  CHECK_THROWS_AS(inspect(t.path() / "none"), IoError);
   CHECK_THROWS_AS(open_checkpoint(write_text(t.path() / "x.bin", "x")), FormatError);
   const std::string bytes = llama().bytes();
   write_text(t.path() / "a.gguf", bytes);

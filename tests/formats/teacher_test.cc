@@ -31,8 +31,6 @@ TEST_CASE("the real teacher reads as transformers reads it") {
       "'" + python + "' '" + script.string() + "' '" + teacher + "' '" + (t.path() / "ours.json").string() + "'";
   CHECK(std::system(command.c_str()) == 0);
 
-  std::ostringstream listing;
-  inspect(teacher, false, listing);
-  CHECK_THAT(listing.str(),
+  CHECK_THAT(inspect(teacher).text,
              Catch::Contains("272 tensors, 134515008 elements") && Catch::Contains("tokenizer.ggml.tokens = \"[49152 values]\""));
 }

@@ -373,13 +373,12 @@ TEST_CASE("what is missing for a GPU is said, and the CPU named as the way out")
 
 TEST_CASE("the verb lists, and says 'not run' when nothing was run") {
   const PluginName name("/nowhere/liboverproof_cuda.so");
-  std::ostringstream listing, text, json;
-  CHECK(run_gpu({}, false, listing) == 0);
-  CHECK_THAT(listing.str(), Catch::Contains("no GPU plugin") && !Catch::Contains("self-test"));
-  CHECK(run_gpu({.self_test = true}, false, text) == 5);
-  CHECK_THAT(text.str(), Catch::Contains("self-test: not run") && !Catch::Contains("equal") && !Catch::Contains("passed"));
-  CHECK(run_gpu({.self_test = true}, true, json) == 5);
-  const Json result = Json::parse(json.str());
+  const Answer listing = run_gpu({}), tested = run_gpu({.self_test = true});
+  CHECK(listing.exit_code == 0);
+  CHECK_THAT(listing.text, Catch::Contains("no GPU plugin") && !Catch::Contains("self-test"));
+  CHECK(tested.exit_code == 5);
+  CHECK_THAT(tested.text, Catch::Contains("self-test: not run") && !Catch::Contains("equal") && !Catch::Contains("passed"));
+  const Json& result = tested.json;
   CHECK(result["self_test"] == "not run");
   CHECK(result["devices"].empty());
   CHECK(result["plugin"].is_null());
