@@ -10,7 +10,7 @@
 #include "core/json.h"
 #include "data/corpus.h"
 #include "data/order.h"
-#include "records/step_records.h"
+#include "records/step_log.h"
 #include "formats/safetensors.h"
 
 namespace overproof {
@@ -46,7 +46,7 @@ bool all_f32(const fs::path& artifact) {
   return std::ranges::all_of(checkpoint.tensors->tensors(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
 }
 
-/// steps.jsonl says what the records say, for those who read text.
+/// steps.jsonl has the numbers of the records.
 void check_lines(const fs::path& file, const StepRecords& records, std::vector<Fault>& faults) {
   const std::string text = read_file(file);
   size_t at = 0;
@@ -54,7 +54,7 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
     const size_t end = text.find('\n', at);
     if (end == std::string::npos) break;
     const Json line = parse_json(std::string_view(text).substr(at, end - at), file, int64_t(at));
-    const Json said = record.to_json();
+    const Json said = step_log_line(records.format(), record);
     for (const auto& [name, value] : said.items())
       if (!line.is_object() || !line.contains(name) || line[name] != value) {
         faults.push_back({"steps.jsonl", fmt::format("step {}: '{}' is not what {} says", record.step, name, kStepRecordsFile),

@@ -11,6 +11,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "records/router_counts.h"
+#include "records/step_log.h"
 
 namespace overproof {
 namespace {
@@ -170,19 +171,11 @@ std::optional<ReportQuality> quality_of(const ArtifactNode& node) {
 ReportTraining training_of(const ArtifactNode& node) {
   ReportTraining training;
   training.artifact = node.name;
-  if (lists_file(*node.lineage(), "steps.jsonl")) {
+  if (lists_file(*node.lineage(), kStepLogFile)) {
     try {
-      const fs::path file = node.path / "steps.jsonl";
-      training.losses = {{"loss", {}}, {"kl", {}}, {"ce", {}}};
-      training.balance = {{"balance", {}}};
-      const std::string all = read_file(file, kMostLog);
-      for (size_t begin = 0; begin < all.size();) {
-        const size_t end = std::min(all.find('\n', begin), all.size());
-        const Json line = parse_json(std::string_view(all).substr(begin, end - begin), "steps.jsonl", int64_t(begin));
-        for (auto* series : {&training.losses, &training.balance})
-          for (ReportSeries& s : *series) s.values.push_back(number(line, s.name.c_str()).value_or(NAN));
-        begin = end + 1;
-      }
+      const StepCurves curves = parse_step_log(read_file(node.path / kStepLogFile, kMostLog), kStepLogFile);
+      for (const StepSeries& s : curves.losses) training.losses.push_back({s.name, s.values});
+      training.balance = {{curves.balance.name, curves.balance.values}};
     } catch (const FormatError& e) {
       training.losses.clear(), training.balance.clear();
       training.fault = e.what();

@@ -58,7 +58,7 @@ int main(int argc, char** argv) try {
   config.training.steps = steps;
   Distillation training(config, Inputs(slots));
   StateDigester digester(training.student(), training.trainer());
-  StepRecords records(digester.weights(), 1);
+  StepRecords records(StepFormat{.initial_weights = digester.weights(), .terms = training.terms()});
   std::vector<double> step, record, digest;
   for (int64_t s = 0; s < steps; ++s) {
     StepRecord r;

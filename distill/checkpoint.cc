@@ -73,8 +73,7 @@ bool resume_checkpoint(const fs::path& scratch, Trainer& trainer, StepLog& log, 
   if (steps < 0) throw FormatError(path, -1, "metadata 'steps_done' is missing");
   if (log.records) {
     // The last record need not have a digest here: the run goes on.
-    StepRecords records = StepRecords::from_bytes(text_of(file, "records"), log.records->initial_weights(),
-                                                  log.records->digest_every(), path, StepRecords::Ended::no);
+    StepRecords records = StepRecords::from_bytes(text_of(file, "records"), log.records->format(), path, StepRecords::Ended::no);
     if (int64_t(records.steps().size()) != steps) throw FormatError(path, -1, "it does not have one record a step");
     log.records = std::move(records);
   }

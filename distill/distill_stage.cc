@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "distill/router_counts.h"
 #include "distill/training_run.h"
+#include "records/step_log.h"
 
 namespace overproof {
 
@@ -39,14 +40,14 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"tokens", tokens},
                       {"taught_windows", training.taught_windows()},
                       {"trained_parameters", trainer.trained_parameters()},
-                      {"final", last.to_json()},
+                      {"final", step_log_line({.terms = training.terms()}, last)},
                       {"parameters", shape.parameters()},
                       {"active_fraction", active},
                       {"ffn_activation", shape.ffn_activation()},
                       {"expert_load", trainer.expert_load()}};
   write_step_log(log, outputs.folder(), report.metrics());
   report.summary = {fmt::format("{} steps, {} tokens: loss {:.4f} nats a token (KL {:.4f}, cross-entropy {:.4f})", steps, tokens,
-                                last.loss, last.kl, last.ce),
+                                last.loss, last.terms[0], last.terms[1]),
                     fmt::format("trained {:.1f} of {:.1f} million parameters", double(trainer.trained_parameters()) / 1e6,
                                 double(shape.parameters()) / 1e6),
                     fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",

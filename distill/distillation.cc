@@ -101,7 +101,7 @@ StepRecord Distillation::step() {
   loss_options.temperature = targets_.temperature();
   loss_options.ce_weight = ce_weight_;
   return placed(trainer().step(
-      batch.windows, ce_weight_,
+      batch.windows, ce_weight_, 2,
       [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
         LossOptions scaled = loss_options;
         scaled.grad_scale = grad_scale;

@@ -105,29 +105,10 @@ Session begin(const Subject& subject, Replay& result) {
   return session;
 }
 
-std::string shown(const StepRecord& r, const std::string& field) {
-  if (field == "learning rate") return fmt::format("{}", r.learning_rate);
-  if (field == "position") return fmt::format("{}", r.position);
-  if (field == "loss") return fmt::format("{}", r.loss);
-  if (field == "kl") return fmt::format("{}", r.kl);
-  if (field == "ce") return fmt::format("{}", r.ce);
-  if (field == "gradient norm") return fmt::format("{}", r.grad_norm);
-  if (field == "balance") return fmt::format("{}", r.balance);
-  if (field == "tokens" || field == "tokens_seen") return fmt::format("{}", field == "tokens" ? r.tokens : r.tokens_seen);
-  const Digest& d = field == "batch root" ? r.batch : field == "weights" ? r.weights : r.optimizer;
-  return "sha256:" + d.hex().substr(0, 16);
-}
-
-std::string difference_of(const StepRecord& recorded, const StepRecord& made, const std::string& field) {
-  return fmt::format("step {}: {} is recorded as {}, and comes out as {}", recorded.step, field, shown(recorded, field),
-                     shown(made, field));
-}
-
 /// A record whose computed numbers are those of `from`: what is left to compare follows from inputs and configuration alone.
 StepRecord with_results_of(StepRecord plan, const StepRecord& from) {
   plan.loss = from.loss;
-  plan.kl = from.kl;
-  plan.ce = from.ce;
+  plan.terms = from.terms;
   plan.grad_norm = from.grad_norm;
   plan.balance = from.balance;
   return plan;
@@ -142,8 +123,18 @@ class Replayer {
         result_(result),
         kept_(subject.path.parent_path() / kKeptFolder) {}
 
-  /// Everything that needs no training.
-  void check_all_steps() {
+  /// Everything that needs no training. False when the records are of another kind of training, so that no step can be compared.
+  bool check_all_steps() {
+    const StepFormat& format = records_.format();
+    if (format.ranks != 1) {
+      result_.faults.push_back(fmt::format("{} processes are recorded to have trained together, but the statement names one", format.ranks));
+      return false;
+    }
+    if (const std::vector<std::string> terms = session_.run->terms(); !same_terms(terms)) {
+      result_.faults.push_back(fmt::format("the step records have the loss terms {}, the configuration has {}",
+                                           fmt::join(format.terms, ", "), fmt::join(terms, ", ")));
+      return false;
+    }
     fault_if(session_.digester->weights() != records_.initial_weights(),
              "the step records do not begin with the weights of the parent");
     const int64_t planned = session_.run->steps(), steps = result_.steps;
@@ -155,7 +146,7 @@ class Replayer {
       const StepRecord& recorded = records_.steps()[size_t(s)];
       StepRecord plan = with_results_of(session_.run->plan(s), recorded);
       plan.batch = session_.run->batch_root(s);
-      if (const std::string field = first_difference(recorded, plan); !field.empty()) {
+      if (const std::string field = first_difference(format, recorded, plan); !field.empty()) {
         if (++unequal <= 3) result_.faults.push_back(difference_of(recorded, plan, field));
       } else {
         ++result_.steps_planned_equal;
@@ -163,6 +154,7 @@ class Replayer {
       progress.update(s + 1);
     }
     if (unequal > 3) result_.faults.push_back(fmt::format("and {} more steps like these", unequal - 3));
+    return true;
   }
 
   /// The weights that were published against those that the records end with.
@@ -218,6 +210,19 @@ class Replayer {
   }
 
  private:
+  /// Version 1 has a cross-entropy of 0 also where none was computed.
+  bool same_terms(const std::vector<std::string>& terms) const {
+    const std::vector<std::string>& recorded = records_.format().terms;
+    if (records_.format().version > 1) return terms == recorded;
+    return std::ranges::all_of(terms, [&](const std::string& name) { return std::ranges::find(recorded, name) != recorded.end(); });
+  }
+
+  std::string difference_of(const StepRecord& recorded, const StepRecord& made, const std::string& field) const {
+    const StepFormat& format = records_.format();
+    return fmt::format("step {}: {} is recorded as {}, and comes out as {}", recorded.step, field,
+                       field_text(format, recorded, field), field_text(format, made, field));
+  }
+
   void fault_if(bool wrong, const std::string& what) {
     if (wrong) result_.faults.push_back(what);
   }
@@ -263,7 +268,7 @@ class Replayer {
       throw_if_interrupted();
       StepRecord made;
       try {
-        made = session_.run->step();
+        made = with_terms_in_order(session_.run->step(), session_.run->terms(), records_.format().terms);
       } catch (const UsageError& e) {  // it diverges: what was recorded did not
         segment.difference = e.what();
         return false;
@@ -274,7 +279,7 @@ class Replayer {
         made.weights = session_.digester->weights();
         made.optimizer = session_.digester->optimizer();
       }
-      if (const std::string field = first_difference(recorded, made); !field.empty()) {
+      if (const std::string field = first_difference(records_.format(), recorded, made); !field.empty()) {
         segment.difference = difference_of(recorded, made, field);
         if (made.step < segment.first_step) segment.difference += ", on the way to this segment";
         return false;
@@ -499,11 +504,11 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   }
   const std::vector<int64_t> ends = records->segment_ends();
   Replayer replayer(*subject, std::move(*records), std::move(session), result);
-  replayer.check_all_steps();
+  const bool comparable = replayer.check_all_steps();
   replayer.check_final_weights();
   const std::vector<int64_t> spans = result.tolerance > 0 ? replayer.ends_with_weights(ends) : ends;
   result.segments_total = int64_t(spans.size()) - 1;
-  if (config.segments == 0 || result.segments_total < 1) return result;
+  if (!comparable || config.segments == 0 || result.segments_total < 1) return result;
   const std::vector<int64_t> drawn = draw_segments(result.segments_total, config.segments, config.seed, result.root);
   if (result.tolerance > 0) replayer.within_tolerance(drawn, spans);
   else replayer.bitwise(drawn, spans);

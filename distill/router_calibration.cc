@@ -64,7 +64,7 @@ StepRecord RouterCalibration::step() {
   for (size_t w = 0; w < numbers.size(); ++w)
     sources_.read_window(Split::train, numbers[w], std::span(token_sources).subspan(w * size_t(length), size_t(length)));
   return placed(trainer().step(
-      windows, 0.0,
+      windows, 0.0, 1,
       [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
         at::NoGradGuard no_grad;
         LossOptions scaled;

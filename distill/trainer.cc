@@ -97,7 +97,8 @@ int64_t Trainer::trained_parameters() const {
   return sum;
 }
 
-StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, const Loss& loss, std::span<const int32_t> token_sources) {
+StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, size_t term_count, const Loss& loss,
+                         std::span<const int32_t> token_sources) {
   const int64_t batch = windows.size(0), tokens = windows.numel();
   OVERPROOF_CHECK(!counter_ || int64_t(token_sources.size()) == tokens);
   for (Slot& slot : slots_) slot.weight.mutable_grad().reset();
@@ -124,9 +125,11 @@ StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, const Loss
   at::NoGradGuard no_grad;
   StepRecord record;
   record.step = steps_done_;
+  record.sequences = batch;
   record.tokens = tokens;
-  record.kl = sums.kl / double(tokens);
-  record.ce = sums.ce / double(tokens);
+  record.weight = double(tokens);
+  record.terms[0] = sums.kl / double(tokens);
+  if (term_count > 1) record.terms[1] = sums.ce / double(tokens);
   record.loss = sums.loss(ce_weight) / double(tokens);
   record.learning_rate = learning_rate_at(options_, steps_done_);
   record.grad_norm = clip_gradients();

@@ -42,7 +42,8 @@ class Trainer {
 
   /// One step on windows I64 [batch, length], as many in memory at a time as the options say. `token_sources`: of each token, row
   /// by row; needed when routing is counted. Position and digests of the record are left to the caller.
-  StepRecord step(const at::Tensor& windows, double ce_weight, const Loss& loss, std::span<const int32_t> token_sources = {});
+  /// The record's terms are KL and, when `term_count` is 2, cross-entropy.
+  StepRecord step(const at::Tensor& windows, double ce_weight, size_t term_count, const Loss& loss, std::span<const int32_t> token_sources = {});
 
   int64_t steps_done() const { return steps_done_; }
   int64_t trained_parameters() const;

@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "distill/checkpoint.h"
+#include "records/step_log.h"
 #include "student/ffn.h"
 
 namespace overproof {
@@ -33,7 +34,9 @@ StepRecord TrainingRun::plan(int64_t step) const {
   StepRecord record;
   record.step = step;
   record.position = step * options_.batch_size;
+  record.sequences = options_.batch_size;
   record.tokens = step_tokens();
+  record.weight = double(record.tokens);
   record.tokens_seen = (step + 1) * step_tokens();
   record.learning_rate = learning_rate_at(options_, step);
   return record;
@@ -52,9 +55,11 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
   if (recording.keep_every > 0 && recording.digest_every == 0)
     throw UsageError("keep-every needs digest-every: a state that is kept is found by its digest");
   std::optional<StateDigester> digester;
+  StepFormat format{.digest_every = recording.digest_every, .terms = run.terms()};
   if (recording.digest_every > 0) {
     digester.emplace(run.student(), trainer);
-    log.records.emplace(digester->weights(), recording.digest_every);
+    format.initial_weights = digester->weights();
+    log.records.emplace(format);
   }
   if (recording.checkpoint_every > 0) resume_checkpoint(outputs.scratch(), trainer, log, recording.run);
 
@@ -77,7 +82,7 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
         kept = done / recording.keep_every;
       }
     }
-    log.lines += last.to_json().dump() + "\n";
+    log.lines += step_log_line(format, last).dump() + "\n";
     if (log.records) log.records->append(last);
     progress.update(done * run.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
     if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && done < run.steps())
@@ -87,7 +92,7 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
 }
 
 void write_step_log(const StepLog& log, OutputFolder& folder, Json& metrics) {
-  folder.write_file("steps.jsonl", log.lines);
+  folder.write_file(kStepLogFile, log.lines);
   if (!log.records) return;
   write_step_records(*log.records, folder);
   metrics["step_chain"] = log.records->chain().hex();

@@ -28,6 +28,8 @@ class TrainingRun {
   Trainer& trainer() { return *trainer_; }
   const Corpus& corpus() const { return corpus_; }
   int64_t steps() const { return options_.steps; }
+  /// Names of the loss terms of a record, in its order.
+  virtual std::vector<std::string> terms() const = 0;
   int64_t step_tokens() const { return options_.batch_size * corpus_.window_length(); }
   const RouterCounter* routing() const { return counter_ ? &*counter_ : nullptr; }  ///< null for a dense student
   /// What can be said of a step without making it: position, tokens and learning rate.
@@ -60,6 +62,7 @@ class TrainingRun {
 class Distillation final : public TrainingRun {
  public:
   Distillation(const DistillConfig& config, const Inputs& inputs);
+  std::vector<std::string> terms() const override { return {"forward-kl", "cross-entropy"}; }
   StepRecord step() override;
   Digest batch_root(int64_t step) const override;
   int64_t taught_windows() const { return targets_.blocks(); }
@@ -74,6 +77,7 @@ class Distillation final : public TrainingRun {
 class RouterCalibration final : public TrainingRun {
  public:
   RouterCalibration(const CalibrateConfig& config, const Inputs& inputs);
+  std::vector<std::string> terms() const override { return {"forward-kl"}; }
   StepRecord step() override;
   Digest batch_root(int64_t step) const override;
   const Decoder& teacher() const { return teacher_; }

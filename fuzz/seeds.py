@@ -195,13 +195,22 @@ def statistics(seeds):
     for kind, entries, size in [("sample", sample, 3), ("top-k", top, 5)]:
         seeds.put("soft_targets_fuzz", tensors({**targets, "kind": kind}, row_lengths=numpy.array([1, 2], u1), entries=numpy.frombuffer(entries, u1),
                                                block_offsets=numpy.array([0, 3 * size], i8)))
-    records, chain = b"", hashlib.sha256(b"overproof step chain v1" + hashlib.sha256(b"w").digest()).digest()
-    for step in range(4):
-        state = b"w" * 64 if step % 2 else b"\0" * 64  # digests are taken every two steps
-        record = struct.pack("<4Q6d", step, step * 2, 16, 16 * (step + 1), 1e-3, 3.0, 2.0, 4.0, 1.0, 1.0) + b"b" * 32 + state + b"\0" * 48
-        chain = hashlib.sha256(chain + record).digest()
-        records += record + chain
-    seeds.put("step_records_fuzz", records, records[:256])
+    weights = hashlib.sha256(b"w").digest()
+    facts = b'{"batch_root":"overproof batch v1","digest_every":2,"ranks":1,"terms":["forward-kl","cross-entropy"]}'
+    for version, first in [(1, b"overproof step chain v1" + weights), (2, b"overproof step chain v2" + weights + facts)]:
+        records, chain = b"", hashlib.sha256(first).digest()
+        for step in range(4):
+            state = b"w" * 64 if step % 2 else b"\0" * 64  # digests are taken every two steps
+            if version == 1:
+                record = struct.pack("<4Q6d", step, step * 2, 16, 16 * (step + 1), 1e-3, 3.0, 2.0, 4.0, 1.0, 1.0) + b"b" * 32 + state + b"\0" * 48
+            else:
+                numbers = struct.pack("<5Q19d", step, step * 2, 2, 16, 16 * (step + 1), 16.0, 1e-3, 3.0, 1.0, 1.0, 2.0, 4.0, *[0.0] * 12)
+                record = numbers + b"b" * 32 + state
+            chain = hashlib.sha256(chain + record).digest()
+            records += record + chain
+        kind = bytes([version - 1])
+        seeds.put("step_records_fuzz", kind + records, kind + records[:len(records) // 4])
+    seeds.put("step_log_fuzz", '{"step":0,"loss":2.5,"kl":2.5,"ce":0.0,"balance":1.0}\n' * 2, '{"loss":2.5,"terms":{"forward-kl":2.5},"weight":16.0}\n')
     row = {"name": "model.safetensors", "bytes": 24, "sha256": "0" * 64}
     plan = json.dumps([[name, "F32", [2, 3], "none", [[name, "F32", [2, 3]]]] for name in ["a.weight", "b.weight"]], separators=(",", ":"))
     seeds.put("journal_fuzz", {"format_version": 1, "plan": hashlib.sha256(plan.encode()).hexdigest(), "items": 1, "bytes": 24, "errors": [[1.5, 0.25]],

@@ -15,7 +15,8 @@ from program import SOURCE, overproof
 STEPS, EVERY, BATCH, LENGTH = 18, 4, 4, 64
 SMALL = ["--set", f"student.steps={STEPS}", "--set", f"student.digest-every={EVERY}", "--set", "student.keep-every=8",
          "--set", "soft-targets.tokens=1280"]
-RECORD = struct.Struct("<4q6d32s32s32s48s32s")
+RECORD = struct.Struct("<5q5d14d32s32s32s32s")
+TERMS, WEIGHTS, OPTIMIZER, LINK = slice(10, 24), 25, 26, 27
 SEED = "00c0ffee"
 
 
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
 def records(artifact):
     with safe_open(artifact / "steps.safetensors", "numpy") as file:
         steps, metadata = file.get_tensor("steps"), file.metadata()
-    assert steps.dtype == numpy.uint8 and steps.shape[1] == 256 == RECORD.size
+    assert steps.dtype == numpy.uint8 and steps.shape[1] == 320 == RECORD.size
     return [RECORD.unpack(row.tobytes()) for row in steps], steps, metadata
 
 
@@ -48,34 +49,38 @@ def test_records_are_what_the_header_says(run):
     rows, raw, metadata = records(run / "student")
     lines = [json.loads(line) for line in (run / "student/steps.jsonl").read_text().splitlines()]
     assert len(rows) == len(lines) == STEPS
-    chain = hashlib.sha256(b"overproof step chain v1" + bytes.fromhex(metadata["initial_weights"])).digest()
+    assert metadata["format_version"] == "2" and json.loads(metadata["terms"]) == ["forward-kl", "cross-entropy"]
+    bound = {"batch_root": metadata["batch_root"], "digest_every": EVERY, "ranks": int(metadata["ranks"]), "terms": json.loads(metadata["terms"])}
+    first = b"overproof step chain v2" + bytes.fromhex(metadata["initial_weights"]) + json.dumps(bound, sort_keys=True, separators=(",", ":")).encode()
+    chain = hashlib.sha256(first).digest()
     for step, (row, line) in enumerate(zip(rows, lines)):
         assert row[0] == line["step"] == step and row[1] == step * BATCH
-        assert row[2] == line["tokens"] == BATCH * LENGTH and row[3] == (step + 1) * BATCH * LENGTH
-        assert list(row[4:10]) == [line[k] for k in ("lr", "loss", "kl", "ce", "grad_norm", "balance")]
-        assert row[13] == bytes(48)
+        assert row[2] == line["sequences"] == BATCH
+        assert row[3] == line["tokens"] == row[5] == line["weight"] == BATCH * LENGTH and row[4] == (step + 1) * BATCH * LENGTH
+        assert list(row[6:10]) == [line[k] for k in ("lr", "loss", "grad_norm", "balance")]
+        assert list(row[TERMS]) == [line["terms"]["forward-kl"], line["terms"]["cross-entropy"]] + [0.0] * 12
         digested = (step + 1) % EVERY == 0 or step + 1 == STEPS
-        assert (row[11] != bytes(32)) == (row[12] != bytes(32)) == digested
-        chain = hashlib.sha256(chain + raw[step].tobytes()[:224]).digest()
-        assert row[14] == chain
+        assert (row[WEIGHTS] != bytes(32)) == (row[OPTIMIZER] != bytes(32)) == digested
+        chain = hashlib.sha256(chain + raw[step].tobytes()[:288]).digest()
+        assert row[LINK] == chain
     assert metadata["chain"] == chain.hex()
     statement = json.loads(base64.b64decode(json.loads((run / "student/claims.jsonl").read_text().splitlines()[0])["payload"]))
     assert chain.hex() in json.dumps(statement), "the end of the chain is signed"
     # Both ends are the weights that were published.
     assert metadata["initial_weights"] == weights(run / "student-init").hex()
-    assert rows[-1][11] == weights(run / "student")
+    assert rows[-1][WEIGHTS] == weights(run / "student")
 
 
 def test_kept_states_are_named_after_what_they_hold(run):
     rows, _, _ = records(run / "student")
     kept = {path.name for path in (run / "checkpoints").iterdir()}
-    assert kept == {hashlib.sha256(rows[s][11] + rows[s][12]).hexdigest() + ".safetensors" for s in (7, 15)}
+    assert kept == {hashlib.sha256(rows[s][WEIGHTS] + rows[s][OPTIMIZER]).hexdigest() + ".safetensors" for s in (7, 15)}
     for step in (7, 15):
-        name = hashlib.sha256(rows[step][11] + rows[step][12]).hexdigest() + ".safetensors"
+        name = hashlib.sha256(rows[step][WEIGHTS] + rows[step][OPTIMIZER]).hexdigest() + ".safetensors"
         with safe_open(run / "checkpoints" / name, "numpy") as file:
             state = [(n, {"float32": "F32", "int64": "I64"}[file.get_tensor(n).dtype.name], file.get_tensor(n).shape, file.get_tensor(n).tobytes())
                      for n in file.keys() if n.endswith((".adam_first", ".adam_second")) or n in ("expert_tokens", "router_counts", "router_tokens")]
-        assert digest_of_tensors(state) == rows[step][12]
+        assert digest_of_tensors(state) == rows[step][OPTIMIZER]
     assert overproof("audit", "verify", run).returncode == 0
 
 
@@ -177,6 +182,6 @@ def test_kept_states_and_digests_change_no_weight(run, tmp_path):
         assert (tmp_path / name / "steps.jsonl").read_text() == (run / "student/steps.jsonl").read_text()
     assert not (tmp_path / "off/steps.safetensors").exists()
     assert len(list((tmp_path / "checkpoints").iterdir())) == STEPS - 1
-    assert [r[11] for r in records(tmp_path / "each")[0]][3::4] == [r[11] for r in records(run / "student")[0]][3::4]
+    assert [r[WEIGHTS] for r in records(tmp_path / "each")[0]][3::4] == [r[WEIGHTS] for r in records(run / "student")[0]][3::4]
     answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, code=2)
     assert "which is not beside it" in answer.stderr  # its parents

@@ -8,7 +8,7 @@
 
 #include "core/json.h"
 #include "core/progress.h"
-#include "records/step_records.h"
+#include "records/step_log.h"
 #include "formats/safetensors.h"
 #include "pipeline/recipe.h"
 #include "provenance/artifact.h"
@@ -90,12 +90,12 @@ class ForgedRun {
   /// Changes step records, chains them anew and writes the readable log to match.
   void change_records(const std::string& artifact, const std::function<void(StepRecord&)>& change) const {
     const StepRecords honest = read_step_records(path() / artifact);
-    StepRecords forged(honest.initial_weights(), honest.digest_every());
+    StepRecords forged(honest.format());
     std::string log;
     for (StepRecord r : honest.steps()) {
       change(r);
       forged.append(r);
-      log += r.to_json().dump() + "\n";
+      log += step_log_line(honest.format(), r).dump() + "\n";
     }
     OutputFolder out(path() / artifact);
     write_step_records(forged, out);

@@ -327,7 +327,7 @@ TEST_CASE("a changed step record is caught") {
   ForgedRun run;
   SECTION("alone: by verify, for the chain breaks") {
     ForgedRun::rewrite(run / "student", kStepRecordsFile,
-                       [](auto& tensors, Metadata&) { tensors.at("steps")[7 * 256 + 40] ^= 1; });
+                       [](auto& tensors, Metadata&) { tensors.at("steps")[7 * 320 + 56] ^= 1; });
     run.reseal();
     CHECK(verifies(run.path(), "does not follow from the one before it"));
     CHECK(has(replayed(run.path(), 1).faults, "does not follow"));
