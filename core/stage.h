@@ -46,22 +46,27 @@ class Inputs {
 /// Where a stage writes. Everything below folder() becomes the artifact, and must be written through it.
 class Outputs {
  public:
-  /// `kept`: see kept(); empty: `checkpoints` beside the folder.
-  Outputs(fs::path folder, fs::path scratch, fs::path kept = {})
+  /// `kept`: see kept(); empty: `checkpoints` next to the folder. `stage_key`: see stage_key().
+  Outputs(fs::path folder, fs::path scratch, fs::path kept = {}, const Digest& stage_key = {})
       : folder_(std::move(folder)),
         scratch_(std::move(scratch)),
-        kept_(kept.empty() ? folder_.path().parent_path() / kKeptFolder : std::move(kept)) {}
+        kept_(kept.empty() ? folder_.path().parent_path() / kKeptFolder : std::move(kept)),
+        stage_key_(stage_key) {}
   OutputFolder& folder() { return folder_; }
   const OutputFolder& folder() const { return folder_; }
   /// A folder that outlives a kill of the same stage with the same inputs and configuration (checkpoints go there);
   /// it is removed when the stage finishes.
   const fs::path& scratch() const { return scratch_; }
+  /// Identity of what is being made: stage, version, configuration and inputs. A stage resumes only from what was left under the same
+  /// key (records/resume.h); with zeros it resumes from nothing.
+  const Digest& stage_key() const { return stage_key_; }
   /// A folder beside the artifacts of a run, for what is large, is no part of any, and is found by its digest.
   const fs::path& kept() const { return kept_; }
 
  private:
   OutputFolder folder_;
   fs::path scratch_, kept_;
+  Digest stage_key_;
 };
 
 /// What a stage has to say. `metrics` is recorded in the signed statement and printed with --json; `summary` is for people.

@@ -113,7 +113,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   const auto kept = keep_tuned(student);
   StepRecord last;
   const StepLog log =
-      train_all(training, {"calibrate", "", digest_interval(options.digest_every, training.step_tokens()), 0, options.keep_every},
+      train_all(training, {"calibrate", digest_interval(options.digest_every, training.step_tokens()), 0, options.keep_every},
                 outputs, last);
 
   const HeldOut after = options.steps > 0 ? measure(student, teacher, held_out) : before;

@@ -2,7 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include <charconv>
+#include <fmt/format.h>
+
 #include <cstring>
 
 #include "core/error.h"
@@ -11,74 +12,77 @@
 namespace overproof {
 namespace {
 
-constexpr char kFile[] = "checkpoint.safetensors", kNext[] = "checkpoint.next.safetensors";
-
 TensorInfo info_of(const NamedTensor& t) {
   return {t.name, t.tensor.scalar_type() == at::kLong ? DType::i64 : DType::f32, t.tensor.sizes().vec()};
 }
 
 /// `more` are tensors of bytes after the state.
-void write_state(const fs::path& folder, const std::string& name, const Trainer& trainer, const Metadata& metadata,
-                 const std::vector<std::pair<std::string, std::string>>& more) {
+FileRecord write_state(const fs::path& folder, const std::string& name, const Trainer& trainer, const Metadata& metadata,
+                       const std::vector<std::pair<std::string, std::string>>& more) {
   const std::vector<NamedTensor> state = trainer.state();
   std::vector<TensorInfo> infos;
   for (const NamedTensor& t : state) infos.push_back(info_of(t));
   for (const auto& [tensor, bytes] : more) infos.push_back({tensor, DType::u8, {int64_t(bytes.size())}});
-  const std::string next = name + ".next";
   OutputFolder out(folder);
-  SafetensorsWriter writer(out, next, infos, metadata);
+  SafetensorsWriter writer(out, name, infos, metadata);
   for (const NamedTensor& t : state) writer.append(t.tensor.const_data_ptr(), size_t(t.tensor.nbytes()));
   for (const auto& [tensor, bytes] : more) writer.append(bytes.data(), bytes.size());
   writer.close();
-  std::error_code fault;
-  fs::rename(folder / next, folder / name, fault);
-  if (fault) throw IoError(folder / name, "cannot replace the checkpoint", fault.value());
-  fsync_folder(folder);
+  return out.records().at(0);
 }
 
+/// Throws FormatError before anything is copied when a tensor is missing or has another shape.
 void read_state(const SafetensorsFile& file, Trainer& trainer) {
-  for (const NamedTensor& t : trainer.state()) {
+  const std::vector<NamedTensor> state = trainer.state();
+  for (const NamedTensor& t : state) {
     const TensorInfo wanted = info_of(t), &info = file.info(t.name);
     if (info.dtype != wanted.dtype || info.shape != wanted.shape)
       throw FormatError(file.path(), -1, "'" + t.name + "' has another shape");
+  }
+  for (const NamedTensor& t : state) {
     const auto bytes = file.bytes(t.name);
     std::memcpy(t.tensor.mutable_data_ptr(), bytes.data(), bytes.size());
   }
 }
 
 std::string text_of(const SafetensorsFile& file, const char* name) {
+  if (const TensorInfo& info = file.info(name); info.dtype != DType::u8 || info.shape.size() != 1)
+    throw FormatError(file.path(), -1, std::string("'") + name + "' is not U8 [bytes]");
   const auto bytes = file.bytes(name);
   return {bytes.begin(), bytes.end()};
 }
 
 }  // namespace
 
-void save_checkpoint(const fs::path& scratch, const Trainer& trainer, const StepLog& log, const std::string& run) {
-  write_state(scratch, kFile, trainer,
-              {{"steps_done", std::to_string(trainer.steps_done())}, {"run", run}, {"format_version", "2"}},
-              {{"log", log.lines}, {"records", log.records ? log.records->bytes() : ""}});
+void TrainingCheckpoint::write(const Trainer& trainer, const StepLog& log) {
+  const int64_t steps = trainer.steps_done();
+  const FileRecord file = write_state(scratch_, fmt::format("checkpoint-{}.safetensors", steps), trainer, {},
+                                      {{"log", log.lines}, {"records", log.records ? log.records->bytes() : ""}});
+  fsync_folder(scratch_);
+  resume_.write({{file}, {{"steps", steps}}});
 }
 
-bool resume_checkpoint(const fs::path& scratch, Trainer& trainer, StepLog& log, const std::string& run) {
-  const fs::path path = scratch / kFile;
-  if (!fs::exists(path)) return false;
-  const SafetensorsFile file(path);
-  const Metadata& metadata = file.metadata();
-  if (const auto found = metadata.find("run"); found == metadata.end() || found->second != run) return false;
-  // Of another version of this program: begun anew, as with another configuration.
-  if (const auto version = metadata.find("format_version"); version == metadata.end() || version->second != "2") return false;
-  const auto done = metadata.find("steps_done");
-  int64_t steps = -1;
-  if (done != metadata.end()) std::from_chars(done->second.data(), done->second.data() + done->second.size(), steps);
-  if (steps < 0) throw FormatError(path, -1, "metadata 'steps_done' is missing");
-  if (log.records) {
-    // The last record need not have a digest here: the run goes on.
-    StepRecords records = StepRecords::from_bytes(text_of(file, "records"), log.records->format(), path, StepRecords::Ended::no);
-    if (int64_t(records.steps().size()) != steps) throw FormatError(path, -1, "it does not have one record a step");
+bool TrainingCheckpoint::read(int64_t all_steps, Trainer& trainer, StepLog& log) {
+  const auto point = resume_.read();
+  if (!point || point->files.size() != 1 || !point->progress.contains("steps")) return false;
+  const Json& done = point->progress["steps"];
+  if (!done.is_number_unsigned() || done.get<uint64_t>() >= uint64_t(all_steps)) return false;
+  const int64_t steps = done.get<int64_t>();
+  try {
+    const SafetensorsFile file(scratch_ / point->files[0].name);
+    std::string lines = text_of(file, "log");
+    std::optional<StepRecords> records;
+    if (log.records) {
+      // The last record need not have a digest: the training has not ended.
+      records = StepRecords::from_bytes(text_of(file, "records"), log.records->format(), file.path(), StepRecords::Ended::no);
+      if (int64_t(records->steps().size()) != steps) return false;
+    }
+    read_state(file, trainer);
+    log.lines = std::move(lines);
     log.records = std::move(records);
+  } catch (const FormatError&) {
+    return false;
   }
-  read_state(file, trainer);
-  log.lines = text_of(file, "log");
   trainer.resume_at(steps);
   return true;
 }
@@ -96,12 +100,16 @@ void keep_state(const fs::path& folder, const Trainer& trainer, const Digest& we
   fs::create_directories(folder, error);
   if (error) throw IoError(folder, "cannot make the folder", error.value());
   if (fs::exists(folder / name, error)) return;
-  write_state(folder, name, trainer,
+  const std::string unfinished = name + ".partial";
+  write_state(folder, unfinished, trainer,
               {{"format_version", "1"},
                {"steps_done", std::to_string(trainer.steps_done())},
                {"weights", weights.hex()},
                {"optimizer", optimizer.hex()}},
               {});
+  fs::rename(folder / unfinished, folder / name, error);
+  if (error) throw IoError(folder / name, "cannot move the state into place", error.value());
+  fsync_folder(folder);
 }
 
 bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& digester, const Digest& weights,

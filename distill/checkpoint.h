@@ -1,22 +1,30 @@
 #pragma once
-// A training's state on disk. One safetensors file in the stage's scratch folder is replaced as a whole, so that a kill at any
-// moment leaves the last complete one. States that are kept for auditors stand beside the artifacts, in `checkpoints/`, each
-// named after the digests that its step record has of it: it is found by digest, and what is read is digested again before it is
-// used.
+// A training's state on disk. While it runs, the scratch folder has the last complete state and log, bound to the stage key
+// (records/resume.h). States that are kept for auditors are in `checkpoints/` next to the artifacts, each named after the digests
+// that its step record has: a state is found by digest, and what is read is digested again before it is used.
 
 #include <string>
 
 #include "distill/training_run.h"
+#include "records/resume.h"
 
 namespace overproof {
 
-/// Writes trainer.state() and the log so far. `run` names what is being trained (inputs and configuration); a checkpoint
-/// of another run is never resumed.
-void save_checkpoint(const fs::path& scratch, const Trainer& trainer, const StepLog& log, const std::string& run);
+/// What a killed training resumes from: checkpoint-<steps>.safetensors with trainer.state(), "log" U8 (steps.jsonl so far) and
+/// "records" U8 (StepRecords::bytes()).
+class TrainingCheckpoint {
+ public:
+  TrainingCheckpoint(const fs::path& scratch, const Digest& stage_key) : resume_(scratch, stage_key), scratch_(scratch) {}
+  /// Replaces the last state. Throws IoError.
+  void write(const Trainer& trainer, const StepLog& log);
+  /// Copies the last state of this stage key into the trainer and its log into `log`. False, and nothing copied, when there is none, or
+  /// it is not one of this training of `steps` steps.
+  bool read(int64_t steps, Trainer& trainer, StepLog& log);
 
-/// Copies the last checkpoint's values into the trainer and its log into `log`; false when there is none of this run.
-/// Throws FormatError when the file is not what the trainer needs.
-bool resume_checkpoint(const fs::path& scratch, Trainer& trainer, StepLog& log, const std::string& run);
+ private:
+  Resume resume_;
+  fs::path scratch_;
+};
 
 /// The file of a kept state: "<SHA-256 of both digests>.safetensors".
 std::string kept_state_name(const Digest& weights, const Digest& optimizer);

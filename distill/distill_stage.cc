@@ -18,13 +18,9 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const ModelConfig& shape = training.student().config();
   const int64_t steps = training.steps(), tokens = steps * training.step_tokens();
 
-  DistillConfig effective = config;
-  effective.training.steps = steps;
-  Json run = to_json(options_of(effective));
-  for (const auto& [slot, input] : inputs.all()) run["inputs"][slot] = input.root.hex();
   StepRecord last;
   const StepLog log = train_all(training,
-                                {"distill", run.dump(), digest_interval(options.digest_every, training.step_tokens()),
+                                {"distill", digest_interval(options.digest_every, training.step_tokens()),
                                  config.checkpoint_every, options.keep_every},
                                 outputs, last);
 

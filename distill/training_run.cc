@@ -61,7 +61,8 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
     format.initial_weights = digester->weights();
     log.records.emplace(format);
   }
-  if (recording.checkpoint_every > 0) resume_checkpoint(outputs.scratch(), trainer, log, recording.run);
+  TrainingCheckpoint checkpoint(outputs.scratch(), outputs.stage_key());
+  if (recording.checkpoint_every > 0) checkpoint.read(run.steps(), trainer, log);
 
   Progress progress(recording.label, run.steps() * run.step_tokens(), "tokens", trainer.steps_done() * run.step_tokens());
   // Counted from the last state that was digested, so that a resumed run keeps what an uninterrupted one does.
@@ -86,7 +87,7 @@ StepLog train_all(TrainingRun& run, const TrainingRecording& recording, const Ou
     if (log.records) log.records->append(last);
     progress.update(done * run.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
     if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && done < run.steps())
-      save_checkpoint(outputs.scratch(), trainer, log, recording.run);
+      checkpoint.write(trainer, log);
   }
   return log;
 }

@@ -107,7 +107,6 @@ struct StepLog {
 
 struct TrainingRecording {
   std::string label;             ///< of the progress bar
-  std::string run;               ///< names inputs and configuration: whose checkpoint is whose
   int64_t digest_every = 0;      ///< steps between digests of the state; 0: no records at all
   int64_t checkpoint_every = 0;  ///< steps between checkpoints that a killed run goes on from; 0: none
   int64_t keep_every = 0;        ///< steps between states that are kept for auditors; 0: none

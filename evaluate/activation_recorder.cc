@@ -1,7 +1,6 @@
 #include "evaluate/activation_recorder.h"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 
@@ -12,7 +11,6 @@ namespace overproof {
 namespace {
 
 constexpr double kF16Largest = 65504.0;
-constexpr DType kSpilled[] = {DType::i64, DType::f32, DType::f16};
 
 }  // namespace
 
@@ -42,81 +40,19 @@ void InputRecord::add(const at::Tensor& x) {
   seen_ += n;
 }
 
-ActivationSpill::ActivationSpill(const fs::path& scratch, const Json* mark) : scratch_(scratch, Unfinished::kept) {
-  fs::create_directories(scratch);
-  if (mark) resume(*mark);
-  else fs::remove(scratch / kSpill);
-  out_.emplace(scratch_.open(kSpill));
-  if (mark) out_->skip(out_->kept_bytes_left());
-}
-
-void ActivationSpill::resume(const Json& mark) {
-  const fs::path file = scratch_.path() / kSpill;
-  FileRecord record{kSpill, 0, {}};
-  int64_t end = 0;
-  try {
-    record.bytes = mark.at("bytes").get<int64_t>();
-    record.digest = Digest::from_hex(mark.at("sha256").get<std::string>());
-    groups_ = mark.at("groups").get<int64_t>();
-    members_ = mark.at("members");
-    for (const Json& part : mark.at("parts")) {
-      const auto dtype = std::ranges::find(kSpilled, part.at(1).get<std::string>(), dtype_name);
-      if (dtype == std::end(kSpilled))
-        throw FormatError(file, -1, "the mark of an earlier run names a type that is not recorded");
-      const auto shape = part.at(2).get<std::vector<int64_t>>();
-      int64_t bytes = dtype_bytes(*dtype);
-      for (const int64_t d : shape)
-        if (d < 0 || __builtin_mul_overflow(bytes, d, &bytes))
-          throw FormatError(file, -1, "the mark of an earlier run is damaged");
-      if (bytes > record.bytes - end) throw FormatError(file, -1, "the mark of an earlier run speaks of more than is there");
-      parts_.push_back({{part.at(0).get<std::string>(), *dtype, shape}, end});
-      end += parts_.back().info.bytes();
-    }
-  } catch (const Json::exception& e) {
-    throw FormatError(file, -1, fmt::format("the mark of an earlier run is damaged: {}", e.what()));
-  }
-  if (end != record.bytes || !scratch_.resume({record})) throw FormatError(file, -1, "is no longer what an earlier run left");
-}
-
-Json ActivationSpill::mark() {
-  const FileRecord record = out_->sync();
-  Json parts = Json::array();
-  for (const Part& p : parts_) parts.push_back({p.info.name, dtype_name(p.info.dtype), p.info.shape});
-  return {{"bytes", record.bytes}, {"sha256", record.digest.hex()}, {"groups", groups_}, {"members", members_}, {"parts", parts}};
-}
-
-void ActivationSpill::append(const std::string& name, DType dtype, const at::Tensor& values) {
-  const at::Tensor contiguous = values.contiguous();
-  parts_.push_back({{name, dtype, contiguous.sizes().vec()}, out_->bytes_written()});
-  out_->write(contiguous.const_data_ptr(), size_t(contiguous.nbytes()));
-}
-
-void ActivationSpill::add(const std::vector<std::string>& weights, const InputRecord& record, int64_t routed, int64_t forced) {
-  OVERPROOF_CHECK(record.seen_ == record.rows_ && record.seen_ == routed + forced);
-  const std::string& group = weights.front();
-  for (const std::string& weight : weights) members_[weight + ".weight"] = group;
-  ++groups_;
-  append(group + ".tokens", DType::i64, at::tensor({routed, forced}, at::kLong));
-  append(group + ".amax", DType::f32, record.amax_);
-  append(group + ".range", DType::f32, record.range_);
-  if (record.hessian_.defined())
-    append(group + ".hessian", DType::f32, record.hessian_ / double(std::max<int64_t>(1, record.seen_)));
-  append(group + ".samples", DType::f16, record.samples_);
-}
-
-void ActivationSpill::write(OutputFolder& folder, std::string_view name, Metadata metadata) {
-  out_->close();
-  out_.reset();
-  std::ranges::stable_sort(parts_, {}, [](const Part& p) { return -dtype_bytes(p.info.dtype); });
-  std::vector<TensorInfo> infos;
-  for (const Part& p : parts_) infos.push_back(p.info);
-  metadata["groups"] = members_.dump();
-  metadata.emplace("format_version", "1");
-  SafetensorsWriter writer(folder, std::string(name), infos, metadata);
-  const MappedFile spilled(scratch_.path() / kSpill);
-  for (const Part& p : parts_)
-    if (p.info.elements() > 0) writer.append(spilled.bytes().data() + p.offset, size_t(p.info.bytes()));
-  writer.close();
+void InputRecord::file(ActivationJournal& journal, std::vector<std::string> weights, int64_t routed, int64_t forced) const {
+  OVERPROOF_CHECK(seen_ == rows_ && seen_ == routed + forced);
+  const auto floats = [](const at::Tensor& t) { return std::span(t.const_data_ptr<float>(), size_t(t.numel())); };
+  const at::Tensor amax = amax_.contiguous(), range = range_.contiguous(),
+                   hessian = hessian_.defined() ? (hessian_ / double(std::max<int64_t>(1, seen_))).contiguous() : at::Tensor();
+  const auto samples = reinterpret_cast<const uint16_t*>(samples_.const_data_ptr<at::Half>());
+  journal.add({.weights = std::move(weights),
+               .amax = floats(amax),
+               .range = {floats(range)[0], floats(range)[1]},
+               .samples = std::span(samples, size_t(samples_.numel())),
+               .hessian = hessian.defined() ? floats(hessian) : std::span<const float>(),
+               .routed = routed,
+               .forced = forced});
 }
 
 }  // namespace overproof

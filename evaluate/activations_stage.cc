@@ -10,17 +10,15 @@
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "data/tokenizer.h"
-#include "evaluate/activation_journal.h"
 #include "evaluate/activation_recorder.h"
 #include "model/decoder.h"
 #include "model/functions.h"
 #include "model/rounded_ffn.h"
 #include "model/windows.h"
+#include "records/activation_journal.h"
 
 namespace overproof {
 namespace {
-
-constexpr char kFile[] = "activations.safetensors";  // records/activation_statistics.h, whose reader stands beside us, not below
 
 using at::Tensor;
 
@@ -44,31 +42,30 @@ std::vector<int64_t> next_best(const Tensor& scores, int64_t expert, const std::
 /// Takes the residual stream of all windows through one layer after another.
 class LayerByLayer {
  public:
-  LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, const LayerState& from,
-               ActivationSpill& spill, Progress& progress)
+  /// `stream` f32 [tokens, hidden] is the input of the layer after the finished ones.
+  LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, Tensor stream, ActivationJournal& journal,
+               Progress& progress)
       : model_(model),
         config_(config),
         options_{config.samples, config.hessians},
         length_(length),
-        stream_(from.stream),
-        spill_(spill),
+        stream_(std::move(stream)),
+        journal_(journal),
         progress_(progress),
-        layers_done_(from.layers_done),
-        done_(from.layers_done * stream_.size(0)),
-        experts_(from.experts) {}
+        layers_(journal.progress()),
+        done_(layers_.layers_done * stream_.size(0)) {}
 
-  /// Calls after_layer() whenever state() is that of whole layers.
-  template <class AfterLayer>
-  void run(AfterLayer&& after_layer) {
-    while (layers_done_ < model_.config().layers) {
-      attention(layers_done_);
-      if (model_.config().is_moe()) mixture(layers_done_);
-      else dense(layers_done_);
-      ++layers_done_;
-      after_layer();
+  void run() {
+    while (layers_.layers_done < model_.config().layers) {
+      const int64_t layer = layers_.layers_done;
+      attention(layer);
+      if (model_.config().is_moe()) mixture(layer);
+      else dense(layer);
+      ++layers_.layers_done;
+      const Tensor stream = stream_.contiguous();
+      journal_.checkpoint(layers_, {stream.const_data_ptr<float>(), size_t(stream.numel())});
     }
   }
-  LayerState state() const { return {layers_done_, stream_, experts_}; }
 
  private:
   int64_t tokens() const { return stream_.size(0); }
@@ -95,9 +92,9 @@ class LayerByLayer {
       o.add(seen.o);
       progress_.update(done_ += count / 2, fmt::format("layer {} of {}", layer + 1, c.layers));
     });
-    spill_.add({name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")}, qkv, tokens(),
-               0);
-    spill_.add({name(layer, "self_attn.o_proj")}, o, tokens(), 0);
+    qkv.file(journal_, {name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")}, tokens(),
+             0);
+    o.file(journal_, {name(layer, "self_attn.o_proj")}, tokens(), 0);
   }
 
   /// Runs one FFN over `rows` tokens and files what its Linears are given. x(first, count) gives the input of a batch, use(first,
@@ -116,8 +113,8 @@ class LayerByLayer {
       activation.add(pass.activation);
       use(first, count, pass.out);
     }
-    spill_.add({at + "gate_proj", at + "up_proj"}, in, rows - forced, forced);
-    spill_.add({at + "down_proj"}, activation, rows - forced, forced);
+    in.file(journal_, {at + "gate_proj", at + "up_proj"}, rows - forced, forced);
+    activation.file(journal_, {at + "down_proj"}, rows - forced, forced);
   }
 
   void dense(int64_t layer) {
@@ -179,10 +176,10 @@ class LayerByLayer {
           if (real > 0)
             stream_.index_add_(0, tokens_of.narrow(0, first, real), out.narrow(0, 0, real).mul(scale.narrow(0, first, real)));
         });
-    ++experts_.total;
-    experts_.topped_up += forced > 0;
-    experts_.below += rows < config_.min_tokens;
-    experts_.forced_tokens += forced;
+    ++layers_.experts;
+    layers_.topped_up += forced > 0;
+    layers_.below += rows < config_.min_tokens;
+    layers_.forced_tokens += forced;
   }
 
   const Decoder& model_;
@@ -190,10 +187,10 @@ class LayerByLayer {
   RecorderOptions options_;
   int64_t length_;
   Tensor stream_;  // [tokens, hidden]
-  ActivationSpill& spill_;
+  ActivationJournal& journal_;
   Progress& progress_;
-  int64_t layers_done_, done_;
-  ExpertCounts experts_;
+  LayerProgress layers_;
+  int64_t done_;
 };
 
 }  // namespace
@@ -208,37 +205,36 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const int64_t windows = ids.size(0), tokens = ids.numel(), layers = model.config().layers;
 
-  ActivationsConfig listed = config;
-  Json run = to_json(options_of(listed));
-  for (const auto& [slot, input] : inputs.all()) run["inputs"][slot] = input.root.hex();
-  ActivationJournal journal(outputs.scratch(), run.dump());
-  std::optional<LayerState> left = journal.read({tokens, model.config().hidden_size}, layers);
-  const int64_t resumed = left ? left->layers_done : 0;
-  if (!left) left = LayerState{0, model.embed(ids), {}};
+  const int64_t hidden = model.config().hidden_size;
+  ActivationJournal journal(outputs.scratch(), outputs.stage_key(), {layers, tokens, hidden});
+  const int64_t resumed = journal.progress().layers_done;
+  Tensor stream;
+  if (resumed > 0) {
+    stream = at::empty({tokens, hidden}, at::kFloat);
+    journal.read_stream({stream.mutable_data_ptr<float>(), size_t(stream.numel())});
+  } else {
+    stream = model.embed(ids);
+  }
   {
     Progress progress("activations", tokens * layers, "tokens", tokens * resumed);
-    LayerByLayer pass(model, config, corpus.window_length(), *left, journal.spill(), progress);
-    pass.run([&] { journal.write(pass.state()); });
-    left = pass.state();
+    LayerByLayer(model, config, corpus.window_length(), std::move(stream), journal, progress).run();
   }
-  ActivationSpill& spill = journal.spill();
-  spill.write(outputs.folder(), kFile,
-              {{"model_root", inputs.root("model").hex()},
-               {"corpus_root", inputs.root("corpus").hex()},
-               {"tokens", std::to_string(tokens)}});
-  journal.remove();
+  const LayerProgress e = journal.progress();
+  const int64_t groups = journal.groups();
+  journal.finish(outputs.folder(), {{"model_root", inputs.root("model").hex()},
+                                    {"corpus_root", inputs.root("corpus").hex()},
+                                    {"tokens", std::to_string(tokens)}});
 
   StageReport report;
-  const ExpertCounts& e = left->experts;
-  report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", layers}, {"groups", spill.groups()}};
-  report.summary = {fmt::format("{} tokens through {} layers, {} inputs recorded{}", tokens, layers, spill.groups(),
+  report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", layers}, {"groups", groups}};
+  report.summary = {fmt::format("{} tokens through {} layers, {} inputs recorded{}", tokens, layers, groups,
                                 config.hessians ? " with Hessians" : "")};
-  if (resumed > 0) report.summary.push_back(fmt::format("{} layers were there from an earlier run", resumed));
-  if (e.total > 0) {
+  if (resumed > 0) report.summary.push_back(fmt::format("resumed after {} layers", resumed));
+  if (e.experts > 0) {
     report.metrics()["experts"] = {
-        {"total", e.total}, {"topped_up", e.topped_up}, {"below_min_tokens", e.below}, {"forced_tokens", e.forced_tokens}};
+        {"total", e.experts}, {"topped_up", e.topped_up}, {"below_min_tokens", e.below}, {"forced_tokens", e.forced_tokens}};
     report.summary.push_back(fmt::format("{} experts: {} were topped up to {} tokens ({} tokens by force), {} stayed below",
-                                         e.total, e.topped_up, config.min_tokens, e.forced_tokens, e.below));
+                                         e.experts, e.topped_up, config.min_tokens, e.forced_tokens, e.below));
   }
   return report;
 }

@@ -257,7 +257,7 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   if (error) throw IoError(out.parent_path(), "cannot make a temporary folder here", error.value());
 
   const Inputs inputs(prepared.inputs);
-  Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder);
+  Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder, Digest::from_hex(prepared.key));
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
   try {

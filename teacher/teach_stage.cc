@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -14,16 +13,12 @@
 #include "core/progress.h"
 #include "data/order.h"
 #include "data/tokenizer.h"
+#include "records/batch_spool.h"
 
 namespace overproof {
 namespace {
 
 constexpr int64_t kLogitRows = 256;  // rows of logits in memory at a time
-
-/// Rows of consecutive blocks, encoded.
-struct Rows {
-  std::vector<uint8_t> lengths, entries;
-};
 
 /// Everything that decides what a row is.
 struct Lesson {
@@ -34,15 +29,15 @@ struct Lesson {
 };
 
 /// Encodes rows [first, first + logits.size(0)) of a batch whose row r belongs to stream position positions[r].
-void encode_rows(const Lesson& lesson, const at::Tensor& logits, std::span<const int64_t> positions, Rows& out) {
+void encode_rows(const Lesson& lesson, const at::Tensor& logits, std::span<const int64_t> positions, EncodedRows& out) {
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   constexpr int64_t kPiece = 16;
-  std::vector<Rows> pieces(size_t((rows + kPiece - 1) / kPiece));
+  std::vector<EncodedRows> pieces(size_t((rows + kPiece - 1) / kPiece));
   const float* values = logits.const_data_ptr<float>();
   at::parallel_for(0, int64_t(pieces.size()), 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch;
     for (int64_t p = begin; p < end; ++p) {
-      Rows& piece = pieces[size_t(p)];
+      EncodedRows& piece = pieces[size_t(p)];
       for (int64_t r = p * kPiece; r < std::min(rows, (p + 1) * kPiece); ++r) {
         const int64_t position = positions[size_t(r)];
         const Document& document = lesson.corpus.document_at(Split::train, position);
@@ -52,14 +47,14 @@ void encode_rows(const Lesson& lesson, const at::Tensor& logits, std::span<const
       }
     }
   });
-  for (const Rows& piece : pieces) {
+  for (const EncodedRows& piece : pieces) {
     out.lengths.insert(out.lengths.end(), piece.lengths.begin(), piece.lengths.end());
     out.entries.insert(out.entries.end(), piece.entries.begin(), piece.entries.end());
   }
 }
 
 /// Blocks [first, first + count) through the teacher together; only `want` rows of them, from row `skip`, are encoded.
-Rows teach_batch(const Lesson& lesson, int64_t first, int64_t count, int64_t skip = 0, int64_t want = INT64_MAX) {
+EncodedRows teach_batch(const Lesson& lesson, int64_t first, int64_t count, int64_t skip = 0, int64_t want = INT64_MAX) {
   at::NoGradGuard no_grad;
   const int64_t length = lesson.corpus.window_length();
   const at::Tensor tokens = at::empty({count, length}, at::kLong);
@@ -71,7 +66,7 @@ Rows teach_batch(const Lesson& lesson, int64_t first, int64_t count, int64_t ski
     for (int64_t i = 0; i < length; ++i) positions.push_back(window * length + i);
   }
   const at::Tensor hidden = lesson.teacher.hidden(tokens);
-  Rows rows;
+  EncodedRows rows;
   const int64_t end = std::min(hidden.size(0), want == INT64_MAX ? want : skip + want);
   for (int64_t r = 0; r < hidden.size(0); r += kLogitRows) {
     const int64_t n = std::min(kLogitRows, hidden.size(0) - r);
@@ -84,52 +79,18 @@ Rows teach_batch(const Lesson& lesson, int64_t first, int64_t count, int64_t ski
   return rows;
 }
 
-/// Finished batches wait in the scratch folder, so that a killed run goes on and memory does not grow with the corpus.
-class Drawer {
- public:
-  Drawer(const fs::path& scratch, int64_t entry_bytes) : scratch_(scratch), entry_bytes_(entry_bytes) {
-    fs::create_directories(scratch);
-  }
-  void put(int64_t first, const Rows& rows) const {
-    const auto count = int64_t(rows.lengths.size());
-    std::string content(reinterpret_cast<const char*>(&count), 8);
-    content.append(rows.lengths.begin(), rows.lengths.end()).append(rows.entries.begin(), rows.entries.end());
-    write_file_atomically(file(first), content);
-  }
-  bool has(int64_t first) const { return fs::exists(file(first)); }
-  Rows get(int64_t first, int64_t expected_rows) const {
-    const std::string content = read_file(file(first));
-    int64_t count = 0, entries = 0;
-    if (content.size() >= 8) std::memcpy(&count, content.data(), 8);
-    if (count == expected_rows && int64_t(content.size()) >= 8 + count)
-      for (int64_t i = 0; i < count; ++i) entries += uint8_t(content[size_t(8 + i)]);
-    if (count != expected_rows || int64_t(content.size()) != 8 + count + entries * entry_bytes_)
-      throw FormatError(file(first), -1, "a batch kept from an earlier run is damaged; remove it");
-    const auto begin = content.begin() + 8;
-    return {{begin, begin + count}, {begin + count, content.end()}};
-  }
-
- private:
-  fs::path file(int64_t first) const { return scratch_ / fmt::format("batch-{:09}.bin", first); }
-  fs::path scratch_;
-  int64_t entry_bytes_;
-};
-
 struct Totals {
   int64_t rows = 0, entries = 0, entry_bytes = 0;
 };
 
-/// Puts the batches together into targets.safetensors: two passes over small files rather than all of them in memory.
-Totals write_targets(const Drawer& drawer, int64_t blocks, int64_t batch, int64_t length, const RowEncoding& encoding,
-                     const Metadata& metadata, OutputFolder& folder) {
-  const auto each_batch = [&](const std::function<void(const Rows&)>& body) {
-    for (int64_t q = 0; q < blocks; q += batch) body(drawer.get(q, std::min(batch, blocks - q) * length));
-  };
+/// Writes targets.safetensors from the finished batches, in three passes over the spool rather than all of it in memory.
+Totals write_targets(const BatchSpool& spool, int64_t blocks, int64_t length, const RowEncoding& encoding, const Metadata& metadata,
+                     OutputFolder& folder) {
   std::vector<int64_t> offsets = {0};
-  each_batch([&](const Rows& rows) {
-    for (size_t r = 0; r < rows.lengths.size(); r += size_t(length)) {
+  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) {
+    for (size_t r = 0; r < lengths.size(); r += size_t(length)) {
       int64_t entries = 0;
-      for (int64_t i = 0; i < length; ++i) entries += rows.lengths[r + size_t(i)];
+      for (int64_t i = 0; i < length; ++i) entries += lengths[r + size_t(i)];
       offsets.push_back(offsets.back() + entries * encoding.entry_bytes());
     }
   });
@@ -140,8 +101,8 @@ Totals write_targets(const Drawer& drawer, int64_t blocks, int64_t batch, int64_
                             {"entries", DType::u8, {offsets.back()}}},
                            metadata);
   writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
-  each_batch([&](const Rows& rows) { writer.append(rows.lengths.data(), rows.lengths.size()); });
-  each_batch([&](const Rows& rows) { writer.append(rows.entries.data(), rows.entries.size()); });
+  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) { writer.append(lengths.data(), lengths.size()); });
+  spool.for_each([&](std::span<const uint8_t>, std::span<const uint8_t> entries) { writer.append(entries.data(), entries.size()); });
   writer.close();
   return {blocks * length, offsets.back() / encoding.entry_bytes(), offsets.back() + blocks * length + 8 * (blocks + 1)};
 }
@@ -172,19 +133,18 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   const Digest key = order_key(inputs.root("corpus"), config.seed, config.order_beacon);
   const TrainingOrder order(key, windows, blocks);
   const Lesson lesson{teacher, corpus, order, encoding};
-  const Drawer drawer(outputs.scratch(), encoding.entry_bytes());
   const int64_t batch = config.batch_windows;
+  BatchSpool spool(outputs.scratch(), outputs.stage_key(), {encoding.entry_bytes(), batch * length, blocks * length});
   int64_t taught = 0;
   const auto start = std::chrono::steady_clock::now();
   {
-    Progress progress("teach", blocks * length, "tokens");
-    for (int64_t q = 0; q < blocks; q += batch) {
+    const int64_t there = std::min(spool.batches() * batch, blocks);
+    Progress progress("teach", blocks * length, "tokens", there * length);
+    for (int64_t q = there; q < blocks; q += batch) {
       throw_if_interrupted();
       const int64_t count = std::min(batch, blocks - q);
-      if (!drawer.has(q)) {
-        drawer.put(q, teach_batch(lesson, q, count));
-        taught += count * length;
-      }
+      spool.append(teach_batch(lesson, q, count));
+      taught += count * length;
       progress.update((q + count) * length);
     }
   }
@@ -203,7 +163,7 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
                        {"teacher_root", inputs.root("teacher").hex()},
                        {"tokenizer_probe", probe.hex()}};
   if (!config.order_beacon.empty()) metadata["order_beacon"] = config.order_beacon;
-  const Totals totals = write_targets(drawer, blocks, batch, length, encoding, metadata, outputs.folder());
+  const Totals totals = write_targets(spool, blocks, length, encoding, metadata, outputs.folder());
 
   const double bytes = double(totals.entry_bytes) / double(totals.rows), ids = double(totals.entries) / double(totals.rows);
   StageReport report;

@@ -29,6 +29,7 @@
 #include "quantize/calibration.h"
 #include "quantize/quantize_stage.h"
 #include "records/activation_statistics.h"
+#include "records/resume.h"
 #include "student/tiny_stage.h"
 #include "tests/model/random_model.h"
 #include "tests/support.h"
@@ -43,7 +44,8 @@ const Digest kModelRoot = sha256("model"), kCorpusRoot = sha256("corpus");
 StageReport observe_in(const fs::path& world, const ActivationsConfig& options) {
   fs::remove_all(world / "activations");
   fs::create_directories(world / "activations");
-  Outputs outputs(world / "activations", world / "scratch");
+  ActivationsConfig named = options;
+  Outputs outputs(world / "activations", world / "scratch", {}, sha256(to_json(options_of(named)).dump()));
   return run_activations(options, Inputs({{"model", {world / "model", kModelRoot}}, {"corpus", {world / "corpus", kCorpusRoot}}}),
                          outputs);
 }
@@ -176,7 +178,7 @@ struct SignalledChild {
 };
 
 bool said_resumed(const StageReport& report) {
-  return std::ranges::any_of(report.summary, [](const std::string& line) { return line.ends_with("from an earlier run"); });
+  return std::ranges::any_of(report.summary, [](const std::string& line) { return line.starts_with("resumed after"); });
 }
 
 bool in_layers(const std::string& name) { return name.find("proj") != std::string::npos; }
@@ -269,7 +271,7 @@ TEST_CASE("recording again, and in other batches, gives the same file or the sam
   for (size_t i = 0; i < before.amax.size(); ++i) CHECK(before.amax[i] == Approx(after.amax[i]).epsilon(1e-4));
 }
 
-TEST_CASE("a killed or interrupted run goes on behind its last whole layer, and ends with the same bytes") {
+TEST_CASE("a killed or interrupted run resumes after its last whole layer, and ends with the same bytes") {
   for (const ModelConfig& c : {random_dense_config(), random_moe_config()}) {
     INFO(c.model_type);
     const Fixture f(c);
@@ -293,12 +295,12 @@ TEST_CASE("a killed or interrupted run goes on behind its last whole layer, and 
   }
 }
 
-TEST_CASE("layers that were left over are not gone on from when they are no longer what they were, or another run's") {
+TEST_CASE("a run does not resume from files that were changed, or from another run's") {
   const Fixture f(random_moe_config());
   f.observe(SignalledChild::kOptions);
   const std::string expected = f.bytes("activations/activations.safetensors");
   const fs::path spill = f.folder.path() / "scratch" / "activations.spill",
-                 state = f.folder.path() / "scratch" / "activations.state.safetensors";
+                 state = f.folder.path() / "scratch" / kResumeFile;
   const auto damage = [](const fs::path& file, int64_t from_end) {
     std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-from_end, std::ios::end) << "\xff\x01";
   };
@@ -307,7 +309,10 @@ TEST_CASE("layers that were left over are not gone on from when they are no long
     REQUIRE(SignalledChild::run(f.folder.path(), SIGKILL, 5) == -SIGKILL);
     REQUIRE(fs::exists(state));
     if (what == "spill") std::fstream(spill, std::ios::in | std::ios::out | std::ios::binary).seekp(100) << "\xff\x01";
-    if (what == "stream") damage(state, 10);
+    if (what == "stream") {
+      const std::string text = read_file(state);
+      damage(f.folder.path() / "scratch" / Json::parse(text.substr(0, text.find('\n')))["files"][1]["name"].get<std::string>(), 10);
+    }
     if (what == "state") fs::resize_file(state, fs::file_size(state) / 2);
     if (what == "short") fs::resize_file(spill, 1000);
     ActivationsConfig options = SignalledChild::kOptions;
