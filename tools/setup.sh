@@ -23,6 +23,8 @@ if [ "$level" != build ]; then
   read -ra corpus_needs <<<"$(sed -n 's/^NEEDS="\(.*\)"$/\1/p' tools/debian_corpus.sh)"
   packages+=("${corpus_needs[@]}")
 fi
+# The sanitizers and libFuzzer.
+if [ "$level" = test ]; then packages+=(clang-14 libclang-rt-14-dev); fi
 # Shows the audit report to its tests; the smaller of Debian's two Chromiums.
 if [ "$level" = test ] && ! command -v chromium >/dev/null; then packages+=(chromium-headless-shell); fi
 missing=()
