@@ -275,7 +275,10 @@ int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json
   const auto recorded = [&](const char* key) {
     return said.contains(key) && said[key].is_string() ? said[key].get<std::string>() : std::string();
   };
-  for (std::string& name : split_list(recorded("acknowledge"))) question.acknowledged.push_back(std::move(name));
+  for (std::string& name : split_list(recorded("acknowledge"))) question.acknowledged.push_back(std::move(name));  // as 0.1 wrote
+  if (said.contains("acknowledge") && said["acknowledge"].is_array())
+    for (const Json& name : said["acknowledge"])
+      if (name.is_string()) question.acknowledged.push_back(name.get<std::string>());
   if (question.model_name.empty()) question.model_name = recorded("name");
   const PolicyVerdict verdict = judge(facts, &of, policy, question);
   if (json) {

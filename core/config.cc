@@ -77,15 +77,23 @@ struct Assign {
     for (const std::string& part : parts) check_choice(o, part);
     *member = std::move(parts);
   }
-  void operator()(StringMap* member) const {
-    StringMap parts;
+  void operator()(StringPairs* member) const {
+    StringPairs parts;
     for (const std::string& part : split_list(text)) {
       const size_t equals = part.find('=');
       if (equals == std::string::npos || equals == 0) refuse(o, part, "KEY=VALUE");
-      if (!parts.emplace(part.substr(0, equals), part.substr(equals + 1)).second)
-        throw UsageError(fmt::format("option '{}': '{}' is given twice", o.name, part.substr(0, equals)));
+      parts.emplace_back(part.substr(0, equals), part.substr(equals + 1));
     }
     *member = std::move(parts);
+  }
+  void operator()(StringMap* member) const {
+    StringPairs parts;
+    (*this)(&parts);
+    StringMap map;
+    for (auto& [key, value] : parts)
+      if (!map.emplace(key, std::move(value)).second)
+        throw UsageError(fmt::format("option '{}': '{}' is given twice", o.name, key));
+    *member = std::move(map);
   }
   void operator()(const EnumValue& member) const {
     check_choice(o, text);
@@ -100,6 +108,13 @@ std::string enum_name(const Option& o, const EnumValue& e) {
   return o.range.choices[size_t(found - e.values.begin())];
 }
 
+template <class Pairs>
+std::string joined(const Pairs& pairs) {
+  std::string text;
+  for (const auto& [key, value] : pairs) text += fmt::format("{}{}={}", text.empty() ? "" : ",", key, value);
+  return text;
+}
+
 struct Text {
   const Option& o;
   std::string operator()(const bool* member) const { return *member ? "true" : "false"; }
@@ -112,11 +127,8 @@ struct Text {
     return *member ? fmt::format("{}", **member) : o.range.unset;
   }
   std::string operator()(const StringList* member) const { return fmt::format("{}", fmt::join(*member, ",")); }
-  std::string operator()(const StringMap* member) const {
-    std::string text;
-    for (const auto& [key, value] : *member) text += fmt::format("{}{}={}", text.empty() ? "" : ",", key, value);
-    return text;
-  }
+  std::string operator()(const StringMap* member) const { return joined(*member); }
+  std::string operator()(const StringPairs* member) const { return joined(*member); }
   std::string operator()(const EnumValue& member) const { return enum_name(o, member); }
 };
 
@@ -132,6 +144,11 @@ struct ToJson {
     return *member ? Json(**member) : Json(o.range.unset);
   }
   Json operator()(const EnumValue& member) const { return enum_name(o, member); }
+  Json operator()(const StringPairs* member) const {
+    Json array = Json::array();
+    for (const auto& [key, value] : *member) array.push_back(key + "=" + value);
+    return array;
+  }
 };
 
 /// Sets the member of `o` from JSON; false where the JSON has another type.
@@ -179,6 +196,16 @@ struct FromJson {
     return true;
   }
   bool operator()(const EnumValue&) const { return text(); }
+  bool operator()(StringPairs*) const {
+    if (!json.is_array()) return text();
+    std::string list;
+    for (const Json& part : json) {
+      if (!part.is_string()) return false;
+      list += (list.empty() ? "" : ",") + part.get<std::string>();
+    }
+    o.assign(list);
+    return true;
+  }
 };
 
 }  // namespace
@@ -186,14 +213,17 @@ struct FromJson {
 std::string Option::text() const { return std::visit(Text{*this}, value); }
 
 std::string Option::type_name() const {
-  static constexpr const char* kNames[] = {"flag", "integer", "number", "text", "list", "map", "path", "integer", "number", "text"};
+  static constexpr const char* kNames[] = {"flag", "integer", "number", "text", "list", "map", "path", "integer", "number", "text", "pairs"};
   static_assert(std::size(kNames) == std::variant_size_v<Value>);
   return kNames[value.index()];
 }
 
 void Option::assign(std::string_view given) { std::visit(Assign{*this, given}, value); }
 
-bool Option::repeats() const { return std::holds_alternative<StringList*>(value) || std::holds_alternative<StringMap*>(value); }
+bool Option::repeats() const {
+  return std::holds_alternative<StringList*>(value) || std::holds_alternative<StringMap*>(value) ||
+         std::holds_alternative<StringPairs*>(value);
+}
 
 void Option::append(std::string_view given) {
   OVERPROOF_CHECK(repeats());

@@ -22,6 +22,7 @@
 //     with or_word("auto", range)         for "no value"
 //   StringList                          comma-separated          array of strings
 //   StringMap                           comma-separated K=V      object of strings
+//   StringPairs                         the same, in order       array of "K=V" strings
 //
 // Lists, maps and paths of statements that were signed as one comma-separated string are still read.
 
@@ -43,6 +44,8 @@ namespace overproof {
 
 using StringList = std::vector<std::string>;
 using StringMap = std::map<std::string, std::string>;
+/// For options in which the order of the pairs has a meaning; a key may occur more than once.
+using StringPairs = std::vector<std::pair<std::string, std::string>>;
 
 /// Accepted values. Numbers: an inclusive interval. Strings and list elements: one of `choices`, or anything if it is empty.
 struct Range {
@@ -80,7 +83,7 @@ struct EnumValue {
 /// One member of a config struct, seen through its visit().
 struct Option {
   using Value = std::variant<bool*, int64_t*, double*, std::string*, StringList*, StringMap*, std::filesystem::path*,
-                             std::optional<int64_t>*, std::optional<double>*, EnumValue>;
+                             std::optional<int64_t>*, std::optional<double>*, EnumValue, StringPairs*>;
   std::string name;  ///< lower-case words with '-': "learning-rate"
   Value value;
   Range range;
@@ -90,7 +93,7 @@ struct Option {
   void assign(std::string_view text);  ///< parses, validates; throws UsageError naming option, value and what is allowed
   void append(std::string_view text);  ///< lists and maps: adds to the current value (an option given several times)
   void check() const;                  ///< validates the current value
-  std::string type_name() const;       ///< "flag", "integer", "number", "text", "list", "map", "path"
+  std::string type_name() const;       ///< "flag", "integer", "number", "text", "list", "map", "path", "pairs"
   bool repeats() const;                ///< whether append() is possible
 };
 using Options = std::vector<Option>;

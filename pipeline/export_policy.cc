@@ -14,6 +14,7 @@ namespace overproof {
 Json check_export_policy(const StageRequest& request) {
   Options options = request.instance->options();
   const auto text = [&](const char* name) { return find_option(options, name, request.spec->name).text(); };
+  const auto& acknowledged = *std::get<StringList*>(find_option(options, "acknowledge", request.spec->name).value);
   const auto file = request.inputs.find("policy");
   const Policy policy = file == request.inputs.end() ? default_policy() : read_policy(file->second);
 
@@ -24,7 +25,7 @@ Json check_export_policy(const StageRequest& request) {
     facts = collect_facts(model, nullptr, {VerifyFiles::no, true});
     of = &facts.artifacts[size_t(facts.subject)];
   }
-  const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), split_list(text("acknowledge"))});
+  const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), acknowledged});
   if (!verdict.holds())
     throw ProvenanceError(fmt::format("{}: the policy{} holds this model back; nothing was written\n{}", request.spec->name,
                                       file == request.inputs.end() ? "" : " '" + file->second.filename().string() + "'",

@@ -78,10 +78,9 @@ std::vector<std::string> first_units(const std::vector<std::vector<std::string>>
 }
 
 QuantizeConfig keeping(QuantizeConfig config, const std::vector<std::string>& kept) {
-  std::string overrides;
-  for (const std::string& name : kept) overrides += name + "=none,";
-  config.overrides = overrides + config.overrides;
-  if (config.overrides.ends_with(',')) config.overrides.pop_back();
+  StringPairs overrides;
+  for (const std::string& name : kept) overrides.emplace_back(name, "none");
+  config.overrides.insert(config.overrides.begin(), overrides.begin(), overrides.end());
   return config;
 }
 

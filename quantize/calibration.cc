@@ -12,33 +12,20 @@
 
 namespace overproof {
 
-std::optional<ActivationRounding> activations_of(const Scheme& scheme) {
-  const Json group = scheme.config_group();
-  if (!group.is_object() || !group.contains("input_activations") || !group["input_activations"].is_object()) return std::nullopt;
-  const Json& a = group["input_activations"];
-  ActivationRounding r;
-  r.type = a.value("type", "int") == "float" ? ActivationRounding::Type::fp8 : ActivationRounding::Type::int8;
-  r.symmetric = a.value("symmetric", true);
-  r.is_static = !a.value("dynamic", false);
-  if (a.value("strategy", "") == "group") r.group = a.value("group_size", int64_t{0});
-  return r;
-}
-
 Calibration::Calibration(const CalibrationOptions& options, const Checkpoint& model, const Scheme& scheme,
                          const ActivationStatistics& statistics, std::function<bool(const std::string&)> is_quantised)
     : options_(options), scheme_(scheme), statistics_(statistics), is_quantised_(std::move(is_quantised)) {
-  if (options_.gptq && !gptq_takes(scheme))
-    throw UsageError(fmt::format(
-        "gptq makes int8 codes with scales beside them (schemes int8, int8-g128, w8a8, w8a8-static); '{}' has other ones",
-        scheme.name()));
+  if (options_.gptq && !scheme.int8_layout())
+    throw UsageError(
+        fmt::format("gptq needs an int8 scheme (int8, int8-g128, w8a8 or w8a8-static); scheme '{}' has other codes", scheme.name()));
   for (const auto& [weight, group] : statistics.groups()) {
     const TensorInfo* info = model.tensors->find(weight);
     if (!info || info->shape.size() != 2 || info->shape[1] != statistics.columns(group))
-      throw FormatError(
-          statistics.path(), -1,
-          fmt::format("records {} inputs of '{}', which the model does not have", statistics.columns(group), weight));
+      throw MismatchError(fmt::format("{}: records {} input channels of '{}', and the model has no such weight",
+                                      statistics.path().string(), statistics.columns(group), weight));
     if (options_.gptq && !statistics.has_hessian(group))
-      throw UsageError("gptq needs second moments, which these activations lack; record them again with --hessians");
+      throw MismatchError(fmt::format("{}: gptq needs Hessians, which were not recorded; run `overproof activations` with --hessians",
+                                      statistics.path().string()));
   }
   if (options_.smooth) find_scaling(model);
 }
@@ -46,22 +33,17 @@ Calibration::Calibration(const CalibrationOptions& options, const Checkpoint& mo
 void Calibration::multiply(const std::string& name, std::shared_ptr<const std::vector<float>> TensorScaling::*side,
                            std::vector<float> factors) {
   auto& target = scaling_[name].*side;
-  OVERPROOF_CHECK(!target);  // a tensor's rows belong to one site, and so do its columns
+  OVERPROOF_CHECK(!target);  // the rows of a tensor belong to one site at most, and so do its columns
   target = std::make_shared<const std::vector<float>>(std::move(factors));
 }
 
 void Calibration::find_scaling(const Checkpoint& model) {
-  const std::optional<ActivationRounding> activations = activations_of(scheme_);
+  const std::optional<ActivationRounding> activations = scheme_.input_rounding();
   if (!activations)
-    throw UsageError(fmt::format("smoothing helps to round activations, which scheme '{}' does not", scheme_.name()));
-  SmoothOptions search;
-  search.strength = options_.strength;
-  search.min_tokens = options_.min_tokens;
-  search.activations = *activations;
-  const Json weights = scheme_.config_group()["weights"];
-  if (weights.value("strategy", "") == "group") search.weight_group = weights.value("group_size", int64_t{0});
+    throw UsageError(fmt::format("smooth needs a scheme that rounds activations; scheme '{}' does not", scheme_.name()));
+  const SmoothOptions search{options_.strength, options_.min_tokens, *activations, scheme_.weight_group()};
   const std::vector<SmoothSite> sites = smooth_sites(*model.config, *model.tensors, is_quantised_);
-  Progress progress("smooth", int64_t(sites.size()), "places");
+  Progress progress("smooth", int64_t(sites.size()), "sites");
   for (const SmoothSite& site : sites) {
     throw_if_interrupted();
     const SmoothResult found = smooth(site, *model.tensors, statistics_, search);
@@ -114,29 +96,29 @@ std::shared_ptr<const LinearStatistics> Calibration::for_weight(std::string_view
   return statistics;
 }
 
-std::shared_ptr<Calibration::Slot> Calibration::slot_of(const std::string& group) const {
+std::shared_ptr<Calibration::Factor> Calibration::factor_of(const std::string& group) const {
   const std::scoped_lock lock(mutex_);
-  const auto found = std::ranges::find(slots_, group, [](const auto& slot) { return slot->group; });
-  if (found != slots_.end()) return *found;
-  if (slots_.size() == kFactorSlots) slots_.erase(slots_.begin());
-  slots_.push_back(std::make_shared<Slot>());
-  slots_.back()->group = group;
-  return slots_.back();
+  const auto found = std::ranges::find(factors_, group, [](const auto& f) { return f->group; });
+  if (found != factors_.end()) return *found;
+  if (factors_.size() == kFactorSlots) factors_.erase(factors_.begin());
+  factors_.push_back(std::make_shared<Factor>());
+  factors_.back()->group = group;
+  return factors_.back();
 }
 
 std::unique_ptr<RowQuantizer> Calibration::wrap(const TensorInfo& weight, const Scheme& scheme,
                                                 std::unique_ptr<RowQuantizer> inner) const {
   if (!options_.gptq) return inner;
   std::shared_ptr<const GptqFactor> factor;
-  if (const std::string* group = usable_group(weight.name); group && gptq_takes(scheme)) {
-    const auto slot = slot_of(*group);
-    std::call_once(slot->once, [&] {
+  if (const std::string* group = usable_group(weight.name); group && scheme.int8_layout()) {
+    const auto shared = factor_of(*group);
+    std::call_once(shared->once, [&] {
       // All weights of a group are consumers of one site, so they share the smoothing, too.
       LinearStatistics seen = statistics_.read(*group, ActivationStatistics::Parts::hessian);
       if (const auto factors = smoothing_of(weight.name)) smooth_statistics(seen, *factors);
-      slot->factor = gptq_factor(seen.hessian, seen.columns, options_.gptq_options);
+      shared->factor = gptq_factor(seen.hessian, seen.columns, options_.gptq_options);
     });
-    factor = slot->factor;
+    factor = shared->factor;
   }
   const std::scoped_lock lock(mutex_);
   if (!factor) {
@@ -149,7 +131,7 @@ std::unique_ptr<RowQuantizer> Calibration::wrap(const TensorInfo& weight, const 
 
 Json Calibration::metrics() const {
   const std::scoped_lock lock(mutex_);
-  std::ranges::sort(data_free_);  // threads come in any order
+  std::ranges::sort(data_free_);  // threads append in any order
   Json m = Json::object();
   if (options_.smooth) {
     m["smoothed_sites"] = smoothed_sites_;
@@ -170,22 +152,22 @@ std::vector<std::string> Calibration::summary() const {
   std::vector<std::string> lines;
   if (options_.smooth && smoothed_sites_ > 0)
     lines.push_back(fmt::format(
-        "{} of {} places smoothed, strength {:.2f} on average{}", smoothed_sites_, sites_, strengths_ / double(smoothed_sites_),
-        options_.strength < 0
-            ? fmt::format("; output error x {:.2f} there (geometric mean)", std::exp(errors_ / double(smoothed_sites_)))
-            : ""));
-  else if (options_.smooth) lines.push_back(fmt::format("none of {} places is better smoothed", sites_));
+        "smoothed {} of {} sites, mean strength {:.2f}{}", smoothed_sites_, sites_, strengths_ / double(smoothed_sites_),
+        options_.strength ? ""
+                          : fmt::format("; output error of these x {:.2f} (geometric mean)",
+                                        std::exp(errors_ / double(smoothed_sites_)))));
+  else if (options_.smooth) lines.push_back(fmt::format("smoothed none of {} sites: it lowers the error of no output", sites_));
   if (options_.gptq) {
-    lines.push_back(fmt::format("{} weights by gptq, {} without", by_gptq_, data_free_.size()));
+    lines.push_back(fmt::format("quantized {} weights with gptq, {} without", by_gptq_, data_free_.size()));
     const auto reason = [&](const std::string& weight) {
       if (!statistics_.group_of(weight)) return "its input was not recorded";
-      return usable_group(weight) ? "its scheme has no int8 codes, or its Hessian no inverse" : "its input saw too few tokens";
+      return usable_group(weight) ? "its scheme has no int8 codes, or its Hessian cannot be inverted" : "its input saw too few tokens";
     };
     constexpr size_t kNamed = 8;
     for (size_t i = 0; i < std::min(kNamed, data_free_.size()); ++i)
-      lines.push_back(fmt::format("  without: {} ({})", data_free_[i], reason(data_free_[i])));
+      lines.push_back(fmt::format("  without gptq: {} ({})", data_free_[i], reason(data_free_[i])));
     if (data_free_.size() > kNamed)
-      lines.push_back(fmt::format("  and {} more, all named in the statement", data_free_.size() - kNamed));
+      lines.push_back(fmt::format("  and {} more, listed in the statement", data_free_.size() - kNamed));
   }
   return lines;
 }

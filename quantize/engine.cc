@@ -469,9 +469,9 @@ class Engine {
 
 }  // namespace
 
-EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMaker& make_sink, OutputFolder& out,
-                        const fs::path& scratch, const EngineOptions& options) {
-  const fs::path journal_file = scratch / "quantize.json", folder = scratch / "partial";
+EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMaker& make_sink, Outputs& outputs,
+                        const EngineOptions& options) {
+  const fs::path journal_file = outputs.scratch() / "quantize.json", folder = outputs.scratch() / "partial";
   for (bool may_resume = true;; may_resume = false) {
     HashLanes lanes;  // the digests of input and output, which come at the same time
     OutputFolder partial(folder, Unfinished::kept, &lanes);
@@ -490,7 +490,7 @@ EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMak
       const std::unique_ptr<TensorSink> sink = make_sink(partial, plan.outputs);
       EngineResult result = engine.run(*sink, partial, journal_file);
       sink->close();
-      out.adopt(partial);
+      outputs.folder().adopt(partial);
       return result;
     } catch (const StaleJournal&) {
     }

@@ -1,5 +1,5 @@
 #pragma once
-// The `export` stage: a checkpoint in, model.gguf out, for llama.cpp and what is built on it. Weights stream through
+// The `export` stage: reads a checkpoint and writes model.gguf for llama.cpp and programs built on it. Weights stream through
 // quantize/engine.h.
 
 #include <cstdint>
@@ -12,25 +12,27 @@
 namespace overproof {
 
 struct ExportConfig {
-  std::string type = "f16";
+  GgmlType type = GgmlType::f16;
   std::string name;
-  std::string acknowledge;
+  StringList acknowledge;
   int64_t block_bytes = EngineOptions::kDefaultBlockBytes;
 
   template <class V>
   void visit(V&& v) {
-    v("type", type, one_of({"f16", "bf16", "f32"}), "what matrices are written as; routers, norms and biases are f32 always");
-    v("name", name, any_value(), "what the model is called in the file (general.name); empty leaves it out");
+    v("type", type,
+      enum_of<GgmlType>({{"f16", GgmlType::f16}, {"bf16", GgmlType::bf16}, {"f32", GgmlType::f32}}),
+      "type of matrices; routers, norms and biases are always f32");
+    v("name", name, any_value(), "general.name of the file; empty: none");
     v("acknowledge", acknowledge, any_value(),
-      "licences and terms that somebody has looked at, by name, apart by commas; the policy asks for them, and they are signed");
+      "comma-separated names of licences and terms that you have reviewed and the policy asks for; recorded in the signed statement");
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
-      "bytes read, worked on and written at a time; changes no result");
+      "bytes read, converted and written at a time; does not change the result");
   }
 };
 
-/// Slot "model": what open_checkpoint reads, of an architecture of formats/gguf_names.h. Throws UsageError where llama.cpp has no
-/// place for the model or its tokenizer, or naming tensor and row of a value that the type cannot hold; FormatError naming those
-/// of an infinity or NaN. The model is digested while it is read (Slot::streamed); a killed run goes on where it was. Metrics:
+/// Slot "model": anything that open_checkpoint reads, of an architecture in formats/gguf_names.h. Throws UsageError when llama.cpp
+/// cannot hold the model or its tokenizer, or naming tensor and row of a value that the type cannot hold; FormatError naming
+/// tensor and row of an infinity or NaN. The model is digested while it is read (Slot::streamed); a killed run resumes. Metrics:
 /// architecture, type, tensors, skipped, values, bytes_out, notes.
 StageReport run_export(const ExportConfig& config, const Inputs& inputs, Outputs& outputs);
 

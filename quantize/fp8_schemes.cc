@@ -11,7 +11,7 @@ namespace overproof {
 namespace {
 
 /// One scale an output channel, or one given scale for the whole weight.
-class Fp8Rows final : public RowsOfAnyInput<Fp8Rows> {
+class Fp8Rows final : public TypedRowQuantizer<Fp8Rows> {
  public:
   Fp8Rows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
   Fp8Rows(int64_t columns, float tensor_scale) : columns_(columns), per_tensor_(true), tensor_scale_(tensor_scale) {}
@@ -58,6 +58,9 @@ class Fp8 final : public Scheme {
   explicit Fp8(const SchemeOptions& options) : options_(options) {}
   std::string_view name() const override { return "fp8"; }
   std::string_view format() const override { return "float-quantized"; }
+  std::optional<ActivationRounding> input_rounding() const override {
+    return ActivationRounding{.type = ActivationRounding::Type::fp8};
+  }
   bool needs_amax() const override { return options_.per_tensor; }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
@@ -77,9 +80,8 @@ class Fp8 final : public Scheme {
     return DeviceTiles{.codes = ElementType::f8_e4m3, .columns = weight.shape[1], .given_scale = options_.per_tensor};
   }
   Json config_group() const override {
-    return linear_group(format(),
-                        to_json(QuantizationArgs{.type = "float", .strategy = options_.per_tensor ? "tensor" : "channel"}),
-                        to_json(QuantizationArgs{.type = "float", .strategy = "token", .dynamic = true}));
+    return linear_group(*this,
+                        to_json(QuantizationArgs{.type = "float", .strategy = options_.per_tensor ? "tensor" : "channel"}));
   }
 
  private:
@@ -87,7 +89,7 @@ class Fp8 final : public Scheme {
 };
 
 /// One scale for each block of 128 x 128, ragged at the edges. Rows come in whole blocks.
-class Fp8BlockRows final : public RowsOfAnyInput<Fp8BlockRows> {
+class Fp8BlockRows final : public TypedRowQuantizer<Fp8BlockRows> {
  public:
   Fp8BlockRows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
 
@@ -119,6 +121,9 @@ class Fp8Block : public Scheme {
   explicit Fp8Block(Clipping clipping) : clipping_(clipping) {}
   std::string_view name() const override { return "fp8-block"; }
   std::string_view format() const override { return "float-quantized"; }
+  std::optional<ActivationRounding> input_rounding() const override {
+    return ActivationRounding{.type = ActivationRounding::Type::fp8, .group = kBlock};
+  }
   int64_t row_unit() const override { return kBlock; }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
@@ -135,9 +140,8 @@ class Fp8Block : public Scheme {
     return DeviceTiles{.codes = ElementType::f8_e4m3, .rows = kBlock, .columns = kBlock};
   }
   Json config_group() const override {
-    return linear_group(format(),
-                        to_json(QuantizationArgs{.type = "float", .strategy = "block", .block_structure = {kBlock, kBlock}}),
-                        to_json(QuantizationArgs{.type = "float", .strategy = "group", .dynamic = true, .group_size = kBlock}));
+    return linear_group(*this,
+                        to_json(QuantizationArgs{.type = "float", .strategy = "block", .block_structure = {kBlock, kBlock}}));
   }
 
  protected:
@@ -154,6 +158,7 @@ class Fp8Native final : public Fp8Block {
   using Fp8Block::Fp8Block;
   std::string_view name() const override { return "fp8-native"; }
   std::string_view format() const override { return "fp8"; }
+  Container container() const override { return Container::deepseek_fp8; }
   Json config_group() const override { return nullptr; }
 
   Json quantization_config(const std::vector<std::string>& ignored) const override {
@@ -172,7 +177,7 @@ class Fp8Native final : public Fp8Block {
 };
 
 /// E8M0 exponents travel as the scales of the rows, one a group, and become bytes in the end.
-class Mxfp8Rows final : public RowsOfAnyInput<Mxfp8Rows> {
+class Mxfp8Rows final : public TypedRowQuantizer<Mxfp8Rows> {
  public:
   explicit Mxfp8Rows(int64_t columns) : columns_(columns) {}
 
@@ -211,6 +216,10 @@ class Mxfp8 final : public Scheme {
  public:
   std::string_view name() const override { return "mxfp8"; }
   std::string_view format() const override { return "mxfp8-quantized"; }
+  int64_t weight_group() const override { return kMxGroup; }
+  std::optional<ActivationRounding> input_rounding() const override {
+    return ActivationRounding{.type = ActivationRounding::Type::fp8, .power_of_two = true, .group = kMxGroup};
+  }
   bool takes(const TensorInfo& weight) const override { return Scheme::takes(weight) && weight.shape[1] % kMxGroup == 0; }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
@@ -223,12 +232,9 @@ class Mxfp8 final : public Scheme {
     return std::make_unique<Mxfp8Rows>(weight.shape[1]);
   }
   Json config_group() const override {
-    const auto args = [](bool dynamic) {
-      Json json = to_json(QuantizationArgs{.type = "float", .strategy = "group", .dynamic = dynamic, .group_size = kMxGroup});
-      json["scale_dtype"] = "torch.uint8";
-      return json;
-    };
-    return linear_group(format(), args(false), args(true));
+    Json weights = to_json(QuantizationArgs{.type = "float", .strategy = "group", .group_size = kMxGroup});
+    weights["scale_dtype"] = "torch.uint8";
+    return linear_group(*this, std::move(weights));
   }
 };
 

@@ -55,7 +55,7 @@ EngineResult GgufRun::write(const Inputs& inputs, Outputs& outputs, const Engine
   const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>&) {
     return std::make_unique<GgufWriter>(to, kGgufName, gguf.metadata, gguf.infos());
   };
-  EngineResult made = run_engine(plan, view, make_sink, outputs.folder(), outputs.scratch(), options);
+  EngineResult made = run_engine(plan, view, make_sink, outputs, options);
   note_digests(inputs, "model", view, made);
   return made;
 }

@@ -1,5 +1,5 @@
 #pragma once
-// A checkpoint on its way into a GGUF file through the streaming engine: the one way in which GGUF is written.
+// Writes a checkpoint into a GGUF file with the streaming engine, for `export` and the GGUF schemes of `quantize`.
 
 #include <memory>
 #include <string>
@@ -13,20 +13,20 @@ namespace overproof {
 
 inline constexpr char kGgufName[] = "model.gguf";
 
-/// The plan's items are the parts of the file, in its order. It points into the model that it was made of.
+/// The items of the plan are the parts of the file, in its order. Points into the model it was made from.
 struct GgufRun {
   GgufPlan gguf;
-  Checkpoint view;  ///< the model's, with the parts for tensors
+  Checkpoint view;  ///< the model, with the parts as its tensors
   const GgufParts* parts = nullptr;
   Plan plan;
-  std::vector<std::string> notes;  ///< what a user should know of the file: what was left out, what the tokenizer lacks
+  std::vector<std::string> notes;  ///< for the user: what was not written, what the tokenizer lacks
 
-  /// Writes model.gguf, and notes the digests of what was read for slot "model".
+  /// Writes model.gguf and notes the digests of the files that were read for slot "model".
   EngineResult write(const Inputs& inputs, Outputs& outputs, const EngineOptions& options) const;
 };
 
-/// `choice` says what each matrix shall be; `blocks` makes Q8_0 of those for which it says so, and may be null when there are
-/// none. `name`, unless empty, is general.name. Values that are kept must be finite. Throws as plan_gguf and add_gguf_vocabulary.
+/// `choice` gives the type of each matrix; `blocks` makes those of type Q8_0, and may be null when there are none. `name`, unless
+/// empty, becomes general.name. Kept values must be finite. Throws as plan_gguf and add_gguf_vocabulary.
 std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice& choice, std::unique_ptr<Scheme> blocks,
                                        std::string_view name = {});
 

@@ -9,7 +9,6 @@
 #include <Eigen/Core>
 
 #include "core/error.h"
-#include "core/json.h"
 #include "core/parallel.h"
 #include "quantize/int8.h"
 #include "quantize/products.h"
@@ -195,19 +194,12 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
   return loss;
 }
 
-bool gptq_takes(const Scheme& scheme) {
-  const Json group = scheme.config_group();
-  return group.contains("weights") && group["weights"].value("type", "") == "int" &&
-         (scheme.format() == "pack-quantized" || scheme.format() == "int-quantized") && scheme.row_unit() == 1 &&
-         !scheme.needs_amax();
-}
-
 std::unique_ptr<RowQuantizer> gptq_quantizer(const Scheme& scheme, const TensorInfo& weight, std::unique_ptr<RowQuantizer> inner,
                                              std::shared_ptr<const GptqFactor> factor) {
-  OVERPROOF_CHECK(gptq_takes(scheme) && factor->columns == weight.shape[1]);
+  const std::optional<Int8Layout> layout = scheme.int8_layout();
   const int64_t columns = weight.shape[1];
-  const uint8_t flip = scheme.format() == "pack-quantized" ? 0x80 : 0;  // packed codes are kept as q + 128
-  return std::make_unique<GptqRows>(columns, scheme.row_bytes(columns), flip, std::move(inner), std::move(factor));
+  OVERPROOF_CHECK(layout && factor->columns == columns);
+  return std::make_unique<GptqRows>(columns, scheme.row_bytes(columns), layout->flip, std::move(inner), std::move(factor));
 }
 
 }  // namespace overproof

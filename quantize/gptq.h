@@ -37,10 +37,7 @@ std::shared_ptr<const GptqFactor> gptq_factor(std::span<const float> hessian, in
 double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const float> scales, int64_t rows,
                  std::span<int8_t> codes);
 
-/// True for schemes of int8 codes with scales beside them, whose rows gptq can make.
-bool gptq_takes(const Scheme& scheme);
-
-/// Makes inner's rows by GPTQ: inner chooses the scales and lays out what is written. Only for schemes that gptq_takes().
+/// Makes the codes of inner's rows by GPTQ; inner chooses the scales and the layout. Only for schemes with an int8_layout().
 std::unique_ptr<RowQuantizer> gptq_quantizer(const Scheme& scheme, const TensorInfo& weight, std::unique_ptr<RowQuantizer> inner,
                                              std::shared_ptr<const GptqFactor> factor);
 

@@ -88,7 +88,7 @@ std::vector<GpuDeviceInfo> gpu_devices(const GpuApi& api, std::string& reason) {
 const GpuApi& require_gpu(const GpuPlugin& plugin) {
   std::string reason = plugin.reason;
   if (plugin.api != nullptr && !gpu_devices(*plugin.api, reason).empty()) return *plugin.api;
-  throw UsageError(fmt::format("{}; run on the CPU (device cpu)", reason));
+  throw UsageError(fmt::format("{}; use --device cpu", reason));
 }
 
 /// Device memory that is given back.

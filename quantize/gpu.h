@@ -1,8 +1,8 @@
 #pragma once
-// The GPU from the program's side: opening the plugin, listing devices, and quantising, dequantising and multiplying matrices
-// that stand in host memory. Nothing here needs CUDA to build or to start; without plugin, driver or device it says so.
+// The host side of the GPU path: opens the plugin, lists devices, and quantizes, dequantizes and multiplies matrices in host
+// memory. Building and starting the program needs no CUDA; a missing plugin, driver or device is reported when a GPU is asked for.
 //
-// `quantize --device cuda` goes through quantize/gpu_rows.h. Codes and scales are those of the CPU, bit for bit.
+// `quantize --device cuda` uses quantize/gpu_rows.h. Codes and scales equal those of the CPU bit for bit.
 
 #include <cstdint>
 #include <filesystem>
@@ -17,27 +17,30 @@
 
 namespace overproof {
 
-/// 10 x the compute capability from which on there are kernels.
+/// 10 x the lowest compute capability that the kernels support.
 inline constexpr int32_t kOldestCapability = 80;
+
+/// Where `quantize` computes codes.
+enum class DeviceChoice { cpu, cuda, automatic };
 
 /// The plugin, if it could be opened. It stays loaded until the program ends.
 struct GpuPlugin {
   const GpuApi* api = nullptr;
-  std::filesystem::path file;  ///< where it was found, or looked for first
+  std::filesystem::path file;  ///< where it was found, or the first place searched
   std::string reason;          ///< why api is null
 };
 
-/// Opens $OVERPROOF_GPU_PLUGIN if that is set, otherwise liboverproof_cuda.so beside the program or in ../lib/overproof. Does not
+/// Opens $OVERPROOF_GPU_PLUGIN if it is set, otherwise liboverproof_cuda.so next to the program or in ../lib/overproof. Does not
 /// throw.
 GpuPlugin open_gpu_plugin();
 
-/// The devices there are; none, with `reason`, when driver or device is missing.
+/// All devices; empty, with a `reason`, when the driver or a device is missing.
 std::vector<GpuDeviceInfo> gpu_devices(const GpuApi& api, std::string& reason);
 
-/// The table of a plugin that has a device. Throws UsageError that says what is missing and to use the CPU.
+/// The function table of a plugin that has a device. Throws UsageError naming what is missing.
 const GpuApi& require_gpu(const GpuPlugin& plugin);
 
-/// A device with its stream. Thread-safe: calls take turns. Throws IoError with the driver's words when a call fails.
+/// A device with its stream. Thread-safe: calls are serialised. Throws IoError with the driver's message when a call fails.
 class GpuSession {
  public:
   /// `api` outlives the session.
@@ -48,13 +51,12 @@ class GpuSession {
 
   const GpuDeviceInfo& device() const { return info_; }
 
-  /// Does the job with host pointers, as quantize_tiles does; `magnitudes` is not used. With `errors` [rows, tiles across], as
-  /// tile_errors does, too. At most 2^31 - 1 rows and columns and 2^34 elements: cut larger weights into rows.
+  /// quantize_tiles on the device, with host pointers in the job; `magnitudes` is not used. With `errors` [rows, tiles across],
+  /// tile_errors too. At most 2^31 - 1 rows and columns and 2^34 elements: pass larger weights in pieces of rows.
   void quantize(const QuantizeJob& host, TileError* errors = nullptr);
-  /// As dequantize_tiles. Only scales in the files' order (row-major).
+  /// dequantize_tiles on the device. Scales in the order of the files (row-major) only.
   void dequantize(const DequantizeJob& host);
-  /// out [tokens, outputs] (f32 or bf16 bits) = x w^T; returns how it was computed. Throws UsageError as gemm_scaling and the
-  /// plan do.
+  /// out [tokens, outputs] (f32 or bf16 bits) = x w^T; returns how it was computed. Throws as gemm_scaling and choose_gemm_plan.
   GemmPlan gemm(const CodeMatrix& x, const CodeMatrix& w, ElementType out_type, void* out);
 
  private:

@@ -39,7 +39,7 @@ int64_t GpuRows::quantize(int64_t first_row, int64_t rows, int64_t grain, Elemen
   return -1;
 }
 
-/// In the order in which the CPU adds: tiles to pieces, pieces to rows, rows to rows of tiles, these to grains.
+/// Adds in the CPU's order: tiles to pieces, pieces to rows, rows to rows of tiles, these to grains.
 void GpuRows::add_errors(const ScaleTiles& t, int64_t grain, const std::vector<TileError>& tiles,
                          std::vector<RowError>& errors) const {
   const int64_t piece = tiles_.error_piece > 0 ? tiles_.error_piece : t.across();
@@ -66,19 +66,19 @@ void GpuRows::add_errors(const ScaleTiles& t, int64_t grain, const std::vector<T
   }
 }
 
-std::unique_ptr<GpuSession> open_device(std::string_view device, const GpuPlugin& plugin, std::string& note) {
-  if (device == "cpu") return nullptr;
-  if (device == "cuda") require_gpu(plugin);
+std::unique_ptr<GpuSession> open_device(DeviceChoice device, const GpuPlugin& plugin, std::string& note) {
+  if (device == DeviceChoice::cpu) return nullptr;
+  if (device == DeviceChoice::cuda) require_gpu(plugin);
   std::string reason = plugin.reason;
   const auto devices = plugin.api ? gpu_devices(*plugin.api, reason) : std::vector<GpuDeviceInfo>{};
   if (!devices.empty() && devices[0].capability < kOldestCapability) {
-    reason = fmt::format("{} has compute capability {}.{}, and the kernels need 8.0", devices[0].name, devices[0].capability / 10,
+    reason = fmt::format("{} has compute capability {}.{}; the kernels need 8.0 or later", devices[0].name, devices[0].capability / 10,
                          devices[0].capability % 10);
-    if (device == "cuda") throw UsageError(fmt::format("{}; run on the CPU (device cpu)", reason));
+    if (device == DeviceChoice::cuda) throw UsageError(fmt::format("{}; use --device cpu", reason));
   } else if (!devices.empty()) {
     return std::make_unique<GpuSession>(*plugin.api, 0);
   }
-  note = fmt::format("quantised on the CPU: {}", reason);
+  note = fmt::format("quantized on the CPU: {}", reason);
   return nullptr;
 }
 

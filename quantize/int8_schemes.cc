@@ -14,8 +14,11 @@
 namespace overproof {
 namespace {
 
-/// Rows of int8 at one scale for each `group` columns: packed as q + 128 in whole words, or plain.
-class Int8Rows : public RowsOfAnyInput<Int8Rows> {
+/// Packed codes are stored as q + 128.
+constexpr uint8_t kPackedFlip = 0x80;
+
+/// Rows of int8 with one scale for each `group` columns: packed as q + 128 in whole words, or plain.
+class Int8Rows : public TypedRowQuantizer<Int8Rows> {
  public:
   Int8Rows(const TensorInfo& weight, int64_t group, bool packed, Clipping clipping)
       : shape_{weight.shape[0], weight.shape[1]}, group_(group), packed_(packed), clipping_(clipping) {}
@@ -30,7 +33,7 @@ class Int8Rows : public RowsOfAnyInput<Int8Rows> {
       const std::span<uint8_t> out = bytes.subspan(r * row_bytes, row_bytes);
       const ScaledRow made =
           quantize_int8_groups(row, group_, {reinterpret_cast<int8_t*>(out.data()), columns},
-                               &scales[r * (columns / size_t(group_))], clipping_, row_kernels(), packed_ ? 0x80 : 0);
+                               &scales[r * (columns / size_t(group_))], clipping_, row_kernels(), packed_ ? kPackedFlip : 0);
       result.error += made.error;
       if (!made.finite && result.bad_row < 0) result.bad_row = first_row + int64_t(r);
       std::fill(out.begin() + int64_t(columns), out.end(), uint8_t{0});
@@ -57,6 +60,8 @@ class PackedInt8 final : public Scheme {
   PackedInt8(std::string_view name, int64_t group, Clipping clipping) : name_(name), group_(group), clipping_(clipping) {}
   std::string_view name() const override { return name_; }
   std::string_view format() const override { return "pack-quantized"; }
+  int64_t weight_group() const override { return group_; }
+  std::optional<Int8Layout> int8_layout() const override { return Int8Layout{group_, kPackedFlip}; }
 
   bool takes(const TensorInfo& weight) const override {
     return Scheme::takes(weight) && (group_ == 0 || weight.shape[1] % group_ == 0);
@@ -72,7 +77,7 @@ class PackedInt8 final : public Scheme {
   }
   std::optional<DeviceTiles> device_tiles(const TensorInfo& weight) const override {
     if (clipping_ != Clipping::absmax) return std::nullopt;
-    return DeviceTiles{.columns = group_ == 0 ? weight.shape[1] : group_, .flip = 0x80, .error_piece = kGroupsAtOnce};
+    return DeviceTiles{.columns = group_ == 0 ? weight.shape[1] : group_, .flip = kPackedFlip, .error_piece = kGroupsAtOnce};
   }
   int64_t row_bytes(int64_t columns) const override { return packed_int8_row_bytes(columns); }
   int64_t row_scales(int64_t rows, int64_t columns) const override { return group_ == 0 ? rows : rows * (columns / group_); }
@@ -81,7 +86,7 @@ class PackedInt8 final : public Scheme {
   }
   Json config_group() const override {
     const QuantizationArgs channel, group{.strategy = "group", .group_size = group_};
-    return linear_group(format(), to_json(group_ == 0 ? channel : group), nullptr);
+    return linear_group(*this, to_json(group_ == 0 ? channel : group));
   }
 
  private:
@@ -97,6 +102,10 @@ class W8A8 : public Scheme {
   explicit W8A8(const SchemeOptions& options) : options_(options) {}
   std::string_view name() const override { return "w8a8"; }
   std::string_view format() const override { return "int-quantized"; }
+  std::optional<Int8Layout> int8_layout() const override { return Int8Layout{}; }
+  std::optional<ActivationRounding> input_rounding() const override {
+    return ActivationRounding{.symmetric = !options_.asymmetric};
+  }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
     return {{weight.name, DType::i8, weight.shape}, {weight.name + "_scale", DType::f32, {weight.shape[0], 1}}};
@@ -110,10 +119,7 @@ class W8A8 : public Scheme {
     if (options_.clipping != Clipping::absmax) return std::nullopt;
     return DeviceTiles{.columns = weight.shape[1]};
   }
-  Json config_group() const override {
-    return linear_group(format(), to_json(QuantizationArgs{}),
-                        to_json(QuantizationArgs{.strategy = "token", .symmetric = !options_.asymmetric, .dynamic = true}));
-  }
+  Json config_group() const override { return linear_group(*this, to_json(QuantizationArgs{})); }
 
  protected:
   SchemeOptions options_;
@@ -164,11 +170,14 @@ class W8A8Static final : public W8A8 {
  public:
   using W8A8::W8A8;
   std::string_view name() const override { return "w8a8-static"; }
+  std::optional<ActivationRounding> input_rounding() const override {
+    return ActivationRounding{.symmetric = !options_.asymmetric, .is_static = true};
+  }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
     std::vector<TensorInfo> list = W8A8::outputs(weight);
-    list.push_back({beside(weight, "input_scale"), DType::f32, {1}});
-    if (options_.asymmetric) list.push_back({beside(weight, "input_zero_point"), DType::i8, {1}});
+    list.push_back({sibling_name(weight, "input_scale"), DType::f32, {1}});
+    if (options_.asymmetric) list.push_back({sibling_name(weight, "input_zero_point"), DType::i8, {1}});
     return list;
   }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const override {
@@ -179,10 +188,6 @@ class W8A8Static final : public W8A8 {
                       weight.name));
     return std::make_unique<W8A8StaticRows>(weight, options_.clipping,
                                             input_range(weight, *facts.statistics, options_.asymmetric));
-  }
-  Json config_group() const override {
-    return linear_group(format(), to_json(QuantizationArgs{}),
-                        to_json(QuantizationArgs{.strategy = "tensor", .symmetric = !options_.asymmetric}));
   }
 };
 

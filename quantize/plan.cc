@@ -9,35 +9,33 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "core/config.h"
 #include "formats/architecture.h"
-#include "quantize/quantize_stage.h"
 
 namespace overproof {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
-bool matches_any(std::string_view text, const std::vector<std::string>& patterns) {
+bool matches_any(std::string_view text, const StringList& patterns) {
   return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
 }
 
-/// Who may be quantised: by role, and only a matrix. Routers, embeddings and norms are something else.
+/// Which tensors may be quantized: matrices with the role of a Linear weight.
 class Weights {
  public:
   explicit Weights(const Checkpoint& model) : architecture_(*model.config) {}
   const Architecture& architecture() const { return architecture_; }
-  /// A matrix that loaders might take for a Linear weight's, so that it must be listed when it is left alone.
+  /// A matrix that loaders take for a Linear weight unless the config lists it as ignored.
   static bool is_matrix(const TensorInfo& info) {
     return info.shape.size() == 2 && info.shape[0] > 0 && info.shape[1] > 0 && info.name.ends_with(kWeight);
   }
   bool may_quantise(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
-    // `other` is what no table knows: a matrix that the user's own pattern names.
+    // `other`: a matrix that no table knows, but that the user's pattern matches.
     return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head ||
                                role == TensorRole::other);
   }
-  /// What another quantiser left for its own inputs' rounding says nothing about the weights that this one makes.
+  /// Scales that another quantizer stored for rounding inputs do not apply to the new weights.
   bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
   bool must_be_ignored(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
@@ -50,13 +48,15 @@ class Weights {
   Architecture architecture_;
 };
 
-/// Stacks of experts that no loader takes apart, by the same patterns as weights.
-std::vector<std::string> choose_fused(const QuantizeConfig& config, const TensorSource& source, const Weights& weights) {
-  const std::vector<std::string> include = split_list(config.include), exclude = split_list(config.exclude);
+bool is_included(const PlanOptions& options, std::string_view name) {
+  return matches_any(name, options.include) && !matches_any(name, options.exclude);
+}
+
+/// Stacks of experts that loaders need in one piece, chosen by the same patterns as weights.
+std::vector<std::string> choose_fused(const PlanOptions& options, const TensorSource& source, const Weights& weights) {
   std::vector<std::string> chosen;
   for (const TensorInfo& info : source.tensors())
-    if (weights.architecture().role(info) == TensorRole::fused_experts && matches_any(info.name, include) &&
-        !matches_any(info.name, exclude))
+    if (weights.architecture().role(info) == TensorRole::fused_experts && is_included(options, info.name))
       chosen.push_back(info.name);
   return chosen;
 }
@@ -73,7 +73,7 @@ std::string_view expert_of(std::string_view name) {
   return name.substr(0, dot + 1);
 }
 
-/// The dtype in which a tensor that is left alone is written: its own, but for fp8, which would need its scales beside it.
+/// The dtype in which a kept tensor is written: its own, except for fp8, which cannot be stored without its scales.
 DType kept_dtype(const TensorInfo& info) {
   return info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2 ? DType::bf16 : info.dtype;  // bf16 holds every fp8 value
 }
@@ -84,31 +84,25 @@ struct Override {
   bool used = false;
 };
 
-std::vector<Override> read_overrides(const QuantizeConfig& config, const SchemeOptions& options, Plan& plan) {
+/// Adds the schemes of overrides to the plan.
+std::vector<Override> find_overrides(const PlanOptions& options, Plan& plan) {
   std::vector<Override> overrides;
-  std::map<std::string, const Scheme*, std::less<>> known = {{config.scheme, plan.schemes[0].get()}, {"none", nullptr}};
-  for (const std::string& part : split_list(config.overrides)) {
-    const size_t equals = part.rfind('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 == part.size())
-      throw UsageError(fmt::format("overrides: '{}' is not PATTERN=SCHEME", part));
-    const std::string name = part.substr(equals + 1);
+  std::map<std::string, const Scheme*, std::less<>> known = {{options.scheme, plan.schemes[0].get()}, {"none", nullptr}};
+  for (const auto& [pattern, name] : options.overrides) {
     if (!known.contains(name)) {
-      const Scheme* other = plan.schemes.emplace_back(find_scheme(name, options)).get();
-      // One quantization_config speaks of one family of formats: compressed-tensors' groups can stand side by side, others
-      // cannot.
-      if (other->config_group().is_null() || plan.schemes[0]->config_group().is_null())
-        throw UsageError(fmt::format("overrides: no loader takes {} beside {} in one checkpoint", name, config.scheme));
+      const Scheme* other = plan.schemes.emplace_back(find_scheme(name, options.scheme_options)).get();
+      if (other->container() != Container::compressed_tensors || plan.schemes[0]->container() != Container::compressed_tensors)
+        throw UsageError(fmt::format("overrides: schemes {} and {} cannot be in one checkpoint", options.scheme, name));
       known[name] = other;
     }
-    overrides.push_back({part.substr(0, equals), known[name]});
+    overrides.push_back({pattern, known[name]});
   }
   return overrides;
 }
 
-/// What each weight shall become, before asking whether it can.
-std::vector<const Scheme*> choose_schemes(const QuantizeConfig& config, std::vector<Override>& overrides, const Scheme* main,
+/// The scheme that the options choose for each tensor, whether it can hold the weight or not; null: kept.
+std::vector<const Scheme*> choose_schemes(const PlanOptions& options, std::vector<Override>& overrides, const Scheme* main,
                                           const TensorSource& source, const Weights& weights) {
-  const std::vector<std::string> include = split_list(config.include), exclude = split_list(config.exclude);
   std::vector<const Scheme*> chosen;
   for (const TensorInfo& info : source.tensors()) {
     chosen.push_back(nullptr);
@@ -117,18 +111,18 @@ std::vector<const Scheme*> choose_schemes(const QuantizeConfig& config, std::vec
     if (found != overrides.end()) {
       found->used = true;
       chosen.back() = found->scheme;
-    } else if (matches_any(info.name, include) && !matches_any(info.name, exclude)) {
+    } else if (is_included(options, info.name)) {
       chosen.back() = main;
     }
   }
   for (const Override& o : overrides)
     if (!o.used)
       throw UsageError(
-          fmt::format("overrides: '{}' decides about no Linear weight (earlier patterns do, or none matches)", o.pattern));
+          fmt::format("overrides: pattern '{}' matches no Linear weight that no earlier pattern matches", o.pattern));
   return chosen;
 }
 
-/// Runtimes run the projections of an expert, and all experts of a layer, through one kernel.
+/// Runtimes use one kernel for all projections of an expert.
 void check_experts(const TensorSource& source, const std::vector<const Scheme*>& chosen) {
   std::map<std::string_view, size_t> first;
   for (size_t i = 0; i < chosen.size(); ++i) {
@@ -139,14 +133,13 @@ void check_experts(const TensorSource& source, const std::vector<const Scheme*>&
     if (chosen[other] == chosen[i]) continue;
     const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
     throw UsageError(fmt::format(
-        "{} would be {} and {} {}: runtimes need one scheme for all projections of an expert; widen the pattern to {}*",
+        "{} would get scheme {}, and {} scheme {}; runtimes need one scheme for all projections of an expert: use the pattern {}*",
         source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]), expert));
   }
 }
 
-/// A weight that its scheme cannot hold gets the scheme's fallback, or keeps its precision, and with it the expert that it
-/// belongs to.
-void replace_what_is_not_taken(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
+/// Gives each weight that its scheme cannot hold the scheme's fallback, or keeps it; all projections of its expert likewise.
+void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
   std::map<const Scheme*, const Scheme*> fallbacks;
   const auto fallback_of = [&](const Scheme* scheme) -> const Scheme* {
     const auto [known, first] = fallbacks.emplace(scheme, nullptr);
@@ -177,8 +170,8 @@ std::string escaped(std::string_view text) {
 
 bool is_number(std::string_view part) { return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos; }
 
-/// The name as a pattern with its numbers left open, all of them or only the last: an expert's, where there are two.
-std::string opened(std::string_view name, bool all) {
+/// The name as a pattern in which numbers are wildcards: all of them, or only the last, which is the expert's if there are two.
+std::string with_wildcards(std::string_view name, bool all) {
   std::vector<std::string> parts;
   size_t last = std::string::npos;
   for (size_t begin = 0; begin <= name.size();) {
@@ -195,7 +188,7 @@ std::string opened(std::string_view name, bool all) {
 }  // namespace
 
 bool matches_pattern(std::string_view text, std::string_view pattern) {
-  // Greedy with one point of return, the last '*': linear in practice, never exponential.
+  // Greedy; backtracks to the last '*' only, so the time is at most the product of both lengths.
   size_t t = 0, p = 0;
   std::optional<size_t> star;
   size_t resume = 0;
@@ -215,18 +208,17 @@ bool matches_pattern(std::string_view text, std::string_view pattern) {
   return pattern.find_first_not_of('*', p) == std::string_view::npos;
 }
 
-Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
+Plan make_plan(const PlanOptions& options, const Checkpoint& model) {
   const TensorSource& source = *model.tensors;
   const Weights weights(model);
-  const SchemeOptions options{config.clipping == "mse" ? Clipping::mse : Clipping::absmax, config.per_tensor, config.asymmetric};
   Plan plan;
   plan.assumption = weights.architecture().assumption();
-  plan.schemes.push_back(find_scheme(config.scheme, options));
-  std::vector<Override> overrides = read_overrides(config, options, plan);
-  std::vector<const Scheme*> chosen = choose_schemes(config, overrides, plan.schemes[0].get(), source, weights);
+  plan.schemes.push_back(find_scheme(options.scheme, options.scheme_options));
+  std::vector<Override> overrides = find_overrides(options, plan);
+  std::vector<const Scheme*> chosen = choose_schemes(options, overrides, plan.schemes[0].get(), source, weights);
   check_experts(source, chosen);
-  replace_what_is_not_taken(source, chosen, plan);
-  plan.fused = choose_fused(config, source, weights);
+  apply_fallbacks(source, chosen, plan);
+  plan.fused = choose_fused(options, source, weights);
 
   bool head_kept = true;
   for (size_t i = 0; i < chosen.size(); ++i) {
@@ -249,16 +241,17 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
   std::set<std::string_view> names;
   for (const TensorInfo& out : plan.outputs)
     if (!names.insert(out.name).second)
-      throw FormatError(model.path, -1, fmt::format("two tensors of the output would be called '{}'", out.name));
-  // Also named when the checkpoint has no lm_head of its own: with tied embeddings the module exists all the same.
+      throw FormatError(model.path, -1, fmt::format("two tensors of the output would have the name '{}'", out.name));
+  // Listed even when the checkpoint has no lm_head tensor: with tied embeddings the module exists all the same.
   if (head_kept) plan.ignored.insert(plan.ignored.begin(), "lm_head");
   plan.ignored.push_back("re:.*embed_tokens.*");
   plan.ignored.push_back("re:.*mlp.gate$");
-  if (plan.quantised == 0 && (plan.fused.empty() || plan.schemes[0]->format() != "gguf")) {
+  if (plan.quantised == 0 && (plan.fused.empty() || plan.schemes[0]->container() != Container::gguf)) {
     if (!plan.not_taken.empty())
-      throw UsageError(
-          fmt::format("{} cannot hold any of the weights, {} for one; choose another scheme", config.scheme, plan.not_taken[0]));
-    throw UsageError(fmt::format("no Linear weight matches include '{}' without exclude '{}'", config.include, config.exclude));
+      throw UsageError(fmt::format("scheme {} cannot hold any of the chosen weights, for example {}; choose another scheme",
+                                   options.scheme, plan.not_taken[0]));
+    throw UsageError(fmt::format("no Linear weight matches include '{}' and not exclude '{}'", fmt::join(options.include, ","),
+                                 fmt::join(options.exclude, ",")));
   }
   return plan;
 }
@@ -266,9 +259,9 @@ Plan make_plan(const QuantizeConfig& config, const Checkpoint& model) {
 std::vector<std::string> module_patterns(const std::vector<std::string>& modules, const std::vector<std::string>& others) {
   std::set<std::string> taken[2], patterns;
   for (const std::string& other : others)
-    for (const bool all : {false, true}) taken[all].insert(opened(other, all));
+    for (const bool all : {false, true}) taken[all].insert(with_wildcards(other, all));
   for (const std::string& module : modules) {
-    const std::string wide = opened(module, true), narrow = opened(module, false);
+    const std::string wide = with_wildcards(module, true), narrow = with_wildcards(module, false);
     patterns.insert(!taken[1].contains(wide) ? wide : !taken[0].contains(narrow) ? narrow : module);
   }
   return {patterns.begin(), patterns.end()};
@@ -279,7 +272,7 @@ Json quantization_config(const Plan& plan) {
   for (const auto& scheme : plan.schemes)
     if (std::ranges::any_of(plan.items, [&](const PlanItem& item) { return item.scheme == scheme.get(); }))
       used.push_back(scheme.get());
-  // transformers takes the first group whose patterns speak of experts for that of all routed ones; shared ones may be another's.
+  // transformers uses the first group with a pattern for experts for all routed experts, so theirs comes before that of shared ones.
   std::stable_partition(used.begin(), used.end(), [&](const Scheme* scheme) {
     return std::ranges::any_of(plan.items,
                                [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });

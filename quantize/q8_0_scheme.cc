@@ -6,7 +6,7 @@
 namespace overproof {
 namespace {
 
-class Q8Rows final : public RowsOfAnyInput<Q8Rows> {
+class Q8Rows final : public TypedRowQuantizer<Q8Rows> {
  public:
   explicit Q8Rows(int64_t columns) : columns_(columns) {}
 
@@ -33,6 +33,8 @@ class Q8_0 final : public Scheme {
  public:
   std::string_view name() const override { return "q8_0"; }
   std::string_view format() const override { return "gguf"; }
+  Container container() const override { return Container::gguf; }
+  int64_t weight_group() const override { return kQ8Values; }
   bool takes(const TensorInfo& weight) const override { return Scheme::takes(weight) && weight.shape[1] % kQ8Values == 0; }
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
     return {{weight.name, DType::u8, {weight.shape[0], row_bytes(weight.shape[1])}}};

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <functional>
@@ -22,14 +21,14 @@
 namespace overproof {
 namespace {
 
-/// Signal-to-quantisation-noise ratio. Capped: weights that int8 holds exactly have no noise at all.
+/// Signal-to-quantization-noise ratio. Capped: weights that int8 represents exactly have no noise.
 double sqnr_db(const RowError& error) {
   constexpr double kExact = 200.0;
   if (error.noise <= 0 || error.signal <= 0) return kExact;
   return std::min(kExact, 10.0 * std::log10(error.signal / error.noise));
 }
 
-/// Two decimals: what a reader wants, and free of the last bits in which one logarithm differs from another.
+/// Two decimals: enough to read, and independent of the last bits of a logarithm, which differ between C libraries.
 double rounded_db(double db) { return std::round(db * 100.0) / 100.0; }
 
 struct Quality {
@@ -55,7 +54,7 @@ struct Quality {
   }
 };
 
-/// Names of the schemes that were used, with how many weights they hold.
+/// "210 int8-g128, 3 int8": how many weights each scheme holds.
 std::string scheme_counts(const Plan& plan) {
   std::vector<std::string> parts;
   for (const auto& scheme : plan.schemes) {
@@ -65,7 +64,7 @@ std::string scheme_counts(const Plan& plan) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
-/// What recorded activations are to do; both must outlive the run.
+/// Recorded activations and the calibration that reads them, which must both outlive the run.
 struct OpenCalibration {
   ActivationStatistics statistics;
   Calibration calibration;
@@ -77,16 +76,11 @@ struct OpenCalibration {
 /// Null when no activations are given.
 std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, const Inputs& inputs, const Checkpoint& model,
                                                   const Plan& plan) {
-  CalibrationOptions options{config.smooth, -1, config.gptq, {config.dampening, config.act_order}, config.min_tokens};
-  if (config.smooth_strength != "auto") {
-    const char *text = config.smooth_strength.c_str(), *end = text + config.smooth_strength.size();
-    const auto [at, fault] = std::from_chars(text, end, options.strength);
-    if (fault != std::errc() || at != end || !(options.strength >= 0 && options.strength <= 1))
-      throw UsageError(fmt::format("smooth-strength is 'auto' or a number from 0 to 1, not '{}'", config.smooth_strength));
-  }
+  const CalibrationOptions options{
+      config.smooth, config.smooth_strength, config.gptq, {config.dampening, config.act_order}, config.min_tokens};
   if (!inputs.has("activations")) {
     if (config.smooth || config.gptq)
-      throw UsageError("smooth and gptq need --activations: what `overproof activations` recorded of this model");
+      throw UsageError("smooth and gptq need --activations: the artifact that `overproof activations` made from this model");
     return nullptr;
   }
   std::set<std::string> quantised;
@@ -94,17 +88,18 @@ std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, 
     if (item.scheme) quantised.insert(item.source.name);
   auto open = std::make_unique<OpenCalibration>(inputs.path("activations"), options, model, *plan.schemes[0],
                                                 [quantised](const std::string& name) { return quantised.contains(name); });
-  // A model without a statement has no root until it is read; then it is read once more for this.
+  // A model without a statement has no root until it has been read, so it is read once more here.
   const Digest wanted = open->statistics.model_root();
   if (wanted != inputs.root("model") && wanted != scan_artifact(inputs.path("model")).root)
-    throw UsageError("these activations were recorded of another model; run `overproof activations` on this one");
+    throw MismatchError(fmt::format("the activations {} were recorded from another model than {}; run `overproof activations` on it",
+                                    inputs.path("activations").string(), inputs.path("model").string()));
   return open;
 }
 
-/// Plans a GGUF file: what `chosen` takes becomes blocks of ggml, the rest keeps its type as far as GGUF has it.
+/// Plans a GGUF file: chosen weights become blocks of ggml, the others keep their type, or become f32 where GGUF lacks it.
 std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpoint& model, Plan chosen) {
   if (config.smooth || config.gptq)
-    throw UsageError(fmt::format("smooth and gptq are not for {}, whose scales stand among the codes", config.scheme));
+    throw UsageError(fmt::format("smooth and gptq do not support scheme {}", config.scheme));
   std::map<std::string, const PlanItem*, std::less<>> items;
   for (const PlanItem& item : chosen.items) items[item.source.name] = &item;
   const std::set<std::string> fused(chosen.fused.begin(), chosen.fused.end());
@@ -120,15 +115,19 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
     const std::string* source = run->parts->source_of(i);
     if (source && quantises(*source) != (type == GgmlType::q8_0) && type != GgmlType::f16)
       throw UsageError(
-          fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; widen the pattern", *source));
+          fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; use a pattern that matches all of them", *source));
   }
   run->plan.not_taken = std::move(chosen.not_taken);
   run->plan.assumption = std::move(chosen.assumption);
-  for (const std::string& name : run->gguf.skipped) run->notes.push_back("left out, because the model does not use it: " + name);
+  for (const std::string& name : run->gguf.skipped) run->notes.push_back("not written, because the model does not use it: " + name);
   return run;
 }
 
-/// One run, step by step: what becomes of what, the stream, and what it is to be said of it.
+PlanOptions plan_options(const QuantizeConfig& c) {
+  return {c.scheme, {c.clipping, c.per_tensor, c.asymmetric}, c.include, c.exclude, c.overrides};
+}
+
+/// One run: plan, stream, report.
 class QuantizeRun {
  public:
   QuantizeRun(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs)
@@ -136,15 +135,15 @@ class QuantizeRun {
         inputs_(inputs),
         outputs_(outputs),
         model_(open_checkpoint(inputs.path("model"))),
-        plan_(make_plan(config, model_)) {
-    if (plan_.schemes[0]->format() == "gguf") {
+        plan_(make_plan(plan_options(config), model_)) {
+    if (plan_.schemes[0]->container() == Container::gguf) {
       gguf_ = plan_blocks(config_, model_, std::move(plan_));
       notes_ = gguf_->notes;
     } else {
       calibration_ = open_calibration(config_, inputs_, model_, plan_);
       if (calibration_) plan_.calibration = &calibration_->calibration;
     }
-    gpu_ = open_device(config_.device, config_.device == "cpu" ? GpuPlugin() : open_gpu_plugin(), device_note_);
+    gpu_ = open_device(config_.device, config_.device == DeviceChoice::cpu ? GpuPlugin() : open_gpu_plugin(), device_note_);
   }
 
   void stream() {
@@ -156,30 +155,21 @@ class QuantizeRun {
     const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>& tensors) {
       return std::make_unique<ShardedWriter>(to, tensors, Metadata{{"format", "pt"}}, config_.max_shard_bytes);
     };
-    made_ = run_engine(plan_, model_, make_sink, outputs_.folder(), outputs_.scratch(), options);
+    made_ = run_engine(plan_, model_, make_sink, outputs_, options);
     note_digests(inputs_, "model", model_, made_);
-  }
-
-  /// What loaders want beside the tensors; a GGUF file has it inside.
-  void write_companions() {
-    if (gguf_) return;
-    OutputFolder& folder = outputs_.folder();
-    Json config = *model_.config;
-    config["quantization_config"] = quantization_config(plan_);
-    folder.write_file("config.json", config.dump(2) + "\n");
-    copy_tokenizer_files(model_.path, folder);
-    copy_file_if_present(model_.path, "generation_config.json", folder);
+    write_companions();
   }
 
   StageReport report(double seconds) {
     StageReport report;
-    report_tensors(report);
+    const Quality quality = measured();
+    report_tensors(quality, report);
     report_exceptions(report);
     if (gpu_)
-      device_note_ = fmt::format("{} of {} weights were quantised by {}, the rest by the CPU", made_.by_gpu, plan().quantised,
-                                 gpu_->device().name);
+      device_note_ = fmt::format("{} quantized {} of {} weights, the CPU the others", gpu_->device().name, made_.by_gpu,
+                                 plan().quantised);
     if (!device_note_.empty())
-      report.summary.push_back("note: " + device_note_);  // not in the statement: it speaks of this machine
+      report.summary.push_back("note: " + device_note_);  // not in the statement: it depends on the machine
     if (calibration_) {
       report.metrics()["calibration"] = calibration_->calibration.metrics();
       for (std::string& line : calibration_->calibration.summary()) report.summary.push_back(std::move(line));
@@ -188,14 +178,23 @@ class QuantizeRun {
         "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s of input{}{}", double(made_.bytes_read) * 1e-9,
         double(bytes_out()) * 1e-9, seconds, double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9),
         made_.direct ? ", direct" : ", through the page cache",
-        made_.resumed_items > 0 ? fmt::format("; {} tensors were there from an earlier run", made_.resumed_items) : ""));
-    const Quality quality = measured();
-    report.summary.push_back(fmt::format("signal to noise {:.1f} dB on average, least: {}", quality.mean, quality.worst(3)));
+        made_.resumed_items > 0 ? fmt::format("; resumed after {} tensors of an earlier run", made_.resumed_items) : ""));
+    report.summary.push_back(fmt::format("signal to noise: mean {:.1f} dB, lowest {}", quality.mean, quality.worst(3)));
     return report;
   }
 
  private:
   const Plan& plan() const { return gguf_ ? gguf_->plan : plan_; }
+
+  /// The files that loaders need next to the tensors.
+  void write_companions() {
+    OutputFolder& folder = outputs_.folder();
+    Json config = *model_.config;
+    config["quantization_config"] = quantization_config(plan_);
+    folder.write_file("config.json", config.dump(2) + "\n");
+    copy_tokenizer_files(model_.path, folder);
+    copy_file_if_present(model_.path, "generation_config.json", folder);
+  }
 
   int64_t bytes_out() const {
     int64_t bytes = 0;
@@ -208,9 +207,8 @@ class QuantizeRun {
     return {plan(), made_.errors, [&](size_t i) { return gguf_ ? *gguf_->parts->source_of(i) : plan_.items[i].source.name; }};
   }
 
-  void report_tensors(StageReport& report) const {
+  void report_tensors(const Quality& quality, StageReport& report) const {
     const int64_t all = int64_t(plan().items.size());
-    const Quality quality = measured();
     report.metrics() = {{"tensors", all},
                         {"quantised", plan().quantised},
                         {"kept", all - plan().quantised},
@@ -222,12 +220,11 @@ class QuantizeRun {
                           {"worst_tensor", quality.worst_first[0].second}}},
                         {"tensors_sqnr", quality.tensors()}};
     report.summary.push_back(
-        fmt::format("{} of {} tensors are in 8 bits now ({}), {} kept their precision (routers, norms, embeddings, head and "
-                    "what was excluded)",
+        fmt::format("quantized {} of {} tensors ({}); kept {} (routers, norms, embeddings, head, and excluded weights)",
                     plan().quantised, all, scheme_counts(plan()), all - plan().quantised));
   }
 
-  /// What did not go as the main scheme has it.
+  /// Weights that did not get the main scheme, and why.
   void report_exceptions(StageReport& report) {
     if (!plan().assumption.empty()) {
       report.metrics()["assumption"] = plan().assumption;
@@ -235,20 +232,20 @@ class QuantizeRun {
     }
     if (!gguf_ && !plan_.fused.empty())
       notes_.push_back(fmt::format(
-          "{} stacks of experts kept their precision: the loaders of this architecture take no 8 bits there ({}, ...)",
+          "kept {} stacks of experts, because no loader of this architecture reads them in 8 bits ({}, ...)",
           plan_.fused.size(), plan_.fused[0]));
     if (!plan().fallen_back.empty()) {
       report.metrics()["fallen_back"] = plan().fallen_back;
       notes_.push_back(fmt::format(
-          "{} weights have one scale a row, in a group of their own, because {} cannot hold them or another "
-          "part of their expert: {}{}",
+          "{} weights have one scale per row, in a group of their own, because scheme {} cannot hold them or another "
+          "projection of their expert: {}{}",
           plan().fallen_back.size(), config_.scheme, plan().fallen_back[0], plan().fallen_back.size() > 1 ? ", ..." : ""));
     }
     if (!notes_.empty()) report.metrics()["notes"] = notes_;
     for (const std::string& note : notes_) report.summary.push_back("note: " + note);
     if (!plan().not_taken.empty())
       report.summary.push_back(
-          fmt::format("{} weights kept their precision because the scheme cannot hold them or another part of their expert: {}{}",
+          fmt::format("kept {} weights, because the scheme cannot hold them or another projection of their expert: {}{}",
                       plan().not_taken.size(), plan().not_taken[0], plan().not_taken.size() > 1 ? ", ..." : ""));
   }
 
@@ -257,7 +254,7 @@ class QuantizeRun {
   Outputs& outputs_;
   const Checkpoint model_;
   Plan plan_;
-  std::unique_ptr<GgufRun> gguf_;  // in plan_'s place
+  std::unique_ptr<GgufRun> gguf_;  // for GGUF schemes; its plan replaces plan_
   std::unique_ptr<OpenCalibration> calibration_;
   std::unique_ptr<GpuSession> gpu_;
   std::vector<std::string> notes_;
@@ -271,7 +268,6 @@ StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Out
   const auto started = std::chrono::steady_clock::now();
   QuantizeRun run(config, inputs, outputs);
   run.stream();
-  run.write_companions();
   return run.report(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
 }
 

@@ -1,16 +1,18 @@
 #pragma once
-// The `quantize` stage: a checkpoint in, an 8-bit checkpoint out that other people's runtimes load.
+// The `quantize` stage: reads a checkpoint and writes an 8-bit checkpoint that existing runtimes load.
 //
 // Weights stream in blocks of rows (quantize/engine.h), so memory does not grow with the model: the peak is a few times
-// `block-bytes`, the scales of the tensors at hand, and the list of tensors. Output bytes depend on configuration and input
-// alone, never on threads or processor.
+// `block-bytes`, the scales of the tensors in flight, and the list of tensors. Output bytes depend on configuration and input
+// only, not on threads or processor.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "core/config.h"
 #include "core/stage.h"
 #include "quantize/engine.h"
+#include "quantize/gpu.h"
 #include "quantize/plan.h"
 #include "quantize/scheme.h"
 
@@ -18,60 +20,60 @@ namespace overproof {
 
 struct QuantizeConfig {
   std::string scheme = "int8";
-  std::string clipping = "absmax";
+  Clipping clipping = Clipping::absmax;
   bool per_tensor = false, asymmetric = false;
-  std::string include = "model.layers.*";
-  std::string exclude;
-  std::string overrides;
+  StringList include = {"model.layers.*"}, exclude;
+  StringPairs overrides;
   int64_t block_bytes = EngineOptions::kDefaultBlockBytes;
   int64_t max_shard_bytes = 5'000'000'000;
   bool smooth = false;
-  std::string smooth_strength = "auto";
+  std::optional<double> smooth_strength;
   bool gptq = false;
   double dampening = 0.01;
   bool act_order = false;
   int64_t min_tokens = 128;
-  std::string device = "cpu";
+  DeviceChoice device = DeviceChoice::cpu;
 
   template <class V>
   void visit(V&& v) {
     v("scheme", scheme, one_of(scheme_names()),
-      "how a Linear weight becomes 8 bits: int8 per output channel or in groups of 128, weights only; w8a8: int8 weights and "
-      "activations; fp8 per channel, in blocks, or as DeepSeek writes it; mxfp8; q8_0: GGUF");
-    v("clipping", clipping, one_of({"absmax", "mse"}),
-      "scale of a row: its largest magnitude over the largest code, or the clipped one with the least squared error");
-    v("per-tensor", per_tensor, any_value(), "fp8: one scale a weight in place of one an output channel");
+      "8-bit format of Linear weights. int8: one scale per output channel; int8-g128: one per 128 columns; w8a8, w8a8-static: int8 "
+      "weights and activations; fp8, fp8-block, fp8-native (DeepSeek), mxfp8; q8_0: GGUF");
+    v("clipping", clipping, enum_of<Clipping>({{"absmax", Clipping::absmax}, {"mse", Clipping::mse}}),
+      "scale of a row: absmax is the largest magnitude over the largest code, mse the clipped scale with the least squared error");
+    v("per-tensor", per_tensor, any_value(), "fp8: one scale per weight instead of one per output channel");
     v("asymmetric", asymmetric, any_value(), "w8a8, w8a8-static: activations get a zero point");
     v("include", include, any_value(),
-      "patterns of Linear weights to quantise, apart by commas, * for any text; routers and embeddings never are");
-    v("exclude", exclude, any_value(), "patterns of weights to leave at their precision, e.g. *.o_proj.weight");
+      "comma-separated patterns of Linear weights to quantize; * matches any text; routers and embeddings are never quantized");
+    v("exclude", exclude, any_value(), "comma-separated patterns of weights to keep, e.g. *.o_proj.weight");
     v("overrides", overrides, any_value(),
-      "other schemes for some weights, PATTERN=SCHEME apart by commas, before include and exclude, the first match deciding; "
-      "none: keep");
+      "comma-separated PATTERN=SCHEME, or PATTERN=none to keep weights; the first match decides, before include and exclude");
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
-      "bytes read, worked on and written at a time; changes no result");
-    v("max-shard-bytes", max_shard_bytes, at_least(1 << 20), "largest safetensors file; more become shards with an index");
+      "bytes read, converted and written at a time; does not change the result");
+    v("max-shard-bytes", max_shard_bytes, at_least(1 << 20), "size of a safetensors file above which shards with an index are written");
     v("smooth", smooth, any_value(),
-      "move outliers of activations into weights (SmoothQuant); needs activations, and a scheme that rounds them");
-    v("smooth-strength", smooth_strength, any_value(),
-      "how far they are moved, 0 to 1, or auto: searched for each place by the error of its outputs");
+      "SmoothQuant: move outliers of activations into weights; needs --activations and a scheme that rounds activations");
+    v("smooth-strength", smooth_strength, or_word("auto", in_range(0, 1)),
+      "smooth: how far outliers are moved, 0 to 1, or auto: searched for each site by the error of its outputs");
     v("gptq", gptq, any_value(),
-      "let later columns of a weight make good what rounding took from earlier ones; needs activations with --hessians");
-    v("dampening", dampening, in_range(1e-6, 1), "gptq: part of the Hessian's mean diagonal that is added to it");
-    v("act-order", act_order, any_value(), "gptq: columns with the largest inputs first");
-    v("min-tokens", min_tokens, in_range(1, 1 << 24), "weights whose input saw fewer tokens are quantised without calibration");
-    v("device", device, one_of({"cpu", "cuda", "auto"}),
-      "who makes codes: cuda needs a GPU, auto takes one that is there; the bytes are the same. Not yet run on a GPU");
+      "GPTQ: compensate each column's rounding error in the later columns; needs --activations recorded with --hessians");
+    v("dampening", dampening, in_range(1e-6, 1), "gptq: fraction of the Hessian's mean diagonal that is added to its diagonal");
+    v("act-order", act_order, any_value(), "gptq: round the columns with the largest inputs first");
+    v("min-tokens", min_tokens, in_range(1, 1 << 24), "weights whose input saw fewer tokens are quantized without calibration");
+    v("device", device,
+      enum_of<DeviceChoice>({{"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}, {"auto", DeviceChoice::automatic}}),
+      "where codes are computed: cuda needs a GPU, auto uses one if there is one; same bytes. Not yet run on a GPU");
   }
 };
 
-/// Slot "model": what open_checkpoint reads; its tensor files are digested while they are read. Slot "activations", optional:
-/// what the activations stage recorded of it. Writes config.json (with quantization_config), safetensors, and the tokenizer
-/// files; for GGUF schemes model.gguf alone. Throws UsageError when nothing matches, FormatError naming the tensor and row of an
+/// Slot "model": anything that open_checkpoint reads; its tensor files are digested while they are read. Slot "activations",
+/// optional: the artifact that the activations stage made from that model. Writes config.json (with quantization_config),
+/// safetensors and the tokenizer files; for GGUF schemes model.gguf only. Throws UsageError when no weight matches or an option
+/// does not fit the scheme, MismatchError when the activations are not of this model, FormatError naming tensor and row of an
 /// infinity or NaN.
-/// Metrics: tensors, quantised, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB},
-/// and, where there is something to say, calibration (Calibration::metrics), assumption, notes and fallen_back (weights that
-/// int8-g128 cannot hold, which are int8 in a config group of their own).
+/// Metrics: tensors, quantised, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB}, and
+/// where they apply: calibration (Calibration::metrics), assumption, notes, and fallen_back (weights that int8-g128 cannot hold,
+/// which are int8 in a config group of their own).
 StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

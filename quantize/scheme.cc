@@ -14,11 +14,11 @@ namespace {
 struct Entry {
   const char* name;
   SchemeMaker make;
-  const char* no_clipping;      ///< why there is none to choose; null when there is
-  bool per_tensor, asymmetric;  ///< which of these options it has
+  const char* no_clipping;      ///< why clipping 'mse' is refused; null when it is supported
+  bool per_tensor, asymmetric;  ///< whether the scheme has these options
 };
-constexpr char kPeersBytes[] = "its bytes are those of llama.cpp's quantiser, use clipping 'absmax'";
-constexpr char kPowersOfTwo[] = "a scale that is a power of two has nothing between to choose; use clipping 'absmax'";
+constexpr char kPeersBytes[] = "its bytes equal those of llama.cpp's quantizer; use clipping 'absmax'";
+constexpr char kPowersOfTwo[] = "its scales are powers of two, too coarse for clipping candidates; use clipping 'absmax'";
 constexpr Entry kSchemes[] = {
     {"int8", make_int8, nullptr, false, false},
     {"int8-g128", make_int8_g128, nullptr, false, false},
@@ -61,11 +61,11 @@ std::unique_ptr<Scheme> find_scheme(std::string_view name, const SchemeOptions& 
     if (options.clipping == Clipping::mse && entry.no_clipping != nullptr) refuse("clipping 'mse'", entry.no_clipping);
     if (options.per_tensor && !entry.per_tensor) refuse("per-tensor scale", "use scheme 'fp8' for one scale a weight");
     if (options.per_tensor && options.clipping == Clipping::mse)
-      refuse("clipping 'mse' with a per-tensor scale", "one row at a time cannot tell what clipping the whole weight costs");
+      refuse("clipping 'mse' with a per-tensor scale", "clipping is searched row by row, and this scale covers the whole weight");
     if (options.asymmetric && !entry.asymmetric) refuse("asymmetric activations", "use scheme 'w8a8' or 'w8a8-static'");
     return entry.make(options);
   }
-  throw UsageError(fmt::format("unknown scheme '{}'; there are: {}", name, fmt::join(scheme_names(), ", ")));
+  throw UsageError(fmt::format("unknown scheme '{}'; known are {}", name, fmt::join(scheme_names(), ", ")));
 }
 
 std::vector<std::string> scheme_names() {
@@ -84,15 +84,27 @@ Json to_json(const QuantizationArgs& args) {
           {"block_structure", args.block_structure}};
 }
 
-Json linear_group(std::string_view format, Json weights, Json activations) {
+Json to_json(const std::optional<ActivationRounding>& inputs) {
+  if (!inputs) return nullptr;
+  QuantizationArgs args{.type = inputs->type == ActivationRounding::Type::fp8 ? "float" : "int",
+                        .strategy = inputs->is_static ? "tensor" : inputs->group > 0 ? "group" : "token",
+                        .symmetric = inputs->symmetric,
+                        .dynamic = !inputs->is_static};
+  if (inputs->group > 0) args.group_size = inputs->group;
+  Json json = to_json(args);
+  if (inputs->power_of_two) json["scale_dtype"] = "torch.uint8";
+  return json;
+}
+
+Json linear_group(const Scheme& scheme, Json weights) {
   return {{"targets", {"Linear"}},
-          {"format", format},
+          {"format", scheme.format()},
           {"weights", std::move(weights)},
-          {"input_activations", std::move(activations)},
+          {"input_activations", to_json(scheme.input_rounding())},
           {"output_activations", nullptr}};
 }
 
-std::string beside(const TensorInfo& weight, std::string_view part) {
+std::string sibling_name(const TensorInfo& weight, std::string_view part) {
   const std::string_view suffix = ".weight", name = weight.name;
   return fmt::format("{}.{}", name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : name, part);
 }

@@ -1,5 +1,5 @@
 #pragma once
-// The makers of the schemes in find_scheme's table, and what their classes share.
+// The factories of the schemes in find_scheme's table, and what their classes share.
 
 #include <bit>
 #include <cstring>
@@ -31,13 +31,15 @@ struct QuantizationArgs {
   Json block_structure = nullptr;
 };
 Json to_json(const QuantizationArgs& args);
-/// A group for all Linear modules; `activations` may be null.
-Json linear_group(std::string_view format, Json weights, Json activations);
+/// QuantizationArgs of rounded inputs; null for nullopt.
+Json to_json(const std::optional<ActivationRounding>& inputs);
+/// The config group of a scheme for all Linear modules; its input_activations are the scheme's input_rounding().
+Json linear_group(const Scheme& scheme, Json weights);
 
-/// "X.weight" -> "X." + part; other names get the part behind them.
-std::string beside(const TensorInfo& weight, std::string_view part);
+/// "X.weight" -> "X." + part; for other names name + "." + part.
+std::string sibling_name(const TensorInfo& weight, std::string_view part);
 
-/// The bytes of values as they stand in memory, which is little-endian here.
+/// The bytes of values as they are in memory, which is little-endian here.
 static_assert(std::endian::native == std::endian::little);
 template <class T>
 std::vector<uint8_t> bytes_of(std::span<const T> values) {
@@ -46,10 +48,10 @@ std::vector<uint8_t> bytes_of(std::span<const T> values) {
   return bytes;
 }
 
-/// One formula for rows of f32 and of bf16: Derived has
+/// One implementation for rows of f32 and of bf16. Derived has
 /// `template <class In> RowsResult rows(int64_t first, int64_t rows, std::span<const In>, bytes, scales) const`.
 template <class Derived>
-class RowsOfAnyInput : public RowQuantizer {
+class TypedRowQuantizer : public RowQuantizer {
  public:
   RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
                       std::span<float> scales) const override {

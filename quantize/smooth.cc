@@ -50,9 +50,8 @@ int64_t channel(const SmoothSite& site, int64_t column) {
   return site.channel_of.empty() ? column : site.channel_of[size_t(column)];
 }
 
-/// One way of smoothing, by column of the consumers.
 struct Candidate {
-  double strength;
+  std::optional<double> strength;  ///< nullopt: no smoothing, all factors are 1
   std::vector<float> factors;  ///< by channel
   std::vector<float> columns;  ///< by column
 };
@@ -143,10 +142,10 @@ void add_errors(const TensorSource& tensors, const std::string& weight, const Sa
     for (size_t k = 0; k < candidates.size(); ++k) errors[k] += importance * sums[k] / energy;
 }
 
-Candidate make_candidate(const SmoothSite& site, int64_t columns, double strength, std::span<const float> amax_x,
+Candidate make_candidate(const SmoothSite& site, int64_t columns, std::optional<double> strength, std::span<const float> amax_x,
                          std::span<const float> amax_w) {
   Candidate c{strength, std::vector<float>(size_t(site.channels), 1.0f), std::vector<float>(size_t(columns))};
-  if (strength >= 0) std::ranges::transform(smooth_factors(amax_x, amax_w, strength), c.factors.begin(), nearest_power_of_two);
+  if (strength) std::ranges::transform(smooth_factors(amax_x, amax_w, *strength), c.factors.begin(), nearest_power_of_two);
   for (int64_t i = 0; i < columns; ++i) c.columns[size_t(i)] = c.factors[size_t(channel(site, i))];
   return c;
 }
@@ -306,11 +305,12 @@ SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const A
       a = std::max(a, seen.amax[size_t(c)]);
     }
   }
-  if (options.strength >= 0) {
+  if (options.strength) {
     Candidate only = make_candidate(site, columns, options.strength, amax_x, amax_w);
-    return {std::move(only.factors), options.strength, 1.0};
+    return {std::move(only.factors), *options.strength, 1.0};
   }
-  std::vector<Candidate> candidates = {make_candidate(site, columns, -1, amax_x, amax_w)};  // first, so that it wins ties
+  // No smoothing comes first, so that it wins ties.
+  std::vector<Candidate> candidates = {make_candidate(site, columns, std::nullopt, amax_x, amax_w)};
   for (int k = 1; k <= kStrengths; ++k)
     candidates.push_back(make_candidate(site, columns, double(k) / (kStrengths + 1), amax_x, amax_w));
   std::vector<double> errors(candidates.size(), 0.0);
@@ -324,7 +324,7 @@ SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const A
   }
   const size_t best = size_t(std::ranges::min_element(errors) - errors.begin());
   if (best == 0) return {};
-  return {std::move(candidates[best].factors), candidates[best].strength, errors[best] / errors[0]};
+  return {std::move(candidates[best].factors), *candidates[best].strength, errors[best] / errors[0]};
 }
 
 }  // namespace overproof

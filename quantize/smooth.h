@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -48,8 +49,8 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
                                      const std::function<bool(const std::string&)>& is_quantised);
 
 struct SmoothOptions {
-  double strength = -1;            ///< of all sites, 0 .. 1; negative: searched for each
-  int64_t min_tokens = 0;          ///< inputs that saw fewer have no say
+  std::optional<double> strength;  ///< of all sites, 0 to 1; nullopt: searched for each
+  int64_t min_tokens = 0;          ///< inputs that saw fewer are ignored
   ActivationRounding activations;  ///< is_static: the scale is made from what was recorded
   int64_t weight_group = 0;        ///< columns that share a weight's scale; 0: all
 };

@@ -205,7 +205,7 @@ def test_acknowledgement_is_signed(models):
     out = models / "llama3.1/gguf-acknowledged"
     export(models, models / "llama3.1/teacher", out, "--acknowledge", "llama3.1", "--name", "Llama-Tiny")
     predicate = statement(out)["predicate"]
-    assert predicate["buildDefinition"]["externalParameters"]["acknowledge"] == "llama3.1"
+    assert predicate["buildDefinition"]["externalParameters"]["acknowledge"] == ["llama3.1"]
     judged = predicate["runDetails"]["byproducts"][0]["annotations"]["policy"]["items"]
     assert [(i["name"], i["state"]) for i in judged] == [("LicenseRef-llama3.1", "acknowledged")]
     # The signed acknowledgement counts when the export is judged afterwards; without it, it does not pass.
@@ -246,4 +246,4 @@ def test_recipes_acknowledge_too(models, tmp_path):
     run = ["run", tmp_path / "recipe.ini", "--out", tmp_path / "run", "--key", models / "key.pem"]
     assert "--acknowledge LicenseRef-llama3.1" in overproof(*run, code=4).stderr
     overproof(*run, "--set", "gguf.acknowledge=LicenseRef-llama3.1")
-    assert statement(tmp_path / "run/gguf")["predicate"]["buildDefinition"]["externalParameters"]["acknowledge"] == "LicenseRef-llama3.1"
+    assert statement(tmp_path / "run/gguf")["predicate"]["buildDefinition"]["externalParameters"]["acknowledge"] == ["LicenseRef-llama3.1"]

@@ -28,12 +28,12 @@ using namespace overproof;
 
 namespace {
 
-/// Codes x / scale with one scale for `unit` rows, or for the whole weight: what blocks and per-tensor schemes ask of an engine.
-class StandIn final : public Scheme {
+/// Codes x / scale with one scale for `unit` rows, or for the whole weight, as block and per-tensor schemes have them.
+class FakeScheme final : public Scheme {
  public:
-  explicit StandIn(int64_t unit) : unit_(unit) {}  // 0: one scale for all
+  explicit FakeScheme(int64_t unit) : unit_(unit) {}  // 0: one scale for all
   std::string_view name() const override { return unit_ ? "rows" : "whole"; }
-  std::string_view format() const override { return "stand-in"; }
+  std::string_view format() const override { return "fake"; }
   int64_t row_unit() const override { return std::max<int64_t>(1, unit_); }
   bool needs_amax() const override { return unit_ == 0; }
   std::vector<TensorInfo> outputs(const TensorInfo& w) const override {
@@ -112,10 +112,10 @@ void write_model(const fs::path& folder, uint64_t seed = 3) {
   writer.close();
 }
 
-/// A plan with a stand-in for every projection.
+/// A plan with a fake scheme for every projection.
 Plan plan_for(const TensorSource& source) {
   Plan plan;
-  for (const int64_t unit : {int64_t{16}, int64_t{0}}) plan.schemes.push_back(std::make_unique<StandIn>(unit));
+  for (const int64_t unit : {int64_t{16}, int64_t{0}}) plan.schemes.push_back(std::make_unique<FakeScheme>(unit));
   for (const TensorInfo& t : source.tensors()) {
     PlanItem item{t, nullptr, t.dtype, {t}};
     if (t.name.ends_with("q_proj.weight") || t.name.ends_with("down_proj.weight")) item.scheme = plan.schemes[0].get();
@@ -136,12 +136,12 @@ Made run(const Checkpoint& model, const fs::path& at, const EngineOptions& optio
   const Plan plan = plan_for(*model.tensors);
   fs::create_directories(at / "out");
   fs::create_directories(at / "scratch");
-  OutputFolder out(at / "out");
+  Outputs outputs(at / "out", at / "scratch");
   const SinkMaker make_sink = [](OutputFolder& to, const std::vector<TensorInfo>& list) {
     return std::make_unique<ShardedWriter>(to, list, Metadata{}, 700'000);
   };
-  Made made{run_engine(plan, model, make_sink, out, at / "scratch", options), {}};
-  for (const FileRecord& r : out.records()) {
+  Made made{run_engine(plan, model, make_sink, outputs, options), {}};
+  for (const FileRecord& r : outputs.folder().records()) {
     const std::string content = read_file(at / "out" / r.name);
     CHECK(sha256(content) == r.digest);
     made.bytes += r.name + content;

@@ -57,7 +57,7 @@ TEST_CASE("models by transformers go into GGUF and come back whole") {
   const TempFolder t;
   for (const char* name : {"llama", "smollm2", "mistral", "qwen2", "qwen3", "glm4_moe", "glm4_moe_qk_norm"}) {
     CAPTURE(name);
-    const StageReport report = run({.type = "f32"}, kModels / name, t.path() / name);
+    const StageReport report = run({.type = GgmlType::f32}, kModels / name, t.path() / name);
     CHECK(report.metrics()["type"] == "f32");
     const Checkpoint original = open_checkpoint(kModels / name), back = open_checkpoint(t.path() / name);
     size_t skipped = report.metrics()["skipped"].get<size_t>();
@@ -88,7 +88,7 @@ TEST_CASE("models by transformers go into GGUF and come back whole") {
 
 TEST_CASE("the type and the name are what was asked for") {
   const TempFolder t;
-  const StageReport report = run({.type = "bf16", .name = "tiny"}, kModels / "qwen3", t.path() / "out");
+  const StageReport report = run({.type = GgmlType::bf16, .name = "tiny"}, kModels / "qwen3", t.path() / "out");
   const GgufFile file(t.path() / "out" / kGgufName);
   CHECK(file.text("general.name") == "tiny");
   CHECK(file.integer("general.file_type") == 32);
@@ -108,7 +108,7 @@ TEST_CASE("neither threads nor blocks change the file") {
       for (const int64_t block : {int64_t{1} << 16, EngineOptions::kDefaultBlockBytes}) {
         set_thread_count(threads);
         const fs::path out = t.path() / (name + std::to_string(number++));
-        run({.type = "f16", .block_bytes = block}, kModels / name, out);
+        run({.type = GgmlType::f16, .block_bytes = block}, kModels / name, out);
         const std::string bytes = read_file(out / kGgufName);
         if (first.empty()) first = bytes;
         CHECK(bytes == first);
@@ -121,8 +121,8 @@ TEST_CASE("values that a type cannot hold are refused by name, and nothing is le
   const TempFolder t;
   const std::string head = "model.layers.0.self_attn.v_proj.weight";
   int number = 0;
-  const auto refused = [&](float value, const char* type, const std::string& cause) {
-    CAPTURE(value, type);
+  const auto refused = [&](float value, GgmlType type, const std::string& cause) {
+    CAPTURE(value, int(type));
     const fs::path in = t.path() / std::to_string(number++), out = t.path() / std::to_string(number++);
     copy_with(kModels / "llama", in, head, value);
     if (std::isfinite(value)) CHECK_THROWS_AS(run({.type = type}, in, out), UsageError);
@@ -130,13 +130,13 @@ TEST_CASE("values that a type cannot hold are refused by name, and nothing is le
     CHECK_THROWS_WITH(run({.type = type}, in, out), Catch::Contains("blk.0.attn_v.weight row ") && Catch::Contains(cause));
     CHECK_FALSE(fs::exists(out / kGgufName));
   };
-  refused(65520, "f16", "holds 65520, which is too large for F16");
-  for (const char* type : {"f16", "bf16", "f32"}) {
+  refused(65520, GgmlType::f16, "holds 65520, which is too large for F16");
+  for (const GgmlType type : {GgmlType::f16, GgmlType::bf16, GgmlType::f32}) {
     refused(HUGE_VALF, type, "an infinity or NaN");
     refused(std::nanf(""), type, "an infinity or NaN");
   }
   copy_with(kModels / "llama", t.path() / "fits", head, 65519);
-  CHECK_NOTHROW(run({.type = "f16"}, t.path() / "fits", t.path() / "fitting"));
+  CHECK_NOTHROW(run({.type = GgmlType::f16}, t.path() / "fits", t.path() / "fitting"));
 }
 
 TEST_CASE("blocks of Q8_0 go where 32 divides the rows, and the file says what it mostly is") {

@@ -62,17 +62,18 @@ struct Made {
   std::string bytes;
 };
 
-Made run(const QuantizeConfig& config, const fs::path& model, const fs::path& at, GpuSession* gpu) {
+Made run(const PlanOptions& options, const fs::path& model, const fs::path& at, GpuSession* gpu,
+         int64_t block_bytes = EngineOptions::kDefaultBlockBytes) {
   fs::remove_all(at);
   fs::create_directories(at / "scratch");
   fs::create_directories(at / "out");
   const Checkpoint checkpoint = open_checkpoint(model);
-  const Plan plan = make_plan(config, checkpoint);
-  OutputFolder out(at / "out");
+  const Plan plan = make_plan(options, checkpoint);
+  Outputs outputs(at / "out", at / "scratch");
   const SinkMaker make_sink = [](OutputFolder& to, const std::vector<TensorInfo>& list) {
     return std::make_unique<ShardedWriter>(to, list);
   };
-  Made made{run_engine(plan, checkpoint, make_sink, out, at / "scratch", {.block_bytes = config.block_bytes, .gpu = gpu}), {}};
+  Made made{run_engine(plan, checkpoint, make_sink, outputs, {.block_bytes = block_bytes, .gpu = gpu}), {}};
   made.bytes = read_file(at / "out" / "model.safetensors");
   return made;
 }
@@ -89,21 +90,19 @@ TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums
   write_model(t.path() / "in");
   const Emulation emulation;
   GpuSession gpu(emulated::api(), 0);
-  const std::vector<QuantizeConfig> covered = {{.scheme = "int8"},      {.scheme = "int8-g128"},
-                                               {.scheme = "w8a8"},      {.scheme = "fp8"},
-                                               {.scheme = "fp8-block"}, {.scheme = "fp8", .per_tensor = true},
-                                               {.scheme = "fp8-native"}};
-  for (const QuantizeConfig& covers : covered) {
-    QuantizeConfig config = covers;
-    CAPTURE(config.scheme, config.per_tensor);
-    const Made cpu = run(config, t.path() / "in", t.path() / "cpu", nullptr);
+  const PlanOptions per_tensor{.scheme = "fp8", .scheme_options = {.per_tensor = true}};
+  const std::vector<PlanOptions> covered = {{.scheme = "int8"},      {.scheme = "int8-g128"}, {.scheme = "w8a8"},
+                                            {.scheme = "fp8"},       per_tensor,              {.scheme = "fp8-block"},
+                                            {.scheme = "fp8-native"}};
+  for (const PlanOptions& options : covered) {
+    CAPTURE(options.scheme, options.scheme_options.per_tensor);
+    const Made cpu = run(options, t.path() / "in", t.path() / "cpu", nullptr);
     CHECK(cpu.result.by_gpu == 0);
     for (const auto& [threads, block] :
          {std::pair{int64_t{1}, EngineOptions::kDefaultBlockBytes}, {int64_t{3}, int64_t{1} << 16}}) {
       set_thread_count(threads);
-      config.block_bytes = block;
       const int64_t walked = emulated::device().blocks;
-      const Made made = run(config, t.path() / "in", t.path() / "gpu", &gpu);
+      const Made made = run(options, t.path() / "in", t.path() / "gpu", &gpu, block);
       CHECK(made.result.by_gpu == 6);
       CHECK(emulated::device().blocks > walked + 6);
       CHECK(made.bytes == cpu.bytes);
@@ -131,14 +130,15 @@ TEST_CASE("what has no kernels stays on the CPU") {
   write_model(t.path() / "in");
   const Emulation emulation;
   GpuSession gpu(emulated::api(), 0);
-  for (const QuantizeConfig& config : std::vector<QuantizeConfig>{{.scheme = "mxfp8", .exclude = "*.gate_proj.weight"},
-                                                                  {.scheme = "int8", .clipping = "mse"},
-                                                                  {.scheme = "fp8", .clipping = "mse"}}) {
-    CAPTURE(config.scheme);
-    const Made made = run(config, t.path() / "in", t.path() / "gpu", &gpu);
+  const SchemeOptions mse{.clipping = Clipping::mse};
+  for (const PlanOptions& options : std::vector<PlanOptions>{{.scheme = "mxfp8", .exclude = {"*.gate_proj.weight"}},
+                                                             {.scheme = "int8", .scheme_options = mse},
+                                                             {.scheme = "fp8", .scheme_options = mse}}) {
+    CAPTURE(options.scheme);
+    const Made made = run(options, t.path() / "in", t.path() / "gpu", &gpu);
     CHECK(made.result.by_gpu == 0);
     CHECK(emulated::device().blocks == 0);
-    CHECK(made.bytes == run(config, t.path() / "in", t.path() / "cpu", nullptr).bytes);
+    CHECK(made.bytes == run(options, t.path() / "in", t.path() / "cpu", nullptr).bytes);
   }
 }
 
@@ -148,10 +148,10 @@ TEST_CASE("a GPU names the tensor and row of an infinity or NaN as the CPU does,
     write_model(t.path() / "bad", bad);
     const Emulation emulation;
     GpuSession gpu(emulated::api(), 0);
-    for (const QuantizeConfig& config :
-         std::vector<QuantizeConfig>{{.scheme = "int8"}, {.scheme = "fp8-block"}, {.scheme = "fp8", .per_tensor = true}}) {
-      CAPTURE(config.scheme, bad);
-      CHECK_THROWS_WITH(run(config, t.path() / "bad", t.path() / "gpu", &gpu),
+    for (const PlanOptions& options : std::vector<PlanOptions>{
+             {.scheme = "int8"}, {.scheme = "fp8-block"}, {.scheme = "fp8", .scheme_options = {.per_tensor = true}}}) {
+      CAPTURE(options.scheme, bad);
+      CHECK_THROWS_WITH(run(options, t.path() / "bad", t.path() / "gpu", &gpu),
                         Catch::Contains("gate_proj.weight row 200 holds an infinity or NaN"));
       CHECK(fs::is_empty(t.path() / "gpu" / "out"));
     }
@@ -168,20 +168,20 @@ TEST_CASE("a device is taken when it is asked for and there") {
   const GpuPlugin plugin{&emulated::api(), "emulated", ""};
   {
     const Emulation emulation;
-    CHECK(open_device("cpu", plugin, note) == nullptr);
-    CHECK(open_device("cuda", plugin, note) != nullptr);
-    CHECK(open_device("auto", plugin, note) != nullptr);
+    CHECK(open_device(DeviceChoice::cpu, plugin, note) == nullptr);
+    CHECK(open_device(DeviceChoice::cuda, plugin, note) != nullptr);
+    CHECK(open_device(DeviceChoice::automatic, plugin, note) != nullptr);
     CHECK(note.empty());
   }
   {
     const Emulation old(75);
-    CHECK_THROWS_AS(open_device("cuda", plugin, note), UsageError);
-    CHECK(open_device("auto", plugin, note) == nullptr);
+    CHECK_THROWS_AS(open_device(DeviceChoice::cuda, plugin, note), UsageError);
+    CHECK(open_device(DeviceChoice::automatic, plugin, note) == nullptr);
     CHECK_THAT(note, Catch::Contains("on the CPU") && Catch::Contains("7.5"));
   }
   const Emulation none(90, Fault::no_driver);
-  CHECK_THROWS_WITH(open_device("cuda", plugin, note), Catch::Contains("driver is missing"));
-  CHECK(open_device("auto", plugin, note) == nullptr);
+  CHECK_THROWS_WITH(open_device(DeviceChoice::cuda, plugin, note), Catch::Contains("driver is missing"));
+  CHECK(open_device(DeviceChoice::automatic, plugin, note) == nullptr);
   CHECK_THAT(note, Catch::Contains("on the CPU") && Catch::Contains("driver is missing"));
 }
 
@@ -192,7 +192,10 @@ TEST_CASE("without a GPU, cuda is refused with the way out, and auto says that t
   const auto stage = [&](const std::string& device) {
     fs::create_directories(t.path() / device);
     Outputs outputs(t.path() / device, t.path() / "scratch");
-    return run_quantize({.device = device}, Inputs({{"model", {t.path() / "in", {}}}}), outputs);
+    QuantizeConfig config;
+    Options options = options_of(config);
+    find_option(options, "device", "quantize").assign(device);
+    return run_quantize(config, Inputs({{"model", {t.path() / "in", {}}}}), outputs);
   };
   CHECK_THROWS_AS(stage("cuda"), UsageError);
   CHECK_THROWS_WITH(stage("cuda"), Catch::Contains("no GPU plugin") && Catch::Contains("device cpu"));
@@ -200,7 +203,7 @@ TEST_CASE("without a GPU, cuda is refused with the way out, and auto says that t
   const StageReport by_auto = stage("auto"), by_cpu = stage("cpu");
   const auto says_cpu = [](const StageReport& r) {
     return std::ranges::any_of(
-        r.summary, [](const std::string& line) { return line.starts_with("note: quantised on the CPU: no GPU plugin"); });
+        r.summary, [](const std::string& line) { return line.starts_with("note: quantized on the CPU: no GPU plugin"); });
   };
   CHECK(says_cpu(by_auto));
   CHECK_FALSE(says_cpu(by_cpu));

@@ -38,12 +38,12 @@ class Listed final : public TensorSource {
   std::vector<TensorInfo> list_;
 };
 
-Plan plan_of(const QuantizeConfig& config) {
+Plan plan_of(const PlanOptions& options) {
   Checkpoint model;
   model.path = "model";
   *model.config = {{"model_type", "glm4_moe"}, {"num_hidden_layers", 3}, {"n_routed_experts", 11}};
   model.tensors = std::make_unique<Listed>();
-  return make_plan(config, model);
+  return make_plan(options, model);
 }
 
 std::vector<std::string> quantised(const Plan& plan) {
@@ -55,36 +55,78 @@ std::vector<std::string> quantised(const Plan& plan) {
 
 }  // namespace
 
-TEST_CASE("overrides decide before include and exclude, the first match for good") {
+TEST_CASE("overrides come before include and exclude, and their first match decides") {
   CHECK(quantised(plan_of({})).size() == 3 * 11);
-  CHECK(quantised(plan_of({.overrides = "*.layers.1.*=none"})).size() == 2 * 11);
-  CHECK(quantised(plan_of({.overrides = "*.layers.1.self_attn.q_proj.weight=int8, *.layers.1.*=none"})).size() == 2 * 11 + 1);
-  CHECK(quantised(plan_of({.exclude = "*", .overrides = "lm_head.weight=int8"})) == std::vector<std::string>{"lm_head.weight"});
-  const Plan head = plan_of({.overrides = "lm_head.weight=int8"});
+  CHECK(quantised(plan_of({.overrides = {{"*.layers.1.*", "none"}}})).size() == 2 * 11);
+  CHECK(quantised(plan_of({.overrides = {{"*.layers.1.self_attn.q_proj.weight", "int8"}, {"*.layers.1.*", "none"}}})).size() ==
+        2 * 11 + 1);
+  CHECK(quantised(plan_of({.exclude = {"*"}, .overrides = {{"lm_head.weight", "int8"}}})) ==
+        std::vector<std::string>{"lm_head.weight"});
+  const Plan head = plan_of({.overrides = {{"lm_head.weight", "int8"}}});
   CHECK(std::ranges::count(head.ignored, "lm_head") == 0);
-  // Routers and embeddings stay out of it even for a pattern that matches all.
-  CHECK(quantised(plan_of({.overrides = "*=int8"})).size() == 3 * 11 + 1);
+  // Routers and embeddings are not quantized even when the pattern matches everything.
+  CHECK(quantised(plan_of({.overrides = {{"*", "int8"}}})).size() == 3 * 11 + 1);
 }
 
-TEST_CASE("overrides that cannot be meant are refused") {
-  CHECK_THROWS_WITH(plan_of({.overrides = "*.q_proj.weight"}), Catch::Contains("not PATTERN=SCHEME"));
-  CHECK_THROWS_WITH(plan_of({.overrides = "*.q_proj.weight=int7"}), Catch::Contains("int7"));
-  CHECK_THROWS_WITH(plan_of({.overrides = "*.k_proj.weight=none"}), Catch::Contains("'*.k_proj.weight'"));
-  CHECK_THROWS_WITH(plan_of({.overrides = "*=none, *.q_proj.weight=int8"}),
-                    Catch::Contains("'*.q_proj.weight' decides about no"));
-  CHECK_THROWS_WITH(plan_of({.overrides = "*.mlp.gate.weight=int8"}), Catch::Contains("decides about no Linear weight"));
-  CHECK_THROWS_WITH(plan_of({.overrides = "*=none"}), Catch::Contains("no Linear weight matches"));
+TEST_CASE("overrides that have no effect, or no scheme, are refused") {
+  CHECK_THROWS_WITH(plan_of({.overrides = {{"*.q_proj.weight", "int7"}}}), Catch::Contains("int7"));
+  CHECK_THROWS_WITH(plan_of({.overrides = {{"*.q_proj.weight", ""}}}), Catch::Contains("unknown scheme ''"));
+  CHECK_THROWS_WITH(plan_of({.overrides = {{"*.k_proj.weight", "none"}}}), Catch::Contains("'*.k_proj.weight'"));
+  CHECK_THROWS_WITH(plan_of({.overrides = {{"*", "none"}, {"*.q_proj.weight", "int8"}}}),
+                    Catch::Contains("'*.q_proj.weight' matches no Linear weight"));
+  CHECK_THROWS_WITH(plan_of({.overrides = {{"*.mlp.gate.weight", "int8"}}}), Catch::Contains("matches no Linear weight"));
+  CHECK_THROWS_WITH(plan_of({.overrides = {{"*", "none"}}}), Catch::Contains("no Linear weight matches"));
+}
+
+TEST_CASE("overrides mix schemes of one container only") {
+  CHECK(plan_of({.overrides = {{"*.q_proj.weight", "w8a8"}}}).schemes.size() == 2);
+  for (const char* name : {"q8_0", "fp8-native"}) {
+    CHECK_THROWS_WITH(plan_of({.overrides = {{"*.q_proj.weight", name}}}), Catch::Contains("cannot be in one checkpoint"));
+    CHECK_THROWS_WITH(plan_of({.scheme = name, .overrides = {{"*.q_proj.weight", "int8"}}}),
+                      Catch::Contains("cannot be in one checkpoint"));
+  }
+}
+
+TEST_CASE("the stage's options are typed: lists, ordered pairs, names of modes, auto or a number") {
+  QuantizeConfig config;
+  Options options = options_of(config);
+  const auto set = [&](const char* name, const char* value) { find_option(options, name, "quantize").assign(value); };
+  set("overrides", "b.*=none, a.*=int8");
+  CHECK(config.overrides == StringPairs{{"b.*", "none"}, {"a.*", "int8"}});
+  set("exclude", "*.q_proj.weight, *.k_proj.weight");
+  CHECK(config.exclude == StringList{"*.q_proj.weight", "*.k_proj.weight"});
+  set("smooth-strength", "0.25");
+  CHECK(config.smooth_strength == 0.25);
+  set("smooth-strength", "auto");
+  CHECK_FALSE(config.smooth_strength);
+  set("clipping", "mse");
+  CHECK(config.clipping == Clipping::mse);
+  CHECK_THROWS_WITH(set("overrides", "*.q_proj.weight"), Catch::Contains("'*.q_proj.weight' is not KEY=VALUE"));
+  CHECK_THROWS_WITH(set("smooth-strength", "1.5"), Catch::Contains("'auto' or a number from 0 to 1"));
+  CHECK_THROWS_WITH(set("clipping", "mean"), Catch::Contains("absmax, mse"));
+  CHECK_THROWS_WITH(set("device", "gpu"), Catch::Contains("cpu, cuda, auto"));
+
+  // Statements record the order of overrides; those of 0.1 have one string.
+  const Json recorded = to_json(options);
+  CHECK(recorded["overrides"] == Json({"b.*=none", "a.*=int8"}));
+  QuantizeConfig again;
+  Options read = options_of(again);
+  from_json(read, recorded, "statement");
+  CHECK(again.overrides == config.overrides);
+  from_json(read, {{"overrides", "c.*=none,a.*=w8a8"}, {"include", "model.*"}}, "statement");
+  CHECK(again.overrides == StringPairs{{"c.*", "none"}, {"a.*", "w8a8"}});
+  CHECK(again.include == StringList{"model.*"});
 }
 
 TEST_CASE("the projections of one expert have one scheme") {
-  CHECK_THROWS_WITH(plan_of({.exclude = "*.down_proj.weight"}),
-                    Catch::Contains("experts.0.gate_proj.weight would be int8") &&
-                        Catch::Contains("widen the pattern to model.layers.0.mlp.experts.0.*"));
-  CHECK_THROWS_AS(plan_of({.overrides = "*.experts.10.up_proj.weight=none"}), UsageError);
-  CHECK(quantised(plan_of({.overrides = "*.experts.10.*=none"})).size() == 3 * 8);
+  CHECK_THROWS_WITH(plan_of({.exclude = {"*.down_proj.weight"}}),
+                    Catch::Contains("experts.0.gate_proj.weight would get scheme int8") &&
+                        Catch::Contains("use the pattern model.layers.0.mlp.experts.0.*"));
+  CHECK_THROWS_AS(plan_of({.overrides = {{"*.experts.10.up_proj.weight", "none"}}}), UsageError);
+  CHECK(quantised(plan_of({.overrides = {{"*.experts.10.*", "none"}}})).size() == 3 * 8);
 }
 
-TEST_CASE("module patterns match the modules that they stand for, and no others") {
+TEST_CASE("module patterns match the given modules and no others") {
   const Listed source;
   std::vector<std::string> all;
   for (const TensorInfo& t : source.tensors()) all.push_back(t.name.substr(0, t.name.size() - 7));
@@ -93,7 +135,7 @@ TEST_CASE("module patterns match the modules that they stand for, and no others"
     for (const std::string& m : all) (matches_pattern(m, chosen_by) ? modules : others).push_back(m);
     const std::vector<std::string> patterns = module_patterns(modules, others);
     for (const std::string& m : all) {
-      bool matched = false;  // as compressed-tensors does: re.match from the beginning, or the very name
+      bool matched = false;  // as compressed-tensors: re.match from the beginning, or equality
       for (const std::string& p : patterns)
         matched |=
             p.starts_with("re:") ? std::regex_search(m, std::regex(p.substr(3)), std::regex_constants::match_continuous) : p == m;

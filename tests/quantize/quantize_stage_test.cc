@@ -87,7 +87,7 @@ TEST_CASE("packed weights equal those of compressed-tensors byte for byte") {
   write_text(folder.path() / "in" / "config.json", R"({"model_type": "llama"})");
   write_text(folder.path() / "in" / "tokenizer.json", "{}");
   fs::copy_file(kGolden / "weights.safetensors", folder.path() / "in" / "model.safetensors");
-  quantize({.include = "*"}, folder.path() / "in", folder.path() / "out");
+  quantize({.include = {"*"}}, folder.path() / "in", folder.path() / "out");
 
   const SafetensorsFile expected(kGolden / "packed.safetensors"), ours(folder.path() / "out" / "model.safetensors");
   REQUIRE(expected.tensors().size() == ours.tensors().size());
@@ -186,12 +186,12 @@ TEST_CASE("exclude leaves weights alone and tells the loader") {
   const TempFolder folder;
   write_model(folder.path() / "in", moe_tensors());
   const StageReport report =
-      quantize({.exclude = "*.q_proj.weight, *.shared_experts.*"}, folder.path() / "in", folder.path() / "out");
+      quantize({.exclude = {"*.q_proj.weight", "*.shared_experts.*"}}, folder.path() / "in", folder.path() / "out");
   CHECK(report.metrics()["quantised"] == 7);
   const Json ignore = read_json(folder.path() / "out" / "config.json")["quantization_config"]["ignore"];
   CHECK(std::ranges::count(ignore, Json("model.layers.0.self_attn.q_proj")) == 1);
   CHECK(std::ranges::count(ignore, Json("model.layers.0.mlp.shared_experts.down_proj")) == 1);
-  CHECK_THROWS_AS(quantize({.include = "nothing.*"}, folder.path() / "in", folder.path() / "none"), UsageError);
+  CHECK_THROWS_AS(quantize({.include = {"nothing.*"}}, folder.path() / "in", folder.path() / "none"), UsageError);
 }
 
 TEST_CASE("an infinity or NaN is named, not quantised") {

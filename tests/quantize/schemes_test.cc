@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/ggml_blocks.h"
+#include "formats/quantization_config.h"
 #include "formats/safetensors.h"
 #include "quantize/fp8.h"
 #include "quantize/int8.h"
@@ -350,4 +351,30 @@ TEST_CASE("shapes that a format cannot hold are not taken, and options that a sc
   CHECK_THROWS_WITH(find_scheme("fp8", {.asymmetric = true}), Catch::Contains("asymmetric"));
   CHECK_THROWS_AS(find_scheme("fp8", {.clipping = Clipping::mse, .per_tensor = true}), UsageError);
   CHECK_THROWS_WITH(find_scheme("int4", {}), Catch::Contains("int8-g128"));
+}
+
+TEST_CASE("what a scheme promises in types is what its quantization_config tells loaders") {
+  for (const std::string& name : scheme_names())
+    for (const bool asymmetric : {false, true}) {
+      if (asymmetric && !name.starts_with("w8a8")) continue;
+      CAPTURE(name, asymmetric);
+      const auto scheme = find_scheme(name, {.asymmetric = asymmetric});
+      const Json json = scheme->quantization_config({});
+      CHECK(json.is_null() == (scheme->container() == Container::gguf));
+      if (json.is_null()) continue;
+      const QuantizationConfig config("config.json", json);
+      CHECK((config.dialect() == QuantDialect::fp8) == (scheme->container() == Container::deepseek_fp8));
+      const QuantGroup& group = config.groups().at(0);
+      CHECK((group.weights->strategy == QuantStrategy::group ? group.weights->group_size : 0) == scheme->weight_group());
+      CHECK(scheme->int8_layout().has_value() == (group.weights->type == QuantType::integer));
+      const auto rounding = scheme->input_rounding();
+      REQUIRE(rounding.has_value() == group.input_activations.has_value());
+      if (!rounding) continue;
+      const QuantArgs& inputs = *group.input_activations;
+      CHECK((rounding->type == ActivationRounding::Type::fp8) == (inputs.type == QuantType::floating));
+      CHECK(rounding->symmetric == inputs.symmetric);
+      CHECK(rounding->is_static == !inputs.dynamic);
+      CHECK(rounding->power_of_two == inputs.power_of_two_scale);
+      CHECK(rounding->group == (inputs.strategy == QuantStrategy::group ? inputs.group_size : 0));
+    }
 }
