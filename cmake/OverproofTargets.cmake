@@ -53,7 +53,9 @@ function(overproof_program name folder main)
   target_link_libraries(${name} PRIVATE ${ARGN} overproof_${folder})
 endfunction()
 
-# overproof_test(folder): tests/<folder>/*_test.cc become the program test_<folder>, one ctest test per TEST_CASE.
+# overproof_test(folder): tests/<folder>/*_test.cc become the program test_<folder>. CTest runs one process per file, because most of
+# the time of a process with libtorch is its start. Cases tagged [hardware-...], which a machine may have to skip (tests/skip.h), get a
+# process per tag.
 function(overproof_test folder)
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/${folder}/*_test.cc")
   if(NOT sources OR NOT TARGET overproof_${folder})
@@ -75,6 +77,21 @@ function(overproof_test folder)
   endif()
   target_compile_definitions(test_${folder} PRIVATE OVERPROOF_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
     OVERPROOF_TEST_PYTHON="${OVERPROOF_TEST_PYTHON}")
-  catch_discover_tests(test_${folder} TEST_PREFIX "${folder}: "
-    PROPERTIES TIMEOUT 600 ENVIRONMENT OMP_WAIT_POLICY=passive)
+  foreach(source IN LISTS sources)
+    get_filename_component(stem "${source}" NAME_WE)
+    file(STRINGS "${source}" lines REGEX "hardware-[a-z0-9-]+")
+    string(REGEX MATCHALL "hardware-[a-z0-9-]+" tags "${lines}")
+    list(REMOVE_DUPLICATES tags)
+    set(others "~[.]")  # cases that other cases run in a process of their own
+    foreach(tag IN LISTS tags)
+      string(APPEND others "~[${tag}]")
+      overproof_test_process("${folder}: ${stem} ${tag}" test_${folder} "[#${stem}][${tag}]")
+    endforeach()
+    overproof_test_process("${folder}: ${stem}" test_${folder} "[#${stem}]${others}")
+  endforeach()
+endfunction()
+
+function(overproof_test_process name program filter)
+  add_test(NAME "${name}" COMMAND ${program} --filenames-as-tags "${filter}")
+  set_tests_properties("${name}" PROPERTIES TIMEOUT 1200 SKIP_RETURN_CODE 77 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()

@@ -1,5 +1,5 @@
 #pragma once
-// A plan cut into chunks: what is read, converted and written as a whole.
+// Cuts a plan into chunks: byte ranges of input files that are read, converted and written as a whole.
 
 #include <cstdint>
 #include <vector>
@@ -11,44 +11,44 @@ namespace overproof {
 /// Rows of one tensor within a chunk.
 struct RowTask {
   enum class Kind {
-    copy,     ///< the stored bytes are the output's
-    convert,  ///< decode, encode in another dtype
+    copy,       ///< the output has the stored bytes
+    convert,    ///< decode, and encode in another dtype
     quantise,
-    find_amax,  ///< the first of two looks at a weight whose scheme needs to know its largest magnitude
+    find_amax,  ///< first pass over a weight whose scheme needs its largest magnitude
   };
   Kind kind = Kind::convert;
   size_t item = 0;                  ///< of the plan
-  int64_t first_row = 0, rows = 0;  ///< multiples of item_grain() but at the tensor's end; not for copies
-  int64_t stored_at = 0;            ///< in the file
+  int64_t first_row = 0, rows = 0;  ///< multiples of item_grain(), except at the tensor's end; unused for copies
+  int64_t stored_at = 0;            ///< offset in the file
   int64_t stored_bytes = 0;
   int64_t out_bytes = 0;  ///< of the first output
-  bool last = false;      ///< the item is complete with it
+  bool last = false;      ///< the item is complete after this task
 };
 
 struct Chunk {
-  int file = -1;               ///< of TensorSource::files(); -1: the tasks ask the source for their rows
+  int file = -1;               ///< of TensorSource::files(); -1: the tasks read their rows from the source
   int64_t begin = 0, end = 0;  ///< bytes of the file
-  bool digest = false;         ///< they are the next ones of that file's digest; such chunks cover each file once, in order
+  bool digest = false;         ///< these bytes are the next ones to digest; such chunks cover each file once, in order
   int64_t out_bytes = 0;
   std::vector<RowTask> tasks;
 };
 
-/// Whether the bytes of the file are those of the tensor in its dtype. (For f32, decoding is copying; it also is the dtype
-/// that quantised storage reports.)
+/// Whether the file stores the tensor's elements in its dtype. (False for f32: decoding it is copying, and quantized storage
+/// reports this dtype too.)
 bool is_plain(const TensorInfo& info, const RowExtent& extent);
-/// Whether calibration multiplies the tensor before it is quantised or kept.
+/// Whether calibration multiplies the tensor before it is quantized or kept.
 bool is_scaled(const Plan& plan, const PlanItem& item);
 
-/// Rows of an item that are worked on at a time: about 128 KiB of f32, whole blocks of scheme and storage. Error sums are added
-/// up by grain, so that no other size shows in them.
+/// Rows of an item that are converted at once: about 128 KiB of f32, in whole blocks of scheme and storage. Errors are summed by
+/// grain, so that the sums do not depend on the size of chunks.
 int64_t item_grain(const PlanItem& item, int64_t stored_row_unit);
 
-/// Cuts the items from `first_item` on; earlier ones are digested only. Chunks have about `block_bytes` at most on either
-/// side: more only for a grain that is larger, and for a weight that fits into kOneLook and so needs no second look.
-/// Items that stand in the files in another order than in the plan: then digests come first, in a pass of their own.
-/// Throws FormatError when a file is shorter than its tensors or a tensor cannot be kept.
+/// Cuts the items from `first_item` on; the bytes of earlier ones are digested only. A chunk has at most about `block_bytes` of
+/// input and of output; more for a single grain that is larger, and for a weight of at most kOnePassBytes whose amax is needed,
+/// so that it is read once. When the files store items in another order than the plan, the digests get a pass of their own at the
+/// beginning. Throws FormatError when a file is shorter than its tensors, or a kept tensor has a dtype that is not one of weights.
 std::vector<Chunk> cut_into_chunks(const Plan& plan, const Checkpoint& model, const std::vector<int64_t>& file_sizes,
                                    size_t first_item, int64_t block_bytes);
-inline constexpr int64_t kOneLook = int64_t{24} << 20;
+inline constexpr int64_t kOnePassBytes = int64_t{24} << 20;
 
 }  // namespace overproof

@@ -2,10 +2,10 @@
 // 8-bit floats, F8_E4M3 ("FN": no infinity, 0x7f and 0xff are NaN, largest 448), with an f32 scale: x ~ value(code) x scale;
 // and MXFP8, the same values with a power of two for each 32 of them (OCP Microscaling Formats 1.0).
 //
-// Rounding is to nearest, ties to even, saturating at +-448, of the quotient x / scale, as torch and compressed-tensors do it:
+// The quotient x / scale is rounded to nearest, ties to even, saturating at +-448, as in torch and compressed-tensors:
 // clamp, then cast to torch.float8_e4m3fn. Round-off bound: |x - value x scale| <= max(|x| / 16, scale x 2^-10).
 //
-// This header is the formula, compiled by g++ and nvcc alike; kernels only index, reduce and launch.
+// This header has the formulas, for both g++ and nvcc; kernels only index, reduce and launch.
 
 #include <cstdint>
 
@@ -18,7 +18,7 @@ namespace overproof {
 inline constexpr float kF8E4M3Max = 448.0f;
 
 /// The code of v, |v| <= 448; a zero keeps its sign. With e the power of two at or below |v|, no less than the 2^-6 where
-/// subnormals begin, codes near v are e / 8 apart. The unit in the last place of e x 2^20 is just that: adding it rounds v to a
+/// subnormals begin, codes near v are e / 8 apart. The unit in the last place of e x 2^20 is that distance: adding it rounds v to a
 /// code, and the integer difference counts the steps, 8 to 16 of them (0 to 8 for subnormals), into the binade of e.
 OVERPROOF_HD inline uint8_t f8_e4m3_code_in_range(float v) {
   const uint32_t bits = f32_bits(v), sign = bits & 0x80000000u;

@@ -10,7 +10,7 @@
 namespace overproof {
 namespace {
 
-/// One scale an output channel, or one given scale for the whole weight.
+/// One scale per output channel, or one given scale for the whole weight.
 class Fp8Rows final : public TypedRowQuantizer<Fp8Rows> {
  public:
   Fp8Rows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
@@ -51,8 +51,8 @@ class Fp8Rows final : public TypedRowQuantizer<Fp8Rows> {
   float tensor_scale_ = 1.0f;
 };
 
-/// compressed-tensors `float-quantized`: F8_E4M3 weights with an F32 scale an output channel (or a weight), activations fp8 with
-/// a scale a token found at run time. transformers loads it, mixtures of experts too, and vLLM.
+/// compressed-tensors `float-quantized`: F8_E4M3 weights with an F32 scale per output channel (or per weight); the runtime rounds
+/// activations to fp8 with one scale per token. transformers loads it, mixtures of experts too, and vLLM.
 class Fp8 final : public Scheme {
  public:
   explicit Fp8(const SchemeOptions& options) : options_(options) {}
@@ -88,7 +88,7 @@ class Fp8 final : public Scheme {
   SchemeOptions options_;
 };
 
-/// One scale for each block of 128 x 128, ragged at the edges. Rows come in whole blocks.
+/// One scale for each block of 128 x 128; the last ones may be smaller. Rows come in whole blocks.
 class Fp8BlockRows final : public TypedRowQuantizer<Fp8BlockRows> {
  public:
   Fp8BlockRows(int64_t columns, Clipping clipping) : columns_(columns), clipping_(clipping) {}
@@ -114,8 +114,8 @@ class Fp8BlockRows final : public TypedRowQuantizer<Fp8BlockRows> {
   Clipping clipping_;
 };
 
-/// compressed-tensors `float-quantized`, strategy block: F32 scales [ceil(o / 128), ceil(i / 128)], activations fp8 with a scale
-/// for each 128 values of a token. vLLM loads it; transformers does not for mixtures of experts.
+/// compressed-tensors `float-quantized`, strategy block: F32 scales [ceil(o / 128), ceil(i / 128)], activations in fp8 with a
+/// scale for each 128 values of a token. vLLM loads it; transformers does not for mixtures of experts.
 class Fp8Block : public Scheme {
  public:
   explicit Fp8Block(Clipping clipping) : clipping_(clipping) {}
@@ -151,8 +151,8 @@ class Fp8Block : public Scheme {
   Clipping clipping_;
 };
 
-/// DeepSeek-V3's own layout of the same bytes: X.weight and X.weight_scale_inv (the factor that codes are multiplied by, whatever
-/// its name says). Loaders: transformers (FineGrainedFP8Config; dequantised without a GPU), vLLM, SGLang.
+/// DeepSeek-V3's own layout of the same bytes: X.weight and X.weight_scale_inv (codes are multiplied by it,
+/// in spite of its name). Loaders: transformers (FineGrainedFP8Config; dequantised without a GPU), vLLM, SGLang.
 class Fp8Native final : public Fp8Block {
  public:
   using Fp8Block::Fp8Block;
@@ -162,7 +162,7 @@ class Fp8Native final : public Fp8Block {
   Json config_group() const override { return nullptr; }
 
   Json quantization_config(const std::vector<std::string>& ignored) const override {
-    // Loaders match names from the start as regular expressions, or whole; they know no "re:".
+    // Loaders match names from the start as regular expressions, or compare them; they do not support "re:".
     std::vector<std::string> names;
     for (const std::string& name : ignored) names.push_back(name.starts_with("re:") ? name.substr(3) : name);
     return {{"quant_method", "fp8"},
@@ -176,7 +176,7 @@ class Fp8Native final : public Fp8Block {
   std::string scale_suffix() const override { return "_scale_inv"; }
 };
 
-/// E8M0 exponents travel as the scales of the rows, one a group, and become bytes in the end.
+/// E8M0 exponents are kept as the scales of the rows, one per group, and become bytes in side_output.
 class Mxfp8Rows final : public TypedRowQuantizer<Mxfp8Rows> {
  public:
   explicit Mxfp8Rows(int64_t columns) : columns_(columns) {}
@@ -184,7 +184,7 @@ class Mxfp8Rows final : public TypedRowQuantizer<Mxfp8Rows> {
   template <class In>
   RowsResult rows(int64_t first_row, int64_t rows, std::span<const In> x, std::span<uint8_t> bytes,
                   std::span<float> scales) const {
-    constexpr int64_t kPiece = 64 * kMxGroup;  // so that the exponents have room on the stack
+    constexpr int64_t kPiece = 64 * kMxGroup;  // bounds the exponents, which are on the stack
     static_assert(kPiece % kErrorBlock == 0);
     RowsResult result;
     for (int64_t r = 0; r < rows; ++r)
@@ -208,10 +208,10 @@ class Mxfp8Rows final : public TypedRowQuantizer<Mxfp8Rows> {
   int64_t columns_;
 };
 
-/// OCP MXFP8 as compressed-tensors spells it, `mxfp8-quantized`: F8_E4M3 weights, `.weight_scale` U8 [o, i / 32] holding E8M0
+/// OCP MXFP8 as in compressed-tensors, `mxfp8-quantized`: F8_E4M3 weights, `.weight_scale` U8 [o, i / 32] holding E8M0
 /// exponents, activations likewise at run time. Loaders: vLLM (its compressed-tensors schemes for W8A8 MXFP8, linear and mixtures
 /// of experts), and transformers with compressed-tensors for dense models loaded as bf16 (in f32 it fails: decompressed weights
-/// are bf16). The "mxfp8" quant_method of transformers wants DeepSeek's names instead, which this is not.
+/// are bf16). The "mxfp8" quant_method of transformers is another format, with DeepSeek's names.
 class Mxfp8 final : public Scheme {
  public:
   std::string_view name() const override { return "mxfp8"; }

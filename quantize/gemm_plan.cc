@@ -39,7 +39,7 @@ Choice choose_path(const GemmProblem& p) {
 
 void check(const GemmProblem& p) {
   if (p.capability < 80)
-    throw UsageError(fmt::format("compute capability {}.{} is too old: the GPU path needs 8.0 or later; use the CPU",
+    throw UsageError(fmt::format("compute capability {}.{} is too old: the GPU path needs 8.0 or later; use --device cpu",
                                  p.capability / 10, p.capability % 10));
   constexpr int64_t kLargest = (int64_t{1} << 31) - 256;  // padding included, below 2^31
   for (const int64_t n : {p.tokens, p.outputs, p.columns})
@@ -98,8 +98,8 @@ GemmPlan choose_gemm_plan(const GemmProblem& p) {
                         : plan.scale_after                       ? ElementType::f32
                                                                  : p.out;
 
-  // Rows of 16 bytes in every operand: required for fp8, and what int8 and bf16 are fastest with. The token count is cuBLAS's
-  // n and free, except under block scales.
+  // Rows in multiples of 16 bytes in every operand: required for fp8, and fastest for int8 and bf16. The token count is
+  // cuBLAS's n and unrestricted, except with block scales.
   plan.columns = round_up(p.columns, 16 / element_bytes(plan.operand));
   plan.outputs = round_up(p.outputs, 16 / element_bytes(d));
   plan.tokens = choice.path == GemmPath::f8_block ? round_up(p.tokens, 4) : p.tokens;
@@ -116,7 +116,7 @@ GemmPlan choose_gemm_plan(const GemmProblem& p) {
   // What NVIDIA recommends for cuBLAS: 32 MiB from Hopper on, 4 MiB before.
   job.workspace_bytes = p.capability >= 90 ? 32 * kMiB : 4 * kMiB;
 
-  // The scales, dense and in the files' order unless cuBLASLt wants them otherwise.
+  // The scales, dense and in the order of the files unless cuBLASLt needs another order.
   ScaleTiles& x = plan.activation_scales;
   ScaleTiles& w = plan.weight_scales;
   switch (p.scaling) {

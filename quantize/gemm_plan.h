@@ -1,8 +1,8 @@
 #pragma once
-// How out [tokens, outputs] = x [tokens, columns] w [outputs, columns]^T over 8-bit codes is computed on a GPU of a given
-// compute capability. A pure function, apart from launching, so that it is tested for GPUs that are not here.
+// Plans how out [tokens, outputs] = x [tokens, columns] w [outputs, columns]^T over 8-bit codes is computed on a GPU of a given
+// compute capability. A pure function, separate from launching, so that tests need no GPU.
 //
-// What cuBLASLt takes (cuBLAS 13 manual, "Narrow Precision Data Types Usage" and cublasLtMatmul; NVIDIA's answers in
+// What cuBLASLt supports (cuBLAS 13 manual, "Narrow Precision Data Types Usage" and cublasLtMatmul; NVIDIA's answers in
 // CUDALibrarySamples issues 270 and 310):
 //   int8 -> int32      8.0+, TN only; pointers and leading dimensions multiples of 4 (16 is faster), k and outputs too. The
 //                      COL32 orders are for Turing and Ampere only and not preferred: regular order everywhere.
@@ -18,7 +18,7 @@
 
 namespace overproof {
 
-/// Whose elements share a scale: activations / weight.
+/// Which elements share a scale: of activations / of the weight.
 enum class GemmScaling : int32_t {
   per_tensor,     ///< tensor / tensor
   token_channel,  ///< token / output channel
@@ -47,19 +47,19 @@ struct GemmProblem {
 
 struct GemmPlan {
   GemmPath path;
-  std::string_view why;                                ///< for people: what decided
+  std::string_view why;                                ///< for people: the reason for the path
   int64_t tokens, outputs, columns;                    ///< as padded with zeros for cuBLASLt's alignment
-  MatmulJob job;                                       ///< everything but the pointers
+  MatmulJob job;                                       ///< all members but the pointers
   ElementType operand;                                 ///< int8, f8_e4m3, or bf16 where codes are converted first
   bool scale_after;                                    ///< ScaleJob on the sums
-  ScaleTiles activation_scales, weight_scales;         ///< the scales' order that the path wants; tiles over the padded matrices
-  int64_t activation_scale_count, weight_scale_count;  ///< floats to keep for them
+  ScaleTiles activation_scales, weight_scales;         ///< order of scales that the path needs; tiles over the padded matrices
+  int64_t activation_scale_count, weight_scale_count;  ///< floats to allocate for them
 };
 
 /// Sums of int8 products fit int32 up to this many columns.
 inline constexpr int64_t kInt8Columns = 2147483647 / (127 * 127);
 
-/// Throws UsageError for GPUs before 8.0, empty matrices, and sizes that 32 bits cannot count.
+/// Throws UsageError for GPUs before 8.0, empty matrices, and sizes that do not fit 32 bits.
 GemmPlan choose_gemm_plan(const GemmProblem& problem);
 
 }  // namespace overproof

@@ -18,12 +18,12 @@ namespace {
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// Columns worked on at once. Within a block errors travel column by column; to the rest of the row they go as one product.
-constexpr int64_t kBlock = 64;
-/// Rows that go through the factor together, so that it is read from memory less often.
+/// Columns of a block. Errors are propagated column by column within a block, and to the rest of the row as one product.
+constexpr int64_t kColumnBlock = 64;
+/// Rows that are rounded together, so that the factor is read from memory less often.
 constexpr int64_t kRowGrain = 32;
 
-/// Eigen cuts sums by the sizes of this machine's caches, unless told: the result would depend on the processor.
+/// Eigen splits sums by the cache sizes of this machine unless they are set: the result would depend on the processor.
 void fix_cache_sizes() {
   static const bool done = [] {
     Eigen::setCpuCacheSizes(32 << 10, 256 << 10, 2 << 20);
@@ -32,17 +32,17 @@ void fix_cache_sizes() {
   (void)done;
 }
 
-/// Calls body(first, count) for pieces of [begin, end) of kBlock rows or columns, in parallel.
+/// Calls body(first, count) for pieces of [begin, end) of kColumnBlock rows or columns, in parallel.
 template <class Body>
 void each_block(int64_t begin, int64_t end, const Body& body) {
-  parallel_for(end - begin, kBlock, [&](int64_t first, int64_t last) { body(begin + first, last - first); });
+  parallel_for(end - begin, kColumnBlock, [&](int64_t first, int64_t last) { body(begin + first, last - first); });
 }
 
-/// Lower triangular L with L L^T = a, in place of a's lower triangle; false when a is not positive definite.
+/// Replaces a's lower triangle by L with L L^T = a; false when a is not positive definite.
 bool cholesky(Matrix& a) {
   const int64_t n = a.rows();
-  for (int64_t k = 0; k < n; k += kBlock) {
-    const int64_t width = std::min(kBlock, n - k), rest = k + width;
+  for (int64_t k = 0; k < n; k += kColumnBlock) {
+    const int64_t width = std::min(kColumnBlock, n - k), rest = k + width;
     const Matrix diagonal = a.block(k, k, width, width);
     const Eigen::LLT<Matrix> llt(diagonal);
     if (llt.info() != Eigen::Success) return false;
@@ -61,7 +61,7 @@ bool cholesky(Matrix& a) {
   return true;
 }
 
-/// The inverse of lower triangular L, column block by column block, each on its own.
+/// The inverse of lower triangular L; its column blocks are independent.
 Matrix inverse_of_lower(const Matrix& lower) {
   const int64_t n = lower.rows();
   Matrix inverse = Matrix::Zero(n, n);
@@ -83,7 +83,7 @@ class GptqRows final : public RowQuantizer {
   RowsResult quantize(int64_t first_row, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
                       std::span<float> scales) const override {
     std::vector<float> before(x.begin(), x.end());
-    RowsResult result = inner_->quantize(first_row, rows, x, bytes, scales);  // its scales, padding and error sums' signal
+    RowsResult result = inner_->quantize(first_row, rows, x, bytes, scales);  // sets scales, padding and the signal of the error
     if (result.bad_row >= 0) return result;
     std::vector<float> after = before;
     std::vector<int8_t> codes(before.size());
@@ -125,7 +125,7 @@ std::shared_ptr<const GptqFactor> gptq_factor(std::span<const float> hessian, in
     std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return diagonal(a) > diagonal(b); });
     factor->order = order;
   }
-  // Element (i, j) of the reversed matrix is (n - 1 - i, n - 1 - j) of H: its lower factor, turned back, is R.
+  // Element (i, j) of the reversed matrix is (n - 1 - i, n - 1 - j) of H; its lower factor, reversed back, is R.
   Matrix work;
   for (double dampening = options.dampening;; dampening = std::max(dampening * 10, 1e-6)) {
     if (dampening > std::max(1.0, options.dampening)) return nullptr;
@@ -162,14 +162,14 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
   const int64_t groups = int64_t(scales.size()) / rows, group = (n + groups - 1) / groups;
   const auto column_of = [&](int64_t i) { return factor.order.empty() ? i : int64_t(factor.order[size_t(i)]); };
   // Rows in the factor's order of columns, and the errors of one block.
-  std::vector<float> w(size_t(std::min(rows, kRowGrain) * n)), errors(size_t(kRowGrain * kBlock));
+  std::vector<float> w(size_t(std::min(rows, kRowGrain) * n)), errors(size_t(kRowGrain * kColumnBlock));
   double loss = 0;
   for (int64_t begin = 0; begin < rows; begin += kRowGrain) {
     const int64_t count = std::min(kRowGrain, rows - begin);
     for (int64_t r = 0; r < count; ++r)
       for (int64_t i = 0; i < n; ++i) w[size_t(r * n + i)] = x[size_t((begin + r) * n + column_of(i))];
-    for (int64_t block = 0; block < n; block += kBlock) {
-      const int64_t stop = std::min(block + kBlock, n);
+    for (int64_t block = 0; block < n; block += kColumnBlock) {
+      const int64_t stop = std::min(block + kColumnBlock, n);
       for (int64_t r = 0; r < count; ++r) {
         float* row = w.data() + r * n;
         for (int64_t i = block; i < stop; ++i) {
@@ -179,7 +179,7 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
           const float value = int8_value(code, scale), error = row[i] - value;
           codes[size_t((begin + r) * n + column)] = code;
           x[size_t((begin + r) * n + column)] = value;
-          errors[size_t(r * kBlock + i - block)] = error;
+          errors[size_t(r * kColumnBlock + i - block)] = error;
           const double scaled = double(error) / factor.diagonal[size_t(i)];
           loss += scaled * scaled;
           const float* upper = factor.upper.data() + i * n;
@@ -187,7 +187,7 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
         }
       }
       if (stop < n)
-        subtract_product(w.data() + stop, n, errors.data(), kBlock, factor.upper.data() + block * n + stop, n, count, n - stop,
+        subtract_product(w.data() + stop, n, errors.data(), kColumnBlock, factor.upper.data() + block * n + stop, n, count, n - stop,
                          stop - block);
     }
   }

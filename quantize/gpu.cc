@@ -22,8 +22,8 @@ std::vector<fs::path> plugin_places() {
   return {program / name, program / ".." / "lib" / "overproof" / name};
 }
 
-/// f32 scales in the order that `order` says, zeros in the gaps. `order` may have more rows and columns: padding of tiles that
-/// are there, or rows of zeros, whose scale does not matter.
+/// f32 scales in the order of `order`, with zeros in the gaps. `order` may have more rows and columns: padding of existing tiles,
+/// or rows of zeros, whose scale does not matter.
 std::vector<float> reordered(const CodeMatrix& m, const ScaleTiles& order, int64_t count) {
   std::vector<float> scales(size_t(count), 0.0f);
   for (int64_t i = 0; i < m.tiles.down(); ++i)
@@ -56,13 +56,13 @@ GpuPlugin open_gpu_plugin() {
     const GpuApi* api = function == nullptr ? nullptr : function(kGpuApiVersion);
     if (api == nullptr || api->version != kGpuApiVersion || api->bytes != sizeof(GpuApi)) {
       plugin.reason =
-          fmt::format("{} is no GPU plugin of this version of overproof (interface {})", place.string(), kGpuApiVersion);
+          fmt::format("{} is not a GPU plugin of this version of overproof (interface {})", place.string(), kGpuApiVersion);
       return plugin;
     }
     plugin.api = api;
     return plugin;
   }
-  plugin.reason = fmt::format("no GPU plugin: there is no {}; it is built where the CUDA toolkit is installed", tried);
+  plugin.reason = fmt::format("no GPU plugin: {} does not exist; it is built where the CUDA toolkit is installed", tried);
   return plugin;
 }
 
@@ -77,7 +77,7 @@ std::vector<GpuDeviceInfo> gpu_devices(const GpuApi& api, std::string& reason) {
   for (int32_t i = 0; i < count; ++i) {
     GpuDeviceInfo info{};
     if (api.device_info(i, &info) != 0) {
-      reason = fmt::format("device {} cannot be asked: {}", i, api.last_error());
+      reason = fmt::format("cannot query device {}: {}", i, api.last_error());
       break;
     }
     devices.push_back(info);
@@ -91,7 +91,7 @@ const GpuApi& require_gpu(const GpuPlugin& plugin) {
   throw UsageError(fmt::format("{}; use --device cpu", reason));
 }
 
-/// Device memory that is given back.
+/// Device memory, released with its owner.
 class GpuSession::Memory {
  public:
   Memory(GpuSession& owner, int64_t bytes) : owner_(&owner) {
@@ -136,9 +136,9 @@ void GpuSession::quantize(const QuantizeJob& host, TileError* errors) {
   const ScaleTiles& t = host.tiles;
   if (!gpu::fits_device(t.rows, t.columns))
     throw UsageError(
-        fmt::format("a weight of [{}, {}] is too large for one piece on a GPU: cut it into rows", t.rows, t.columns));
+        fmt::format("a weight of [{}, {}] is too large for one GPU call: pass it in pieces of rows", t.rows, t.columns));
   const int64_t element = element_bytes(host.input);
-  // Device rows begin at multiples of 16 bytes, so that kernels may load whole vectors whatever the width.
+  // Device rows begin at multiples of 16 bytes, so that kernels can load whole vectors for any width.
   QuantizeJob job = host;
   job.x_stride = job.code_stride = ceil_div(t.columns, 16) * 16;
   Memory x(*this, job.x_stride * element * t.rows), codes(*this, job.code_stride * t.rows);
@@ -176,7 +176,7 @@ void GpuSession::dequantize(const DequantizeJob& host) {
   const ScaleTiles& t = host.tiles;
   if (!gpu::fits_device(t.rows, t.columns))
     throw UsageError(
-        fmt::format("a weight of [{}, {}] is too large for one piece on a GPU: cut it into rows", t.rows, t.columns));
+        fmt::format("a weight of [{}, {}] is too large for one GPU call: pass it in pieces of rows", t.rows, t.columns));
   const int64_t element = element_bytes(host.output);
   DequantizeJob job = host;
   job.code_stride = job.out_stride = ceil_div(t.columns, 16) * 16;
@@ -199,7 +199,7 @@ GpuSession::Memory GpuSession::upload_scales(const CodeMatrix& m, const ScaleTil
   return upload(scales.data(), count * 4, 1, count * 4, 1);
 }
 
-/// The codes as the plan wants them: padded with zeros, and converted to bf16 where its tensor cores need that.
+/// The codes as the plan needs them: padded with zeros, and converted to bf16 where its tensor cores need that.
 GpuSession::Memory GpuSession::operand(const CodeMatrix& m, const GemmPlan& plan, int64_t padded_rows) {
   Memory codes = upload(m.codes, m.tiles.columns, m.tiles.rows, plan.columns, padded_rows);
   if (plan.operand != ElementType::bf16) return codes;

@@ -1,6 +1,6 @@
 #pragma once
-// From a job to launches: which body, how many blocks. Host code, shared by the plugin and the tests' grid emulator:
-// `launch(body, blocks)` is all that differs between them.
+// Chooses kernel bodies and numbers of blocks for a job. Host code, shared by the plugin and the tests' grid emulator, which
+// differ in `launch(body, blocks)` only.
 
 #include <cstdint>
 
@@ -31,7 +31,7 @@ inline int64_t blocks_for(int64_t threads) { return ceil_div(threads, kThreads);
 template <class Element, ElementType kCodes, class Launch>
 void launch_quantize(const QuantizeJob& job, Launch&& launch) {
   const ScaleTiles& t = job.tiles;
-  // A quad never straddles tiles: it is cut at the tile's right edge. It is aligned when tiles begin at multiples of four.
+  // No quad spans two tiles: it is cut at the right end of its tile. It is aligned when tiles begin at multiples of four.
   const bool aligned = (t.across() == 1 || t.tile_columns % kQuad == 0) && quads_aligned(job.x, job.x_stride, sizeof(Element)) &&
                        quads_aligned(job.codes, job.code_stride, 1);
   if (!job.given_scales) {
@@ -50,7 +50,7 @@ void launch_quantize(const QuantizeJob& job, Launch&& launch) {
   launch(QuantizeGiven<Element, kCodes>{job, whole}, blocks_for(sheet.quads()));
 }
 
-/// Calls `launch` for the job's types; false for types that no kernel takes.
+/// Calls `launch` for the job's types; false for types that no kernel supports.
 template <class Launch>
 bool dispatch(const QuantizeJob& job, Launch&& launch) {
   const bool int8 = job.codes_type == ElementType::int8;

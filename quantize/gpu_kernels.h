@@ -1,7 +1,7 @@
 #pragma once
-// The kernels' bodies: what thread t of block b does in phase p. Between phases lies a barrier, and nothing but the shared
-// struct survives it. A .cu file launches them as they are; tests/quantize/grid_emulator.h walks the same bodies on the CPU,
-// block by block and thread by thread, so traversal, reduction and rounding are tested without a GPU.
+// The kernel bodies: the work of thread t of block b in phase p. Phases are separated by a barrier, and only the shared struct
+// survives it. The .cu files launch them unchanged; tests/quantize/grid_emulator.h runs the same bodies on the CPU, block by
+// block and thread by thread, so traversal, reduction and rounding are tested without a GPU.
 //
 // Maxima are taken over integers (int8.h, magnitude_bits), so their order does not matter; everything else is per element.
 
@@ -13,12 +13,12 @@
 namespace overproof::gpu {
 
 inline constexpr int kThreads = 256;
-/// Elements that a thread takes at once: 16 bytes of f32, 8 of bf16.
+/// Elements that a thread loads at once: 16 bytes of f32, 8 of bf16.
 inline constexpr int kQuad = 4;
-/// Larger tiles are shared by many blocks, each of which takes kChunkQuads quads.
+/// Larger tiles are shared by many blocks of kChunkQuads quads each.
 inline constexpr int64_t kLargeTile = int64_t{1} << 17;
 inline constexpr uint32_t kChunkQuads = 8192;
-/// Quads that a narrow team (a warp) may have to itself.
+/// Most quads of a tile that one narrow team (a warp) reduces.
 inline constexpr int64_t kNarrowQuads = 64;
 
 template <class Element>
@@ -38,7 +38,7 @@ struct alignas(sizeof(T) * kQuad) Pack {
   T at[kQuad];
 };
 
-/// Up to four elements, zeros in place of the rest. `whole` promises that p is aligned to four elements and that there are four.
+/// Up to four elements, zeros for the others. `whole`: p is aligned to four elements and there are four.
 template <class T>
 OVERPROOF_HD inline Pack<T> load_quad(const T* p, int count, bool whole) {
   Pack<T> pack{};
@@ -92,7 +92,7 @@ OVERPROOF_HD inline Quad quad_at(uint32_t quad, uint32_t quads_across, int64_t f
   return {first_row + row, first_column + int64_t(across) * kQuad, left < kQuad ? int(left) : kQuad};
 }
 
-/// A tile's place, cut to the matrix.
+/// The position of a tile, clipped to the matrix.
 struct TileSpan {
   int64_t first_row, first_column, rows, columns;
   OVERPROOF_HD uint32_t quads_across() const { return uint32_t(ceil_div(columns, kQuad)); }
@@ -109,7 +109,7 @@ OVERPROOF_HD inline int64_t scale_at(const ScaleTiles& t, int64_t row, int64_t c
   return t.scale_index(uint32_t(row) / uint32_t(t.tile_rows), uint32_t(column) / uint32_t(t.tile_columns));
 }
 
-/// Largest magnitude of quads first, first + step, ... below `end`; names the row of what is not finite.
+/// Largest magnitude of quads first, first + step, ... below `end`; lowers bad_row to the row of an element that is not finite.
 template <class Element>
 OVERPROOF_HD inline uint32_t quads_magnitude(const QuantizeJob& job, bool vectors, const TileSpan& span, uint32_t first,
                                              uint32_t step, uint32_t end) {
@@ -160,7 +160,7 @@ OVERPROOF_HD inline uint32_t fold_partials(const TeamShared& s, int thread, int 
   return largest;
 }
 
-/// One team a tile: maximum, scale, codes. The tile is read twice, the second time from cache.
+/// One team per tile: maximum, scale, codes. The tile is read twice, the second time from cache.
 template <class Element, ElementType kCodes>
 struct QuantizeTiles {
   static constexpr int kPhases = 4;
@@ -193,7 +193,7 @@ struct QuantizeTiles {
   }
 };
 
-/// Large tiles, first step: block b takes chunk b % chunks of tile b / chunks and raises the tile's magnitude.
+/// Large tiles, first step: block b reduces chunk b % chunks of tile b / chunks into the tile's magnitude.
 template <class Element>
 struct TileMagnitude {
   static constexpr int kPhases = 3;
@@ -218,7 +218,7 @@ struct TileMagnitude {
 
 struct Nothing {};
 
-/// Large tiles, second step: a thread a tile.
+/// Large tiles, second step: one thread per tile.
 template <ElementType kCodes>
 struct TileScale {
   static constexpr int kPhases = 1;
@@ -233,7 +233,7 @@ struct TileScale {
   }
 };
 
-/// The whole matrix by quads, one a thread.
+/// The whole matrix by quads, one per thread.
 struct Sheet {
   int64_t rows, columns;
   OVERPROOF_HD uint32_t quads_across() const { return uint32_t(ceil_div(columns, kQuad)); }
@@ -241,13 +241,13 @@ struct Sheet {
   OVERPROOF_HD Quad quad(int64_t i) const { return quad_at(uint32_t(i), quads_across(), 0, 0, columns); }
 };
 
-/// Codes at scales that stand already: large tiles, third step, and static activations.
+/// Codes at scales that are known: large tiles, third step, and static activations.
 template <class Element, ElementType kCodes>
 struct QuantizeGiven {
   static constexpr int kPhases = 1;
   using Shared = Nothing;
   QuantizeJob job;
-  bool vectors;  ///< four columns share a scale, too
+  bool vectors;  ///< all four columns of a quad share a scale
 
   OVERPROOF_HD void run(int, int64_t block, int thread, Shared&) const {
     const Sheet sheet{job.tiles.rows, job.tiles.columns};
@@ -263,7 +263,7 @@ struct QuantizeGiven {
   }
 };
 
-/// Errors, first step: a team of kTileErrorLanes threads a block of columns of one row of one tile.
+/// Errors, first step: a team of kTileErrorLanes threads per block of columns of one row of one tile.
 template <class Element, ElementType kCodes>
 struct ErrorBlocks {
   static constexpr int kPhases = 2;
@@ -297,7 +297,7 @@ struct ErrorBlocks {
   }
 };
 
-/// Errors, second step: a thread a row of a tile.
+/// Errors, second step: one thread per row of a tile.
 struct ErrorSums {
   static constexpr int kPhases = 1;
   using Shared = Nothing;
@@ -342,7 +342,7 @@ struct Dequantize {
   }
 };
 
-/// What follows a GEMM over codes.
+/// Scales the sums of a GEMM over codes.
 template <class Sum, class Out>
 struct ScaleSums {
   static constexpr int kPhases = 1;

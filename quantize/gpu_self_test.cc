@@ -94,7 +94,7 @@ QuantizeJob job_for(const Matrix& m, ElementType codes, const ScaleTiles& tiles,
   out.scales = given != nullptr ? *given : std::vector<float>(size_t(tiles.count()), -1.0f);
   out.bad_row = kNoBadRow;
   out.errors.assign(size_t(tiles.rows * tiles.across()), {-1, -1});
-  const uint32_t flip = m.rows == 3 ? 0x80 : 0;  // packed codes, too
+  const uint32_t flip = m.rows == 3 ? 0x80 : 0;  // includes packed codes
   return {tiles,     m.type,           codes,     given != nullptr,  flip,         m.bytes.data(),
           m.columns, out.codes.data(), m.columns, out.scales.data(), &out.bad_row, nullptr};
 }
@@ -138,7 +138,7 @@ class Checks {
       check.compared = int64_t(mine.codes.size() + mine.scales.size()) + 1;
       check.different =
           differing(mine.codes, theirs.codes) + differing(mine.scales, theirs.scales) + (mine.bad_row != theirs.bad_row);
-      if (!finite) return;  // NaN payloads are the hardware's own affair
+      if (!finite) return;  // NaN payloads depend on the hardware
       check.compared += int64_t(mine.errors.size());
       check.different += differing(mine.errors, theirs.errors);
     });
@@ -163,8 +163,8 @@ class Checks {
   GpuSession& gpu_;
 };
 
-/// What a product may be off by, in parts of sum |x w| x scales: exact paths nothing, f32 sums a little; fp8 tensor cores keep
-/// some 14 bits while they add (DeepSeek-V3 report, section 3.3.2); operands rounded to bf16 2^-8 each.
+/// Allowed error of a product, relative to sum |x w| x scales: zero for exact paths; f32 sums little; fp8 tensor cores keep about
+/// 14 bits while they add (DeepSeek-V3 report, section 3.3.2); operands rounded to bf16 2^-8 each.
 double allowed_error(GemmPath path) {
   switch (path) {
     case GemmPath::int8_then_scale:
@@ -196,7 +196,7 @@ void Checks::gemm(ElementType type, GemmScaling scaling, int64_t tokens, int64_t
             b{type, tiles(outputs, true), w.codes.data(), w.scales.data()};
         std::vector<float> expected(size_t(tokens * outputs)), sizes(expected.size());
         reference_gemm(a, b, expected.data());
-        // |x| times |w| is the yardstick: a code's sign is its top bit in fp8, and negation in int8.
+        // The error is relative to |x| times |w|. The sign of a code is its top bit in fp8, negation in int8.
         const auto magnitudes = [&](std::vector<uint8_t> codes) {
           for (uint8_t& c : codes) c = type == ElementType::int8 ? uint8_t(std::abs(int(int8_t(c)))) : uint8_t(c & 0x7f);
           return codes;

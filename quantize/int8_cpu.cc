@@ -11,7 +11,7 @@
 namespace overproof {
 namespace {
 
-/// Looks for the scale: `scale_of(amax)`, then by `quantize(scale)`, which writes codes and returns their error.
+/// Finds the scale: scale_of(amax), or with clipping the candidate for which quantize(scale) returns the least error.
 template <class ScaleOf, class Quantize>
 ScaledRow search(uint32_t magnitude, Clipping how, ScaleOf&& scale_of, Quantize&& quantize) {
   ScaledRow result;
@@ -34,7 +34,7 @@ ScaledRow search(uint32_t magnitude, Clipping how, ScaleOf&& scale_of, Quantize&
       best = i;
     }
   }
-  if (best != kClipCandidates - 1) quantize(result.scale);  // the winner's codes
+  if (best != kClipCandidates - 1) quantize(result.scale);  // the codes of the best scale
   return result;
 }
 
@@ -76,7 +76,7 @@ ScaledRow quantize_int8_groups(std::span<const In> row, int64_t group, std::span
     }
     return result;
   }
-  // Some groups at a time: all their scales, then all their codes, so that no group waits for its own scale.
+  // Several groups at a time: first all their scales, then all their codes, so that no group waits for its scale.
   for (int64_t at = 0; at < n; at += kGroupsAtOnce * group) {
     const int64_t count = std::min(n - at, kGroupsAtOnce * group), groups = count / group;
     uint32_t amax[kGroupsAtOnce] = {};
@@ -118,7 +118,7 @@ BlockRows quantize_fp8_blocks(const In* x, int64_t rows, int64_t columns, uint8_
                               const RowKernels& kernels) {
   const InputKernels<In>& k = kernels.of<In>();
   BlockRows result;
-  // Rows whole, one after the other: a column of blocks would go through memory in strides that share few cache sets.
+  // Whole rows, one after the other: a column of blocks would access memory in strides that map to few cache sets.
   std::vector<uint32_t> amax(size_t(blocks_of(columns)));
   for (int64_t r = 0; r < rows; ++r) k.amax_groups(x + r * columns, columns, kBlock, amax.data());
   if (is_not_finite(*std::max_element(amax.begin(), amax.end()))) {

@@ -1,4 +1,4 @@
-// int8 weights in the spellings of compressed-tensors: packed (weights only) and plain (with int8 activations).
+// int8 weights in the two formats of compressed-tensors: packed (weights only) and plain (with int8 activations).
 
 #include <fmt/format.h>
 
@@ -52,8 +52,8 @@ class Int8Rows : public TypedRowQuantizer<Int8Rows> {
   Clipping clipping_;
 };
 
-/// compressed-tensors `pack-quantized`, 8 bits, activations untouched (W8A16), F32 scales for each output channel or group of
-/// columns: what transformers loads for mixtures of experts, and vLLM. Peers keep scales in BF16, at 11-15 % more divergence.
+/// compressed-tensors `pack-quantized`, 8 bits, activations not rounded (W8A16), F32 scales for each output channel or group of
+/// columns. transformers loads it, mixtures of experts too, and vLLM. Peers store BF16 scales, with 11-15 % more divergence.
 class PackedInt8 final : public Scheme {
  public:
   /// group 0: the whole row.
@@ -95,8 +95,8 @@ class PackedInt8 final : public Scheme {
   Clipping clipping_;
 };
 
-/// compressed-tensors `int-quantized`: I8 weights with a scale an output channel, activations int8 with a scale a token found at
-/// run time (vLLM; transformers for dense models, it fails on mixtures of experts).
+/// compressed-tensors `int-quantized`: I8 weights with one scale per output channel; the runtime rounds activations to int8 with
+/// one scale per token (vLLM; transformers for dense models, it fails on mixtures of experts).
 class W8A8 : public Scheme {
  public:
   explicit W8A8(const SchemeOptions& options) : options_(options) {}
@@ -125,7 +125,7 @@ class W8A8 : public Scheme {
   SchemeOptions options_;
 };
 
-/// What int8 activations are read by: x ~ (q - zero_point) x scale, q in [-128, 127].
+/// Static rounding of int8 activations: x ~ (q - zero_point) x scale, q in [-128, 127].
 struct InputRange {
   float scale = 0;
   int8_t zero_point = 0;
@@ -137,11 +137,11 @@ InputRange input_range(const TensorInfo& weight, const LinearStatistics& statist
   const float least = std::min(statistics.least, 0.0f), most = std::max(statistics.largest, 0.0f);
   if (!std::isfinite(statistics.least) || !std::isfinite(statistics.largest))
     throw UsageError(
-        fmt::format("the activations seen by {} are not finite; calibrate again with text that the model can read", weight.name));
+        fmt::format("the recorded inputs of {} are not finite; record activations again with other text", weight.name));
   InputRange range;
-  // Halves, because the difference of two finite floats may not be finite.
+  // Halved, because the difference of two finite floats may overflow.
   range.scale = asymmetric ? (most / 2 - least / 2) / 127.5f : std::max(-least, most) / 127.5f;
-  if (range.scale < 0x1p-126f) return {0x1p-23f, 0};  // next to nothing but zeros: any scale does; this is the peer's
+  if (range.scale < 0x1p-126f) return {0x1p-23f, 0};  // almost all zeros: any scale fits; this is compressed-tensors'
   if (asymmetric) range.zero_point = int8_t(std::nearbyint(std::clamp(-128.0f - least / range.scale, -128.0f, 127.0f)));
   return range;
 }
@@ -165,7 +165,7 @@ class W8A8StaticRows final : public Int8Rows {
   InputRange range_;
 };
 
-/// The same with one activation scale a tensor, taken from calibration (vLLM).
+/// The same with one activation scale per tensor, from calibration (vLLM).
 class W8A8Static final : public W8A8 {
  public:
   using W8A8::W8A8;
@@ -183,8 +183,8 @@ class W8A8Static final : public W8A8 {
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const override {
     if (facts.statistics == nullptr)
       throw UsageError(
-          fmt::format("scheme 'w8a8-static' needs the range of the activations of {}, and no calibration saw enough of them; "
-                      "give an activations artifact made with more text, or use scheme 'w8a8', which needs none",
+          fmt::format("scheme 'w8a8-static' needs the range of the inputs of {}, and too few were recorded; record --activations "
+                      "with more text, or use scheme 'w8a8', which needs none",
                       weight.name));
     return std::make_unique<W8A8StaticRows>(weight, options_.clipping,
                                             input_range(weight, *facts.statistics, options_.asymmetric));

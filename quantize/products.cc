@@ -6,7 +6,7 @@ namespace overproof {
 namespace {
 
 constexpr int64_t kLanes = 16, kRows = 4;
-/// Depth worked on at once, so that kDepth x kLanes of b stay in the first-level cache while all rows pass over them.
+/// Depth of a block, so that kDepth x kLanes of b stay in the first-level cache while all rows pass over them.
 constexpr int64_t kDepth = 256;
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));

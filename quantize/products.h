@@ -1,6 +1,6 @@
 #pragma once
-// The matrix products of calibration. Every element is a sum in ascending order without fused operations, whatever the
-// processor's vectors: wider ones compute more elements at a time, not in another order.
+// The matrix products of calibration. Every element is a sum in ascending order without fused operations, for any
+// vector width: wider vectors compute more elements at a time, not in another order.
 
 #include <cstdint>
 

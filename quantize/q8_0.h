@@ -1,9 +1,9 @@
 #pragma once
 // ggml's Q8_0: 32 values as f16 d and 32 x int8, x ~ d x q. Byte for byte what llama.cpp's quantize_row_q8_0_ref writes
-// (ggml/src/ggml-quants.c): d = amax / 127 and its reciprocal in f32, codes rounded ties away from zero from the f32 d, of
-// which the f16 is then a rounding. Groups so small that 1 / d overflows (amax < 4e-37) get zeros.
+// (ggml/src/ggml-quants.c): d = amax / 127 and its reciprocal in f32, codes rounded ties away from zero with the f32 d,
+// which is rounded to f16 afterwards. Groups so small that 1 / d overflows (amax < 4e-37) get zeros.
 //
-// This header is the formula, compiled by g++ and nvcc alike; kernels only index, reduce and launch.
+// This header has the formulas, for both g++ and nvcc; kernels only index, reduce and launch.
 
 #include <cstdint>
 
@@ -17,9 +17,9 @@ inline constexpr int64_t kQ8Bytes = 34;  ///< f16 d, then the codes
 
 struct Q8Scale {
   float d = 0;           ///< amax / 127
-  float reciprocal = 0;  ///< 1 / d, or 0 where that is no finite number
+  float reciprocal = 0;  ///< 1 / d, or 0 when that is not finite
   uint16_t stored = 0;   ///< d as f16
-  float ratio = 0;       ///< stored / d: what a code is worth, in steps of d
+  float ratio = 0;       ///< stored / d: the step of the stored codes, in units of d
 };
 
 /// `amax` is finite and below kQ8TooLarge.
@@ -33,7 +33,7 @@ OVERPROOF_HD inline Q8Scale q8_0_scale(float amax) {
   return s;
 }
 
-/// From here on d rounds to an infinite f16.
+/// From this magnitude on, d rounds to an infinite f16.
 inline constexpr float kQ8TooLarge = 65520.0f * 127.0f;
 
 /// x times the reciprocal, rounded to nearest with ties away from zero, as roundf does. The largest float below a half added

@@ -27,8 +27,8 @@ class Q8Rows final : public TypedRowQuantizer<Q8Rows> {
   int64_t columns_;
 };
 
-/// Rows of blocks of 34 bytes, scales among them: one tensor, as GGUF's Q8_0 has it. Rows with magnitudes from 8.3 million on,
-/// whose scale f16 cannot hold, are bad rows as those with infinities are. Columns that 32 does not divide keep their precision.
+/// Rows of blocks of 34 bytes that contain their scales: one tensor, as GGUF's Q8_0. Rows with magnitudes from 8.3 million on,
+/// whose scale f16 cannot hold, are refused like infinities. Takes weights whose number of columns 32 divides.
 class Q8_0 final : public Scheme {
  public:
   std::string_view name() const override { return "q8_0"; }

@@ -1,4 +1,4 @@
-// The scalar reference of the row operations, and the choice among the kernels.
+// The scalar reference of the row operations, and the choice of kernels at run time.
 
 #include "quantize/row_kernels.h"
 

@@ -1,5 +1,5 @@
 #pragma once
-// The row operations of every scheme on the CPU: scalar reference, AVX2, AVX-512, chosen at run time. All give the same bytes
+// The row operations of all schemes on the CPU: scalar reference, AVX2, AVX-512, chosen at run time. All give the same bytes
 // and the same error sums, bit for bit (tests/quantize/row_kernels_test.cc), from f32 rows and from bf16 rows alike.
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace overproof {
 
-/// Energy of a row and of what rounding took from it, in units of the weights. SQNR = 10 log10(signal / noise).
+/// Energy of a row and of its rounding errors, in units of the weights. SQNR = 10 log10(signal / noise).
 /// Squares are taken in units of the scale (x times its reciprocal: a few hundred at most, so nothing overflows), summed in f32
 /// over kErrorLanes lanes within blocks of kErrorBlock elements (or the group of the scale where that is smaller; groups of 32
 /// make a block together, each weighed by the square of its scale over the largest one), and the blocks in double: an order that
@@ -26,16 +26,16 @@ inline constexpr int64_t kErrorBlock = 256;
 inline constexpr int kErrorLanes = 16;
 inline constexpr int kErrorGroups = 8;  ///< of 32 elements: kErrorBlock
 
-/// Operations on rows of In: float, or uint16_t for bf16. Rows hold no infinity or NaN unless said.
+/// Operations on rows of In: float, or uint16_t for bf16. Rows must not hold an infinity or NaN, except where stated.
 template <class In>
 struct InputKernels {
   /// Largest magnitudes of groups of `group` values (the last may be short), as f32 bits (int8.h: an infinity or NaN shows), or
-  /// what stands in `amax` [ceil(n / group)] where that is larger.
+  /// the current values of `amax` [ceil(n / group)] where they are larger.
   void (*amax_groups)(const In* x, int64_t n, int64_t group, uint32_t* amax);
-  /// int8_code of n values at one scale a group, each byte XORed with `flip`: 0x80 turns q into q + 128, as packed formats store
+  /// int8_code of n values at one scale per group, each byte XORed with `flip`: 0x80 turns q into q + 128, as packed formats store
   /// it.
   RowError (*int8_groups)(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes, uint8_t flip);
-  /// fp8_code of n values at one scale a group.
+  /// fp8_code of n values at one scale per group.
   RowError (*fp8_groups)(const In* x, int64_t n, int64_t group, const float* scales, uint8_t* codes);
   /// n / 32 groups: codes [n], exponents [n / 32]; `error` is added to. False, and outputs unspecified, when the row holds an
   /// infinity or NaN.
@@ -69,14 +69,14 @@ struct RowKernels {
 };
 
 const RowKernels& scalar_row_kernels();
-/// nullptr when the processor lacks the instructions.
+/// Null when the processor lacks the instructions.
 const RowKernels* avx2_row_kernels();
 const RowKernels* avx512_row_kernels();
 /// The reference first, then the others that this processor can run, each faster than the one before.
 std::vector<const RowKernels*> all_row_kernels();
-/// What the schemes use: the fastest kernels of this processor.
+/// The kernels that schemes use: the fastest ones of this processor.
 const RowKernels& row_kernels();
-/// From now on these, to compare and to measure. They must be among all_row_kernels().
+/// Replaces row_kernels(), for tests and benchmarks. Must be one of all_row_kernels().
 void use_row_kernels(const RowKernels& kernels);
 
 }  // namespace overproof

@@ -55,7 +55,7 @@ struct Simd {
   OVERPROOF_SIMD static I pack(const I* v) {
     return _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
   }
-  /// The packs work within 128-bit halves; this puts the eight groups of four codes back in order.
+  /// The pack instructions work within 128-bit halves; this restores the order of the eight groups of four codes.
   OVERPROOF_SIMD static void store_packed(uint8_t* out, I bytes) {
     const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     _mm256_storeu_si256(reinterpret_cast<I*>(out), _mm256_permutevar8x32_epi32(bytes, order));

@@ -1,4 +1,4 @@
-// Row kernels for AVX-512 (F, BW, DQ, VL: what every processor with AVX-512 but the first Xeon Phis has): sixteen lanes.
+// Row kernels for AVX-512 (F, BW, DQ, VL: in every processor with AVX-512 except the first Xeon Phis): sixteen lanes.
 
 #include <cstring>
 

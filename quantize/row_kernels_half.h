@@ -1,5 +1,5 @@
-// Eight lanes of AVX2, which the AVX-512 kernels use too, for half a set of error sums and for the scales of eight groups. No
-// header of its own: see row_kernels_simd.h.
+// Eight lanes of AVX2, which the AVX-512 kernels use too, for half a set of error sums and for the scales of eight groups. Not
+// a stand-alone header: see row_kernels_simd.h.
 
 struct Half {
   using F = __m256;

@@ -1,19 +1,19 @@
-// The vector kernels, written once for all instruction sets. No header of its own: row_kernels_avx2.cc and row_kernels_avx512.cc
+// The vector kernels, written once for all instruction sets. Not a stand-alone header: row_kernels_avx2.cc and row_kernels_avx512.cc
 // include it inside their anonymous namespace, after defining OVERPROOF_SIMD (the target attribute, which lambdas and plain
 // functions would lack) and `struct Simd`, whose functions are single instructions on kWidth lanes.
 //
 // Codes are those of the rounded quotient x / scale. Division is slow, and x times the reciprocal is within 2^-22 of the
 // quotient, relatively: only where that is nearer than this to a tie between two codes can the codes differ. Such vectors
-// divide. A reciprocal that is exact (of a power of two) leaves nothing to doubt, and that is where true ties are common.
+// divide. The reciprocal of a power of two is exact, so these do not divide; true ties are common only there.
 
 using F = Simd::F;
 using I = Simd::I;
 
-/// Distance from a code, in steps between codes, up to which rounding is beyond doubt. 0.4999 leaves 1e-4, and 127 x 2^-22 is
+/// Distance from a code, in steps between codes, up to which the rounding is certain. 0.4999 leaves 1e-4, and 127 x 2^-22 is
 /// 3e-5.
 constexpr float kSureOfRounding = 0.4999f;
-constexpr int kStride = 32;                       ///< elements worked on at a time
-constexpr int kVectors = kStride / Simd::kWidth;  ///< and the vectors they are in
+constexpr int kStride = 32;                       ///< elements processed at a time
+constexpr int kVectors = kStride / Simd::kWidth;  ///< vectors that hold them
 constexpr int kSums = kErrorLanes / Simd::kWidth;
 
 struct Sums {
@@ -45,7 +45,7 @@ struct Scale {
 };
 OVERPROOF_SIMD inline Scale spread(float scale, float reciprocal) { return {Simd::set(scale), Simd::set(reciprocal)}; }
 
-/// int8 codes of kStride values and their part of the sums. What is clipped looks doubtful, and is rare.
+/// int8 codes of kStride values, and their part of the sums. Clipped values take the slow path; they are rare.
 template <bool kExact, class In>
 OVERPROOF_SIMD inline void int8_stride(const In* x, const Scale& scale, uint8_t* codes, I flip, Sums& sums) {
   F steps[kVectors], error[kVectors];
@@ -82,7 +82,7 @@ OVERPROOF_SIMD inline Rounded round_fp8(F v) {
           Simd::as_f(e)};
 }
 
-/// F8_E4M3 codes of kStride values and their part of the sums. Signs stand aside until the end: squares do not need them.
+/// F8_E4M3 codes of kStride values and their part of the sums. Signs are added at the end: squares do not need them.
 template <bool kExact, class In>
 OVERPROOF_SIMD inline void fp8_stride(const In* x, const Scale& scale, uint8_t* codes, Sums& sums) {
   F steps[kVectors], error[kVectors];
@@ -120,7 +120,7 @@ OVERPROOF_SIMD inline ErrorLanes spill(const Sums& sums) {
 
 bool is_power_of_two(float scale) { return (f32_bits(scale) & 0x7fffffu) == 0; }
 
-/// What a stride becomes: the formats differ in nothing else.
+/// Converts one stride: the only part in which the formats differ.
 struct ToInt8 {
   uint8_t flip;
   template <bool kExact, class In>
@@ -143,7 +143,7 @@ struct ToFp8 {
   }
 };
 
-/// n values at one scale.
+/// n values with one scale.
 template <bool kExact, class To, class In>
 OVERPROOF_SIMD inline RowError one_group(const To& to, const In* x, int64_t n, float scale, float reciprocal, uint8_t* codes) {
   const Scale spread_scale = spread(scale, reciprocal);
@@ -172,7 +172,7 @@ OVERPROOF_SIMD RowError in_groups(const To& to, const In* x, int64_t n, int64_t 
   for (int64_t at = 0; at < n; at += group, ++scales) {
     const int64_t count = std::min(group, n - at);
     const float scale = *scales, reciprocal = next;
-    if (at + count < n) next = 1.0f / scales[1];  // early: the quotient takes its time
+    if (at + count < n) next = 1.0f / scales[1];  // early, to hide the latency of the division
     sum += is_power_of_two(scale) ? one_group<true>(to, x + at, count, scale, reciprocal, codes + at)
                                   : one_group<false>(to, x + at, count, scale, reciprocal, codes + at);
   }

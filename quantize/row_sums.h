@@ -1,6 +1,6 @@
 #pragma once
-// What all row kernels share besides the formulas: the order of the error sums, and the scalar code that is both the reference
-// and the tail of the vector kernels.
+// Shared by all row kernels: the order of the error sums, and the scalar code that is the reference and also the tail of the
+// vector kernels.
 
 #include <algorithm>
 #include <cstdint>
@@ -15,7 +15,7 @@ namespace overproof {
 inline float to_f32(float x) { return x; }
 inline float to_f32(uint16_t bf16) { return bf16_to_f32(bf16); }
 
-/// Lanes of squares on their way to a sum.
+/// Partial sums of squares, by lane.
 struct ErrorLanes {
   float signal[kErrorLanes] = {}, noise[kErrorLanes] = {};
 };
@@ -48,7 +48,7 @@ inline GroupWeights group_weights(const float* scales, int64_t groups) {
   return w;
 }
 
-/// Lanes of several groups, folded and weighed.
+/// Lanes of several groups, folded and weighted.
 struct GroupLanes {
   float signal[kErrorLanes / 2] = {}, noise[kErrorLanes / 2] = {};
 };
@@ -59,7 +59,7 @@ inline void add_group(GroupLanes& sums, const ErrorLanes& lanes, float weight) {
   }
 }
 
-/// Sums in steps become sums in units of the weights.
+/// Converts sums in steps to sums in units of the weights.
 inline RowError in_units(const RowError& steps, float scale) {
   const double square = double(scale) * scale;
   return {steps.signal * square, steps.noise * square};

@@ -21,7 +21,7 @@ namespace overproof {
 namespace {
 
 constexpr double kSmallest = 1e-5;
-/// Samples of one input that the search multiplies with; of many experts fewer each, so that a layer costs about the same.
+/// Samples of one input that the search uses; fewer of each when there are many experts, so that every layer costs about the same.
 constexpr int64_t kSearchRows = 128, kFewestRows = 16;
 constexpr int64_t kRowGrain = 16, kBlockBytes = int64_t{8} << 20;
 constexpr int kStrengths = 9;  ///< 0.1, 0.2, ..., 0.9
@@ -56,7 +56,7 @@ struct Candidate {
   std::vector<float> columns;  ///< by column
 };
 
-/// The samples of one input, as they are and as each candidate would have them rounded: all transposed, [in, rows].
+/// The samples of one input, unrounded and as rounded with each candidate: all transposed, [in, rows].
 struct Samples {
   int64_t rows = 0;
   std::vector<float> plain;
@@ -104,7 +104,7 @@ void round_row(std::span<float> row, const std::vector<float>& columns, int64_t 
   }
 }
 
-/// Adds to errors[k] what candidate k makes of the weight's outputs, in units of their energy.
+/// Adds to errors[k] the error of the weight's outputs with candidate k, relative to their energy.
 void add_errors(const TensorSource& tensors, const std::string& weight, const Samples& samples,
                 const std::vector<Candidate>& candidates, int64_t group, double importance, std::vector<double>& errors) {
   const int64_t n = samples.rows;
@@ -192,7 +192,7 @@ void smooth_statistics(LinearStatistics& statistics, std::span<const float> s) {
     statistics.amax[c] /= s[c];
     const float seen = std::max(-least[c], largest[c]), amax = statistics.amax[c],
                 stretch = seen > 0 ? std::max(1.0f, amax / seen) : 0.0f;
-    // A channel that no sample shows may go either way.
+    // A channel that is zero in all samples may have either sign.
     statistics.least = std::min(statistics.least, seen > 0 ? least[c] * stretch : -amax);
     statistics.largest = std::max(statistics.largest, seen > 0 ? largest[c] * stretch : amax);
   }
@@ -217,7 +217,7 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     const std::vector<int64_t>& shape = tensors.find(name)->shape;
     return shape.empty() ? 1 : shape[0];
   };
-  // Factors are looked up by channel from here on, and no config.json makes tensors fit together.
+  // Factors are looked up by channel later, and config.json does not ensure that the shapes match.
   const auto finish = [&](SmoothSite site) {
     if (site.consumers.empty()) return;
     const int64_t columns = site.channel_of.empty() ? site.channels : int64_t(site.channel_of.size());
@@ -276,7 +276,7 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
 
 SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const ActivationStatistics& statistics,
                     const SmoothOptions& options) {
-  // Inputs that several consumers share are looked at once.
+  // Inputs that several consumers share are read once.
   std::map<std::string, std::vector<std::string>> inputs;
   std::vector<float> amax_x(size_t(site.channels), 0.0f), amax_w(size_t(site.channels), 0.0f);
   const int64_t columns = tensors.find(site.consumers[0])->shape[1];

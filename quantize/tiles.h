@@ -1,13 +1,13 @@
 #pragma once
-// Scales by tiles: every 8-bit layout we have is "one scale for each tile of so many rows and columns".
+// Scales by tiles: every 8-bit layout here is "one scale for each tile of a number of rows and columns".
 //
 //   per channel, per token      1 x columns       per_row
 //   int8 groups, 1x128          1 x 128           per_group
 //   DeepSeek's blocks           128 x 128         per_block
 //   per tensor                  rows x columns    per_tensor
 //
-// Where the scale of a tile stands is two strides, so the orders that cuBLASLt wants (transposed, padded) are tiles too.
-// Plain data, compiled by g++ and nvcc alike; it crosses the plugin's C ABI.
+// The index of a tile's scale is given by two strides, which covers the orders of cuBLASLt (transposed, padded) too.
+// Plain data for both g++ and nvcc; part of the plugin's C ABI.
 
 #include <cstdint>
 
@@ -38,7 +38,7 @@ struct ScaleTiles {
   OVERPROOF_HD int64_t scale_index(int64_t i, int64_t j) const { return i * row_step + j * column_step; }
 };
 
-/// Tiles whose scales are dense and row-major, as files hold them.
+/// Tiles whose scales are dense and row-major, as in files.
 inline ScaleTiles tiles_of(int64_t rows, int64_t columns, int64_t tile_rows, int64_t tile_columns) {
   return {rows, columns, tile_rows, tile_columns, ceil_div(columns, tile_columns), 1};
 }
@@ -84,9 +84,9 @@ struct QuantizeJob {
   uint32_t* magnitudes;  ///< [tiles.count()], zeroed; only for large tiles (needs_magnitudes)
 };
 
-/// Energy of one row's part of a tile, and of what rounding took from it, in units of the elements. The order of the additions is
+/// Energy of one row's part of a tile and of its rounding errors, in units of the elements. The order of the additions is
 /// that of the CPU's row kernels: squares in units of the scale, in f32 over kTileErrorLanes lanes within kTileErrorBlock columns
-/// (from the tile's left edge), lanes folded as below, blocks from left to right in double, then times the scale squared.
+/// (from the tile's first column), lanes folded as below, blocks from left to right in double, then times the scale squared.
 struct TileError {
   double signal, noise;
 };
@@ -100,7 +100,7 @@ OVERPROOF_HD inline double fold_error_lanes(const float* lane) {
          ((double(half[1]) + half[5]) + (double(half[3]) + half[7]));
 }
 
-/// One element's part. `code` as tile_code gives it, `reciprocal` 1 / scale.
+/// The part of one element. `code` as from tile_code, `reciprocal` 1 / scale.
 template <ElementType kCodes>
 OVERPROOF_HD inline void add_error(float x, uint8_t code, float reciprocal, float& signal, float& noise) {
   const float steps = x * reciprocal, error = steps - tile_value<kCodes>(code, 1.0f);
@@ -108,10 +108,10 @@ OVERPROOF_HD inline void add_error(float x, uint8_t code, float reciprocal, floa
   noise += error * error;
 }
 
-/// Errors of codes that stand already. Tiles without a scale give NaNs.
+/// Errors of existing codes. Tiles without a scale give NaNs.
 struct ErrorJob {
   QuantizeJob quantized;  ///< tiles, x, codes, scales
-  TileError* blocks;      ///< [rows, across, error_blocks]: room for the sums of blocks
+  TileError* blocks;      ///< [rows, across, error_blocks]: scratch for the sums of blocks
   TileError* errors;      ///< [rows, across]
   OVERPROOF_HD int64_t error_blocks() const {
     const int64_t width =

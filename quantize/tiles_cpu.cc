@@ -121,7 +121,7 @@ GemmScaling gemm_scaling(const CodeMatrix& x, const CodeMatrix& w) {
     if (x.tiles.tile_rows == 1 && x.tiles.tile_columns == kScaleBlock && w.tiles.tile_rows == kScaleBlock &&
         w.tiles.tile_columns == kScaleBlock)
       return GemmScaling::block_128;
-    // One row is its own tensor: tokens come first, so that a single token multiplies a weight by channels.
+    // A single row matches both per-tensor and per-token tiles; per-token is tested first, for one token times a weight by channels.
     if (is(x.tiles, per_row) && is(w.tiles, per_row)) return GemmScaling::token_channel;
     if (is(x.tiles, per_tensor) && is(w.tiles, per_tensor)) return GemmScaling::per_tensor;
   }

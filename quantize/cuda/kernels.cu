@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads) walk(Body body) {
   }
 }
 
-/// Launches what the dispatcher chooses; keeps the first failure.
+/// Launches the bodies that the dispatcher chooses; keeps the first failure.
 struct Launcher {
   cudaStream_t stream;
   cudaError_t error = cudaSuccess;

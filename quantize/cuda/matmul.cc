@@ -1,4 +1,4 @@
-// A MatmulJob in cuBLASLt's words. What to compute and how was chosen by quantize/gemm_plan.cc; this only translates.
+// Translates a MatmulJob to cuBLASLt calls. quantize/gemm_plan.cc chose what to compute and how.
 
 #include <memory>
 
@@ -62,7 +62,7 @@ int32_t prepare_workspace(Session& session, int64_t bytes) {
   return 0;
 }
 
-/// A job in cuBLASLt's words, and how far putting it so went.
+/// A job as cuBLASLt descriptors, and the status of creating them.
 struct Descriptors {
   Description description;
   Layout a, b, d;
@@ -77,7 +77,7 @@ struct Descriptors {
     describe(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
     scaled(job.a_scale, job.a_scales, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER);
     scaled(job.b_scale, job.b_scales, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER);
-    // Hopper's fp8 units sum with few bits; without fast accumulation cuBLAS moves the sums to f32 registers now and then.
+    // Hopper's fp8 units add with few bits; without fast accumulation cuBLAS regularly moves the sums to f32 registers.
     if (job.ab == ElementType::f8_e4m3) describe(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{0});
 
     step(cublasLtMatrixLayoutCreate, &a.handle, data_type(job.ab), uint64_t(job.k), uint64_t(job.m), job.lda);
@@ -126,7 +126,7 @@ int32_t matmul_on(Session& session, const MatmulJob& job) {
        &count);
   if (step.status == CUBLAS_STATUS_SUCCESS && count == 0)
     return fail("multiply", "cuBLASLt has no algorithm for this product on this device");
-  // Alpha and beta have the type of the scale: int32 beside int32 sums.
+  // Alpha and beta have the scale type: int32 for int32 sums.
   const bool integers = job.ab == ElementType::int8;
   const float one = 1.0f, zero = 0.0f;
   const int32_t integer_one = 1, integer_zero = 0;

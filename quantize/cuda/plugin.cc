@@ -1,4 +1,4 @@
-// The table of functions that the program gets. No exception leaves this file: nothing in it throws but allocation of a session.
+// The table of functions for the program. No exception leaves this file: only the allocation of a session can throw.
 
 #include <cstdio>
 #include <cstring>
@@ -18,7 +18,7 @@ const char* last_error() { return error_text; }
 int32_t device_count(int32_t* count) {
   *count = 0;
   int found = 0, driver = 0;
-  // Without a driver the runtime speaks of one that is too old.
+  // Without a driver the runtime reports one that is too old.
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return fail("look for devices", "there is no driver");
   if (const int32_t bad = status(cudaGetDeviceCount(&found), "look for devices")) return bad;
   *count = found;
@@ -76,7 +76,7 @@ int32_t allocate(void* session, int64_t bytes, void** memory) {
 
 void release(void* session, void* memory) {
   cudaSetDevice(at(session).device);
-  cudaStreamSynchronize(at(session).stream);  // what uses the memory may still run; its failure shows in the next copy
+  cudaStreamSynchronize(at(session).stream);  // a kernel may still use the memory; its failure is reported by the next copy
   cudaFree(memory);
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// Inside the plugin: a session, and how failures become text. Compiled by nvcc and g++.
+// Internal to the plugin: a session, and the text of failures. Compiled by nvcc and g++.
 
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>

@@ -1,7 +1,8 @@
-"""The program that the tests run, and what several of them give it."""
+"""The program that the tests run, and input that several tests share."""
 import json
 import os
 import pathlib
+import signal
 import subprocess
 
 OVERPROOF = os.environ["OVERPROOF"]
@@ -20,8 +21,28 @@ def overproof(*words, code=0, env=None, timeout=600, **options):
     return done
 
 
+KILLER = pathlib.Path(OVERPROOF).parent / "libkill_at_write.so"  # tests/kill_at_write.cc
+
+
+def count_writes(*words, file):
+    """Runs it to its end; returns how many writes to regular files it made. `file`: where the count is stored meanwhile."""
+    overproof(*words, env={"LD_PRELOAD": str(KILLER), "KILL_COUNT_TO": str(file)})
+    return int(file.read_text())
+
+
+def stopped(*words, kind=signal.SIGKILL, at_write=None, after_rename=None):
+    """Runs it until it gets the signal, which must end it: at its write number `at_write` to a regular file, or at the first write
+    after it renamed a file to `after_rename`."""
+    assert KILLER.exists(), f"{KILLER} is missing; build the target kill_at_write"
+    env = {"LD_PRELOAD": str(KILLER), "KILL_SIGNAL": str(int(kind))}
+    env |= {"KILL_AT_WRITE": str(at_write)} if at_write else {"KILL_AFTER_RENAME": after_rename}
+    done = overproof(*words, code=130 if kind == signal.SIGINT else -kind, env=env)
+    assert kind != signal.SIGINT or "interrupted" in done.stderr
+    return done
+
+
 def write_labelled_texts(folder, sources, licenses=("CC0-1.0",)):
-    """The example texts, dealt out among sources and licences in turn."""
+    """The example texts, with sources and licences assigned in turn."""
     folder.mkdir()
     records = []
     for i, file in enumerate(sorted((SOURCE / "examples/texts").glob("*.txt"))):

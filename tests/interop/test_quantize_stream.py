@@ -1,19 +1,17 @@
-"""quantize on more than a gigabyte, through the command line: peak memory, a kill, a changed input, and how fast help is there."""
+"""quantize on more than a gigabyte, through the command line: peak memory, a kill, a changed input, and the start-up time of --help."""
 
 import base64
 import importlib.util
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
-OVERPROOF = os.environ["OVERPROOF"]
-SOURCE = pathlib.Path(os.environ["OVERPROOF_SOURCE_DIR"])
+from program import OVERPROOF, SOURCE, stopped
+
 spec = importlib.util.spec_from_file_location("quantize_stream", SOURCE / "benchmarks" / "quantize_stream.py")
 stream = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(stream)
@@ -41,13 +39,7 @@ def statement(folder):
 
 
 def killed_once_journalled(work, out, kind):
-    process = subprocess.Popen(command(work, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while process.poll() is None and not list(work.glob(f".{out}.scratch-*/quantize.json")):
-        time.sleep(0.002)
-    assert process.poll() is None, "it was done before it could be killed"
-    process.send_signal(kind)
-    process.communicate()
-    assert process.returncode == (130 if kind == signal.SIGINT else -kind)
+    stopped(*command(work, out)[1:], kind=kind, after_rename="resume.json")
     assert not (work / out).exists()
 
 
@@ -58,12 +50,12 @@ def test_memory_kill_and_changed_input(work):
     for kind in (signal.SIGKILL, signal.SIGINT):
         killed_once_journalled(work, "again", kind)
         done = subprocess.run(command(work, "again"), capture_output=True, text=True, check=True)
-        assert "from an earlier run" in done.stdout
+        assert "of an earlier run" in done.stdout
         assert statement(work / "again") == statement(work / "whole")
         shutil.rmtree(work / "again")
         assert not list(work.glob(".again*"))
 
-    # One byte of the last tensor, size and time as before: what was left over must not be taken for the new model's.
+    # One byte of the last tensor, size and time as before: the partial output must not be used for the changed model.
     killed_once_journalled(work, "changed", signal.SIGKILL)
     file = work / "model" / "model.safetensors"
     times = file.stat()
@@ -72,7 +64,7 @@ def test_memory_kill_and_changed_input(work):
         f.write(b"\0\0")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     done = subprocess.run(command(work, "changed"), capture_output=True, text=True, check=True)
-    assert "from an earlier run" not in done.stdout
+    assert "of an earlier run" not in done.stdout
     assert statement(work / "changed")[2] != statement(work / "whole")[2]
 
 

@@ -317,7 +317,7 @@ TEST_CASE("bytes and error sums are the same for any threads, chunk size and ord
 
 TEST_CASE("a weight too large for one look is read twice for its largest magnitude") {
   const TempFolder t;
-  const int64_t rows = kOneLook / 4096 + 100;
+  const int64_t rows = kOnePassBytes / 4096 + 100;
   fs::create_directories(t.path() / "in");
   std::ofstream(t.path() / "in" / "config.json") << "{}";
   {

@@ -12,6 +12,7 @@
 #include "quantize/fp8.h"
 #include "quantize/int8.h"
 #include "quantize/q8_0.h"
+#include "tests/skip.h"
 
 using namespace overproof;
 
@@ -103,26 +104,36 @@ std::vector<uint8_t> everything(const RowKernels& kernels, const std::vector<In>
   return all;
 }
 
-}  // namespace
-
-TEST_CASE("all kernels equal the scalar reference bit for bit, from f32 and from bf16, at lengths 1 to 300") {
-  const std::vector<const RowKernels*> list = all_row_kernels();
-  CAPTURE(list.size());
-  if (list.size() < 3) WARN("this processor lacks AVX2 or AVX-512: " << list.size() << " kernels compared");
+/// Compares with the scalar reference bit for bit, from f32 and from bf16, at lengths 1 to 300.
+void compare_with_scalar(const RowKernels& kernels) {
   for (int64_t n = 1; n <= 300; ++n)
     for (int kind = 0; kind < kKinds; ++kind) {
       const std::vector<float> row = row_of_kind(kind, n);
       const std::vector<uint16_t> bits = as_bf16(row);
       std::vector<float> widened;
       for (const uint16_t h : bits) widened.push_back(bf16_to_f32(h));
-      const std::vector<uint8_t> expected = everything(*list[0], row), expected_bf16 = everything(*list[0], bits);
-      REQUIRE(everything(*list[0], widened) == expected_bf16);
-      for (const RowKernels* kernels : list) {
-        CAPTURE(n, kind, std::string(kernels->name));
-        REQUIRE(everything(*kernels, row) == expected);
-        REQUIRE(everything(*kernels, bits) == expected_bf16);
-      }
+      const std::vector<uint8_t> expected = everything(scalar_row_kernels(), row),
+                                 expected_bf16 = everything(scalar_row_kernels(), widened);
+      CAPTURE(n, kind, std::string(kernels.name));
+      REQUIRE(everything(kernels, row) == expected);
+      REQUIRE(everything(kernels, bits) == expected_bf16);
     }
+}
+
+}  // namespace
+
+TEST_CASE("the scalar kernels give the same from bf16 as from the same values in f32") {
+  compare_with_scalar(scalar_row_kernels());
+}
+
+TEST_CASE("AVX2 kernels equal the scalar reference bit for bit", "[hardware-avx2]") {
+  if (!avx2_row_kernels()) SKIP_CASE("this processor has no AVX2");
+  compare_with_scalar(*avx2_row_kernels());
+}
+
+TEST_CASE("AVX-512 kernels equal the scalar reference bit for bit", "[hardware-avx512]") {
+  if (!avx512_row_kernels()) SKIP_CASE("this processor has no AVX-512");
+  compare_with_scalar(*avx512_row_kernels());
 }
 
 TEST_CASE("kernels agree on long rows and at unaligned addresses") {
