@@ -211,10 +211,9 @@ def statistics(seeds):
         kind = bytes([version - 1])
         seeds.put("step_records_fuzz", kind + records, kind + records[:len(records) // 4])
     seeds.put("step_log_fuzz", '{"step":0,"loss":2.5,"kl":2.5,"ce":0.0,"balance":1.0}\n' * 2, '{"loss":2.5,"terms":{"forward-kl":2.5},"weight":16.0}\n')
-    row = {"name": "model.safetensors", "bytes": 24, "sha256": "0" * 64}
     plan = json.dumps([[name, "F32", [2, 3], "none", [[name, "F32", [2, 3]]]] for name in ["a.weight", "b.weight"]], separators=(",", ":"))
-    seeds.put("journal_fuzz", {"format_version": 1, "plan": hashlib.sha256(plan.encode()).hexdigest(), "items": 1, "bytes": 24, "errors": [[1.5, 0.25]],
-                               "outputs": [row], "inputs": [{"file": 0, "bytes": 24, "sha256": "1" * 64}]})
+    seeds.put("journal_fuzz", {"layout": hashlib.sha256(plan.encode()).hexdigest(), "items": 1, "bytes": 24, "errors": [[1.5, 0.25]],
+                               "inputs": [{"file": 0, "bytes": 24, "sha256": "1" * 64}]})
 
 
 def stages(seeds):

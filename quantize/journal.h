@@ -1,17 +1,18 @@
 #pragma once
-// What a killed run needs to go on: which tensors are complete, and digests of all that this rests on. The partial output
-// stands beside it. Nothing in it is trusted: inputs and outputs are digested again before anything is gone on from.
+// The engine's part of a resume point (records/resume.h): which items of the plan are complete, and digests of the input that
+// they were made from. Options are bound by the point's stage key; input and output are digested again before a run resumes.
 
 #include <cstdint>
 #include <optional>
 #include <vector>
 
-#include "core/file.h"
+#include "core/digest.h"
+#include "core/json_fwd.h"
 #include "quantize/plan.h"
 
 namespace overproof {
 
-/// How far the digest of an input file had come.
+/// Digest of the beginning of an input file.
 struct InputMark {
   int file = 0;  ///< of TensorSource::files()
   int64_t bytes = 0;
@@ -19,20 +20,17 @@ struct InputMark {
 };
 
 struct Journal {
-  Digest plan;                      ///< plan_digest(): a journal of another plan is none
-  size_t items = 0;                 ///< of the plan, complete
-  int64_t bytes = 0;                ///< of tensors in the output so far
-  std::vector<RowError> errors;     ///< [items]
-  std::vector<FileRecord> outputs;  ///< beginnings of the files, on the disk
-  std::vector<InputMark> inputs;    ///< one a file that was begun; they cover all that the items were made from
+  size_t items = 0;               ///< of the plan, complete
+  int64_t bytes = 0;              ///< of tensors in the output so far
+  std::vector<RowError> errors;   ///< [items]
+  std::vector<InputMark> inputs;  ///< at most one per file; they cover all bytes that the items were made from
 };
 
-/// Identity of what a plan makes: tensors, schemes, outputs.
-Digest plan_digest(const Plan& plan);
+/// Digest of the tensors, scheme names and outputs of a plan: which bytes an item takes in the output.
+Digest layout_digest(const Plan& plan);
 
-/// Atomic: a kill leaves this one or the one before.
-void write_journal(const fs::path& file, const Journal& journal);
-/// Nothing when there is none, or when it is damaged or of another plan: then the run starts over.
-std::optional<Journal> read_journal(const fs::path& file, const Plan& plan);
+Json to_json(const Journal& journal, const Plan& plan);
+/// Nothing when it is damaged, or of a plan with another layout.
+std::optional<Journal> journal_from_json(const Json& json, const Plan& plan);
 
 }  // namespace overproof

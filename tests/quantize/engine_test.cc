@@ -4,6 +4,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -21,17 +23,20 @@
 #include "formats/safetensors_checkpoint.h"
 #include "formats/sharded.h"
 #include "quantize/chunks.h"
+#include "quantize/journal.h"
 #include "quantize/quantize_stage.h"
+#include "records/resume.h"
 #include "tests/support.h"
 
 using namespace overproof;
 
 namespace {
 
-/// Codes x / scale with one scale for `unit` rows, or for the whole weight, as block and per-tensor schemes have them.
+/// Codes x / scale with one scale for `unit` rows, or for the whole weight, as block and per-tensor schemes have them. `levels`: the
+/// largest code, an option that changes bytes but no name and no size.
 class FakeScheme final : public Scheme {
  public:
-  explicit FakeScheme(int64_t unit) : unit_(unit) {}  // 0: one scale for all
+  FakeScheme(int64_t unit, int levels) : unit_(unit), levels_(levels) {}  // unit 0: one scale for all
   std::string_view name() const override { return unit_ ? "rows" : "whole"; }
   std::string_view format() const override { return "fake"; }
   int64_t row_unit() const override { return std::max<int64_t>(1, unit_); }
@@ -42,13 +47,13 @@ class FakeScheme final : public Scheme {
   int64_t row_bytes(int64_t columns) const override { return columns; }
   int64_t row_scales(int64_t rows, int64_t) const override { return unit_ ? (rows + unit_ - 1) / unit_ : 0; }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& w, const WeightFacts& facts) const override {
-    return std::make_unique<Rows>(w.shape[1], unit_, facts.amax);
+    return std::make_unique<Rows>(w.shape[1], unit_, levels_, facts.amax);
   }
   Json config_group() const override { return {{"targets", {"Linear"}}, {"name", name()}}; }
 
  private:
   struct Rows final : RowQuantizer {
-    Rows(int64_t columns, int64_t unit, float amax) : columns(columns), unit(unit), amax(amax) {}
+    Rows(int64_t columns, int64_t unit, int levels, float amax) : columns(columns), unit(unit), levels(levels), amax(amax) {}
     RowsResult quantize(int64_t first, int64_t rows, std::span<float> x, std::span<uint8_t> bytes,
                         std::span<float> scales) const override {
       if (unit && first % unit != 0) throw std::logic_error("cut inside a block");
@@ -57,11 +62,11 @@ class FakeScheme final : public Scheme {
         const size_t begin = size_t(r * columns), end = size_t(std::min(rows, r + (unit ? unit : rows)) * columns);
         float most = unit ? 0 : amax;
         for (size_t i = begin; unit && i < end; ++i) most = std::max(most, std::abs(x[i]));
-        const float scale = most / 127;
+        const float scale = most / float(levels);
         if (unit) scales[size_t(r / unit)] = scale;
         for (size_t i = begin; i < end; ++i) {
           const int code = int(std::nearbyint(x[i] / scale));
-          if (std::abs(code) > 127) throw std::logic_error("a magnitude was overlooked");
+          if (std::abs(code) > levels) throw std::logic_error("a magnitude was overlooked");
           bytes[i] = uint8_t(int8_t(code));
           result.error += {double(x[i]) * x[i], std::pow(double(x[i]) - code * scale, 2)};
         }
@@ -69,14 +74,16 @@ class FakeScheme final : public Scheme {
       return result;
     }
     std::vector<uint8_t> side_output(int, std::span<const float> scales) const override {
-      const float whole = amax / 127;
+      const float whole = amax / float(levels);
       const auto bytes = std::as_bytes(unit ? scales : std::span(&whole, 1));
       return {reinterpret_cast<const uint8_t*>(bytes.data()), reinterpret_cast<const uint8_t*>(bytes.data() + bytes.size())};
     }
     int64_t columns, unit;
+    int levels;
     float amax;
   };
   int64_t unit_;
+  int levels_;
 };
 
 std::vector<TensorInfo> tensors() {
@@ -94,7 +101,7 @@ std::vector<TensorInfo> tensors() {
   return list;
 }
 
-/// Written with a stream of its own: what stands on disk must not hang on what is tested.
+/// Written without the engine, which is under test.
 void write_model(const fs::path& folder, uint64_t seed = 3) {
   fs::create_directories(folder);
   std::ofstream(folder / "config.json") << R"({"model_type": "llama"})";
@@ -113,9 +120,9 @@ void write_model(const fs::path& folder, uint64_t seed = 3) {
 }
 
 /// A plan with a fake scheme for every projection.
-Plan plan_for(const TensorSource& source) {
+Plan plan_for(const TensorSource& source, int levels = 127) {
   Plan plan;
-  for (const int64_t unit : {int64_t{16}, int64_t{0}}) plan.schemes.push_back(std::make_unique<FakeScheme>(unit));
+  for (const int64_t unit : {int64_t{16}, int64_t{0}}) plan.schemes.push_back(std::make_unique<FakeScheme>(unit, levels));
   for (const TensorInfo& t : source.tensors()) {
     PlanItem item{t, nullptr, t.dtype, {t}};
     if (t.name.ends_with("q_proj.weight") || t.name.ends_with("down_proj.weight")) item.scheme = plan.schemes[0].get();
@@ -132,11 +139,13 @@ struct Made {
   std::string bytes;  // all files of the output, one after another
 };
 
-Made run(const Checkpoint& model, const fs::path& at, const EngineOptions& options = {}) {
-  const Plan plan = plan_for(*model.tensors);
+Digest stage_key(int levels) { return sha256(fmt::format("levels {}", levels)); }
+
+Made run(const Checkpoint& model, const fs::path& at, const EngineOptions& options = {}, int levels = 127) {
+  const Plan plan = plan_for(*model.tensors, levels);
   fs::create_directories(at / "out");
   fs::create_directories(at / "scratch");
-  Outputs outputs(at / "out", at / "scratch");
+  Outputs outputs(at / "out", at / "scratch", {}, stage_key(levels));
   const SinkMaker make_sink = [](OutputFolder& to, const std::vector<TensorInfo>& list) {
     return std::make_unique<ShardedWriter>(to, list, Metadata{}, 700'000);
   };
@@ -149,18 +158,18 @@ Made run(const Checkpoint& model, const fs::path& at, const EngineOptions& optio
   return made;
 }
 
-Made run(const fs::path& model, const fs::path& at, const EngineOptions& options = {}) {
-  return run(open_checkpoint(model), at, options);
+Made run(const fs::path& model, const fs::path& at, const EngineOptions& options = {}, int levels = 127) {
+  return run(open_checkpoint(model), at, options, levels);
 }
 
-/// The same tensors under another order, or without a place on disk.
-class Disguise final : public TensorSource {
+/// The same tensors in reverse order, or without extents in files.
+class RearrangedSource final : public TensorSource {
  public:
-  Disguise(std::unique_ptr<TensorSource> source, bool reversed, bool placed) : source_(std::move(source)), placed_(placed) {
+  RearrangedSource(std::unique_ptr<TensorSource> source, bool reversed, bool placed) : source_(std::move(source)), placed_(placed) {
     list_ = source_->tensors();
     if (reversed) std::reverse(list_.begin(), list_.end());
     if (!placed)
-      std::erase_if(list_, [](const TensorInfo& t) { return t.dtype == DType::i64; });  // has no values as f32 to be written
+      std::erase_if(list_, [](const TensorInfo& t) { return t.dtype == DType::i64; });  // cannot be read as f32
   }
   const std::vector<TensorInfo>& tensors() const override { return list_; }
   void read_f32(std::string_view n, int64_t f, int64_t r, std::span<float> out) const override {
@@ -230,7 +239,7 @@ constexpr EngineOptions kOften{.block_bytes = 1 << 16, .checkpoint_bytes = 50'00
 
 }  // namespace
 
-TEST_CASE("the engine's output is what a plain loop makes, and inputs are digested on the way") {
+TEST_CASE("the engine writes what a plain loop computes, and digests its inputs") {
   const TempFolder t;
   write_model(t.path() / "in");
   const Checkpoint model = open_checkpoint(t.path() / "in");
@@ -245,9 +254,9 @@ TEST_CASE("the engine's output is what a plain loop makes, and inputs are digest
     CHECK(r.bytes == int64_t(fs::file_size(r.name)));
     bytes += r.bytes;
   }
-  CHECK(made.result.bytes_read == bytes);  // small weights are looked at twice, but read once
+  CHECK(made.result.bytes_read == bytes);  // small weights are passed over twice, but read once
 
-  std::string expected;  // bytes of all tensors in order; headers are the writer's business
+  std::string expected;  // bytes of all tensors in order, without the file's header
   for (size_t i = 0; i < plan.items.size(); ++i) {
     const PlanItem& item = plan.items[i];
     if (item.source.dtype == DType::i64) {
@@ -272,7 +281,7 @@ TEST_CASE("the engine's output is what a plain loop makes, and inputs are digest
     expected.append(codes.begin(), codes.end()).append(side.begin(), side.end());
   }
   std::string ours;
-  const SafetensorsCheckpoint files(t.path() / "a" / "out");  // as stored: open_checkpoint would want to dequantise
+  const SafetensorsCheckpoint files(t.path() / "a" / "out");  // as stored: open_checkpoint would dequantize
   for (const TensorInfo& out : plan.outputs) {
     const RowExtent e = *files.extent(out.name);
     ours += read_file(files.files()[size_t(e.file)]).substr(size_t(e.offset), size_t(out.bytes()));
@@ -299,13 +308,13 @@ TEST_CASE("bytes and error sums are the same for any threads, chunk size and ord
     }
   set_thread_count(0);
 
-  // In another order the digests need a pass of their own; the result is no other.
-  const auto disguised = [&](bool reversed, bool placed) {
+  // In another order the digests need a pass of their own; the result is the same.
+  const auto rearranged = [&](bool reversed, bool placed) {
     Checkpoint model = open_checkpoint(t.path() / "in");
-    model.tensors = std::make_unique<Disguise>(std::move(model.tensors), reversed, placed);
+    model.tensors = std::make_unique<RearrangedSource>(std::move(model.tensors), reversed, placed);
     return run(model, t.path() / std::to_string(number++));
   };
-  const Made backwards = disguised(true, true), nowhere = disguised(true, false);
+  const Made backwards = rearranged(true, true), nowhere = rearranged(true, false);
   CHECK(backwards.result.inputs.size() == one.result.inputs.size());
   for (size_t f = 0; f < one.result.inputs.size(); ++f) {
     CHECK(backwards.result.inputs[f].digest == one.result.inputs[f].digest);
@@ -315,7 +324,7 @@ TEST_CASE("bytes and error sums are the same for any threads, chunk size and ord
     CHECK(backwards.result.errors[one.result.errors.size() - 1 - i].noise == one.result.errors[i].noise);
 }
 
-TEST_CASE("a weight too large for one look is read twice for its largest magnitude") {
+TEST_CASE("a weight too large for one pass is read twice for its largest magnitude") {
   const TempFolder t;
   const int64_t rows = kOnePassBytes / 4096 + 100;
   fs::create_directories(t.path() / "in");
@@ -337,7 +346,7 @@ TEST_CASE("a weight too large for one look is read twice for its largest magnitu
         std::vector<float>{8.0f / 127});
 }
 
-TEST_CASE("a killed or interrupted run goes on where it was, and ends with the same bytes") {
+TEST_CASE("a killed or interrupted run resumes, and writes the same bytes") {
   const TempFolder t;
   write_model(t.path() / "in");
   const std::string expected = run(t.path() / "in", t.path() / "whole").bytes;
@@ -357,41 +366,57 @@ TEST_CASE("a killed or interrupted run goes on where it was, and ends with the s
   CHECK(most_resumed > 3);
 }
 
-TEST_CASE("what was left over is not gone on from when input or output are no longer what they were") {
+TEST_CASE("a run starts over when input, output or journal have changed") {
   const TempFolder t;
   write_model(t.path() / "in");
-  for (const std::string what : {"input", "output", "journal", "marks", "beyond", "nothing"}) {
+  for (const std::string what : {"input", "output", "journal", "marks", "beyond", "items", "nothing"}) {
     CAPTURE(what);
     const fs::path in = t.path() / ("in-" + what), at = t.path() / what;
     fs::copy(t.path() / "in", in);
     REQUIRE(run_and_signal(in, at, kOften, SIGKILL, 13) == -SIGKILL);
-    REQUIRE(fs::exists(at / "scratch" / "quantize.json"));
-    if (what == "input") {  // same size, same time: only the digest tells
-      const fs::path file = *open_checkpoint(in).tensors->files().begin();
-      const auto time = fs::last_write_time(file);
-      std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-100, std::ios::end) << 'q';
-      fs::last_write_time(file, time);
+    const fs::path file = at / "scratch" / kResumeFile;
+    std::optional<ResumePoint> point = parse_resume(read_file(file), stage_key(127));
+    REQUIRE(point);
+    if (what == "input") {  // same size, same time: only the digest differs
+      const fs::path first = *open_checkpoint(in).tensors->files().begin();
+      const auto time = fs::last_write_time(first);
+      std::fstream(first, std::ios::in | std::ios::out | std::ios::binary).seekp(-100, std::ios::end) << 'q';
+      fs::last_write_time(first, time);
     }
     if (what == "output") {
-      const Json journal = read_json(at / "scratch" / "quantize.json");
-      const fs::path partial = at / "scratch" / "partial" / journal["outputs"][0]["name"].get<std::string>();
+      const fs::path partial = at / "scratch" / "partial" / point->files.at(0).name;
       REQUIRE(fs::file_size(partial) > 5002);
       std::fstream(partial, std::ios::in | std::ios::out | std::ios::binary).seekp(5000) << "\xff\x01";
     }
-    if (what == "marks" || what == "beyond") {  // digests that speak of less than was made, or of what is not there
-      Json journal = read_json(at / "scratch" / "quantize.json");
-      if (what == "marks") journal["inputs"] = Json::array();
-      else journal["inputs"][0]["bytes"] = 1'000'000'000;
-      std::ofstream(at / "scratch" / "quantize.json") << journal.dump();
+    if (what == "marks" || what == "beyond") {  // digests of fewer bytes than were used, or of more than there are
+      if (what == "marks") point->progress["inputs"] = Json::array();
+      else point->progress["inputs"][0]["bytes"] = 1'000'000'000;
+      std::ofstream(file) << encode_resume(*point, stage_key(127));
     }
-    if (what == "journal") std::ofstream(at / "scratch" / "quantize.json", std::ios::app) << "}";
+    if (what == "journal") std::ofstream(file, std::ios::app) << "}";
+    if (what == "items") {
+      point->progress["items"] = plan_for(*open_checkpoint(in).tensors).items.size() + 1;
+      std::ofstream(file) << encode_resume(*point, stage_key(127));
+    }
     const Made made = run(in, at, kOften);
     CHECK((made.result.resumed_items == 0) == (what != "nothing"));
     CHECK(made.bytes == run(in, t.path() / ("fresh-" + what)).bytes);
   }
 }
 
-TEST_CASE("a full disk ends the run, and with more room it goes on") {
+TEST_CASE("a run with other options starts over, although names, shapes and sizes are the same") {
+  const TempFolder t;
+  write_model(t.path() / "in");
+  const Checkpoint model = open_checkpoint(t.path() / "in");
+  REQUIRE(layout_digest(plan_for(*model.tensors)) == layout_digest(plan_for(*model.tensors, 63)));
+  const std::string expected = run(t.path() / "in", t.path() / "whole", {}, 63).bytes;
+  REQUIRE(run_and_signal(t.path() / "in", t.path() / "a", kOften, SIGKILL, 13) == -SIGKILL);
+  const Made other = run(t.path() / "in", t.path() / "a", kOften, 63);
+  CHECK(other.result.resumed_items == 0);
+  CHECK(other.bytes == expected);
+}
+
+TEST_CASE("a full disk ends the run, and with more room it resumes") {
   const TempFolder t;
   write_model(t.path() / "in");
   const std::string expected = run(t.path() / "in", t.path() / "whole").bytes;
@@ -441,7 +466,7 @@ TEST_CASE("several schemes become groups with targets of their own") {
   CHECK(config["config_groups"]["group_1"]["targets"] == Json({R"(re:^model\.layers\.\d+\.mlp\.up_proj$)"}));
 }
 
-TEST_CASE("chunks cover every file once for its digest, whatever their size") {
+TEST_CASE("chunks of any size cover every file once for its digest") {
   const TempFolder t;
   write_model(t.path() / "in");
   const Checkpoint model = open_checkpoint(t.path() / "in");
