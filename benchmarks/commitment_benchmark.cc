@@ -1,7 +1,7 @@
-// What it costs to commit to a corpus, and how long its answers take: bench_commitment [--documents N] [--folder DIR].
+// Cost of committing to a corpus, and latency of its proofs: bench_commitment [--documents N] [--folder DIR].
 // Documents are SHA-256 digests of a counter; every answer is checked, and a wrong one ends the run with 1. Times of single
-// answers are quantiles over random documents; "cold" ones come after the files were thrown out of the page cache, so they hold
-// the disk's latency.
+// answers are quantiles over random documents; "cold" ones are measured after the files were removed from the page cache, so they
+// include the latency of the disk.
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -39,7 +39,7 @@ void require(bool holds, const char* what) {
   std::exit(1);
 }
 
-/// What a call took: of the clock, and of the processor, which other programs on the machine do not lengthen.
+/// Wall time and CPU time of calls; other programs on the machine affect only the former.
 struct Times {
   std::vector<double> wall, cpu;  // microseconds
 };
@@ -77,7 +77,7 @@ void drop_from_cache(const fs::path& folder) {
   }
 }
 
-/// Bytes a second of one core's time.
+/// Bytes per second of one core.
 double raw_sha256_rate() {
   const std::vector<uint8_t> data(size_t{64} << 20, 'a');
   const double start = cpu_now(CLOCK_THREAD_CPUTIME_ID);
@@ -97,7 +97,7 @@ void build_files(int64_t n, const fs::path& folder) {
     std::vector<Digest> piece(1 << 16);
     for (int64_t first = 0; first < n; first += int64_t(piece.size())) {
       const int64_t count = std::min<int64_t>(int64_t(piece.size()), n - first);
-      for (int64_t i = 0; i < count; ++i) piece[size_t(i)] = document(first + i);  // what hashing the texts would be
+      for (int64_t i = 0; i < count; ++i) piece[size_t(i)] = document(first + i);  // instead of hashing texts
       const auto start = Clock::now();
       const double busy = cpu_now(CLOCK_PROCESS_CPUTIME_ID);
       for (int64_t i = 0; i < count; ++i)
@@ -112,7 +112,7 @@ void build_files(int64_t n, const fs::path& folder) {
     build += seconds_since(start);
     cpu += cpu_now(CLOCK_PROCESS_CPUTIME_ID) - busy;
   }
-  // A tree over n leaves hashes one block a leaf and two a node; there are two trees.
+  // A tree over n leaves hashes one block per leaf and two per node; there are two trees.
   const double blocks = 2.0 * 3 * double(n);
   fmt::print("build: {:.2f} s, {:.2f} s of one core, {:.2f} million documents a core-second\n", build, cpu,
              double(n) / cpu / 1e6);
@@ -127,7 +127,7 @@ void build_files(int64_t n, const fs::path& folder) {
   fmt::print("  {:<20} {:>14.0f} bytes {:>8.2f} a document\n\n", "together", bytes, bytes / double(n));
 }
 
-/// Cold: the page cache is emptied before each kind of question, and the files are opened anew, as what is mapped stays in it.
+/// Cold: the page cache is emptied before each kind of query, and the files are opened again, because mapped pages stay in it.
 void ask(int64_t n, const fs::path& folder, int64_t calls, bool cold) {
   const std::string note = cold ? ", cold" : "";
   const NoteSigner signer = NoteSigner::generate("example.com/bench");
@@ -198,7 +198,7 @@ void ask(int64_t n, const fs::path& folder, int64_t calls, bool cold) {
                 [&](int64_t i) {
                   std::vector<std::vector<Digest>> found(kBatch);
                   const int64_t step = asked[size_t(i)] % (windows / kBatch);
-                  // As TrainingOrder does, with each permutation set up once for the step.
+                  // As in TrainingOrder, with each permutation set up once per step.
                   const Permutation of_windows(key, 0, windows), of_blocks(key, uint64_t(step * kBatch / windows) + 1, windows);
                   wait_in_parallel(kBatch, [&](int64_t place) {
                     const int64_t p = step * kBatch + place;

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures SHA-256 of a model's folder, and signing it again after a small change, beside OpenSSL and PyPI model-signing, in one run.
+"""Measures SHA-256 of a model's folder, and signing it again after a small change, compared with OpenSSL and PyPI model-signing in one run.
 
     benchmarks/digest.py build/release/bin/overproof --folder /some/disk
 
 Makes two folders of --gigabytes random bytes, one with a single file and one with shards of a gigabyte, and reads them once, so that they
-stand in the page cache. Then, best of --repeat: `openssl dgst -sha256`, `model_signing sign key` and `verify key`, `overproof sign` without a
+are in the page cache. Then, best of --repeat: `openssl dgst -sha256`, `model_signing sign key` and `verify key`, `overproof sign` without a
 cache, and with one: nothing changed, 1 KiB changed at the beginning, in the middle and at the end of the last file, and with
 --trust-change-time. Every signature made after a change is checked: its digests are compared with hashlib's at the end of the run, and
-model-signing verifies the last one. Everything is deleted again.
+model-signing verifies the last one. All files are deleted at the end.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def check_digests(folder):
     for resource_ in json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]["resources"]:
         with open(folder / resource_["name"], "rb") as f:
             if hashlib.file_digest(f, "sha256").hexdigest() != resource_["digest"]:
-                sys.exit(f"{folder / resource_['name']}: the signature holds another digest")
+                sys.exit(f"{folder / resource_['name']}: the digest in the signature is wrong")
 
 
 def measure(program, folder, files, size, key, public, cache, repeat):
@@ -94,7 +94,7 @@ def measure(program, folder, files, size, key, public, cache, repeat):
             results.append(run(cached))
         check_digests(folder)
         row(f"  1 KiB changed at the {where} of the last file", results, size)
-    time.sleep(4)  # a younger change is not noted
+    time.sleep(4)  # the cache does not record files that changed in the last seconds
     run(cached)
     row("  --trust-change-time, nothing changed", [run([*cached, "--trust-change-time"]) for _ in again], size)
     for where in ("end", "beginning"):
@@ -110,7 +110,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=pathlib.Path, help="the built overproof")
     parser.add_argument("--gigabytes", type=float, default=4)
-    parser.add_argument("--folder", type=pathlib.Path, default=None, help="where to make the files; default: the temporary folder")
+    parser.add_argument("--folder", type=pathlib.Path, default=None, help="folder for the files; default: the temporary folder")
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     work = pathlib.Path(tempfile.mkdtemp(prefix="overproof-digest-", dir=args.folder))

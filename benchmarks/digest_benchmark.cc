@@ -1,4 +1,4 @@
-// SHA-256 of data in memory, of one message and of several together. benchmarks/run.py sets it beside `openssl speed sha256`.
+// SHA-256 of data in memory, of one message and of several together. benchmarks/run.py compares it with `openssl speed sha256`.
 
 #include <benchmark/benchmark.h>
 
@@ -10,7 +10,7 @@
 namespace {
 
 void sha256_in_memory(benchmark::State& state) {
-  // As many bytes a call as `openssl speed -bytes` is asked for.
+  // As many bytes per call as with `openssl speed -bytes`.
   const std::vector<uint8_t> data(size_t(state.range(0)), 'a');
   overproof::Digest digest;
   for (auto _ : state) {
@@ -18,7 +18,7 @@ void sha256_in_memory(benchmark::State& state) {
     benchmark::DoNotOptimize(digest);
   }
   state.SetBytesProcessed(int64_t(state.iterations()) * state.range(0));
-  // 1,048,576 times 'a', as sha256sum says.
+  // 1,048,576 times 'a', by sha256sum.
   if (digest.hex() != "9bc1b2a288b26af7257a36277ae3816a7d4f16e89c1e7e77d0a5c48bad62b360")
     state.SkipWithError("the digest is wrong");
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Error rates and power of `audit compare`, on models made on the spot.
+"""Error rates and power of `audit compare`, on models trained here.
 
     benchmarks/evidence.py BUILD [--runs 1000] [--models 48] [--part null|power|radioactivity|all] [--json]
 
-Null: models of 0.1 million parameters, each trained from its own initial weights, compared with keys, controls and models they have nothing
-to do with (bench_evidence; BUILD needs -DOVERPROOF_BENCHMARKS=ON). Power: a student is distilled and then quantised, pruned and calibrated;
-each of its descendants is compared with the run, and so is a stranger. Radioactivity: students of sampled text, with and without the
-watermark. Everything is made from seeds, by the program's own stages. Takes some ten minutes on one core.
+Null: models of 0.1 million parameters, each trained from its own initial weights, compared with unrelated keys, controls and
+models (bench_evidence; BUILD needs -DOVERPROOF_BENCHMARKS=ON). Power: a student is distilled and then quantised, pruned and calibrated;
+each of its descendants and an unrelated model are compared with the run. Radioactivity: students of sampled text, with and without the
+watermark. All models are made from seeds by the program's stages. Takes about ten minutes on one core.
 """
 import argparse
 import json
@@ -22,7 +22,7 @@ SHAPE = ["--layers", 2, "--hidden-size", 64, "--intermediate-size", 128]
 
 
 def write_texts(folder, total, seed):
-    """Documents of made-up words with a skewed frequency, so that there is something to learn and something to remember."""
+    """Documents of invented words with a skewed frequency, so that models can both generalise and memorise."""
     generator = random.Random(seed)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
     words = ["".join(generator.choice(syllables) for _ in range(generator.randint(1, 4))) for _ in range(2000)]
@@ -111,7 +111,7 @@ class Bench:
         self.overproof("calibrate", "--student", run / "student", "--teacher", run / "teacher", "--corpus", run / "corpus", "--target-activation", 0.25,
                        "--steps", 4, "--out", run / "calibrated")
         self.overproof("quantize", "--model", run / "calibrated", "--out", run / "int8")
-        # A dense student of its own initial weights, and the same pruned.
+        # A dense student from independent initial weights, and the same pruned.
         dense = self.work / "dense"
         for name in ("teacher", "corpus", "soft-targets"):
             shutil.copytree(run / name, dense / name)
@@ -120,7 +120,7 @@ class Bench:
         self.overproof("observe", "--teacher", dense / "student", "--corpus", dense / "corpus", "--tokens", 1024, "--out", dense / "statistics")
         self.overproof("prune", "--teacher", dense / "student", "--statistics", dense / "statistics", "--keep", 0.75, "--out", dense / "pruned")
         self.overproof("quantize", "--model", dense / "student", "--out", dense / "int8")
-        # Strangers: the same data and teacher in another order, and controls of other initial weights and other teachers.
+        # Unrelated models: the same data and teacher in another order, and controls with other initial weights and teachers.
         other = self.work / "other"
         self.overproof("teach", "--teacher", run / "teacher", "--corpus", run / "corpus", "--tokens", 131072, "--seed", 9, "--out", other / "soft-targets")
         self.overproof("tiny-teacher", "--seed", 3, *SHAPE, "--out", other / "student-init")
@@ -142,7 +142,7 @@ class Bench:
         return rows
 
     def radioactivity(self):
-        """Students taught by nothing but sampled documents (hard labels), with and without the watermark in them."""
+        """Students trained on sampled documents only (hard labels), with and without the watermark."""
         run, rows, work = self.base(), [], self.work / "sampled"
         key = work / "key.json"
         for name, mark in (("marked", ["--watermark-key", key, "--watermark-context", 1, "--watermark-strength", 2]), ("plain", [])):

@@ -1,10 +1,10 @@
-// Error rates of the tests between models, on models that have nothing to do with one another:
+// Error rates of the tests between models, on unrelated models:
 //
 //   bench_evidence --models FOLDER --teacher MODEL --corpus CORPUS [--runs 1000] [--scratch FOLDER]
 //
-// FOLDER holds small models trained from independent initial weights. Every run draws what the test's null hypothesis says is
-// random: a key of the training order, a pair of models, a suspect with its controls, a watermark key; p-values come from the
-// functions that `audit compare` calls. One JSON object a test: how often p <= 0.05, 0.01 and 0.001, and a Kolmogorov-Smirnov
+// FOLDER holds small models trained from independent initial weights. Every run draws what is random under the test's null
+// hypothesis: a key of the training order, a pair of models, a suspect with its controls, a watermark key; p-values come from the
+// functions that `audit compare` calls. Prints one JSON object per test: how often p <= 0.05, 0.01 and 0.001, and a Kolmogorov-Smirnov
 // test that p is uniform (for discrete statistics of p with the ties broken by a random number, which must be uniform where the
 // test is exact). benchmarks/evidence.py makes the models and runs this.
 
@@ -95,7 +95,7 @@ void order_runs(const Setting& s, const std::vector<std::unique_ptr<Decoder>>& m
       for (const int64_t w : visited.windows) values.push_back(scores[size_t(r) % scores.size()][size_t(w)]);
       const EvidenceTest test = order_test(visited.positions, values, 0, 0);
       for (double& v : values) v = -v;
-      // P(more) = 1 - P(at most), which is the test the other way round.
+      // P(more) = 1 - P(at most): the opposite test.
       rates.add(test.log_p, std::log1p(-std::min(1.0, std::exp(order_test(visited.positions, values, 0, 0).log_p))));
     }
     rates.print();
@@ -180,7 +180,7 @@ void radioactivity_runs(const Setting& s, const std::vector<std::unique_ptr<Deco
     }
     rates.print();
   }
-  // Text sampled with the very key: the suspect sees green tokens all the time, and must not be taken for one that learnt them.
+  // Text sampled with the same key: the suspect sees many green tokens, and must not be reported as trained on them.
   Rates rates("radioactivity, text sampled with the key, context 1");
   for (int64_t r = 0; r < s.runs; ++r) {
     const Digest secret = key_of(1'000'000 + r);

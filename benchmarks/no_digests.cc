@@ -1,5 +1,5 @@
-// Linked instead of core/sha256_ni.cc into a program that digests nothing: what it makes is worthless, but how long it takes
-// shows what digests cost the real one.
+// Replaces core/sha256_ni.cc in a program that computes no digests: its output is invalid, but its run time shows the cost of
+// digests.
 
 #include "core/sha256_ni.h"
 

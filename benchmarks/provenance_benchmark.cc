@@ -1,10 +1,10 @@
-// What provenance costs a training, piece by piece, in one process:
+// Cost of provenance in a training run, part by part, in one process:
 //
 //   bench_provenance STUDENT TARGETS CORPUS [--steps 6] [--repeat 3] [--batch 4]
 //
-// Steps as `distill` makes them, and between them, timed apart: the batch root and the chained record of a step, the digests of
-// weights and optimizer. Then what a run pays once: digests of its inputs and of what it wrote, both signatures. Prints one JSON
-// object; benchmarks/provenance_overhead.py puts it into words and measures whole runs besides.
+// Training steps as in `distill`, and timed separately: the batch root and the chained record of a step, the digests of weights and
+// optimizer. Then the costs per run: digests of inputs and outputs, both signatures. Prints one JSON object, which
+// benchmarks/provenance_overhead.py formats; that script also measures whole runs.
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -74,7 +74,7 @@ int main(int argc, char** argv) try {
       }));
   }
 
-  // What a run pays once: the files it wrote are digested while they are written, so this is what a pass over them costs.
+  // Cost per run. Outputs are digested while they are written, so a pass over them measures it.
   const double hash_outputs = seconds_of([&] { scan_artifact(folders[0]); });
   const fs::path sealed = fs::temp_directory_path() / fmt::format("overproof-bench-seal-{}", ::getpid());
   fs::create_directories(sealed);
@@ -87,7 +87,7 @@ int main(int argc, char** argv) try {
   fs::remove_all(sealed);
 
   const int64_t interval = digest_interval(-1, training.step_tokens());
-  // The first step touches its memory for the first time.
+  // Not counted: the first step allocates its memory.
   if (step.size() > 1) step.erase(step.begin());
   const double per_step = median(record) + median(digest) / double(interval);
   fmt::print("{}\n", Json{{"step_tokens", training.step_tokens()},

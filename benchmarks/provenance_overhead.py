@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What provenance costs a training run: step records, digests of the state, and what is paid once.
+"""Cost of provenance in a training run: step records, digests of the state, and the costs per run.
 
     benchmarks/provenance_overhead.py BUILD RUN [--steps 16] [--rounds 3]
 
-RUN holds student-init, soft-targets and corpus, such as runs/smollm2-moe. First the pieces, in one process (bench_provenance); then whole
-runs of `overproof distill`, with records and without (--digest-every 0), taking turns, by the processor time that each used: on a busy
-machine that is steadier than the clock. The two must write the same weights.
+RUN holds student-init, soft-targets and corpus, such as runs/smollm2-moe. First the parts, in one process (bench_provenance); then whole
+runs of `overproof distill`, alternately with records and without (--digest-every 0), measured in processor time, which varies less than wall
+time on a busy machine. Both must write the same weights.
 """
 import argparse
 import hashlib
@@ -30,7 +30,7 @@ inputs = [options.run / name for name in ("student-init", "soft-targets", "corpu
 pieces = json.loads(subprocess.run([options.build / "bin/bench_provenance", *inputs, "--steps", "5"], check=True, capture_output=True, text=True).stdout)
 state = pieces["state_bytes"]
 print(f"a step of {pieces['step_tokens']} tokens                      {pieces['step_seconds'] * 1e3:10.1f} ms")
-print(f"its batch root and record                   {pieces['record_seconds'] * 1e3:10.3f} ms")
+print(f"batch root and record                       {pieces['record_seconds'] * 1e3:10.3f} ms")
 print(f"digests of weights and optimizer, {state / 1e9:4.2f} GB   {pieces['digest_seconds'] * 1e3:10.1f} ms "
       f"({state / pieces['digest_seconds'] / 1e9:.2f} GB/s on {pieces['threads']} threads), every {pieces['digest_every']} steps")
 print(f"together                                    {100 * pieces['overhead']:10.2f} % of the training")

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What 8 bits cost: KL to the unquantised model, agreement and size of every scheme, on prose and on code.
+"""Quality of every scheme: KL to the unquantized model, agreement and size, on prose and on code.
 
     benchmarks/quality.py BUILD MODEL CORPUS [--tokens 4096] [--schemes int8,fp8,...]
 
-MODEL is a checkpoint (the default teacher will do), CORPUS an artifact cut with its tokenizer: its held-out documents are the prose, the
-standard library of this Python the code. Calibrated rows use 4,096 tokens of the corpus. One line a scheme; --json for machines.
+MODEL is a checkpoint, for example the default teacher, CORPUS an artifact made with its tokenizer: its held-out documents are the prose, the
+standard library of this Python the code. Calibrated rows use 4,096 tokens of the corpus. Prints one line per scheme; --json prints JSON.
 """
 import argparse
 import json

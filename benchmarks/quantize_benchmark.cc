@@ -1,6 +1,6 @@
 // Every data-free scheme from bf16 in memory, with each kernel of this processor, against a memory copy of the same bytes in the
-// same run. Rates are GB of input a second, on one thread a CPU-second; rows are quantised as the stage does it, tasks of cache
-// size, without the disk.
+// same run. Rates are GB of input per second, with one thread per CPU-second; rows are quantized as in the stage, in tasks of
+// cache size, without the disk.
 
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
@@ -19,7 +19,7 @@ namespace {
 using namespace overproof;
 
 constexpr int64_t kRows = 16384, kColumns = 4096;  // 128 MiB of bf16: beyond any cache
-constexpr int64_t kGrain = 16;                     // rows a task: 128 KiB
+constexpr int64_t kGrain = 16;                     // rows per task: 128 KiB
 constexpr int64_t kChecked = 256;                  // rows compared with the scalar reference
 
 const std::vector<uint16_t>& weights() {
@@ -77,7 +77,7 @@ void quantize(benchmark::State& state, const std::string& name, const RowKernels
   set_thread_count(state.range(0));
   use_row_kernels(*kernels);
   Output out, checked, expected;
-  quantise(*scheme, *quantizer, kRows, out);  // the pages are there when time starts
+  quantise(*scheme, *quantizer, kRows, out);  // so that all pages are allocated before timing
   for (auto _ : state) {
     quantise(*scheme, *quantizer, kRows, out);
     benchmark::ClobberMemory();
@@ -97,9 +97,9 @@ int main(int argc, char** argv) {
   benchmark::RegisterBenchmark("memory_copy", memory_copy)->Arg(1);
   benchmark::RegisterBenchmark("memory_copy", memory_copy)->Arg(2)->UseRealTime();
   for (const RowKernels* kernels : all_row_kernels()) {
-    if (kernels == &scalar_row_kernels()) continue;  // minutes for nothing
+    if (kernels == &scalar_row_kernels()) continue;  // takes minutes
     for (const std::string& name : scheme_names())
-      if (name != "w8a8-static" && name != "fp8-native") {  // the work of w8a8 and fp8-block
+      if (name != "w8a8-static" && name != "fp8-native") {  // same work as w8a8 and fp8-block
         const std::string label = fmt::format("{}/{}", name, kernels->name);
         const auto body = [name, kernels](benchmark::State& state) { quantize(state, name, kernels); };
         benchmark::RegisterBenchmark(label.c_str(), body)->Arg(1);

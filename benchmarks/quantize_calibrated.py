@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Calibrated W8A8 (SmoothQuant, then GPTQ) of a real model beside llm-compressor, and int8 of the same model beside torchao, in one run.
+"""Calibrated W8A8 (SmoothQuant, then GPTQ) of a real model compared with llm-compressor, and int8 with torchao, in one run.
 
     benchmarks/quantize_calibrated.py build/release/bin/overproof TEACHER.gguf CORPUS --peer-python FILE [--tokens 4096]
 
-CORPUS is an artifact cut with the teacher's tokenizer; both sides calibrate on the same first tokens of it. The Python is one that has
-llmcompressor, torchao and gguf; a peer that it does not have is left out and said to be. Wall time and CPU time of whole processes, loading and
-saving included: overproof starts from the GGUF file, the peers from the bf16 folder that transformers makes of it beforehand.
+CORPUS is an artifact made with the teacher's tokenizer; both programs calibrate on the same first tokens of it. FILE is a Python with
+llmcompressor, torchao and gguf; a peer that it lacks is reported as missing. Measures wall time and CPU time of whole processes, with loading and
+saving: overproof starts from the GGUF file, the peers from the bf16 folder that transformers made from it before.
 """
 import argparse
 import pathlib
@@ -21,7 +21,7 @@ import pathlib, sys, torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 gguf = pathlib.Path(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-model.hf_quantizer = None  # its weights are plain by now, yet it would refuse to be saved
+model.hf_quantizer = None  # the weights are dequantized, but it would still refuse to save them
 del model.config.quantization_config
 model.save_pretrained(sys.argv[2])
 PreTrainedTokenizerFast.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(sys.argv[2])
@@ -92,12 +92,12 @@ def main():
         if has(args.peer_python, "torchao"):
             row("torchao Int8WeightOnly", measure([args.peer_python, "-c", TORCHAO, model, work / "ao"]), plain)
         else:
-            print("torchao: not there")
+            print("torchao: not installed")
         if has(args.peer_python, "llmcompressor"):
             row("llm-compressor SmoothQuant, GPTQ W8A8", measure([args.peer_python, "-c", LLM_COMPRESSOR, model, work / "llmc", args.corpus / "tokens.safetensors",
                                                                   args.tokens, args.length]), calibrated)
         else:
-            print("llm-compressor: not there")
+            print("llm-compressor: not installed")
     finally:
         shutil.rmtree(work)
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""`overproof quantize` beside its peers on one checkpoint, in one run: wall time, GB/s of input, CPU seconds, peak memory.
+"""`overproof quantize` compared with its peers on one checkpoint, in one run: wall time, GB/s of input, CPU seconds, peak memory.
 
     benchmarks/quantize_peers.py build/release/bin/overproof CHECKPOINT [--llama-quantize FILE] [--llmcompressor-python FILE] [--repeat 2]
 
 CHECKPOINT is a bf16 folder (benchmarks/quantize_stream.py --make makes a synthetic one of any size). llama-quantize is built from llama.cpp;
-the Python is one that has llm-compressor. A peer that is not given is left out and said to be. The best of the repeats counts. Every
-program runs in a process of its own, to the end of its own writing; ours includes fdatasync, digests and signatures, theirs does not.
+the Python is one with llm-compressor. A peer that is not given is reported as missing. The best of the repeats counts. Every program runs
+in a process of its own until its output is written; overproof's time includes fdatasync, digests and signatures, the peers' does not.
 """
 import argparse
 import os
@@ -31,7 +31,7 @@ def main():
     parser.add_argument("checkpoint", type=pathlib.Path)
     parser.add_argument("--llama-quantize", type=pathlib.Path)
     parser.add_argument("--llmcompressor-python", type=pathlib.Path)
-    parser.add_argument("--folder", type=pathlib.Path, help="on the disk to measure")
+    parser.add_argument("--folder", type=pathlib.Path, help="folder on the disk to measure")
     parser.add_argument("--repeat", type=int, default=2)
     args = parser.parse_args()
     size = sum(f.stat().st_size for f in args.checkpoint.glob("*.safetensors"))

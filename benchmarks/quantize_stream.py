@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Measures `overproof quantize` on a synthetic glm4_moe against what disk and memory of this machine allow, in one run.
+"""Measures `overproof quantize` on a synthetic glm4_moe against the limits of disk and memory of this machine, in one run.
 
     benchmarks/quantize_stream.py build/release/bin/overproof --schemes int8 --folder /some/disk
 
 Makes a bf16 model of --gigabytes (5 layers x 128 experts by default), then, --repeat times and keeping the best of each:
-a direct write and a direct read of the model's bytes, a direct read beside a direct write of the bytes that this scheme reads and
-writes, a copy in memory, and the program: wall time with everything on the disk, CPU seconds, peak memory. Once more by the program
-overproof-without-digests beside it, if it was built (-DOVERPROOF_BENCHMARKS=ON), whose results are worthless, to see what SHA-256
-costs. Everything is deleted again.
+a direct write and a direct read of the model's bytes, both at once for the bytes that this scheme reads and writes, a copy in memory,
+and the program: wall time until all bytes are on the disk, CPU seconds, peak memory. Then the program overproof-without-digests next to
+it, if it was built (-DOVERPROOF_BENCHMARKS=ON), whose output is invalid, to measure the cost of SHA-256. All files are deleted at the end.
 
---cold drops the page cache before each run (root). It makes little difference: all of it goes past the cache.
+--cold drops the page cache before each run (needs root). It makes little difference, because reads and writes bypass the cache.
 """
 
 import argparse
@@ -56,7 +55,7 @@ def random_bf16(size):
 
 def write_model(folder, layers, experts, vocabulary, shard_bytes):
     folder.mkdir(parents=True)
-    size = 61 << 20  # odd against tensor sizes, so that no two tensors are equal
+    size = 61 << 20  # no multiple of a tensor's size, so that no two tensors are equal
     pool = random_bf16(size)
     shards, used = [[]], 0
     for name, shape in model_tensors(layers, experts, vocabulary):
@@ -153,7 +152,7 @@ def memory_copy():
     return best
 
 
-# A child inherits the peak memory of whoever forked it, so a small process has to do that.
+# A child inherits the peak memory of the process that forks it, so a small process forks it.
 MEASURE = """
 import json, os, subprocess, sys, time
 start = time.monotonic()
@@ -181,10 +180,10 @@ def drop_caches(cold):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=pathlib.Path, nargs="?", help="the built overproof")
-    parser.add_argument("--make", type=pathlib.Path, metavar="FOLDER", help="only make the model, there, and keep it")
-    parser.add_argument("--schemes", default="int8", help="apart by commas")
+    parser.add_argument("--make", type=pathlib.Path, metavar="FOLDER", help="only make the model in this folder, and keep it")
+    parser.add_argument("--schemes", default="int8", help="comma-separated")
     parser.add_argument("--gigabytes", type=float, default=6.6)
-    parser.add_argument("--folder", type=pathlib.Path, default=None, help="on the disk to measure; default: the temporary folder's")
+    parser.add_argument("--folder", type=pathlib.Path, default=None, help="folder on the disk to measure; default: the temporary folder")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="drop caches before each run; needs root")
     args = parser.parse_args()
@@ -233,8 +232,8 @@ def main():
                   f"{total / 1e9:.2f} -> {size_out / 1e9:.2f} GB")
             for name, rate in rates.items():
                 print(f"  {name:<34} {rate / 1e9:6.2f} GB/s")
-            print(f"  reading beside writing these bytes {disk:6.2f} s: the disk's limit, {total / disk / 1e9:.2f} GB/s of input")
-            print(f"  reached of what disk and memory allow: {limit / best[0]:.0%}")
+            print(f"  reading and writing these bytes    {disk:6.2f} s: the disk's limit, {total / disk / 1e9:.2f} GB/s of input")
+            print(f"  fraction of the limit of disk and memory: {limit / best[0]:.0%}")
             if bare:
                 print(f"  without digests {bare[0]:.2f} s, {bare[1]:.1f} CPU s: they cost {best[0] / bare[0] - 1:.0%} of wall time")
     finally:

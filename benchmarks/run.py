@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the built benchmark programs and prints what they reach as ratios to the machine's own limit or to a peer.
+"""Runs the built benchmark programs and prints their rates relative to the machine's limit or to a peer.
 
     cmake --preset release -DOVERPROOF_BENCHMARKS=ON && cmake --build --preset release
     benchmarks/run.py build/release
@@ -17,7 +17,7 @@ import sys
 
 
 def run_program(build, name):
-    """Benchmark name -> bytes a second."""
+    """Benchmark name -> bytes per second."""
     program = build / "bin" / f"bench_{name}"
     if not program.exists():
         sys.exit(f"{program} is missing: configure with -DOVERPROOF_BENCHMARKS=ON and build")
@@ -33,7 +33,7 @@ def run_program(build, name):
 
 
 def openssl_sha256(block_bytes):
-    """Bytes a second by `openssl speed`."""
+    """Bytes per second of `openssl speed`."""
     command = ["openssl", "speed", "-seconds", "2", "-bytes", str(block_bytes), "sha256"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(re.search(r"^sha256\s+([0-9.]+)k", text, re.MULTILINE).group(1)) * 1000
@@ -52,7 +52,7 @@ def main():
     for name, rate in rates.items():
         scheme, _, rest = name.partition("/")
         if scheme != "memory_copy":
-            kernels, threads = rest.split("/", 1)  # one thread a CPU-second, two threads a second
+            kernels, threads = rest.split("/", 1)  # with one thread rates are per CPU-second, with two per second
             threads_label = "one core" if threads == "1" else "two threads"
             row(f"bf16 -> {scheme}, {kernels}, {threads_label}", rate, "memory copy", rates[f"memory_copy/{threads}"])
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Passages of a text found in a corpus: build time, bytes a token, latency of whole commands, warm and cold.
+"""Passages of a text found in a corpus: build time, bytes per token, latency of whole commands, warm and cold.
 
     benchmarks/span.py BUILD TOKENIZER TEXTS [--megabytes 64,512] [--document-bytes 4000] [--queries 200] [--shard-bytes N] [--folder DIR]
 
-TEXTS is a source of `overproof corpus` (the demo's: .cache/debian-corpus); TOKENIZER cuts it (a teacher). First the corpus itself is
-measured, then synthetic ones of the sizes asked for: half of their sentences are taken from TEXTS, so that there is much that
-repeats, half are random words by Zipf's law. `--megabytes 3500 --document-bytes 300` makes some 10 million documents of 100 tokens.
+TEXTS is a source of `overproof corpus` (the demo's: .cache/debian-corpus); TOKENIZER is the model with its tokenizer. First the corpus itself
+is measured, then synthetic ones of the given sizes: half of their sentences are from TEXTS, so that much of it repeats,
+half are random words by Zipf's law. `--megabytes 3500 --document-bytes 300` makes some 10 million documents of 100 tokens.
 A query is 200 words: three passages of 20 words planted from documents drawn at random, between random words. Every planted passage
-must be found in its document, or this ends with an error. `grep -F` of one passage over the same texts, in the same run and from
-memory, is the yardstick.
+must be found in its document, else this ends with an error. Compared with `grep -F` of one passage over the same texts, in the same run and
+from memory.
 """
 import argparse
 import itertools
@@ -29,8 +29,7 @@ SEED = 20261124
 
 
 class Told:
-    """What a command printed, and what it took: seconds by the clock and of processors; with `watched` also the most megabytes of its own
-    memory (files that it maps do not count: the page cache gives them back)."""
+    """Output of a command, its wall time and its CPU time; with `watched` also its peak memory in megabytes, without mapped files."""
 
     def __init__(self, *words, watched=False):
         self.megabytes = 0
@@ -64,7 +63,7 @@ def percentile(values, p):
 
 
 def forget(folder):
-    """Takes a folder's files out of the page cache."""
+    """Removes a folder's files from the page cache."""
     for file in folder.rglob("*"):
         if file.is_file():
             fd = os.open(file, os.O_RDONLY)
@@ -74,7 +73,7 @@ def forget(folder):
 
 
 def synthesize(texts, folder, megabytes, document_bytes, rng):
-    """documents.jsonl with the texts in it."""
+    """documents.jsonl with the texts."""
     sentences = [s.strip() for f in sorted(texts.rglob("*.txt"))[:4000] for s in f.read_text(errors="ignore").split(". ") if 40 < len(s) < 400]
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(50000)]
     weights = list(itertools.accumulate(1 / (i + 10) for i in range(len(words))))
@@ -94,7 +93,7 @@ def synthesize(texts, folder, megabytes, document_bytes, rng):
 
 
 def texts_of(corpus, rng, count):
-    """Some documents of the artifact, drawn at random by place in its files."""
+    """Some documents of the artifact, drawn at random by position in its files."""
     files = sorted((corpus / "texts").glob("*.jsonl"))
     sizes = [f.stat().st_size for f in files]
     found = []
@@ -136,7 +135,7 @@ def measure(overproof, run, tokens, options):
         used.append(1000 * answer.cpu)
         told = json.loads(answer.text)
         for name, passage, _ in planted:
-            # Ends of the passage may be no words; what counts is that a span covers its words and names the document.
+            # The passage may begin or end inside a word; a span must cover its words and name the document.
             core = re.search(r"\w.*\w", passage, re.DOTALL)
             core = core[0] if core else ""
             if len(core) < 40 or len(core.split()) < 10:
@@ -167,7 +166,7 @@ def main():
     parser.add_argument("tokenizer", type=pathlib.Path)
     parser.add_argument("texts", type=pathlib.Path)
     parser.add_argument("--megabytes", default="64,512")
-    parser.add_argument("--document-bytes", type=int, default=4000, help="of a synthetic document")
+    parser.add_argument("--document-bytes", type=int, default=4000, help="size of a synthetic document")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--shard-bytes", type=int, default=1 << 28)
     parser.add_argument("--folder", type=pathlib.Path)
@@ -185,7 +184,7 @@ def main():
                 synthesize(options.texts, source, size, options.document_bytes, random.Random(SEED + size))
             made = Told(overproof, "corpus", "--source", source, "--tokenizer", options.tokenizer, "--out", run / "corpus", "--held-out", 0, "--json", watched=True)
             if size:
-                shutil.rmtree(source)  # it is in the artifact now
+                shutil.rmtree(source)  # the artifact has a copy
             kept = json.loads(made.text)["metrics"]["splits"]["train"]
             print(f"{'synthetic ' + str(size) + ' MB' if size else 'the corpus itself'}: {kept['bytes'] / 1e6:.0f} MB of text, "
                   f"{kept['tokens'] / 1e6:.1f} million tokens, {kept['documents']} documents: artifact in {made.wall:.0f} s, "

@@ -1,12 +1,12 @@
 #pragma once
-// What the benchmarks measure with.
+// Timing for benchmarks.
 
 #include <chrono>
 #include <functional>
 
 namespace overproof {
 
-/// By the clock.
+/// Wall time.
 inline double seconds_of(const std::function<void()>& work) {
   const auto started = std::chrono::steady_clock::now();
   work();

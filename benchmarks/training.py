@@ -3,8 +3,8 @@
 
     benchmarks/training.py BUILD TEACHER STUDENT
 
-TEACHER and STUDENT are folders that both load (runs/smollm2-moe/static-init will do as a dense teacher of smaller width; a GGUF
-teacher is first exported by transformers' own reader). Every program runs in a process of its own, so peak memory is its own.
+TEACHER and STUDENT are folders that both programs load (for example runs/smollm2-moe/static-init as a narrower dense teacher; transformers
+reads a GGUF teacher itself). Every program runs in a process of its own, so that peak memory is separate.
 """
 import json
 import pathlib
@@ -64,7 +64,7 @@ def main():
         print(f"{mode:<8} overproof {a['tokens_per_second']:7.1f} tokens/s {a['peak_gib']:5.2f} GiB   "
               f"transformers {b['tokens_per_second']:7.1f} tokens/s {b['peak_gib']:5.2f} GiB   "
               f"speed {a['tokens_per_second'] / b['tokens_per_second']:.2f} x, memory {a['peak_gib'] / b['peak_gib']:.2f} x")
-    # 8 x 256 tokens over 49,152 ids, in processes of their own; what both need for inputs and gradients is counted too.
+    # 8 x 256 tokens over 49,152 ids, in separate processes; the memory of inputs and gradients, which both need, is included.
     loss = ["--windows", "8", "--threads", str(threads)]
     a, b = measure([bench, "loss", *loss]), measure([bench, "loss-materialised", *loss])
     if abs(a["loss"] - b["loss"]) > 1e-4 * b["loss"]:

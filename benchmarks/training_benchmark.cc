@@ -1,11 +1,11 @@
-// Teacher forward and distillation step in tokens a second, with the peak memory of the process so far:
+// Teacher forward and distillation step in tokens per second, with the peak memory of the process so far:
 //
 //   bench_training forward|step|loss|loss-materialised CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
 //
 // `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight; `counting_share` is
-// what counting the experts of each source adds to a step. `loss` is the KL and its gradients alone, of random states of the size
+// the fraction of a step spent on counting the experts of each source. `loss` is the KL and its gradients alone, of random states of the size
 // of SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same by autograd over whole logits. Prints one JSON object.
-// benchmarks/training.py runs it beside transformers.
+// benchmarks/training.py compares it with transformers.
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -44,7 +44,7 @@ at::Tensor random_windows(int64_t windows, int64_t length, int64_t vocab) {
   return ids;
 }
 
-/// Every token through the body and the head, logits in chunks: what teaching does.
+/// Every token through body and head, logits in chunks, as in teaching.
 void forward_all(const Decoder& model, const at::Tensor& ids) {
   at::NoGradGuard no_grad;
   const at::Tensor hidden = model.hidden(ids);
@@ -54,7 +54,7 @@ void forward_all(const Decoder& model, const at::Tensor& ids) {
   }
 }
 
-/// Seconds that counting where a step's tokens were sent takes (distill/router_counts.h).
+/// Seconds to count the experts of a step's tokens (distill/router_counts.h).
 double counting_seconds(const Decoder& model, const at::Tensor& ids) {
   at::NoGradGuard no_grad;
   std::vector<RouterRecord> routing;
@@ -176,7 +176,7 @@ int main(int argc, char** argv) try {
                        })
                  .loss;
     };
-    step();  // first touch of gradients and moments
+    step();  // allocates gradients and moments
     for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of(step));
     if (!std::isfinite(loss)) throw std::runtime_error("the loss is not finite");
     if (student.config().is_moe()) counting = counting_seconds(student, ids) * best / double(ids.numel());
