@@ -246,7 +246,7 @@ class Summary {
 /// Text of a file in Markdown: what would be markup is shown as it is.
 std::string escaped(const std::string& text) {
   std::string out;
-  for (const char c : printable(text)) {
+  for (const char c : printable_lines(text)) {
     if (c == '\n') {
       out += ' ';
       continue;

@@ -288,7 +288,7 @@ int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json
       out << fmt::format("{:<12} {:<36} {}\n", kStates[size_t(i.state)], printable(i.name),
                          printable(fmt::format("{}", fmt::join(i.from, ", "))));
     if (verdict.holds()) out << fmt::format("{}: the policy lets it go\n", printable(of.name));
-    else out << fmt::format("\n{}: the policy holds it back\n{}", printable(of.name), printable(explain(verdict)));
+    else out << fmt::format("\n{}: the policy holds it back\n{}", printable(of.name), printable_lines(explain(verdict)));
   }
   return verdict.holds() ? 0 : 4;
 }

@@ -317,7 +317,7 @@ PageSection builders_section(const Report& r) {
 std::string shown(std::string_view text) {
   // A name must not turn the direction of what stands beside it: U+200E, U+200F, U+202A to U+202E, U+2066 to U+2069.
   std::string out;
-  const std::string all = printable(text.substr(0, 4 * kMostShown));
+  const std::string all = printable_lines(text.substr(0, 4 * kMostShown));
   for (size_t i = 0; i < all.size(); ++i) {
     const std::string_view three = std::string_view(all).substr(i, 3);
     if (three.size() == 3 && three[0] == '\xe2' &&

@@ -16,7 +16,7 @@ namespace overproof {
 int run_program(const std::vector<std::string>& words) {
   install_interrupt_handler();
   const auto fail = [&](std::string_view kind, const std::string& message, int code) {
-    fmt::print(stderr, "overproof: {}\n", printable(message));  // may quote a hostile file
+    fmt::print(stderr, "overproof: {}\n", printable_lines(message));  // may quote a hostile file
     for (const std::string& w : words)
       if (w == "--json")
         fmt::print("{}\n", Json{{"error", kind}, {"message", message}, {"exit_code", code}}.dump(-1, ' ', false,

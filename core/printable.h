@@ -4,22 +4,14 @@
 #include <string>
 #include <string_view>
 
-#include "core/json.h"
-
 namespace overproof {
 
-/// The text as UTF-8 without control characters but tab and newline; what is neither becomes U+FFFD.
-inline std::string printable(std::string_view text) {
-  // JSON's writer is the one place that already knows how to mend UTF-8.
-  const std::string mended =
-      Json::parse(Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
-  std::string out;
-  for (const char c : mended) {
-    const auto code = static_cast<unsigned char>(c);
-    if ((code < 0x20 && c != '\n' && c != '\t') || code == 0x7f) out += "\xef\xbf\xbd";
-    else out += c;
-  }
-  return out;
-}
+/// The text as one line of valid UTF-8. U+FFFD replaces every ill-formed sequence, control character (C0 except tab, DEL, C1),
+/// line break (LF, CR, U+2028, U+2029) and bidirectional control: none of them can move the cursor, start a line that looks
+/// like one of ours, or change the order in which the text is shown.
+std::string printable(std::string_view text);
+
+/// The same for a text of several lines: line feeds are kept.
+std::string printable_lines(std::string_view text);
 
 }  // namespace overproof

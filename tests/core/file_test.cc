@@ -6,12 +6,9 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "core/json.h"
 #include "tests/support.h"
 
 using namespace overproof;
-
-namespace {}  // namespace
 
 TEST_CASE("an output folder knows the digest of what it wrote") {
   const TempFolder t;
@@ -82,18 +79,4 @@ TEST_CASE("names that leave their folder are refused") {
   for (const char* good : {"a", "a/b.txt", "a..b/c"}) CHECK(is_safe_relative_name(good));
   for (const char* bad : {"", "/a", "a//b", "a/", "..", "a/../b", "./a"}) CHECK_FALSE(is_safe_relative_name(bad));
   CHECK_FALSE(is_safe_relative_name(std::string_view("a\0b", 3)));
-}
-
-TEST_CASE("JSON: faults carry their offset, duplicate keys and deep nesting are refused") {
-  CHECK(parse_json(R"({"a":[1,2]})", "f")["a"][1] == 2);
-  CHECK_THROWS_WITH(parse_json(R"({"a":1,"a":2})", "f"), Catch::Contains("'a' twice"));
-  CHECK_THROWS_AS(parse_json(R"({"a":)", "f"), FormatError);
-  CHECK_THROWS_AS(parse_json("[1e99999]", "f"), FormatError);
-  CHECK_THROWS_WITH(parse_json(std::string(300, '['), "f"), Catch::Contains("256 deep"));
-  try {
-    parse_json("{\"a\": x}", "file.json", 100);
-    FAIL("accepted");
-  } catch (const FormatError& e) {
-    CHECK(e.offset() == 107);
-  }
 }

@@ -1,0 +1,33 @@
+#include "core/printable.h"
+
+#include "core/utf8.h"
+
+namespace overproof {
+namespace {
+
+bool is_control(char32_t c) {
+  if (c < 0x20) return c != '\t';
+  if (c >= 0x7f && c <= 0x9f) return true;
+  return c == 0x061c || c == 0x200e || c == 0x200f ||  // bidirectional marks
+         (c >= 0x2028 && c <= 0x202e) ||               // line and paragraph separator, embeddings and overrides
+         (c >= 0x2066 && c <= 0x2069);                 // isolates
+}
+
+std::string neutralised(std::string_view text, bool keep_line_feeds) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size();) {
+    const Utf8Char c = decode_utf8(text.substr(i));
+    if (c.valid && (!is_control(c.code) || (keep_line_feeds && c.code == '\n'))) out.append(text.substr(i, size_t(c.bytes)));
+    else out += "\xef\xbf\xbd";
+    i += size_t(c.bytes);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) { return neutralised(text, false); }
+std::string printable_lines(std::string_view text) { return neutralised(text, true); }
+
+}  // namespace overproof
