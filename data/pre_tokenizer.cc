@@ -1,12 +1,13 @@
 #include "data/pre_tokenizer.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
-#include <pcre2.h>
 
 #include <algorithm>
 
+#include <optional>
+
 #include "core/error.h"
+#include "core/regex.h"
 #include "core/utf8.h"
 
 namespace overproof {
@@ -24,7 +25,7 @@ struct Cut {
 /// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E besides in the other.
 /// Escapes that cannot be rewritten as simply are refused.
 std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file) {
-  static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZA";
+  static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZAC";
   std::string out;
   for (size_t i = 0; i < pattern.size(); ++i) {
     if (pattern[i] != '\\' || i + 1 == pattern.size()) {
@@ -45,24 +46,6 @@ std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file
   }
   return out;
 }
-
-/// Match data and JIT stack of one thread: making them costs more than matching a word.
-struct MatchState {
-  pcre2_match_data* data = pcre2_match_data_create(1, nullptr);
-  pcre2_match_context* context = pcre2_match_context_create(nullptr);
-  pcre2_jit_stack* stack = pcre2_jit_stack_create(32 << 10, 8 << 20, nullptr);
-  MatchState() {
-    OVERPROOF_CHECK(data && context && stack);
-    pcre2_jit_stack_assign(context, nullptr, stack);
-  }
-  ~MatchState() {
-    pcre2_match_data_free(data);
-    pcre2_match_context_free(context);
-    pcre2_jit_stack_free(stack);
-  }
-  MatchState(const MatchState&) = delete;
-  MatchState& operator=(const MatchState&) = delete;
-};
 
 void add_cut(std::vector<Cut>& cuts, size_t begin, size_t end, bool match) { cuts.push_back({{begin, end}, match}); }
 
@@ -127,26 +110,17 @@ void apply(SplitStep::Behaviour behaviour, const std::vector<Cut>& cuts, std::ve
 
 struct PreTokenizer::Step {
   SplitStep step;
-  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code{nullptr, &pcre2_code_free};
+  std::optional<Regex> regex;  // none for a literal
 
-  void find_matches(std::string_view text, std::vector<Cut>& cuts, const std::filesystem::path& file) const {
-    thread_local MatchState state;
-    const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+  void find_matches(std::string_view text, std::vector<Cut>& cuts) const {
+    // The text was made valid by encode(), and a step cuts only between characters.
+    RegexScan scan(*regex, text);
     size_t done = 0;               // everything before is in `cuts`
     size_t last_end = size_t(-1);  // of the last match: an empty match there is none
     for (size_t from = 0; from <= text.size();) {
-      // The text was made valid by encode(), and a step cuts only between characters.
-      const int rc = pcre2_match(code.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, state.data, state.context);
-      if (rc == PCRE2_ERROR_NOMATCH) break;
-      if (rc < 0) {
-        PCRE2_UCHAR message[128];
-        pcre2_get_error_message(rc, message, sizeof message);
-        throw FormatError(file, -1,
-                          fmt::format("the pre-tokeniser's pattern gave up on a text of {} bytes: {}", text.size(),
-                                      reinterpret_cast<const char*>(message)));
-      }
-      const size_t* ends = pcre2_get_ovector_pointer(state.data);
-      const size_t begin = ends[0], end = ends[1];
+      const std::optional<RegexMatch> match = scan.next(from);
+      if (!match) break;
+      const auto [begin, end] = *match;
       if (begin == end) {
         if (begin == text.size()) break;
         const size_t next = begin + size_t(decode_utf8(text.substr(begin)).bytes);
@@ -166,25 +140,10 @@ struct PreTokenizer::Step {
   }
 };
 
-PreTokenizer::PreTokenizer(const std::vector<SplitStep>& steps, const std::filesystem::path& file) : file_(file) {
+PreTokenizer::PreTokenizer(const std::vector<SplitStep>& steps, const std::filesystem::path& file) {
   for (const SplitStep& step : steps) {
-    Step compiled{step};
-    if (!step.literal && !step.pattern.empty()) {
-      const std::string pattern = to_pcre2(step.pattern, file);
-      int error = 0;
-      size_t offset = 0;
-      compiled.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
-                                        &error, &offset, nullptr));
-      if (!compiled.code) {
-        PCRE2_UCHAR message[128];
-        pcre2_get_error_message(error, message, sizeof message);
-        throw FormatError(file, -1,
-                          fmt::format("the pre-tokeniser's pattern is at fault ({}): {}", reinterpret_cast<const char*>(message),
-                                      step.pattern));
-      }
-      // Without JIT (a locked-down machine) the interpreter gives the same matches.
-      pcre2_jit_compile(compiled.code.get(), PCRE2_JIT_COMPLETE);
-    }
+    Step compiled{step, {}};
+    if (!step.literal && !step.pattern.empty()) compiled.regex.emplace(to_pcre2(step.pattern, file), Regex::Text::utf8, file);
     steps_.push_back(std::move(compiled));
   }
 }
@@ -212,7 +171,7 @@ std::vector<std::string_view> PreTokenizer::split(std::string_view text,
       if (step.step.literal) {
         find_literal(step.step.pattern, piece, cuts);
       } else {
-        step.find_matches(piece, cuts, file_);
+        step.find_matches(piece, cuts);
       }
       if (step.step.invert) {
         for (Cut& cut : cuts) cut.match = !cut.match;

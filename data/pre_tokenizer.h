@@ -33,14 +33,13 @@ class PreTokenizer {
   PreTokenizer(const std::vector<SplitStep>& steps, const std::filesystem::path& file);
   ~PreTokenizer();
   PreTokenizer(PreTokenizer&&) noexcept;
-  /// Calls nothing, returns the pieces. `text` is valid UTF-8. Pieces point into `text` or, after a step that adds a
-  /// prefix space, into `storage`. Throws FormatError when an expression exceeds its match limits. Thread-safe.
+  /// Splits `text` (valid UTF-8) and returns the pieces. They point into `text` or, after a step that adds a prefix space, into
+  /// `storage`. Throws FormatError when an expression exceeds the bound on its work (core/regex.h). Thread-safe.
   std::vector<std::string_view> split(std::string_view text, std::vector<std::unique_ptr<std::string>>& storage) const;
 
  private:
   struct Step;
   std::vector<Step> steps_;
-  std::filesystem::path file_;
 };
 
 }  // namespace overproof

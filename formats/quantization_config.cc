@@ -1,8 +1,6 @@
 #include "formats/quantization_config.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
-#include <pcre2.h>
 
 #include <algorithm>
 #include <map>
@@ -10,12 +8,13 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/regex.h"
 
 namespace overproof {
 namespace {
 
 constexpr std::string_view kRegexMark = "re:";
-constexpr uint32_t kMatchLimit = 100'000;  // steps of the matcher; module names are short, so only hostile patterns need more
+constexpr int64_t kMatchWork = 100'000;  // of one pattern on one module name; names are short, so only hostile patterns need more
 constexpr size_t kMaxRegexes = 1'000;      // each is tried on each module
 constexpr int64_t kMaxSize = int64_t{1} << 31;
 
@@ -44,37 +43,6 @@ struct Refuse {
   [[noreturn]] void operator()(const std::string& cause) const {
     throw FormatError(file, -1, fmt::format("quantization_config: {}", cause));
   }
-};
-
-/// A regular expression as Python's re.match takes it: anchored at the start only.
-class Regex {
- public:
-  Regex(const std::string& pattern, const Refuse& refuse) : code_(nullptr, &pcre2_code_free) {
-    int error = 0;
-    size_t offset = 0;
-    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                              PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr));
-    if (code_) return;
-    PCRE2_UCHAR message[128];
-    pcre2_get_error_message(error, message, sizeof message);
-    refuse(fmt::format("'{}' is no regular expression: {} at character {}", pattern, reinterpret_cast<const char*>(message),
-                       offset));
-  }
-  /// A pattern that gives up has not matched: that costs a check of the config, not the reading.
-  bool matches(std::string_view name) const {
-    using Data = std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)>;
-    using Context = std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)>;
-    thread_local const Data data(pcre2_match_data_create(1, nullptr), &pcre2_match_data_free);
-    thread_local const Context context = [] {
-      Context made(pcre2_match_context_create(nullptr), &pcre2_match_context_free);
-      pcre2_set_match_limit(made.get(), kMatchLimit);
-      return made;
-    }();
-    return pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(name.data()), name.size(), 0, 0, data.get(), context.get()) >= 0;
-  }
-
- private:
-  std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)> code_;
 };
 
 bool is_regex(std::string_view text) { return text.starts_with(kRegexMark); }
@@ -223,7 +191,7 @@ struct QuantizationConfig::Impl {
 
   Regex regex(const std::string& pattern, const Refuse& refuse) {
     if (++regexes > kMaxRegexes) refuse(fmt::format("has more than {} regular expressions", kMaxRegexes));
-    return Regex(pattern, refuse);
+    return Regex(pattern, Regex::Text::bytes, refuse.file);
   }
 };
 
@@ -284,7 +252,7 @@ bool QuantizationConfig::is_ignored(std::string_view module) const {
     return module.starts_with(part) && (part.ends_with('.') || module.substr(part.size()).starts_with('.'));
   };
   return std::ranges::any_of(impl_->ignored_ends, covers) ||
-         std::ranges::any_of(impl_->ignored_regexes, [&](const Regex& regex) { return regex.matches(module); });
+         std::ranges::any_of(impl_->ignored_regexes, [&](const Regex& regex) { return regex.matches_start(module, kMatchWork); });
 }
 
 const QuantGroup* QuantizationConfig::group_for(std::string_view module) const {

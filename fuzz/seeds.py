@@ -94,6 +94,12 @@ def tokenizers(seeds, scratch):
     text = bpe.to_str()
     config = {"bos_token": "<|endoftext|>", "eos_token": {"content": "<|im_start|>"}, "chat_template": "{{ messages }}", "add_bos_token": True}
     seeds.put("tokenizer_json_fuzz", text)
+    for pattern in [r"\C", r"(?=a*b)a", r"(?:(\C)|[^a]+)"]:  # half a character, quadratic time
+        split = json.loads(text)
+        split["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "Split", "pattern": {"Regex": "[^a]+"}, "behavior": "Isolated", "invert": False}]}
+        seeds.put("tokenizer_json_fuzz", split)
     seeds.put("gguf_vocabulary_fuzz", b"t" + text.encode(), b"c" + encode(config))
     definition = json.loads(text)["model"]
     for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"]:

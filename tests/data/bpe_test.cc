@@ -122,6 +122,8 @@ TEST_CASE("split behaviours, as the names say") {
   CHECK(cut({"", false, false, true, isolated}, "a b") == Pieces{" a b"});
   CHECK_THROWS_AS(PreTokenizer({{"(unclosed"}}, "test"), FormatError);
   CHECK_THROWS_AS(PreTokenizer({{"\\w+"}}, "test"), FormatError);  // means another set of characters elsewhere
+  CHECK_THROWS_AS(PreTokenizer({{"\\C"}, {"[^a]+"}}, "test"), FormatError);  // one byte of a character: the next step would leave the text
+  CHECK_THROWS_AS(PreTokenizer({{"(?:a|[\\C])"}}, "test"), FormatError);
 }
 
 TEST_CASE("a pattern that explodes is given up with a message") {

@@ -207,7 +207,7 @@ TEST_CASE("quantization_configs that we cannot read say why") {
   fp8({{"weight_block_size", {128}}}, "not a pair");
   fp8({{"weight_block_size", {128, 0}}}, "positive whole number");
   fp8({{"activation_scheme", "sometimes"}}, "dynamic and static");
-  fp8({{"modules_to_not_convert", {"("}}}, "no regular expression");
+  fp8({{"modules_to_not_convert", {"("}}}, "not a valid regular expression");
   CHECK_THROWS_WITH(QuantizationConfig("config.json", "fp8"), Catch::Contains("quant_method"));
   // A pattern made to take forever gives up instead, and matches nothing.
   const QuantizationConfig slow("config.json", {{"quant_method", "compressed-tensors"},
