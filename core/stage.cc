@@ -15,6 +15,12 @@ const InputArtifact& bound(const std::map<std::string, InputArtifact>& slots, co
 const fs::path& Inputs::path(const std::string& slot) const { return bound(slots_, slot).path; }
 const Digest& Inputs::root(const std::string& slot) const { return bound(slots_, slot).root; }
 
+const std::vector<FileRecord>& Outputs::input_digests(const std::string& slot) const {
+  static const std::vector<FileRecord> none;
+  const auto it = input_digests_.find(slot);
+  return it == input_digests_.end() ? none : it->second;
+}
+
 StageReport::StageReport() : metrics_ptr(std::make_unique<Json>(Json::object())) {}
 StageReport::StageReport(const StageReport& other)
     : metrics_ptr(std::make_unique<Json>(*other.metrics_ptr)), summary(other.summary) {}

@@ -1,9 +1,9 @@
 #pragma once
-// What a stage sees of the world: finished artifact folders in, one new artifact folder out. A stage is a function
+// The interface of a stage: finished artifact folders in, one new artifact folder out. A stage is a function
 //
 //   StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& outputs);
 //
-// and nothing else. pipeline/run_stage does what every stage needs: temporary folder, digests, signed statement, rename.
+// and nothing else. pipeline/run_stage does the rest: temporary folder, digests, signed statement, rename.
 
 #include <map>
 #include <string>
@@ -15,7 +15,7 @@
 
 namespace overproof {
 
-/// Where a run keeps what is no artifact, and is never trusted: whoever reads it knows its digest from elsewhere.
+/// Where a run keeps large files that belong to no artifact. They are not trusted: a reader knows their digests from elsewhere.
 inline constexpr const char* kKeptFolder = "checkpoints";
 
 /// One finished input, bound to a slot such as "teacher" or "corpus".
@@ -29,18 +29,12 @@ class Inputs {
   explicit Inputs(std::map<std::string, InputArtifact> slots) : slots_(std::move(slots)) {}
   bool has(const std::string& slot) const { return slots_.contains(slot); }
   const fs::path& path(const std::string& slot) const;  ///< throws UsageError naming a slot that is not bound
+  /// Of an input that the stage digests while it reads (Slot::streamed): what its statement claims, or zeros.
   const Digest& root(const std::string& slot) const;
   const std::map<std::string, InputArtifact>& all() const { return slots_; }
 
-  /// Of an input that the stage promises to digest while it reads (Slot::streamed): the digest of one whole file, named relative
-  /// to the input's folder, or as the file itself. What is not noted is read once more to digest it, so a stage may note what it
-  /// can. root() of such an input is what its statement claims, or zeros, until the stage is done.
-  void note_digest(const std::string& slot, FileRecord record) const { noted_[slot].push_back(std::move(record)); }
-  const std::vector<FileRecord>& noted(const std::string& slot) const { return noted_[slot]; }
-
  private:
   std::map<std::string, InputArtifact> slots_;
-  mutable std::map<std::string, std::vector<FileRecord>> noted_;
 };
 
 /// Where a stage writes. Everything below folder() becomes the artifact, and must be written through it.
@@ -57,19 +51,25 @@ class Outputs {
   /// A folder that outlives a kill of the same stage with the same inputs and configuration (checkpoints go there);
   /// it is removed when the stage finishes.
   const fs::path& scratch() const { return scratch_; }
-  /// Identity of what is being made: stage, version, configuration and inputs. A stage resumes only from what was left under the same
-  /// key (records/resume.h); with zeros it resumes from nothing.
+  /// Identity of what is being made: stage, version, configuration and inputs. A stage resumes only from what was left under the
+  /// same key (records/resume.h); with zeros it resumes from nothing.
   const Digest& stage_key() const { return stage_key_; }
-  /// A folder beside the artifacts of a run, for what is large, is no part of any, and is found by its digest.
+  /// A folder next to the artifacts of a run, for large files that belong to no artifact and are found by their digests.
   const fs::path& kept() const { return kept_; }
+
+  /// Digest of one whole file of an input that the stage digests while it reads (Slot::streamed). The file is named relative to
+  /// the input's folder, or as the file itself. A file without a digest here is read once more after the stage.
+  void note_input_digest(const std::string& slot, FileRecord record) { input_digests_[slot].push_back(std::move(record)); }
+  const std::vector<FileRecord>& input_digests(const std::string& slot) const;
 
  private:
   OutputFolder folder_;
   fs::path scratch_, kept_;
   Digest stage_key_;
+  std::map<std::string, std::vector<FileRecord>> input_digests_;
 };
 
-/// What a stage has to say. `metrics` is recorded in the signed statement and printed with --json; `summary` is for people.
+/// The result of a stage. `metrics` is recorded in the signed statement and printed with --json; `summary` is for people.
 struct StageReport {
   StageReport();
   StageReport(const StageReport&);

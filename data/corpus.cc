@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
 
 #include "core/checked.h"
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "formats/metadata.h"
 
 namespace overproof {
@@ -16,23 +17,6 @@ namespace overproof {
 namespace {
 
 constexpr const char* kSplitNames[] = {"train", "held_out"};
-
-template <class T>
-T member(const Json& record, const char* name, const fs::path& file, int64_t offset) {
-  try {
-    return record.at(name).get<T>();
-  } catch (const Json::exception&) {
-    throw FormatError(file, offset, fmt::format("'{}' is missing or of the wrong type", name));
-  }
-}
-
-Digest digest_member(const Json& record, const fs::path& file, int64_t offset) {
-  try {
-    return Digest::from_hex(member<std::string>(record, "digest", file, offset));
-  } catch (const UsageError&) {
-    throw FormatError(file, offset, "'digest' is no SHA-256");
-  }
-}
 
 std::vector<Document> read_documents(const fs::path& file) {
   std::vector<Document> documents;
@@ -53,19 +37,21 @@ void for_each_line(const MappedFile& file, const std::function<void(std::string_
 }
 
 Document parse_document(std::string_view line, const fs::path& file, int64_t offset) {
-  const Json record = parse_json(line, file, offset);
+  const Json json = parse_json(line, file, offset);
+  const JsonObject record(json, file, "", JsonNull::value, offset);
+  constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   Document document;
-  document.digest = digest_member(record, file, offset);
-  document.name = member<std::string>(record, "name", file, offset);
-  document.source = member<std::string>(record, "source", file, offset);
-  document.license = member<std::string>(record, "license", file, offset);
-  document.license_rule = member<std::string>(record, "license_rule", file, offset);
-  document.bytes = member<int64_t>(record, "bytes", file, offset);
-  document.first_token = member<int64_t>(record, "first_token", file, offset);
-  document.tokens = member<int64_t>(record, "tokens", file, offset);
-  const auto split = member<std::string>(record, "split", file, offset);
+  document.digest = record.digest("digest");
+  document.name = record.text("name");
+  document.source = record.text("source");
+  document.license = record.text("license");
+  document.license_rule = record.text("license_rule");
+  document.bytes = record.integer("bytes", 0, kAny);
+  document.first_token = record.integer("first_token", 0, kAny);
+  document.tokens = record.integer("tokens", 0, kAny);
+  const std::string split = record.text("split");
   if (split != kSplitNames[0] && split != kSplitNames[1])
-    throw FormatError(file, offset, fmt::format("split '{}' is not known", split));
+    record.fail("split", fmt::format("is '{}'; train and held_out are known", split.substr(0, 100)));
   document.split = split == kSplitNames[0] ? Split::train : Split::held_out;
   return document;
 }
@@ -176,21 +162,22 @@ std::string texts_file_name(std::string_view source) {
 
 std::string document_text(const fs::path& artifact, const Document& document) {
   const fs::path path = artifact / texts_file_name(document.source);
-  std::string text;
-  bool found = false;
+  const MappedFile file(path);
+  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   const std::string digest = document.digest.hex();
-  for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
-    // The digest stands in the line as it is, so only the right line is parsed.
-    if (found || line.find(digest) == std::string_view::npos) return;
-    const Json record = parse_json(line, path, offset);
-    if (member<std::string>(record, "name", path, offset) != document.name) return;
-    text = member<std::string>(record, "text", path, offset);
-    if (sha256(text) != document.digest)
-      throw FormatError(path, offset, fmt::format("the text of '{}' does not have its digest", document.name));
-    found = true;
-  });
-  if (!found) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", document.name));
-  return text;
+  // The digest is in the line as it is, so only lines that hold it are parsed.
+  for (size_t at = all.find(digest); at != std::string_view::npos;) {
+    const size_t begin = at == 0 ? 0 : all.rfind('\n', at - 1) + 1, end = std::min(all.find('\n', at), all.size());
+    const Json json = parse_json(all.substr(begin, end - begin), path, int64_t(begin));
+    const JsonObject record(json, path, "", JsonNull::value, int64_t(begin));
+    if (record.text("name") == document.name) {
+      std::string text = record.text("text");
+      if (sha256(text) != document.digest) record.fail(fmt::format("the text of '{}' does not have its digest", document.name));
+      return text;
+    }
+    at = all.find(digest, end);
+  }
+  throw FormatError(path, -1, fmt::format("the text of '{}' is missing", document.name));
 }
 
 void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit) {
@@ -211,7 +198,7 @@ void for_each_text(const fs::path& artifact, const std::function<void(const Docu
     const fs::path path = artifact / texts_file_name(source);
     for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
       const Json record = parse_json(line, path, offset);
-      const auto text = member<std::string>(record, "text", path, offset);
+      const std::string text = JsonObject(record, path, "", JsonNull::value, offset).text("text");
       if (!next || next->source != source || sha256(text) != next->digest) {
         throw FormatError(path, offset, "its texts are not the documents of the table, in order");
       }

@@ -1,9 +1,6 @@
 #pragma once
-// What the tensors of a model are for, by the names that transformers saves them under.
-//
-// Known: llama, mistral, qwen2, qwen3, qwen2_moe, qwen3_moe, mixtral, glm4_moe, deepseek_v3, granitemoe. For other model types
-// roles are guessed from names and shapes, and assumption() says so. Sources: transformers 5.23, models/<type>/modeling_<type>.py
-// and conversion_mapping.py.
+// What the tensors of a model are for, by the names that transformers saves them under: read from formats/model_kinds.h, or
+// guessed from names and shapes for a model type that is not there; assumption() tells.
 
 #include <cstdint>
 #include <optional>
@@ -12,24 +9,10 @@
 #include <vector>
 
 #include "core/json_fwd.h"
+#include "formats/model_kinds.h"
 #include "formats/tensor_source.h"
 
 namespace overproof {
-
-enum class TensorRole {
-  linear,         ///< [out, in] weight of a projection that every token passes
-  expert_linear,  ///< the same, of one expert among several
-  fused_experts,  ///< [experts, out, in]: stays in one piece, because loaders want it so
-  router,         ///< weight that decides which experts see a token, or how much of a shared one it takes
-  router_bias,    ///< added to the router's scores when it chooses
-  norm,
-  embedding,
-  head,
-  mtp,           ///< anything of the layers that predict further tokens: model.layers.N from num_hidden_layers on
-  quantization,  ///< scale or zero point of a module's activations
-  other          ///< biases and whatever the model type has besides
-};
-std::string_view role_name(TensorRole role);  ///< "expert_linear"
 
 /// A part of a fused tensor under the name that it has alone.
 struct TensorPart {
@@ -42,7 +25,7 @@ class Architecture {
  public:
   explicit Architecture(const Json& config);
   const std::string& model_type() const { return model_type_; }
-  bool known() const { return kind_ >= 0; }
+  bool known() const { return kind_ != nullptr; }
   /// A sentence for the user on what was guessed; empty for a known model type.
   const std::string& assumption() const { return assumption_; }
 
@@ -57,7 +40,7 @@ class Architecture {
 
  private:
   TensorRole guess(const TensorInfo& tensor) const;
-  int kind_ = -1;  // in the table of known types
+  const ModelKind* kind_ = nullptr;  // null: not known
   std::string model_type_, assumption_;
   int64_t layers_ = -1, experts_ = -1;  // -1: config.json does not say
 };

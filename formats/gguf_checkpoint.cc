@@ -10,11 +10,11 @@
 namespace overproof {
 namespace {
 
-const GgufFamily& family_of(const GgufFile& file) {
+const ModelKind& family_of(const GgufFile& file) {
   const std::string arch = file.text("general.architecture");
-  const GgufFamily* family = family_of_gguf(arch, file.integer(arch + ".expert_count", 0) > 0);
+  const ModelKind* family = kind_of_gguf(arch, file.integer(arch + ".expert_count", 0) > 0);
   if (!family)
-    throw FormatError(file.path(), -1, fmt::format("architecture '{}' is not supported; {} are", arch, list_families(true)));
+    throw FormatError(file.path(), -1, fmt::format("architecture '{}' is not supported; {} are", arch, list_model_kinds(true)));
   return *family;
 }
 
@@ -39,7 +39,7 @@ void GgufCheckpoint::refuse(const GgufTensor& tensor, std::string_view cause) co
 
 void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   if (tensor.name == kGgufRopeFactors) return;  // read by config()
-  for (const GgufName& name : gguf_model_names()) {
+  for (const TensorEntry& name : model_tensors()) {
     if (name.gguf == tensor.name) return add(std::string(name.hf), tensor, tensor.shape, {});
   }
   const std::string_view name = tensor.name;
@@ -52,9 +52,9 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   }
   const std::string prefix = fmt::format("model.layers.{}.", layer), blk = fmt::format("blk.{}.", layer);
   const bool latent = part == "attn_k_b.weight" || part == "attn_v_b.weight";
-  if (latent && family_.id == GgufFamily::deepseek_v3) return map_latent(tensor, blk, prefix);
+  if (latent && family_.id == ModelKind::deepseek_v3) return map_latent(tensor, blk, prefix);
   for (const GgufExpertName& expert : gguf_expert_names()) {
-    if (expert.gguf == part) return map_experts(tensor, expert.kind, blk, prefix);
+    if (expert.gguf == part) return map_experts(tensor, expert.part, blk, prefix);
   }
   const std::string_view hf = hf_layer_name(family_, part);
   if (hf.empty() && (part.find("exp") != std::string_view::npos || part == "ffn_gate_inp.weight")) {
@@ -76,22 +76,22 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   add(prefix + std::string(hf), tensor, shape, {.half_head = half_head});
 }
 
-void GgufCheckpoint::map_experts(const GgufTensor& tensor, GgufExpertName::Kind kind, const std::string& blk,
+void GgufCheckpoint::map_experts(const GgufTensor& tensor, TensorName::Part part, const std::string& blk,
                                  const std::string& prefix) {
-  if (!family_.experts) refuse(tensor, fmt::format("makes this a mixture of experts, which '{}' without experts is not", arch_));
+  if (!family_.has_experts()) refuse(tensor, fmt::format("makes this a mixture of experts, which '{}' without experts is not", arch_));
   if (tensor.shape.size() != 3) refuse(tensor, "does not have three dimensions");
   const std::vector<int64_t>& shape = tensor.shape;
   if (shape[0] > file_.integer(arch_ + ".expert_count")) refuse(tensor, "has more experts than expert_count");
-  if (family_.id != GgufFamily::granitemoe) {
+  if (family_.id != ModelKind::granitemoe) {
     for (int64_t e = 0; e < shape[0]; ++e) {
-      add(prefix + hf_expert_name(family_, e, kind), tensor, {shape[1], shape[2]}, {.first_row = e * shape[1]});
+      add(prefix + expert_tensor_name(family_, e, part), tensor, {shape[1], shape[2]}, {.first_row = e * shape[1]});
     }
     return;
   }
-  if (kind == GgufExpertName::down) return add(prefix + std::string(hf_fused_down(family_)), tensor, shape, {});
-  const GgufTensor* other = file_.find(blk + (kind == GgufExpertName::gate ? "ffn_up_exps.weight" : "ffn_gate_exps.weight"));
+  if (part == TensorName::Part::down) return add(prefix + std::string(hf_fused_down(family_)), tensor, shape, {});
+  const GgufTensor* other = file_.find(blk + (part == TensorName::Part::gate ? "ffn_up_exps.weight" : "ffn_gate_exps.weight"));
   if (!other || other->shape != shape) refuse(tensor, "has no counterpart of the same shape: gate and up make one tensor");
-  if (kind == GgufExpertName::up) return;  // comes with the gate
+  if (part == TensorName::Part::up) return;  // comes with the gate
   add(prefix + std::string(hf_fused_gate_up(family_)), tensor, {shape[0], 2 * shape[1], shape[2]}, {.second = other});
 }
 

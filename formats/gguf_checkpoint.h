@@ -38,14 +38,14 @@ class GgufCheckpoint : public TensorSource {
   [[noreturn]] void refuse(const GgufTensor& tensor, std::string_view cause) const;
   void add(const std::string& name, const GgufTensor& tensor, std::vector<int64_t> shape, Source source);
   void map_tensor(const GgufTensor& tensor);
-  void map_experts(const GgufTensor& tensor, GgufExpertName::Kind kind, const std::string& blk, const std::string& prefix);
+  void map_experts(const GgufTensor& tensor, TensorName::Part part, const std::string& blk, const std::string& prefix);
   void map_latent(const GgufTensor& tensor, const std::string& blk, const std::string& prefix);
   Json rope_scaling(int64_t head_dim, double theta) const;
   void add_expert_config(Json& config) const;
   void add_latent_config(Json& config) const;
   GgufFile file_;
   std::vector<fs::path> files_{file_.path()};
-  const GgufFamily& family_;
+  const ModelKind& family_;
   std::string arch_;
   TensorTable table_;
   std::vector<Source> sources_;  // beside table_.list()

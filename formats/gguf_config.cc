@@ -7,13 +7,12 @@
 #include <numbers>
 
 #include "core/error.h"
-#include "core/json.h"
-#include "formats/json_fields.h"
+#include "core/json_object.h"
 
 namespace overproof {
 namespace {
 
-using F = GgufFamily;
+using F = ModelKind;
 
 /// Numbers of llama.cpp's llama_expert_gating_func_type.
 constexpr int64_t kSigmoid = 2;
@@ -22,8 +21,8 @@ constexpr int64_t kMostHeadDim = 65536;
 
 class Keys {
  public:
-  Keys(const Json& config, const std::filesystem::path& file, const GgufFamily& family, GgufMetadata& out)
-      : config_(config, file), family_(family), out_(out) {}
+  Keys(const Json& config, const std::filesystem::path& file, const ModelKind& family, GgufMetadata& out)
+      : config_(config, file, "", JsonNull::absent), family_(family), out_(out) {}
 
   GgufShape add(int64_t vocabulary, int64_t nextn_layers) {
     if (const std::string act = config_.text("hidden_act", "silu"); act != "silu")
@@ -43,7 +42,7 @@ class Keys {
     if (family_.id == F::deepseek_v3) add_latent_attention();
     else add_attention();
     add_rope();
-    if (family_.experts) add_experts();
+    if (family_.has_experts()) add_experts();
     else shape_.dense_layers = shape_.layers;
     if (nextn_layers > 0) u32("nextn_predict_layers", nextn_layers);
     if (family_.id == F::granitemoe) add_granite_scales();
@@ -53,15 +52,19 @@ class Keys {
  private:
   [[noreturn]] void refuse(const std::string& cause) const {
     throw UsageError(fmt::format("{}: {}; llama.cpp computes '{}' otherwise, so this model cannot be written as GGUF",
-                                 config_.file().string(), cause, family_.arch));
+                                 config_.origin().string(), cause, family_.arch));
   }
   std::string key(std::string_view name) const { return fmt::format("{}.{}", family_.arch, name); }
   void u32(std::string_view name, int64_t value) { out_.add_u32(key(name), value); }
   void f32(std::string_view name, double value) { out_.add_f32(key(name), value); }
   int64_t positive(const std::string& name, std::optional<int64_t> fallback = {}) const {
-    const int64_t n = config_.count(name, fallback);
-    if (n == 0) config_.fail(fmt::format("'{}' is 0", name));
+    const int64_t n = count(config_, name, fallback);
+    if (n == 0) config_.fail(name, "is 0");
     return n;
+  }
+  /// Below 2^31, so that products of two fit.
+  static int64_t count(const JsonObject& in, const std::string& name, std::optional<int64_t> fallback = {}) {
+    return in.integer(name, 0, INT32_MAX, fallback);
   }
 
   /// llama.cpp gives these architectures no attention window. Up to the window's width that is the same function, and no
@@ -72,16 +75,16 @@ class Keys {
     if (family_.is(F::mistral | F::mixtral)) {
       // Left out, transformers' Mistral takes 4096; a Mixtral has none.
       const bool given = config_.find("sliding_window") || has_null("sliding_window");
-      window = config_.count("sliding_window", given || family_.id == F::mixtral ? 0 : 4096);
+      window = count(config_, "sliding_window", given || family_.id == F::mixtral ? 0 : 4096);
     } else if (config_.flag("use_sliding_window", false)) {
-      window = config_.count("sliding_window", 4096);
+      window = count(config_, "sliding_window", 4096);
     }
     if (window == 0 || window >= context) return context;
     shape_.notes.push_back(fmt::format(
         "the model sees {} tokens back, which llama.cpp does not limit: context_length is {}, not {}", window, window, context));
     return window;
   }
-  bool has_null(const std::string& name) const { return config_.object().contains(name) && config_.object()[name].is_null(); }
+  bool has_null(const std::string& name) const { return config_.json().contains(name) && config_.json()[name].is_null(); }
 
   void add_attention() {
     const bool own_default = family_.is(F::qwen3 | F::qwen3_moe | F::glm4_moe);  // 128 or so, whatever the hidden size
@@ -110,7 +113,7 @@ class Keys {
     shape_.kv_rank = positive("kv_lora_rank");
     shape_.qk_nope = positive("qk_nope_head_dim");
     shape_.v_head_dim = positive("v_head_dim");
-    const int64_t q_rank = config_.count("q_lora_rank", 0);
+    const int64_t q_rank = count(config_, "q_lora_rank", 0);
     // src/models/deepseek2.cpp knows the "lite" models, which have no q_lora_rank, by their number of layers.
     if (q_rank > 0 && (shape_.layers == 26 || shape_.layers == 27))
       refuse(fmt::format("q_lora_rank is {} with {} layers", q_rank, shape_.layers));
@@ -128,7 +131,7 @@ class Keys {
     const Json* object = config_.find("rope_parameters");
     if (!object) object = config_.find("rope_scaling");
     const Json none = Json::object();
-    const JsonFields rope(object ? *object : none, config_.file());
+    const JsonObject rope(object ? *object : none, config_.origin(), "rope_parameters", JsonNull::absent);
     const double theta = rope.number("rope_theta", config_.number("rope_theta", family_.id == F::mixtral ? 1e6 : 10000.0));
     if (!(theta > 0)) config_.fail("rope_theta is not positive");
     f32("rope.freq_base", theta);
@@ -147,7 +150,7 @@ class Keys {
     if (type == "llama3") {
       if (!family_.interleaved_rope) refuse("its RoPE scaling is 'llama3'");  // the only loaders that read rope_freqs.weight
       // No loader needs the length: it lets the factors be read back as what they were made from.
-      u32("rope.scaling.original_context_length", rope.count("original_max_position_embeddings"));
+      u32("rope.scaling.original_context_length", count(rope, "original_max_position_embeddings"));
       shape_.rope_factors = llama3_rope_factors(shape_.head_dim, theta, rope.number("factor"), rope.number("low_freq_factor"),
                                                 rope.number("high_freq_factor"), rope.number("original_max_position_embeddings"));
       return out_.add_text(key("rope.scaling.type"), "none");
@@ -160,8 +163,8 @@ class Keys {
     if (type == "yarn") add_yarn(rope, factor);
   }
 
-  void add_yarn(const JsonFields& rope, double factor) {
-    u32("rope.scaling.original_context_length", rope.count("original_max_position_embeddings"));
+  void add_yarn(const JsonObject& rope, double factor) {
+    u32("rope.scaling.original_context_length", count(rope, "original_max_position_embeddings"));
     f32("rope.scaling.yarn_beta_fast", rope.number("beta_fast", 32.0));
     f32("rope.scaling.yarn_beta_slow", rope.number("beta_slow", 1.0));
     if (!rope.flag("truncate", true)) refuse("its RoPE scaling does not truncate");
@@ -183,16 +186,16 @@ class Keys {
 
   void add_experts() {
     const bool qwen = family_.is(F::qwen2_moe | F::qwen3_moe), leading = family_.is(F::glm4_moe | F::deepseek_v3);
-    const char* count = leading                                     ? "n_routed_experts"
-                        : !qwen || config_.has("num_local_experts") ? "num_local_experts"
-                                                                    : "num_experts";
-    shape_.experts = positive(count);
+    const char* name = leading                                     ? "n_routed_experts"
+                       : !qwen || config_.has("num_local_experts") ? "num_local_experts"
+                                                                   : "num_experts";
+    shape_.experts = positive(name);
     const int64_t used = positive("num_experts_per_tok");
     if (used > shape_.experts) config_.fail(fmt::format("{} of {} experts cannot be used", used, shape_.experts));
     u32("expert_count", shape_.experts);
     u32("expert_used_count", used);
     if (qwen) {
-      if (config_.count("decoder_sparse_step", 1) != 1) refuse("decoder_sparse_step is not 1");
+      if (count(config_, "decoder_sparse_step", 1) != 1) refuse("decoder_sparse_step is not 1");
       if (const Json* dense = config_.find("mlp_only_layers"); dense && !dense->empty())
         refuse("mlp_only_layers names layers without experts");
       // qwen2moe.cpp leaves the weights of the chosen experts as they are, qwen3moe.cpp lets them sum to 1.
@@ -202,9 +205,9 @@ class Keys {
       if (family_.id == F::qwen2_moe) u32("expert_shared_feed_forward_length", positive("shared_expert_intermediate_size"));
     }
     if (leading) {
-      shape_.dense_layers = std::min(config_.count("first_k_dense_replace"), shape_.layers);
+      shape_.dense_layers = std::min(count(config_, "first_k_dense_replace"), shape_.layers);
       u32("expert_feed_forward_length", positive("moe_intermediate_size"));
-      u32("expert_shared_count", config_.count("n_shared_experts", family_.id == F::glm4_moe ? 1 : std::optional<int64_t>()));
+      u32("expert_shared_count", count(config_, "n_shared_experts", family_.id == F::glm4_moe ? 1 : std::optional<int64_t>()));
       u32("leading_dense_block_count", shape_.dense_layers);
       u32("expert_gating_func", kSigmoid);
       f32("expert_weights_scale", config_.number("routed_scaling_factor"));
@@ -235,15 +238,15 @@ class Keys {
     scale("logits_scaling", "logit_scale");
   }
 
-  JsonFields config_;
-  const GgufFamily& family_;
+  JsonObject config_;
+  const ModelKind& family_;
   GgufMetadata& out_;
   GgufShape shape_;
 };
 
 }  // namespace
 
-GgufShape add_architecture_keys(const Json& config, const std::filesystem::path& file, const GgufFamily& family,
+GgufShape add_architecture_keys(const Json& config, const std::filesystem::path& file, const ModelKind& family,
                                 int64_t vocabulary, int64_t nextn_layers, GgufMetadata& out) {
   return Keys(config, file, family, out).add(vocabulary, nextn_layers);
 }

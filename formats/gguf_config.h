@@ -28,7 +28,7 @@ struct GgufShape {
 /// Appends "{arch}.*" and general.architecture. `nextn_layers` of the checkpoint predict further tokens; `vocabulary` are the
 /// rows of the embedding. A model that llama.cpp would compute otherwise than transformers throws UsageError saying why;
 /// a config.json that is wrong in itself throws FormatError naming `file`.
-GgufShape add_architecture_keys(const Json& config, const std::filesystem::path& file, const GgufFamily& family,
+GgufShape add_architecture_keys(const Json& config, const std::filesystem::path& file, const ModelKind& family,
                                 int64_t vocabulary, int64_t nextn_layers, GgufMetadata& out);
 
 /// Llama 3's RoPE divisors, [head_dim / 2]: transformers, modeling_rope_utils.py, _compute_llama3_parameters.

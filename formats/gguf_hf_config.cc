@@ -13,7 +13,7 @@
 namespace overproof {
 namespace {
 
-using F = GgufFamily;
+using F = ModelKind;
 
 }  // namespace
 
@@ -116,7 +116,7 @@ Json GgufCheckpoint::config() const {
   if (family_.id == F::glm4_moe)
     c["partial_rotary_factor"] = scaling["partial_rotary_factor"] = double(rotary) / double(head_dim);
   c["rope_parameters"] = scaling;
-  if (family_.experts) add_expert_config(c);
+  if (family_.has_experts()) add_expert_config(c);
   if (latent) add_latent_config(c);
   if (family_.id == F::granitemoe) {
     c["attention_multiplier"] = file_.number(key("attention.scale"), 1 / std::sqrt(double(head_dim)));

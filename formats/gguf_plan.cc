@@ -7,15 +7,14 @@
 #include <set>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "formats/gguf_config.h"
 #include "formats/gguf_names.h"
-#include "formats/json_fields.h"
 
 namespace overproof {
 namespace {
 
-using F = GgufFamily;
+using F = ModelKind;
 
 /// llama.cpp's llama_ftype: what the file is mostly made of.
 int64_t file_type(GgmlType type) {
@@ -56,11 +55,11 @@ class Planner {
   }
 
   GgufPlan make() {
-    const std::string type = JsonFields(config_, config_file_).text("model_type", "");
-    family_ = find_family(type);
+    const std::string type = JsonObject(config_, config_file_, "", JsonNull::absent).text("model_type", "");
+    family_ = find_model_kind(type);
     if (!family_) {
       throw UsageError(fmt::format("{}: model_type '{}' cannot be written as GGUF; {} can", config_file_.string(), type,
-                                   list_families(false)));
+                                   list_model_kinds(false)));
     }
     const TensorInfo& embedding = required("model.embed_tokens.weight");
     if (embedding.shape.size() != 2) refuse("'model.embed_tokens.weight' is no matrix");
@@ -75,7 +74,7 @@ class Planner {
     plan_.notes = shape_.notes;
     expect(embedding, {embedding.shape[0], shape_.hidden});
 
-    for (const GgufName& name : gguf_model_names()) {
+    for (const TensorEntry& name : model_tensors()) {
       if (name.hf == "lm_head.weight") add_head(name);
       else add_same(std::string(name.gguf), std::string(name.hf), 0, true);
     }
@@ -131,7 +130,7 @@ class Planner {
   }
 
   /// The head is left out where it is the embedding, but qwen2moe's loader always wants one.
-  void add_head(const GgufName& name) {
+  void add_head(const TensorEntry& name) {
     const bool own = source_.find(name.hf) != nullptr;
     if (shape_.tied && own) {
       plan_.skipped.emplace_back(name.hf);
@@ -143,10 +142,10 @@ class Planner {
 
   void add_layer(int64_t layer) {
     const std::string gguf = fmt::format("blk.{}.", layer), hf = fmt::format("model.layers.{}.", layer);
-    const bool moe = family_->experts && layer >= shape_.dense_layers;
-    for (const GgufName& name : gguf_layer_names()) {
-      if (!family_->is(name.families)) continue;
-      using Need = GgufName::Need;
+    const bool moe = family_->has_experts() && layer >= shape_.dense_layers;
+    for (const TensorEntry& name : layer_tensors()) {
+      if (!family_->is(name.kinds) || name.gguf.empty()) continue;
+      using Need = TensorEntry::Need;
       const bool needed = name.need == Need::always || (name.need == Need::dense && !moe) || (name.need == Need::moe && moe);
       const bool misplaced = (name.need == Need::dense && moe) ||
                              ((name.need == Need::moe || name.need == Need::moe_optional) && !moe) ||
@@ -189,16 +188,16 @@ class Planner {
   void add_experts(const std::string& gguf, const std::string& hf) {
     const bool fused = source_.find(hf + std::string(hf_fused_gate_up(*family_))) != nullptr || family_->id == F::granitemoe;
     for (const GgufExpertName& name : gguf_expert_names()) {
-      if (fused) add_fused(gguf + std::string(name.gguf), hf, name.kind);
-      else add_stack(gguf + std::string(name.gguf), hf, name.kind);
+      if (fused) add_fused(gguf + std::string(name.gguf), hf, name.part);
+      else add_stack(gguf + std::string(name.gguf), hf, name.part);
     }
   }
 
-  void add_stack(const std::string& gguf, const std::string& hf, GgufExpertName::Kind kind) {
+  void add_stack(const std::string& gguf, const std::string& hf, TensorName::Part part) {
     std::vector<GgufPart> parts;
     std::vector<int64_t> shape;
     for (int64_t expert = 0; expert < shape_.experts; ++expert) {
-      const TensorInfo& info = required(hf + hf_expert_name(*family_, expert, kind));
+      const TensorInfo& info = required(hf + expert_tensor_name(*family_, expert, part));
       if (expert == 0) shape = info.shape;
       if (shape.size() != 2 || info.elements() == 0) refuse(fmt::format("tensor '{}' is no matrix", info.name));
       expect(info, shape);
@@ -207,8 +206,8 @@ class Planner {
     add(gguf, {shape_.experts, shape[0], shape[1]}, std::move(parts));
   }
 
-  void add_fused(const std::string& gguf, const std::string& hf, GgufExpertName::Kind kind) {
-    const bool down = kind == GgufExpertName::down;
+  void add_fused(const std::string& gguf, const std::string& hf, TensorName::Part part) {
+    const bool down = part == TensorName::Part::down;
     const TensorInfo& info = required(hf + std::string(down ? hf_fused_down(*family_) : hf_fused_gate_up(*family_)));
     if (info.shape.size() != 3 || info.shape[0] != shape_.experts || info.elements() == 0 || (!down && info.shape[1] % 2 != 0) ||
         info.shape[down ? 1 : 2] != shape_.hidden) {
@@ -218,7 +217,7 @@ class Planner {
     const int64_t rows = down ? info.shape[1] : info.shape[1] / 2;
     std::vector<GgufPart> parts;
     for (int64_t expert = 0; expert < shape_.experts; ++expert) {
-      parts.push_back({info.name, expert * info.shape[1] + (kind == GgufExpertName::up ? rows : 0), rows});
+      parts.push_back({info.name, expert * info.shape[1] + (part == TensorName::Part::up ? rows : 0), rows});
     }
     add(gguf, {shape_.experts, rows, info.shape[2]}, std::move(parts));
   }
@@ -250,7 +249,7 @@ class Planner {
   std::filesystem::path config_file_;
   const GgufChoice& choice_;
   const Json& config_;
-  const GgufFamily* family_ = nullptr;
+  const ModelKind* family_ = nullptr;
   GgufShape shape_;
   GgufPlan plan_;
   std::set<std::string> placed_;

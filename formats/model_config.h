@@ -2,6 +2,7 @@
 // The shape of a decoder: what config.json says, for the dense teachers and the glm4_moe student.
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 
 #include "core/json_fwd.h"
@@ -38,8 +39,9 @@ struct ModelConfig {
   /// Fraction of FFN neurons a token uses: (top_k + shared) x width / (all experts x width); 1 for a dense FFN.
   double ffn_activation() const;
 
-  /// From config.json; throws UsageError naming what is not supported (sliding windows in use, other activations, ...).
-  static ModelConfig from_json(const Json& config, const std::string& where);
+  /// From config.json; throws FormatError naming `file` and what is wrong or not supported (sliding windows in use, other
+  /// activations, ...).
+  static ModelConfig from_json(const Json& config, const std::filesystem::path& file);
   /// As transformers reads it: LlamaForCausalLM etc. for dense, Glm4MoeForCausalLM with every trap closed.
   Json to_json() const;
 };

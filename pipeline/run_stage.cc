@@ -97,13 +97,13 @@ Prepared prepare(const StageRequest& request, Digests digests) {
 
 /// Replaces the guesses by what the stage has read. Throws ProvenanceError when an input is not what its statement says, or
 /// did not stay what it was.
-void settle(const StageRequest& request, const Inputs& inputs, Prepared& p) {
+void settle(const StageRequest& request, const Outputs& outputs, Prepared& p) {
   for (const auto& [slot, glance] : p.glances) {
     const fs::path& path = p.inputs[slot].path;
     if (glance_at_artifact(path) != glance)
       throw ProvenanceError(
           fmt::format("{}: was changed while it was read; let nobody write to it and run the same command again", path.string()));
-    p.inputs[slot].root = checked_root(request, slot, path, inputs.noted(slot));
+    p.inputs[slot].root = checked_root(request, slot, path, outputs.input_digests(slot));
   }
   identify(request, p);
 }
@@ -261,7 +261,7 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
   try {
-    settle(request, inputs, prepared);
+    settle(request, outputs, prepared);
   } catch (const ProvenanceError&) {
     fs::remove_all(scratch, error);  // what was made of a forged input is worth nothing
     throw;

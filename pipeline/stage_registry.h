@@ -24,7 +24,7 @@ struct Slot {
     file,      ///< a file or folder from outside; recorded by digest, never by path
   } kind = Kind::artifact;
   bool required = true;
-  bool streamed = false;  ///< the stage digests its files while it reads them (Inputs::note_digest): gigabytes are read once
+  bool streamed = false;  ///< the stage digests its files while it reads them (Outputs::note_input_digest): gigabytes are read once
   std::string unless =
       {};  ///< another slot: when that is given, this one is not asked for (prune takes one of two kinds of model)
 };

@@ -309,12 +309,12 @@ EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMak
   }
 }
 
-void note_digests(const Inputs& inputs, const std::string& slot, const Checkpoint& model, const EngineResult& made) {
+void note_digests(Outputs& outputs, const std::string& slot, const Checkpoint& model, const EngineResult& made) {
   const bool one_file = !fs::is_directory(model.path);
   for (const FileRecord& record : made.inputs) {
     const fs::path file = record.name;
-    inputs.note_digest(slot, {one_file ? file.filename().string() : file.lexically_relative(model.path).generic_string(),
-                              record.bytes, record.digest});
+    outputs.note_input_digest(slot, {one_file ? file.filename().string() : file.lexically_relative(model.path).generic_string(),
+                                     record.bytes, record.digest});
   }
 }
 

@@ -45,7 +45,7 @@ struct EngineResult {
 EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMaker& make_sink, Outputs& outputs,
                         const EngineOptions& options);
 
-/// Notes the digests of the files that the engine read (Inputs::note_digest), named relative to the model.
-void note_digests(const Inputs& inputs, const std::string& slot, const Checkpoint& model, const EngineResult& made);
+/// Notes the digests of the files that the engine read (Outputs::note_input_digest), named relative to the model.
+void note_digests(Outputs& outputs, const std::string& slot, const Checkpoint& model, const EngineResult& made);
 
 }  // namespace overproof

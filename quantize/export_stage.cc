@@ -23,11 +23,11 @@ StageReport run_export(const ExportConfig& config, const Inputs& inputs, Outputs
   const Checkpoint model = open_checkpoint(inputs.path("model"));
   const auto run = plan_gguf_run(
       model, [&](const std::string&, const GgufTensorInfo&) { return config.type; }, nullptr, config.name);
-  const EngineResult made = run->write(inputs, outputs, {.block_bytes = config.block_bytes, .label = "export"});
+  const EngineResult made = run->write(outputs, {.block_bytes = config.block_bytes, .label = "export"});
 
   int64_t bytes = 0;
   for (const FileRecord& record : outputs.folder().records()) bytes += record.bytes;
-  const std::string arch(find_family((*model.config)["model_type"].get<std::string>())->arch);
+  const std::string arch(find_model_kind((*model.config)["model_type"].get<std::string>())->arch);
   const std::string type = type_name(config.type);
   const GgufPlan& plan = run->gguf;
   StageReport report;

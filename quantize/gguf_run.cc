@@ -51,12 +51,12 @@ std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice
   return run;
 }
 
-EngineResult GgufRun::write(const Inputs& inputs, Outputs& outputs, const EngineOptions& options) const {
+EngineResult GgufRun::write(Outputs& outputs, const EngineOptions& options) const {
   const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>&) {
     return std::make_unique<GgufWriter>(to, kGgufName, gguf.metadata, gguf.infos());
   };
   EngineResult made = run_engine(plan, view, make_sink, outputs, options);
-  note_digests(inputs, "model", view, made);
+  note_digests(outputs, "model", view, made);
   return made;
 }
 

@@ -22,7 +22,7 @@ struct GgufRun {
   std::vector<std::string> notes;  ///< for the user: what was not written, what the tokenizer lacks
 
   /// Writes model.gguf and notes the digests of the files that were read for slot "model".
-  EngineResult write(const Inputs& inputs, Outputs& outputs, const EngineOptions& options) const;
+  EngineResult write(Outputs& outputs, const EngineOptions& options) const;
 };
 
 /// `choice` gives the type of each matrix; `blocks` makes those of type Q8_0, and may be null when there are none. `name`, unless

@@ -149,14 +149,14 @@ class QuantizeRun {
   void stream() {
     const EngineOptions options{.block_bytes = config_.block_bytes, .gpu = gpu_.get()};
     if (gguf_) {
-      made_ = gguf_->write(inputs_, outputs_, options);
+      made_ = gguf_->write(outputs_, options);
       return;
     }
     const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>& tensors) {
       return std::make_unique<ShardedWriter>(to, tensors, Metadata{{"format", "pt"}}, config_.max_shard_bytes);
     };
     made_ = run_engine(plan_, model_, make_sink, outputs_, options);
-    note_digests(inputs_, "model", model_, made_);
+    note_digests(outputs_, "model", model_, made_);
     write_companions();
   }
 

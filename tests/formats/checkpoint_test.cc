@@ -178,7 +178,7 @@ TEST_CASE("tensors have the names that the gguf package gives them") {
   const Json names = read_json(fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/gguf_names/names.json");
   REQUIRE(names.size() == 9);
   for (const auto& [model, table] : names.items()) {
-    const GgufFamily* family = find_family(model);
+    const ModelKind* family = find_model_kind(model);
     REQUIRE(family);
     GgufBuilder b = llama(std::string(family->arch));
     b.integer(std::string(family->arch) + ".expert_count", family->experts ? 2 : 0);

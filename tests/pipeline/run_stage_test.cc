@@ -47,7 +47,7 @@ StageReport run_stream(const EchoConfig& config, const Inputs& inputs, Outputs& 
   if (config.fail == "usage") record.digest = sha256("something else");
   if (config.fail == "unrecorded")
     std::ofstream(inputs.path("text") / "sub/echo.txt") << text;  // the same bytes, but written meanwhile
-  inputs.note_digest("text", record);
+  outputs.note_input_digest("text", record);
   outputs.folder().write_file("copy.txt", text);
   std::ofstream(outputs.scratch() / "progress") << "kept";
   return {};

@@ -26,8 +26,8 @@ StageReport run(const ExportConfig& config, const fs::path& model, const fs::pat
   StageReport report = run_export(config, inputs, outputs);
   const Checkpoint checkpoint = open_checkpoint(model);
   for (const fs::path& file : checkpoint.tensors->files()) {  // digested while they were read
-    const auto noted = std::ranges::find(inputs.noted("model"), file.filename().string(), &FileRecord::name);
-    REQUIRE(noted != inputs.noted("model").end());
+    const auto noted = std::ranges::find(outputs.input_digests("model"), file.filename().string(), &FileRecord::name);
+    REQUIRE(noted != outputs.input_digests("model").end());
     CHECK(noted->digest == sha256_file(file));
   }
   CHECK(outputs.folder().records().size() == 1);

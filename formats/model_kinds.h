@@ -1,0 +1,89 @@
+#pragma once
+// The architectures that are known, one row each, and their tensors by name in transformers and in GGUF: the one table that
+// roles (formats/architecture), configurations (formats/model_config) and both directions of GGUF read.
+// Sources: transformers 5.23, models/<type>/modeling_<type>.py, configuration_<type>.py and conversion_mapping.py;
+// gguf-py/gguf/tensor_mapping.py and src/models/*.cpp of llama.cpp (which loader takes which tensor).
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "formats/tensor_name.h"
+
+namespace overproof {
+
+enum class TensorRole {
+  linear,         ///< [out, in] weight of a projection that every token passes
+  expert_linear,  ///< the same, of one expert among several
+  fused_experts,  ///< [experts, out, in]: stays in one piece, because loaders want it so
+  router,         ///< weight that decides which experts see a token, or how much of a shared one it takes
+  router_bias,    ///< added to the router's scores when it chooses
+  norm,
+  embedding,
+  head,
+  mtp,           ///< anything of the layers that predict further tokens: model.layers.N from num_hidden_layers on
+  quantization,  ///< scale or zero point of a module's activations
+  other          ///< biases and whatever the model type has besides
+};
+std::string_view role_name(TensorRole role);  ///< "expert_linear"
+
+struct ModelKind {
+  enum Id : uint32_t {  // bits, so that a tensor lists the kinds that have it
+    llama = 1 << 0,
+    mistral = 1 << 1,
+    mixtral = 1 << 2,
+    qwen2 = 1 << 3,
+    qwen3 = 1 << 4,
+    qwen2_moe = 1 << 5,
+    qwen3_moe = 1 << 6,
+    glm4_moe = 1 << 7,
+    deepseek_v3 = 1 << 8,
+    granitemoe = 1 << 9
+  };
+  /// How an expert's matrices are named where each is a tensor: gate_proj, or w1. stay_fused: loaders want them in one tensor.
+  enum class Experts { none, by_projection, by_number, stay_fused };
+  /// What transformers assumes when config.json leaves a key out; a checkpoint may rely on it.
+  struct Defaults {
+    int64_t kv_heads;  ///< 0: as many as heads
+    double rms_norm_eps;
+    int64_t head_dim;        ///< 0: hidden_size / heads
+    int64_t sliding_window;  ///< 0: none
+  };
+
+  Id id;
+  std::string_view model_type;    ///< of config.json
+  std::string_view architecture;  ///< transformers' class
+  std::string_view arch;          ///< GGUF's general.architecture, and the prefix of its keys
+  Experts experts = Experts::none;
+  /// GGUF: RoPE turns neighbouring rows of a head, where transformers turns rows half a head apart: q and k are stored with
+  /// their halves interleaved.
+  bool interleaved_rope = false;
+  std::optional<Defaults> computed;  ///< of the kinds that model/ computes
+
+  bool is(uint32_t ids) const { return (id & ids) != 0; }
+  bool has_experts() const { return experts != Experts::none; }
+};
+
+std::span<const ModelKind> model_kinds();
+/// By config.json's model_type; nullptr when it is not known.
+const ModelKind* find_model_kind(std::string_view model_type);
+
+/// A tensor of the whole model, or of a layer: its name in transformers behind "model.layers.N.", '#' for an expert's number.
+struct TensorEntry {
+  /// GGUF: in which layers the tensor is; nextn: of those that predict further tokens.
+  enum Need { always, optional, dense, moe, moe_optional, nextn };
+  std::string_view hf;
+  TensorRole role;
+  uint32_t kinds;               ///< those that have it
+  std::string_view gguf = {};   ///< behind "blk.N."; "" where it has no place in GGUF under one name
+  Need need = always;
+};
+std::span<const TensorEntry> model_tensors();
+std::span<const TensorEntry> layer_tensors();
+
+/// What follows "model.layers.N." of an expert's matrix: "mlp.experts.3.gate_proj.weight", "block_sparse_moe.experts.3.w1.weight".
+std::string expert_tensor_name(const ModelKind& kind, int64_t expert, TensorName::Part part);
+
+}  // namespace overproof
