@@ -181,7 +181,7 @@ TEST_CASE("tensors have the names that the gguf package gives them") {
     const ModelKind* family = find_model_kind(model);
     REQUIRE(family);
     GgufBuilder b = llama(std::string(family->arch));
-    b.integer(std::string(family->arch) + ".expert_count", family->experts ? 2 : 0);
+    b.integer(std::string(family->arch) + ".expert_count", family->has_experts() ? 2 : 0);
     b.tensors.clear();
     for (const auto& [gguf, hf] : table.items()) {
       const bool stacked = gguf.find("_exps.") != std::string::npos,
