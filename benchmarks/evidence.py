@@ -4,7 +4,7 @@
     benchmarks/evidence.py BUILD [--runs 1000] [--models 48] [--part null|power|radioactivity|all] [--json]
 
 Null: models of 0.1 million parameters, each trained from its own initial weights, compared with unrelated keys, controls and
-models (bench_evidence; BUILD needs -DOVERPROOF_BENCHMARKS=ON). Power: a student is distilled and then quantised, pruned and calibrated;
+models (bench_evidence; BUILD needs -DOVERPROOF_BENCHMARKS=ON). Power: a student is distilled and then quantized, pruned and calibrated;
 each of its descendants and an unrelated model are compared with the run. Radioactivity: students of sampled text, with and without the
 watermark. All models are made from seeds by the program's stages. Takes about ten minutes on one core.
 """

@@ -12,7 +12,7 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/tensor_source.h"
-#include "quantize/scheme.h"
+#include "quantize/schemes/scheme.h"
 
 namespace {
 
@@ -58,7 +58,7 @@ struct Output {
   bool operator==(const Output&) const = default;
 };
 
-void quantise(const Scheme& scheme, const RowQuantizer& quantizer, int64_t rows, Output& out) {
+void quantize(const Scheme& scheme, const RowQuantizer& quantizer, int64_t rows, Output& out) {
   const int64_t row_bytes = scheme.row_bytes(kColumns), grain = std::max(kGrain, scheme.row_unit());
   out.bytes.resize(size_t(rows * row_bytes));
   out.scales.resize(size_t(scheme.row_scales(rows, kColumns)));
@@ -77,16 +77,16 @@ void quantize(benchmark::State& state, const std::string& name, const RowKernels
   set_thread_count(state.range(0));
   use_row_kernels(*kernels);
   Output out, checked, expected;
-  quantise(*scheme, *quantizer, kRows, out);  // so that all pages are allocated before timing
+  quantize(*scheme, *quantizer, kRows, out);  // so that all pages are allocated before timing
   for (auto _ : state) {
-    quantise(*scheme, *quantizer, kRows, out);
+    quantize(*scheme, *quantizer, kRows, out);
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(int64_t(state.iterations()) * kRows * kColumns * 2);
 
-  quantise(*scheme, *quantizer, kChecked, checked);
+  quantize(*scheme, *quantizer, kChecked, checked);
   use_row_kernels(scalar_row_kernels());
-  quantise(*scheme, *quantizer, kChecked, expected);
+  quantize(*scheme, *quantizer, kChecked, expected);
   if (checked != expected || !std::equal(checked.bytes.begin(), checked.bytes.end(), out.bytes.begin()))
     state.SkipWithError("the bytes differ from the reference");
 }

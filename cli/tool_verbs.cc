@@ -9,7 +9,7 @@
 #include "data/tokenizer_tools.h"
 #include "formats/inspect.h"
 #include "provenance/key_verbs.h"
-#include "quantize/gpu_report.h"
+#include "quantize/gpu/gpu_report.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "teacher/generate.h"
 #include "teacher/logits.h"

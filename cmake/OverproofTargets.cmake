@@ -1,14 +1,15 @@
 # One library per folder, one test program per folder of tests/.
 
 # overproof_library(name [TORCH] [NO_TEST] [DEPENDS folder...] [LINK target...])
-# Sources are the folder's *.cc. TORCH: needs libtorch, left out with OVERPROOF_WITH_TORCH=OFF.
+# Sources are the *.cc of the folder and of folders in it (but not of quantize/cuda, which is the plug-in). TORCH: needs libtorch, left out with OVERPROOF_WITH_TORCH=OFF.
 function(overproof_library name)
   cmake_parse_arguments(ARG "TORCH;NO_TEST" "" "DEPENDS;LINK" ${ARGN})
   if(ARG_TORCH AND NOT OVERPROOF_WITH_TORCH)
     return()
   endif()
-  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/${name}/*.cc")
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/${name}/*.cc")
   list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "/quantize/cuda/")
   if(NOT OVERPROOF_WITH_TORCH)
     list(FILTER sources EXCLUDE REGEX "_torch\\.cc$")
   endif()

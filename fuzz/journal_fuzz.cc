@@ -3,7 +3,7 @@
 
 #include "core/json.h"
 #include "fuzz/fuzz_file.h"
-#include "quantize/journal.h"
+#include "quantize/engine/journal.h"
 
 using namespace overproof;
 

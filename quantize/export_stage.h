@@ -1,6 +1,6 @@
 #pragma once
 // The `export` stage: reads a checkpoint and writes model.gguf for llama.cpp and programs built on it. Weights stream through
-// quantize/engine.h.
+// quantize/engine/engine.h.
 
 #include <cstdint>
 #include <string>

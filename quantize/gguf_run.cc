@@ -33,7 +33,7 @@ std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice
       OVERPROOF_CHECK(blocks);
       item.scheme = blocks.get();
       item.outputs = item.scheme->outputs(item.source);
-      ++plan.quantised;
+      ++plan.quantized;
     } else {
       item.kept_as = dtype_of(type);
       item.must_be_finite = true;

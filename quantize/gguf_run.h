@@ -7,7 +7,7 @@
 
 #include "core/stage.h"
 #include "formats/gguf_parts.h"
-#include "quantize/engine.h"
+#include "quantize/engine/engine.h"
 
 namespace overproof {
 

@@ -14,9 +14,9 @@
 #include "data/tokenizer_files.h"
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
-#include "quantize/calibration.h"
+#include "quantize/calibration/calibration.h"
 #include "quantize/gguf_run.h"
-#include "quantize/gpu_rows.h"
+#include "quantize/gpu/gpu_rows.h"
 
 namespace overproof {
 namespace {
@@ -69,8 +69,8 @@ struct OpenCalibration {
   ActivationStatistics statistics;
   Calibration calibration;
   OpenCalibration(const fs::path& path, const CalibrationOptions& options, const Checkpoint& model, const Scheme& scheme,
-                  std::function<bool(const std::string&)> is_quantised)
-      : statistics(path), calibration(options, model, scheme, statistics, std::move(is_quantised)) {}
+                  std::function<bool(const std::string&)> is_quantized)
+      : statistics(path), calibration(options, model, scheme, statistics, std::move(is_quantized)) {}
 };
 
 /// Null when no activations are given.
@@ -83,11 +83,11 @@ std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, 
       throw UsageError("smooth and gptq need --activations: the artifact that `overproof activations` made from this model");
     return nullptr;
   }
-  std::set<std::string> quantised;
+  std::set<std::string> quantized;
   for (const PlanItem& item : plan.items)
-    if (item.scheme) quantised.insert(item.source.name);
+    if (item.scheme) quantized.insert(item.source.name);
   auto open = std::make_unique<OpenCalibration>(inputs.path("activations"), options, model, *plan.schemes[0],
-                                                [quantised](const std::string& name) { return quantised.contains(name); });
+                                                [quantized](const std::string& name) { return quantized.contains(name); });
   // A model without a statement has no root until it has been read, so it is read once more here.
   const Digest wanted = open->statistics.model_root();
   if (wanted != inputs.root("model") && wanted != scan_artifact(inputs.path("model")).root)
@@ -103,9 +103,9 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
   std::map<std::string, const PlanItem*, std::less<>> items;
   for (const PlanItem& item : chosen.items) items[item.source.name] = &item;
   const std::set<std::string> fused(chosen.fused.begin(), chosen.fused.end());
-  const auto quantises = [&](const std::string& source) { return items.at(source)->scheme != nullptr || fused.contains(source); };
+  const auto quantizes = [&](const std::string& source) { return items.at(source)->scheme != nullptr || fused.contains(source); };
   const auto type_of = [&](const std::string& source, const GgufTensorInfo&) {
-    if (quantises(source)) return GgmlType::q8_0;
+    if (quantizes(source)) return GgmlType::q8_0;
     const DType dtype = items.at(source)->source.dtype;
     return dtype == DType::f16 ? GgmlType::f16 : dtype == DType::bf16 ? GgmlType::bf16 : GgmlType::f32;
   };
@@ -113,7 +113,7 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
   for (size_t i = 0; i < run->plan.items.size(); ++i) {
     const GgmlType type = run->parts->output_of(i).info.type;
     const std::string* source = run->parts->source_of(i);
-    if (source && quantises(*source) != (type == GgmlType::q8_0) && type != GgmlType::f16)
+    if (source && quantizes(*source) != (type == GgmlType::q8_0) && type != GgmlType::f16)
       throw UsageError(
           fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; use a pattern that matches all of them", *source));
   }
@@ -167,7 +167,7 @@ class QuantizeRun {
     report_exceptions(report);
     if (gpu_)
       device_note_ = fmt::format("{} quantized {} of {} weights, the CPU the others", gpu_->device().name, made_.by_gpu,
-                                 plan().quantised);
+                                 plan().quantized);
     if (!device_note_.empty())
       report.summary.push_back("note: " + device_note_);  // not in the statement: it depends on the machine
     if (calibration_) {
@@ -210,8 +210,8 @@ class QuantizeRun {
   void report_tensors(const Quality& quality, StageReport& report) const {
     const int64_t all = int64_t(plan().items.size());
     report.metrics() = {{"tensors", all},
-                        {"quantised", plan().quantised},
-                        {"kept", all - plan().quantised},
+                        {"quantised", plan().quantized},
+                        {"kept", all - plan().quantized},
                         {"bytes_in", plan().bytes_in},
                         {"bytes_out", bytes_out()},
                         {"sqnr_db",
@@ -221,7 +221,7 @@ class QuantizeRun {
                         {"tensors_sqnr", quality.tensors()}};
     report.summary.push_back(
         fmt::format("quantized {} of {} tensors ({}); kept {} (routers, norms, embeddings, head, and excluded weights)",
-                    plan().quantised, all, scheme_counts(plan()), all - plan().quantised));
+                    plan().quantized, all, scheme_counts(plan()), all - plan().quantized));
   }
 
   /// Weights that did not get the main scheme, and why.

@@ -1,7 +1,7 @@
 #pragma once
 // The `quantize` stage: reads a checkpoint and writes an 8-bit checkpoint that existing runtimes load.
 //
-// Weights stream in blocks of rows (quantize/engine.h), so memory does not grow with the model: the peak is a few times
+// Weights stream in blocks of rows (quantize/engine/engine.h), so memory does not grow with the model: the peak is a few times
 // `block-bytes`, the scales of the tensors in flight, and the list of tensors. Output bytes depend on configuration and input
 // only, not on threads or processor.
 
@@ -11,10 +11,10 @@
 
 #include "core/config.h"
 #include "core/stage.h"
-#include "quantize/engine.h"
-#include "quantize/gpu.h"
-#include "quantize/plan.h"
-#include "quantize/scheme.h"
+#include "quantize/engine/engine.h"
+#include "quantize/gpu/gpu.h"
+#include "quantize/engine/plan.h"
+#include "quantize/schemes/scheme.h"
 
 namespace overproof {
 
@@ -71,7 +71,7 @@ struct QuantizeConfig {
 /// safetensors and the tokenizer files; for GGUF schemes model.gguf only. Throws UsageError when no weight matches or an option
 /// does not fit the scheme, MismatchError when the activations are not of this model, FormatError naming tensor and row of an
 /// infinity or NaN.
-/// Metrics: tensors, quantised, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB}, and
+/// Metrics: tensors, quantized, kept, bytes_in, bytes_out, sqnr_db {mean, worst, worst_tensor}, tensors_sqnr {name: dB}, and
 /// where they apply: calibration (Calibration::metrics), assumption, notes, and fallen_back (weights that int8-g128 cannot hold,
 /// which are int8 in a config group of their own).
 StageReport run_quantize(const QuantizeConfig& config, const Inputs& inputs, Outputs& outputs);

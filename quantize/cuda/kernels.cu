@@ -1,8 +1,8 @@
-// Launches the bodies of quantize/gpu_kernels.h. Their arithmetic must be IEEE's, as on the CPU: see the flags in
+// Launches the bodies of quantize/gpu/gpu_kernels.h. Their arithmetic must be IEEE's, as on the CPU: see the flags in
 // cmake/OverproofCuda.cmake (no fused multiply-add, no flushing of subnormals, exact division).
 
 #include "quantize/cuda/session.h"
-#include "quantize/gpu_dispatch.h"
+#include "quantize/gpu/gpu_dispatch.h"
 
 namespace overproof::gpu {
 namespace {
@@ -45,13 +45,13 @@ int32_t launch(Session& session, const Job& job, int64_t rows, int64_t columns, 
 }  // namespace
 
 int32_t quantize_on(Session& session, const QuantizeJob& job) {
-  return launch(session, job, job.tiles.rows, job.tiles.columns, "quantise");
+  return launch(session, job, job.tiles.rows, job.tiles.columns, "quantize");
 }
 int32_t errors_on(Session& session, const ErrorJob& job) {
   return launch(session, job, job.quantized.tiles.rows, job.quantized.tiles.columns, "sum errors");
 }
 int32_t dequantize_on(Session& session, const DequantizeJob& job) {
-  return launch(session, job, job.tiles.rows, job.tiles.columns, "dequantise");
+  return launch(session, job, job.tiles.rows, job.tiles.columns, "dequantize");
 }
 int32_t scale_on(Session& session, const ScaleJob& job) { return launch(session, job, job.rows, job.columns, "scale sums"); }
 

@@ -1,4 +1,4 @@
-// Translates a MatmulJob to cuBLASLt calls. quantize/gemm_plan.cc chose what to compute and how.
+// Translates a MatmulJob to cuBLASLt calls. quantize/gpu/gemm_plan.cc chose what to compute and how.
 
 #include <memory>
 

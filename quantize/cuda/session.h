@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "quantize/gpu_plugin.h"
+#include "quantize/gpu/gpu_plugin.h"
 
 namespace overproof::gpu {
 

@@ -26,7 +26,7 @@
 #include "model/functions.h"
 #include "model/moe.h"
 #include "model/windows.h"
-#include "quantize/calibration.h"
+#include "quantize/calibration/calibration.h"
 #include "quantize/quantize_stage.h"
 #include "records/activation_statistics.h"
 #include "records/resume.h"

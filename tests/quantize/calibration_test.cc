@@ -1,4 +1,4 @@
-#include "quantize/calibration.h"
+#include "quantize/calibration/calibration.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -13,8 +13,8 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
-#include "quantize/int8.h"
-#include "quantize/products.h"
+#include "quantize/kernels/int8.h"
+#include "quantize/calibration/products.h"
 
 using namespace overproof;
 

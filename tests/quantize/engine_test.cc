@@ -1,4 +1,4 @@
-#include "quantize/engine.h"
+#include "quantize/engine/engine.h"
 
 #include <fcntl.h>
 #include <sys/wait.h>
@@ -22,8 +22,8 @@
 #include "formats/safetensors.h"
 #include "formats/safetensors_checkpoint.h"
 #include "formats/sharded.h"
-#include "quantize/chunks.h"
-#include "quantize/journal.h"
+#include "quantize/engine/chunks.h"
+#include "quantize/engine/journal.h"
 #include "quantize/quantize_stage.h"
 #include "records/resume.h"
 #include "tests/support.h"

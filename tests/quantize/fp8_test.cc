@@ -1,4 +1,4 @@
-#include "quantize/fp8.h"
+#include "quantize/kernels/fp8.h"
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -10,8 +10,8 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "formats/safetensors.h"
-#include "quantize/int8.h"
-#include "quantize/row_kernels.h"
+#include "quantize/kernels/int8.h"
+#include "quantize/kernels/row_kernels.h"
 
 using namespace overproof;
 

@@ -1,4 +1,4 @@
-#include "quantize/gpu_rows.h"
+#include "quantize/gpu/gpu_rows.h"
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -11,7 +11,7 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/sharded.h"
-#include "quantize/engine.h"
+#include "quantize/engine/engine.h"
 #include "quantize/quantize_stage.h"
 #include "tests/quantize/grid_emulator.h"
 #include "tests/support.h"

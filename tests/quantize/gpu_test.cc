@@ -1,4 +1,4 @@
-#include "quantize/gpu.h"
+#include "quantize/gpu/gpu.h"
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -14,9 +14,9 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/rng.h"
-#include "quantize/gpu_report.h"
-#include "quantize/gpu_self_test.h"
-#include "quantize/int8_cpu.h"
+#include "quantize/gpu/gpu_report.h"
+#include "quantize/gpu/gpu_self_test.h"
+#include "quantize/kernels/int8_cpu.h"
 #include "tests/quantize/grid_emulator.h"
 #include "tests/skip.h"
 
@@ -51,7 +51,7 @@ struct Operand {
   std::vector<float> scales;
 };
 
-Operand quantised(ElementType type, const ScaleTiles& tiles, std::string_view stream) {
+Operand quantized(ElementType type, const ScaleTiles& tiles, std::string_view stream) {
   Operand o{{type, tiles, nullptr, nullptr}, std::vector<uint8_t>(tiles.rows * tiles.columns), std::vector<float>(tiles.count())};
   const std::vector<float> x = random_values(tiles.rows * tiles.columns, stream);
   uint64_t bad = kNoBadRow;
@@ -124,11 +124,11 @@ TEST_CASE("kernel bodies on an emulated grid equal the CPU code for code, and pr
   };
   const std::string int8(to_string(GemmPath::int8_then_scale)), scalar(to_string(GemmPath::f8_scalar)),
       then(to_string(GemmPath::f8_then_scale)), widened(to_string(GemmPath::widen_then_scale)),
-      dequantised(to_string(GemmPath::dequantise)), vectors(to_string(GemmPath::f8_vector)), block(to_string(GemmPath::f8_block));
-  CHECK(notes(80, GpuParts::products) == std::set{int8, widened, dequantised});
-  CHECK(notes(89, GpuParts::products) == std::set{int8, scalar, then, dequantised});
-  CHECK(notes(90, GpuParts::all) == std::set{int8, scalar, vectors, block, dequantised});
-  CHECK(notes(100, GpuParts::products) == std::set{int8, scalar, then, dequantised});
+      dequantized(to_string(GemmPath::dequantize)), vectors(to_string(GemmPath::f8_vector)), block(to_string(GemmPath::f8_block));
+  CHECK(notes(80, GpuParts::products) == std::set{int8, widened, dequantized});
+  CHECK(notes(89, GpuParts::products) == std::set{int8, scalar, then, dequantized});
+  CHECK(notes(90, GpuParts::all) == std::set{int8, scalar, vectors, block, dequantized});
+  CHECK(notes(100, GpuParts::products) == std::set{int8, scalar, then, dequantized});
 }
 
 TEST_CASE("the self-test finds a wrong code, a wrong sum and a device that fails") {
@@ -147,15 +147,15 @@ TEST_CASE("the self-test finds a wrong code, a wrong sum and a device that fails
     return counts;
   };
   auto flipped = run(Fault::flipped_code, GpuParts::codes);
-  CHECK(flipped["quantise"].failed == flipped["quantise"].all);
-  CHECK(flipped["quantise"].all > 80);
-  CHECK(flipped["dequantise"].failed == 0);
+  CHECK(flipped["quantize"].failed == flipped["quantize"].all);
+  CHECK(flipped["quantize"].all > 80);
+  CHECK(flipped["dequantize"].failed == 0);
   auto wrong = run(Fault::wrong_sum, GpuParts::products);
   CHECK(wrong["multiply"].all == 48);
   CHECK(wrong["multiply"].failed >= 44);  // the rest is within what operands rounded to bf16 may be off by
   auto failing = run(Fault::failing_call, GpuParts::codes);
-  CHECK(failing["quantise"].failed == failing["quantise"].all);
-  CHECK(failing["dequantise"].failed == failing["dequantise"].all);
+  CHECK(failing["quantize"].failed == failing["quantize"].all);
+  CHECK(failing["dequantize"].failed == failing["dequantize"].all);
 }
 
 TEST_CASE("emulated int8 rows equal the CPU's production kernel, strides and all") {
@@ -283,7 +283,7 @@ TEST_CASE("what each architecture multiplies with") {
     CHECK(int8.job.split_k == 1);  // integers add in any order
     CHECK(int8.scale_after);
     CHECK(int8.job.workspace_bytes == (capability >= 90 ? 32 << 20 : 4 << 20));
-    CHECK(plan_for(capability, E::int8, S::block_128).path == GemmPath::dequantise);
+    CHECK(plan_for(capability, E::int8, S::block_128).path == GemmPath::dequantize);
     CHECK(plan_for(capability, E::int8, S::token_channel, 1, 8, kInt8Columns).path == GemmPath::int8_then_scale);
     CHECK(plan_for(capability, E::int8, S::token_channel, 1, 8, kInt8Columns + 1).path == GemmPath::widen_then_scale);
 
@@ -294,7 +294,7 @@ TEST_CASE("what each architecture multiplies with") {
     CHECK(vectors.path == (capability < 89    ? GemmPath::widen_then_scale
                            : capability == 90 ? GemmPath::f8_vector
                                               : GemmPath::f8_then_scale));
-    CHECK(block.path == (capability == 90 ? GemmPath::f8_block : GemmPath::dequantise));
+    CHECK(block.path == (capability == 90 ? GemmPath::f8_block : GemmPath::dequantize));
     for (const GemmPlan& plan : {tensor, vectors, block}) {
       CHECK(plan.operand == plan.job.ab);
       CHECK(plan.job.split_k == 0);
@@ -327,7 +327,7 @@ TEST_CASE("the reference product is within its stated bound of exact arithmetic,
       {per_group(kTokens, kColumns, 128), per_block(kOutputs, kColumns, 128)}};
   for (const E type : {E::int8, E::f8_e4m3})
     for (const auto& [x_tiles, w_tiles] : pairs) {
-      const Operand x = quantised(type, x_tiles, "gpu_test/x"), w = quantised(type, w_tiles, "gpu_test/w");
+      const Operand x = quantized(type, x_tiles, "gpu_test/x"), w = quantized(type, w_tiles, "gpu_test/w");
       std::vector<float> out(kTokens * kOutputs);
       reference_gemm(x.matrix, w.matrix, out.data());
       for (int64_t t = 0; t < kTokens; ++t)
@@ -344,7 +344,7 @@ TEST_CASE("the reference product is within its stated bound of exact arithmetic,
             REQUIRE(std::abs(out[t * kOutputs + n] - exact) <= 3.01 * 0x1p-24 * std::abs(exact));
         }
     }
-  const Operand x = quantised(E::int8, pairs[1].first, "gpu_test/x"), w = quantised(E::int8, pairs[2].second, "gpu_test/w");
+  const Operand x = quantized(E::int8, pairs[1].first, "gpu_test/x"), w = quantized(E::int8, pairs[2].second, "gpu_test/w");
   CHECK_THROWS_WITH(gemm_scaling(x.matrix, w.matrix), Catch::Contains("token x channel"));
 }
 

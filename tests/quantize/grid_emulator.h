@@ -1,5 +1,5 @@
 #pragma once
-// A GPU made of loops: it walks the very kernel bodies of quantize/gpu_kernels.h, block by block, phase by phase, thread by
+// A GPU made of loops: it walks the very kernel bodies of quantize/gpu/gpu_kernels.h, block by block, phase by phase, thread by
 // thread, and multiplies as cuBLASLt documents it, column-major, padding, scale orders and all. Behind the plugin's own table of
 // functions, so everything above that table is tested as it runs on a GPU.
 
@@ -9,8 +9,8 @@
 #include <map>
 #include <string>
 
-#include "quantize/gpu_dispatch.h"
-#include "quantize/gpu_plugin.h"
+#include "quantize/gpu/gpu_dispatch.h"
+#include "quantize/gpu/gpu_plugin.h"
 
 namespace overproof::emulated {
 

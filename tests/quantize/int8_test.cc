@@ -1,4 +1,4 @@
-#include "quantize/int8.h"
+#include "quantize/kernels/int8.h"
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/rng.h"
-#include "quantize/int8_cpu.h"
+#include "quantize/kernels/int8_cpu.h"
 
 using namespace overproof;
 

@@ -1,4 +1,4 @@
-#include "quantize/plan.h"
+#include "quantize/engine/plan.h"
 
 #include <catch2/catch.hpp>
 #include <regex>
@@ -46,7 +46,7 @@ Plan plan_of(const PlanOptions& options) {
   return make_plan(options, model);
 }
 
-std::vector<std::string> quantised(const Plan& plan) {
+std::vector<std::string> quantized(const Plan& plan) {
   std::vector<std::string> names;
   for (const PlanItem& item : plan.items)
     if (item.scheme) names.push_back(item.source.name);
@@ -56,16 +56,16 @@ std::vector<std::string> quantised(const Plan& plan) {
 }  // namespace
 
 TEST_CASE("overrides come before include and exclude, and their first match decides") {
-  CHECK(quantised(plan_of({})).size() == 3 * 11);
-  CHECK(quantised(plan_of({.overrides = {{"*.layers.1.*", "none"}}})).size() == 2 * 11);
-  CHECK(quantised(plan_of({.overrides = {{"*.layers.1.self_attn.q_proj.weight", "int8"}, {"*.layers.1.*", "none"}}})).size() ==
+  CHECK(quantized(plan_of({})).size() == 3 * 11);
+  CHECK(quantized(plan_of({.overrides = {{"*.layers.1.*", "none"}}})).size() == 2 * 11);
+  CHECK(quantized(plan_of({.overrides = {{"*.layers.1.self_attn.q_proj.weight", "int8"}, {"*.layers.1.*", "none"}}})).size() ==
         2 * 11 + 1);
-  CHECK(quantised(plan_of({.exclude = {"*"}, .overrides = {{"lm_head.weight", "int8"}}})) ==
+  CHECK(quantized(plan_of({.exclude = {"*"}, .overrides = {{"lm_head.weight", "int8"}}})) ==
         std::vector<std::string>{"lm_head.weight"});
   const Plan head = plan_of({.overrides = {{"lm_head.weight", "int8"}}});
   CHECK(std::ranges::count(head.ignored, "lm_head") == 0);
   // Routers and embeddings are not quantized even when the pattern matches everything.
-  CHECK(quantised(plan_of({.overrides = {{"*", "int8"}}})).size() == 3 * 11 + 1);
+  CHECK(quantized(plan_of({.overrides = {{"*", "int8"}}})).size() == 3 * 11 + 1);
 }
 
 TEST_CASE("overrides that have no effect, or no scheme, are refused") {
@@ -123,7 +123,7 @@ TEST_CASE("the projections of one expert have one scheme") {
                     Catch::Contains("experts.0.gate_proj.weight would get scheme int8") &&
                         Catch::Contains("use the pattern model.layers.0.mlp.experts.0.*"));
   CHECK_THROWS_AS(plan_of({.overrides = {{"*.experts.10.up_proj.weight", "none"}}}), UsageError);
-  CHECK(quantised(plan_of({.overrides = {{"*.experts.10.*", "none"}}})).size() == 3 * 8);
+  CHECK(quantized(plan_of({.overrides = {{"*.experts.10.*", "none"}}})).size() == 3 * 8);
 }
 
 TEST_CASE("module patterns match the given modules and no others") {

@@ -25,7 +25,7 @@ std::vector<float> random_values(int64_t n, const std::string& stream) {
   return values;
 }
 
-/// One MoE layer with everything that must and must not be quantised.
+/// One MoE layer with everything that must and must not be quantized.
 std::vector<TensorInfo> moe_tensors() {
   const std::string mlp = "model.layers.0.mlp.", attention = "model.layers.0.self_attn.";
   std::vector<TensorInfo> tensors = {{"model.embed_tokens.weight", DType::bf16, {50, 24}},
@@ -99,7 +99,7 @@ TEST_CASE("packed weights equal those of compressed-tensors byte for byte") {
   }
 }
 
-TEST_CASE("experts and attention are quantised, everything else keeps its bytes, and all tensors are accounted for") {
+TEST_CASE("experts and attention are quantized, everything else keeps its bytes, and all tensors are accounted for") {
   const TempFolder folder;
   const std::vector<TensorInfo> tensors = moe_tensors();
   write_model(folder.path() / "in", tensors);
@@ -135,7 +135,7 @@ TEST_CASE("experts and attention are quantised, everything else keeps its bytes,
   CHECK(fs::exists(folder.path() / "out" / "tokenizer.json"));
 }
 
-TEST_CASE("our own reader dequantises to within half a step") {
+TEST_CASE("our own reader dequantizes to within half a step") {
   const TempFolder folder;
   write_model(folder.path() / "in", moe_tensors());
   quantize({}, folder.path() / "in", folder.path() / "out");
@@ -194,7 +194,7 @@ TEST_CASE("exclude leaves weights alone and tells the loader") {
   CHECK_THROWS_AS(quantize({.include = {"nothing.*"}}, folder.path() / "in", folder.path() / "none"), UsageError);
 }
 
-TEST_CASE("an infinity or NaN is named, not quantised") {
+TEST_CASE("an infinity or NaN is named, not quantized") {
   const TempFolder folder;
   write_text(folder.path() / "in" / "config.json", R"({"model_type": "llama"})");
   write_text(folder.path() / "in" / "tokenizer.json", "{}");

@@ -1,4 +1,4 @@
-#include "quantize/row_kernels.h"
+#include "quantize/kernels/row_kernels.h"
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -9,9 +9,9 @@
 
 #include "core/float_bits.h"
 #include "core/rng.h"
-#include "quantize/fp8.h"
-#include "quantize/int8.h"
-#include "quantize/q8_0.h"
+#include "quantize/kernels/fp8.h"
+#include "quantize/kernels/int8.h"
+#include "quantize/kernels/q8_0.h"
 #include "tests/skip.h"
 
 using namespace overproof;

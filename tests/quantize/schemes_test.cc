@@ -12,10 +12,10 @@
 #include "formats/ggml_blocks.h"
 #include "formats/quantization_config.h"
 #include "formats/safetensors.h"
-#include "quantize/fp8.h"
-#include "quantize/int8.h"
-#include "quantize/q8_0.h"
-#include "quantize/scheme.h"
+#include "quantize/kernels/fp8.h"
+#include "quantize/kernels/int8.h"
+#include "quantize/kernels/q8_0.h"
+#include "quantize/schemes/scheme.h"
 #include "records/activation_statistics.h"
 
 using namespace overproof;

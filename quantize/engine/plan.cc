@@ -1,0 +1,298 @@
+#include "quantize/engine/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "formats/architecture.h"
+
+namespace overproof {
+namespace {
+
+constexpr std::string_view kWeight = ".weight";
+
+bool matches_any(std::string_view text, const StringList& patterns) {
+  return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
+}
+
+/// Which tensors may be quantized: matrices with the role of a Linear weight.
+class Weights {
+ public:
+  explicit Weights(const Checkpoint& model) : architecture_(*model.config) {}
+  const Architecture& architecture() const { return architecture_; }
+  /// A matrix that loaders take for a Linear weight unless the config lists it as ignored.
+  static bool is_matrix(const TensorInfo& info) {
+    return info.shape.size() == 2 && info.shape[0] > 0 && info.shape[1] > 0 && info.name.ends_with(kWeight);
+  }
+  bool may_quantize(const TensorInfo& info) const {
+    const TensorRole role = architecture_.role(info);
+    // `other`: a matrix that no table knows, but that the user's pattern matches.
+    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head ||
+                               role == TensorRole::other);
+  }
+  /// Scales that another quantizer stored for rounding inputs do not apply to the new weights.
+  bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
+  bool must_be_ignored(const TensorInfo& info) const {
+    const TensorRole role = architecture_.role(info);
+    const bool named_below = role == TensorRole::embedding || role == TensorRole::head ||
+                             (role == TensorRole::router && info.name.ends_with("mlp.gate.weight"));
+    return is_matrix(info) && role != TensorRole::norm && !named_below;
+  }
+
+ private:
+  Architecture architecture_;
+};
+
+bool is_included(const PlanOptions& options, std::string_view name) {
+  return matches_any(name, options.include) && !matches_any(name, options.exclude);
+}
+
+/// Stacks of experts that loaders need in one piece, chosen by the same patterns as weights.
+std::vector<std::string> choose_fused(const PlanOptions& options, const TensorSource& source, const Weights& weights) {
+  std::vector<std::string> chosen;
+  for (const TensorInfo& info : source.tensors())
+    if (weights.architecture().role(info) == TensorRole::fused_experts && is_included(options, info.name))
+      chosen.push_back(info.name);
+  return chosen;
+}
+
+std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, weight.name.size() - kWeight.size()); }
+
+/// "model.layers.0.mlp.experts.3." of one of that expert's weights; "" for others.
+std::string_view expert_of(std::string_view name) {
+  constexpr std::string_view kExperts = ".experts.";
+  const size_t at = name.find(kExperts);
+  if (at == std::string_view::npos) return {};
+  const size_t number = at + kExperts.size(), dot = name.find('.', number);
+  if (dot == std::string_view::npos || name.find_first_not_of("0123456789", number) != dot) return {};
+  return name.substr(0, dot + 1);
+}
+
+/// The dtype in which a kept tensor is written: its own, except for fp8, which cannot be stored without its scales.
+DType kept_dtype(const TensorInfo& info) {
+  return info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2 ? DType::bf16 : info.dtype;  // bf16 holds every fp8 value
+}
+
+struct Override {
+  std::string pattern;
+  const Scheme* scheme = nullptr;  // null: the weight is kept
+  bool used = false;
+};
+
+/// Adds the schemes of overrides to the plan.
+std::vector<Override> find_overrides(const PlanOptions& options, Plan& plan) {
+  std::vector<Override> overrides;
+  std::map<std::string, const Scheme*, std::less<>> known = {{options.scheme, plan.schemes[0].get()}, {"none", nullptr}};
+  for (const auto& [pattern, name] : options.overrides) {
+    if (!known.contains(name)) {
+      const Scheme* other = plan.schemes.emplace_back(find_scheme(name, options.scheme_options)).get();
+      if (other->container() != Container::compressed_tensors || plan.schemes[0]->container() != Container::compressed_tensors)
+        throw UsageError(fmt::format("overrides: schemes {} and {} cannot be in one checkpoint", options.scheme, name));
+      known[name] = other;
+    }
+    overrides.push_back({pattern, known[name]});
+  }
+  return overrides;
+}
+
+/// The scheme that the options choose for each tensor, whether it can hold the weight or not; null: kept.
+std::vector<const Scheme*> choose_schemes(const PlanOptions& options, std::vector<Override>& overrides, const Scheme* main,
+                                          const TensorSource& source, const Weights& weights) {
+  std::vector<const Scheme*> chosen;
+  for (const TensorInfo& info : source.tensors()) {
+    chosen.push_back(nullptr);
+    if (!weights.may_quantize(info)) continue;
+    const auto found = std::ranges::find_if(overrides, [&](const Override& o) { return matches_pattern(info.name, o.pattern); });
+    if (found != overrides.end()) {
+      found->used = true;
+      chosen.back() = found->scheme;
+    } else if (is_included(options, info.name)) {
+      chosen.back() = main;
+    }
+  }
+  for (const Override& o : overrides)
+    if (!o.used)
+      throw UsageError(
+          fmt::format("overrides: pattern '{}' matches no Linear weight that no earlier pattern matches", o.pattern));
+  return chosen;
+}
+
+/// Runtimes use one kernel for all projections of an expert.
+void check_experts(const TensorSource& source, const std::vector<const Scheme*>& chosen) {
+  std::map<std::string_view, size_t> first;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const TensorInfo& info = source.tensors()[i];
+    const std::string_view expert = expert_of(info.name);
+    if (expert.empty() || !Weights::is_matrix(info)) continue;
+    const size_t other = first.emplace(expert, i).first->second;
+    if (chosen[other] == chosen[i]) continue;
+    const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
+    throw UsageError(fmt::format(
+        "{} would get scheme {}, and {} scheme {}; runtimes need one scheme for all projections of an expert: use the pattern {}*",
+        source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]), expert));
+  }
+}
+
+/// Gives each weight that its scheme cannot hold the scheme's fallback, or keeps it; all projections of its expert likewise.
+void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
+  std::map<const Scheme*, const Scheme*> fallbacks;
+  const auto fallback_of = [&](const Scheme* scheme) -> const Scheme* {
+    const auto [known, first] = fallbacks.emplace(scheme, nullptr);
+    std::unique_ptr<Scheme> made = first ? scheme->fallback() : nullptr;
+    if (made) known->second = plan.schemes.emplace_back(std::move(made)).get();
+    return known->second;
+  };
+  std::set<std::string_view> experts;
+  for (size_t i = 0; i < chosen.size(); ++i)
+    if (chosen[i] && !chosen[i]->takes(source.tensors()[i])) experts.insert(expert_of(source.tensors()[i].name));
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const TensorInfo& info = source.tensors()[i];
+    const std::string_view expert = expert_of(info.name);
+    if (!chosen[i] || (chosen[i]->takes(info) && (expert.empty() || !experts.contains(expert)))) continue;
+    chosen[i] = fallback_of(chosen[i]);
+    (chosen[i] ? plan.fallen_back : plan.not_taken).push_back(info.name);
+  }
+}
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::string_view(R"(\^$.|?*+()[]{})").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+bool is_number(std::string_view part) { return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos; }
+
+/// The name as a pattern in which numbers are wildcards: all of them, or only the last, which is the expert's if there are two.
+std::string with_wildcards(std::string_view name, bool all) {
+  std::vector<std::string> parts;
+  size_t last = std::string::npos;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    const std::string_view part = name.substr(begin, end - begin);
+    if (is_number(part)) last = parts.size();
+    parts.push_back(all && is_number(part) ? R"(\d+)" : escaped(part));
+    begin = end + 1;
+  }
+  if (last != std::string::npos) parts[last] = R"(\d+)";
+  return fmt::format("re:^{}$", fmt::join(parts, R"(\.)"));
+}
+
+}  // namespace
+
+bool matches_pattern(std::string_view text, std::string_view pattern) {
+  // Greedy; backtracks to the last '*' only, so the time is at most the product of both lengths.
+  size_t t = 0, p = 0;
+  std::optional<size_t> star;
+  size_t resume = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      resume = t;
+    } else if (p < pattern.size() && pattern[p] == text[t]) {
+      ++p, ++t;
+    } else if (star) {
+      p = *star + 1;
+      t = ++resume;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+Plan make_plan(const PlanOptions& options, const Checkpoint& model) {
+  const TensorSource& source = *model.tensors;
+  const Weights weights(model);
+  Plan plan;
+  plan.assumption = weights.architecture().assumption();
+  plan.schemes.push_back(find_scheme(options.scheme, options.scheme_options));
+  std::vector<Override> overrides = find_overrides(options, plan);
+  std::vector<const Scheme*> chosen = choose_schemes(options, overrides, plan.schemes[0].get(), source, weights);
+  check_experts(source, chosen);
+  apply_fallbacks(source, chosen, plan);
+  plan.fused = choose_fused(options, source, weights);
+
+  bool head_kept = true;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    PlanItem item{source.tensors()[i], chosen[i]};
+    if (weights.is_stale(item.source)) continue;
+    plan.bytes_in += item.source.bytes();
+    if (item.scheme) {
+      ++plan.quantized;
+      if (item.source.name == "lm_head.weight") head_kept = false;
+      item.outputs = item.scheme->outputs(item.source);
+    } else {
+      item.kept_as = kept_dtype(item.source);
+      item.outputs = {item.source};
+      item.outputs[0].dtype = item.kept_as;
+      if (weights.must_be_ignored(item.source)) plan.ignored.push_back(module_of(item.source));
+    }
+    plan.outputs.insert(plan.outputs.end(), item.outputs.begin(), item.outputs.end());
+    plan.items.push_back(std::move(item));
+  }
+  std::set<std::string_view> names;
+  for (const TensorInfo& out : plan.outputs)
+    if (!names.insert(out.name).second)
+      throw FormatError(model.path, -1, fmt::format("two tensors of the output would have the name '{}'", out.name));
+  // Listed even when the checkpoint has no lm_head tensor: with tied embeddings the module exists all the same.
+  if (head_kept) plan.ignored.insert(plan.ignored.begin(), "lm_head");
+  plan.ignored.push_back("re:.*embed_tokens.*");
+  plan.ignored.push_back("re:.*mlp.gate$");
+  if (plan.quantized == 0 && (plan.fused.empty() || plan.schemes[0]->container() != Container::gguf)) {
+    if (!plan.not_taken.empty())
+      throw UsageError(fmt::format("scheme {} cannot hold any of the chosen weights, for example {}; choose another scheme",
+                                   options.scheme, plan.not_taken[0]));
+    throw UsageError(fmt::format("no Linear weight matches include '{}' and not exclude '{}'", fmt::join(options.include, ","),
+                                 fmt::join(options.exclude, ",")));
+  }
+  return plan;
+}
+
+std::vector<std::string> module_patterns(const std::vector<std::string>& modules, const std::vector<std::string>& others) {
+  std::set<std::string> taken[2], patterns;
+  for (const std::string& other : others)
+    for (const bool all : {false, true}) taken[all].insert(with_wildcards(other, all));
+  for (const std::string& module : modules) {
+    const std::string wide = with_wildcards(module, true), narrow = with_wildcards(module, false);
+    patterns.insert(!taken[1].contains(wide) ? wide : !taken[0].contains(narrow) ? narrow : module);
+  }
+  return {patterns.begin(), patterns.end()};
+}
+
+Json quantization_config(const Plan& plan) {
+  std::vector<const Scheme*> used;
+  for (const auto& scheme : plan.schemes)
+    if (std::ranges::any_of(plan.items, [&](const PlanItem& item) { return item.scheme == scheme.get(); }))
+      used.push_back(scheme.get());
+  // transformers uses the first group with a pattern for experts for all routed experts, so theirs comes before that of shared ones.
+  std::stable_partition(used.begin(), used.end(), [&](const Scheme* scheme) {
+    return std::ranges::any_of(plan.items,
+                               [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });
+  });
+  if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
+  Json groups = Json::object();
+  bool one_format = true;
+  for (size_t g = 0; g < used.size(); ++g) {
+    Json group = used[g]->config_group();
+    one_format &= used[g]->format() == used[0]->format();
+    std::vector<std::string> modules, others;
+    for (const PlanItem& item : plan.items)
+      if (Weights::is_matrix(item.source)) (item.scheme == used[g] ? modules : others).push_back(module_of(item.source));
+    group["targets"] = module_patterns(modules, others);
+    groups[fmt::format("group_{}", g)] = std::move(group);
+  }
+  Json config = used[0]->quantization_config(plan.ignored);
+  config["format"] = one_format ? std::string(used[0]->format()) : "mixed-precision";
+  config["config_groups"] = groups;
+  return config;
+}
+
+}  // namespace overproof
