@@ -52,6 +52,8 @@ TensorName TensorName::parse(std::string_view name) {
     at = dot + 1;
   }
   out.unit = name.substr(0, module_at == 0 ? 0 : module_at - 1);
+  const size_t rest_at = name.size() - out.rest.size();
+  if (out.unit.size() > rest_at) out.block = out.unit.substr(rest_at);
   if (suffix == "e_score_correction_bias" && module == "gate") out.part = Part::router_bias;
   if (suffix != "weight" && suffix != "bias") return out;
   out.bias = suffix == "bias";

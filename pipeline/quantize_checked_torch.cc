@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "evaluate/compare.h"
+#include "formats/tensor_name.h"
 
 namespace overproof {
 namespace {
@@ -148,16 +149,12 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
 }  // namespace
 
 std::string fused_unit(const std::string& weight) {
-  if (const size_t experts = weight.find(".experts."); experts != std::string::npos) {
-    const size_t end = weight.find('.', experts + 9);
-    return weight.substr(0, end);
-  }
-  const auto ends = [&](std::initializer_list<std::string_view> names) {
-    return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return weight.ends_with(name); });
-  };
-  const std::string parent = weight.substr(0, weight.rfind('.', weight.rfind('.') - 1) + 1);
-  if (ends({".q_proj.weight", ".k_proj.weight", ".v_proj.weight"})) return parent + "qkv";
-  if (ends({".gate_proj.weight", ".up_proj.weight"})) return parent + "gate_up";
+  using Part = TensorName::Part;
+  const TensorName name = TensorName::parse(weight);
+  if (name.expert >= 0) return std::string(name.expert_prefix.substr(0, name.expert_prefix.size() - 1));
+  const std::string unit(name.unit);
+  if (!name.bias && (name.part == Part::q || name.part == Part::k || name.part == Part::v)) return unit + ".qkv";
+  if (!name.bias && (name.part == Part::gate || name.part == Part::up)) return unit + ".gate_up";
   return weight;
 }
 

@@ -3,17 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <numeric>
 #include <set>
 
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
-#include "formats/json_fields.h"
 #include "formats/sharded.h"
+#include "formats/tensor_name.h"
 
 namespace overproof {
 namespace {
@@ -31,36 +30,6 @@ std::vector<int64_t> by_mass(const RouterCounts& counts, int64_t source, int64_t
   std::ranges::stable_sort(experts,
                            [&](int64_t a, int64_t b) { return counts.mass(source, layer, a) > counts.mass(source, layer, b); });
   return experts;
-}
-
-/// "model.layers.{l}.mlp.{rest}" taken apart.
-struct MlpName {
-  int64_t layer = -1, expert = -1;  ///< -1: none
-  std::string_view rest;            ///< after "mlp.", or after the expert's number
-};
-
-bool take_number(std::string_view& text, int64_t& number) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || number < 0 || end == text.data() + text.size() || *end != '.') return false;
-  text.remove_prefix(size_t(end - text.data()) + 1);
-  return true;
-}
-
-MlpName parse_name(std::string_view name) {
-  constexpr std::string_view kLayers = "model.layers.", kMlp = "mlp.", kExperts = "experts.";
-  MlpName parsed;
-  if (!name.starts_with(kLayers)) return {};
-  name.remove_prefix(kLayers.size());
-  if (!take_number(name, parsed.layer)) return {};
-  if (name.starts_with(kMlp)) {
-    name.remove_prefix(kMlp.size());
-    if (name.starts_with(kExperts)) {
-      name.remove_prefix(kExperts.size());
-      if (!take_number(name, parsed.expert)) return {};
-    }
-    parsed.rest = name;
-  }
-  return parsed;
 }
 
 /// A tensor of the new checkpoint.
@@ -105,17 +74,18 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
   std::set<std::string> names;
   int64_t expert_tensors = 0, routers = 0, biases = 0;
   for (const TensorInfo& info : student.tensors->tensors()) {
-    const MlpName name = parse_name(info.name);
-    if (name.layer >= layers)
+    const TensorName name = TensorName::parse(info.name);
+    if (name.in_decoder() && name.layer >= layers)
       throw UsageError(fmt::format("{}: layers beyond the {} of the configuration are not pruned", info.name, layers));
     Plan plan{info, info.name};
-    if (name.expert >= 0) {
+    if (name.in_decoder() && name.rest.starts_with("mlp.experts.") && name.expert >= 0) {
       if (name.expert >= experts)
         throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} experts", info.name, experts));
       ++expert_tensors;
       const auto l = size_t(name.layer);
       const auto put = [&](int64_t place, bool zero) {
-        plan.out.name = fmt::format("model.layers.{}.mlp.experts.{}.{}", name.layer, place, name.rest);
+        plan.out.name = fmt::format("model.layers.{}.mlp.experts.{}.{}", name.layer, place,
+                                    std::string_view(info.name).substr(name.expert_prefix.size()));
         plan.zero = zero;
         if (!names.insert(plan.out.name).second) throw FormatError(student.path, -1, fmt::format("{} is there twice", info.name));
         plans.push_back(plan);
@@ -126,7 +96,8 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
         for (const int64_t place : dropped_places[l]) put(place, true);
       continue;
     }
-    const bool router = name.rest == "gate.weight", bias = name.rest == "gate.e_score_correction_bias";
+    const bool router = name.in_decoder() && name.rest == "mlp.gate.weight",
+               bias = name.in_decoder() && name.rest == "mlp.gate.e_score_correction_bias";
     if (router || bias) {
       if (info.shape.empty() || info.shape[0] != experts)
         throw FormatError(student.path, -1,
@@ -209,16 +180,17 @@ std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, d
 
 StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Outputs& outputs) {
   const Checkpoint student = open_checkpoint(inputs.path("student"));
-  const JsonFields fields(*student.config, student.path);
+  const JsonObject fields(*student.config, student.path, "", JsonNull::absent);
   if (fields.text("model_type", "") != "glm4_moe")
     throw UsageError(
         fmt::format("drop-source needs a student with routed experts (glm4_moe), not '{}'", fields.text("model_type", "")));
   if (student.quantization)
     throw UsageError("drop-source takes the model before it is quantised: its router counts and weights belong together");
-  if (fields.count("first_k_dense_replace", 1) != 0)
+  if (fields.integer("first_k_dense_replace", 0, INT32_MAX, 1) != 0)
     throw UsageError("drop-source needs experts in every layer (first_k_dense_replace = 0)");
-  const int64_t layers = fields.count("num_hidden_layers"), experts = fields.count("n_routed_experts"),
-                top_k = fields.count("num_experts_per_tok");
+  const int64_t layers = fields.integer("num_hidden_layers", 0, INT32_MAX),
+                experts = fields.integer("n_routed_experts", 0, INT32_MAX),
+                top_k = fields.integer("num_experts_per_tok", 0, INT32_MAX);
 
   const std::string counts_slot = inputs.has("counts") ? "counts" : "student";
   if (!has_router_counts(inputs.path(counts_slot)))

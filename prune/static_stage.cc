@@ -13,6 +13,7 @@
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
 #include "formats/safetensors.h"
+#include "formats/tensor_name.h"
 #include "prune/drop_source.h"
 
 namespace overproof {
@@ -24,26 +25,10 @@ constexpr int64_t kBlockElements = int64_t{1} << 20;
 /// What happens to a tensor: its rows are picked, its columns are, or neither.
 enum class Cut { none, rows, columns };
 
-/// The layer of an FFN tensor "model.layers.{l}.mlp.{rest}", and `rest`; -1 for every other tensor.
-int64_t ffn_layer(std::string_view name, std::string_view& rest) {
-  constexpr std::string_view prefix = "model.layers.", mlp = ".mlp.";
-  if (!name.starts_with(prefix)) return -1;
-  const size_t at = name.find(mlp);
-  if (at == std::string_view::npos || at == prefix.size() || at > prefix.size() + 9) return -1;
-  int64_t layer = 0;
-  for (const char c : name.substr(prefix.size(), at - prefix.size())) {
-    if (c < '0' || c > '9') return -1;
-    layer = layer * 10 + (c - '0');
-  }
-  rest = name.substr(at + mlp.size());
-  return layer;
-}
-
-Cut cut_of(std::string_view rest) {
-  if (rest == "gate_proj.weight" || rest == "up_proj.weight" || rest == "gate_proj.bias" || rest == "up_proj.bias")
-    return Cut::rows;
-  if (rest == "down_proj.weight") return Cut::columns;
-  return Cut::none;
+Cut cut_of(const TensorName& name) {
+  if (!name.in_decoder() || name.block != "mlp" || !name.is_ffn()) return Cut::none;
+  if (name.part == TensorName::Part::down) return name.bias ? Cut::none : Cut::columns;
+  return Cut::rows;
 }
 
 /// Writes all rows of `tensor`, or those of `picked`, in blocks.
@@ -145,12 +130,12 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
   std::vector<TensorInfo> tensors;
   int64_t cut_tensors = 0, bytes = 0;
   for (TensorInfo info : teacher.tensors->tensors()) {
-    std::string_view rest;
-    const int64_t layer = ffn_layer(info.name, rest);
-    if (layer >= layers)
+    const TensorName name = TensorName::parse(info.name);
+    const bool in_mlp = name.in_decoder() && name.rest.starts_with("mlp.");
+    if (in_mlp && name.layer >= layers)
       throw FormatError(teacher.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
-    const Cut cut = layer < 0 ? Cut::none : cut_of(rest);
-    if (layer >= 0 && cut == Cut::none && rest != "down_proj.bias")
+    const Cut cut = cut_of(name);
+    if (in_mlp && cut == Cut::none && name.rest != "mlp.down_proj.bias")
       throw UsageError(fmt::format("{}: only dense gated FFNs are pruned, and {} belongs to none",
                                    teacher.path.filename().string(), info.name));
     if (cut != Cut::none) {
@@ -173,11 +158,10 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
   int64_t done = 0;
   for (const TensorInfo& out : tensors) {
     const TensorInfo& in = *teacher.tensors->find(out.name);
-    std::string_view rest;
-    const int64_t layer = ffn_layer(in.name, rest);
-    const Cut cut = layer < 0 ? Cut::none : cut_of(rest);
-    if (cut == Cut::columns) copy_columns(*teacher.tensors, in, picked[size_t(layer)], writer);
-    else copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(layer)] : nullptr, writer);
+    const TensorName name = TensorName::parse(in.name);
+    const Cut cut = cut_of(name);
+    if (cut == Cut::columns) copy_columns(*teacher.tensors, in, picked[size_t(name.layer)], writer);
+    else copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(name.layer)] : nullptr, writer);
     progress.update(done += out.elements() * 4);
   }
   writer.close();

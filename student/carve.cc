@@ -3,10 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <charconv>
-#include <optional>
-
 #include "core/error.h"
+#include "formats/tensor_name.h"
 #include "student/clusters.h"
 #include "student/ffn.h"
 #include "student/router_fit.h"
@@ -67,46 +65,7 @@ CarveQuality measure(const LayerCarving& carving, const at::Tensor& gate_up, con
   return quality;
 }
 
-// "model.layers.12.mlp.experts.3.up_proj.weight" in parts; nothing for a tensor that is the teacher's own.
-struct FfnName {
-  int64_t layer = 0, expert = -1;  // expert -1: shared
-  enum Part { gate_proj, up_proj, down_proj, router, router_bias } part = router;
-};
-
-std::optional<int64_t> take_number(std::string_view& text) {
-  int64_t value = 0;
-  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (fault != std::errc()) return std::nullopt;
-  text.remove_prefix(size_t(end - text.data()));
-  return value;
-}
-
-bool take(std::string_view& text, std::string_view prefix) {
-  if (!text.starts_with(prefix)) return false;
-  text.remove_prefix(prefix.size());
-  return true;
-}
-
-std::optional<FfnName> parse_ffn_name(std::string_view text) {
-  FfnName name;
-  if (!take(text, "model.layers.")) return std::nullopt;
-  const auto layer = take_number(text);
-  if (!layer || !take(text, ".mlp.")) return std::nullopt;
-  name.layer = *layer;
-  if (text == "gate.weight") return name.part = FfnName::router, name;
-  if (text == "gate.e_score_correction_bias") return name.part = FfnName::router_bias, name;
-  if (take(text, "experts.")) {
-    const auto expert = take_number(text);
-    if (!expert || !take(text, ".")) return std::nullopt;
-    name.expert = *expert;
-  } else if (!take(text, "shared_experts.")) {
-    return std::nullopt;
-  }
-  if (text == "gate_proj.weight") return name.part = FfnName::gate_proj, name;
-  if (text == "up_proj.weight") return name.part = FfnName::up_proj, name;
-  if (text == "down_proj.weight") return name.part = FfnName::down_proj, name;
-  return std::nullopt;
-}
+using Part = TensorName::Part;
 
 bool is_dense_ffn(std::string_view name) { return name.find(".mlp.") != std::string_view::npos; }
 
@@ -186,18 +145,18 @@ CarvedTensors::CarvedTensors(const TensorSource& teacher_tensors, const Decoder&
 }
 
 at::Tensor CarvedTensors::carved(std::string_view name) const {
-  const auto parsed = parse_ffn_name(name);
-  if (!parsed) return {};
-  const LayerCarving& carving = layers_.at(size_t(parsed->layer));
-  if (parsed->part == FfnName::router) return carving.gate;
-  if (parsed->part == FfnName::router_bias) return carving.bias;
+  const TensorName parsed = TensorName::parse(name);
+  const bool routes = parsed.part == Part::router || parsed.part == Part::router_bias;
+  if (!parsed.in_decoder() || parsed.bias || !(routes || (parsed.is_ffn() && (parsed.expert >= 0 || parsed.shared)))) return {};
+  const LayerCarving& carving = layers_.at(size_t(parsed.layer));
+  if (routes) return parsed.part == Part::router ? carving.gate : carving.bias;
   const int64_t width = config_.moe_intermediate_size, shared = config_.n_shared_experts * width;
-  const at::Tensor neurons = parsed->expert < 0 ? carving.neurons.narrow(0, 0, shared)
-                                                : carving.neurons.narrow(0, shared + parsed->expert * width, width);
-  const LayerWeights& dense = teacher_.layers().at(size_t(parsed->layer));
-  if (parsed->part == FfnName::down_proj) return dense.down.index_select(1, neurons);
+  const at::Tensor neurons = parsed.expert < 0 ? carving.neurons.narrow(0, 0, shared)
+                                                : carving.neurons.narrow(0, shared + parsed.expert * width, width);
+  const LayerWeights& dense = teacher_.layers().at(size_t(parsed.layer));
+  if (parsed.part == Part::down) return dense.down.index_select(1, neurons);
   const int64_t ff = dense.down.size(1);
-  return dense.gate_up.narrow(0, parsed->part == FfnName::gate_proj ? 0 : ff, ff).index_select(0, neurons);
+  return dense.gate_up.narrow(0, parsed.part == Part::gate ? 0 : ff, ff).index_select(0, neurons);
 }
 
 void CarvedTensors::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {

@@ -9,10 +9,9 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "core/parallel.h"
 #include "formats/architecture.h"
-#include "formats/json_fields.h"
 #include "quantize/kernels/int8.h"
 #include "quantize/kernels/int8_cpu.h"
 #include "quantize/calibration/products.h"
@@ -207,7 +206,7 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     throw UsageError(
         fmt::format("smoothing knows how channels flow in {}, not in '{}'; leave --smooth out", fmt::join(known, ", "), type));
   const fs::path folder = tensors.files().empty() ? fs::path() : tensors.files().front().parent_path();
-  const JsonFields fields(config, folder / "config.json");
+  const JsonObject fields(config, folder / "config.json", "", JsonNull::absent);
   std::vector<SmoothSite> sites;
   const auto has = [&](const std::string& name) { return tensors.find(name) != nullptr; };
   const auto consume = [&](SmoothSite& site, const std::string& name) {
@@ -243,7 +242,7 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     SmoothSite o{{attention + "v_proj.weight"}, {}, {}, {}, rows_of(attention + "v_proj.weight")};
     if (has(attention + "v_proj.bias")) o.producers.push_back(attention + "v_proj.bias");
     consume(o, attention + "o_proj.weight");
-    const int64_t heads = fields.count("num_attention_heads", 0), kv_heads = fields.count("num_key_value_heads", heads);
+    const int64_t heads = fields.integer("num_attention_heads", 0, INT32_MAX, 0), kv_heads = fields.integer("num_key_value_heads", 0, INT32_MAX, heads);
     const int64_t width = o.consumers.empty() ? 0 : tensors.find(o.consumers[0])->shape[1];
     if (heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && width > 0 && width % heads == 0 &&
         width / heads * kv_heads == o.channels) {

@@ -33,6 +33,11 @@ TEST_CASE("a tensor's name gives its layer, expert and part") {
   CHECK(bias.part == Part::q);
   CHECK(bias.bias);
   CHECK(bias.unit == "model.layers.2.self_attn");
+  CHECK(bias.block == "self_attn");
+  CHECK(expert.block == "mlp.experts.3");
+  CHECK(TensorName::parse("model.layers.2.input_layernorm.weight").block.empty());
+  CHECK(TensorName::parse("model.layers.2.input_layernorm.weight").unit == "model.layers.2");
+  CHECK(TensorName::parse("model.layers.2.mlp.x.gate_proj.weight").block == "mlp.x");
 
   CHECK(TensorName::parse("model.layers.2.mlp.gate.weight").part == Part::router);
   CHECK(TensorName::parse("model.layers.2.mlp.gate.e_score_correction_bias").part == Part::router_bias);
