@@ -145,8 +145,9 @@ class Bench:
         """Students trained on sampled documents only (hard labels), with and without the watermark."""
         run, rows, work = self.base(), [], self.work / "sampled"
         key = work / "key.json"
-        for name, mark in (("marked", ["--watermark-key", key, "--watermark-context", 1, "--watermark-strength", 2]), ("plain", [])):
-            self.overproof("sample", run / "teacher", "--count", 400, "--max-tokens", 256, "--seed", 3, *mark, "--out", work / f"{name}-texts")
+        self.overproof("watermark-key", "--out", key, "--context", 1)
+        for name, mark in (("marked", ["--watermark-key", key, "--watermark-strength", 2]), ("plain", [])):
+            self.overproof("sample", "--teacher", run / "teacher", "--count", 400, "--max-tokens", 256, "--seed", 3, *mark, "--out", work / f"{name}-texts")
             self.overproof("corpus", "--source", work / f"{name}-texts", "--tokenizer", run / "teacher", "--window-length", 32, "--held-out", 0.1,
                            "--out", work / name / "corpus")
             self.overproof("teach", "--teacher", run / "teacher", "--corpus", work / name / "corpus", "--tokens", 65536, "--draws", 1,

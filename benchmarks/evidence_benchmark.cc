@@ -28,7 +28,7 @@
 #include "evaluate/evidence_scores.h"
 #include "evaluate/evidence_tests.h"
 #include "evaluate/evidence_weights.h"
-#include "teacher/sample.h"
+#include "teacher/sample_stage.h"
 #include "records/sampled_tokens.h"
 
 using namespace overproof;
@@ -188,17 +188,16 @@ void radioactivity_runs(const Setting& s, const std::vector<std::unique_ptr<Deco
     write_file_atomically(
         key_file,
         Json{{"format", "overproof-watermark-1"}, {"secret", secret.hex()}, {"green_fraction", 0.25}, {"context", 1}}.dump());
+    fs::permissions(key_file, fs::perms::owner_read | fs::perms::owner_write);
     fs::remove_all(folder);
+    fs::create_directories(folder);
     SampleConfig config;
-    config.out = folder.string();
-    config.watermark_key = key_file.string();
-    config.watermark_context = 1;
     config.count = 1;
     config.max_tokens = 96;
     config.seed = r;
     config.watermark_strength = 4;
-    std::ostringstream ignored;
-    run_sample(config, s.teacher, true, ignored);
+    Outputs outputs(folder, s.scratch / fmt::format("sampled-{}", r));
+    run_sample(config, Inputs({{"teacher", {s.teacher, {}}}, {"watermark-key", {key_file, {}}}}), outputs);
     const WatermarkKey key = WatermarkKey::read(key_file);
     RadioactivityCount count(key);
     for (const SampledTokens& document : read_sampled_tokens(folder, models[0]->config().vocab_size)) {

@@ -17,7 +17,8 @@
 #include "benchmarks/timing.h"
 #include "core/json.h"
 #include "core/parallel.h"
-#include "distill/training_run.h"
+#include "distill/distillation.h"
+#include "distill/state_digest.h"
 #include "provenance/artifact.h"
 
 using namespace overproof;
@@ -56,7 +57,8 @@ int main(int argc, char** argv) try {
     for (size_t i = 0; i < 3; ++i) slots[names[i]] = {folders[i], scan_artifact(folders[i]).root};
   });
   config.training.steps = steps;
-  Distillation training(config, Inputs(slots));
+  Distillation distillation = make_distillation(config, Inputs(slots));
+  Training& training = distillation.training;
   StateDigester digester(training.student(), training.trainer());
   StepRecords records(StepFormat{.initial_weights = digester.weights(), .terms = training.terms()});
   std::vector<double> step, record, digest;

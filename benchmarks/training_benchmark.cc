@@ -22,8 +22,9 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/rng.h"
-#include "distill/loss.h"
-#include "distill/router_counts.h"
+#include "data/token_batch.h"
+#include "distill/losses/losses.h"
+#include "distill/router_counter.h"
 #include "distill/trainer.h"
 #include "model/decoder.h"
 
@@ -54,7 +55,7 @@ void forward_all(const Decoder& model, const at::Tensor& ids) {
   }
 }
 
-/// Seconds to count the experts of a step's tokens (distill/router_counts.h).
+/// Seconds to count the experts of a step's tokens (distill/router_counter.h).
 double counting_seconds(const Decoder& model, const at::Tensor& ids) {
   at::NoGradGuard no_grad;
   std::vector<RouterRecord> routing;
@@ -93,10 +94,11 @@ LossCase random_states(int64_t tokens) {
 double chunked_loss(const LossCase& c) {
   at::Tensor d_hidden, d_head = at::zeros_like(c.head);
   const int64_t tokens = c.hidden.size(0);
-  const LossSums sums = dense_loss(c.hidden, c.head, c.teacher_hidden, c.teacher_head, {}, {1.0, 0.0, 1.0 / double(tokens), true},
-                                   &d_hidden, &d_head);
+  LossOptions options;
+  options.grad_scale = 1.0 / double(tokens);
+  const LossSums sums = dense_loss(c.hidden, c.head, c.teacher_hidden, c.teacher_head, {}, options, &d_hidden, &d_head);
   if (!std::isfinite((d_hidden.sum() + d_head.sum()).item<double>())) throw std::runtime_error("a gradient is not finite");
-  return sums.kl / double(tokens);
+  return sums.values[0] / double(tokens);
 }
 
 double materialised_loss(const LossCase& c) {
@@ -154,7 +156,7 @@ int main(int argc, char** argv) try {
     Decoder student(open_checkpoint(models[0]));
     const Decoder teacher(open_checkpoint(models[1]));
     TrainOptions options;
-    options.train = "all";
+    options.train = {"all"};
     options.steps = repeat + 1;
     options.micro_batch = windows;
     Trainer trainer(student, options);
@@ -164,15 +166,21 @@ int main(int argc, char** argv) try {
       at::NoGradGuard no_grad;
       taught = teacher.hidden(ids).view({windows, length, -1});
     }
-    const std::vector<int64_t> no_labels;
+    TokenBatch batch{windows, length, {}, {}, std::vector<float>(size_t(windows * length), 1.0f)};
+    for (int64_t w = 0; w < windows; ++w) {  // one more id for the last label
+      batch.ids.insert(batch.ids.end(), ids.const_data_ptr<int64_t>() + w * length, ids.const_data_ptr<int64_t>() + (w + 1) * length);
+      batch.ids.push_back(0);
+    }
+    batch.segment.resize(batch.weight.size());
+    LossOptions options_of_loss;
     const auto step = [&] {
       loss = trainer
-                 .step(ids, 0.0,
+                 .step(batch, options_of_loss.terms,
                        [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden,
                            at::Tensor* d_head) {
                          const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
-                         return dense_loss(hidden, student.head(), rows, teacher.head(), no_labels, {1.0, 0.0, scale, true},
-                                           d_hidden, d_head);
+                         options_of_loss.grad_scale = scale;
+                         return dense_loss(hidden, student.head(), rows, teacher.head(), {}, options_of_loss, d_hidden, d_head);
                        })
                  .loss;
     };

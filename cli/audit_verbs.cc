@@ -140,19 +140,19 @@ std::vector<VerbSpec> audit_verbs() {
   for (VerbSpec& v : statement_verbs(folder)) list.push_back(std::move(v));
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"audit rows",
-                  "Asks the teacher again and compares with the soft targets, byte for byte.",
+                  "Computes rows of soft targets again from the teacher and compares them byte for byte.",
                   "overproof audit rows runs/smollm2-moe/soft-targets --rows 59 --seed 20261124 --record",
                   {{"targets", "a soft-targets artifact"}},
                   false,
                   false,
-                  verb_maker<CheckRowsConfig>([](const CommonConfig& common, const CheckRowsConfig& config, const Arguments& a) {
-                    return audit_rows(config, a[0], common.json, std::cout);
+                  verb_maker<CheckRowsConfig>([](const CommonConfig&, const CheckRowsConfig& config, const Arguments& a) {
+                    return audit_rows(config, a[0]);
                   })});
   list.push_back({"audit replay",
-                  "Makes randomly drawn steps of a training again and compares weights, optimizer and losses bitwise.",
+                  "Makes randomly drawn steps of a training again and compares weights, optimizer and losses.",
                   "overproof audit replay runs/smollm2-moe --segments 3 --seed 5f2c9a", folder, false, false,
-                  verb_maker<ReplayConfig>([](const CommonConfig& common, const ReplayConfig& config, const Arguments& a) {
-                    return audit_replay(config, a[0], common.json, std::cout);
+                  verb_maker<ReplayConfig>([](const CommonConfig&, const ReplayConfig& config, const Arguments& a) {
+                    return audit_replay(config, a[0]);
                   })});
   list.push_back(
       {"audit compare",

@@ -7,13 +7,13 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_tools.h"
+#include "data/watermark.h"
 #include "formats/inspect.h"
 #include "provenance/key_verbs.h"
 #include "quantize/gpu/gpu_report.h"
 #ifdef OVERPROOF_WITH_TORCH
 #include "teacher/generate.h"
 #include "teacher/logits.h"
-#include "teacher/sample.h"
 #endif
 
 namespace overproof {
@@ -31,24 +31,15 @@ std::vector<VerbSpec> tool_verbs() {
   std::vector<VerbSpec> list;
 #ifdef OVERPROOF_WITH_TORCH
   list.push_back({"generate",
-                  "Lets a model write text.",
+                  "Generates text.",
                   "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
                   {{"model", "a checkpoint folder or a .gguf file"}},
                   false,
                   false,
                   verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {
-                    return run_generate(config, a[0], common.json, std::cout);
+                    if (common.json) return run_generate(config, a[0]);
+                    return run_generate(config, a[0], [](std::string_view text) { std::cout << text << std::flush; });
                   })});
-  list.push_back(
-      {"sample",
-       "Lets a teacher write documents to train a student on, with a watermark in them.",
-       "overproof sample runs/mine/teacher --corpus runs/mine/corpus --count 1000 --watermark-key watermark.json --out sampled",
-       {{"teacher", "a checkpoint folder or a .gguf file"}},
-       false,
-       false,
-       verb_maker<SampleConfig>([](const CommonConfig& common, const SampleConfig& config, const Arguments& a) {
-         return run_sample(config, a[0], common.json, std::cout);
-       })});
   list.push_back({"logits",
                   "Writes a model's logits for given token ids, to compare implementations.",
                   "overproof logits runs/smollm2-moe/int8 --ids ids.safetensors --out logits.safetensors",
@@ -56,9 +47,18 @@ std::vector<VerbSpec> tool_verbs() {
                   false,
                   false,
                   verb_maker<LogitsConfig>([](const CommonConfig& common, const LogitsConfig& config, const Arguments& a) {
-                    return count_written(config.out, "positions", run_logits(config, a[0]));
+                    return count_written(config.out.string(), "positions", run_logits(config, a[0]));
                   })});
 #endif
+  list.push_back({"watermark-key",
+                  "Makes the secret key of a watermark, for sample and generate.",
+                  "overproof watermark-key --out keys/watermark.json",
+                  {},
+                  false,
+                  false,
+                  verb_maker<WatermarkKeyConfig>([](const CommonConfig&, const WatermarkKeyConfig& config, const Arguments&) {
+                    return make_watermark_key(config);
+                  })});
   list.push_back({"gpu",
                   "Lists GPUs, and compares their kernels with the CPU's.",
                   "overproof gpu --self-test",

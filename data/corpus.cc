@@ -181,6 +181,13 @@ std::string document_text(const fs::path& artifact, const Document& document) {
 }
 
 void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit) {
+  for_each_text_while(artifact, [&](const Document& document, std::string_view text) {
+    visit(document, text);
+    return true;
+  });
+}
+
+void for_each_text_while(const fs::path& artifact, const std::function<bool(const Document&, std::string_view text)>& visit) {
   const MappedFile table(artifact / "documents.jsonl");
   const std::string_view lines(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
   size_t at = 0;
@@ -193,19 +200,21 @@ void for_each_text(const fs::path& artifact, const std::function<void(const Docu
     at = std::min(end + 1, lines.size());
   };
   advance();
-  while (next) {
+  bool more = true;
+  while (next && more) {
     const std::string source = next->source;
     const fs::path path = artifact / texts_file_name(source);
     for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
+      if (!more) return;
       const Json record = parse_json(line, path, offset);
       const std::string text = JsonObject(record, path, "", JsonNull::value, offset).text("text");
       if (!next || next->source != source || sha256(text) != next->digest) {
         throw FormatError(path, offset, "its texts are not the documents of the table, in order");
       }
-      visit(*next, text);
+      more = visit(*next, text);
       advance();
     });
-    if (next && next->source == source) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", next->name));
+    if (more && next && next->source == source) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", next->name));
   }
 }
 

@@ -75,5 +75,7 @@ std::string document_text(const fs::path& artifact, const Document& document);
 
 /// Calls `visit` for every document of the artifact with its text, in the order of the table, one line in memory at a time.
 void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit);
+/// The same, until `visit` returns false.
+void for_each_text_while(const fs::path& artifact, const std::function<bool(const Document&, std::string_view text)>& visit);
 
 }  // namespace overproof

@@ -5,7 +5,48 @@
 #include <numeric>
 #include <vector>
 
+#include "core/logits.h"
+
 namespace overproof {
+namespace {
+
+/// Ids by falling logit, equals by number, with their cumulative mass. Only as many are sorted as were asked about.
+template <class Mass>
+class RankedMass {
+ public:
+  RankedMass(std::span<const float> logits, Mass mass) : logits_(logits), mass_(mass), ids_(logits.size()) {
+    std::iota(ids_.begin(), ids_.end(), 0);
+  }
+  /// The first place whose cumulative mass reaches `mass`; the last place when none does.
+  size_t place_of(double mass) {
+    while (cumulative_.size() < ids_.size() && (cumulative_.empty() || cumulative_.back() < mass)) sort_more();
+    const auto found = std::lower_bound(cumulative_.begin(), cumulative_.end(), mass);
+    return std::min<size_t>(size_t(found - cumulative_.begin()), ids_.size() - 1);
+  }
+  double cumulative(size_t place) const { return cumulative_[place]; }
+  int32_t id(size_t place) const { return ids_[place]; }
+
+ private:
+  void sort_more() {
+    const auto precedes = [&](int32_t a, int32_t b) {
+      const float x = logits_[size_t(a)], y = logits_[size_t(b)];
+      return x != y ? x > y : a < b;
+    };
+    const size_t done = cumulative_.size(), end = std::min(ids_.size(), std::max<size_t>(64, 8 * done));
+    const auto at = [&](size_t place) { return ids_.begin() + ptrdiff_t(place); };
+    if (end < ids_.size()) std::nth_element(at(done), at(end), ids_.end(), precedes);
+    std::sort(at(done), at(end), precedes);
+    for (size_t place = done; place < end; ++place)
+      cumulative_.push_back((place > 0 ? cumulative_.back() : 0.0) + mass_(logits_[size_t(ids_[place])]));
+  }
+
+  std::span<const float> logits_;
+  Mass mass_;
+  std::vector<int32_t> ids_;
+  std::vector<double> cumulative_;
+};
+
+}  // namespace
 
 int32_t sample_token(std::span<const float> logits, std::span<const int32_t> before, const SamplingOptions& options,
                      const WatermarkKey* watermark, Rng& rng) {
@@ -17,23 +58,15 @@ int32_t sample_token(std::span<const float> logits, std::span<const int32_t> bef
       if (list.green(int32_t(i))) raised[i] += float(options.watermark_strength);
     logits = raised;
   }
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto precedes = [&](int32_t a, int32_t b) {
-    return logits[size_t(a)] != logits[size_t(b)] ? logits[size_t(a)] > logits[size_t(b)] : a < b;
-  };
-  if (options.temperature == 0) return *std::min_element(ids.begin(), ids.end(), precedes);
-  std::sort(ids.begin(), ids.end(), precedes);
-  std::vector<double> cumulative;
+  const double most = double(checked_maximum(logits));
+  if (options.temperature == 0)
+    return int32_t(std::find(logits.begin(), logits.end(), float(most)) - logits.begin());  // the least id of equals
+  const auto mass_of = [&](float logit) { return std::exp((double(logit) - most) / options.temperature); };
   double total = 0;
-  for (const int32_t id : ids)
-    cumulative.push_back(total += std::exp((double(logits[size_t(id)]) - double(logits[size_t(ids[0])])) / options.temperature));
-  const auto reaches = [&](double mass) {
-    return std::min<size_t>(size_t(std::lower_bound(cumulative.begin(), cumulative.end(), mass) - cumulative.begin()),
-                            ids.size() - 1);
-  };
-  const double nucleus = cumulative[reaches(options.top_p * total)];
-  return ids[reaches(rng.uniform() * nucleus)];
+  for (const float x : logits) total += mass_of(x);
+  RankedMass ranked(logits, mass_of);
+  const double nucleus = options.top_p < 1 ? ranked.cumulative(ranked.place_of(options.top_p * total)) : total;
+  return ranked.id(ranked.place_of(rng.uniform() * nucleus));
 }
 
 }  // namespace overproof

@@ -1,6 +1,7 @@
 #pragma once
 // The next token from a row of logits: most probable, or drawn from the nucleus, with or without a watermark.
 
+#include <limits>
 #include <optional>
 #include <span>
 
@@ -15,8 +16,12 @@ struct SamplingOptions {
   double watermark_strength = 2.0;  ///< added to green logits, before the temperature
 };
 
+/// The logit of an id that must not be drawn: finite, and exp() of its distance to any other logit is 0.
+inline constexpr float kExcludedLogit = std::numeric_limits<float>::lowest();
+
 /// The next id after `before`. Ids are taken in the order of their logits, equals by number, so that the same draw gives the same
-/// id everywhere. `watermark` may be null; it is applied once `before` is as long as its context.
+/// id everywhere. `watermark` may be null; it is applied once `before` is as long as its context. Throws DivergenceError when a
+/// logit is NaN or infinite.
 int32_t sample_token(std::span<const float> logits, std::span<const int32_t> before, const SamplingOptions& options,
                      const WatermarkKey* watermark, Rng& rng);
 

@@ -1,7 +1,8 @@
 #include "data/watermark.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/private_file.h"
 #include "core/rng.h"
 
 namespace overproof {
@@ -31,26 +33,11 @@ uint32_t word_of(const Digest& digest, size_t at) {
 }  // namespace
 
 Digest hmac_sha256(std::span<const uint8_t> key, std::span<const uint8_t> message) {
-  std::array<uint8_t, 64> block{};
-  if (key.size() > block.size()) {
-    const Digest shorter = sha256(key);
-    std::copy(shorter.bytes.begin(), shorter.bytes.end(), block.begin());
-  } else {
-    std::copy(key.begin(), key.end(), block.begin());
-  }
-  const auto pad = [&](uint8_t with) {
-    std::array<uint8_t, 64> padded{};
-    for (size_t i = 0; i < padded.size(); ++i) padded[i] = block[i] ^ with;
-    return padded;
-  };
-  Sha256 inner, outer;
-  const auto inner_pad = pad(0x36), outer_pad = pad(0x5c);
-  inner.update(inner_pad.data(), inner_pad.size());
-  inner.update(message.data(), message.size());
-  const Digest middle = inner.finish();
-  outer.update(outer_pad.data(), outer_pad.size());
-  outer.update(middle.bytes.data(), middle.bytes.size());
-  return outer.finish();
+  Digest mac;
+  unsigned int size = 0;
+  OVERPROOF_CHECK(HMAC(EVP_sha256(), key.data(), int(key.size()), message.data(), message.size(), mac.bytes.data(), &size) &&
+                  size == mac.bytes.size());
+  return mac;
 }
 
 WatermarkKey::WatermarkKey(const std::array<uint8_t, 32>& secret, double green_fraction, int64_t context)
@@ -62,10 +49,10 @@ WatermarkKey::WatermarkKey(const std::array<uint8_t, 32>& secret, double green_f
 }
 
 WatermarkKey WatermarkKey::read(const fs::path& file) {
-  const Json json = read_json(file, 4096);
+  const Json json = parse_json(read_private_file(file, 4096, "the watermark key"), file, 0);
   const auto refuse = [&](const char* cause) { throw FormatError(file, -1, cause); };
   if (!json.is_object() || json.size() != 4 || !json.contains("format") || json["format"] != kFormat)
-    refuse("is no watermark key (four members, format overproof-watermark-1)");
+    refuse("is not a watermark key (four members, format overproof-watermark-1)");
   if (!json.contains("secret") || !json["secret"].is_string() || !json.contains("green_fraction") ||
       !json["green_fraction"].is_number() || !json.contains("context") || !json["context"].is_number_integer())
     refuse("a watermark key has secret, green_fraction and context");
@@ -77,35 +64,13 @@ WatermarkKey WatermarkKey::read(const fs::path& file) {
   }
 }
 
-WatermarkKey WatermarkKey::load_or_create(const fs::path& file, double green_fraction, int64_t context) {
-  if (!fs::exists(file)) {
-    Digest secret;
-    if (::getentropy(secret.bytes.data(), secret.bytes.size()) != 0) throw IoError(file, "cannot draw a secret for", errno);
-    WatermarkKey(secret.bytes, green_fraction, context);  // checks the parameters before anything is written
-    const std::string text =
-        Json{{"format", kFormat}, {"secret", secret.hex()}, {"green_fraction", green_fraction}, {"context", context}}.dump(1) +
-        "\n";
-    std::error_code error;
-    if (file.has_parent_path()) fs::create_directories(file.parent_path(), error);
-    if (error) throw IoError(file.parent_path(), "cannot make the folder", error.value());
-    // Never readable by others, not even for a moment; a second process that makes it at the same time loses.
-    const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 && errno != EEXIST) throw IoError(file, "cannot create", errno);
-    if (fd >= 0) {
-      const bool written = ::write(fd, text.data(), text.size()) == ssize_t(text.size()) && ::fsync(fd) == 0;
-      const int fault = errno;
-      ::close(fd);
-      if (!written) {
-        ::unlink(file.c_str());
-        throw IoError(file, "cannot write", fault);
-      }
-    }
-  }
-  WatermarkKey key = read(file);
-  if (std::abs(key.green_fraction() - green_fraction) > 1e-9 || key.context() != context)
-    throw UsageError(fmt::format(
-        "{}: this key has a green fraction of {:.6g} and a context of {} tokens; sample with these, or name a new file",
-        file.string(), key.green_fraction(), key.context()));
+WatermarkKey WatermarkKey::create(const fs::path& file, double green_fraction, int64_t context) {
+  Digest secret;
+  if (::getentropy(secret.bytes.data(), secret.bytes.size()) != 0) throw IoError(file, "cannot draw a secret for", errno);
+  const WatermarkKey key(secret.bytes, green_fraction, context);
+  const Json json = {{"format", kFormat}, {"secret", secret.hex()}, {"green_fraction", green_fraction}, {"context", context}};
+  if (!create_private_file(file, json.dump(1) + "\n", "the watermark key"))
+    throw UsageError(fmt::format("{}: exists already; a watermark key is never overwritten. Name a new file", file.string()));
   return key;
 }
 
@@ -117,6 +82,13 @@ Digest WatermarkKey::commitment() const {
   put_u32(message, uint32_t(context_));
   message.insert(message.end(), secret_.begin(), secret_.end());
   return sha256(message);
+}
+
+Answer make_watermark_key(const WatermarkKeyConfig& config) {
+  if (config.out.empty()) throw UsageError("option 'out' is missing: the new file of the key");
+  const std::string commitment = "sha256:" + WatermarkKey::create(config.out, config.green_fraction, config.context).commitment().hex();
+  return {{{"out", config.out.string()}, {"commitment", commitment}},
+          fmt::format("{}: new watermark key; keep it secret. Commitment {}\n", config.out.string(), commitment)};
 }
 
 WatermarkKey::GreenList WatermarkKey::after(std::span<const int32_t> context) const {

@@ -5,7 +5,10 @@
 
 #include <string>
 
-#include "distill/training_run.h"
+#include "core/digest.h"
+#include "distill/state_digest.h"
+#include "distill/step_log.h"
+#include "distill/trainer.h"
 #include "records/resume.h"
 
 namespace overproof {
@@ -29,11 +32,11 @@ class TrainingCheckpoint {
 /// The file of a kept state: "<SHA-256 of both digests>.safetensors".
 std::string kept_state_name(const Digest& weights, const Digest& optimizer);
 
-/// Writes the state under its name; what is there already is the same and stays.
+/// Writes the state under its name, unless that file exists already.
 void keep_state(const fs::path& folder, const Trainer& trainer, const Digest& weights, const Digest& optimizer);
 
 /// Copies a kept state into the trainer, which then has done `steps_done` steps. False when there is none, or it does not have
-/// these digests: then the trainer's state is undefined, and `fault` says why when there was one.
+/// these digests: then the trainer's state is undefined, and `fault` gives the reason when a file was found.
 bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& digester, const Digest& weights,
                      const Digest& optimizer, int64_t steps_done, std::string& fault);
 

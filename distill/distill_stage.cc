@@ -4,15 +4,17 @@
 #include <fmt/format.h>
 
 #include "core/json.h"
-#include "distill/router_counts.h"
-#include "distill/training_run.h"
+#include "distill/distillation.h"
+#include "distill/state_digest.h"
+#include "distill/train_loop.h"
 #include "records/step_log.h"
 
 namespace overproof {
 
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
-  Distillation training(config, inputs);
+  Distillation distillation = make_distillation(config, inputs);
+  Training& training = distillation.training;
   const TrainOptions& options = config.training;
   Trainer& trainer = training.trainer();
   const ModelConfig& shape = training.student().config();
@@ -34,7 +36,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   report.metrics() = {{"steps", steps},
                       {"batch_size", options.batch_size},
                       {"tokens", tokens},
-                      {"taught_windows", training.taught_windows()},
+                      {"taught_windows", distillation.taught_windows},
                       {"trained_parameters", trainer.trained_parameters()},
                       {"final", step_log_line({.terms = training.terms()}, last)},
                       {"parameters", shape.parameters()},
@@ -42,8 +44,10 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"ffn_activation", shape.ffn_activation()},
                       {"expert_load", trainer.expert_load()}};
   write_step_log(log, outputs.folder(), report.metrics());
-  report.summary = {fmt::format("{} steps, {} tokens: loss {:.4f} nats a token (KL {:.4f}, cross-entropy {:.4f})", steps, tokens,
-                                last.loss, last.terms[0], last.terms[1]),
+  std::string terms;
+  for (size_t t = 0; t < training.terms().size(); ++t)
+    terms += fmt::format("{}{} {:.4f}", t > 0 ? ", " : "", training.terms()[t], last.terms[t]);
+  report.summary = {fmt::format("{} steps, {} tokens: loss {:.4f} nats a token ({})", steps, tokens, last.loss, terms),
                     fmt::format("trained {:.1f} of {:.1f} million parameters", double(trainer.trained_parameters()) / 1e6,
                                 double(shape.parameters()) / 1e6),
                     fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",

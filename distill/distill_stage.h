@@ -1,6 +1,6 @@
 #pragma once
-// distill: trains a student on a teacher's soft targets by forward KL mixed with cross-entropy. What it does depends only
-// on inputs and configuration: a run that was killed and started again ends with the same bytes.
+// Stage "distill": trains a student on a teacher's soft targets. The result depends only on inputs and configuration: a run that
+// was killed and started again ends with the same bytes.
 
 #include "core/stage.h"
 #include "distill/train_options.h"
@@ -9,23 +9,26 @@ namespace overproof {
 
 struct DistillConfig {
   TrainOptions training{.steps = 0, .learning_rate = 1e-3, .router_lr_scale = 0.1, .warmup = 10, .balance_rate = 1e-4};
+  StringMap loss;  ///< empty: forward-kl=1-ce_weight,cross-entropy=ce_weight
   double ce_weight = 0.0;
   int64_t checkpoint_every = 50;
   template <class V>
   void visit(V&& v) {
-    v("steps", training.steps, in_range(0, 1e9), "steps of training; 0: one pass over everything that was taught");
+    v("steps", training.steps, in_range(0, 1e9), "steps of training; 0: one pass over the soft targets");
     training.visit(v);
     training.visit_optimizer(v);
+    v("loss", loss, any_value(),
+      "losses and their weights, such as forward-kl=0.9,cross-entropy=0.1; default: forward-kl and cross-entropy by ce-weight");
     v("ce-weight", ce_weight, in_range(0, 1),
-      "share of the cross-entropy with the corpus in the loss; the rest is KL to the teacher");
+      "weight of the cross-entropy with the corpus in the default loss; 1 - ce-weight is that of the KL from the teacher");
     v("checkpoint-every", checkpoint_every, in_range(0, 1e9),
-      "steps between checkpoints that a killed run goes on from; 0: none");
+      "steps between checkpoints from which a killed run resumes; 0: none");
   }
 };
 
-/// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint, steps.jsonl,
-/// one StepRecord a line, steps.safetensors (records/step_records.h) and, of a mixture of experts, the router counts
-/// (records/router_counts.h). Throws UsageError when targets, corpus and student do not belong together.
+/// Slots: student (any decoder, dense or mixture), targets (soft targets), corpus. Writes a checkpoint, steps.jsonl with one
+/// StepRecord a line, steps.safetensors (records/step_records.h) and, for a mixture of experts, the router counts
+/// (records/router_counts.h). Throws MismatchError when targets, corpus and student do not belong together.
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -28,6 +28,10 @@ class StateDigester {
   std::map<std::string, Digest> frozen_;
 };
 
+/// The digest of the model's weights, as digest_of_checkpoint() has it, with those tensors rounded to bf16 that `published` holds
+/// as bf16. `rounded`: whether there are any.
+Digest digest_rounded_as(const Decoder& model, const TensorSource& published, bool& rounded);
+
 /// Steps between digests of the state that cost at most about a hundredth of the training, whatever the machine. A digest takes
 /// time by the parameter, a step by parameter and token, and the ratio of the two hardly differs between machines: so a digest
 /// every so many tokens. `asked` >= 0 is taken as it is.

@@ -1,5 +1,5 @@
 #pragma once
-// How a student is trained, whoever teaches it: the options that distill and calibrate share, described once.
+// The options of training that distill and calibrate share.
 
 #include <cstdint>
 #include <string>
@@ -8,20 +8,23 @@
 
 namespace overproof {
 
+/// Learning rate after the warm-up: cosine or linear to zero, or constant.
+enum class Schedule { cosine, linear, constant };
+
 struct TrainOptions {
   int64_t steps = 1, batch_size = 4, micro_batch = 2;
   double learning_rate = 1e-3, router_lr_scale = 1.0;
   int64_t warmup = 0;
-  std::string schedule = "cosine";  ///< after the warm-up: "cosine" or "linear" to zero, or "constant"
-  double weight_decay = 0.0;        ///< of matrices; never of norms, biases and routers
+  Schedule schedule = Schedule::cosine;
+  double weight_decay = 0.0;  ///< of matrices; never of norms, biases and routers
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
-  double clip = 1.0;                                     ///< largest global gradient norm; 0: no clipping
-  double balance_rate = 0.0;                             ///< step of the router bias a step, towards even loads
-  std::string train = "experts,router,norms,attention";  ///< groups, see trained_group()
+  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
+  double balance_rate = 0.0;  ///< step of the router bias a step, towards even loads
+  StringList train = {"ffn", "router", "norms", "attention"};  ///< groups, see trained_group()
   int64_t digest_every = -1, keep_every = 0;
   std::string dtype = "f32";
 
-  /// The options of both stages. What the number of steps means, each says for itself.
+  /// The options of both stages, without `steps`, whose meaning differs.
   template <class V>
   void visit(V&& v) {
     v("batch-size", batch_size, in_range(1, 65536), "windows a step");
@@ -31,19 +34,22 @@ struct TrainOptions {
     v("router-lr-scale", router_lr_scale, in_range(0, 1000), "the router's learning rate over that of the rest");
     v("balance-rate", balance_rate, in_range(0, 1), "change of the router's balancing bias a step towards even expert loads");
     v("clip", clip, in_range(0, 1e9), "largest global gradient norm; 0: not clipped");
-    v("train", train, any_value(), "weights to train, a list of experts, router, norms, attention, embeddings, head, or all");
+    v("train", train, one_of({"all", "ffn", "experts", "router", "norms", "attention", "embeddings", "head"}),
+      "weights to train, comma-separated: ffn (every FFN weight), experts (routed and shared experts; of a dense model its FFN), "
+      "router, norms, attention, embeddings, head, or all");
     v("digest-every", digest_every, in_range(-1, 1e9),
-      "steps between digests of weights and optimizer in steps.safetensors; -1: as many as cost about a hundredth; 0: no step "
-      "records");
+      "steps between digests of weights and optimizer in steps.safetensors; -1: an interval that costs about 1 % of the time; 0: "
+      "no step records");
     v("keep-every", keep_every, in_range(0, 1e9),
-      "steps between states kept in checkpoints/ beside the artifact, from which an auditor replays; 0: none");
-    v("dtype", dtype, one_of({"f32", "bf16"}), "of the weights that are written; routers stay f32");
+      "steps between states kept in checkpoints/ next to the artifact, from which an auditor replays; 0: none");
+    v("dtype", dtype, one_of({"f32", "bf16"}), "type of the weights that are written; routers stay f32");
   }
-  /// Those that calibrate leaves as they are.
+  /// Options of distill only.
   template <class V>
   void visit_optimizer(V&& v) {
     v("warmup", warmup, in_range(0, 1e9), "steps until the largest learning rate is reached");
-    v("schedule", schedule, one_of({"cosine", "linear", "constant"}),
+    v("schedule", schedule,
+      enum_of<Schedule>({{"cosine", Schedule::cosine}, {"linear", Schedule::linear}, {"constant", Schedule::constant}}),
       "learning rate after the warm-up; cosine and linear go to zero");
     v("weight-decay", weight_decay, in_range(0, 1), "decay of matrices; norms, biases and routers have none");
     v("beta1", beta1, in_range(0, 0.9999), "AdamW's average of gradients");

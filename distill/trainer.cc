@@ -6,49 +6,21 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <set>
 
-#include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/parallel.h"
+#include "distill/gradients.h"
+#include "teacher/signal.h"
 
 namespace overproof {
 namespace {
 
-const std::vector<std::string> kGroups = {"experts", "router", "norms", "attention", "embeddings", "head"};
-
-std::set<std::string> chosen_groups(const std::string& list) {
-  std::set<std::string> chosen;
-  for (const std::string& word : split_list(list)) {
-    if (word == "all") {
-      chosen.insert(kGroups.begin(), kGroups.end());
-    } else if (std::ranges::find(kGroups, word) != kGroups.end()) {
-      chosen.insert(word);
-    } else {
-      const std::string near = nearest(word, kGroups);
-      throw UsageError(
-          fmt::format("train: unknown group '{}'{}; known are all, experts, router, norms, attention, embeddings, head", word,
-                      near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
-    }
-  }
-  return chosen;
-}
-
-// Sum of squares in f64 over pieces of fixed size, added in order: the same for any number of threads.
-double square_sum(const at::Tensor& tensor) {
-  constexpr int64_t kPiece = 1 << 16;
-  const int64_t n = tensor.numel();
-  const float* values = tensor.const_data_ptr<float>();
-  std::vector<double> sums(static_cast<size_t>((n + kPiece - 1) / kPiece));
-  parallel_for(n, kPiece, [&](int64_t begin, int64_t end) {
-    double sum = 0;
-    for (int64_t i = begin; i < end; ++i) sum += double(values[i]) * double(values[i]);
-    sums[size_t(begin / kPiece)] = sum;
+// Which words of the option `train` cover a group. `experts` covers every FFN weight of a model as `ffn` does: those of a mixture
+// are the routed and shared experts, and of a dense model it is the older name.
+bool is_chosen(const StringList& train, const std::string& group) {
+  return std::ranges::any_of(train, [&](const std::string& word) {
+    return !group.empty() && (word == "all" || word == group || (word == "experts" && group == "ffn"));
   });
-  double total = 0;
-  for (const double s : sums) total += s;
-  return total;
 }
 
 }  // namespace
@@ -59,7 +31,7 @@ std::string trained_group(const std::string& parameter) {
   if (has("router")) return "router";
   if (has("norm")) return "norms";
   if (has(".attention.")) return "attention";
-  if (has(".experts.") || has(".ffn.")) return "experts";
+  if (has(".experts.") || has(".ffn.")) return "ffn";
   if (parameter == "embedding") return "embeddings";
   if (parameter == "head") return "head";
   throw std::logic_error("no training group for " + parameter);
@@ -67,75 +39,105 @@ std::string trained_group(const std::string& parameter) {
 
 double learning_rate_at(const TrainOptions& options, int64_t step) {
   if (step < options.warmup) return options.learning_rate * double(step + 1) / double(options.warmup);
-  if (options.schedule == "constant") return options.learning_rate;
+  if (options.schedule == Schedule::constant) return options.learning_rate;
   const double done = double(step - options.warmup) / double(std::max<int64_t>(1, options.steps - options.warmup));
   const double left = std::max(0.0, 1 - done);
-  return options.learning_rate * (options.schedule == "linear" ? left : 0.5 * (1 - std::cos(std::numbers::pi * left)));
+  return options.learning_rate * (options.schedule == Schedule::linear ? left : 0.5 * (1 - std::cos(std::numbers::pi * left)));
 }
 
-Trainer::Trainer(Decoder& model, const TrainOptions& options) : model_(model), options_(options) {
-  const std::set<std::string> chosen = chosen_groups(options.train);
+Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group)
+    : model_(model), options_(options), group_(std::move(group)) {
   for (const NamedTensor& p : model.parameters()) {
-    const std::string group = trained_group(p.name);
+    const std::string group_of_weights = trained_group(p.name);
     at::Tensor weight = p.tensor;
-    weight.set_requires_grad(chosen.contains(group));
+    weight.set_requires_grad(is_chosen(options.train, group_of_weights));
     if (!weight.requires_grad()) continue;
     OVERPROOF_CHECK(weight.is_contiguous());
-    slots_.push_back({p.name, weight, at::zeros_like(weight), at::zeros_like(weight), group != "router" && weight.dim() > 1,
-                      group == "router"});
-    // zeros_like keeps no history, but inherits nothing else either: moments are plain tensors
+    const bool router = group_of_weights == "router";
+    trained_.push_back({p.name, weight, at::zeros_like(weight), at::zeros_like(weight), !router && weight.dim() > 1, router});
   }
-  if (slots_.empty())
-    throw UsageError(fmt::format("train = {}: this model has no such weights, so nothing would be trained", options.train));
+  if (trained_.empty())
+    throw UsageError(
+        fmt::format("option 'train': this model has no weights of {}, so nothing would be trained", fmt::join(options.train, ",")));
+  if (options.batch_size < group_->size())
+    throw UsageError(fmt::format("option 'batch-size': {} sequences are fewer than the {} processes", options.batch_size,
+                                 group_->size()));
   const ModelConfig& shape = model.config();
   if (shape.is_moe()) expert_tokens_ = at::zeros({shape.layers, shape.n_routed_experts}, at::kLong);
 }
 
 int64_t Trainer::trained_parameters() const {
   int64_t sum = 0;
-  for (const Slot& slot : slots_) sum += slot.weight.numel();
+  for (const Trained& t : trained_) sum += t.weight.numel();
   return sum;
 }
 
-StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, size_t term_count, const Loss& loss,
-                         std::span<const int32_t> token_sources) {
-  const int64_t batch = windows.size(0), tokens = windows.numel();
-  OVERPROOF_CHECK(!counter_ || int64_t(token_sources.size()) == tokens);
-  for (Slot& slot : slots_) slot.weight.mutable_grad().reset();
+LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFunction& loss, std::vector<at::Tensor>& loads) {
+  OVERPROOF_CHECK(!counter_ || int64_t(batch.source.size()) == batch.tokens());
+  OVERPROOF_CHECK(batch.one_segment());  // the decoder's attention knows no segments
+  for (Trained& t : trained_) t.weight.mutable_grad().reset();
 
   LossSums sums;
-  std::vector<at::Tensor> loads(size_t(model_.config().layers));
-  for (int64_t first = 0; first < batch; first += options_.micro_batch) {
-    const int64_t count = std::min(options_.micro_batch, batch - first);
+  const double weight = batch.total_weight(), scale = 1.0 / weight;
+  OVERPROOF_CHECK(weight > 0);
+  loads.assign(size_t(model_.config().layers), {});
+  const int64_t end = batch.batch * (group_->rank() + 1) / group_->size();
+  for (int64_t first = batch.batch * group_->rank() / group_->size(); first < end; first += options_.micro_batch) {
+    const int64_t count = std::min(options_.micro_batch, end - first);
     std::vector<RouterRecord> routing;
     ForwardOptions options;
     options.routing = &routing;
     options.record_selected = counter_ != nullptr;
-    const at::Tensor hidden = model_.hidden(windows.narrow(0, first, count), options);
+    const at::Tensor hidden = model_.hidden(input_ids(batch, first, count), options);
     at::Tensor d_hidden, d_head;
     at::Tensor head = model_.head();
     if (head.requires_grad()) d_head = head.grad().defined() ? head.mutable_grad() : at::zeros_like(head);
-    sums += loss(first, count, hidden.detach(), 1.0 / double(tokens), &d_hidden, d_head.defined() ? &d_head : nullptr);
+    sums += loss(first, count, hidden.detach(), scale, &d_hidden, d_head.defined() ? &d_head : nullptr);
     if (d_head.defined()) head.mutable_grad() = d_head;  // before backward(), which adds to it when the embedding is tied
     if (hidden.requires_grad()) hidden.backward(d_hidden);
-    if (counter_) counter_->add(routing, token_sources.subspan(size_t(first * windows.size(1)), size_t(count * windows.size(1))));
+    if (counter_)
+      counter_->add(routing, std::span(batch.source).subspan(size_t(first * batch.length), size_t(count * batch.length)));
     for (size_t l = 0; l < routing.size(); ++l) loads[l] = loads[l].defined() ? loads[l] + routing[l].load : routing[l].load;
   }
+  if (group_->size() > 1) add_up_ranks(sums, loads);
+  if (counter_) counter_->finish_step();
+  return sums;
+}
+
+void Trainer::add_up_ranks(LossSums& sums, std::vector<at::Tensor>& loads) {
+  at::NoGradGuard no_grad;
+  group_->all_reduce(sums.values);
+  group_->all_reduce(std::span(&sums.weight, 1));
+  for (Trained& t : trained_) {
+    at::Tensor sum = t.weight.grad().defined() ? t.weight.grad().contiguous() : at::zeros_like(t.weight);
+    all_reduce(*group_, sum);
+    t.weight.mutable_grad() = sum;
+  }
+  if (!model_.config().is_moe()) return;
+  for (at::Tensor& load : loads) {
+    load = load.contiguous().clone();
+    all_reduce(*group_, load);
+  }
+}
+
+StepRecord Trainer::step(const TokenBatch& batch, const LossTerms& terms, const LossFunction& loss) {
+  std::vector<at::Tensor> loads;
+  const LossSums sums = accumulate_gradients(batch, loss, loads);
 
   at::NoGradGuard no_grad;
   StepRecord record;
   record.step = steps_done_;
-  record.sequences = batch;
-  record.tokens = tokens;
-  record.weight = double(tokens);
-  record.terms[0] = sums.kl / double(tokens);
-  if (term_count > 1) record.terms[1] = sums.ce / double(tokens);
-  record.loss = sums.loss(ce_weight) / double(tokens);
+  record.sequences = batch.batch;
+  record.tokens = batch.tokens();
+  record.weight = sums.weight;
+  record.loss = sums.total(terms) / sums.weight;
+  OVERPROOF_CHECK(terms.size() <= kMostLossTerms);
+  for (size_t t = 0; t < terms.size(); ++t) record.terms[t] = sums.values[t] / sums.weight;
   record.learning_rate = learning_rate_at(options_, steps_done_);
   record.grad_norm = clip_gradients();
   if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm))
-    throw UsageError(fmt::format("training diverged at step {}: loss {}, gradient norm {}; a smaller learning-rate may help",
-                                 record.step, record.loss, record.grad_norm));
+    throw DivergenceError(fmt::format("training diverged at step {}: loss {}, gradient norm {}; try a smaller learning-rate",
+                                      record.step, record.loss, record.grad_norm));
   ++steps_done_;
   update_weights(record.learning_rate);
   if (model_.config().is_moe()) record.balance = balance_experts(loads);
@@ -144,28 +146,34 @@ StepRecord Trainer::step(const at::Tensor& windows, double ce_weight, size_t ter
 
 double Trainer::clip_gradients() const {
   double sum = 0;
-  for (const Slot& slot : slots_)
-    if (slot.weight.grad().defined()) sum += square_sum(slot.weight.grad().contiguous());
+  for (const Trained& t : trained_)
+    if (t.weight.grad().defined()) sum += square_sum(t.weight.grad().contiguous());
   const double norm = std::sqrt(sum);
   if (options_.clip > 0 && norm > options_.clip)
-    for (const Slot& slot : slots_)
-      if (slot.weight.grad().defined()) slot.weight.grad().mul_(options_.clip / norm);
+    for (const Trained& t : trained_)
+      if (t.weight.grad().defined()) t.weight.grad().mul_(options_.clip / norm);
   return norm;
 }
 
 void Trainer::update_weights(double rate) {
   const at::Tensor step = at::full({}, double(steps_done_), at::kFloat);
-  for (const Slot& slot : slots_) {
-    if (!slot.weight.grad().defined()) continue;  // not reached by this batch
-    const double slot_rate = slot.router ? rate * options_.router_lr_scale : rate;
-    at::_fused_adamw_({slot.weight}, {slot.weight.grad()}, {slot.first}, {slot.second}, {}, {step}, slot_rate, options_.beta1,
-                      options_.beta2, slot.decayed ? options_.weight_decay : 0.0, options_.epsilon, /*amsgrad=*/false,
+  for (const Trained& t : trained_) {
+    if (!t.weight.grad().defined()) continue;  // not reached by this batch
+    const double slot_rate = t.router ? rate * options_.router_lr_scale : rate;
+    at::_fused_adamw_({t.weight}, {t.weight.grad()}, {t.first}, {t.second}, {}, {step}, slot_rate, options_.beta1,
+                      options_.beta2, t.decayed ? options_.weight_decay : 0.0, options_.epsilon, /*amsgrad=*/false,
                       /*maximize=*/false);
   }
 }
 
 // Balancing without an auxiliary loss (Wang et al. 2024, arXiv 2408.15664): bias += rate x sign(mean load - load). Only
 // differences of biases matter, so their mean is taken out again.
+void balance_bias(at::Tensor& bias, const at::Tensor& load, double rate) {
+  const at::Tensor f32 = load.to(at::kFloat);
+  bias.add_((f32.mean() - f32).sign(), rate);
+  bias.sub_(bias.mean());
+}
+
 double Trainer::balance_experts(const std::vector<at::Tensor>& loads) {
   double spread = 0;
   for (size_t l = 0; l < loads.size(); ++l) {
@@ -173,9 +181,7 @@ double Trainer::balance_experts(const std::vector<at::Tensor>& loads) {
     const at::Tensor load = loads[l].to(at::kFloat), mean = load.mean();
     spread += (load.max() / mean).item<double>();
     if (options_.balance_rate <= 0) continue;
-    at::Tensor bias = model_.layers()[l].router_bias;
-    bias.add_((mean - load).sign(), options_.balance_rate);
-    bias.sub_(bias.mean());
+    balance_bias(model_.layers()[l].router_bias, loads[l], options_.balance_rate);
   }
   return spread / double(loads.size());
 }
@@ -195,10 +201,10 @@ Json Trainer::expert_load() const {
 
 std::vector<NamedTensor> Trainer::state() const {
   std::vector<NamedTensor> all;
-  for (const Slot& slot : slots_) {
-    all.push_back({slot.name, slot.weight.detach()});
-    all.push_back({slot.name + ".adam_first", slot.first});
-    all.push_back({slot.name + ".adam_second", slot.second});
+  for (const Trained& t : trained_) {
+    all.push_back({t.name, t.weight.detach()});
+    all.push_back({t.name + ".adam_first", t.first});
+    all.push_back({t.name + ".adam_second", t.second});
   }
   for (size_t l = 0; l < model_.layers().size(); ++l)
     if (model_.layers()[l].router_bias.defined())
@@ -211,9 +217,9 @@ std::vector<NamedTensor> Trainer::state() const {
 
 std::vector<NamedTensor> Trainer::optimizer_state() const {
   std::vector<NamedTensor> all;
-  for (const Slot& slot : slots_) {
-    all.push_back({slot.name + ".adam_first", slot.first});
-    all.push_back({slot.name + ".adam_second", slot.second});
+  for (const Trained& t : trained_) {
+    all.push_back({t.name + ".adam_first", t.first});
+    all.push_back({t.name + ".adam_second", t.second});
   }
   if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
   if (counter_)

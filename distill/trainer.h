@@ -1,49 +1,61 @@
 #pragma once
-// One training step, repeated: forward, hand-written loss gradient, backward, clipping, AdamW, expert balancing. What it
-// holds beside the weights is one gradient and two moments for each trained tensor.
+// One training step: forward, hand-written loss gradient, backward, clipping, AdamW, expert balancing. In addition
+// to the weights it holds one gradient and two moments for each trained tensor.
+//
+// With several processes each rank takes its part of the batch's sequences, [batch x rank / size, batch x (rank + 1) / size);
+// gradients, losses and counts are added up in the order of ranks, so every rank ends a step with the same weights.
 
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/group.h"
 #include "core/json_fwd.h"
-#include "records/step_records.h"
-#include "distill/loss.h"
-#include "distill/router_counts.h"
+#include "data/token_batch.h"
+#include "distill/losses/losses.h"
+#include "distill/router_counter.h"
 #include "distill/train_options.h"
 #include "formats/safetensors.h"
 #include "model/decoder.h"
+#include "records/step_records.h"
 
 namespace overproof {
 
-/// "experts" (any FFN weight), "router", "norms", "attention", "embeddings", "head", or "" for what is never trained by
+/// The group of a parameter: "ffn", "router", "norms", "attention", "embeddings", "head", or "" for what is never trained by
 /// gradient (the router's balancing bias).
 std::string trained_group(const std::string& parameter);
 
 /// Learning rate of step (from 0).
 double learning_rate_at(const TrainOptions& options, int64_t step);
 
+/// New balancing bias [experts] of a router: bias + rate x sign(mean load - load), less its mean. `load` I64 [experts].
+void balance_bias(at::Tensor& bias, const at::Tensor& load, double rate);
+
 class Trainer {
  public:
-  /// Marks the chosen groups of `model` (which must outlive this) as trained. Throws UsageError for an unknown group or an
-  /// empty choice.
-  Trainer(Decoder& model, const TrainOptions& options);
+  /// Marks the chosen groups of `model` (which must outlive this) as trained. Throws UsageError when the model has no weight of
+  /// the chosen groups.
+  Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 
-  /// Loss of hidden states [tokens, hidden] of micro-batch rows [first, first + count) of the batch; fills d_hidden and,
-  /// when not null, adds to d_head. Gradients are to be scaled by `grad_scale`.
-  using Loss = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale,
-                                      at::Tensor* d_hidden, at::Tensor* d_head)>;
+  /// Losses of hidden states [count x length, hidden] of the sequences [first, first + count) of the batch; writes d_hidden and,
+  /// when not null, adds to d_head. Gradients are scaled by `grad_scale`.
+  using LossFunction = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale,
+                                              at::Tensor* d_hidden, at::Tensor* d_head)>;
 
-  /// Counts from now on which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of
+  /// From now on counts which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of
   /// state().
   void count_routing(RouterCounter& counter) { counter_ = &counter; }
 
-  /// One step on windows I64 [batch, length], as many in memory at a time as the options say. `token_sources`: of each token, row
-  /// by row; needed when routing is counted. Position and digests of the record are left to the caller.
-  /// The record's terms are KL and, when `term_count` is 2, cross-entropy.
-  StepRecord step(const at::Tensor& windows, double ce_weight, size_t term_count, const Loss& loss, std::span<const int32_t> token_sources = {});
+  /// The gradient of a batch, in the grad() of the trained tensors; `micro_batch` sequences in memory at a time. `loads` gets the
+  /// tokens sent to each expert, a tensor I64 [experts] a layer.
+  LossSums accumulate_gradients(const TokenBatch& batch, const LossFunction& loss, std::vector<at::Tensor>& loads);
+
+  /// One step. The caller fills in the record's position, count of tokens so far and digests. Throws DivergenceError when loss or
+  /// gradient are not finite; the weights then are those before the step.
+  StepRecord step(const TokenBatch& batch, const LossTerms& terms, const LossFunction& loss);
 
   int64_t steps_done() const { return steps_done_; }
   int64_t trained_parameters() const;
@@ -52,26 +64,28 @@ class Trainer {
   /// Load fractions [[per layer]] that sum to one.
   Json expert_load() const;
 
-  /// Everything a later step depends on, as named tensors that stay the trainer's own: weights being trained, moments,
-  /// router biases, load counts. Copying values into them and calling resume_at() continues bitwise.
+  /// Everything a later step depends on, as named tensors that remain the trainer's: weights being trained, moments, router
+  /// biases, load counts. Copying values into them and calling resume_at() continues bitwise.
   std::vector<NamedTensor> state() const;
   void resume_at(int64_t steps_done) { steps_done_ = steps_done; }
   /// The part of state() that is no weight: moments and load counts.
   std::vector<NamedTensor> optimizer_state() const;
 
  private:
-  struct Slot {
+  struct Trained {
     std::string name;
     at::Tensor weight, first, second;  // moments of AdamW
     bool decayed, router;
   };
+  void add_up_ranks(LossSums& sums, std::vector<at::Tensor>& loads);
   double clip_gradients() const;
   void update_weights(double rate);
   double balance_experts(const std::vector<at::Tensor>& loads);
 
   Decoder& model_;
   TrainOptions options_;
-  std::vector<Slot> slots_;
+  std::shared_ptr<const Group> group_;
+  std::vector<Trained> trained_;
   at::Tensor expert_tokens_;
   RouterCounter* counter_ = nullptr;
   int64_t steps_done_ = 0;

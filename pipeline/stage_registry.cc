@@ -20,6 +20,7 @@
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/tiny_stage.h"
+#include "teacher/sample_stage.h"
 #include "teacher/teach_stage.h"
 #endif
 
@@ -74,6 +75,15 @@ std::vector<StageSpec> make_stages() {
                   {teacher, corpus},
                   false,
                   stage_maker<TeachConfig>(run_teach)});
+  list.push_back({"sample",
+                  "sampled-from",
+                  "Samples documents from a teacher, with a watermark in them if a key is given.",
+                  "overproof sample --teacher runs/mine/teacher --corpus runs/mine/corpus --count 1000 --out runs/mine/samples",
+                  {teacher,
+                   {"corpus", "a corpus whose documents' beginnings are the prompts", Kind::artifact, false},
+                   {"watermark-key", "a secret made by 'watermark-key'", Kind::file, false}},
+                  false,
+                  stage_maker<SampleConfig>(run_sample)});
   list.push_back({"observe",
                   "observed",
                   "Records what the teacher's FFN layers see, for carving and pruning.",

@@ -83,10 +83,15 @@ AuditRecorder::AuditRecorder(const RecordOptions& options, const fs::path& exami
 }
 
 void AuditRecorder::write(std::string_view name, const AuditRecord& record, std::ostream* out) const {
-  if (!key_) return;
+  const std::string line = write(name, record);
+  if (out) *out << line;
+}
+
+std::string AuditRecorder::write(std::string_view name, const AuditRecord& record) const {
+  if (!key_) return "";
   const fs::path file = audit_record_path(examined_, record.kind, name);
   write_audit_record(file, record, *key_);
-  if (out) *out << fmt::format("signed: {}\n", file.string());
+  return fmt::format("signed: {}\n", file.string());
 }
 
 std::vector<fs::path> audit_record_files(const fs::path& folder) {

@@ -66,6 +66,8 @@ class AuditRecorder {
   AuditRecorder(const RecordOptions& options, const fs::path& examined);
   /// Writes `audits/<kind>-<name>.json`, and says so on `out` unless that is null.
   void write(std::string_view name, const AuditRecord& record, std::ostream* out) const;
+  /// The same; returns the line about it, "" without a record.
+  std::string write(std::string_view name, const AuditRecord& record) const;
 
  private:
   std::optional<Key> key_;

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/float_bits.h"
+#include "core/logits.h"
 #include "core/rng.h"
 
 namespace overproof {
@@ -32,18 +33,6 @@ std::vector<double> sorted_uniforms(const RowEncoding& encoding, const Digest& d
 void append_sample(std::vector<uint8_t>& entries, int64_t id, int64_t draws) {
   const uint32_t v = uint32_t(id) << 6 | uint32_t(draws);
   entries.insert(entries.end(), {uint8_t(v), uint8_t(v >> 8), uint8_t(v >> 16)});
-}
-
-/// Largest logit; throws when one is not finite (a sum over them all is finite only if each is).
-float checked_maximum(std::span<const float> logits) {
-  float most = logits[0];
-  bool finite = true;
-  for (const float x : logits) {
-    most = std::max(most, x);
-    finite &= std::abs(x) <= 3.4e38f;
-  }
-  if (!finite) throw UsageError("the teacher's logits are not finite");
-  return most;
 }
 
 /// Unnormalised probabilities of all ids into p, and the cumulative sum at the end of each block of ids into `ends`.

@@ -9,7 +9,7 @@
 //                       terms           JSON array of the names of the loss terms, 1 to 14 names of [a-z0-9-], for example
 //                                       ["forward-kl","cross-entropy"]
 //                       ranks           number of processes that trained together; their sums are added in rank order
-//                       batch_root      recipe of the batch roots, "overproof batch v1" (distill/training_run.h)
+//                       batch_root      recipe of the batch roots, "overproof batch v1" (data/token_batch.h)
 //                       chain           hex, link of the last record
 //
 // A record of version 2: 320 bytes, little-endian

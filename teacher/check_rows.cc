@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -14,29 +13,29 @@
 #include "core/progress.h"
 #include "core/rng.h"
 #include "provenance/artifact.h"
-#include "teacher/teach_stage.h"
+#include "teacher/teach_rows.h"
 
 namespace overproof {
 namespace {
 
-fs::path beside(const fs::path& targets, const std::string& given, const char* name) {
-  return given.empty() ? fs::absolute(targets).lexically_normal().parent_path() / name : fs::path(given);
+fs::path parent_artifact(const fs::path& targets, const fs::path& given, const char* name) {
+  return given.empty() ? fs::absolute(targets).lexically_normal().parent_path() / name : given;
 }
 
 void require_root(const fs::path& path, const Digest& wanted, const char* what) {
   const Digest found = scan_artifact(path).root;
   if (found != wanted)
-    throw UsageError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(), found.hex(),
+    throw MismatchError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(), found.hex(),
                                  what, wanted.hex()));
 }
 
-void print(const RowCheck& check, std::ostream& out) {
-  out << fmt::format("{} sha256:{}\n", printable(check.artifact), check.root.hex());
+std::string text_of(const RowCheck& check) {
+  std::string out = fmt::format("{} sha256:{}\n", printable(check.artifact), check.root.hex());
   for (const CheckedRow& r : check.rows)
-    out << fmt::format("row {} (block {}, position {}): {} bytes, {}\n", r.row, r.row / check.window_length,
-                       r.row % check.window_length, r.bytes, r.equal ? "made again equal" : "NOT what the teacher says");
-  for (const std::string& fault : check.faults) out << "FAIL: " << printable(fault) << '\n';
-  out << fmt::format("{} of {} rows are what this teacher says\n", check.equal(), check.rows.size());
+    out += fmt::format("row {} (window {}, position {}): {} bytes, {}\n", r.row, r.row / check.window_length,
+                       r.row % check.window_length, r.bytes, r.equal ? "equal" : "NOT what the teacher gives");
+  for (const std::string& fault : check.faults) out += fmt::format("FAIL: {}\n", printable(fault));
+  return out + fmt::format("{} of {} rows are what this teacher gives\n", check.equal(), check.rows.size());
 }
 
 }  // namespace
@@ -75,12 +74,12 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   const ArtifactCheck artifact = check_artifact(path, VerifyFiles::yes, trusted.get());
   const SoftTargets targets(path);
   check.artifact = fs::canonical(path).filename().string();
-  // Of the files that are here, whatever was signed: it is their rows that are looked at.
+  // Of the files as they are, whatever was signed: these rows are compared.
   check.root = artifact.lineage && artifact.faults.empty() ? artifact.lineage->root : scan_artifact(path).root;
   for (const Fault& fault : artifact.faults)
     check.faults.push_back(fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));
 
-  const fs::path teacher_path = beside(path, config.teacher, "teacher"), corpus_path = beside(path, config.corpus, "corpus");
+  const fs::path teacher_path = parent_artifact(path, config.teacher, "teacher"), corpus_path = parent_artifact(path, config.corpus, "corpus");
   check.teacher = targets.teacher_root();
   check.corpus = targets.corpus_root();
   require_root(teacher_path, check.teacher, "teacher");
@@ -92,7 +91,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   check.rows_total = targets.blocks() * targets.window_length();
   check.drawn = config.row < 0;
   if (config.row >= check.rows_total)
-    throw UsageError(fmt::format("row {} is not there; the targets have {} rows", config.row, check.rows_total));
+    throw UsageError(fmt::format("option 'row': there is no row {}; the targets have {} rows", config.row, check.rows_total));
   std::vector<int64_t> rows{config.row};
   if (check.drawn) {
     rows.clear();
@@ -102,7 +101,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
       rows.push_back(int64_t(rng.below(uint64_t(check.rows_total))));
     std::sort(rows.begin(), rows.end());
   }
-  Progress progress("ask again", int64_t(rows.size()), "rows");
+  Progress progress("check rows", int64_t(rows.size()), "rows");
   for (const int64_t row : rows) {
     throw_if_interrupted();
     const auto stored = targets.row_bytes(row);
@@ -112,14 +111,12 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   return check;
 }
 
-int audit_rows(const CheckRowsConfig& config, const fs::path& targets, bool json, std::ostream& out) {
+Answer audit_rows(const CheckRowsConfig& config, const fs::path& targets) {
   const AuditRecorder recorder(config.record, targets);
   prepare_torch();
   const RowCheck check = check_rows(config, targets);
-  if (json) out << check.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else print(check, out);
-  recorder.write(check.artifact, {"rows", {{check.artifact, check.root}}, check.to_json()}, json ? nullptr : &out);
-  return check.holds() ? 0 : 4;
+  const std::string line = recorder.write(check.artifact, {"rows", {{check.artifact, check.root}}, check.to_json()});
+  return {check.to_json(), text_of(check) + line, check.holds() ? 0 : 4};
 }
 
 }  // namespace overproof

@@ -1,7 +1,5 @@
 #pragma once
-// The logits of any checkpoint for given ids, so that other implementations can be compared with ours.
-
-#include <string>
+// `overproof logits`: the logits of any checkpoint for given ids, to compare implementations.
 
 #include "core/config.h"
 #include "core/file.h"
@@ -9,7 +7,7 @@
 namespace overproof {
 
 struct LogitsConfig {
-  std::string ids, out;
+  fs::path ids, out;
   template <class V>
   void visit(V&& v) {
     v("ids", ids, any_value(), "safetensors file with a tensor 'ids': I32 or I64, [length] or [batch, length]");
@@ -17,8 +15,7 @@ struct LogitsConfig {
   }
 };
 
-/// Returns the number of ids. Throws UsageError when an option is missing or an id is outside the vocabulary, FormatError on
-/// faulty files.
+/// Returns the number of ids. Throws UsageError when an option is missing, FormatError on faulty files.
 int64_t run_logits(const LogitsConfig& config, const fs::path& model);
 
 }  // namespace overproof

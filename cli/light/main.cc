@@ -72,6 +72,7 @@ bool surely_needs_torch(const std::vector<std::string>& words) {
 
 StageReport run_tiny_teacher(const TinyTeacherConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 StageReport run_teach(const TeachConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
+StageReport run_sample(const SampleConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 StageReport run_observe(const ObserveConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 StageReport run_student(const StudentConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
 StageReport run_distill(const DistillConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
@@ -82,11 +83,10 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
   return run_quantize(config.quantize, inputs, outputs);
 }
 StageReport run_evaluate(const EvaluateConfig&, const Inputs&, Outputs&) { go_on_with_torch(); }
-int audit_rows(const CheckRowsConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
-int audit_replay(const ReplayConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
-int run_generate(const GenerateConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
+Answer audit_rows(const CheckRowsConfig&, const fs::path&) { go_on_with_torch(); }
+Answer audit_replay(const ReplayConfig&, const fs::path&) { go_on_with_torch(); }
+Answer run_generate(const GenerateConfig&, const fs::path&, const TextSink&) { go_on_with_torch(); }
 int64_t run_logits(const LogitsConfig&, const fs::path&) { go_on_with_torch(); }
-int run_sample(const SampleConfig&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 int audit_compare(const CompareConfig&, const fs::path&, const fs::path&, bool, std::ostream&) { go_on_with_torch(); }
 
 }  // namespace overproof

@@ -49,15 +49,21 @@ TEST_CASE("green lists, commitments and HMAC equal an independent implementation
 TEST_CASE("a watermark key is made once, is private, and means the same for ever") {
   const TempFolder folder;
   const fs::path file = folder.path() / "deep" / "key.json";
-  const WatermarkKey made = WatermarkKey::load_or_create(file, 0.25, 2);
+  const WatermarkKey made = WatermarkKey::create(file, 0.25, 2);
   CHECK((fs::status(file).permissions() & fs::perms::all) == (fs::perms::owner_read | fs::perms::owner_write));
-  CHECK(WatermarkKey::load_or_create(file, 0.25, 2).commitment() == made.commitment());
-  CHECK_THROWS_AS(WatermarkKey::load_or_create(file, 0.5, 2), UsageError);
-  CHECK_THROWS_AS(WatermarkKey::load_or_create(file, 0.25, 3), UsageError);
-  CHECK_THROWS_AS(WatermarkKey::load_or_create(folder.path() / "new.json", 1.5, 2), UsageError);
+  CHECK(WatermarkKey::read(file).commitment() == made.commitment());
+  CHECK(WatermarkKey::read(file).context() == 2);
+  CHECK_THROWS_AS(WatermarkKey::create(file, 0.25, 2), UsageError);
+  CHECK(WatermarkKey::read(file).commitment() == made.commitment());
+  CHECK_THROWS_AS(WatermarkKey::create(folder.path() / "new.json", 1.5, 2), UsageError);
+  CHECK_THROWS_AS(WatermarkKey::create(folder.path() / "new.json", 0.25, 17), UsageError);
   CHECK(!fs::exists(folder.path() / "new.json"));
   CHECK_THROWS_AS(WatermarkKey::read(folder.path() / "missing.json"), IoError);
+  fs::permissions(file, fs::perms::group_read, fs::perm_options::add);
+  CHECK_THROWS_AS(WatermarkKey::read(file), ProvenanceError);
+  fs::permissions(file, fs::perms::group_read, fs::perm_options::remove);
   const Json good = read_json(file);
+  const fs::path copy = folder.path() / "bad.json";
   for (const auto& [member, value] : {std::pair<const char*, Json>{"format", "other"},
                                       {"secret", "12"},
                                       {"secret", 5},
@@ -68,9 +74,10 @@ TEST_CASE("a watermark key is made once, is private, and means the same for ever
                                       {"context", 17}}) {
     Json bad = good;
     bad[member] = value;
-    write_file_atomically(folder.path() / "bad.json", bad.dump());
+    write_file_atomically(copy, bad.dump());
+    fs::permissions(copy, fs::perms::owner_read | fs::perms::owner_write);
     CAPTURE(bad.dump());
-    CHECK_THROWS_AS(WatermarkKey::read(folder.path() / "bad.json"), FormatError);
+    CHECK_THROWS_AS(WatermarkKey::read(copy), FormatError);
   }
 }
 

@@ -228,6 +228,7 @@ def write_key(file, secret):
     """A key that is the same in every run of these tests, as what they find depends on it."""
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({"format": "overproof-watermark-1", "secret": hashlib.sha256(secret).hexdigest(), "green_fraction": GREEN, "context": 1}))
+    file.chmod(0o600)
     return file
 
 
@@ -235,7 +236,7 @@ def write_key(file, secret):
 def sampled(run):
     work = run.parent / "sampled"
     key = write_key(work / "key.json", b"a secret")
-    overproof("sample", run / "teacher", "--count", 160, "--max-tokens", 200, "--watermark-key", key, "--watermark-context", 1, "--out", work / "texts")
+    overproof("sample", "--teacher", run / "teacher", "--count", 160, "--max-tokens", 200, "--watermark-key", key, "--out", work / "texts")
     overproof("corpus", "--source", work / "texts", "--tokenizer", run / "teacher", "--window-length", LENGTH, "--held-out", 0, "--out", work / "corpus")
     overproof("teach", "--teacher", run / "teacher", "--corpus", work / "corpus", "--tokens", 800 * LENGTH, "--draws", 1, "--out", work / "soft-targets")
     distill(run / "student-init", work / "soft-targets", work / "corpus", work / "student", "--ce-weight", 1, "--steps", 1000)
@@ -262,8 +263,8 @@ def test_sampled_documents_are_a_source_with_parents(run, sampled):
         if count > 5000:
             break
     assert hits / count > GREEN + 0.15
-    # The folder appears when it is whole, and never over another.
-    assert "already" in overproof("sample", run / "teacher", "--out", sampled / "texts", code=2).stderr
+    shown = json.loads(overproof("show", sampled / "texts", "--json").stdout)
+    assert secret.hex() not in json.dumps(shown)
 
 
 def test_generate_plants_the_watermark_too(run, sampled):
@@ -358,5 +359,7 @@ def test_mistakes_are_named(run, tmp_path):
     assert "holds no model" in overproof("audit", "compare", run, run / "corpus", code=2).stderr
     overproof("audit", "compare", tmp_path / "nothing", run / "int8", code=5)
     (tmp_path / "key.json").write_text("{}")
+    overproof("audit", "compare", run, run / "int8", "--only", "radioactivity", "--watermark-key", tmp_path / "key.json", code=4)  # others may read it
+    (tmp_path / "key.json").chmod(0o600)
     answer = overproof("audit", "compare", run, run / "int8", "--only", "radioactivity", "--watermark-key", tmp_path / "key.json", code=3)
     assert "watermark key" in answer.stderr

@@ -126,7 +126,7 @@ def test_replay_speaks_of_what_it_did(run):
     text = overproof("audit", "replay", run / "student", "--segments", 99, "--seed", SEED).stdout
     assert "5 of 5 segments drawn" in text and "equal, bitwise" in text and "Not shown" in text
     other = overproof("audit", "replay", run, "--segments", 2, "--seed", SEED, "--threads", 3).stdout
-    assert "threads, as it was made" in other and "NOT" not in other
+    assert "threads, the recorded number" in other and "NOT" not in other
     assert "seed" in overproof("audit", "replay", run, code=2).stderr
     assert "hex" in overproof("audit", "replay", run, "--seed", "lottery", code=2).stderr
     calibrated = json.loads(overproof("audit", "replay", run, "--artifact", "calibrated", "--seed", SEED, "--json").stdout)
@@ -184,4 +184,4 @@ def test_kept_states_and_digests_change_no_weight(run, tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == STEPS - 1
     assert [r[WEIGHTS] for r in records(tmp_path / "each")[0]][3::4] == [r[WEIGHTS] for r in records(run / "student")[0]][3::4]
     answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, code=2)
-    assert "which is not beside it" in answer.stderr  # its parents
+    assert "which is not next to it" in answer.stderr  # its parents

@@ -71,7 +71,7 @@ void recommit(const fs::path& corpus) {
   writer.finish(folder, int64_t(lines.size()));
 }
 
-/// As distill/training_run.h writes it down, from the files alone.
+/// As data/token_batch.h writes it down, from the files alone.
 Digest batch_root(const fs::path& run, int64_t position, int64_t batch) {
   const Corpus corpus(run / "corpus");
   const SoftTargets targets(run / "soft-targets");

@@ -8,76 +8,20 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
-#include <sstream>
 
 #include "core/json.h"
-#include "data/bpe.h"
-#include "data/corpus_stage.h"
+#include "core/error.h"
+#include "data/order.h"
 #include "data/tokenizer.h"
-#include "core/utf8.h"
+#include "records/batch_spool.h"
 #include "teacher/generate.h"
-#include "tests/model/random_model.h"
-#include "tests/support.h"
+#include "teacher/teach_rows.h"
+#include "tests/teacher/tiny_world.h"
 
 namespace overproof {
 namespace {
 
-/// Tokenizer of single bytes and one end token.
-std::string byte_tokenizer(const std::string& end_token) {
-  BpeDefinition d;
-  for (int b = 0; b < 256; ++b) append_utf8(d.tokens.emplace_back(), byte_level_char(uint8_t(b)));
-  d.pre_tokenizer = {{kGpt2Pattern}};
-  d.tokens.push_back(end_token);
-  d.added = {{.id = 256, .text = end_token, .special = true}};
-  d.bos = d.eos = 256;
-  return write_tokenizer_json(d);
-}
-
-ModelConfig tiny_config() {
-  ModelConfig c = random_dense_config();
-  c.vocab_size = 257;
-  c.hidden_size = 24;
-  c.intermediate_size = 32;
-  c.bos_id = c.eos_id = 256;
-  return c;
-}
-
-/// A teacher and a corpus of two documents in a folder that goes away with the test.
-struct World {
-  TempFolder folder;
-  const fs::path& path = folder.path();
-  World() {
-    fs::create_directories(path / "teacher");
-    OutputFolder teacher(path / "teacher");
-    const ModelConfig config = tiny_config();
-    save_decoder(Decoder(config, RandomSource(config)), teacher, SaveDType::f32);
-    teacher.write_file("tokenizer.json", byte_tokenizer("<|endoftext|>"));
-    fs::create_directories(path / "source");
-    std::string records;
-    for (int i = 0; i < 2; ++i) {
-      std::string text;
-      for (int line = 0; line < 12; ++line) text += fmt::format("document {} says {} in line {}\n", i, line * line, line);
-      write_file_atomically(path / "source" / fmt::format("{}.txt", i), text);
-      records += Json{{"name", fmt::format("{}.txt", i)}, {"license", "CC0-1.0"}, {"source", "test"}}.dump() + "\n";
-    }
-    write_file_atomically(path / "source/documents.jsonl", records);
-    CorpusConfig corpus;
-    corpus.held_out = 0;
-    corpus.window_length = 32;
-    Outputs outputs = fresh("corpus");
-    run_corpus(corpus, Inputs({{"source", {path / "source", {}}}, {"tokenizer", {path / "teacher", {}}}}), outputs);
-  }
-  Outputs fresh(const std::string& name) const {
-    fs::create_directories(path / name);
-    fs::create_directories(path / (name + ".scratch"));
-    return Outputs(path / name, path / (name + ".scratch"));
-  }
-  Inputs inputs() const {
-    return Inputs({{"teacher", {path / "teacher", sha256("teacher")}}, {"corpus", {path / "corpus", sha256("corpus")}}});
-  }
-};
-
-TeachConfig short_lesson(const std::string& mode) {
+TeachConfig short_config(RowEncoding::Kind mode) {
   TeachConfig config;
   config.tokens = 32 * 11 + 5;  // eleven windows: the last batch is not full
   config.mode = mode;
@@ -88,15 +32,15 @@ TeachConfig short_lesson(const std::string& mode) {
 }  // namespace
 
 TEST_CASE("soft targets are written, read and made again row by row") {
-  const World world;
-  const std::string mode = GENERATE("sample", "top-k");
-  const TeachConfig config = short_lesson(mode);
+  const TinyWorld world;
+  const RowEncoding::Kind mode = GENERATE(RowEncoding::Kind::sample, RowEncoding::Kind::top_k);
+  const TeachConfig config = short_config(mode);
   Outputs outputs = world.fresh("targets");
   const StageReport report = run_teach(config, world.inputs(), outputs);
   CHECK(report.metrics().at("windows") == 11);
 
   const SoftTargets targets(world.path / "targets");
-  CHECK(targets.kind() == mode);
+  CHECK(targets.encoding().kind == mode);
   CHECK(targets.blocks() == 11);
   CHECK(targets.vocab_size() == 257);
   CHECK(targets.teacher_root() == sha256("teacher"));
@@ -119,28 +63,36 @@ TEST_CASE("soft targets are written, read and made again row by row") {
   }
 }
 
-TEST_CASE("a killed lesson goes on after its last finished batch, to the same bytes") {
-  const World world;
-  const TeachConfig config = short_lesson("sample");
+TEST_CASE("a killed stage resumes after its last finished batch, with the same bytes") {
+  const TinyWorld world;
+  const TeachConfig config = short_config(RowEncoding::Kind::sample);
   Outputs first = world.fresh("first"), second = world.fresh("second");
   run_teach(config, world.inputs(), first);
-  fs::copy(world.path / "first.scratch/batch-000000004.bin", world.path / "second.scratch/batch-000000004.bin");
+  {  // what a kill after two of the three batches leaves
+    const BatchSpool::Shape shape{3, 4 * 32, 11 * 32};
+    const BatchSpool whole(world.path / "first.scratch", first.stage_key(), shape);
+    REQUIRE(whole.batches() == 3);
+    BatchSpool part(world.path / "second.scratch", first.stage_key(), shape);
+    whole.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t> entries) {
+      if (part.batches() < 2) part.append({{lengths.begin(), lengths.end()}, {entries.begin(), entries.end()}});
+    });
+  }
   const StageReport report = run_teach(config, world.inputs(), second);
-  CHECK_THAT(report.summary.back(), Catch::Contains("224 tokens taught now"));  // 7 of the batches
+  CHECK_THAT(report.summary.back(), Catch::Contains("96 tokens taught now"));  // 3 windows
   CHECK(read_file(world.path / "first/targets.safetensors") == read_file(world.path / "second/targets.safetensors"));
 }
 
 TEST_CASE("a corpus of another tokenizer is refused") {
-  const World world;
+  const TinyWorld world;
   write_file_atomically(world.path / "teacher/tokenizer.json", byte_tokenizer("<|stop|>"));
   Outputs outputs = world.fresh("targets");
-  CHECK_THROWS_WITH(run_teach(short_lesson("sample"), world.inputs(), outputs), Catch::Contains("another tokenizer"));
+  CHECK_THROWS_AS(run_teach(short_config(RowEncoding::Kind::sample), world.inputs(), outputs), MismatchError);
 }
 
 TEST_CASE("damaged soft targets are refused") {
-  const World world;
+  const TinyWorld world;
   Outputs outputs = world.fresh("targets");
-  run_teach(short_lesson("sample"), world.inputs(), outputs);
+  run_teach(short_config(RowEncoding::Kind::sample), world.inputs(), outputs);
   const fs::path file = world.path / "targets/targets.safetensors";
   const std::string good = read_file(file);
   // Bytes that differ from the sound file must never be read as other targets without complaint: header and row lengths
@@ -173,13 +125,15 @@ TEST_CASE("damaged soft targets are refused") {
 }
 
 TEST_CASE("generation continues greedily as the whole sequence would") {
-  const World world;
+  const TinyWorld world;
   GenerateConfig config;
   config.prompt = "document 1 says";
   config.max_tokens = 12;
-  std::ostringstream out;
-  CHECK(run_generate(config, world.path / "teacher", true, out) == 0);
-  const Json told = Json::parse(out.str());
+  std::string streamed;
+  const Answer answer = run_generate(config, world.path / "teacher", [&](std::string_view text) { streamed += text; });
+  const Json& told = answer.json;
+  CHECK(streamed == config.prompt + told.at("text").get<std::string>());
+  CHECK(answer.text == "\n");
   const auto ids = told.at("ids").get<std::vector<int64_t>>();
   REQUIRE(!ids.empty());
 
@@ -195,9 +149,9 @@ TEST_CASE("generation continues greedily as the whole sequence would") {
 
   config.temperature = 1.0;
   config.top_p = 1e-6;  // a nucleus of one token
-  std::ostringstream again;
-  run_generate(config, world.path / "teacher", true, again);
-  CHECK(Json::parse(again.str()).at("ids") == told.at("ids"));
+  const Answer again = run_generate(config, world.path / "teacher");
+  CHECK(again.json.at("ids") == told.at("ids"));
+  CHECK(again.text == told.at("text").get<std::string>() + "\n");
 }
 
 }  // namespace overproof

@@ -90,6 +90,24 @@ def main():
             out[f"{name}.sums"] = torch.stack([kl, ce, loss]).detach()
             out[f"{name}.d_hidden"] = hidden.grad.float()
             out[f"{name}.d_head"] = head.grad.float()
+    # A weight a token, zeros among them: each row's value and gradient times its weight. After all else, so that the rest stays as it was.
+    weight = torch.rand(TOKENS, generator=generator).float()
+    weight[::4] = 0
+    out["weight"] = weight
+    for number, (temperature, ce_weight) in enumerate(CASES):
+        for kind in ("sample", "topk", "dense"):
+            hidden = out["hidden"].double().requires_grad_()
+            head = out["head"].double().requires_grad_()
+            z = hidden @ head.T
+            kl_rows = dense(temperature) if kind == "dense" else sparse(kind)
+            kl = (temperature**2 * kl_rows(torch.log_softmax(z / temperature, -1)) * weight.double()).sum()
+            ce = (torch.nn.functional.cross_entropy(z, out["labels"], reduction="none") * weight.double()).sum()
+            loss = (1 - ce_weight) * kl + ce_weight * ce
+            loss.backward()
+            name = f"weighted.{kind}.{number}"
+            out[f"{name}.sums"] = torch.stack([kl, ce, loss]).detach()
+            out[f"{name}.d_hidden"] = hidden.grad.float()
+            out[f"{name}.d_head"] = head.grad.float()
     out["cases"] = torch.tensor(CASES, dtype=torch.float64)
 
     file = HERE / "loss.safetensors"

@@ -1,4 +1,4 @@
-#include "distill/router_counts.h"
+#include "distill/router_counter.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -15,43 +15,26 @@ constexpr int64_t kMostCounts = int64_t{1} << 29;  // 4 GB, kept in memory and i
 
 }  // namespace
 
-TokenSources::TokenSources(const Corpus& corpus) : corpus_(corpus) {
-  for (const Document& d : corpus.documents()) names_.push_back(d.source);
-  std::ranges::sort(names_);
-  names_.erase(std::unique(names_.begin(), names_.end()), names_.end());
-  source_of_.reserve(corpus.documents().size());
-  for (const Document& d : corpus.documents())
-    source_of_.push_back(int32_t(std::ranges::lower_bound(names_, d.source) - names_.begin()));
-}
-
-void TokenSources::read_window(Split split, int64_t window, std::span<int32_t> out) const {
-  const int64_t length = corpus_.window_length();
-  OVERPROOF_CHECK(int64_t(out.size()) == length);
-  for (int64_t at = window * length, end = at + length; at < end;) {
-    const Document& d = corpus_.document_at(split, at);
-    const int64_t stop = std::min(end, d.first_token + d.tokens);
-    const int32_t source = source_of_[size_t(&d - corpus_.documents().data())];
-    std::fill(out.begin() + (at - window * length), out.begin() + (stop - window * length), source);
-    at = stop;
-  }
-}
-
-RouterCounter::RouterCounter(std::vector<std::string> sources, int64_t layers, int64_t experts) : sources_(std::move(sources)) {
+RouterCounter::RouterCounter(std::vector<std::string> sources, int64_t layers, int64_t experts, std::shared_ptr<const Group> group)
+    : sources_(std::move(sources)), group_(std::move(group)) {
   const auto count = int64_t(sources_.size());
   const auto cells = checked_mul(layers, experts), all = checked_mul(count, cells.value_or(INT64_MAX));
   if (!cells || !all || *all > kMostCounts)
     throw UsageError(
-        fmt::format("counting where the tokens of {} sources go, over {} layers with {} experts, would take more than {} GB: "
-                    "name coarser sources in the corpus's documents.jsonl",
+        fmt::format("router counts of {} sources, {} layers and {} experts would take more than {} GB; name fewer, coarser "
+                    "sources in the corpus's documents.jsonl",
                     count, layers, experts, kMostCounts * 8 / 1000000000));
   counts_ = at::zeros({count, layers, experts}, at::kLong);
   tokens_ = at::zeros({count}, at::kLong);
+  const bool alone = group_->size() == 1;
+  step_counts_ = alone ? counts_ : at::zeros_like(counts_);
+  step_tokens_ = alone ? tokens_ : at::zeros_like(tokens_);
 }
 
 void RouterCounter::add(const std::vector<RouterRecord>& routing, std::span<const int32_t> token_sources) {
   const int64_t layers = counts_.size(1), experts = counts_.size(2);
   OVERPROOF_CHECK(int64_t(routing.size()) == layers);
-  int64_t* counts = counts_.data_ptr<int64_t>();
+  int64_t* counts = step_counts_.data_ptr<int64_t>();
   for (int64_t l = 0; l < layers; ++l) {
     const at::Tensor& selected = routing[size_t(l)].selected;
     OVERPROOF_CHECK(selected.defined() && selected.size(0) == int64_t(token_sources.size()));
@@ -62,8 +45,19 @@ void RouterCounter::add(const std::vector<RouterRecord>& routing, std::span<cons
       for (int64_t j = 0; j < k; ++j) ++row[*expert++];
     }
   }
-  int64_t* tokens = tokens_.data_ptr<int64_t>();
+  int64_t* tokens = step_tokens_.data_ptr<int64_t>();
   for (const int32_t source : token_sources) ++tokens[source];
+}
+
+void RouterCounter::finish_step() {
+  if (group_->size() == 1) return;
+  const auto add_up = [&](at::Tensor& of_step, at::Tensor& all) {
+    group_->all_reduce(std::span(of_step.data_ptr<int64_t>(), size_t(of_step.numel())));
+    all.add_(of_step);
+    of_step.zero_();
+  };
+  add_up(step_counts_, counts_);
+  add_up(step_tokens_, tokens_);
 }
 
 RouterCounts RouterCounter::result() const {

@@ -63,6 +63,19 @@ int64_t StateDigester::bytes() const {
   return sum;
 }
 
+Digest digest_rounded_as(const Decoder& model, const TensorSource& published, bool& rounded) {
+  std::vector<TensorDigest> digests;
+  for (const NamedTensor& t : stored_weights(model)) {
+    const TensorInfo* info = published.find(t.name);
+    const bool round = info && info->dtype == DType::bf16;
+    rounded |= round;
+    const at::Tensor values = round ? t.tensor.to(at::kBFloat16).to(at::kFloat) : t.tensor;
+    digests.push_back({t.name, DType::f32, values.sizes().vec(),
+                       sha256(std::span(static_cast<const uint8_t*>(values.const_data_ptr()), size_t(values.nbytes())))});
+  }
+  return digest_of_tensors(std::move(digests));
+}
+
 int64_t digest_interval(int64_t asked, int64_t step_tokens) {
   return asked >= 0 ? asked : std::max<int64_t>(1, (kTokensPerDigest + step_tokens - 1) / step_tokens);
 }

@@ -1,7 +1,6 @@
 #include "distill/checkpoint.h"
 
 #include <ATen/ATen.h>
-
 #include <fmt/format.h>
 
 #include <cstring>
@@ -125,7 +124,7 @@ bool load_kept_state(const fs::path& folder, Trainer& trainer, StateDigester& di
   }
   trainer.resume_at(steps_done);
   if (digester.weights() == weights && digester.optimizer() == optimizer) return true;
-  fault = path.string() + ": does not hold the state that it is named after";
+  fault = path.string() + ": its content does not have the digests in its name";
   return false;
 }
 

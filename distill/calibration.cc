@@ -1,0 +1,41 @@
+#include "distill/calibration.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace overproof {
+namespace {
+
+constexpr uint64_t kTrainTweak = 0x63616c6962726174;  // larger than any number of an epoch
+
+}  // namespace
+
+int64_t top_k_for_activation(double target, int64_t experts, int64_t shared) {
+  return std::clamp<int64_t>(std::llround(target * double(experts + shared)) - shared, 1, experts);
+}
+
+RouterCalibration make_calibration(const CalibrateConfig& config, const Inputs& inputs) {
+  auto corpus = std::make_shared<const Corpus>(inputs.path("corpus"));
+  auto student = open_model(inputs, "student", *corpus);
+  std::shared_ptr<const Decoder> teacher = open_model(inputs, "teacher", *corpus);
+  ModelConfig& shape = student->config();
+  const int64_t windows = corpus->windows(Split::train);
+  if (!shape.is_moe()) throw MismatchError("the student has no routed experts, so there is no router to calibrate");
+  if (corpus->windows(Split::held_out) < 1)
+    throw MismatchError("the corpus has no held-out window to measure the calibration on; make it with held-out above 0");
+  if (windows < 1) throw MismatchError("the corpus has no training window to calibrate with");
+  const int64_t given = shape.top_k;
+  shape.top_k = top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts);
+  const Digest key = order_key(inputs.root("corpus"), config.seed);
+  auto batches =
+      std::make_unique<WindowBatches>(corpus, Split::train, order_of(Permutation(key, kTrainTweak, windows), windows),
+                                      config.training.batch_size, config.training.steps);
+  Training training(std::move(student), std::move(batches), live_signal(teacher), {{&kForwardKl, 1.0}}, config.training);
+  return {std::move(corpus), std::move(teacher), std::move(training), given, key};
+}
+
+}  // namespace overproof

@@ -1,0 +1,21 @@
+#pragma once
+// The training of `distill`, built from its inputs and configuration.
+
+#include "distill/distill_stage.h"
+#include "distill/training.h"
+
+namespace overproof {
+
+struct Distillation {
+  Training training;
+  int64_t taught_windows;  ///< windows that the soft targets cover
+};
+
+/// The student of the slot "student" on the soft targets of "targets", in the order that they commit to. Throws MismatchError when
+/// targets, corpus and student do not belong together, UsageError.
+Distillation make_distillation(const DistillConfig& config, const Inputs& inputs);
+
+/// Losses and weights of a configuration: `loss`, or the default by `ce-weight`.
+LossTerms loss_terms(const DistillConfig& config);
+
+}  // namespace overproof

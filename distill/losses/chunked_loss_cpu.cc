@@ -1,0 +1,185 @@
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "distill/losses/losses.h"
+
+namespace overproof {
+namespace {
+
+/// The targets of all rows. apply() takes the log q of a chunk that begins at row `first`, adds the values of the terms with a
+/// teacher, and leaves in its place the gradient in z / T. `keep` is added to the coefficient of q: the share of losses that
+/// have the same softmax.
+class TeacherRows {
+ public:
+  virtual ~TeacherRows() = default;
+  virtual void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
+                     std::vector<double>& values) = 0;
+};
+
+double square(double x) { return x * x; }
+
+class SparseTeacher final : public TeacherRows {
+ public:
+  explicit SparseTeacher(const SparseTargets& targets, std::span<const float> row_weight)
+      : targets_(targets), row_weight_(row_weight) {}
+
+  void apply(int64_t first, at::Tensor& log_q, const at::Tensor&, const LossOptions& options, double keep,
+             std::vector<double>& values) override {
+    const int64_t rows = log_q.size(0), vocab = log_q.size(1);
+    const auto offsets = targets_.offsets.subspan(size_t(first), size_t(rows) + 1);
+    const int64_t base = offsets[0];
+    float* matrix = log_q.mutable_data_ptr<float>();
+    logs_.resize(size_t(offsets[size_t(rows)] - base));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = offsets[size_t(r)]; i < offsets[size_t(r) + 1]; ++i) {
+        const int32_t id = targets_.ids[size_t(i)];
+        OVERPROOF_CHECK(id >= 0 && id < vocab);
+        logs_[size_t(i - base)] = matrix[r * vocab + id];
+      }
+    if (options.gradient) log_q.exp_();
+    const size_t terms = options.terms.size();
+    std::vector<double> of_rows(size_t(rows) * terms);
+    parallel_for(rows, 8, [&](int64_t begin, int64_t end) {
+      SparseGradient gradient;
+      for (int64_t r = begin; r < end; ++r) {
+        const size_t from = size_t(offsets[size_t(r)]), count = size_t(offsets[size_t(r) + 1]) - from;
+        const SparseRow row{targets_.probabilities.subspan(from, count),
+                            std::span<const float>(logs_).subspan(from - size_t(base), count),
+                            targets_.tail[size_t(first + r)]};
+        gradient.rest = gradient.named = 0;
+        gradient.at.assign(count, 0.0);
+        for (size_t t = 0; t < terms; ++t) {
+          const LossTerm& term = options.terms[t];
+          if (!term.loss->sparse) continue;
+          // d (T^2 f(z / T)) / d z = T f'(z / T)
+          const double value =
+              term.loss->sparse(row, term.weight * options.temperature, options.gradient ? &gradient : nullptr);
+          of_rows[size_t(r) * terms + t] = row_weight_.empty() ? value : double(row_weight_[size_t(first + r)]) * value;
+        }
+        if (!options.gradient) continue;
+        float* q = matrix + r * vocab;
+        const float factor = float(gradient.rest + keep);
+        if (factor != 1.0f)
+          for (int64_t v = 0; v < vocab; ++v) q[v] *= factor;
+        for (size_t i = 0; i < count; ++i)
+          q[targets_.ids[from + i]] = float((gradient.named + keep) * std::exp(double(row.log_q[i])) + gradient.at[i]);
+      }
+    });
+    for (size_t t = 0; t < terms; ++t) {
+      double sum = 0;
+      for (int64_t r = 0; r < rows; ++r) sum += of_rows[size_t(r) * terms + t];
+      if (options.terms[t].loss->sparse) values[t] += square(options.temperature) * sum;
+    }
+  }
+
+ private:
+  SparseTargets targets_;
+  std::span<const float> row_weight_;
+  std::vector<float> logs_;
+};
+
+class DenseTeacher final : public TeacherRows {
+ public:
+  DenseTeacher(const at::Tensor& hidden, const at::Tensor& head) : hidden_(hidden), head_(head) {}
+
+  void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
+             std::vector<double>& values) override {
+    at::Tensor logits = at::mm(hidden_.narrow(0, first, log_q.size(0)), head_.t());
+    if (options.temperature != 1.0) logits.div_(options.temperature);
+    const at::Tensor log_p = at::log_softmax(logits, 1);
+    at::exp_out(logits, log_p);  // now p
+    DenseGradient gradient;
+    for (size_t t = 0; t < options.terms.size(); ++t) {
+      const LossTerm& term = options.terms[t];
+      if (!term.loss->dense) continue;
+      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, logits, weight},
+                                                                  term.weight * options.temperature, &gradient);
+    }
+    if (options.gradient) log_q.exp_().mul_(gradient.q + keep).add_(logits, gradient.p);
+  }
+
+ private:
+  at::Tensor hidden_, head_;
+};
+
+LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, TeacherRows& teacher, const RowLabels& rows_in,
+                      const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+  at::NoGradGuard no_grad;
+  const at::Tensor hidden = hidden_in.detach().contiguous();
+  const int64_t tokens = hidden.size(0), vocab = head.size(0),
+                chunk = std::max<int64_t>(1, std::min(tokens, loss_chunk_rows(vocab)));
+  const double temperature = options.temperature;
+  const bool one_softmax = temperature == 1.0;  // then losses at temperature 1 and at T share it, and the second costs nothing
+  const bool with_labels = std::ranges::any_of(options.terms, [](const LossTerm& t) { return t.loss->labels != nullptr; });
+  OVERPROOF_CHECK(!with_labels || int64_t(rows_in.labels.size()) == tokens);
+  OVERPROOF_CHECK(rows_in.weight.empty() || int64_t(rows_in.weight.size()) == tokens);
+  OVERPROOF_CHECK(!options.gradient || d_hidden != nullptr);
+  if (options.gradient) *d_hidden = at::empty_like(hidden);
+  at::Tensor logits_buffer = at::empty({chunk, vocab}, hidden.options()), log_q_buffer = at::empty_like(logits_buffer);
+
+  LossSums sums;
+  sums.values.resize(options.terms.size());
+  for (int64_t first = 0; first < tokens; first += chunk) {
+    const int64_t rows = std::min(chunk, tokens - first);
+    const at::Tensor part = hidden.narrow(0, first, rows);
+    at::Tensor z = logits_buffer.narrow(0, 0, rows), log_q = log_q_buffer.narrow(0, 0, rows), weight;
+    if (!rows_in.weight.empty())
+      weight = at::tensor(at::ArrayRef<float>(rows_in.weight.data() + first, size_t(rows)), at::kFloat).to(at::kDouble);
+    sums.weight += weight.defined() ? weight.sum().item<double>() : double(rows);
+    at::mm_out(z, part, head.t());
+
+    at::Tensor label, label_q;  // label_q: q at temperature 1 where that is another one
+    LabelGradient of_labels;
+    const auto compare_labels = [&](const at::Tensor& log_q1) {
+      const at::Tensor at_label = log_q1.gather(1, label);
+      for (size_t t = 0; t < options.terms.size(); ++t)
+        if (const LossTerm& term = options.terms[t]; term.loss->labels)
+          sums.values[t] += term.loss->labels({at_label, weight}, term.weight, &of_labels);
+    };
+    if (with_labels) label = at::tensor(at::ArrayRef<int64_t>(rows_in.labels.data() + first, size_t(rows))).unsqueeze(1);
+    if (with_labels && !one_softmax) {
+      label_q = at::log_softmax(z, 1);
+      compare_labels(label_q);
+      if (options.gradient) label_q.exp_();
+    }
+    if (!one_softmax) z.div_(temperature);
+    at::log_softmax_out(log_q, z, 1);
+    if (with_labels && one_softmax) compare_labels(log_q);
+
+    at::Tensor& gradient = log_q;  // apply() turns one into the other
+    teacher.apply(first, log_q, weight, options, one_softmax ? of_labels.q : 0.0, sums.values);
+    if (!options.gradient) continue;
+    if (of_labels.q != 0 && !one_softmax) gradient.add_(label_q, of_labels.q);
+    if (of_labels.label != 0) gradient.scatter_add_(1, label, at::full({rows, 1}, of_labels.label, hidden.options()));
+    if (weight.defined()) gradient.mul_(weight.to(at::kFloat).unsqueeze(1));
+    at::Tensor out = d_hidden->narrow(0, first, rows);
+    at::mm_out(out, gradient, head);
+    out.mul_(options.grad_scale);
+    if (d_head) d_head->addmm_(gradient.t(), part, 1.0, options.grad_scale);
+  }
+  return sums;
+}
+
+}  // namespace
+
+LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets, const RowLabels& rows,
+                     const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+  OVERPROOF_CHECK(int64_t(targets.offsets.size()) == hidden.size(0) + 1 && int64_t(targets.tail.size()) == hidden.size(0));
+  SparseTeacher teacher(targets, rows.weight);
+  return chunked_loss(hidden, head, teacher, rows, options, d_hidden, d_head);
+}
+
+LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
+                    const at::Tensor& teacher_head, const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden,
+                    at::Tensor* d_head) {
+  OVERPROOF_CHECK(teacher_hidden.size(0) == hidden.size(0) && teacher_head.size(0) == head.size(0));
+  DenseTeacher teacher(teacher_hidden, teacher_head);
+  return chunked_loss(hidden, head, teacher, rows, options, d_hidden, d_head);
+}
+
+}  // namespace overproof

@@ -1,0 +1,67 @@
+#include "distill/train_loop.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "distill/checkpoint.h"
+#include "distill/state_digest.h"
+#include "records/step_log.h"
+
+namespace overproof {
+
+StepLog train_all(Training& training, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last) {
+  Trainer& trainer = training.trainer();
+  StepLog log;
+  if (recording.keep_every > 0 && recording.digest_every == 0)
+    throw UsageError("option 'keep-every' needs 'digest-every' above 0: a kept state is found by its digest");
+  std::optional<StateDigester> digester;
+  StepFormat format{.digest_every = recording.digest_every, .terms = training.terms(), .ranks = training.ranks()};
+  if (recording.digest_every > 0) {
+    digester.emplace(training.student(), trainer);
+    format.initial_weights = digester->weights();
+    log.records.emplace(format);
+  }
+  TrainingCheckpoint checkpoint(outputs.scratch(), outputs.stage_key());
+  if (recording.checkpoint_every > 0) checkpoint.read(training.steps(), trainer, log);
+
+  Progress progress(recording.label, training.steps() * training.step_tokens(), "tokens", trainer.steps_done() * training.step_tokens());
+  // Counted from the last state that was digested, so that a resumed run keeps what an uninterrupted one does.
+  int64_t kept = recording.keep_every > 0
+                     ? trainer.steps_done() / recording.digest_every * recording.digest_every / recording.keep_every
+                     : 0;
+  while (trainer.steps_done() < training.steps()) {
+    throw_if_interrupted();
+    last = training.step();
+    if (log.records) last.batch = training.batch_root(last.step);
+    const int64_t done = trainer.steps_done();
+    if (digester && (done % recording.digest_every == 0 || done == training.steps())) {
+      last.weights = digester->weights();
+      last.optimizer = digester->optimizer();
+      // Only a state with digests can be found by them: the first one at or after every keep_every steps.
+      if (recording.keep_every > 0 && done / recording.keep_every > kept && done < training.steps()) {
+        keep_state(outputs.kept(), trainer, last.weights, last.optimizer);
+        kept = done / recording.keep_every;
+      }
+    }
+    log.lines += step_log_line(format, last).dump() + "\n";
+    if (log.records) log.records->append(last);
+    progress.update(done * training.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
+    if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && done < training.steps())
+      checkpoint.write(trainer, log);
+  }
+  return log;
+}
+
+void write_step_log(const StepLog& log, OutputFolder& folder, Json& metrics) {
+  folder.write_file("steps.jsonl", log.lines);
+  if (!log.records) return;
+  write_step_records(*log.records, folder);
+  metrics["step_chain"] = log.records->chain().hex();
+  metrics["digest_every"] = log.records->digest_every();
+  metrics["segments"] = log.records->segment_ends().size() - 1;
+}
+
+}  // namespace overproof

@@ -1,0 +1,22 @@
+#pragma once
+// All steps of a training, with their records, checkpoints and kept states.
+
+#include <string>
+
+#include "core/stage.h"
+#include "distill/step_log.h"
+#include "distill/training.h"
+
+namespace overproof {
+
+struct TrainingRecording {
+  std::string label;             ///< of the progress bar
+  int64_t digest_every = 0;      ///< steps between digests of the state; 0: no records at all
+  int64_t checkpoint_every = 0;  ///< steps between checkpoints from which a killed run resumes; 0: none
+  int64_t keep_every = 0;        ///< steps between states that are kept for auditors; 0: none
+};
+
+/// Makes all steps, and resumes from the last checkpoint of a killed run. The last record is in `last`.
+StepLog train_all(Training& training, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last);
+
+}  // namespace overproof

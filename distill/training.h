@@ -1,0 +1,63 @@
+#pragma once
+// A training as the statement of its artifact describes it: batches, a teacher's signal, losses and a trainer, one step after
+// another. distill and calibrate build one from inputs and configuration (distillation.h, calibration.h) and make all its steps
+// (train_loop.h); an auditor builds the same and makes some of them again (replay.h).
+
+#include <memory>
+#include <vector>
+
+#include "core/stage.h"
+#include "data/corpus.h"
+#include "data/token_batch.h"
+#include "distill/losses/losses.h"
+#include "distill/router_counter.h"
+#include "distill/trainer.h"
+#include "model/decoder.h"
+#include "records/step_records.h"
+#include "teacher/signal.h"
+
+namespace overproof {
+
+class Training {
+ public:
+  /// Trains `student` as it is now; the number of steps is that of `batches`. Throws MismatchError when student and signal have
+  /// vocabularies of different sizes.
+  Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource> batches, std::unique_ptr<TeacherSignal> signal,
+           LossTerms losses, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
+
+  Decoder& student() { return *student_; }
+  const Decoder& student() const { return *student_; }
+  Trainer& trainer() { return *trainer_; }
+  const TeacherSignal& signal() const { return *signal_; }
+  std::vector<std::string> terms() const;  ///< names of the loss terms of a record, in its order
+  int64_t ranks() const { return group_->size(); }
+  int64_t steps() const { return batches_->steps(); }
+  int64_t step_tokens() const { return batches_->step_tokens(); }
+  const RouterCounter* routing() const { return counter_.get(); }  ///< null for a dense student
+
+  /// What follows from inputs and configuration alone: position, tokens and learning rate of a step.
+  StepRecord plan(int64_t step) const;
+  /// Makes the next step. Its record has no digests. Throws DivergenceError.
+  StepRecord step();
+  /// Digest of a step's batch and of the teacher's rows for it.
+  Digest batch_root(int64_t step) const;
+
+ private:
+  TrainOptions options_;
+  std::unique_ptr<Decoder> student_;
+  std::unique_ptr<BatchSource> batches_;
+  std::unique_ptr<TeacherSignal> signal_;
+  LossTerms losses_;
+  std::shared_ptr<const Group> group_;
+  std::unique_ptr<RouterCounter> counter_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+/// The losses of the sequences [first, first + count) of a batch, from the student's hidden states [count x length, hidden].
+LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_t first, int64_t count, const at::Tensor& hidden,
+                    const at::Tensor& head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
+
+/// The model of a slot. Throws MismatchError when its tokenizer is not the corpus's.
+std::unique_ptr<Decoder> open_model(const Inputs& inputs, const char* slot, const Corpus& corpus);
+
+}  // namespace overproof

@@ -1,0 +1,13 @@
+#pragma once
+// The row of logits that the next token is drawn from.
+
+#include <vector>
+
+#include "model/decoder.h"
+
+namespace overproof {
+
+/// Logits [vocabulary] of the last row of hidden [tokens, hidden].
+std::vector<float> last_logits(const Decoder& decoder, const at::Tensor& hidden);
+
+}  // namespace overproof

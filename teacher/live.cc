@@ -1,0 +1,39 @@
+#include <ATen/ATen.h>
+
+#include "teacher/signal.h"
+
+namespace overproof {
+namespace {
+
+class LiveSignal final : public TeacherSignal {
+ public:
+  explicit LiveSignal(std::shared_ptr<const Decoder> teacher) : teacher_(std::move(teacher)) {}
+
+  int64_t vocab_size() const override { return teacher_->config().vocab_size; }
+  double temperature() const override { return 1.0; }
+
+  Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
+    at::NoGradGuard no_grad;
+    return DenseStates{teacher_->hidden(input_ids(batch, first, count)), teacher_->head()};
+  }
+
+  std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
+  Evidence evidence() const override { return Evidence::re_derivable; }
+
+ private:
+  std::shared_ptr<const Decoder> teacher_;
+};
+
+}  // namespace
+
+std::unique_ptr<TeacherSignal> live_signal(std::shared_ptr<const Decoder> teacher) {
+  return std::make_unique<LiveSignal>(std::move(teacher));
+}
+
+at::Tensor input_ids(const TokenBatch& batch, int64_t first, int64_t count) {
+  const int64_t row = batch.length + 1;
+  const at::ArrayRef<int64_t> ids(batch.ids.data() + first * row, size_t(count * row));
+  return at::tensor(ids, at::kLong).view({count, row}).narrow(1, 0, batch.length).contiguous();
+}
+
+}  // namespace overproof

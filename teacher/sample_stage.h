@@ -1,0 +1,45 @@
+#pragma once
+// Stage "sample": a teacher writes documents, for a student to be trained on, with a watermark in them if a key is given. The
+// artifact is a source for the stage "corpus".
+//
+//   samples/documents.jsonl      one record a document: name, license, source (which names the teacher), parents: what it was
+//                                sampled from
+//   samples/samples/000000.txt   its text
+//   samples/tokens.jsonl         {"name", "before", "tokens"}: the ids drawn, and those of the prompt that decided the first
+//                                green lists
+//   samples/sampling.json        teacher, options and, of the watermark, what may be published: parameters and the key's
+//                                commitment
+
+#include <string>
+
+#include "core/config.h"
+#include "core/stage.h"
+
+namespace overproof {
+
+struct SampleConfig {
+  std::string license = "LicenseRef-model-output";
+  int64_t count = 100, max_tokens = 256, prompt_tokens = 16, seed = 0;
+  double temperature = 1.0, top_p = 1.0;
+  double watermark_strength = 2.0;
+  template <class V>
+  void visit(V&& v) {
+    v("count", count, in_range(1, 1e7), "number of documents");
+    v("max-tokens", max_tokens, in_range(1, 1 << 20),
+      "largest number of tokens of a document; an end-of-text token ends it earlier");
+    v("prompt-tokens", prompt_tokens, in_range(1, 1 << 16), "tokens of a prompt");
+    v("temperature", temperature, in_range(0, 20), "divides the logits; 0: always the most probable token");
+    v("top-p", top_p, in_range(1e-6, 1), "draw from the most probable tokens that together reach this probability");
+    v("seed", seed, seed_value(), "seed of the draws");
+    v("license", license, any_value(), "licence of the documents, by the teacher's terms");
+    v("watermark-strength", watermark_strength, in_range(0, 20), "added to the logits of green tokens");
+  }
+};
+
+/// Slots: teacher; corpus, optional: the beginnings of its training documents are the prompts, else the model's
+/// beginning-of-text token; watermark-key, optional: a key made by `watermark-key`. Document i depends on seed and i only, so a
+/// killed run resumes after the last document that was saved, with the same bytes. Throws MismatchError when corpus or
+/// teacher give no prompt or the teacher ends each document at once, DivergenceError when its logits are not finite.
+StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs& outputs);
+
+}  // namespace overproof
