@@ -10,16 +10,21 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <iosfwd>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/program.h"
+#include "core/answer.h"
 #include "core/error.h"
 #include "core/stage.h"
 #include "pipeline/quantize_checked.h"
 
 namespace overproof {
+
+using TextSink = std::function<void(std::string_view)>;
 
 // Names suffice: their headers would bring libtorch's, and a signature that differs does not link.
 struct TinyTeacherConfig;

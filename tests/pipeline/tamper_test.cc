@@ -29,7 +29,7 @@ bool verifies(const fs::path& run, const std::string& word = "") {
 }
 
 Replay replayed(const fs::path& run, int64_t segments, const std::string& artifact = "student",
-                const std::string& tolerance = "bitwise") {
+                std::optional<double> tolerance = std::nullopt) {
   ReplayConfig config;
   config.seed = "c0ffee";
   config.segments = segments;
@@ -144,7 +144,7 @@ TEST_CASE("segments are taken up from the nearest kept state, and a false one is
   INFO(all.to_json().dump(1));
   CHECK(all.holds());
   CHECK(replayed(run.path(), 1).segments[0].from_step == 0);
-  const Replay coarse = replayed(run.path(), 6, "student", "1e-4");
+  const Replay coarse = replayed(run.path(), 6, "student", 1e-4);
   CHECK(coarse.holds());
   CHECK(coarse.segments_total == 1);
   CHECK(has(coarse.notes, "a kept state is not used"));
@@ -363,7 +363,7 @@ TEST_CASE("a changed step record is caught") {
 
 TEST_CASE("within a tolerance, rounding passes and forgery does not") {
   const ForgedRun run;
-  const Replay honest = replayed(run.path(), 10, "student", "1e-4");
+  const Replay honest = replayed(run.path(), 10, "student", 1e-4);
   INFO(honest.to_json().dump(1));
   CHECK(honest.holds());
   CHECK(honest.segments_total == 3);  // from the beginning and from both kept states
@@ -383,7 +383,7 @@ TEST_CASE("within a tolerance, rounding passes and forgery does not") {
       if (r.step == 23) r.weights = weights;
     });
     off.reseal();
-    const Replay r = replayed(off.path(), 10, "student", "1e-4");
+    const Replay r = replayed(off.path(), 10, "student", 1e-4);
     INFO(r.to_json().dump(1));
     CHECK(r.segments.at(2).equal == passes);
     CHECK(r.segments.at(2).weight_difference > 0);
@@ -412,7 +412,9 @@ TEST_CASE("what cannot be replayed or made again is said") {
   const ForgedRun run;
   CHECK_THROWS_WITH(replayed(run.path(), 1, "int8"), Catch::Contains("was not trained"));
   CHECK_THROWS_WITH(replayed(run.path(), 1, "studnt"), Catch::Contains("calibrated"));
-  CHECK_THROWS_WITH(replayed(run.path(), 1, "student", "loose"), Catch::Contains("neither bitwise nor"));
+  ReplayConfig loose;
+  Options options = options_of(loose);
+  CHECK_THROWS_WITH(find_option(options, "tolerance", "").assign("loose"), Catch::Contains("'bitwise' or a number"));
   CHECK_THROWS_WITH(recomputed(run.path(), "pruune"), Catch::Contains("did you mean 'prune'"));
   CHECK_THROWS_WITH(recomputed(run / "int8", "", "source=/nowhere"), Catch::Contains("nothing that was made again takes"));
   CHECK(of(recomputed(run / "corpus"), "corpus").status == Recomputed::Status::not_made);

@@ -57,7 +57,7 @@ TEST_CASE("a live signal gives the teacher's states of the asked sequences") {
   const WindowBatches batches(corpus, Split::train, [](int64_t p) { return p; }, 3, 1);
   const TokenBatch batch = batches.at(0);
   const auto signal = live_signal(teacher);
-  CHECK(signal->digests(batch) == std::vector<Digest>(3));
+  CHECK((signal->digests(batch) == std::vector<Digest>(3)));
   const auto states = std::get<DenseStates>(signal->rows(batch, 1, 2));
   std::vector<int64_t> ids(33), inputs;
   for (const int64_t window : {1, 2}) {
