@@ -69,6 +69,7 @@ Regex::Regex(std::string_view pattern, Text text, std::filesystem::path origin)
 }
 Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
+Regex& Regex::operator=(Regex&&) noexcept = default;
 
 bool Regex::matches_start(std::string_view text, int64_t max_work) const {
   try {

@@ -23,6 +23,7 @@ class Regex {
   Regex(std::string_view pattern, Text text, std::filesystem::path origin);
   ~Regex();
   Regex(Regex&&) noexcept;
+  Regex& operator=(Regex&&) noexcept;
   const std::string& pattern() const { return pattern_; }
 
   /// Whether a match begins where `text` begins, as Python's re.match does. False also when the matcher has not decided after

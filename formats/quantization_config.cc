@@ -261,7 +261,7 @@ const QuantGroup* QuantizationConfig::group_for(std::string_view module) const {
     return &impl_->groups[exact->second];
   // In the order of their texts, as compressed-tensors' match_targets.
   for (const auto& [text, target] : impl_->regex_targets)
-    if (target.first.matches(module)) return &impl_->groups[target.second];
+    if (target.first.matches_start(module, kMatchWork)) return &impl_->groups[target.second];
   const auto by_class = impl_->exact_targets.find(class_of(module));
   return by_class == impl_->exact_targets.end() ? nullptr : &impl_->groups[by_class->second];
 }
