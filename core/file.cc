@@ -16,21 +16,10 @@
 #include "core/error.h"
 #include "core/hash_lanes.h"
 #include "core/interrupt.h"
+#include "core/new_file.h"
 
 namespace overproof {
 namespace {
-
-void write_fully(int fd, const fs::path& file, const char* data, size_t bytes) {
-  while (bytes > 0) {
-    const ssize_t put = ::write(fd, data, bytes);
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0)
-      throw IoError(file, errno == ENOSPC ? "the disk is full; free some room and run the same command again" : "cannot write",
-                    errno);
-    data += put;
-    bytes -= size_t(put);
-  }
-}
 
 int64_t file_size(int fd, const fs::path& file) {
   struct stat info {};
@@ -93,21 +82,7 @@ void fsync_folder(const fs::path& folder) {
   if (::fsync(fd.get()) != 0 && errno != EINVAL) throw IoError(folder, "cannot flush to disk", errno);
 }
 
-void write_file_atomically(const fs::path& file, std::string_view content) {
-  fs::path temporary = file;
-  temporary += ".partial";
-  try {
-    Descriptor fd(temporary, O_WRONLY | O_CREAT | O_TRUNC);
-    write_fully(fd.get(), file, content.data(), content.size());
-    if (::fsync(fd.get()) != 0) throw IoError(file, "cannot flush to disk", errno);
-    if (fd.close() != 0) throw IoError(file, "cannot close", errno);
-    if (::rename(temporary.c_str(), file.c_str()) != 0) throw IoError(file, "cannot rename into place", errno);
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  fsync_folder(file.has_parent_path() ? file.parent_path() : fs::path("."));
-}
+void write_file_atomically(const fs::path& file, std::string_view content) { NewFile(file, content, 0644).replace(); }
 
 struct OutputFile::Impl {
   fs::path file;

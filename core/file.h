@@ -43,7 +43,8 @@ void expect_read(const void* data, size_t bytes);
 /// Reads a whole file; throws IoError, and FormatError when it is larger than max_bytes.
 std::string read_file(const fs::path& file, int64_t max_bytes = int64_t{1} << 30);
 
-/// Replaces `file` by `content`: temporary neighbour, fsync, rename, fsync of the folder.
+/// Replaces `file` by `content` at once: a reader sees the old or the new content, also after a kill, and of two writers one
+/// wins whole. For secrets: core/private_file.h.
 void write_file_atomically(const fs::path& file, std::string_view content);
 
 struct FileRecord {

@@ -1,6 +1,5 @@
 #include "core/private_file.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +7,7 @@
 #include <cerrno>
 
 #include "core/error.h"
+#include "core/new_file.h"
 
 namespace overproof {
 namespace {
@@ -22,28 +22,11 @@ void create_private_folders(const fs::path& folder) {
 
 bool create_private_file(const fs::path& file, std::string_view content, std::string_view what) {
   create_private_folders(file.parent_path());
-  // Written under a name of its own and then linked, which fails where the file is there.
-  const fs::path partial = fmt::format("{}.{}.partial", file.string(), ::getpid());
-  ::unlink(partial.c_str());
-  const int descriptor = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (descriptor < 0) throw IoError(file, fmt::format("cannot make {}", what), errno);
-  size_t done = 0;
-  int failed = 0;
-  while (done < content.size() && !failed) {
-    const ssize_t n = ::write(descriptor, content.data() + done, content.size() - done);
-    if (n > 0) done += size_t(n);
-    else if (errno != EINTR) failed = errno;
+  try {
+    return NewFile(file, content, 0600).link();
+  } catch (const IoError& e) {
+    throw IoError(file, fmt::format("cannot write {} ({})", what, e.what()), 0);
   }
-  if (!failed && ::fsync(descriptor) != 0) failed = errno;
-  ::close(descriptor);
-  bool first = false;
-  if (!failed) {
-    first = ::link(partial.c_str(), file.c_str()) == 0;
-    if (!first && errno != EEXIST) failed = errno;
-  }
-  ::unlink(partial.c_str());
-  if (failed) throw IoError(file, fmt::format("cannot write {}", what), failed);
-  return first;
 }
 
 void require_private(const fs::path& file, std::string_view what) {

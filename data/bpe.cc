@@ -2,14 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <queue>
 #include <unordered_map>
 
 #include "core/error.h"
-#include "data/unicode.h"
 #include "core/utf8.h"
+#include "data/unicode.h"
 
 namespace overproof {
 
@@ -90,6 +91,45 @@ std::optional<std::string> byte_level_bytes(std::string_view token) {
   return bytes;
 }
 
+Digest BpeDefinition::digest() const {
+  Sha256 hash;
+  const auto number = [&](int64_t value) {
+    uint8_t bytes[8];
+    for (int i = 0; i < 8; ++i) bytes[i] = uint8_t(uint64_t(value) >> (8 * i));
+    hash.update(bytes, 8);
+  };
+  // Every list and every text is preceded by its length, so no two definitions give the same bytes.
+  const auto text = [&](std::string_view t) {
+    number(int64_t(t.size()));
+    hash.update(t);
+  };
+  hash.update("overproof byte-level BPE v1");
+  number(int64_t(tokens.size()));
+  for (const std::string& token : tokens) text(token);
+  number(int64_t(merges.size()));
+  for (const auto& [left, right] : merges) {
+    text(left);
+    text(right);
+  }
+  number(int64_t(pre_tokenizer.size()));
+  for (const SplitStep& step : pre_tokenizer) {
+    text(step.pattern);
+    number(int64_t(step.literal) | int64_t(step.invert) << 1 | int64_t(step.add_prefix_space) << 2 | int64_t(step.behaviour) << 3);
+  }
+  std::vector<AddedToken> sorted = added;
+  std::ranges::stable_sort(sorted, {}, &AddedToken::id);
+  number(int64_t(sorted.size()));
+  for (const AddedToken& token : sorted) {
+    number(token.id);
+    text(token.text);
+    number(int64_t(token.special) | int64_t(token.lstrip) << 1 | int64_t(token.rstrip) << 2 | int64_t(token.normalized) << 3 |
+           int64_t(token.single_word) << 4);
+  }
+  number(int64_t(nfc) | int64_t(ignore_merges) << 1 | int64_t(fuse_unknown) << 2);
+  number(unknown_symbol);
+  return hash.finish();
+}
+
 struct BpeTokenizer::Impl {
   BpeDefinition definition;
   PreTokenizer pre_tokenizer;
@@ -97,8 +137,8 @@ struct BpeTokenizer::Impl {
   std::array<int32_t, 256> byte_ids{};
   std::unordered_map<uint64_t, Merge> merges;             // by (left id, right id)
   std::unordered_map<std::string_view, int32_t> by_text;  // of definition.tokens
-  std::unordered_map<std::string, int32_t> by_bytes;      // whole pieces, for ignore_merges
-  std::vector<const AddedToken*> added_by_id;
+  std::vector<std::string> decoded;                       // by id: the bytes that a token stands for
+  std::unordered_map<std::string_view, int32_t> by_bytes;  // whole pieces, of `decoded`, for ignore_merges
   mutable WordCache cache;
 
   static uint64_t key(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
@@ -113,12 +153,12 @@ struct BpeTokenizer::Impl {
         throw FormatError(file, -1, fmt::format("token '{}' has two ids", definition.tokens[id]));
       }
     }
-    added_by_id.assign(definition.tokens.size(), nullptr);
+    std::vector<bool> is_added(definition.tokens.size(), false);
     for (const AddedToken& token : definition.added) {
       if (token.id < 0 || size_t(token.id) >= definition.tokens.size()) {
         throw FormatError(file, -1, fmt::format("added token '{}' has id {}, outside the vocabulary", token.text, token.id));
       }
-      added_by_id[size_t(token.id)] = &token;
+      is_added[size_t(token.id)] = true;
     }
     for (int b = 0; b < 256; ++b) {
       std::string symbol;
@@ -137,11 +177,11 @@ struct BpeTokenizer::Impl {
       }
       merges.insert_or_assign(key(l->second, r->second), Merge{int32_t(rank), whole->second});
     }
-    if (definition.ignore_merges) {
-      for (size_t id = 0; id < definition.tokens.size(); ++id) {
-        if (added_by_id[id]) continue;
-        if (auto bytes = byte_level_bytes(definition.tokens[id]); bytes && !bytes->empty()) by_bytes.emplace(*bytes, int32_t(id));
-      }
+    decoded.resize(definition.tokens.size());
+    for (size_t id = 0; id < decoded.size(); ++id) {
+      auto bytes = is_added[id] ? std::nullopt : byte_level_bytes(definition.tokens[id]);
+      decoded[id] = bytes ? std::move(*bytes) : definition.tokens[id];
+      if (definition.ignore_merges && bytes && !decoded[id].empty()) by_bytes.emplace(decoded[id], int32_t(id));
     }
     raw_added = AddedTokenFinder(definition.added, false);
     normalized_added = AddedTokenFinder(definition.added, true);
@@ -150,7 +190,7 @@ struct BpeTokenizer::Impl {
   void encode_word(std::string_view word, std::vector<int32_t>& ids) const {
     if (cache.find(word, ids)) return;
     const size_t before = ids.size();
-    if (const auto it = by_bytes.empty() ? by_bytes.end() : by_bytes.find(std::string(word)); it != by_bytes.end()) {
+    if (const auto it = by_bytes.find(word); it != by_bytes.end()) {
       ids.push_back(it->second);
     } else {
       merge_word(word, ids);
@@ -249,9 +289,7 @@ std::string BpeTokenizer::decode(const std::vector<int32_t>& ids) const {
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size())
       throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
-    const std::string& text = impl_->definition.tokens[size_t(id)];
-    auto plain = impl_->added_by_id[size_t(id)] ? std::nullopt : byte_level_bytes(text);
-    bytes += plain ? *plain : text;
+    bytes += impl_->decoded[size_t(id)];
   }
   return to_valid_utf8(bytes);
 }

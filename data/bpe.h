@@ -29,9 +29,13 @@ struct BpeDefinition {
   int32_t unknown_symbol = -1;  ///< for a byte that has no token; -1 drops it, as peers do
   int32_t bos = -1, eos = -1, unknown = -1, padding = -1;
   std::string chat_template;  ///< carried along for tokenizer_config.json; may be empty
+  bool from_gguf = false;
+
+  /// SHA-256 over what decides the ids: all but the special ids, the chat template and where it was read from.
+  Digest digest() const;
 };
 
-/// Opens tokenizer.json; special ids from tokenizer_config.json and config.json beside it, where they are.
+/// Opens tokenizer.json; special ids from tokenizer_config.json and config.json next to it, if they exist.
 BpeDefinition read_tokenizer_json(const std::filesystem::path& file);
 /// The same from memory; `file` is for messages.
 BpeDefinition parse_tokenizer_json(std::string_view text, const std::filesystem::path& file);
@@ -61,6 +65,8 @@ class BpeTokenizer final : public Tokenizer {
   int32_t bos_id() const override;
   int32_t eos_id() const override;
   const BpeDefinition& definition() const;
+  Digest definition_digest() const override { return definition().digest(); }
+  bool from_gguf() const override { return definition().from_gguf; }
 
  private:
   struct Impl;

@@ -60,7 +60,7 @@ Corpus::Corpus(const fs::path& artifact)
     : stream_(artifact / "tokens.safetensors"), documents_(read_documents(artifact / "documents.jsonl")) {
   vocab_size_ = metadata_integer(stream_, "vocab_size", 1, int64_t{1} << 31);
   window_length_ = metadata_integer(stream_, "window_length", 1, int64_t{1} << 24);
-  probe_ = metadata_digest(stream_, "tokenizer_probe");
+  tokenizer_ = TokenizerIdentity::from_metadata(stream_.metadata(), stream_.path());
   for (const char* name : kSplitNames) {
     const TensorInfo& info = stream_.info(name);
     if (info.shape.size() != 1 || (info.dtype != DType::u16 && info.dtype != DType::u32)) {

@@ -1,14 +1,15 @@
 #pragma once
 // The corpus artifact: which documents, under which licences, and their tokens.
 //
-//   corpus/documents.jsonl      one record a document, ordered by source and name, as in both streams (fields of Document)
-//   corpus/tokens.safetensors   "train" and "held_out": U16 [tokens] when the vocabulary fits, else U32; metadata: vocab_size,
-//                               tokenizer_probe, separator (id put after every document), window_length
-//   corpus/licenses.json        documents and bytes by licence and by source
-//   corpus/commitment.json, corpus/tiles.safetensors, corpus/index.safetensors   Merkle trees over the documents:
-//   data/commitment.h corpus/texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest,
-//   text}, one file
-//                               a source; characters of its name outside [A-Za-z0-9._+-] are spelled %XX
+//   documents.jsonl      one record a document, ordered by source and name, as in both streams (fields of Document)
+//   tokens.safetensors   "train" and "held_out": U16 [tokens] when the vocabulary fits, else U32; metadata: vocab_size,
+//                        tokenizer_probe, tokenizer_definition, tokenizer_format (formats/tokenizer_identity.h), separator (id put
+//                        after every document), window_length
+//   licenses.json        documents and bytes by licence and by source
+//   commitment.json, tiles.safetensors, index.safetensors
+//                        Merkle trees over the documents: data/commitment.h
+//   texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file a source;
+//                        characters of its name outside [A-Za-z0-9._+-] are spelled %XX
 
 #include <functional>
 #include <span>
@@ -19,6 +20,7 @@
 #include "core/file.h"
 #include "core/stage.h"
 #include "formats/safetensors.h"
+#include "formats/tokenizer_identity.h"
 
 namespace overproof {
 
@@ -47,7 +49,8 @@ class Corpus {
   const std::vector<Document>& documents() const { return documents_; }
   int64_t vocab_size() const { return vocab_size_; }
   int64_t window_length() const { return window_length_; }
-  const Digest& tokenizer_probe() const { return probe_; }
+  const TokenizerIdentity& tokenizer() const { return tokenizer_; }
+  const Digest& tokenizer_probe() const { return tokenizer_.probe; }
   int64_t tokens(Split split) const;
   /// Windows with a label for each position: (tokens - 1) / window_length.
   int64_t windows(Split split) const;
@@ -64,7 +67,7 @@ class Corpus {
   std::vector<size_t> order_[2];             // indices into documents_ by split, in stream order
   std::vector<size_t> by_name_, by_digest_;  // and sorted, for find()
   int64_t vocab_size_ = 0, window_length_ = 0;
-  Digest probe_;
+  TokenizerIdentity tokenizer_;
 };
 
 /// The file below an artifact that holds a source's texts: "texts/<source>.jsonl".

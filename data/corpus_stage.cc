@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "data/commitment.h"
@@ -89,18 +89,11 @@ struct Given {
 };
 
 Given read_given(std::string_view line, const fs::path& file, int64_t offset) {
-  Json record = parse_json(line, file, offset);
-  Given given;
-  for (const auto& [key, into] : {std::pair{"name", &given.name}, {"license", &given.license}, {"source", &given.source}}) {
-    if (!record.is_object() || !record.contains(key) || !record[key].is_string()) {
-      throw FormatError(file, offset, fmt::format("'{}' is missing or is no string", key));
-    }
-    *into = std::move(record[key].get_ref<std::string&>());
-  }
-  if (!is_safe_relative_name(given.name))
-    throw FormatError(file, offset, fmt::format("'{}' is not a name inside the folder", given.name));
-  given.has_text = record.contains("text");
-  if (given.has_text && !record["text"].is_string()) throw FormatError(file, offset, "'text' is no string");
+  const Json json = parse_json(line, file, offset);
+  const JsonObject record(json, file, "", JsonNull::value, offset);
+  Given given{record.text("name"), record.text("source"), record.text("license"), record.has("text")};
+  if (!is_safe_relative_name(given.name)) record.fail("name", fmt::format("is '{}', not a name inside the folder", given.name));
+  if (given.has_text) record.text("text");  // its type
   return given;
 }
 
@@ -367,12 +360,12 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   outputs.folder().finish(std::move(table));
   const Commitment committed = commitment.finish(outputs.folder(), table_bytes);
 
+  Metadata metadata = {{"vocab_size", std::to_string(tokenizer->vocab_size())},
+                       {"separator", std::to_string(separator)},
+                       {"window_length", std::to_string(config.window_length)}};
+  tokenizer->identity().put_into(metadata);
   SafetensorsWriter stream(outputs.folder(), "tokens.safetensors",
-                           {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}},
-                           {{"vocab_size", std::to_string(tokenizer->vocab_size())},
-                            {"tokenizer_probe", tokenizer->probe().hex()},
-                            {"separator", std::to_string(separator)},
-                            {"window_length", std::to_string(config.window_length)}});
+                           {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}}, metadata);
   train.copy_to(stream);
   held_out.copy_to(stream);
   stream.close();

@@ -24,7 +24,7 @@ std::optional<Digest> as_digest(std::string_view text) {
 }
 
 std::string as_json(std::string_view text) {
-  return Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace);
+  return dump_text(std::string(text));
 }
 
 /// The first of [low, high) for which `below` is false.

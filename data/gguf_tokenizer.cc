@@ -37,6 +37,7 @@ BpeDefinition read_gguf_tokenizer(const std::filesystem::path& file) {
                       fmt::format("pre-tokeniser '{}' is not known (known: {}); give the model's tokenizer.json", pre, known));
   }
   BpeDefinition definition;
+  definition.from_gguf = true;
   definition.pre_tokenizer = recipe->steps;
   definition.nfc = recipe->nfc;
   definition.ignore_merges = recipe->ignore_merges;

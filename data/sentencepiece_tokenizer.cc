@@ -112,7 +112,7 @@ void check_charsmap(std::string_view blob, int64_t base, const fs::path& file) {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::string_view model, const fs::path& file) : file_(file) {
+  SentencePieceTokenizer(std::string_view model, const fs::path& file) : file_(file), model_digest_(sha256(model)) {
     check_sentencepiece_model(model, file);
     if (const auto status = processor_.LoadFromSerializedProto(model); !status.ok()) {
       throw FormatError(file, -1, fmt::format("SentencePiece refuses the model: {}", status.error_message()));
@@ -161,6 +161,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     check_id(id);
     return processor_.IdToPiece(id);
   }
+  Digest definition_digest() const override { return model_digest_; }
   int32_t bos_id() const override { return processor_.bos_id(); }
   int32_t eos_id() const override { return processor_.eos_id(); }
 
@@ -170,6 +171,7 @@ class SentencePieceTokenizer final : public Tokenizer {
       throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
   }
   fs::path file_;
+  Digest model_digest_;  // the model holds all that decides the ids
   sentencepiece::SentencePieceProcessor processor_;
   AddedTokenFinder control_;
 };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/digest.h"
+#include "formats/tokenizer_identity.h"
 
 namespace overproof {
 
@@ -23,10 +24,20 @@ class Tokenizer {
   virtual std::string token_text(int32_t id) const = 0;
   virtual int32_t bos_id() const = 0;  ///< -1 when there is none
   virtual int32_t eos_id() const = 0;  ///< -1 when there is none
-  /// SHA-256 over the ids of a fixed probe text and the text of fixed ids: two tokenizers with the same probe are taken
-  /// for the same, equal vocabulary sizes are not.
+  /// SHA-256 over everything that decides the ids: the whole vocabulary, merges, pre-tokenizer, normaliser and added tokens.
+  /// Special ids (BOS, EOS) and chat template are not part of it.
+  virtual Digest definition_digest() const = 0;
+  /// Whether it was read from a GGUF file, which names its pre-tokenizer instead of defining it: the same tokenizer then has
+  /// another definition than in tokenizer.json.
+  virtual bool from_gguf() const { return false; }
+  /// SHA-256 over the ids of a fixed probe text and the text of 257 fixed ids: a comparison across formats. Tokenizers that
+  /// differ in a few tokens only can have the same probe.
   Digest probe() const;
+  TokenizerIdentity identity() const;
 };
+
+/// Throws MismatchError unless the tokenizer in the folder or file `model` matches the one that made `what` ("the corpus").
+void require_tokenizer(const std::filesystem::path& model, const TokenizerIdentity& made_by, const std::string& what);
 
 /// Opens tokenizer.json, a SentencePiece .model, a .gguf, or a folder that holds one of them (looked for in that order).
 /// Throws FormatError for an unsupported pre-tokeniser or normaliser rather than guessing.

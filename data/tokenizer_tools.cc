@@ -20,10 +20,9 @@ int64_t run_tokenizer_encode(const TokenizerEncodeConfig& config) {
 
   const fs::path out = fs::absolute(config.out);
   OutputFolder folder(out.parent_path());
-  SafetensorsWriter writer(folder, out.filename().string(), {{"ids", DType::i32, {int64_t(ids.size())}}},
-                           {{"vocab_size", std::to_string(tokenizer->vocab_size())},
-                            {"tokenizer_probe", tokenizer->probe().hex()},
-                            {"text_sha256", sha256(text).hex()}});
+  Metadata metadata = {{"vocab_size", std::to_string(tokenizer->vocab_size())}, {"text_sha256", sha256(text).hex()}};
+  tokenizer->identity().put_into(metadata);
+  SafetensorsWriter writer(folder, out.filename().string(), {{"ids", DType::i32, {int64_t(ids.size())}}}, metadata);
   writer.append(ids.data(), ids.size() * sizeof(int32_t));
   writer.close();
   return int64_t(ids.size());

@@ -19,7 +19,7 @@ struct TokenizerEncodeConfig {
   }
 };
 
-/// Encodes the whole file as one text. Metadata of the output: vocab_size, tokenizer_probe, text_sha256.
+/// Encodes the whole file as one text. Metadata of the output: vocab_size, text_sha256 and the tokenizer (formats/tokenizer_identity.h).
 /// Returns the number of tokens. Throws UsageError when a path is missing, IoError, FormatError.
 int64_t run_tokenizer_encode(const TokenizerEncodeConfig& config);
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "core/private_file.h"
 #include "core/rng.h"
 
@@ -49,16 +49,12 @@ WatermarkKey::WatermarkKey(const std::array<uint8_t, 32>& secret, double green_f
 }
 
 WatermarkKey WatermarkKey::read(const fs::path& file) {
-  const Json json = parse_json(read_private_file(file, 4096, "the watermark key"), file, 0);
-  const auto refuse = [&](const char* cause) { throw FormatError(file, -1, cause); };
-  if (!json.is_object() || json.size() != 4 || !json.contains("format") || json["format"] != kFormat)
-    refuse("is not a watermark key (four members, format overproof-watermark-1)");
-  if (!json.contains("secret") || !json["secret"].is_string() || !json.contains("green_fraction") ||
-      !json["green_fraction"].is_number() || !json.contains("context") || !json["context"].is_number_integer())
-    refuse("a watermark key has secret, green_fraction and context");
+  const Json json = parse_json(read_private_file(file, 4096, "the watermark key"), file);
+  const JsonObject key(json, file);
+  key.expect_text("format", kFormat);
+  key.expect_only({"format", "secret", "green_fraction", "context"});
   try {
-    return WatermarkKey(Digest::from_hex(json["secret"].get<std::string>()).bytes, json["green_fraction"].get<double>(),
-                        json["context"].get<int64_t>());
+    return WatermarkKey(key.digest("secret").bytes, key.number("green_fraction"), key.integer("context", 1, 16));
   } catch (const UsageError& e) {
     throw FormatError(file, -1, e.what());
   }

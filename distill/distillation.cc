@@ -12,7 +12,7 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
     throw MismatchError("the soft targets are of another corpus; run teach on this one");
   if (targets.order_key() != order_key(inputs.root("corpus"), targets.encoding().seed, targets.order_beacon()))
     throw MismatchError("the soft targets have another order of windows than corpus and seed give; run teach again");
-  if (targets.tokenizer_probe() != corpus.tokenizer_probe())
+  if (!targets.tokenizer().matches(corpus.tokenizer()))
     throw MismatchError("soft targets and corpus have different tokenizers");
   if (targets.window_length() != corpus.window_length())
     throw MismatchError(

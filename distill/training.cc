@@ -4,12 +4,13 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "data/tokenizer.h"
 #include "student/ffn.h"
 
 namespace overproof {
 
 std::unique_ptr<Decoder> open_model(const Inputs& inputs, const char* slot, const Corpus& corpus) {
-  require_tokenizer(inputs.path(slot), corpus.tokenizer_probe(), "the corpus");
+  require_tokenizer(inputs.path(slot), corpus.tokenizer(), "the corpus");
   return std::make_unique<Decoder>(open_checkpoint(inputs.path(slot)));
 }
 

@@ -199,8 +199,7 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   prepare_torch();
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
-  if (open_tokenizer(inputs.path("model"))->probe() != corpus.tokenizer_probe())
-    throw UsageError("the corpus was cut with another tokenizer than the model's; build it again with this model");
+  require_tokenizer(inputs.path("model"), corpus.tokenizer(), "the corpus");
   const Decoder model(open_checkpoint(inputs.path("model")));
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const int64_t windows = ids.size(0), tokens = ids.numel(), layers = model.config().layers;

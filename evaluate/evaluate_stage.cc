@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/tokenizer.h"
 #include "evaluate/compare.h"
 
 namespace overproof {
@@ -79,8 +80,7 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
 StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs) {
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
-  if (open_tokenizer(inputs.path("teacher"))->probe() != corpus.tokenizer_probe())
-    throw UsageError("the corpus was cut with another tokenizer than the teacher's; build it again with this teacher");
+  require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
   const TokenWindows held_out = held_out_windows(corpus, config.tokens, config.batch);
 
   int64_t models = 1;

@@ -80,7 +80,7 @@ std::vector<fs::path> tensor_files(const fs::path& path) {
 std::string text_of(const Json& report) {
   std::string out;
   // Strings of a GGUF file may hold bytes that are not UTF-8.
-  const auto text = [](const Json& v) { return v.dump(-1, ' ', false, Json::error_handler_t::replace); };
+  const auto text = [](const Json& v) { return dump_text(v); };
   for (const Json& file : report["files"]) {
     out += fmt::format("{} ({})\n", printable(file["file"].get<std::string>()), file["format"].get<std::string>());
     for (const auto& [key, value] : file["metadata"].items()) {

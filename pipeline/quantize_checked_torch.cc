@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/tokenizer.h"
 #include "evaluate/compare.h"
 #include "formats/tensor_name.h"
 
@@ -41,8 +42,7 @@ class Judge {
   static TokenWindows windows(const CheckedQuantizeConfig& config, const Inputs& inputs) {
     if (inputs.has("corpus")) {
       const Corpus corpus(inputs.path("corpus"));
-      if (open_tokenizer(inputs.path("model"))->probe() != corpus.tokenizer_probe())
-        throw UsageError("the corpus was cut with another tokenizer than the model's; build it again with this model");
+      require_tokenizer(inputs.path("model"), corpus.tokenizer(), "the corpus");
       return held_out_windows(corpus, config.evaluate_tokens, kWindowsAtATime);
     }
     if (inputs.has("text"))

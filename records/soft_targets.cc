@@ -35,7 +35,7 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.s
   if (const auto found = file_.metadata().find("order_beacon"); found != file_.metadata().end()) order_beacon_ = found->second;
   corpus_root_ = metadata_digest(file_, "corpus_root");
   teacher_root_ = metadata_digest(file_, "teacher_root");
-  probe_ = metadata_digest(file_, "tokenizer_probe");
+  tokenizer_ = TokenizerIdentity::from_metadata(file_.metadata(), file_.path());
 
   for (const auto& [name, dtype] : {std::pair{"row_lengths", DType::u8}, {"entries", DType::u8}, {"block_offsets", DType::i64}})
     if (const TensorInfo& info = file_.info(name); info.dtype != dtype || info.shape.size() != 1)

@@ -20,6 +20,7 @@
 #include "core/digest.h"
 #include "core/file.h"
 #include "formats/safetensors.h"
+#include "formats/tokenizer_identity.h"
 #include "records/row_encoding.h"
 
 namespace overproof {
@@ -48,7 +49,7 @@ class SoftTargets {
   const std::string& order_beacon() const { return order_beacon_; }  ///< "" where the order was drawn without one
   const Digest& corpus_root() const { return corpus_root_; }
   const Digest& teacher_root() const { return teacher_root_; }
-  const Digest& tokenizer_probe() const { return probe_; }
+  const TokenizerIdentity& tokenizer() const { return tokenizer_; }
   /// Throws FormatError when the entries are not what the header promises (ids, order, counts).
   void read_block(int64_t block, TargetBlock& out) const;
   /// SHA-256 of what is stored of one block: the lengths of its rows, then their entries.
@@ -64,7 +65,8 @@ class SoftTargets {
   std::string kind_;
   int64_t blocks_ = 0, window_length_ = 0, vocab_size_ = 0, batch_windows_ = 0;
   std::string order_beacon_;
-  Digest order_key_, corpus_root_, teacher_root_, probe_;
+  Digest order_key_, corpus_root_, teacher_root_;
+  TokenizerIdentity tokenizer_;
 };
 
 }  // namespace overproof

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "data/tokenizer.h"
 
 namespace overproof {
 
@@ -24,14 +23,6 @@ Decoder open_dense_teacher(const fs::path& path) {
     throw UsageError(
         fmt::format("{}: the teacher is a mixture of experts already; a dense one is needed here", path.filename().string()));
   return teacher;
-}
-
-void require_tokenizer(const fs::path& checkpoint, const Digest& probe, const std::string& what) {
-  if (open_tokenizer(checkpoint)->probe() != probe)
-    throw UsageError(
-        fmt::format("{} was made with another tokenizer than the one of {}: the same ids would mean other text. "
-                    "Make it again with this tokenizer",
-                    what, checkpoint.filename().string()));
 }
 
 }  // namespace overproof

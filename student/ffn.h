@@ -16,7 +16,5 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down);
 /// Opens the teacher of a slot and refuses anything that has no dense FFN in each layer.
 Decoder open_dense_teacher(const fs::path& path);
 
-/// Throws UsageError unless the checkpoint's tokenizer made the ids that `probe` stands for.
-void require_tokenizer(const fs::path& checkpoint, const Digest& probe, const std::string& what);
 
 }  // namespace overproof

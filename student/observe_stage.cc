@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "data/corpus.h"
+#include "data/tokenizer.h"
 #include "model/windows.h"
 #include "student/ffn.h"
 #include "student/statistics.h"
@@ -18,7 +19,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   prepare_torch();
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
-  require_tokenizer(inputs.path("teacher"), corpus.tokenizer_probe(), "the corpus");
+  require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
   const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
   const ModelConfig& shape = teacher.config();
 

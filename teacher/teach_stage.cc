@@ -50,9 +50,7 @@ Totals write_targets(const BatchSpool& spool, int64_t blocks, int64_t length, co
 StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
   const Corpus corpus(inputs.path("corpus"));
-  const Digest probe = open_tokenizer(inputs.path("teacher"))->probe();
-  if (probe != corpus.tokenizer_probe())
-    throw MismatchError("teacher and corpus have different tokenizers; make the corpus with the teacher's tokenizer");
+  require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
   const Decoder teacher(open_checkpoint(inputs.path("teacher")));
   RowEncoding encoding;
   const bool sample = config.mode == RowEncoding::Kind::sample;
@@ -100,8 +98,8 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
                        {"seed", fmt::format("{}", config.seed)},
                        {"order_key", key.hex()},
                        {"corpus_root", inputs.root("corpus").hex()},
-                       {"teacher_root", inputs.root("teacher").hex()},
-                       {"tokenizer_probe", probe.hex()}};
+                       {"teacher_root", inputs.root("teacher").hex()}};
+  corpus.tokenizer().put_into(metadata);
   if (!config.order_beacon.empty()) metadata["order_beacon"] = config.order_beacon;
   const Totals totals = write_targets(spool, blocks, length, encoding, metadata, outputs.folder());
 

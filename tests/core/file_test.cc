@@ -4,8 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <thread>
+
 #include "core/error.h"
 #include "core/file.h"
+#include "core/new_file.h"
+#include "core/private_file.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -73,6 +78,50 @@ TEST_CASE("replacing a file is all or nothing") {
   CHECK_THROWS_AS(write_file_atomically(t.path() / "no-such-folder" / "f", "x"), IoError);
   CHECK_THROWS_AS(read_file(t.path() / "f", 2), FormatError);
   CHECK_THROWS_AS(MappedFile(t.path() / "missing"), IoError);
+}
+
+TEST_CASE("two writers of one file do not share a temporary file, and leave none") {
+  const TempFolder t;
+  const fs::path file = t.path() / "run.json";
+  // Each has written all of its content before either takes the name.
+  {
+    NewFile first(file, "first", 0644), second(file, "second", 0644);
+    first.replace();
+    CHECK(read_file(file) == "first");
+    second.replace();
+  }
+  CHECK(read_file(file) == "second");
+  { const NewFile abandoned(file, "third", 0644); }
+  CHECK(read_file(file) == "second");
+  CHECK_FALSE(NewFile(file, "fourth", 0644).link());
+  CHECK(std::distance(fs::directory_iterator(t.path()), {}) == 1);
+
+  std::vector<std::thread> writers;
+  std::atomic<bool> torn{false};
+  for (int i = 0; i < 4; ++i)
+    writers.emplace_back([&, i] {
+      for (int n = 0; n < 50; ++n) {
+        write_file_atomically(file, std::string(size_t(1000 + i), char('a' + i)));
+        const std::string seen = read_file(file);
+        if (seen.size() != size_t(1000 + seen[0] - 'a') || seen != std::string(seen.size(), seen[0])) torn = true;
+      }
+    });
+  for (std::thread& writer : writers) writer.join();
+  CHECK_FALSE(torn);
+  CHECK(std::distance(fs::directory_iterator(t.path()), {}) == 1);
+}
+
+TEST_CASE("a secret's file is private, and is never replaced") {
+  const TempFolder t;
+  const fs::path file = t.path() / "new" / "key";
+  CHECK(create_private_file(file, "secret", "the key"));
+  CHECK((fs::status(file).permissions() & fs::perms::all) == (fs::perms::owner_read | fs::perms::owner_write));
+  CHECK((fs::status(file.parent_path()).permissions() & fs::perms::others_all) == fs::perms::none);
+  CHECK_FALSE(create_private_file(file, "other", "the key"));
+  CHECK(read_private_file(file, 100, "the key") == "secret");
+  fs::permissions(file, fs::perms::group_read, fs::perm_options::add);
+  CHECK_THROWS_AS(read_private_file(file, 100, "the key"), ProvenanceError);
+  CHECK_THROWS_AS(create_private_file(file / "below", "x", "the key"), IoError);
 }
 
 TEST_CASE("names that leave their folder are refused") {

@@ -4,6 +4,10 @@
 #include <cstring>
 #include <thread>
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/rng.h"
 #include "tests/data/fixtures.h"
@@ -150,6 +154,55 @@ TEST_CASE("tokenizer.json: what is written reads back equal") {
   const auto opened = open_tokenizer(folder.path());
   CHECK(opened->eos_id() == d.eos);
   CHECK(opened->probe() == BpeTokenizer(d, "test").probe());
+}
+
+TEST_CASE("a tokenizer's identity is its whole definition, and a probe compares formats") {
+  // One token's text that neither the probe's ids nor its text touch: 1,000 tokens, of which 257 are looked at.
+  BpeDefinition d = small_bpe({{"t", "h"}});
+  while (d.tokens.size() < 1000) d.tokens.push_back(fmt::format("word{}", d.tokens.size()));
+  BpeDefinition other = d;
+  other.tokens[998] = "another";
+  const BpeTokenizer a(d, "test"), b(other, "test");
+  REQUIRE(a.probe() == b.probe());
+  CHECK(a.definition_digest() != b.definition_digest());
+  CHECK_FALSE(a.identity().matches(b.identity()));
+  CHECK(a.identity().matches(BpeTokenizer(d, "test").identity()));
+
+  const auto differs = [&](auto change) {
+    BpeDefinition changed = d;
+    change(changed);
+    CHECK(changed.digest() != d.digest());
+  };
+  differs([](BpeDefinition& c) { c.merges.clear(); });
+  differs([](BpeDefinition& c) { c.pre_tokenizer.push_back({"x"}); });
+  differs([](BpeDefinition& c) { c.pre_tokenizer.push_back({"x", true}); });
+  differs([](BpeDefinition& c) { c.added[0].lstrip = !c.added[0].lstrip; });
+  differs([](BpeDefinition& c) { c.nfc = !c.nfc; });
+  differs([](BpeDefinition& c) { c.ignore_merges = !c.ignore_merges; });
+  differs([](BpeDefinition& c) { c.unknown_symbol = 3; });
+  BpeDefinition same = d;  // what does not decide the ids
+  same.eos = 5;
+  same.chat_template = "{{ messages }}";
+  std::reverse(same.added.begin(), same.added.end());
+  CHECK(same.digest() == d.digest());
+
+  // tokenizer.json holds all of it.
+  CHECK(parse_tokenizer_json(write_tokenizer_json(d), "test").digest() == d.digest());
+
+  // Metadata of before the definition was recorded, and GGUF, which names its pre-tokenizer only: by probe.
+  Metadata metadata;
+  a.identity().put_into(metadata);
+  CHECK(TokenizerIdentity::from_metadata(metadata, "f").matches(a.identity()));
+  CHECK_FALSE(TokenizerIdentity::from_metadata(metadata, "f").matches(b.identity()));
+  metadata.erase("tokenizer_definition");
+  CHECK(TokenizerIdentity::from_metadata(metadata, "f").matches(b.identity()));
+  metadata["tokenizer_definition"] = "x";
+  CHECK_THROWS_AS(TokenizerIdentity::from_metadata(metadata, "f"), FormatError);
+  CHECK_THROWS_AS(TokenizerIdentity::from_metadata({}, "f"), FormatError);
+  other.from_gguf = true;
+  CHECK(a.identity().matches(BpeTokenizer(other, "test.gguf").identity()));
+  d.from_gguf = true;
+  CHECK_FALSE(BpeTokenizer(d, "test.gguf").identity().matches(BpeTokenizer(other, "test.gguf").identity()));
 }
 
 TEST_CASE("the probe tells tokenizers of one size apart") {
