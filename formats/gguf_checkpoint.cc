@@ -155,7 +155,7 @@ void read_latent(const GgufTensor& k, const GgufTensor& v, int64_t first, int64_
 std::optional<RowExtent> GgufCheckpoint::extent(std::string_view name) const {
   const TensorInfo* t = table_.find(name);
   if (!t) return std::nullopt;
-  const Source& source = sources_[size_t(t - table_.list().data())];
+  const Source& source = sources_[table_.index_of(*t)];
   if (source.second) return std::nullopt;
   const int64_t offset = source.tensor->data.data() - file_.bytes().data();
   if (t->shape.size() < 2) {

@@ -53,10 +53,10 @@ class GgufParts final : public TensorSource {
     bool of_stack = false;  // rows inside the experts of a fused tensor, stored as they are: they can be streamed, too
   };
   std::optional<RowExtent> extent_in_stack(const GgufPart& part) const;
-  const Entry& entry(const TensorInfo* tensor) const { return entries_[size_t(tensor - table_.list().data())]; }
+  const Entry& entry(const TensorInfo* tensor) const { return entries_[table_.index_of(*tensor)]; }
   const TensorSource& source_;
   TensorTable table_;
-  std::vector<Entry> entries_;  // beside table_.list()
+  std::vector<Entry> entries_;  // in the order of table_.list()
 };
 
 }  // namespace overproof

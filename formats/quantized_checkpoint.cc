@@ -276,7 +276,7 @@ void QuantizedCheckpoint::read_f32(std::string_view name, int64_t first_row, int
 std::optional<RowExtent> QuantizedCheckpoint::extent(std::string_view name) const {
   const TensorInfo* t = table_.find(name);
   if (!t) return std::nullopt;
-  const Weight* weight = weights_[size_t(t - table_.list().data())].get();
+  const Weight* weight = weights_[table_.index_of(*t)].get();
   return stored_.extent(weight ? weight->name : name);
 }
 

@@ -64,7 +64,7 @@ void SafetensorsCheckpoint::read_f32(std::string_view name, int64_t first_row, i
 std::optional<RowExtent> SafetensorsCheckpoint::extent(std::string_view name) const {
   const TensorInfo* t = table_.find(name);
   if (!t) return std::nullopt;
-  const auto& [file, offset] = places_[size_t(t - table_.list().data())];
+  const auto& [file, offset] = places_[table_.index_of(*t)];
   return RowExtent{file, offset, t->row_elements() * dtype_bytes(t->dtype), 1};
 }
 
@@ -78,7 +78,7 @@ void SafetensorsCheckpoint::decode_rows(std::string_view name, int64_t first_row
 std::span<const uint8_t> SafetensorsCheckpoint::bytes(std::string_view name) const {
   const TensorInfo* t = table_.find(name);
   if (!t) throw FormatError(folder_, -1, fmt::format("has no tensor '{}'", name));
-  return data_[size_t(t - table_.list().data())];
+  return data_[table_.index_of(*t)];
 }
 
 }  // namespace overproof

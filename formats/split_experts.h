@@ -36,12 +36,12 @@ class SplitExperts : public TensorSource {
     bool is_part = false;
     int64_t offset = 0;  ///< bytes from the fused tensor's first to the part's first
   };
-  const Origin& origin(const TensorInfo& tensor) const { return origins_[size_t(&tensor - table_.list().data())]; }
+  const Origin& origin(const TensorInfo& tensor) const { return origins_[table_.index_of(tensor)]; }
   std::unique_ptr<TensorSource> source_;
   const SafetensorsCheckpoint& stored_;
   fs::path folder_;
   TensorTable table_;
-  std::vector<Origin> origins_;  // beside table_.list()
+  std::vector<Origin> origins_;  // in the order of table_.list()
 };
 
 }  // namespace overproof

@@ -245,6 +245,11 @@ bool TensorTable::add(TensorInfo info) {
   return true;
 }
 
+size_t TensorTable::index_of(const TensorInfo& tensor) const {
+  OVERPROOF_CHECK(&tensor >= list_.data() && &tensor < list_.data() + list_.size());
+  return size_t(&tensor - list_.data());
+}
+
 size_t TensorTable::row_range(const std::filesystem::path& file, std::string_view name, int64_t first_row, int64_t rows,
                               std::span<float> out) const {
   const auto i = index_.find(name);

@@ -93,6 +93,7 @@ class TensorTable {
   const std::vector<TensorInfo>& list() const { return list_; }
   const TensorInfo* find(std::string_view name) const;
   bool add(TensorInfo info);  ///< false when the name is taken
+  size_t index_of(const TensorInfo& tensor) const;  ///< the place in list() of one of its elements
   /// Checks the arguments of a read_f32 and returns the tensor's place in list(). Throws FormatError naming `file`.
   size_t row_range(const std::filesystem::path& file, std::string_view name, int64_t first_row, int64_t rows,
                    std::span<float> out) const;

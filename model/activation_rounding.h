@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/activation_rounding.h"
+#include "formats/activation_rounding.h"
 #include "core/file.h"
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"

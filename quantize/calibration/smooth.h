@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/activation_rounding.h"
+#include "formats/activation_rounding.h"
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
 #include "records/activation_statistics.h"

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/activation_rounding.h"
+#include "formats/activation_rounding.h"
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
 #include "quantize/kernels/int8_cpu.h"

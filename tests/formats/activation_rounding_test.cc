@@ -1,4 +1,4 @@
-#include "core/activation_rounding.h"
+#include "formats/activation_rounding.h"
 
 #include <catch2/catch.hpp>
 #include <cmath>
