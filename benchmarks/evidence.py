@@ -104,7 +104,7 @@ class Bench:
         rows = []
         # A mixture of experts, carved from the teacher, distilled, calibrated, in int8.
         self.overproof("observe", "--teacher", run / "teacher", "--corpus", run / "corpus", "--tokens", 1024, "--out", run / "statistics")
-        self.overproof("student", "--teacher", run / "teacher", "--statistics", run / "statistics", "--experts", 7, "--shared", 1, "--top-k", 1,
+        self.overproof("carve", "--teacher", run / "teacher", "--statistics", run / "statistics", "--experts", 7, "--shared", 1, "--top-k", 1,
                        "--out", run / "student-init")
         constant = ["--schedule", "constant"]
         self.distill(run / "student-init", run / "soft-targets", run / "corpus", run / "student", *constant)
@@ -118,7 +118,7 @@ class Bench:
         self.overproof("tiny-teacher", "--seed", 2, *SHAPE, "--out", dense / "student-init")
         self.distill(dense / "student-init", dense / "soft-targets", dense / "corpus", dense / "student", *constant)
         self.overproof("observe", "--teacher", dense / "student", "--corpus", dense / "corpus", "--tokens", 1024, "--out", dense / "statistics")
-        self.overproof("prune", "--teacher", dense / "student", "--statistics", dense / "statistics", "--keep", 0.75, "--out", dense / "pruned")
+        self.overproof("prune-neurons", "--teacher", dense / "student", "--statistics", dense / "statistics", "--keep", 0.75, "--out", dense / "pruned")
         self.overproof("quantize", "--model", dense / "student", "--out", dense / "int8")
         # Unrelated models: the same data and teacher in another order, and controls with other initial weights and teachers.
         other = self.work / "other"

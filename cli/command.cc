@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <cstdio>
+#include <set>
 
 #include "cli/verb.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "pipeline/stage_registry.h"
 
 namespace overproof {
 namespace {
@@ -34,12 +35,81 @@ std::pair<const VerbSpec*, size_t> find_verb(const std::vector<std::string>& wor
     throw UsageError(fmt::format("'{}' takes one of: {}{}", words[0], fmt::join(second, ", "),
                                  near.empty() ? "" : "; did you mean '" + near + "'?"));
   }
+  if (const std::string_view renamed = renamed_stage(words[0]); !renamed.empty())
+    throw UsageError(fmt::format("unknown verb '{}'; it is now {}", words[0], renamed));
   const std::string near = nearest(words[0], names);
   throw UsageError(fmt::format("unknown verb '{}'{}", words[0],
                                near.empty() ? "; 'overproof --help' lists them" : "; did you mean '" + near + "'?"));
 }
 
-void print_json_line(const Json& value) { fmt::print("{}\n", value.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+/// Splits words into options and arguments. Words of options that the verb does not have are passed on as unregistered.
+std::vector<po::option> parse_words(const VerbSpec& verb, const Options& options, const std::vector<std::string>& words) {
+  po::options_description description;
+  for (const Option& o : options) {
+    if (o.type_name() == "flag")
+      description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>()->implicit_value({"true"}, "true"), "");
+    else description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>(), "");
+  }
+  // Flags take their value only as --flag=value: a following word is an argument.
+  std::vector<std::string> joined;
+  for (const std::string& word : words) {
+    const bool flag = std::any_of(options.begin(), options.end(),
+                                  [&](const Option& o) { return o.type_name() == "flag" && word == "--" + o.name; });
+    joined.push_back(flag ? word + "=true" : word);
+  }
+  try {
+    namespace style = po::command_line_style;
+    return po::command_line_parser(joined)
+        .options(description)
+        .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next)
+        .allow_unregistered()
+        .run()
+        .options;
+  } catch (const po::error& e) {
+    throw UsageError(fmt::format("{}: {}", verb.name, e.what()));
+  }
+}
+
+/// Assigns what was parsed to the options, the arguments and, for names that the user chose, to the verb.
+void assign_words(const VerbSpec& verb, VerbInstance& instance, Options& options, Arguments& arguments,
+                  const std::vector<po::option>& parsed) {
+  size_t placed = 0;
+  std::set<std::string> seen;
+  for (size_t i = 0; i < parsed.size(); ++i) {
+    const po::option& o = parsed[i];
+    if (o.position_key >= 0 || o.string_key.empty()) {
+      for (const std::string& word : o.value) {
+        if (placed >= arguments.size())
+          throw UsageError(
+              fmt::format("{}: '{}' is one argument too many; see 'overproof {} --help'", verb.name, word, verb.name));
+        arguments[placed++] = word;
+      }
+      continue;
+    }
+    std::vector<std::string> values = o.value;
+    if (o.unregistered) {
+      if (!verb.named_inputs) find_option(options, o.string_key, verb.name);  // throws, with a hint
+      // A name that the user chose: the parser may have taken its value for an argument.
+      if (values.empty() && i + 1 < parsed.size() && parsed[i + 1].position_key >= 0) values = parsed[++i].value;
+      if (values.empty()) throw UsageError(fmt::format("{}: --{} names a model and takes its folder", verb.name, o.string_key));
+      instance.add_named_input(o.string_key, values.front());
+      continue;
+    }
+    Option& option = find_option(options, o.string_key, verb.name);
+    if (values.empty()) throw UsageError(fmt::format("{}: --{} takes a value ({})", verb.name, o.string_key, option.help));
+    const bool again = !seen.insert(o.string_key).second;
+    if (again && !option.repeats()) throw UsageError(fmt::format("{}: --{} is given twice", verb.name, o.string_key));
+    if (instance.take_whole(o.string_key, values.front())) continue;
+    if (again) option.append(values.front());
+    else option.assign(values.front());
+  }
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (arguments[i].empty() && verb.arguments[i].required)
+      throw UsageError(fmt::format("{}: {} is missing ({}); see 'overproof {} --help'", verb.name, verb.arguments[i].name,
+                                   verb.arguments[i].help, verb.name));
+}
+
+void print_json_line(const Json& value) { fmt::print("{}\n", dump_text(value)); }
 
 }  // namespace
 
@@ -64,7 +134,7 @@ int run_command(const std::vector<std::string>& words) {
 
   const auto instance = verb->make();
   CommonConfig common;
-  std::vector<std::string> arguments(verb->arguments.size());
+  Arguments arguments(verb->arguments.size());
   Options options = instance->options();
   for (Option& o : options_of(common)) options.push_back(o);
   for (size_t i = 0; i < arguments.size(); ++i) {
@@ -73,69 +143,8 @@ int run_command(const std::vector<std::string>& words) {
       options.push_back({name, &arguments[i], any_value(), ""});
   }
 
-  po::options_description description;
-  for (const Option& o : options) {
-    if (o.type_name() == "flag")
-      description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>()->implicit_value({"true"}, "true"), "");
-    else description.add_options()(o.name.c_str(), po::value<std::vector<std::string>>(), "");
-  }
-  // Flags take their value only as --flag=value: a following word is an argument.
-  std::vector<std::string> joined;
-  for (size_t i = 0; i < rest.size(); ++i) {
-    const bool flag = std::any_of(options.begin(), options.end(),
-                                  [&](const Option& o) { return o.type_name() == "flag" && rest[i] == "--" + o.name; });
-    joined.push_back(flag ? rest[i] + "=true" : rest[i]);
-  }
-  std::vector<po::option> parsed;
-  try {
-    namespace style = po::command_line_style;
-    parsed = po::command_line_parser(joined)
-                 .options(description)
-                 .style(style::allow_long | style::long_allow_adjacent | style::long_allow_next)
-                 .allow_unregistered()
-                 .run()
-                 .options;
-  } catch (const po::error& e) {
-    throw UsageError(fmt::format("{}: {}", verb->name, e.what()));
-  }
-
-  size_t placed = 0;
-  std::vector<std::string> seen;
-  const std::string where = verb->name;
-  for (size_t i = 0; i < parsed.size(); ++i) {
-    const po::option& o = parsed[i];
-    if (o.position_key >= 0 || o.string_key.empty()) {
-      for (const std::string& word : o.value) {
-        if (placed >= arguments.size())
-          throw UsageError(fmt::format("{}: '{}' is one argument too many; see 'overproof {} --help'", where, word, verb->name));
-        arguments[placed++] = word;
-      }
-      continue;
-    }
-    std::vector<std::string> values = o.value;
-    if (o.unregistered) {
-      if (!verb->named_inputs) find_option(options, o.string_key, where);  // throws, with a hint
-      // A name of the user's choice: the value may have been taken for an argument.
-      if (values.empty() && i + 1 < parsed.size() && parsed[i + 1].position_key >= 0) values = parsed[++i].value;
-      if (values.empty()) throw UsageError(fmt::format("{}: --{} names a model and takes its folder", where, o.string_key));
-      Option& models = find_option(options, "models", where);
-      const std::string before = models.text();
-      models.assign((before.empty() ? "" : before + ",") + o.string_key + "=" + values.front());
-      continue;
-    }
-    Option& option = find_option(options, o.string_key, where);
-    if (values.empty()) throw UsageError(fmt::format("{}: --{} takes a value ({})", where, o.string_key, option.help));
-    const bool again = std::find(seen.begin(), seen.end(), o.string_key) != seen.end();
-    if (again && !(verb->repeatable && o.string_key == "set"))
-      throw UsageError(fmt::format("{}: --{} is given twice", where, o.string_key));
-    seen.push_back(o.string_key);
-    option.assign(again ? option.text() + "\n" + values.front() : values.front());
-  }
-  for (size_t i = 0; i < arguments.size(); ++i)
-    if (arguments[i].empty() && verb->arguments[i].required)
-      throw UsageError(fmt::format("{}: {} is missing ({}); see 'overproof {} --help'", where, verb->arguments[i].name,
-                                   verb->arguments[i].help, verb->name));
-
+  assign_words(*verb, *instance, options, arguments, parse_words(*verb, options, rest));
+  ensure_program_has(instance->needs(arguments).value_or(verb->needs), verb->name, words);
   set_thread_count(common.threads);
   if (common.quiet || common.json) set_progress_mode(ProgressMode::off);
   const Answer answer = instance->run(common, arguments);

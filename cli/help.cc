@@ -14,7 +14,7 @@ std::string limits(const Option& o) {
   return o.type_name();
 }
 
-/// `text` broken at blanks so that lines after the first start at column `indent`.
+/// Breaks `text` at blanks; lines after the first start at column `indent`.
 std::string wrap(const std::string& text, size_t indent, size_t width = 100) {
   std::string out;
   size_t column = indent, begin = 0;
@@ -40,7 +40,7 @@ std::string usage(const VerbSpec& verb) {
   return line + " [options]";
 }
 
-/// Removes the options of `group` where all of them are there, meaning the same. Whether they were.
+/// Removes the options of `group` from `options` if all of them are in it with the same meaning; returns whether they were.
 bool take_away(Options& options, const Options& group) {
   const auto is_in = [](const Options& list, const Option& o) {
     return std::any_of(list.begin(), list.end(),
@@ -56,19 +56,40 @@ std::string default_text(const Option& o) {
   return value.empty() || value == "false" ? "" : " (default " + value + ")";
 }
 
+/// Error::kind() and Error::exit_code() (core/error.h), for users.
+struct ExitCode {
+  int code;
+  const char* kind;
+  const char* meaning;
+};
+constexpr ExitCode kExitCodes[] = {
+    {0, "", "success; an audit found no fault"},
+    {1, "", "gpu --self-test: a device computes other values than the CPU"},
+    {2, "usage", "the command line, a recipe or a configuration is wrong"},
+    {3, "format", "the content of a file is invalid"},
+    {4, "provenance", "a statement, signature or digest does not hold, or an audit found a fault"},
+    {5, "io", "a file is missing, a disk is full, or another process holds a lock"},
+    {6, "quality", "the result does not keep a bound that the user has set"},
+    {7, "mismatch", "the inputs are valid, but do not belong together"},
+    {8, "divergence", "a loss, a gradient or logits are not finite"},
+    {70, "internal", "a bug in overproof"},
+    {130, "interrupted", "SIGINT or SIGTERM; run the same command to resume"},
+};
+
 }  // namespace
 
 std::string overview_help() {
   std::string text =
       "overproof distils a language model into a sparse mixture of experts, compresses it to 8 bits,\n"
-      "calibrates its router, and proves where it came from.\n\n"
-      "  overproof run examples/smollm2-moe.ini --out runs/smollm2-moe    everything, as a recipe says\n"
+      "calibrates its router, and records and checks the provenance of the result.\n\n"
+      "  overproof run examples/smollm2-moe.ini --out runs/smollm2-moe    make all artifacts of a recipe\n"
       "  overproof audit verify runs/smollm2-moe                          check files, signatures, lineage\n"
-      "  overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is'    let a model speak\n\nVerbs\n";
+      "  overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is'    generate text\n\nVerbs\n";
   for (const VerbSpec& v : verbs()) text += fmt::format("  {:<18}{}\n", v.name, wrap(v.help, 20));
-  text +=
-      "\n'overproof VERB --help' says what a verb takes. Exit codes: 0 done, 2 usage, 3 bad file content, 4 provenance does\n"
-      "not hold, 5 input/output, 6 a bound on quality does not hold, 70 a bug of ours, 130 interrupted.\n";
+  text += "\nExit codes\n";
+  for (const ExitCode& e : kExitCodes)
+    text += fmt::format("  {:<5}{:<13}{}\n", e.code, e.kind, wrap(e.meaning, 20));
+  text += "\n'overproof VERB --help' describes one verb; docs/reference.md describes all.\n";
   return text;
 }
 
@@ -97,8 +118,8 @@ std::string verb_help(const VerbSpec& verb) {
 
 std::string reference_page() {
   std::string page =
-      "# Reference\n\nEvery verb and every option, made by `overproof reference`; a test holds this page to the program.\n"
-      "A stage's options are also the keys of its section in a recipe.\n\n";
+      "# Reference\n\nEvery verb and every option, printed by `overproof reference`; a test compares this page with the program.\n"
+      "The options of a stage are also the keys of its section in a recipe.\n\n";
   const auto table = [&](const Options& options) {
     page += "| option | takes | default | meaning |\n|---|---|---|---|\n";
     for (const Option& o : options) {
@@ -111,10 +132,13 @@ std::string reference_page() {
   CommonConfig common;
   KeyOptions key;
   TrustOptions trust;
-  // Options that many verbs share are described once, and named where they are taken.
+  // Options that many verbs share are described once, and referred to by each verb.
   const std::pair<const char*, Options> shared[] = {{"Options of verbs that sign", options_of(key)},
                                                     {"Options of verbs that check signatures", options_of(trust)}};
-  page += "## Options of every verb\n\n";
+  page += "## Exit codes\n\nWith `--json` an error is also one JSON object on standard output: `error` (the kind), `message`, `exit_code`.\n\n"
+          "| code | kind | meaning |\n|---|---|---|\n";
+  for (const ExitCode& e : kExitCodes) page += fmt::format("| {} | {} | {} |\n", e.code, e.kind, e.meaning);
+  page += "\n## Options of every verb\n\n";
   table(options_of(common));
   for (const auto& [title, options] : shared) {
     page += fmt::format("## {}\n\n", title);

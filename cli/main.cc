@@ -1,14 +1,5 @@
-#include <string>
-#include <vector>
-
+// The program `overproof`: it starts without libtorch, and replaces itself by overproof-torch where a command needs it
+// (pipeline/needs.h).
 #include "cli/program.h"
-#ifdef OVERPROOF_WITH_TORCH
-#include "model/runtime.h"
-#endif
 
-int main(int argc, char** argv) {
-#ifdef OVERPROOF_WITH_TORCH
-  overproof::ensure_passive_waiting(argv);
-#endif
-  return overproof::run_program({argv + 1, argv + argc});
-}
+int main(int argc, char** argv) { return overproof::run_program({argv + 1, argv + argc}); }

@@ -1,5 +1,5 @@
 #pragma once
-// What main() does, for the two programs there are: see cli/light/main.cc.
+// What main() of both programs does (cli/main.cc, cli/main_torch.cc).
 
 #include <string>
 #include <vector>

@@ -22,73 +22,75 @@ class StageVerb final : public VerbInstance {
     for (size_t i = 0; i < slots_.size(); ++i)
       list.push_back({spec_.slots[i].name, &slots_[i], any_value(), spec_.slots[i].help});
     if (spec_.more_models)
-      list.push_back({"models", &models_, any_value(), "models to compare, NAME=FOLDER apart by commas; or --NAME FOLDER"});
+      list.push_back({"models", &models_, any_value(), "models to compare, comma-separated NAME=FOLDER; or --NAME FOLDER"});
     list.push_back({"out", &out_, any_value(), "folder of the new artifact"});
     for (Option& o : instance_->options()) list.push_back(std::move(o));
-    list.push_back({"force", &force_, any_value(), "make it again even if nothing changed"});
-    list.push_back({"dry-run", &dry_run_, any_value(), "say what would be done, and do nothing"});
+    list.push_back({"force", &force_, any_value(), "make the artifact again even if nothing changed"});
+    list.push_back({"dry-run", &dry_run_, any_value(), "report whether the artifact would be made, and make nothing"});
     for (Option& o : options_of(key_)) list.push_back(std::move(o));
     list.push_back({"openlineage-url", &openlineage_url_, any_value(),
-                    "lineage server to tell when the stage begins and ends; empty: $OPENLINEAGE_URL, else none"});
+                    "lineage server to notify when the stage starts and ends; empty: $OPENLINEAGE_URL, else none"});
     return list;
   }
 
-  Answer run(const CommonConfig&, const std::vector<std::string>& arguments) override {
+  void add_named_input(const std::string& name, const std::string& folder) override {
+    if (!models_.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
+  }
+
+  std::optional<Needs> needs(const Arguments& arguments) override {
     for (size_t i = 0; i < arguments.size(); ++i)
       place(arguments[i], i == 0 ? slots_[0] : out_, i == 0 ? spec_.slots[0].name : "out");
+    if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
+    for (size_t i = 0; i < slots_.size(); ++i)
+      if (slots_[i].empty() && spec_.slots[i].required)
+        throw UsageError(fmt::format("{}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
+    return dry_run_ ? Needs::nothing : needs_of(spec_, *instance_);
+  }
+
+  Answer run(const CommonConfig&, const Arguments&) override {
     LineageEvents events(openlineage_url_);
     StageRequest request{&spec_, instance_.get(), {}, out_, force_, &events};
-    if (out_.empty()) throw UsageError(fmt::format("{}: --out is missing (folder of the new artifact)", spec_.name));
-    for (size_t i = 0; i < slots_.size(); ++i) {
+    for (size_t i = 0; i < slots_.size(); ++i)
       if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
-      else if (spec_.slots[i].required && !given(spec_.slots[i].unless))
-        throw UsageError(fmt::format("{}: --{} is missing ({})", spec_.name, spec_.slots[i].name, spec_.slots[i].help));
-    }
-    for (const std::string& item : split_list(models_)) {
-      const size_t equals = item.find('=');
-      if (equals == std::string::npos || equals == 0) throw UsageError(fmt::format("--models takes NAME=FOLDER, not '{}'", item));
-      if (!request.inputs.emplace(item.substr(0, equals), item.substr(equals + 1)).second)
-        throw UsageError(fmt::format("the model '{}' is given twice", item.substr(0, equals)));
-    }
+    for (const auto& [name, folder] : models_)
+      if (!request.inputs.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
 
     const Key key = open_key(key_);
+    const std::string out = out_.string();
     if (dry_run_) {
       const bool keep = !force_ && is_unchanged(request);
-      return {{{"stage", spec_.name}, {"out", out_}, {"would", keep ? "keep" : "make"}},
-              fmt::format("{}: {}\n", out_, keep ? "unchanged, would be kept" : "would be made")};
+      return {{{"stage", spec_.name}, {"out", out}, {"would", keep ? "keep" : "make"}},
+              fmt::format("{}: {}\n", out, keep ? "unchanged, would be kept" : "would be made")};
     }
     const StageResult result = run_stage(request, key);
     const bool made = result.status == StageStatus::made;
     Answer answer;
     answer.json = {{"stage", spec_.name},
-                   {"out", out_},
+                   {"out", out},
                    {"status", made ? "made" : "unchanged"},
                    {"root", "sha256:" + result.root.hex()},
                    {"seconds", result.seconds},
                    {"metrics", result.report.metrics()}};
     for (const std::string& line : result.report.summary) answer.text += line + "\n";
     answer.text +=
-        fmt::format("{}: {} sha256:{} in {:.1f} s\n", out_, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
+        fmt::format("{}: {} sha256:{} in {:.1f} s\n", out, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
     return answer;
   }
 
  private:
-  bool given(const std::string& slot) const {
-    for (size_t i = 0; i < slots_.size(); ++i)
-      if (spec_.slots[i].name == slot && !slots_[i].empty()) return true;
-    return false;
-  }
-
-  void place(const std::string& word, std::string& into, const std::string& name) {
+  void place(const std::string& word, fs::path& into, const std::string& name) {
     if (word.empty()) return;
-    if (!into.empty()) throw UsageError(fmt::format("{}: --{} is given twice, as '{}' and '{}'", spec_.name, name, into, word));
+    if (!into.empty())
+      throw UsageError(fmt::format("{}: --{} is given twice, as '{}' and '{}'", spec_.name, name, into.string(), word));
     into = word;
   }
 
   const StageSpec& spec_;
   std::unique_ptr<StageInstance> instance_;
-  std::vector<std::string> slots_;
-  std::string models_, out_, openlineage_url_;
+  std::vector<fs::path> slots_;
+  StringMap models_;
+  fs::path out_;
+  std::string openlineage_url_;
   KeyOptions key_;
   bool force_ = false, dry_run_ = false;
 };
@@ -98,13 +100,18 @@ class StageVerb final : public VerbInstance {
 std::vector<VerbSpec> stage_verbs() {
   std::vector<VerbSpec> list;
   for (const StageSpec& spec : stages()) {
-    // A stage with one input may be told both ends by place: overproof quantize IN OUT.
+    // The input and the output of a stage with one input may be given by position: overproof quantize IN OUT.
     std::vector<Argument> ends;
     const auto needed = std::count_if(spec.slots.begin(), spec.slots.end(), [](const Slot& s) { return s.required; });
     if (needed == 1 && spec.slots[0].required)
       ends = {{spec.slots[0].name, "the same as --" + spec.slots[0].name, false}, {"out", "the same as --out", false}};
-    list.push_back({spec.name, spec.help, spec.example, ends, false, spec.more_models,
-                    [&spec] { return std::make_unique<StageVerb>(spec); }});
+    list.push_back({.name = spec.name,
+                    .help = spec.help,
+                    .example = spec.example,
+                    .arguments = ends,
+                    .named_inputs = spec.more_models,
+                    .needs = spec.needs,
+                    .make = [&spec] { return std::make_unique<StageVerb>(spec); }});
   }
   return list;
 }

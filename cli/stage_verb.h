@@ -1,5 +1,5 @@
 #pragma once
-// Every stage is a verb: its slots become options that take a folder, and --out says where the artifact shall stand.
+// The groups of verbs. Every stage is a verb: its slots become options that take a folder, and --out is the new artifact's folder.
 
 #include <vector>
 
@@ -13,7 +13,7 @@ std::vector<VerbSpec> stage_verbs();
 /// audit verify, trace, report, ...
 std::vector<VerbSpec> audit_verbs();
 
-/// What else is no stage: inspect, tokenizer, generate, logits, gpu.
+/// The other verbs that are no stages: inspect, tokenizer, generate, logits, gpu, keys.
 std::vector<VerbSpec> tool_verbs();
 
 }  // namespace overproof

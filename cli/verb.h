@@ -1,23 +1,31 @@
 #pragma once
-// A verb of the command line: what it takes, what it does. Help, the reference page and the parser are made from this.
+// A verb of the command line: its options and its function. Help, the reference page and the parser are made from this.
 
+#include <filesystem>
 #include <functional>
+#include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/answer.h"
 #include "core/config.h"
+#include "pipeline/needs.h"
 
 namespace overproof {
 
-/// An argument given by place. Given by name it works too: `overproof run --recipe FILE`.
+/// An argument given by position. It can be given by name, too: `overproof run --recipe FILE`.
 struct Argument {
   std::string name;
   std::string help;
   bool required = true;
 };
+
+/// One text for each declared argument, "" where an optional one is left out.
+using Arguments = std::vector<std::string>;
 
 /// Options that every verb takes.
 struct CommonConfig {
@@ -27,7 +35,7 @@ struct CommonConfig {
   void visit(V&& v) {
     v("json", json, any_value(), "machine-readable output, one JSON value a line");
     v("quiet", quiet, any_value(), "no progress bars");
-    v("threads", threads, in_range(0, 1024), "threads to compute with; 0: all cores");
+    v("threads", threads, in_range(0, 1024), "number of threads; 0: all cores");
   }
 };
 
@@ -35,39 +43,72 @@ class VerbInstance {
  public:
   virtual ~VerbInstance() = default;
   virtual Options options() = 0;
-  /// `arguments` has one text for each declared argument, "" where an optional one is left out. The answer has neither JSON nor
-  /// text where the verb has printed while it ran.
-  virtual Answer run(const CommonConfig& common, const std::vector<std::string>& arguments) = 0;
+  /// --NAME VALUE with a name that is no option, of a verb with `named_inputs`.
+  virtual void add_named_input(const std::string& name, const std::string& value);
+  /// Takes the value of an option as it is, where commas do not separate list elements. False: the option parses it.
+  virtual bool take_whole(const std::string&, const std::string&) { return false; }
+  /// Where options or arguments decide what is needed; else nothing. Called once, before run().
+  virtual std::optional<Needs> needs(const Arguments&) { return std::nullopt; }
+  /// The answer has neither JSON nor text where the verb has printed while it ran.
+  virtual Answer run(const CommonConfig& common, const Arguments& arguments) = 0;
 };
+
+using VerbMaker = std::function<std::unique_ptr<VerbInstance>()>;
 
 struct VerbSpec {
   std::string name;  ///< one or two words: "teach", "audit verify"
   std::string help;
   std::string example;
-  std::vector<Argument> arguments;
-  bool repeatable = false;    ///< takes --set any number of times (recipes)
-  bool named_inputs = false;  ///< takes --NAME DIR of the user's choice (evaluate)
-  std::function<std::unique_ptr<VerbInstance>()> make;
+  std::vector<Argument> arguments = {};
+  bool named_inputs = false;  ///< takes --NAME DIR under names that the user chooses (evaluate)
+  Needs needs = Needs::nothing;
+  VerbMaker make;
 };
 
-/// Binds a config struct and a function (common, config, arguments) -> Answer; an int is the exit code of a verb that prints.
+/// Binds a config struct and a function (common, config, arguments) -> Answer.
 template <class Config, class Run>
-std::function<std::unique_ptr<VerbInstance>()> verb_maker(Run run) {
+VerbMaker verb_maker(Run run) {
   class Instance final : public VerbInstance {
    public:
     explicit Instance(Run run) : run_(run) {}
     Options options() override { return options_of(config_); }
-    Answer run(const CommonConfig& common, const std::vector<std::string>& arguments) override {
-      if constexpr (std::is_same_v<std::invoke_result_t<Run&, const CommonConfig&, const Config&, const std::vector<std::string>&>, int>)
-        return {{}, {}, run_(common, config_, arguments)};
-      else return run_(common, config_, arguments);
-    }
+    Answer run(const CommonConfig& common, const Arguments& arguments) override { return run_(common, config_, arguments); }
 
    private:
     Config config_;
     Run run_;
   };
   return [run] { return std::make_unique<Instance>(run); };
+}
+
+/// Binds a function (config, path...) -> Answer: each argument of the verb is a path.
+template <class Config, class... Paths>
+VerbMaker make_verb(Answer (*run)(const Config&, Paths...)) {
+  return verb_maker<Config>([run](const CommonConfig&, const Config& config, const Arguments& arguments) {
+    return [&]<size_t... i>(std::index_sequence<i...>) {
+      return run(config, std::filesystem::path(arguments[i])...);
+    }(std::index_sequence_for<Paths...>());
+  });
+}
+
+/// Verbs that still print by themselves and return an exit code.
+template <class Config>
+VerbMaker make_verb(int (*run)(const Config&, bool, std::ostream&)) {
+  return verb_maker<Config>([run](const CommonConfig& common, const Config& config, const Arguments&) {
+    return Answer{{}, {}, run(config, common.json, std::cout)};
+  });
+}
+template <class Config>
+VerbMaker make_verb(int (*run)(const Config&, const std::filesystem::path&, bool, std::ostream&)) {
+  return verb_maker<Config>([run](const CommonConfig& common, const Config& config, const Arguments& a) {
+    return Answer{{}, {}, run(config, a[0], common.json, std::cout)};
+  });
+}
+template <class Config>
+VerbMaker make_verb(int (*run)(const Config&, const std::filesystem::path&, const std::filesystem::path&, bool, std::ostream&)) {
+  return verb_maker<Config>([run](const CommonConfig& common, const Config& config, const Arguments& a) {
+    return Answer{{}, {}, run(config, a[0], a[1], common.json, std::cout)};
+  });
 }
 
 /// All verbs, in the order of the pipeline.

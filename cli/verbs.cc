@@ -10,6 +10,7 @@
 #include "core/printable.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/recipe.h"
+#include "pipeline/run_log.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
 
@@ -22,44 +23,64 @@ struct NoConfig {
 };
 
 struct RunConfig {
-  std::string out, set, only, openlineage_url;
+  fs::path out;
+  StringList set;
+  std::string only, openlineage_url;
   KeyOptions key;
   bool force = false, dry_run = false;
   template <class V>
   void visit(V&& v) {
-    v("out", out, any_value(), "run folder; every section's artifact stands in it (default runs/NAME-OF-RECIPE)");
-    v("set", set, any_value(), "section.key=value instead of what the recipe says; may be given many times");
+    v("out", out, any_value(), "run folder, which gets one artifact folder for each section (default runs/NAME-OF-RECIPE)");
+    v("set", set, any_value(), "section.key=value, to replace a value of the recipe; may be given many times");
     v("only", only, any_value(), "stop after this artifact");
-    v("force", force, any_value(), "make everything again");
-    v("dry-run", dry_run, any_value(), "say what would be made, and make nothing");
+    v("force", force, any_value(), "make every artifact again");
+    v("dry-run", dry_run, any_value(), "list what would be made, and make nothing");
     key.visit(v);
     v("openlineage-url", openlineage_url, any_value(),
-      "lineage server to tell when stages begin and end; empty: $OPENLINEAGE_URL, else none");
+      "lineage server to notify when a stage starts or ends; empty: $OPENLINEAGE_URL, else none");
   }
 };
 
-int run_verb(const CommonConfig& common, const RunConfig& config, const std::vector<std::string>& arguments) {
-  std::vector<std::string> overrides;
-  for (size_t begin = 0; begin < config.set.size();) {
-    const size_t end = std::min(config.set.find('\n', begin), config.set.size());
-    overrides.push_back(config.set.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  const fs::path path = arguments[0];
-  const Recipe recipe = read_recipe(path, overrides);
-  RecipeOptions options;
-  options.out = config.out.empty() ? fs::path("runs") / path.stem() : fs::path(config.out);
-  options.only = config.only;
-  options.force = config.force;
-  options.dry_run = config.dry_run;
-  options.json = common.json;
-  LineageEvents events(config.openlineage_url);
-  options.events = &events;
-  run_recipe(recipe, options, open_key(config.key));
-  return 0;
-}
+class RunVerb final : public VerbInstance {
+ public:
+  Options options() override { return options_of(config_); }
 
-Answer show_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>& arguments) {
+  bool take_whole(const std::string& name, const std::string& value) override {
+    if (name == "set") config_.set.push_back(value);  // the value of a recipe's key may be a list
+    return name == "set";
+  }
+
+  /// Reads the recipe: whatever one of its stages needs, the whole run needs. A dry run executes none of them.
+  std::optional<Needs> needs(const Arguments& arguments) override {
+    path_ = arguments[0];
+    recipe_ = read_recipe(path_, config_.set);
+    require_artifact(recipe_, config_.only);
+    return config_.dry_run ? Needs::nothing : recipe_needs(recipe_, config_.only);
+  }
+
+  Answer run(const CommonConfig& common, const Arguments&) override {
+    RecipeOptions options;
+    options.out = config_.out.empty() ? fs::path("runs") / path_.stem() : config_.out;
+    options.only = config_.only;
+    options.force = config_.force;
+    options.dry_run = config_.dry_run;
+    LineageEvents events(config_.openlineage_url);
+    options.events = &events;
+    options.report = [&](const Answer& part) {
+      print_answer(part, common.json);
+      std::fflush(stdout);
+    };
+    run_recipe(recipe_, options, open_key(config_.key));
+    return {};
+  }
+
+ private:
+  RunConfig config_;
+  fs::path path_;
+  Recipe recipe_;
+};
+
+Answer show_verb(const CommonConfig&, const NoConfig&, const Arguments& arguments) {
   const fs::path folder = arguments[0];
   const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, nullptr);
   if (!lineage) throw UsageError(fmt::format("{}: is not an artifact of overproof: it has no claims.jsonl", folder.string()));
@@ -74,7 +95,7 @@ Answer show_verb(const CommonConfig&, const NoConfig&, const std::vector<std::st
   const std::vector<std::string> summary = recall_summary(folder, lineage->root);
   for (const std::string& line : summary) answer.text += printable(line) + "\n";
   if (summary.empty())
-    answer.text += lineage->metrics.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+    answer.text += dump_text(lineage->metrics, 1) + "\n";
   answer.json = {{"artifact", lineage->name},
                  {"kind", lineage->kind},
                  {"stage", lineage->stage},
@@ -85,53 +106,45 @@ Answer show_verb(const CommonConfig&, const NoConfig&, const std::vector<std::st
   return answer;
 }
 
-Answer version_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>&) {
+Answer version_verb(const CommonConfig&, const NoConfig&, const Arguments&) {
   Answer answer{builder_versions(), {}};
   for (const auto& [name, version] : builder_versions()) answer.text += fmt::format("{} {}\n", name, version);
   return answer;
 }
 
-Answer reference_verb(const CommonConfig&, const NoConfig&, const std::vector<std::string>&) {
+Answer reference_verb(const CommonConfig&, const NoConfig&, const Arguments&) {
   return {{{"reference", reference_page()}}, reference_page()};
 }
 
 std::vector<VerbSpec> make_verbs() {
-  std::vector<VerbSpec> list;
-  list.push_back({"run",
-                  "Makes every artifact of a recipe; what is unchanged is kept.",
-                  "overproof run examples/smollm2-moe.ini --out runs/smollm2-moe --set student.steps=100",
-                  {{"recipe", "an INI file, one section an artifact"}},
-                  true,
-                  false,
-                  verb_maker<RunConfig>(run_verb)});
+  std::vector<VerbSpec> list = {{.name = "run",
+                                 .help = "Makes every artifact of a recipe; unchanged artifacts are kept.",
+                                 .example = "overproof run examples/smollm2-moe.ini --out runs/smollm2-moe --set student.steps=100",
+                                 .arguments = {{"recipe", "an INI file with one section for each artifact"}},
+                                 .needs = Needs::torch,
+                                 .make = [] { return std::make_unique<RunVerb>(); }}};
   for (VerbSpec& v : stage_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : audit_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
-  list.push_back({"show",
-                  "Says again what a stage said when it made an artifact.",
-                  "overproof show runs/smollm2-moe/evaluation",
-                  {{"artifact", "a folder with its claims.jsonl"}},
-                  false,
-                  false,
-                  verb_maker<NoConfig>(show_verb)});
-  list.push_back({"reference",
-                  "Prints the reference page in Markdown.",
-                  "overproof reference > docs/reference.md",
-                  {},
-                  false,
-                  false,
-                  verb_maker<NoConfig>(reference_verb)});
-  list.push_back({"version",
-                  "Prints versions as they are recorded in statements.",
-                  "overproof version --json",
-                  {},
-                  false,
-                  false,
-                  verb_maker<NoConfig>(version_verb)});
+  list.push_back({.name = "show",
+                  .help = "Prints the summary that a stage recorded when it made an artifact.",
+                  .example = "overproof show runs/smollm2-moe/evaluation",
+                  .arguments = {{"artifact", "a folder with claims.jsonl"}},
+                  .make = verb_maker<NoConfig>(show_verb)});
+  list.push_back({.name = "reference",
+                  .help = "Prints the reference page in Markdown.",
+                  .example = "overproof reference > docs/reference.md",
+                  .make = verb_maker<NoConfig>(reference_verb)});
+  list.push_back({.name = "version",
+                  .help = "Prints the versions that statements record.",
+                  .example = "overproof version --json",
+                  .make = verb_maker<NoConfig>(version_verb)});
   return list;
 }
 
 }  // namespace
+
+void VerbInstance::add_named_input(const std::string&, const std::string&) { OVERPROOF_CHECK(false); }
 
 const std::vector<VerbSpec>& verbs() {
   static const std::vector<VerbSpec> list = make_verbs();

@@ -16,6 +16,8 @@
 namespace overproof {
 namespace {
 
+constexpr auto kProtocolMask = CURLoption(181);  // CURLOPT_PROTOCOLS, whose name is deprecated
+
 struct Library {
   decltype(&::curl_global_init) global_init = nullptr;
   decltype(&::curl_easy_init) easy_init = nullptr;
@@ -85,22 +87,31 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
   char reason[CURL_ERROR_SIZE] = "";
   const bool before = interrupted();
   CURL* c = curl.get();
-  library.easy_setopt(c, CURLOPT_URL, url.c_str());
-  library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
-  library.easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L);
-  library.easy_setopt(c, CURLOPT_POSTFIELDS, json.c_str());
-  library.easy_setopt(c, CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(json.size()));
-  library.easy_setopt(c, CURLOPT_HTTPHEADER, headers.get());
-  library.easy_setopt(c, CURLOPT_USERAGENT, "overproof");
-  library.easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, limits.connect_ms);
-  library.easy_setopt(c, CURLOPT_TIMEOUT_MS, limits.total_ms);
-  library.easy_setopt(c, CURLOPT_NOSIGNAL, 1L);  // other threads are at work
-  library.easy_setopt(c, CURLOPT_WRITEFUNCTION, take);
-  library.easy_setopt(c, CURLOPT_WRITEDATA, &received);
-  library.easy_setopt(c, CURLOPT_NOPROGRESS, 0L);
-  library.easy_setopt(c, CURLOPT_XFERINFOFUNCTION, stop_when_interrupted);
-  library.easy_setopt(c, CURLOPT_XFERINFODATA, &before);
-  library.easy_setopt(c, CURLOPT_ERRORBUFFER, reason);
+  CURLcode refused = CURLE_OK;  // the first option that libcurl does not take: without one of them the request must not be sent
+  const auto set = [&](CURLoption option, auto value) {
+    if (const CURLcode code = library.easy_setopt(c, option, value); refused == CURLE_OK) refused = code;
+  };
+  set(CURLOPT_URL, url.c_str());
+  // Before libcurl 7.85 the names of the protocols are an unknown option, and a mask is the way.
+  if (library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK) set(kProtocolMask, long(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+  set(CURLOPT_FOLLOWLOCATION, 0L);
+  set(CURLOPT_POSTFIELDS, json.c_str());
+  set(CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(json.size()));
+  set(CURLOPT_HTTPHEADER, headers.get());
+  set(CURLOPT_USERAGENT, "overproof");
+  set(CURLOPT_CONNECTTIMEOUT_MS, limits.connect_ms);
+  set(CURLOPT_TIMEOUT_MS, limits.total_ms);
+  set(CURLOPT_NOSIGNAL, 1L);  // other threads are at work
+  set(CURLOPT_WRITEFUNCTION, take);
+  set(CURLOPT_WRITEDATA, &received);
+  set(CURLOPT_NOPROGRESS, 0L);
+  set(CURLOPT_XFERINFOFUNCTION, stop_when_interrupted);
+  set(CURLOPT_XFERINFODATA, &before);
+  set(CURLOPT_ERRORBUFFER, reason);
+  if (refused != CURLE_OK) {
+    answer.problem = std::string("libcurl refused an option of the request: ") + library.easy_strerror(refused);
+    return answer;
+  }
   const CURLcode code = library.easy_perform(c);
   long status = 0;
   library.easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);

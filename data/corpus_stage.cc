@@ -272,7 +272,9 @@ Json tallies(const std::map<std::string, Tally>& map) {
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs) {
   const auto tokenizer = open_tokenizer(inputs.path("tokenizer"));
   const int32_t separator = separator_of(*tokenizer, config.separator);
-  const CandidateList list = list_documents(inputs.path("source"));
+  if (inputs.has("source") == inputs.has("samples"))
+    throw UsageError("corpus: give either --source (documents from outside) or --samples (an artifact made by sample)");
+  const CandidateList list = list_documents(inputs.path(inputs.has("samples") ? "samples" : "source"));
   const std::vector<Candidate>& candidates = list.all;
   const DType dtype = tokenizer->vocab_size() <= 65536 ? DType::u16 : DType::u32;
 

@@ -6,6 +6,7 @@
 //   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}, and
 //   with it, where the text is no file of that name but stands here, "text": "..."
 // In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
+// Input "samples", instead of "source": an artifact of the stage `sample`, which has the second layout. It is part of the lineage.
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
 // Input "salt", where there is one, makes the corpus private: a file of 32 random bytes that nobody else may read. The Merkle
 // trees then hold salted values (provenance/corpus_proof.h). What must be withheld when such a corpus is published: everything
@@ -39,7 +40,7 @@ struct CorpusConfig {
 
 /// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
 /// of threads. Memory: one batch of documents, and about 300 bytes for each document.
-/// Throws FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault.
+/// Throws UsageError unless exactly one of "source" and "samples" is bound, FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault.
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

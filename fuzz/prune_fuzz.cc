@@ -1,7 +1,7 @@
-// `prune`, both ways, on whatever stands in a checkpoint and in what decides: refused with an error of ours, or a checkpoint that
-// opens and whose values decode.
+// prune-neurons and prune-source on any content of a checkpoint and of what selects its parts: an error of ours, or a checkpoint
+// that opens and whose values decode.
 //
-// The input: a byte for the way, the sizes of two files (U16, little-endian), config.json, model.safetensors, and statistics or
+// The input: a byte for the stage, the sizes of two files (U16, little-endian), config.json, model.safetensors, and statistics or
 // router counts.
 
 #include <cstring>
@@ -11,7 +11,8 @@
 #include "records/router_counts.h"
 #include "formats/tensor_source.h"
 #include "fuzz/fuzz_file.h"
-#include "prune/static_stage.h"
+#include "prune/neurons_stage.h"
+#include "prune/source_stage.h"
 
 using namespace overproof;
 
@@ -27,24 +28,22 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fs::create_directory(folder / name);
   }
   fs::create_directory(folder / "model/routing");
-  folder.put("formats/model_config.json", fuzz::take_bytes(rest, sizes[0]));
+  folder.put("model/config.json", fuzz::take_bytes(rest, sizes[0]));
   folder.put("model/model.safetensors", fuzz::take_bytes(rest, sizes[1]));
 
-  PruneConfig config;
+  const bool neurons = data[0] % 2 == 0;
   std::map<std::string, InputArtifact> slots;
-  if (data[0] % 2 == 0) {
+  if (neurons) {
     slots = {{"teacher", {folder / "model", {}}}, {"statistics", {folder / "statistics.safetensors", {}}}};
     folder.put("statistics.safetensors", rest);
   } else {
     slots = {{"student", {folder / "model", {}}}};
-    config.drop_source = "notes";
-    config.threshold = 0.25;
-    config.uneven = data[0] % 4 == 1 ? "empty" : "rank";
     folder.put(fs::path("model") / kRouterCountsFile, rest);
   }
   try {
     Outputs outputs(folder / "out", folder / "scratch");
-    run_prune(config, Inputs(slots), outputs);
+    if (neurons) run_prune_neurons({}, Inputs(slots), outputs);
+    else run_prune_source({"notes", 0.25, data[0] % 4 == 1 ? Uneven::empty : Uneven::rank}, Inputs(slots), outputs);
     const Checkpoint made = open_checkpoint(folder / "out");
     for (const TensorInfo& t : made.tensors->tensors())
       fuzz::require(int64_t(made.tensors->read_all_f32(t.name).size()) == t.elements());

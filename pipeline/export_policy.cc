@@ -27,7 +27,7 @@ Json check_export_policy(const StageRequest& request) {
   }
   const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), acknowledged});
   if (!verdict.holds())
-    throw ProvenanceError(fmt::format("{}: the policy{} holds this model back; nothing was written\n{}", request.spec->name,
+    throw ProvenanceError(fmt::format("{}: blocked by policy{}; nothing was written\n{}", request.spec->name,
                                       file == request.inputs.end() ? "" : " '" + file->second.filename().string() + "'",
                                       explain(verdict)));
   Json items = to_json(verdict)["items"];

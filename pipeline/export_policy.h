@@ -1,7 +1,6 @@
 #pragma once
-// What `export` must pass before it runs: the policy of audit/policy.h, over everything that the model was made from. The graph
-// of ancestors is found beside the model (provenance/run_folder.h); where it is not there, nothing can be judged, and that is
-// said.
+// The check before `export` runs: the policy of audit/policy.h, applied to everything that the model was made from. The ancestors
+// are read from the model's run folder (provenance/run_folder.h); a missing ancestor is an open item of the policy.
 
 #include "core/json_fwd.h"
 
@@ -9,8 +8,8 @@ namespace overproof {
 
 struct StageRequest;
 
-/// Returns what was judged, for the metrics of the signed statement. Throws ProvenanceError listing what is open, and how to go
-/// on.
+/// Returns the items that were judged, for the metrics of the signed statement. Throws ProvenanceError that lists the open items and
+/// how to resolve them.
 Json check_export_policy(const StageRequest& request);
 
 }  // namespace overproof

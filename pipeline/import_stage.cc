@@ -15,7 +15,7 @@
 namespace overproof {
 namespace {
 
-/// Regular files below a folder (hidden ones left out), or the file itself, by name.
+/// The regular files below a folder except hidden ones, or the file itself, sorted by name.
 std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
   std::vector<std::pair<std::string, fs::path>> files;
   if (!fs::is_directory(path)) return {{path.filename().string(), path}};
@@ -43,11 +43,11 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
     const Digest found = fs::is_directory(path) ? inputs.root("path") : sha256_file(path);
     if (wanted != found)
       throw ProvenanceError(
-          fmt::format("{}: its digest is sha256:{}, but sha256:{} is asked for; fetch the file again, or change "
-                      "'sha256' if another model is meant",
+          fmt::format("{}: its digest is sha256:{}, but option 'sha256' requires sha256:{}; download the file again, or correct the "
+                      "option",
                       path.string(), found.hex(), wanted.hex()));
   }
-  const Checkpoint checkpoint = open_checkpoint(path);  // refuse now what no later stage could read
+  const Checkpoint checkpoint = open_checkpoint(path);  // fails here rather than in a later stage
 
   int64_t total = 0, done = 0;
   const auto files = files_of(path);

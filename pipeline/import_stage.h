@@ -1,5 +1,5 @@
 #pragma once
-// Brings a model from outside into a run, so that the chain of statements ends at bytes that are there to be checked.
+// Stage "import": copies a model from outside into a run, so that the chain of statements ends at bytes that can be checked.
 
 #include <string>
 
@@ -14,14 +14,14 @@ struct ImportConfig {
   std::string name;
   template <class V>
   void visit(V&& v) {
-    v("sha256", sha256, any_value(), "digest that the file (or the folder's OMS root) must have; empty accepts any");
+    v("sha256", sha256, any_value(), "required digest of the file, or OMS root of the folder; empty accepts any");
     v("license", license, any_value(), "SPDX identifier of the model's licence, as its publisher states it");
-    v("name", name, any_value(), "what the model is called, for reports");
+    v("name", name, any_value(), "name of the model, for reports");
   }
 };
 
 /// Slot "path": a .gguf file, or a folder with config.json, safetensors and tokenizer files. Copies it byte for byte.
-/// Throws ProvenanceError when the digest is not the one asked for, FormatError when it is no model.
+/// Throws ProvenanceError when the digest is not config.sha256, FormatError when it is not a model.
 StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

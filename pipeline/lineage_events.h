@@ -1,7 +1,6 @@
 #pragma once
-// Sends OpenLineage events while stages run. A lineage server is somebody else's: when it does not answer, answers no, or is
-// slow, the run goes on with a warning; one that hung gets two seconds from then on, and after three failures in a row nothing
-// more is sent.
+// Sends OpenLineage events while stages run. A failure of the lineage server never fails the run: it is a warning. After the first
+// failure the timeout is two seconds, and after three failures in a row no more events are sent.
 
 #include <memory>
 #include <string>
@@ -12,9 +11,9 @@ namespace overproof {
 
 class LineageEvents {
  public:
-  /// `url`: of the server, events go to <url>/api/v1/lineage ($OPENLINEAGE_ENDPOINT instead of the path); "" takes
-  /// $OPENLINEAGE_URL, and where that is empty, too, nothing is sent. $OPENLINEAGE_API_KEY is sent as a bearer token. Throws
-  /// UsageError when it is no http(s) URL.
+  /// `url` of the server: events are posted to <url>/api/v1/lineage ($OPENLINEAGE_ENDPOINT replaces the path). "": $OPENLINEAGE_URL;
+  /// where that is empty, too, no events are sent. $OPENLINEAGE_API_KEY is sent as a bearer token. Throws UsageError for another
+  /// kind of URL.
   explicit LineageEvents(const std::string& url);
   bool enabled() const { return !endpoint_.empty(); }
   void send(const LineageEvent& event);
@@ -27,9 +26,9 @@ class LineageEvents {
 /// One run of one stage: START when made, ABORT or FAIL unless it was completed.
 class StageEvents {
  public:
-  /// `events` may be nullptr: then nothing happens. `identity` tells runs of this process apart.
-  StageEvents(LineageEvents* events, LineageEvent event, const std::string& identity);
-  /// `inputs`: as they turned out to be; a stage that streams knows their digests only at its end.
+  /// `events` may be nullptr: then nothing is sent.
+  StageEvents(LineageEvents* events, LineageEvent event);
+  /// `inputs` again, because a stage that streams knows their digests only at its end.
   void complete(std::vector<LineageDataset> inputs, const LineageDataset& output);
   /// Call from a catch block.
   void fail(const std::string& message, bool interrupted);

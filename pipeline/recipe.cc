@@ -1,6 +1,7 @@
 #include "pipeline/recipe.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <boost/program_options.hpp>
@@ -10,6 +11,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "pipeline/run_log.h"
 
 namespace overproof {
 namespace {
@@ -22,14 +24,14 @@ struct Section {
 };
 
 /// "section.key = value" triples in the order of the file, grouped by section.
-std::vector<Section> read_sections(const fs::path& path, const std::vector<std::string>& overrides) {
+std::vector<Section> read_sections(const fs::path& path, const StringList& overrides) {
   std::ifstream stream(path);
   if (!stream) throw IoError(path, "cannot open this recipe", errno);
   std::vector<Section> sections;
   std::set<std::string> seen;
   const auto put = [&](const std::string& dotted, const std::string& value, bool replace, const std::string& where) {
     const size_t dot = dotted.rfind('.');  // no key has one, a section's name may
-    if (dot == std::string::npos || dot == 0) throw UsageError(fmt::format("{}: '{}' stands in no [section]", where, dotted));
+    if (dot == std::string::npos || dot == 0) throw UsageError(fmt::format("{}: '{}' is outside any [section]", where, dotted));
     const std::string name = dotted.substr(0, dot), key = dotted.substr(dot + 1);
     if (!is_safe_relative_name(name) || name.find('/') != std::string::npos || name.front() == '.')
       throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact", where, name));
@@ -78,7 +80,7 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
   step.spec = &find_stage(stage, where);
   step.instance = step.spec->make();
   Options options = step.instance->options();
-  // Slots stand beside the options when a key is looked for, so that a typo in either is met with the right hint.
+  // Slots are looked up together with the options, so that a typo in either gets the right hint.
   std::vector<std::string> slot_values(step.spec->slots.size());
   for (size_t i = 0; i < slot_values.size(); ++i) options.push_back({step.spec->slots[i].name, &slot_values[i], any_value(), ""});
 
@@ -107,12 +109,9 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
       else if (slot.required) throw UsageError(fmt::format("{}: '{}' is missing ({})", where, slot.name, slot.help));
       continue;
     }
-    bool required = slot.required;
-    for (size_t j = 0; j < slot_values.size(); ++j)
-      if (step.spec->slots[j].name == slot.unless && !slot_values[j].empty()) required = false;
-    // What is optional is taken only when it is named: an input that changes nothing would still be part of the lineage.
-    if (value.empty() && required && known_section(slot.name) && slot.name != section.name) value = slot.name;
-    if (value.empty() && required)
+    // An optional input is bound only when it is named: one that changes nothing would still be part of the lineage.
+    if (value.empty() && slot.required && known_section(slot.name) && slot.name != section.name) value = slot.name;
+    if (value.empty() && slot.required)
       throw UsageError(
           fmt::format("{}: the input '{}' is missing ({}); name the section that makes it", where, slot.name, slot.help));
     if (value.empty()) continue;
@@ -126,9 +125,27 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
   return step;
 }
 
+/// "a -> b -> a": each artifact needs the next. Every step in `waiting` needs another one in it.
+std::string cycle_in(const std::vector<RecipeStep>& waiting) {
+  std::vector<std::string> path = {waiting.front().artifact};
+  while (true) {
+    const auto step = std::find_if(waiting.begin(), waiting.end(), [&](const RecipeStep& s) { return s.artifact == path.back(); });
+    const auto needed = std::find_if(step->artifacts.begin(), step->artifacts.end(), [&](const auto& a) {
+      return std::any_of(waiting.begin(), waiting.end(), [&](const RecipeStep& s) { return s.artifact == a.second; });
+    });
+    const auto seen = std::find(path.begin(), path.end(), needed->second);
+    if (seen != path.end()) {
+      path.erase(path.begin(), seen);
+      path.push_back(path.front());
+      return fmt::format("{}", fmt::join(path, " -> "));
+    }
+    path.push_back(needed->second);
+  }
+}
+
 }  // namespace
 
-Recipe read_recipe(const fs::path& path, const std::vector<std::string>& overrides) {
+Recipe read_recipe(const fs::path& path, const StringList& overrides) {
   const std::vector<Section> sections = read_sections(path, overrides);
   std::vector<std::string> names;
   for (const Section& s : sections) names.push_back(s.name);
@@ -142,8 +159,7 @@ Recipe read_recipe(const fs::path& path, const std::vector<std::string>& overrid
       return std::all_of(s.artifacts.begin(), s.artifacts.end(), [&](const auto& a) { return made.contains(a.second); });
     });
     if (ready == waiting.end())
-      throw UsageError(fmt::format("{}: [{}] and the artifacts it needs ask for one another in a circle", path.string(),
-                                   waiting.front().artifact));
+      throw UsageError(fmt::format("{}: dependency cycle: {}", path.string(), cycle_in(waiting)));
     made.insert(ready->artifact);
     recipe.steps.push_back(std::move(*ready));
     waiting.erase(ready);
@@ -153,94 +169,68 @@ Recipe read_recipe(const fs::path& path, const std::vector<std::string>& overrid
 
 namespace {
 
-/// What a run said of each artifact when it was made, so that a second run can say it again. Convenience only: timings
-/// differ from run to run, so they are in no artifact and nothing is signed.
-class RunLog {
- public:
-  explicit RunLog(const fs::path& folder) : file_(folder / "run.json") {
-    std::error_code ignored;
-    if (!fs::exists(file_, ignored)) return;
-    try {
-      log_ = read_json(file_);
-    } catch (const FormatError&) {
-      log_ = Json::object();  // it can be written anew
-    }
-    if (!log_.is_object()) log_ = Json::object();
-  }
-  void remember(const std::string& artifact, const StageResult& result) {
-    log_[artifact] = {{"root", result.root.hex()}, {"seconds", result.seconds}, {"summary", result.report.summary}};
-    write_file_atomically(file_, log_.dump(1) + "\n");
-  }
-  std::vector<std::string> recall(const std::string& artifact, const Digest& root) const {
-    const auto it = log_.find(artifact);
-    std::vector<std::string> lines;
-    if (it == log_.end() || !it->is_object() || it->value("root", Json()) != root.hex()) return lines;
-    for (const Json& line : it->value("summary", Json::array()))
-      if (line.is_string()) lines.push_back(line.get<std::string>());  // anybody may have written into it
-    return lines;
-  }
+/// The number of steps up to the artifact `only`; all when it is empty.
+size_t steps_until(const Recipe& recipe, const std::string& only) {
+  const auto last = std::find_if(recipe.steps.begin(), recipe.steps.end(), [&](const RecipeStep& s) { return s.artifact == only; });
+  return last == recipe.steps.end() ? recipe.steps.size() : size_t(last - recipe.steps.begin()) + 1;
+}
 
- private:
-  fs::path file_;
-  Json log_ = Json::object();
-};
+Answer step_answer(const RecipeStep& step, const StageResult& result, const std::vector<std::string>& summary) {
+  const bool made = result.status == StageStatus::made;
+  Answer answer;
+  answer.json = {{"artifact", step.artifact},
+                 {"stage", step.spec->name},
+                 {"status", made ? "made" : "unchanged"},
+                 {"root", "sha256:" + result.root.hex()},
+                 {"seconds", result.seconds},
+                 {"metrics", result.report.metrics()}};
+  for (const std::string& line : summary) answer.text += fmt::format("      {}\n", line);
+  answer.text += fmt::format("      {} sha256:{} in {:.1f} s\n", made ? "made" : "unchanged,", result.root.hex().substr(0, 16),
+                             result.seconds);
+  return answer;
+}
 
 }  // namespace
 
-std::vector<std::string> recall_summary(const fs::path& artifact, const Digest& root) {
-  const fs::path folder = fs::absolute(artifact / ".").lexically_normal().parent_path();
-  return RunLog(folder.parent_path()).recall(folder.filename().string(), root);
+void require_artifact(const Recipe& recipe, const std::string& only) {
+  std::vector<std::string> names;
+  for (const RecipeStep& s : recipe.steps) names.push_back(s.artifact);
+  if (only.empty() || std::find(names.begin(), names.end(), only) != names.end()) return;
+  const std::string near = nearest(only, names);
+  throw UsageError(
+      fmt::format("the recipe makes no artifact '{}'{}", only, near.empty() ? "" : "; did you mean '" + near + "'?"));
+}
+
+Needs recipe_needs(const Recipe& recipe, const std::string& only) {
+  const auto end = recipe.steps.begin() + ptrdiff_t(steps_until(recipe, only));
+  return std::any_of(recipe.steps.begin(), end, [](const RecipeStep& s) { return needs_of(*s.spec, *s.instance) == Needs::torch; })
+             ? Needs::torch
+             : Needs::nothing;
 }
 
 void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key) {
-  if (!options.only.empty() &&
-      std::none_of(recipe.steps.begin(), recipe.steps.end(), [&](const RecipeStep& s) { return s.artifact == options.only; })) {
-    std::vector<std::string> names;
-    for (const RecipeStep& s : recipe.steps) names.push_back(s.artifact);
-    const std::string near = nearest(options.only, names);
-    throw UsageError(
-        fmt::format("the recipe makes no artifact '{}'{}", options.only, near.empty() ? "" : "; did you mean '" + near + "'?"));
-  }
-  RunLog log(options.out);
-  std::set<std::string> stale;  // dry run: artifacts that would be made, so what hangs on them would be too
-  int number = 0;
-  for (const RecipeStep& step : recipe.steps) {
+  require_artifact(recipe, options.only);
+  const RunLog log(options.out);
+  std::set<std::string> stale;  // dry run: artifacts that would be made, and so would what depends on them
+  for (size_t i = 0; i < steps_until(recipe, options.only); ++i) {
     throw_if_interrupted();
+    const RecipeStep& step = recipe.steps[i];
     StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force, options.events};
     for (const auto& [slot, artifact] : step.artifacts) request.inputs[slot] = options.out / artifact;
-    const std::string title = fmt::format("[{}/{}] {} ({})", ++number, recipe.steps.size(), step.artifact, step.spec->name);
+    const std::string title = fmt::format("[{}/{}] {} ({})", i + 1, recipe.steps.size(), step.artifact, step.spec->name);
     if (options.dry_run) {
       const bool upstream =
           std::any_of(step.artifacts.begin(), step.artifacts.end(), [&](const auto& a) { return stale.contains(a.second); });
       const bool keep = !upstream && !options.force && is_unchanged(request);
       if (!keep) stale.insert(step.artifact);
-      if (options.json)
-        fmt::print("{}\n",
-                   Json{{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}}.dump());
-      else fmt::print("{}: {}\n", title, keep ? "unchanged, would be kept" : "would be made");
-    } else {
-      if (!options.json) fmt::print("{}\n", title);
-      std::fflush(stdout);
-      const StageResult result = run_stage(request, key);
-      const bool made = result.status == StageStatus::made;
-      if (made) log.remember(step.artifact, result);
-      if (options.json) {
-        fmt::print("{}\n", Json{{"artifact", step.artifact},
-                                {"stage", step.spec->name},
-                                {"status", made ? "made" : "unchanged"},
-                                {"root", "sha256:" + result.root.hex()},
-                                {"seconds", result.seconds},
-                                {"metrics", result.report.metrics()}}
-                               .dump());
-      } else {
-        for (const std::string& line : made ? result.report.summary : log.recall(step.artifact, result.root))
-          fmt::print("      {}\n", line);
-        fmt::print("      {} sha256:{} in {:.1f} s\n", made ? "made" : "unchanged,", result.root.hex().substr(0, 16),
-                   result.seconds);
-      }
+      options.report({{{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}},
+                      fmt::format("{}: {}\n", title, keep ? "unchanged, would be kept" : "would be made")});
+      continue;
     }
-    std::fflush(stdout);
-    if (step.artifact == options.only) break;
+    options.report({{}, title + "\n"});
+    const StageResult result = run_stage(request, key);
+    if (result.status == StageStatus::made) log.remember(step.artifact, {result.root, result.seconds, result.report.summary});
+    options.report(step_answer(step, result, log.recall(step.artifact, result.root)));
   }
 }
 

@@ -1,20 +1,22 @@
 #pragma once
 // A recipe: an INI file in which each section is one artifact to make.
 //
-//   [student]                      the artifact's name: the folder it stands in
-//   stage = distill                which stage makes it; the section's name when left out
-//   student = student-init         an input slot bound to another section; the section of the slot's name when left out
+//   [student]                      name of the artifact and of its folder
+//   stage = distill                the stage that makes it; default: the section's name
+//   student = student-init         an input slot bound to another section; default: the section with the slot's name
 //   steps = 200                    an option of that stage
 //
-// Input slots that take a file from outside are paths relative to the recipe. `#` starts a comment. Sections may stand
-// in any order: artifacts are made in the order their inputs ask for.
+// Input slots that take a file from outside are paths relative to the recipe. `#` starts a comment. Sections may be in any order:
+// an artifact is made after its inputs.
 
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "core/json_fwd.h"
+#include "core/answer.h"
 #include "pipeline/run_stage.h"
 
 namespace overproof {
@@ -29,25 +31,30 @@ struct RecipeStep {
 
 struct Recipe {
   fs::path path;
-  std::vector<RecipeStep> steps;  ///< every step stands after its inputs
+  std::vector<RecipeStep> steps;  ///< every step comes after its inputs
 };
 
 /// `overrides` are "section.key=value" from the command line. Throws UsageError naming section and key, with the nearest
-/// known name; unknown keys, missing inputs and cycles are errors.
-Recipe read_recipe(const fs::path& path, const std::vector<std::string>& overrides);
+/// known name; unknown keys, missing inputs and cycles are errors. Throws IoError when the file cannot be read.
+Recipe read_recipe(const fs::path& path, const StringList& overrides);
+
+/// Throws UsageError unless the recipe makes the artifact `only`, or `only` is empty.
+void require_artifact(const Recipe& recipe, const std::string& only);
+
+/// What the steps up to the artifact `only` need; of all steps when it is empty.
+Needs recipe_needs(const Recipe& recipe, const std::string& only);
 
 struct RecipeOptions {
-  fs::path out;      ///< the run folder; artifacts stand in it under their section's name
+  fs::path out;      ///< the run folder, which holds one artifact folder for each section
   std::string only;  ///< stop after this artifact; empty: make all
   bool force = false;
   bool dry_run = false;
-  bool json = false;                ///< one JSON object a line on standard output
   LineageEvents* events = nullptr;  ///< as in StageRequest
+  /// Called while the recipe runs: with a text when a step begins, with JSON and text when it has ended.
+  std::function<void(const Answer&)> report = [](const Answer&) {};
 };
 
+/// Makes the artifacts in order. Throws what a stage throws; artifacts that were finished before stay.
 void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key);
-
-/// What the stage said when a run made this artifact; empty when the run's log knows nothing of it.
-std::vector<std::string> recall_summary(const fs::path& artifact, const Digest& root);
 
 }  // namespace overproof

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 #include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -22,20 +22,43 @@ namespace {
 
 using Status = Recomputed::Status;
 
+/// Sets the number of threads, and puts the earlier number back.
+class ThreadCount {
+ public:
+  explicit ThreadCount(int64_t threads) : before_(thread_count()) {
+    if (threads > 0) set_thread_count(threads);
+  }
+  ~ThreadCount() { set_thread_count(before_); }
+  ThreadCount(const ThreadCount&) = delete;
+  ThreadCount& operator=(const ThreadCount&) = delete;
+
+ private:
+  int64_t before_;
+};
+
+/// The options of `instance` as they were when an artifact was made. Throws UsageError for one that the stage does not have.
+void configure(const Lineage& lineage, const StageSpec& spec, StageInstance& instance) {
+  Json options = lineage.config;
+  for (const Slot& slot : spec.slots)
+    if (slot.kind == Slot::Kind::file) options.erase(slot.name + "-sha256");  // content, not an option
+  Options list = instance.options();
+  from_json(list, options, "the statement of " + lineage.name);
+}
+
+/// Whether this artifact of the run is to be made again.
+bool is_selected(const RecomputeConfig& config, const RunFolder& run, const ArtifactNode& node, const std::string& stage) {
+  const auto listed = [&](std::string_view name) {
+    return std::find(config.stages.begin(), config.stages.end(), name) != config.stages.end();
+  };
+  return run.single ? node.path == run.path : listed(stage) || listed("all");
+}
+
 class Recomputer {
  public:
   Recomputer(const RecomputeConfig& config, const RunFolder& run, const PublicKey* trusted)
-      : run_(run),
-        trusted_(trusted),
-        work_(config.work.empty() ? fs::temp_directory_path() : fs::path(config.work)),
-        stages_(split_list(config.stages)) {
-    for (const std::string& s : stages_)
+      : config_(config), run_(run), trusted_(trusted), work_(config.work.empty() ? fs::temp_directory_path() : config.work) {
+    for (const std::string& s : config.stages)
       if (s != "all") find_stage(s, "option 'stages'");
-    for (const std::string& item : split_list(config.file)) {
-      const size_t equals = item.find('=');
-      if (equals == std::string::npos || equals == 0) throw UsageError(fmt::format("option 'file': '{}' is not SLOT=PATH", item));
-      files_[item.substr(0, equals)] = item.substr(equals + 1);
-    }
   }
 
   Recomputed make_again(const ArtifactNode& node) {
@@ -49,13 +72,13 @@ class Recomputer {
       request.instance = instance.get();
       if (!is_asked(node, *request.spec, result) || !bind_inputs(node, *request.spec, request, result)) return result;
       configure(lineage, *request.spec, *instance);
-    } catch (const UsageError& e) {  // of a stage or an option that this build does not know
+    } catch (const UsageError& e) {  // a stage or an option that this version does not have
       result.details.push_back(e.what());
       return result;
     }
     if (!is_sound(node)) {
       result.status = Status::differs;
-      result.details.push_back("its files are not those that were signed; see audit verify");
+      result.details.push_back("its files do not match its statement; see audit verify");
       return result;
     }
     request.out = work_.path() / node.name;
@@ -65,16 +88,14 @@ class Recomputer {
   }
 
   void require_all_files_used() const {
-    for (const auto& [slot, path] : files_)
+    for (const auto& [slot, path] : config_.file)
       if (!used_.contains(slot))
-        throw UsageError(fmt::format("option 'file': nothing that was made again takes an input '{}'", slot));
+        throw UsageError(fmt::format("option 'file': no artifact that was made again has an input '{}'", slot));
   }
 
  private:
   bool is_asked(const ArtifactNode& node, const StageSpec& spec, Recomputed& result) const {
-    const bool listed =
-        std::count(stages_.begin(), stages_.end(), spec.name) + std::count(stages_.begin(), stages_.end(), "all") > 0;
-    if (listed || (run_.single && node.path == run_.path)) return true;
+    if (is_selected(config_, run_, node, spec.name)) return true;
     const char* sampled = spec.name == "teach"                                 ? "; audit rows samples it"
                           : spec.name == "distill" || spec.name == "calibrate" ? "; audit replay samples it"
                                                                                : "";
@@ -82,17 +103,17 @@ class Recomputer {
     return false;
   }
 
-  /// Verified parents, and files from outside whose digests are the recorded ones.
+  /// Binds verified parents, and files from outside that have the recorded digests.
   bool bind_inputs(const ArtifactNode& node, const StageSpec& spec, StageRequest& request, Recomputed& result) {
     for (const auto& [slot, input] : node.lineage()->inputs) {
       const int parent = node.parents.at(slot);
       if (parent < 0) {
-        result.details.push_back(fmt::format("its input '{}' ({}, sha256:{}) is not here", slot, input.name, input.root.hex()));
+        result.details.push_back(fmt::format("its input '{}' ({}, sha256:{}) is missing", slot, input.name, input.root.hex()));
         return false;
       }
       if (!is_sound(run_.nodes[size_t(parent)])) {
         result.details.push_back(
-            fmt::format("its input '{}' is not what its statement says; see audit verify", run_.nodes[size_t(parent)].name));
+            fmt::format("its input '{}' does not match its statement; see audit verify", run_.nodes[size_t(parent)].name));
         return false;
       }
       request.inputs[slot] = run_.nodes[size_t(parent)].path;
@@ -102,9 +123,9 @@ class Recomputer {
       const std::string recorded = node.lineage()->config.value(slot.name + "-sha256", std::string());
       if (recorded.empty()) continue;  // was not given
       const std::string own = node.name + "." + slot.name;
-      const auto given = files_.contains(own) ? files_.find(own) : files_.find(slot.name);
-      if (given == files_.end()) {
-        result.details.push_back(fmt::format("its input '{}' came from outside (sha256:{}); give it with --file {}=PATH",
+      const auto given = config_.file.contains(own) ? config_.file.find(own) : config_.file.find(slot.name);
+      if (given == config_.file.end()) {
+        result.details.push_back(fmt::format("its input '{}' comes from outside (sha256:{}); give it with --file {}=PATH",
                                              slot.name, recorded, slot.name));
         return false;
       }
@@ -112,7 +133,7 @@ class Recomputer {
       if (const std::string found = scan_artifact(given->second).root.hex(); found != recorded) {
         result.status = Status::differs;
         result.details.push_back(
-            fmt::format("{}: is sha256:{}, but '{}' was made of sha256:{}", given->second.string(), found, node.name, recorded));
+            fmt::format("{}: is sha256:{}, but '{}' was made from sha256:{}", given->second, found, node.name, recorded));
         return false;
       }
       request.inputs[slot.name] = given->second;
@@ -126,26 +147,18 @@ class Recomputer {
     return sound_[node.path] = check_artifact(node.path, VerifyFiles::yes, trusted_).faults.empty();
   }
 
-  static void configure(const Lineage& lineage, const StageSpec& spec, StageInstance& instance) {
-    Json options = lineage.config;
-    for (const Slot& slot : spec.slots)
-      if (slot.kind == Slot::Kind::file) options.erase(slot.name + "-sha256");  // content, no option
-    Options list = instance.options();
-    from_json(list, options, "the statement of " + lineage.name);
-  }
-
   void compare(const ArtifactNode& node, const StageRequest& request, Recomputed& result) {
-    // As it was made: sums inside libtorch may depend on the number of threads by their last bit.
-    if (node.lineage()->threads > 0) set_thread_count(node.lineage()->threads);
+    // The number of threads may change the last bit of sums inside libtorch.
+    const ThreadCount threads(node.lineage()->threads);
     try {
       run_stage(request, key_);
     } catch (const IoError&) {
       throw;
     } catch (const Interrupted&) {
       throw;
-    } catch (const Error& e) {  // it was made once, they say, and cannot be made
+    } catch (const Error& e) {  // the statement claims that it was made
       result.status = Status::differs;
-      result.details.push_back(fmt::format("cannot be made from what its statement names: {}", e.what()));
+      result.details.push_back(fmt::format("cannot be made again from the inputs in its statement: {}", e.what()));
       return;
     }
     const Lineage& signed_one = *node.lineage();
@@ -155,44 +168,43 @@ class Recomputer {
     for (const FileRecord& f : made->files) files[f.name] = &f;
     for (const FileRecord& f : signed_one.files) {
       const auto found = files.find(f.name);
-      if (found == files.end()) result.details.push_back(fmt::format("{}: does not come out", f.name));
+      if (found == files.end()) result.details.push_back(fmt::format("{}: is signed, but was not made again", f.name));
       else if (found->second->digest != f.digest)
         result.details.push_back(
-            fmt::format("{}: sha256:{} was signed, sha256:{} comes out", f.name, f.digest.hex(), found->second->digest.hex()));
+            fmt::format("{}: signed as sha256:{}, made again as sha256:{}", f.name, f.digest.hex(), found->second->digest.hex()));
       if (found != files.end()) files.erase(found);
     }
     for (const auto& [name, file] : files)
-      result.details.push_back(fmt::format("{}: comes out, but is not in the artifact", name));
+      result.details.push_back(fmt::format("{}: was made again, but is not in the artifact", name));
     for (const auto& [name, value] : made->metrics.items())
       if (!signed_one.metrics.contains(name) || signed_one.metrics[name] != value)
-        result.details.push_back(fmt::format("metric '{}' is signed as {}, and comes out as {}", name,
+        result.details.push_back(fmt::format("metric '{}': signed as {}, made again as {}", name,
                                              signed_one.metrics.value(name, Json()).dump().substr(0, 80),
                                              value.dump().substr(0, 80)));
     for (const auto& [name, value] : signed_one.metrics.items())
-      if (!made->metrics.contains(name)) result.details.push_back(fmt::format("metric '{}' does not come out", name));
+      if (!made->metrics.contains(name)) result.details.push_back(fmt::format("metric '{}': is signed, but was not made again", name));
     if (made->kind != signed_one.kind)
-      result.details.push_back(fmt::format("its kind is signed as '{}', and is '{}'", signed_one.kind, made->kind));
+      result.details.push_back(fmt::format("lineage kind: signed as '{}', the stage makes '{}'", signed_one.kind, made->kind));
     result.status = result.details.empty() && made->root == signed_one.root ? Status::equal : Status::differs;
   }
 
+  const RecomputeConfig& config_;
   const RunFolder& run_;
   const PublicKey* trusted_;
   TempFolder work_;
-  std::vector<std::string> stages_;
-  std::map<std::string, fs::path> files_;
   std::set<std::string> used_;
   std::map<fs::path, bool> sound_;
-  Key key_ = Key::generate();  // what is made here is looked at and thrown away
+  Key key_ = Key::generate();  // of artifacts that are compared and deleted
 };
 
-/// Another build may round otherwise; then a difference is no finding against the maker.
+/// A note when another build made the run: it may round differently, so a difference need not be a forgery.
 std::optional<std::string> other_build(const RunFolder& run) {
   const auto ours = builder_versions();
   for (const ArtifactNode& node : run.nodes)
     if (node.lineage() && !node.check.foreign)
       for (const auto& [name, version] : node.lineage()->builder)
         if (const auto mine = ours.find(name); mine != ours.end() && mine->second != version)
-          return fmt::format("'{}' was made with {} {}, this is {}: bytes need not come out the same", node.name, name, version,
+          return fmt::format("'{}' was made with {} {}, this program has {}: the bytes may differ", node.name, name, version,
                              mine->second);
   return std::nullopt;
 }
@@ -201,17 +213,18 @@ const char* name_of(Status status) {
   return status == Status::equal ? "equal" : status == Status::differs ? "differs" : "not made again";
 }
 
-void print(const Recomputation& r, std::ostream& out) {
+std::string text_of(const Recomputation& r) {
+  std::string text;
   std::map<Status, int> counts;
   for (const Recomputed& a : r.artifacts) {
     ++counts[a.status];
-    out << fmt::format("{:<15} {:<16} {:<12} sha256:{}\n", name_of(a.status), printable(a.artifact), printable(a.stage),
-                       a.root.hex());
-    for (const std::string& line : a.details) out << "                " << printable(line) << '\n';
+    text += fmt::format("{:<15} {:<16} {:<12} sha256:{}\n", name_of(a.status), printable(a.artifact), printable(a.stage),
+                        a.root.hex());
+    for (const std::string& line : a.details) text += "                " + printable(line) + "\n";
   }
-  for (const std::string& note : r.notes) out << "note: " << printable(note) << '\n';
-  out << fmt::format("{} made again byte for byte, {} differ, {} not made again\n", counts[Status::equal],
-                     counts[Status::differs], counts[Status::not_made]);
+  for (const std::string& note : r.notes) text += "note: " + printable(note) + "\n";
+  return text + fmt::format("{} made again byte for byte, {} differ, {} not made again\n", counts[Status::equal],
+                            counts[Status::differs], counts[Status::not_made]);
 }
 
 }  // namespace
@@ -245,7 +258,7 @@ Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
                                   "",
                                   node.lineage() ? node.lineage()->root : Digest{},
                                   Status::not_made,
-                                  {node.check.foreign ? "is signed by another tool, which names no stage"
+                                  {node.check.foreign ? "is signed by another tool: its statement has no stage"
                                                       : "its statement does not hold; see audit verify"}});
       continue;
     }
@@ -255,16 +268,30 @@ Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
   return result;
 }
 
-int audit_recompute(const RecomputeConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Needs recompute_needs(const RecomputeConfig& config, const fs::path& folder) {
+  const RunFolder run = load_run(folder, VerifyFiles::no, nullptr);
+  for (const ArtifactNode& node : run.nodes) {
+    if (!node.lineage() || node.check.foreign || !is_selected(config, run, node, node.lineage()->stage)) continue;
+    try {
+      const StageSpec& spec = find_stage(node.lineage()->stage, node.name);
+      const auto instance = spec.make();
+      configure(*node.lineage(), spec, *instance);
+      if (needs_of(spec, *instance) == Needs::torch) return Needs::torch;
+    } catch (const UsageError&) {  // recompute() reports it as not made
+    }
+  }
+  return Needs::nothing;
+}
+
+Answer audit_recompute(const RecomputeConfig& config, const fs::path& folder) {
   const AuditRecorder recorder(config.record, folder);
   const Recomputation result = recompute(config, folder);
-  if (json) out << result.to_json().dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else print(result, out);
   AuditRecord record{"recompute", {}, result.to_json()};
   for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root});
   const fs::path place = fs::canonical(folder);
-  recorder.write(run_of(place) == place ? "run" : place.filename().string(), record, json ? nullptr : &out);
-  return result.holds() ? 0 : 4;
+  std::ostringstream signed_line;
+  recorder.write(run_of(place) == place ? "run" : place.filename().string(), record, &signed_line);
+  return {result.to_json(), text_of(result) + signed_line.str(), result.holds() ? 0 : 4};
 }
 
 }  // namespace overproof

@@ -1,36 +1,37 @@
 #pragma once
-// `overproof audit recompute`: makes artifacts again from their parents, by the configuration in their statements, and holds the
-// files against those that were signed, byte for byte by their digests. Metrics are compared too: a number that nobody gets again
-// is no result.
+// `overproof audit recompute`: makes artifacts again from their parents, with the configuration in their statements, and compares
+// the digests of the files with those that were signed. Metrics are compared too.
 //
-// Each is made from the parents that are there, not from what was just made again: so one forged artifact is one finding.
+// Each artifact is made from the parents in the run, not from those that were just made again: one forged artifact is one finding.
 
-#include <iosfwd>
 #include <string>
 #include <vector>
 
+#include "core/answer.h"
 #include "core/config.h"
 #include "core/digest.h"
 #include "core/file.h"
-#include "core/json_fwd.h"
+#include "pipeline/needs.h"
 #include "provenance/audit_record.h"
 #include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct RecomputeConfig {
-  std::string stages = "tiny-teacher,corpus,observe,student,prune,activations,quantize,export,evaluate";
-  std::string file, work;
+  StringList stages = {"tiny-teacher", "corpus",      "observe",  "carve",  "prune-neurons",
+                       "prune-source", "activations", "quantize", "export", "evaluate"};
+  StringMap file;
+  fs::path work;
   TrustOptions trust;
   RecordOptions record;
   template <class V>
   void visit(V&& v) {
     v("stages", stages, any_value(),
-      "which stages of a run to make again, a list, or all; training and teaching are sampled by audit replay and audit rows. An "
-      "artifact "
-      "named alone is always made again");
-    v("file", file, any_value(), "inputs from outside, SLOT=PATH or ARTIFACT.SLOT=PATH apart by commas, such as source=texts");
-    v("work", work, any_value(), "folder to work in, with room for the largest artifact; empty: the system's temporary folder");
+      "stages of a run to make again, comma-separated, or all; training and teaching are sampled by audit replay and audit rows. An "
+      "artifact that is named alone is always made again");
+    v("file", file, any_value(), "inputs from outside, comma-separated SLOT=PATH or ARTIFACT.SLOT=PATH, such as source=texts");
+    v("work", work, any_value(),
+      "folder for temporary files, with space for the largest artifact; empty: the system's temporary folder");
     trust.visit(v);
     record.visit(v);
   }
@@ -40,20 +41,24 @@ struct Recomputed {
   std::string artifact, stage;
   Digest root;
   enum class Status { equal, differs, not_made } status = Status::not_made;
-  std::vector<std::string> details;  ///< what differs, or why it was not made
+  std::vector<std::string> details;  ///< what differs, or why the artifact was not made again
 };
 
 struct Recomputation {
   std::vector<Recomputed> artifacts;  ///< parents before children
   std::vector<std::string> notes;
-  bool holds() const;  ///< nothing differs; what was not made says nothing
+  bool holds() const;  ///< no artifact differs; those that were not made again do not count
   Json to_json() const;
 };
 
-/// `folder` is a run or one artifact with its parents beside it. Throws UsageError for stages or files that do not exist.
+/// `folder` is a run or one artifact with its parents next to it. Each artifact is made with the number of threads in its
+/// statement; the process's number is restored. Throws UsageError for stages or files that do not exist.
 Recomputation recompute(const RecomputeConfig& config, const fs::path& folder);
 
-/// Recomputes and prints. Returns 0, or 4 when anything differs.
-int audit_recompute(const RecomputeConfig& config, const fs::path& folder, bool json, std::ostream& out);
+/// What the stages need that recompute() would run.
+Needs recompute_needs(const RecomputeConfig& config, const fs::path& folder);
+
+/// Recomputes, and signs the result if the configuration asks for a record. Exit code 4 when an artifact differs.
+Answer audit_recompute(const RecomputeConfig& config, const fs::path& folder);
 
 }  // namespace overproof

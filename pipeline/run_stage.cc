@@ -1,31 +1,39 @@
 #include "pipeline/run_stage.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <optional>
 #include <set>
 
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "pipeline/file_lock.h"
 #include "pipeline/lineage_events.h"
+#include "pipeline/replace_folder.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
 
 namespace overproof {
 namespace {
 
+/// One input of the run: its place, and its root once the files are digested.
+struct BoundInput {
+  fs::path path;
+  bool outside = false;          ///< a file from outside (Slot::Kind::file): it has no statement of ours
+  Digest root;                   ///< what the statement claims until the stage has digested the files, where `fingerprint` is set
+  std::optional<Digest> fingerprint;  ///< of an input that the stage digests: names, sizes and times before it ran
+};
+
 /// Everything that decides what a stage makes.
 struct Prepared {
-  std::map<std::string, InputArtifact> inputs;
+  std::map<std::string, BoundInput> inputs;
   std::map<std::string, Dependency> dependencies;
   Json config;
   std::string key;
-  std::map<std::string, Digest> glances;  ///< of inputs that the stage digests: what they looked like; their root is a guess yet
 };
 
 enum class Digests { now, while_streamed };
@@ -35,15 +43,6 @@ std::string logical_name(const fs::path& path) {
   return clean.filename().string();
 }
 
-bool is_outside(const StageSpec& spec, const std::string& slot) {
-  return std::any_of(spec.slots.begin(), spec.slots.end(),
-                     [&](const Slot& s) { return s.name == slot && s.kind == Slot::Kind::file; });
-}
-
-bool is_streamed(const StageSpec& spec, const std::string& slot) {
-  return std::any_of(spec.slots.begin(), spec.slots.end(), [&](const Slot& s) { return s.name == slot && s.streamed; });
-}
-
 /// Fills in what follows from the inputs' roots.
 void identify(const StageRequest& request, Prepared& p) {
   Options options = request.instance->options();
@@ -51,59 +50,66 @@ void identify(const StageRequest& request, Prepared& p) {
   Json roots = Json::object();
   for (const auto& [slot, input] : p.inputs) {
     roots[slot] = input.root.hex();
-    if (is_outside(*request.spec, slot))
-      p.config[slot + "-sha256"] = input.root.hex();  // content, recorded beside the options; it is no artifact
+    if (input.outside) p.config[slot + "-sha256"] = input.root.hex();  // recorded with the options: it is not an artifact
     else p.dependencies[slot] = {logical_name(input.path), input.root};
   }
   const Json identity = {{"stage", request.spec->name}, {"version", kVersion}, {"config", p.config}, {"inputs", roots}};
   p.key = sha256(identity.dump()).hex();
 }
 
-/// The root of an input whose statement, if it has one, holds for its files. `known`: digests that need not be taken again.
-Digest checked_root(const StageRequest& request, const std::string& slot, const fs::path& path,
-                    const std::vector<FileRecord>& known) {
-  // Outside files have no statement of ours; an artifact made by hand is taken for what its files are.
+/// The root of an input, whose statement, if it has one, must hold for its files. An artifact without a statement is identified by
+/// its files. `known`: digests that need not be computed again.
+Digest checked_root(const BoundInput& input, const std::vector<FileRecord>& known) {
   std::optional<Lineage> lineage;
-  if (!is_outside(*request.spec, slot)) lineage = open_artifact(path, VerifyFiles::yes, nullptr, known);
-  return lineage ? lineage->root : scan_artifact(path, known).root;
+  if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::yes, nullptr, known);
+  return lineage ? lineage->root : scan_artifact(input.path, known).root;
 }
 
-/// What an input that will be digested later says it is; without a statement, what it looks like. Good enough to name the
-/// folder of an earlier try, and no more.
-Digest claimed_root(const StageRequest& request, const std::string& slot, const fs::path& path, const Digest& glance) {
+/// The root that an input's statement claims; without a statement, its fingerprint. It only names the scratch folder of an earlier
+/// try.
+Digest claimed_root(const BoundInput& input) {
   std::optional<Lineage> lineage;
-  if (!is_outside(*request.spec, slot)) lineage = open_artifact(path, VerifyFiles::size, nullptr);
-  return lineage ? lineage->root : glance;
+  if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::size, nullptr);
+  return lineage ? lineage->root : *input.fingerprint;
 }
 
-/// Hashes inputs and checks their statements. An artifact whose files do not match its statement stops here.
+/// Digests inputs and checks their statements. An artifact whose files do not match its statement is refused here.
 Prepared prepare(const StageRequest& request, Digests digests) {
   Prepared p;
   for (const Option& o : request.instance->options()) o.check();
   for (const auto& [slot, path] : request.inputs) {
     throw_if_interrupted();
     std::error_code error;
-    if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' is not there", slot), ENOENT);
-    if (digests == Digests::while_streamed && is_streamed(*request.spec, slot)) {
-      const Digest glance = p.glances[slot] = glance_at_artifact(path);
-      p.inputs[slot] = {path, claimed_root(request, slot, path, glance)};
+    if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' does not exist", slot), ENOENT);
+    const Slot* spec = request.spec->find_slot(slot);  // null: a further model (StageSpec::more_models)
+    BoundInput& input = p.inputs[slot];
+    input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}};
+    if (digests == Digests::while_streamed && spec != nullptr && spec->streamed) {
+      input.fingerprint = glance_at_artifact(path);
+      input.root = claimed_root(input);
     } else {
-      p.inputs[slot] = {path, checked_root(request, slot, path, {})};
+      input.root = checked_root(input, {});
     }
   }
   identify(request, p);
   return p;
 }
 
-/// Replaces the guesses by what the stage has read. Throws ProvenanceError when an input is not what its statement says, or
-/// did not stay what it was.
+Inputs stage_inputs(const Prepared& p) {
+  std::map<std::string, InputArtifact> slots;
+  for (const auto& [slot, input] : p.inputs) slots[slot] = {input.path, input.root};
+  return Inputs(std::move(slots));
+}
+
+/// Replaces claimed roots by those of the bytes that the stage has read. Throws ProvenanceError when an input does not match its
+/// statement, or was modified while the stage ran.
 void settle(const StageRequest& request, const Outputs& outputs, Prepared& p) {
-  for (const auto& [slot, glance] : p.glances) {
-    const fs::path& path = p.inputs[slot].path;
-    if (glance_at_artifact(path) != glance)
+  for (auto& [slot, input] : p.inputs) {
+    if (!input.fingerprint) continue;
+    if (glance_at_artifact(input.path) != *input.fingerprint)
       throw ProvenanceError(
-          fmt::format("{}: was changed while it was read; let nobody write to it and run the same command again", path.string()));
-    p.inputs[slot].root = checked_root(request, slot, path, outputs.input_digests(slot));
+          fmt::format("{}: modified while being read; stop other writers and run the command again", input.path.string()));
+    input.root = checked_root(input, outputs.input_digests(slot));
   }
   identify(request, p);
 }
@@ -116,29 +122,7 @@ std::optional<Lineage> intact(const fs::path& out, const std::string& key) {
   return check.lineage;
 }
 
-/// Two runs into one folder would tear each other's work apart.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& file) : file_(file), fd_(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) throw IoError(file.parent_path(), "cannot write here", errno);
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      ::close(fd_);
-      throw UsageError(fmt::format("{}: another overproof is making this artifact right now", file.parent_path().string()));
-    }
-  }
-  ~FolderLock() {
-    ::unlink(file_.c_str());
-    ::close(fd_);
-  }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  fs::path file_;
-  int fd_;
-};
-
-/// Removes the temporary folder unless the work came to its end.
+/// Removes the temporary folder unless it was moved into place.
 struct Temporary {
   fs::path path;
   ~Temporary() {
@@ -160,10 +144,10 @@ void remove_siblings(const fs::path& out, const std::string& prefix) {
     if (entry.path().filename().string().starts_with(prefix)) fs::remove_all(entry.path(), ignored);
 }
 
-std::vector<LineageDataset> input_datasets(const StageRequest& request, const Prepared& p) {
+std::vector<LineageDataset> input_datasets(const Prepared& p) {
   std::vector<LineageDataset> list;
   for (const auto& [slot, input] : p.inputs)
-    list.push_back({is_outside(*request.spec, slot) ? "outside/" + logical_name(input.path) : openlineage_name(input.path),
+    list.push_back({input.outside ? "outside/" + logical_name(input.path) : openlineage_name(input.path),
                     "sha256:" + input.root.hex(), "", -1, -1});
   return list;
 }
@@ -172,15 +156,15 @@ LineageEvent stage_event(const StageRequest& request, const Prepared& p, const f
   LineageEvent event;
   event.job = openlineage_name(out);
   event.stage = request.spec->name;
-  event.kind = request.spec->edge;
+  event.kind = request.spec->kind;
   event.version = kVersion;
   event.help = request.spec->help;
   event.config = p.config;
-  event.inputs = input_datasets(request, p);
+  event.inputs = input_datasets(p);
   return event;
 }
 
-/// Runs the stage and puts its artifact, sealed, into place. Returns the files it wrote.
+/// Runs the stage, seals its artifact and moves it into place. Returns the files of the artifact.
 std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& key, const fs::path& out, Prepared& prepared,
                                       StageResult& result);
 
@@ -197,7 +181,7 @@ bool is_unchanged(const StageRequest& request) {
 StageResult run_stage(const StageRequest& request, const Key& key) {
   const auto started = std::chrono::steady_clock::now();
   std::error_code error;
-  // An artifact that is there already may be the one asked for, so its inputs must be known first.
+  // An existing artifact may be the requested one, which is known when its inputs are digested.
   const bool may_keep = !request.force && fs::exists(request.out / "claims.jsonl", error);
   Prepared prepared = prepare(request, may_keep ? Digests::now : Digests::while_streamed);
   StageResult result;
@@ -208,10 +192,12 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
       throw UsageError(fmt::format("{}: is the input '{}', so it cannot be the output", out.string(), slot));
   }
   fs::create_directories(out.parent_path(), error);
-  if (error) throw IoError(out.parent_path(), "cannot make this folder", error.value());
+  if (error) throw IoError(out.parent_path(), "cannot create this folder", error.value());
   const std::string name = out.filename().string();
   if (name.empty()) throw UsageError("the output folder has no name");
-  const FolderLock lock(out.parent_path() / ("." + name + ".lock"));
+  const FileLock lock(out.parent_path() / ("." + name + ".lock"), FileLock::Busy::fails, out,
+                      "another overproof process is already building this artifact");
+  restore_previous(out);
 
   if (may_keep) {
     if (const auto lineage = intact(out, prepared.key)) {
@@ -223,9 +209,9 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
     }
   }
   if (fs::exists(out, error) && !fs::exists(out / "claims.jsonl", error) && !fs::is_empty(out, error))
-    throw UsageError(fmt::format("{}: is there already and is no artifact of ours; name another folder", out.string()));
+    throw UsageError(fmt::format("{}: exists and is not an artifact of overproof; choose another folder", out.string()));
 
-  StageEvents events(request.events, stage_event(request, prepared, out), prepared.key);
+  StageEvents events(request.events, stage_event(request, prepared, out));
   std::vector<FileRecord> files;
   try {
     files = make_artifact(request, key, out, prepared, result);
@@ -237,8 +223,8 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
   result.seconds = seconds();
   int64_t bytes = 0;
   for (const FileRecord& file : files) bytes += file.bytes;
-  events.complete(input_datasets(request, prepared),
-                  {openlineage_name(out), "sha256:" + result.root.hex(), request.spec->edge, bytes, int64_t(files.size())});
+  events.complete(input_datasets(prepared),
+                  {openlineage_name(out), "sha256:" + result.root.hex(), request.spec->kind, bytes, int64_t(files.size())});
   return result;
 }
 
@@ -254,23 +240,23 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   fs::remove_all(temporary.path, error);
   fs::create_directories(temporary.path, error);
   if (!error) fs::create_directories(scratch, error);
-  if (error) throw IoError(out.parent_path(), "cannot make a temporary folder here", error.value());
+  if (error) throw IoError(out.parent_path(), "cannot create a temporary folder here", error.value());
 
-  const Inputs inputs(prepared.inputs);
+  const Inputs inputs = stage_inputs(prepared);
   Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder, Digest::from_hex(prepared.key));
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
   try {
     settle(request, outputs, prepared);
   } catch (const ProvenanceError&) {
-    fs::remove_all(scratch, error);  // what was made of a forged input is worth nothing
+    fs::remove_all(scratch, error);  // nothing made of a forged input is resumed
     throw;
   }
 
   const std::vector<FileRecord> records = outputs.folder().records();
   check_all_recorded(temporary.path, records);
   Lineage lineage;
-  lineage.kind = request.spec->edge;
+  lineage.kind = request.spec->kind;
   lineage.stage = request.spec->name;
   lineage.name = name;
   lineage.stage_key = prepared.key;
@@ -283,23 +269,8 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   seal_artifact(temporary.path, records, lineage, key);
   fsync_folder(temporary.path);
 
-  // An earlier artifact steps aside only when its successor is complete.
-  Temporary previous;
-  if (fs::exists(out)) {
-    previous.path = out.parent_path() / fmt::format(".{}.previous", name);
-    fs::remove_all(previous.path, error);
-    fs::rename(out, previous.path, error);
-    if (error) throw IoError(out, "cannot move the earlier artifact aside", error.value());
-  }
-  fs::rename(temporary.path, out, error);
-  if (error) {
-    std::error_code ignored;
-    if (!previous.path.empty()) fs::rename(previous.path, out, ignored);
-    previous.path.clear();
-    throw IoError(out, "cannot move the finished artifact into place", error.value());
-  }
+  replace_folder(temporary.path, out);
   temporary.path.clear();
-  fsync_folder(out.parent_path());
   remove_siblings(out, "." + name + ".scratch-");
   return records;
 }

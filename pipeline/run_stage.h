@@ -1,8 +1,8 @@
 #pragma once
-// The one place that does what every stage needs: inputs are hashed and their statements checked (before the stage, or, where it
-// streams gigabytes, with the digests that it takes while reading), the work happens in a temporary folder, outputs are hashed
-// while written, the signed statement is added, and one rename makes it all visible. So no stage can forget its provenance, and
-// no crash can part an artifact from its statement.
+// The one place that does what every stage needs: inputs are digested and their statements checked (before the stage, or, where it
+// streams gigabytes, with the digests that it computes while reading), the stage writes into a temporary folder, outputs are
+// digested while they are written, the signed statement is added, and the folder is moved into place in one step
+// (pipeline/replace_folder.h). So every artifact has its provenance, and a crash leaves the old artifact or the new one.
 
 #include <map>
 #include <memory>
@@ -21,8 +21,8 @@ struct StageRequest {
   StageInstance* instance = nullptr;
   std::map<std::string, fs::path> inputs;  ///< slot -> artifact folder or outside file
   fs::path out;                            ///< the artifact folder to make
-  bool force = false;                      ///< make it again even if nothing changed
-  LineageEvents* events = nullptr;         ///< where its begin and end are told; nobody when nullptr
+  bool force = false;                      ///< make the artifact again even if nothing changed
+  LineageEvents* events = nullptr;         ///< notified of its start and end; may be nullptr
 };
 
 enum class StageStatus { made, unchanged };
@@ -37,8 +37,9 @@ struct StageResult {
 /// Whether `request.out` holds an intact artifact made from these inputs by this configuration.
 bool is_unchanged(const StageRequest& request);
 
-/// Throws what the stage throws; then the temporary folder is gone, the scratch folder (checkpoints) stays for the next
-/// try, and an earlier artifact at `out` is as it was. Throws ProvenanceError when an input is not what its statement says.
+/// Throws what the stage throws; then the temporary folder is removed, the scratch folder (checkpoints) stays for the next try, and
+/// an earlier artifact at `out` is unchanged. Throws ProvenanceError when an input does not match its statement, IoError when
+/// another process is building the same artifact.
 StageResult run_stage(const StageRequest& request, const Key& key);
 
 }  // namespace overproof

@@ -2,27 +2,28 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/json.h"
 #include "data/corpus_stage.h"
 #include "data/index_stage.h"
-#include "pipeline/export_policy.h"
-#include "pipeline/import_stage.h"
-#include "prune/static_stage.h"
-#include "quantize/export_stage.h"
-#include "quantize/quantize_stage.h"
-#ifdef OVERPROOF_WITH_TORCH
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
 #include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
+#include "pipeline/export_policy.h"
+#include "pipeline/import_stage.h"
 #include "pipeline/quantize_checked.h"
+#include "pipeline/torch_functions.h"
+#include "prune/neurons_stage.h"
+#include "prune/source_stage.h"
+#include "quantize/export_stage.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
-#include "student/tiny_stage.h"
+#include "student/tiny_teacher_stage.h"
 #include "teacher/sample_stage.h"
 #include "teacher/teach_stage.h"
-#endif
 
 namespace overproof {
 namespace {
@@ -30,154 +31,176 @@ namespace {
 using Kind = Slot::Kind;
 
 std::vector<StageSpec> make_stages() {
-  const Slot teacher{"teacher", "the teacher: a checkpoint folder, safetensors or GGUF"};
-  const Slot corpus{"corpus", "the corpus artifact"};
-  std::vector<StageSpec> list;
-  list.push_back({"import",
-                  "imported",
-                  "Brings a model from outside into a run, checked against its published digest.",
-                  "overproof import --path SmolLM2-135M-Instruct.Q4_1.gguf --out runs/mine/teacher",
-                  {{"path", "a .gguf file, or a folder with config.json and safetensors", Kind::file}},
-                  false,
-                  stage_maker<ImportConfig>(run_import)});
-#ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"tiny-teacher",
-                  "seeded",
-                  "Makes a small random teacher from a seed, for tests and examples.",
-                  "overproof tiny-teacher --seed 1 --out runs/mine/teacher",
-                  {},
-                  false,
-                  stage_maker<TinyTeacherConfig>(run_tiny_teacher)});
-#endif
-  list.push_back(
-      {"corpus",
-       "corpus-of",
-       "Reads documents with their licences and cuts them into tokens and windows.",
-       "overproof corpus --source texts --tokenizer runs/mine/teacher --out runs/mine/corpus",
-       {{"source", "folder of text files with their copyright files, or with documents.jsonl, which may hold the texts itself",
-         Kind::file},
-        {"tokenizer", "what to cut text with: any artifact with a tokenizer"},
-        {"salt", "makes the corpus private: a secret made by 'audit salt'", Kind::file, false}},
-       false,
-       stage_maker<CorpusConfig>(run_corpus)});
-  list.push_back({"index",
-                  "indexed",
-                  "Sorts a corpus's texts, so that audit trace --span finds where a passage stands.",
-                  "overproof index --corpus runs/mine/corpus --out runs/mine/index",
-                  {corpus},
-                  false,
-                  stage_maker<IndexConfig>(run_index)});
-#ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"teach",
-                  "taught",
-                  "Writes the teacher's answers to a corpus as compact soft targets.",
-                  "overproof teach --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/soft-targets",
-                  {teacher, corpus},
-                  false,
-                  stage_maker<TeachConfig>(run_teach)});
-  list.push_back({"sample",
-                  "sampled-from",
-                  "Samples documents from a teacher, with a watermark in them if a key is given.",
-                  "overproof sample --teacher runs/mine/teacher --corpus runs/mine/corpus --count 1000 --out runs/mine/samples",
-                  {teacher,
-                   {"corpus", "a corpus whose documents' beginnings are the prompts", Kind::artifact, false},
-                   {"watermark-key", "a secret made by 'watermark-key'", Kind::file, false}},
-                  false,
-                  stage_maker<SampleConfig>(run_sample)});
-  list.push_back({"observe",
-                  "observed",
-                  "Records what the teacher's FFN layers see, for carving and pruning.",
-                  "overproof observe --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/statistics",
-                  {teacher, corpus},
-                  false,
-                  stage_maker<ObserveConfig>(run_observe)});
-  list.push_back({"student",
-                  "carved-from",
-                  "Deals a dense teacher's FFN out to experts, with a certificate that nothing was lost.",
-                  "overproof student --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/student-init",
-                  {teacher, {"statistics", "what observe recorded"}},
-                  false,
-                  stage_maker<StudentConfig>(run_student)});
-  list.push_back({"distill",
-                  "distilled-from",
-                  "Trains a student on soft targets; a killed run goes on where it was.",
-                  "overproof distill --student runs/mine/student-init --targets runs/mine/soft-targets --corpus runs/mine/corpus "
+  const Slot teacher = {.name = "teacher", .help = "the teacher: a checkpoint folder, safetensors or GGUF"};
+  const Slot corpus = {.name = "corpus", .help = "the corpus artifact"};
+  const Slot statistics = {.name = "statistics", .help = "the artifact that observe made of the same teacher"};
+  return {
+      {.name = "import",
+       .kind = "imported",
+       .help = "Copies a model from outside into a run and checks it against its published digest.",
+       .example = "overproof import --path SmolLM2-135M-Instruct.Q4_1.gguf --out runs/mine/teacher",
+       .slots = {{.name = "path", .help = "a .gguf file, or a folder with config.json and safetensors", .kind = Kind::file}},
+       .make = stage_maker<ImportConfig>(run_import)},
+      {.name = "tiny-teacher",
+       .kind = "seeded",
+       .help = "Makes a small random teacher from a seed, for tests and examples.",
+       .example = "overproof tiny-teacher --seed 1 --out runs/mine/teacher",
+       .slots = {},
+       .needs = Needs::torch,
+       .make = stage_maker<TinyTeacherConfig>(torch_function<decltype(run_tiny_teacher)>)},
+      {.name = "corpus",
+       .kind = "corpus-of",
+       .help = "Reads documents with their licences and splits them into tokens and windows.",
+       .example = "overproof corpus --source texts --tokenizer runs/mine/teacher --out runs/mine/corpus",
+       .slots = {{.name = "source",
+                  .help = "folder of text files with their copyright files, or with a documents.jsonl, which may hold the texts",
+                  .kind = Kind::file,
+                  .required = false},
+                 {.name = "samples", .help = "an artifact made by sample, as the documents, instead of source", .required = false},
+                 {.name = "tokenizer", .help = "the tokenizer to use: any artifact that has one"},
+                 {.name = "salt",
+                  .help = "makes the corpus private: a secret file made by 'audit salt'",
+                  .kind = Kind::file,
+                  .required = false}},
+       .make = stage_maker<CorpusConfig>(run_corpus)},
+      {.name = "index",
+       .kind = "indexed",
+       .help = "Sorts the texts of a corpus, so that 'audit trace --span' finds a passage.",
+       .example = "overproof index --corpus runs/mine/corpus --out runs/mine/index",
+       .slots = {corpus},
+       .make = stage_maker<IndexConfig>(run_index)},
+      {.name = "teach",
+       .kind = "taught",
+       .help = "Runs the teacher on a corpus and writes its outputs as compact soft targets.",
+       .example = "overproof teach --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/soft-targets",
+       .slots = {teacher, corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<TeachConfig>(torch_function<decltype(run_teach)>)},
+      {.name = "sample",
+       .kind = "sampled-from",
+       .help = "Samples documents from a teacher, with a watermark in them if a key is given.",
+       .example = "overproof sample --teacher runs/mine/teacher --corpus runs/mine/corpus --count 1000 --out runs/mine/samples",
+       .slots = {teacher,
+                 {.name = "corpus", .help = "a corpus whose documents' beginnings are the prompts", .required = false},
+                 {.name = "watermark-key",
+                  .help = "a secret file made by 'watermark-key'",
+                  .kind = Kind::file,
+                  .required = false}},
+       .needs = Needs::torch,
+       .make = stage_maker<SampleConfig>(torch_function<decltype(run_sample)>)},
+      {.name = "observe",
+       .kind = "observed",
+       .help = "Records the inputs of the teacher's FFN layers, for carving and pruning.",
+       .example = "overproof observe --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/statistics",
+       .slots = {teacher, corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<ObserveConfig>(torch_function<decltype(run_observe)>)},
+      {.name = "carve",
+       .kind = "carved-from",
+       .help = "Regroups the FFN neurons of a dense teacher into experts, with a certificate that no neuron was lost.",
+       .example = "overproof carve --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/student-init",
+       .slots = {teacher, statistics},
+       .needs = Needs::torch,
+       .make = stage_maker<CarveConfig>(torch_function<decltype(run_carve)>)},
+      {.name = "distill",
+       .kind = "distilled-from",
+       .help = "Trains a student on soft targets; a killed run resumes from its last checkpoint.",
+       .example = "overproof distill --student runs/mine/student-init --targets runs/mine/soft-targets --corpus runs/mine/corpus "
                   "--out runs/mine/student",
-                  {{"student", "the model to train"}, {"targets", "the teacher's soft targets"}, corpus},
-                  false,
-                  stage_maker<DistillConfig>(run_distill)});
-#endif
-  list.push_back(
-      {"prune",
-       "pruned-from",
-       "Keeps a dense model's most active FFN neurons, or drops the experts that a source shaped most.",
-       "overproof prune --student runs/mine/calibrated --drop-source manpages-dev --out runs/mine/without-manpages",
-       {{teacher.name, teacher.help, Kind::artifact, true, false, "student"},
-        {"statistics", "what observe recorded", Kind::artifact, true, false, "student"},
-        {"student", "with drop-source: the mixture of experts to take them from", Kind::artifact, false},
-        {"counts", "with drop-source: an artifact whose router counts decide; else the student's own", Kind::artifact, false}},
-       false,
-       stage_maker<PruneConfig>(run_prune)});
-#ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"calibrate",
-                  "calibrated-from",
-                  "Sets how many neurons a token uses, and tunes the router to it.",
-                  "overproof calibrate --student runs/mine/student --teacher runs/mine/teacher --corpus runs/mine/corpus "
+       .slots = {{.name = "student", .help = "the model to train"},
+                 {.name = "targets", .help = "the teacher's soft targets"},
+                 corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<DistillConfig>(torch_function<decltype(run_distill)>)},
+      {.name = "prune-neurons",
+       .kind = "pruned-from",
+       .help = "Keeps the most active FFN neurons of a dense model and removes the others.",
+       .example = "overproof prune-neurons --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/pruned",
+       .slots = {teacher, statistics},
+       .make = stage_maker<PruneNeuronsConfig>(run_prune_neurons)},
+      {.name = "prune-source",
+       .kind = "experts-dropped-from",
+       .help = "Removes the experts that one source of the corpus shaped most.",
+       .example = "overproof prune-source --student runs/mine/calibrated --drop-source manpages-dev --out runs/mine/without-manpages",
+       .slots = {{.name = "student", .help = "the mixture of experts to remove them from"},
+                 {.name = "counts",
+                  .help = "an artifact whose router counts are used; else the student's own",
+                  .required = false}},
+       .make = stage_maker<PruneSourceConfig>(run_prune_source)},
+      {.name = "calibrate",
+       .kind = "calibrated-from",
+       .help = "Sets how many FFN neurons a token uses, and tunes the router for that number.",
+       .example = "overproof calibrate --student runs/mine/student --teacher runs/mine/teacher --corpus runs/mine/corpus "
                   "--target-activation 0.25 --out runs/mine/calibrated",
-                  {{"student", "the model to calibrate"}, teacher, corpus},
-                  false,
-                  stage_maker<CalibrateConfig>(run_calibrate)});
-#endif
-#ifdef OVERPROOF_WITH_TORCH
-  list.push_back(
-      {"activations",
-       "observed",
-       "Records what a model's Linear layers are given, for 8-bit calibration.",
-       "overproof activations --model runs/mine/calibrated --corpus runs/mine/corpus --hessians --out runs/mine/activations",
-       {{"model", "the checkpoint that will be quantised"}, corpus},
-       false,
-       stage_maker<ActivationsConfig>(run_activations)});
-#endif
-  std::vector<Slot> quantize_slots = {
-      {"model", "the checkpoint to compress: a folder, safetensors or GGUF", Kind::artifact, true, true},
-      {"activations", "what `activations` recorded of the same model, for smooth, gptq and static activations", Kind::artifact,
-       false}};
-#ifdef OVERPROOF_WITH_TORCH
-  quantize_slots.push_back({"corpus", "a corpus, to measure quality on its held-out documents", Kind::artifact, false});
-  quantize_slots.push_back({"text", "a text or a folder of texts, to measure quality on instead", Kind::file, false});
-  const auto make_quantize = stage_maker<CheckedQuantizeConfig>(run_quantize_checked);
-#else
-  const auto make_quantize = stage_maker<QuantizeConfig>(run_quantize);
-#endif
-  list.push_back({"quantize", "quantized-from", "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
-                  "overproof quantize --scheme fp8 runs/mine/calibrated runs/mine/fp8", quantize_slots, false, make_quantize});
-  list.push_back({"export",
-                  "exported-from",
-                  "Writes a checkpoint as GGUF, for llama.cpp and what is built on it.",
-                  "overproof export --type bf16 runs/mine/calibrated runs/mine/gguf",
-                  {{"model", "the checkpoint to write", Kind::artifact, true, true},
-                   {"policy", "policy file about licences and terms (docs/audit.md); else the built-in one", Kind::file, false}},
-                  false,
-                  stage_maker<ExportConfig>(run_export),
-                  check_export_policy});
-#ifdef OVERPROOF_WITH_TORCH
-  list.push_back({"evaluate",
-                  "evaluated",
-                  "Measures models against their teacher on held-out documents.",
-                  "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out "
+       .slots = {{.name = "student", .help = "the model to calibrate"}, teacher, corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<CalibrateConfig>(torch_function<decltype(run_calibrate)>)},
+      {.name = "activations",
+       .kind = "observed",
+       .help = "Records the inputs of a model's Linear layers, for 8-bit calibration.",
+       .example = "overproof activations --model runs/mine/calibrated --corpus runs/mine/corpus --hessians --out runs/mine/activations",
+       .slots = {{.name = "model", .help = "the checkpoint that will be quantized"}, corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<ActivationsConfig>(torch_function<decltype(run_activations)>)},
+      {.name = "quantize",
+       .kind = "quantized-from",
+       .help = "Compresses a checkpoint to 8 bits in a format that other runtimes load.",
+       .example = "overproof quantize --scheme fp8 runs/mine/calibrated runs/mine/fp8",
+       .slots = {{.name = "model", .help = "the checkpoint to compress: a folder, safetensors or GGUF", .streamed = true},
+                 {.name = "activations",
+                  .help = "the artifact that `activations` made of the same model, for smooth, gptq and static activations",
+                  .required = false},
+                 {.name = "corpus", .help = "a corpus, to measure quality on its held-out documents", .required = false},
+                 {.name = "text",
+                  .help = "a text or a folder of texts, to measure quality on instead",
+                  .kind = Kind::file,
+                  .required = false}},
+       .needs = Needs::torch,
+       .make = stage_maker<CheckedQuantizeConfig>(run_quantize_checked)},
+      {.name = "export",
+       .kind = "exported-from",
+       .help = "Writes a checkpoint as GGUF, for llama.cpp and programs built on it.",
+       .example = "overproof export --type bf16 runs/mine/calibrated runs/mine/gguf",
+       .slots = {{.name = "model", .help = "the checkpoint to write", .streamed = true},
+                 {.name = "policy",
+                  .help = "policy file about licences and terms (docs/audit.md); else the built-in one",
+                  .kind = Kind::file,
+                  .required = false}},
+       .make = stage_maker<ExportConfig>(run_export),
+       .admit = check_export_policy},
+      {.name = "evaluate",
+       .kind = "evaluated",
+       .help = "Measures models against their teacher on held-out documents.",
+       .example = "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out "
                   "runs/mine/evaluation",
-                  {teacher, corpus},
-                  true,
-                  stage_maker<EvaluateConfig>(run_evaluate)});
-#endif
-  return list;
+       .slots = {teacher, corpus},
+       .more_models = true,
+       .needs = Needs::torch,
+       .make = stage_maker<EvaluateConfig>(torch_function<decltype(run_evaluate)>)},
+  };
 }
 
 }  // namespace
 
+const Slot* StageSpec::find_slot(std::string_view slot) const {
+  const auto found = std::ranges::find(slots, slot, &Slot::name);
+  return found == slots.end() ? nullptr : &*found;
+}
+
+bool StageSpec::is_file(std::string_view slot) const {
+  const Slot* found = find_slot(slot);
+  return found != nullptr && found->kind == Kind::file;
+}
+
 const std::vector<StageSpec>& stages() {
   static const std::vector<StageSpec> list = make_stages();
   return list;
+}
+
+std::string_view renamed_stage(std::string_view name) {
+  if (name == "student") return "'carve'";
+  if (name == "prune") return "'prune-neurons', or 'prune-source' with --drop-source";
+  return "";
 }
 
 const StageSpec& find_stage(std::string_view name, std::string_view where) {
@@ -187,9 +210,12 @@ const StageSpec& find_stage(std::string_view name, std::string_view where) {
     names.push_back(s.name);
   }
   const std::string near = nearest(name, names);
-  throw UsageError(
-      fmt::format("{}: there is no stage '{}'; {}", where, name,
-                  near.empty() ? fmt::format("stages are {}", fmt::join(names, ", ")) : "did you mean '" + near + "'?"));
+  std::string hint = fmt::format("stages are {}", fmt::join(names, ", "));
+  if (const std::string_view renamed = renamed_stage(name); !renamed.empty()) hint = fmt::format("it is now {}", renamed);
+  else if (!near.empty()) hint = fmt::format("did you mean '{}'?", near);
+  throw UsageError(fmt::format("{}: there is no stage '{}'; {}", where, name, hint));
 }
+
+Needs needs_of(const StageSpec& spec, const StageInstance& instance) { return instance.needs().value_or(spec.needs); }
 
 }  // namespace overproof

@@ -1,15 +1,18 @@
 #pragma once
-// Every stage there is: its name, its inputs, its options, and the function that does the work. The command line, recipes,
-// the reference page and provenance statements are all made from this one table.
+// All stages: name, inputs, options, and the function that does the work. The command line, recipes, the reference page and
+// provenance statements are made from this one table, which is the same in every build.
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/config.h"
 #include "core/json_fwd.h"
 #include "core/stage.h"
+#include "pipeline/needs.h"
 
 namespace overproof {
 
@@ -24,9 +27,7 @@ struct Slot {
     file,      ///< a file or folder from outside; recorded by digest, never by path
   } kind = Kind::artifact;
   bool required = true;
-  bool streamed = false;  ///< the stage digests its files while it reads them (Outputs::note_input_digest): gigabytes are read once
-  std::string unless =
-      {};  ///< another slot: when that is given, this one is not asked for (prune takes one of two kinds of model)
+  bool streamed = false;  ///< the stage digests the files while it reads them (Outputs::note_input_digest): read once
 };
 
 /// A stage's configuration bound to its function.
@@ -35,25 +36,36 @@ class StageInstance {
   virtual ~StageInstance() = default;
   virtual Options options() = 0;
   virtual StageReport run(const Inputs& inputs, Outputs& outputs) const = 0;
+  /// Where the configuration decides what is needed: the config struct has a function needs(). Else nothing.
+  virtual std::optional<Needs> needs() const { return std::nullopt; }
 };
 
 struct StageSpec {
   std::string name;     ///< "teach": the verb, and `stage =` in a recipe
-  std::string edge;     ///< how the new artifact hangs on its inputs: "taught", "carved-from", ...
+  std::string kind;     ///< of the artifact's lineage (provenance/lineage_kinds.h): "taught", "carved-from", ...
   std::string help;     ///< one line
   std::string example;  ///< a command line that works
   std::vector<Slot> slots;
-  bool more_models = false;  ///< takes any number of further artifacts under names of the user's choice (evaluate)
+  bool more_models = false;  ///< takes any number of further artifacts under names that the user chooses (evaluate)
+  Needs needs = Needs::nothing;
   std::function<std::unique_ptr<StageInstance>()> make;
-  /// Asked before the stage runs, after its inputs were checked; what it returns stands in the signed metrics as "policy". It
-  /// throws what holds the stage back.
-  std::function<Json(const StageRequest&)> admit;
+  /// Called before the stage runs, after its inputs were checked. Its result is recorded in the signed metrics as "policy"; it
+  /// throws to refuse the run.
+  std::function<Json(const StageRequest&)> admit = {};
+
+  /// nullptr for an artifact under a name of the user's choice.
+  const Slot* find_slot(std::string_view slot) const;
+  bool is_file(std::string_view slot) const;  ///< a slot that takes a file from outside
 };
 
 /// All stages, in the order of the pipeline.
 const std::vector<StageSpec>& stages();
-/// Throws UsageError with the nearest name.
+/// Throws UsageError with the nearest name, or with the new name of a stage that was renamed.
 const StageSpec& find_stage(std::string_view name, std::string_view where);
+/// What to use instead of a stage that existed in version 0.1 under another name: "'carve'"; "" for any other name.
+std::string_view renamed_stage(std::string_view name);
+/// What this configuration of a stage needs.
+Needs needs_of(const StageSpec& spec, const StageInstance& instance);
 
 /// Binds `Config` and `run` to a spec's `make`.
 template <class Config, class Run>
@@ -63,6 +75,10 @@ std::function<std::unique_ptr<StageInstance>()> stage_maker(Run run) {
     explicit Instance(Run run) : run_(run) {}
     Options options() override { return options_of(config_); }
     StageReport run(const Inputs& inputs, Outputs& outputs) const override { return run_(config_, inputs, outputs); }
+    std::optional<Needs> needs() const override {
+      if constexpr (requires { config_.needs(); }) return config_.needs();
+      else return std::nullopt;
+    }
 
    private:
     Config config_;

@@ -1,5 +1,5 @@
 #pragma once
-// What made an artifact: versions as recorded in its statement.
+// The versions that an artifact's statement records.
 
 #include <map>
 #include <string>

@@ -33,7 +33,7 @@ double mean_of(const std::vector<LayerCarving>& layers, double CarveQuality::*me
 
 }  // namespace
 
-StageReport run_student(const StudentConfig& config, const Inputs& inputs, Outputs& outputs) {
+StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
   at::NoGradGuard no_grad;
   const Statistics statistics(inputs.path("statistics"));

@@ -1,14 +1,13 @@
 #pragma once
-// student: makes the student that distillation starts from. Builder `carve` deals a dense teacher's FFN out to experts and
-// proves that nothing was lost: with all experts active and a zero gate the student is the teacher.
+// Stage "carve": makes the student that distillation starts from. Regroups the FFN neurons of a dense teacher into experts and
+// writes a certificate that no neuron was lost: with all experts active and a zero gate the student equals the teacher.
 
 #include "core/config.h"
 #include "core/stage.h"
 
 namespace overproof {
 
-struct StudentConfig {
-  std::string builder = "carve";
+struct CarveConfig {
   int64_t experts = 15, shared = 1, top_k = 3;
   int64_t clustering_iterations = 20, ranking_steps = 60;
   double router_scale = 0.0625, ridge = 0.01;
@@ -16,7 +15,6 @@ struct StudentConfig {
   int64_t certificate_tokens = 512;
   template <class V>
   void visit(V&& v) {
-    v("builder", builder, one_of({"carve"}), "how the student is made of the teacher: carve keeps every weight");
     v("experts", experts, in_range(2, 4096), "routed experts in each layer");
     v("shared", shared, in_range(0, 64), "experts' worth of neurons that every token uses");
     v("top-k", top_k, in_range(1, 4096), "routed experts a token uses");
@@ -32,6 +30,6 @@ struct StudentConfig {
 
 /// Slots: teacher, statistics. Writes an f32 glm4_moe checkpoint with the teacher's tokenizer, carving.json (per-layer
 /// quality) and certificate.json.
-StageReport run_student(const StudentConfig& config, const Inputs& inputs, Outputs& outputs);
+StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -22,7 +22,7 @@
 #include "distill/trainer.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
-#include "student/tiny_stage.h"
+#include "student/tiny_teacher_stage.h"
 #include "records/resume.h"
 #include "records/soft_targets.h"
 #include "teacher/teach_stage.h"
@@ -89,12 +89,12 @@ void make_world(const World& world) {
   observe.tokens = 512;
   Outputs statistics_out = world.outputs("statistics");
   run_observe(observe, teaching, statistics_out);
-  StudentConfig student;
+  CarveConfig student;
   student.experts = 7;
   student.top_k = 2;
   student.certificate_tokens = 64;
   Outputs student_out = world.outputs("student");
-  run_student(student, Inputs({{"teacher", world.artifact("teacher")}, {"statistics", world.artifact("statistics")}}),
+  run_carve(student, Inputs({{"teacher", world.artifact("teacher")}, {"statistics", world.artifact("statistics")}}),
               student_out);
 }
 

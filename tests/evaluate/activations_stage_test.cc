@@ -30,7 +30,7 @@
 #include "quantize/quantize_stage.h"
 #include "records/activation_statistics.h"
 #include "records/resume.h"
-#include "student/tiny_stage.h"
+#include "student/tiny_teacher_stage.h"
 #include "tests/model/random_model.h"
 #include "tests/support.h"
 

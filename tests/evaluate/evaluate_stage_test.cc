@@ -15,7 +15,7 @@
 #include "data/tokenizer.h"
 #include "model/decoder.h"
 #include "quantize/quantize_stage.h"
-#include "student/tiny_stage.h"
+#include "student/tiny_teacher_stage.h"
 #include "tests/support.h"
 
 using namespace overproof;

@@ -1,8 +1,14 @@
-"""The command line as its users meet it: help, hints, exit codes, the reference page, the recipes that ship."""
+"""The command line: help, hints, exit codes, the reference page, the recipes in examples/."""
+import fcntl
 import json
+import shutil
+import signal
+import struct
+import subprocess
+import time
 
 import pytest
-from program import SOURCE, overproof
+from program import OVERPROOF, SOURCE, inherited, overproof
 
 
 def run(*words, **more):
@@ -54,22 +60,171 @@ def test_mistakes_are_met_with_a_hint(words, hint):
     assert answer.stderr.startswith("overproof: ") and answer.stdout == ""
 
 
-def test_exit_codes_by_kind(tmp_path):
-    key = ["--key", tmp_path / "key.pem"]
-    assert run("quantize", "--model", tmp_path / "missing", "--out", tmp_path / "o", *key).returncode == 5
+# Exit codes: one test for each kind of fault. 2 is test_mistakes_are_met_with_a_hint.
+
+def fault(code, kind, *words, **more):
+    """Runs a command that must fail, and checks that code, kind and messages agree."""
+    answer = run(*words, "--json", **more)
+    assert answer.returncode == code, answer.stderr
+    reported = json.loads(answer.stdout.splitlines()[-1])
+    assert reported["error"] == kind and reported["exit_code"] == code
+    assert answer.stderr.startswith("overproof: ") and reported["message"].split("\n")[0] in answer.stderr
+    return reported["message"]
+
+
+LLAMA = SOURCE / "tests/golden/decoder/llama"
+
+
+def write_safetensors(path, metadata, **tensors):
+    """F32 vectors."""
+    header, data = {"__metadata__": metadata}, b""
+    for name, values in tensors.items():
+        header[name] = {"dtype": "F32", "shape": [len(values)], "data_offsets": [len(data), len(data) + 4 * len(values)]}
+        data += struct.pack(f"<{len(values)}f", *values)
+    text = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+@pytest.fixture
+def key(tmp_path):
+    return ["--key", tmp_path / "key.pem"]
+
+
+def test_usage_is_2(tmp_path, key):
+    fault(2, "usage", "quantize", "--model", tmp_path, *key)
+    (tmp_path / "recipe.ini").write_text("[x]\nstage = nonsense\n")
+    fault(2, "usage", "run", tmp_path / "recipe.ini", *key)
+
+
+def test_a_bad_file_is_3(tmp_path, key):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 64)
-    answer = run("quantize", "--model", tmp_path / "bad", "--out", tmp_path / "o", "--json", *key)
-    assert answer.returncode == 3
-    assert json.loads(answer.stdout)["error"] == "format"
-    assert "model.gguf" in answer.stderr and "byte" in answer.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "key.pem"] or not (tmp_path / "o").exists()
+    message = fault(3, "format", "quantize", "--model", tmp_path / "bad", "--out", tmp_path / "o", *key)
+    assert "model.gguf" in message and "byte" in message
+    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith(".o.scratch-")) == ["bad", "key.pem"]
+
+
+def test_a_statement_that_does_not_hold_is_4(tmp_path, key):
+    overproof("import", "--path", LLAMA, "--out", tmp_path / "teacher", *key)
+    (tmp_path / "teacher" / "config.json").write_text("{}")
+    fault(4, "provenance", "quantize", "--model", tmp_path / "teacher", "--out", tmp_path / "o", *key)
+    answer = run("audit", "verify", tmp_path / "teacher")
+    assert answer.returncode == 4, "a finding of an audit has the same code"
+
+
+def test_a_missing_file_is_5(tmp_path, key):
+    fault(5, "io", "quantize", "--model", tmp_path / "missing", "--out", tmp_path / "o", *key)
+
+
+def test_an_artifact_that_another_process_builds_is_5(tmp_path, key):
+    with open(tmp_path / ".teacher.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        message = fault(5, "io", "import", "--path", LLAMA, "--out", tmp_path / "teacher", *key)
+        assert message.startswith(f"{tmp_path}/teacher: another overproof process")
+    overproof("import", "--path", LLAMA, "--out", tmp_path / "teacher", *key)
+    assert not (tmp_path / ".teacher.lock").exists()
+
+
+def test_a_bound_that_is_not_kept_is_6(tmp_path, key):
+    overproof("tiny-teacher", "--out", tmp_path / "teacher", *key)
+    text = SOURCE / "examples/texts/river.txt"
+    message = fault(6, "quality", "quantize", "--model", tmp_path / "teacher", "--text", text, "--max-kl", 1e-12, "--out", tmp_path / "int8", *key)
+    assert "max-kl" in message
+    assert not (tmp_path / "int8").exists()
+
+
+def test_inputs_that_do_not_belong_together_are_7(tmp_path, key):
+    write_safetensors(tmp_path / "statistics/statistics.safetensors", {"teacher_root": "0" * 64})
+    fault(7, "mismatch", "prune-neurons", "--teacher", LLAMA, "--statistics", tmp_path / "statistics", "--out", tmp_path / "o", *key)
+
+
+def test_numbers_that_are_not_finite_are_8(tmp_path, key):
+    overproof("tiny-teacher", "--layers", 1, "--out", tmp_path / "teacher", *key)
+    overproof("corpus", "--source", SOURCE / "examples/texts", "--tokenizer", tmp_path / "teacher", "--window-length", 64, "--out", tmp_path / "corpus", *key)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(tmp_path / "teacher" / name, broken / name)
+    data = bytearray((broken / "model.safetensors").read_bytes())
+    data[-4:] = struct.pack("<f", float("nan"))
+    (broken / "model.safetensors").write_bytes(data)
+    fault(8, "divergence", "teach", "--teacher", broken, "--corpus", tmp_path / "corpus", "--tokens", 64, "--out", tmp_path / "targets", *key)
+    assert not (tmp_path / "targets").exists()
+
+
+def test_an_interrupt_is_130(tmp_path, key):
+    words = [OVERPROOF, "run", SOURCE / "examples/kill-test.ini", "--out", tmp_path / "run", *key, "--json"]
+    with subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=inherited()) as process:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "run/.student.partial").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert json.loads(out.splitlines()[-1])["error"] == "interrupted"
+    assert "Run the same command to resume" in err
+    assert not (tmp_path / "run/student").exists() and not (tmp_path / "run/.student.partial").exists()
+
+
+def test_the_exit_codes_are_listed():
+    for page in (run("--help").stdout, run("reference").stdout):
+        for kind in ("usage", "format", "provenance", "io", "quality", "mismatch", "divergence", "interrupted", "internal"):
+            assert kind in page.split("xit codes")[1]
+
+
+# Two programs.
+
+def loads_libtorch(*words):
+    """Whether the dynamic linker loads libtorch for a command, by its own log."""
+    answer = run(*words, env={"LD_DEBUG": "files"})
+    assert "calling init" in answer.stderr, "the dynamic linker writes no log"
+    return "libtorch" in answer.stderr
+
+
+def test_what_does_not_need_libtorch_starts_without_it(tmp_path, key):
+    for words in (["--version"], ["--help"], ["reference"], ["inspect", LLAMA], ["import", "--path", LLAMA, "--out", tmp_path / "teacher", *key],
+                  ["quantize", "--model", LLAMA, "--out", tmp_path / "int8", *key], ["teach", "--help"],
+                  ["run", SOURCE / "examples/kill-test.ini", "--out", tmp_path / "run", "--dry-run", *key]):
+        assert not loads_libtorch(*words), words
+    assert loads_libtorch("tiny-teacher", "--out", tmp_path / "tiny", *key)
+
+
+def test_without_the_program_that_has_libtorch_a_stage_that_needs_it_is_refused_before_it_begins(tmp_path, key):
+    alone = tmp_path / "bin" / "overproof"
+    alone.parent.mkdir()
+    shutil.copy(OVERPROOF, alone)
+    answer = subprocess.run([alone, "tiny-teacher", "--out", tmp_path / "tiny", *map(str, key)], capture_output=True, text=True, env=inherited())
+    assert answer.returncode == 5 and "libtorch" in answer.stderr and "'tiny-teacher'" in answer.stderr
+    assert not (tmp_path / "key.pem").exists() and not (tmp_path / "tiny").exists()
+    page = subprocess.run([alone, "reference"], capture_output=True, text=True, env=inherited()).stdout
+    assert page == run("reference").stdout, "every build lists every stage and verb"
+
+
+def test_a_renamed_stage_is_refused_with_its_new_name():
+    assert "it is now 'carve'" in run("student", "--out", "x").stderr
+    assert "'prune-neurons'" in run("prune", "--out", "x").stderr
+
+
+def test_a_value_set_on_the_command_line_may_be_a_list(tmp_path, key):
+    recipe = SOURCE / "examples/kill-test.ini"
+    words = ["run", recipe, "--out", tmp_path / "run", "--dry-run", *key, "--set", "student.train=router,norms", "--set", "int8.scheme=fp8"]
+    assert run(*words).returncode == 0
+    answer = run(*words, "--set", "student.train=router,nroms")
+    assert answer.returncode == 2 and "nroms" in answer.stderr
+
+
+def test_a_flag_is_true_on_the_command_line_and_needs_a_value_in_a_recipe(tmp_path, key):
+    (tmp_path / "r.ini").write_text("[teacher]\nstage = import\npath = x\n[int8]\nstage = quantize\nmodel = teacher\nevaluate =\n")
+    answer = run("run", tmp_path / "r.ini", "--dry-run", *key)
+    assert answer.returncode == 2 and "'evaluate'" in answer.stderr and "true or false" in answer.stderr
 
 
 def test_a_teacher_with_another_digest_is_refused(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     answer = run("import", "--path", tmp_path / "m.gguf", "--sha256", "0" * 64, "--out", tmp_path / "t", "--key", tmp_path / "k.pem")
-    assert answer.returncode == 4 and "is asked for" in answer.stderr
+    assert answer.returncode == 4 and "sha256" in answer.stderr
     assert not (tmp_path / "t").exists()
 
 

@@ -1,4 +1,4 @@
-"""prune --drop-source: what it writes loads in transformers and computes what the parent computes with those experts shut.
+"""prune-source: what it writes loads in transformers and computes what the parent computes with those experts shut.
 
 The peer is transformers' own glm4_moe on the parent's weights, in which the dropped experts are made unreachable by the router's bias
 alone: a smaller model that gives the same logits lost these experts and nothing else.
@@ -36,7 +36,7 @@ stage = teach
 tokens = 4096
 
 [student-init]
-stage = student
+stage = carve
 experts = 7
 shared = 1
 top-k = 2
@@ -89,7 +89,7 @@ def test_the_smaller_model_is_the_parent_with_those_experts_shut(run, tmp_path, 
     over = mass > threshold
     assert over.any() and over.sum(1).min() < over.sum(1).max(), "the layers must lose different numbers for this test"
     out = run / f"without-odd-{uneven}"
-    told = json.loads(overproof("prune", "--student", run / "student", "--drop-source", "odd", "--threshold", threshold, "--uneven", uneven,
+    told = json.loads(overproof("prune-source", "--student", run / "student", "--drop-source", "odd", "--threshold", threshold, "--uneven", uneven,
                                 "--out", out, "--json").stdout)["metrics"]
 
     expected = over.clone()

@@ -251,7 +251,7 @@ def test_full_disk_leaves_earlier_artifacts_intact(run, base):
     small.mkdir()
     # Where / is no mount point (a chroot) its propagation cannot be set: then the mount is taken away again by hand.
     script = f'mount --make-rprivate / 2>/dev/null; mount -t tmpfs -o size=600k tmpfs {small} && echo kept > {small}/earlier && ' \
-             f'{OVERPROOF} prune --teacher {run}/teacher --statistics {run}/statistics --out {small}/pruned; code=$?; ' \
+             f'{OVERPROOF} prune-neurons --teacher {run}/teacher --statistics {run}/statistics --out {small}/pruned; code=$?; ' \
              f'ls -A {small}; umount {small}; exit $code'
     unshare = ["unshare", "-m", "--propagation", "unchanged"] if os.geteuid() == 0 else ["unshare", "-rm"]
     answer = subprocess.run([*unshare, "sh", "-c", script], capture_output=True, text=True)

@@ -59,7 +59,7 @@ def run(tmp_path_factory):
     overproof("tiny-teacher", "--seed", 2, *SHAPE, "--out", run / "student-init")
     distill(run / "student-init", run / "soft-targets", run / "corpus", run / "student", "--schedule", "constant")
     overproof("observe", "--teacher", run / "student", "--corpus", run / "corpus", "--tokens", 1024, "--out", run / "statistics")
-    overproof("prune", "--teacher", run / "student", "--statistics", run / "statistics", "--keep", 0.75, "--out", run / "pruned")
+    overproof("prune-neurons", "--teacher", run / "student", "--statistics", run / "statistics", "--keep", 0.75, "--out", run / "pruned")
     overproof("quantize", "--model", run / "student", "--out", run / "int8")
     other = base / "other"
     overproof("teach", "--teacher", run / "teacher", "--corpus", run / "corpus", "--tokens", WINDOWS * LENGTH, "--seed", 9, "--out", other / "soft-targets")

@@ -196,7 +196,7 @@ def test_export_of_a_permissive_model(models):
 
 def test_export_is_held_back_and_leaves_nothing(models):
     done = export(models, models / "llama3.1/teacher", models / "llama3.1/gguf", code=4)
-    assert "the policy holds this model back" in done.stderr and "--acknowledge LicenseRef-llama3.1" in done.stderr
+    assert "blocked by policy" in done.stderr and "--acknowledge LicenseRef-llama3.1" in done.stderr
     assert 'begins with "Llama"' in done.stderr
     assert sorted(p.name for p in (models / "llama3.1").iterdir()) == ["teacher"]
 
@@ -211,7 +211,7 @@ def test_acknowledgement_is_signed(models):
     # The signed acknowledgement counts when the export is judged afterwards; without it, it does not pass.
     assert json.loads(overproof("audit", "policy", out, "--json").stdout)["holds"]
     assert "unchanged" in export(models, models / "llama3.1/teacher", out, "--acknowledge", "llama3.1", "--name", "Llama-Tiny").stdout
-    assert "holds this model back" in export(models, models / "llama3.1/teacher", models / "llama3.1/other", code=4).stderr
+    assert "blocked by policy" in export(models, models / "llama3.1/teacher", models / "llama3.1/other", code=4).stderr
 
 
 def test_the_policy_file_is_recorded_by_digest(models, tmp_path):

@@ -40,7 +40,7 @@ stage = teach
 tokens = 1024
 
 [student-init]
-stage = student
+stage = carve
 experts = 7
 shared = 1
 top-k = 1

@@ -1,6 +1,6 @@
 #pragma once
-// A run of the small recipe, and a maker who cheats: he changes what he likes, and signs everything anew so that all signatures
-// and all digests between artifacts hold.
+// A run of the small recipe, and a forged copy of it: anything can be changed, and every statement is signed again so that all
+// signatures and all digests between artifacts hold.
 
 #include <functional>
 #include <map>
@@ -11,6 +11,7 @@
 #include "records/step_log.h"
 #include "formats/safetensors.h"
 #include "pipeline/recipe.h"
+#include "pipeline/torch_functions.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
 #include "tests/support.h"
@@ -22,12 +23,12 @@ inline const fs::path& honest_run() {
   static const TempFolder folder;
   static const fs::path run = [] {
     set_progress_mode(ProgressMode::off);
+    bind_torch_functions();
     const std::vector<std::string> overrides = {"student.steps=24",     "student.warmup=2",         "student.digest-every=4",
                                                 "student.keep-every=8", "soft-targets.tokens=1280", "calibrated.digest-every=2"};
     const Recipe recipe = read_recipe(fs::path(OVERPROOF_SOURCE_DIR) / "examples/kill-test.ini", overrides);
     RecipeOptions options;
     options.out = folder / "run";
-    options.json = true;
     run_recipe(recipe, options, Key::generate());
     return options.out;
   }();

@@ -1,10 +1,14 @@
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <fstream>
+#include <thread>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "pipeline/recipe.h"
+#include "pipeline/run_log.h"
+#include "provenance/lineage_kinds.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -15,8 +19,8 @@ struct RecipeFile {
   TempFolder folder;
   fs::path path = folder / "r.ini";
   explicit RecipeFile(const std::string& text) { std::ofstream(path) << text; }
-  Recipe read(const std::vector<std::string>& overrides = {}) const { return read_recipe(path, overrides); }
-  std::string fault(const std::vector<std::string>& overrides = {}) const {
+  Recipe read(const StringList& overrides = {}) const { return read_recipe(path, overrides); }
+  std::string fault(const StringList& overrides = {}) const {
     try {
       read(overrides);
     } catch (const UsageError& e) {
@@ -44,7 +48,7 @@ TEST_CASE("a recipe's artifacts are made after what they need, whatever the orde
   CHECK(to_json(recipe.steps[1].instance->options())["exclude"] == "*.down_proj.weight");
 }
 
-TEST_CASE("a recipe that is wrong says where, and what was meant") {
+TEST_CASE("a fault of a recipe names the section and the nearest known word") {
   using Catch::Contains;
   CHECK_THAT(RecipeFile(kGood + "licence = x\n").fault(), Contains("[teacher]") && Contains("did you mean 'license'?"));
   CHECK_THAT(RecipeFile(kGood + "[x]\nstage = quantise\n").fault(), Contains("[x]") && Contains("did you mean 'quantize'?"));
@@ -54,17 +58,17 @@ TEST_CASE("a recipe that is wrong says where, and what was meant") {
   CHECK_THAT(RecipeFile(kGood + "license = x\n").fault(), Contains("gives 'license' twice"));
   CHECK_THAT(RecipeFile("a = 1\n").fault(), Contains("no [section]"));
   CHECK_THAT(RecipeFile("[../up]\nstage = import\n").fault(), Contains("cannot be the name"));
-  CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(), Contains("circle"));
+  CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(), Contains("dependency cycle: a -> b -> a"));
   CHECK_THAT(RecipeFile("").fault(), Contains("no [section]"));
   CHECK_THAT(RecipeFile("[teacher\n").fault(), Contains("r.ini") && Contains("'[teacher'"));
-  CHECK_THAT(RecipeFile("a %invalid_line% b\n").fault(), Contains("'a %invalid_line% b'"));  // once the reader never came back
+  CHECK_THAT(RecipeFile("a %invalid_line% b\n").fault(), Contains("'a %invalid_line% b'"));
   CHECK_THAT(RecipeFile(kGood).fault({"int9.scheme=int8"}), Contains("did you mean [int8]?"));
   CHECK_THAT(RecipeFile(kGood).fault({"nonsense"}), Contains("section.key=value"));
   CHECK_THAT(RecipeFile("[x]\nstage = quantize\nscheme = int9\nmodel = x\n").fault(), Contains("scheme"));
   CHECK_THROWS_AS(read_recipe("no-such-recipe.ini", {}), IoError);
 }
 
-TEST_CASE("what a run's log says is taken only where it is of the right kind: anybody may have written into it") {
+TEST_CASE("entries of a run's log that have another type are ignored") {
   const RecipeFile file(kGood);
   const Digest root = sha256(std::string_view("root"));
   const auto said = [&](const Json& log) {
@@ -79,18 +83,69 @@ TEST_CASE("what a run's log says is taken only where it is of the right kind: an
   CHECK(said({{"student", 5}}).empty());
 }
 
-TEST_CASE("a stage that takes one of two kinds of model asks for the one that was named") {
-  const std::string inputs = "[teacher]\nstage = import\npath = m.gguf\n[corpus]\nsource = texts\ntokenizer = teacher\n";
-  const auto prune_of = [&](const std::string& section) -> RecipeStep {
-    Recipe recipe = RecipeFile(inputs + section).read();
-    for (RecipeStep& step : recipe.steps)
-      if (step.artifact == "pruned") return std::move(step);
-    throw std::logic_error("no step");
+TEST_CASE("an optional input is bound only when it is named") {
+  const std::string inputs = "[teacher]\nstage = import\npath = m.gguf\n[counts]\nstage = import\npath = m.gguf\n";
+  const auto artifacts = [&](const std::string& section) {
+    const Recipe recipe = RecipeFile(inputs + section).read();
+    return recipe.steps.back().artifacts;
   };
-  // A student is named: what the other kind needs is neither asked for nor taken into the lineage.
-  CHECK(prune_of("[pruned]\nstage = prune\nstudent = teacher\ndrop-source = x\n").artifacts ==
+  CHECK(artifacts("[pruned]\nstage = prune-source\nstudent = teacher\n") ==
         std::map<std::string, std::string>{{"student", "teacher"}});
-  CHECK_THAT(RecipeFile(inputs + "[pruned]\nstage = prune\n").fault(), Catch::Contains("'statistics' is missing"));
-  CHECK(prune_of("[pruned]\nstage = prune\nstatistics = corpus\n").artifacts ==
-        std::map<std::string, std::string>{{"statistics", "corpus"}, {"teacher", "teacher"}});
+  CHECK(artifacts("[pruned]\nstage = prune-source\nstudent = teacher\ncounts = counts\n") ==
+        std::map<std::string, std::string>{{"counts", "counts"}, {"student", "teacher"}});
+}
+
+TEST_CASE("a stage of version 0.1 that has another name now is refused with that name") {
+  using Catch::Contains;
+  CHECK_THAT(RecipeFile("[student]\nteacher = x\n").fault(), Contains("there is no stage 'student'; it is now 'carve'"));
+  CHECK_THAT(RecipeFile("[x]\nstage = prune\n").fault(), Contains("'prune-neurons'") && Contains("'prune-source'"));
+}
+
+TEST_CASE("a recipe needs libtorch when one of the steps to be made does") {
+  const std::string text = "[teacher]\nstage = import\npath = m.gguf\n[int8]\nstage = quantize\nmodel = teacher\n"
+                           "[measured]\nstage = quantize\nmodel = teacher\nevaluate = true\n";
+  const Recipe recipe = RecipeFile(text).read();
+  CHECK(recipe_needs(recipe, "") == Needs::torch);
+  CHECK(recipe_needs(recipe, "teacher") == Needs::nothing);
+  CHECK(recipe_needs(recipe, "int8") == Needs::nothing);
+  CHECK(recipe_needs(recipe, "measured") == Needs::torch);
+  CHECK(recipe_needs(RecipeFile("[teacher]\nstage = tiny-teacher\n").read(), "") == Needs::torch);
+  CHECK_THROWS_WITH(require_artifact(recipe, "int9"), Catch::Contains("did you mean 'int8'?"));
+}
+
+TEST_CASE("every stage has a kind of lineage, an example and a sentence of help") {
+  for (const StageSpec& spec : stages()) {
+    INFO(spec.name);
+    const LineageKind* kind = find_lineage_kind(spec.kind);
+    REQUIRE(kind != nullptr);
+    CHECK(spec.help.ends_with("."));
+    CHECK(spec.example.find("overproof " + spec.name + " ") == 0);
+    CHECK(renamed_stage(spec.name).empty());
+    // Every rule of the kind names a slot of a stage that makes the kind.
+    for (const SlotRule& rule : kind->slots) {
+      if (rule.slot.empty()) continue;
+      const bool known = std::ranges::any_of(
+          stages(), [&](const StageSpec& s) { return s.kind == spec.kind && s.find_slot(rule.slot) != nullptr; });
+      const bool only_in_version_0_1 =
+          spec.kind == "pruned-from" || (spec.kind == "distilled-from" && rule.slot == "teacher");
+      CHECK((known || only_in_version_0_1));
+    }
+  }
+}
+
+TEST_CASE("two recipes into one run folder lose no entry of its log") {
+  const TempFolder folder;
+  constexpr int kEntries = 40;
+  const Digest root = sha256(std::string_view("root"));
+  std::vector<std::thread> recipes;
+  for (const char* name : {"a", "b", "c"})
+    recipes.emplace_back([&, name] {
+      const RunLog log(folder.path());
+      for (int i = 0; i < kEntries; ++i) log.remember(name + std::to_string(i), {root, 1.5, {"made", name}});
+    });
+  for (std::thread& t : recipes) t.join();
+  for (const std::string name : {"a", "b", "c"})
+    for (int i = 0; i < kEntries; ++i)
+      CHECK(recall_summary(folder / (name + std::to_string(i)), root) == std::vector<std::string>{"made", name});
+  CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);  // no lock is left
 }

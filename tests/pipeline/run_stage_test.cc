@@ -60,7 +60,10 @@ struct Fixture {
   std::unique_ptr<StageInstance> instance;
   Key key = Key::generate();
   Fixture() {
-    spec = {"echo", "observed", "", "", {{"text", "a file", Slot::Kind::file}}, false, stage_maker<EchoConfig>(run_echo)};
+    spec = {.name = "echo",
+            .kind = "observed",
+            .slots = {{.name = "text", .kind = Slot::Kind::file}},
+            .make = stage_maker<EchoConfig>(run_echo)};
     instance = spec.make();
     std::ofstream(path / "in.txt") << "hello";
     g_runs = 0;
@@ -117,7 +120,7 @@ TEST_CASE("a changed option, a changed input or a damaged artifact makes the sta
   CHECK(g_runs == 4);
 }
 
-TEST_CASE("a stage that fails leaves the earlier artifact, its scratch, and nothing half-written") {
+TEST_CASE("a stage that fails leaves the earlier artifact and its scratch folder, and no partial output") {
   Fixture f;
   const Digest first = run_stage(f.request(), f.key).root;
   f.set("fail", "usage");
@@ -150,7 +153,7 @@ TEST_CASE("missing inputs and foreign output folders are refused before anything
   std::ofstream(f.path / "mine/thesis.txt") << "precious";
   r = f.request();
   r.out = f.path / "mine";
-  CHECK_THROWS_WITH(run_stage(r, f.key), Catch::Contains("no artifact of ours"));
+  CHECK_THROWS_WITH(run_stage(r, f.key), Catch::Contains("is not an artifact of overproof"));
   CHECK(read_file(f.path / "mine/thesis.txt") == "precious");
   CHECK(g_runs == 0);
 }
@@ -158,13 +161,10 @@ TEST_CASE("missing inputs and foreign output folders are refused before anything
 TEST_CASE("a stage that digests its input while reading it is held to the input's statement") {
   Fixture f;
   const Digest echo = run_stage(f.request(), f.key).root;
-  const StageSpec spec = {"stream",
-                          "quantized-from",
-                          "",
-                          "",
-                          {{"text", "an echo", Slot::Kind::artifact, true, true}},
-                          false,
-                          stage_maker<EchoConfig>(run_stream)};
+  const StageSpec spec = {.name = "stream",
+                          .kind = "quantized-from",
+                          .slots = {{.name = "text", .streamed = true}},
+                          .make = stage_maker<EchoConfig>(run_stream)};
   const auto run = [&](const char* fail, const char* out) {
     const auto instance = spec.make();
     Options options = instance->options();
@@ -182,10 +182,10 @@ TEST_CASE("a stage that digests its input while reading it is held to the input'
   // A digest that is not the statement's: nothing is left, not even what could be gone on from.
   CHECK_THROWS_AS(run("usage", "forged"), ProvenanceError);
   CHECK(f.names() == before);
-  CHECK_THROWS_WITH(run("unrecorded", "meddled"), Catch::Contains("was changed while it was read"));
+  CHECK_THROWS_WITH(run("unrecorded", "meddled"), Catch::Contains("modified while being read"));
   CHECK(f.names() == before);
 
-  // A byte exchanged on disk, same size: the statement does not hold, whoever finds out.
+  // A byte changed on disk, same size: the statement does not hold.
   std::ofstream(f.path / "out/sub/echo.txt") << "hellO";
   CHECK_THROWS_WITH(run("", "tampered"), Catch::Contains("sub/echo.txt: has digest"));
   CHECK(f.names() == before);

@@ -1,4 +1,4 @@
-// Each thing that a cheating maker can change, with every signature made anew, and the check that catches it.
+// Every kind of forgery of a run, with all statements signed again, and the check that detects it.
 #ifdef OVERPROOF_WITH_TORCH
 
 #include <catch2/catch.hpp>
@@ -42,8 +42,9 @@ bool has(const std::vector<std::string>& lines, const std::string& word) {
   return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return line.find(word) != std::string::npos; });
 }
 
-Recomputation recomputed(const fs::path& folder, const std::string& stages = "prune,quantize,student,observe,tiny-teacher",
-                         const std::string& file = "") {
+const StringList kStages = {"prune-neurons", "quantize", "carve", "observe", "tiny-teacher"};
+
+Recomputation recomputed(const fs::path& folder, const StringList& stages = kStages, const StringMap& file = {}) {
   RecomputeConfig config;
   config.stages = stages;
   config.file = file;
@@ -56,7 +57,7 @@ const Recomputed& of(const Recomputation& r, const std::string& artifact) {
   throw std::logic_error("no artifact " + artifact);
 }
 
-/// Commits to the table as it is now.
+/// Writes the commitment again for the changed document table.
 void recommit(const fs::path& corpus) {
   const Corpus table(corpus);
   const std::string lines = read_file(corpus / "documents.jsonl");
@@ -71,7 +72,7 @@ void recommit(const fs::path& corpus) {
   writer.finish(folder, int64_t(lines.size()));
 }
 
-/// As data/token_batch.h writes it down, from the files alone.
+/// The batch root of step records, computed from the files alone.
 Digest batch_root(const fs::path& run, int64_t position, int64_t batch) {
   const Corpus corpus(run / "corpus");
   const SoftTargets targets(run / "soft-targets");
@@ -117,17 +118,17 @@ TEST_CASE("an honest run passes every check") {
   CHECK(replayed(run.path(), 100, "calibrated").segments.size() == 2);
   CHECK(replayed(run.path(), 100, "calibrated").holds());
   const Recomputation again =
-      recomputed(run.path(), "all", "source=" + (fs::path(OVERPROOF_SOURCE_DIR) / "examples/texts").string());
+      recomputed(run.path(), {"all"}, {{"source", (fs::path(OVERPROOF_SOURCE_DIR) / "examples/texts").string()}});
   INFO(again.to_json().dump(1));
   CHECK(again.holds());
   for (const Recomputed& a : again.artifacts) CHECK(a.status == Recomputed::Status::equal);
-  // Signed anew by somebody else, nothing but the signer is another.
+  // Signed again with another key: only the signer differs.
   run.reseal();
   CHECK(verifies(run.path()));
   CHECK(replayed(run.path(), 2).holds());
 }
 
-TEST_CASE("segments are taken up from the nearest kept state, and a false one is not trusted") {
+TEST_CASE("segments start from the nearest kept state, and a forged state is not trusted") {
   const ForgedRun run;
   int64_t kept = 0;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints")) kept += entry.path().extension() == ".safetensors";
@@ -153,7 +154,7 @@ TEST_CASE("segments are taken up from the nearest kept state, and a false one is
   CHECK(verifies(run.path()));
 }
 
-TEST_CASE("a changed document is caught") {
+TEST_CASE("a changed document is detected") {
   const ForgedRun run;
   const Corpus corpus(run / "corpus");
   const auto used = std::find_if(corpus.documents().begin(), corpus.documents().end(),
@@ -183,7 +184,7 @@ TEST_CASE("a changed document is caught") {
     recommit(run / "corpus");
     run.reseal();
     CHECK(verifies(run.path(), "trains in the order of key"));
-    // He goes on, and puts the order right: then each step had other windows, and the teacher other draws.
+    // With the order corrected as well, each step had other windows, and the teacher other draws.
     const Digest root = scan_artifact(run / "corpus").root;
     ForgedRun::change_metadata(run / "soft-targets", "targets.safetensors",
                                [&](Metadata& m) { m["order_key"] = order_key(root, std::stoll(m.at("seed"))).hex(); });
@@ -196,7 +197,7 @@ TEST_CASE("a changed document is caught") {
   }
 }
 
-TEST_CASE("a changed learning rate is caught by replay") {
+TEST_CASE("a changed learning rate is detected by replay") {
   const ForgedRun run;
   SECTION("in the statement") {
     run.reseal([](Lineage& l) {
@@ -209,13 +210,13 @@ TEST_CASE("a changed learning rate is caught by replay") {
     });
     run.reseal();
   }
-  CHECK(verifies(run.path()));  // everything is signed, and says the same
+  CHECK(verifies(run.path()));  // all statements are signed and agree
   const Replay r = replayed(run.path(), 0);
   CHECK_FALSE(r.holds());
   CHECK(has(r.faults, "learning rate"));
 }
 
-TEST_CASE("a changed option of training is caught by replay") {
+TEST_CASE("a changed option of training is detected by replay") {
   const ForgedRun run;
   run.reseal([](Lineage& l) {
     if (l.name == "student") l.config["beta2"] = 0.99;
@@ -227,7 +228,7 @@ TEST_CASE("a changed option of training is caught by replay") {
   CHECK(std::none_of(r.segments.begin(), r.segments.end(), [](const ReplayedSegment& s) { return s.equal; }));
 }
 
-TEST_CASE("one changed weight is caught") {
+TEST_CASE("one changed weight is detected") {
   const ForgedRun run;
   const auto nudge = [&](const std::string& artifact) {
     ForgedRun::rewrite(run / artifact, "model.safetensors",
@@ -286,11 +287,11 @@ TEST_CASE("one changed weight is caught") {
   }
 }
 
-TEST_CASE("a changed row of the teacher is caught by rows, and by replay") {
+TEST_CASE("a changed row of the teacher is detected by rows and by replay") {
   const ForgedRun run;
   int64_t row = -1;
   ForgedRun::rewrite(run / "soft-targets", "targets.safetensors", [&](auto& tensors, Metadata&) {
-    // One draw is moved from a row's first id to its second, so that the row still adds up.
+    // One draw is moved from a row's first id to its second, so that the row's sum stays the same.
     const auto& lengths = tensors.at("row_lengths");
     auto& entries = tensors.at("entries");
     size_t first = 0;
@@ -323,7 +324,7 @@ TEST_CASE("a changed row of the teacher is caught by rows, and by replay") {
   }
 }
 
-TEST_CASE("a changed step record is caught") {
+TEST_CASE("a changed step record is detected") {
   ForgedRun run;
   SECTION("alone: by verify, for the chain breaks") {
     ForgedRun::rewrite(run / "student", kStepRecordsFile,
@@ -368,7 +369,7 @@ TEST_CASE("within a tolerance, rounding passes and forgery does not") {
   CHECK(honest.holds());
   CHECK(honest.segments_total == 3);  // from the beginning and from both kept states
   for (const ReplayedSegment& s : honest.segments) CHECK(s.weight_difference == 0);
-  // Weights that are off by about as much as reordered sums leave pass, and more does not.
+  // A difference as large as reordered sums cause passes; a larger one does not.
   for (const auto& [scale, passes] : {std::pair{1e-6, true}, std::pair{1e-2, false}}) {
     const ForgedRun off;
     ForgedRun::rewrite(off / "student", "model.safetensors", [&, s = scale](auto& tensors, Metadata&) {
@@ -408,36 +409,36 @@ TEST_CASE("draws are without replacement, follow from the seed, and cover all se
   CHECK(caught_exactly(20, 20, 1) == 1.0);
 }
 
-TEST_CASE("what cannot be replayed or made again is said") {
+TEST_CASE("what cannot be replayed or made again is reported with the reason") {
   const ForgedRun run;
   CHECK_THROWS_WITH(replayed(run.path(), 1, "int8"), Catch::Contains("was not trained"));
   CHECK_THROWS_WITH(replayed(run.path(), 1, "studnt"), Catch::Contains("calibrated"));
   ReplayConfig loose;
   Options options = options_of(loose);
   CHECK_THROWS_WITH(find_option(options, "tolerance", "").assign("loose"), Catch::Contains("'bitwise' or a number"));
-  CHECK_THROWS_WITH(recomputed(run.path(), "pruune"), Catch::Contains("did you mean 'prune'"));
-  CHECK_THROWS_WITH(recomputed(run / "int8", "", "source=/nowhere"), Catch::Contains("nothing that was made again takes"));
+  CHECK_THROWS_WITH(recomputed(run.path(), {"quantise"}), Catch::Contains("did you mean 'quantize'"));
+  CHECK_THROWS_WITH(recomputed(run / "int8", {}, {{"source", "/nowhere"}}), Catch::Contains("no artifact that was made again has an input"));
   CHECK(of(recomputed(run / "corpus"), "corpus").status == Recomputed::Status::not_made);
   CHECK(has(of(recomputed(run / "corpus"), "corpus").details, "--file source=PATH"));
   // Other texts than those that were signed.
   fs::create_directories(run / "audits");
   write_file_atomically(run / "audits/a.txt", "x");
-  CHECK(of(recomputed(run / "corpus", "", "corpus.source=" + (run / "audits").string()), "corpus").status ==
+  CHECK(of(recomputed(run / "corpus", {}, {{"corpus.source", (run / "audits").string()}}), "corpus").status ==
         Recomputed::Status::differs);
-  // A statement with an option that nobody knows, or of another type.
+  // A statement with an unknown option, or one of another type.
   run.reseal([](Lineage& l) {
     if (l.name == "int8") l.config["schem"] = "int8";
     if (l.name == "student") l.config["steps"] = "24";
   });
   CHECK(has(of(recomputed(run / "int8"), "int8").details, "did you mean 'scheme'"));
   CHECK(has(replayed(run.path(), 1).faults, "wrong type"));
-  // A parent that was changed after it was signed is said before anything is trained.
+  // A parent that was changed after it was signed is reported before any training.
   write_file_atomically(run / "student-init/config.json", "{}");
   CHECK(has(replayed(run.path(), 1).faults, "student-init/config.json"));
   CHECK(has(of(recomputed(run / "student"), "student").details, "student-init"));
-  write_file_atomically(run / "static.txt", "");  // a file in the run is no artifact
+  write_file_atomically(run / "static.txt", "");  // a file in the run is not an artifact
   write_file_atomically(run / "statistics/more.txt", "");
-  CHECK(has(of(recomputed(run / "statistics"), "statistics").details, "not those that were signed"));
+  CHECK(has(of(recomputed(run / "statistics"), "statistics").details, "do not match its statement"));
 }
 
 #endif

@@ -15,7 +15,7 @@
 #include "student/clusters.h"
 #include "student/ffn.h"
 #include "student/router_fit.h"
-#include "student/tiny_stage.h"
+#include "student/tiny_teacher_stage.h"
 #include "tests/support.h"
 
 namespace overproof {
@@ -128,12 +128,12 @@ TEST_CASE("carving deals out every neuron once and keeps the function") {
   CHECK(carving.quality.oracle_error <= carving.quality.router_error + 1e-9);
   CHECK(carving.quality.recall > 2.0 / 7);  // better than chance
 
-  StudentConfig config;
+  CarveConfig config;
   config.experts = 7;
   config.top_k = 2;
   const Inputs inputs({{"teacher", {folder.path() / "teacher", root}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
   Outputs outputs(folder.path() / "student", folder.path());
-  const StageReport report = run_student(config, inputs, outputs);
+  const StageReport report = run_carve(config, inputs, outputs);
   CHECK(report.metrics().at("certificate").at("largest_difference").get<double>() <= kEquivalenceBound);
   CHECK(report.metrics().at("ffn_activation").get<double>() == Approx(3.0 / 8));
 
@@ -159,7 +159,7 @@ TEST_CASE("statistics of another teacher are refused") {
   const Inputs inputs(
       {{"teacher", {folder.path() / "teacher", Digest{}}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
   Outputs outputs(folder.path() / "student", folder.path());
-  CHECK_THROWS_AS(run_student({}, inputs, outputs), UsageError);
+  CHECK_THROWS_AS(run_carve({}, inputs, outputs), UsageError);
 }
 
 TEST_CASE("shapes that cannot be carved are refused") {

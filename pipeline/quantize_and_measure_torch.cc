@@ -17,14 +17,14 @@
 namespace overproof {
 namespace {
 
-/// Windows of text that no corpus has cut. Long enough that most positions have a context.
+/// Tokens of a window of plain text: long enough that most positions have a context.
 constexpr int64_t kTextWindow = 256;
 constexpr int64_t kWindowsAtATime = 4;
 
-/// The parent and what it says; kept over all trials.
-class Judge {
+/// The parent model, the text to measure on and the parent's outputs; used by all trials.
+class QualityMeter {
  public:
-  Judge(const CheckedQuantizeConfig& config, const Inputs& inputs)
+  QualityMeter(const CheckedQuantizeConfig& config, const Inputs& inputs)
       : parent_(open_checkpoint(inputs.path("model"))),
         windows_(windows(config, inputs)),
         states_(final_states(parent_, windows_)) {}
@@ -48,7 +48,7 @@ class Judge {
     if (inputs.has("text"))
       return text_windows(inputs.path("text"), *open_tokenizer(inputs.path("model")), kTextWindow, config.evaluate_tokens,
                           kWindowsAtATime);
-    throw UsageError("there is nothing to measure quality on: name a corpus artifact with --corpus, or a text with --text");
+    throw UsageError("there is no text to measure quality on: give a corpus artifact with --corpus, or a text with --text");
   }
 
   Decoder parent_;
@@ -56,7 +56,7 @@ class Judge {
   States states_;
 };
 
-/// Weights by unit, the unit with the noisiest weight first; from the metric "tensors_sqnr".
+/// Weights by fused_unit(), the unit with the noisiest weight first; from the metric "tensors_sqnr".
 std::vector<std::vector<std::string>> units_noisiest_first(const Json& tensors_sqnr) {
   std::map<std::string, std::pair<double, std::vector<std::string>>> units;
   for (const auto& [name, db] : tensors_sqnr.items()) {
@@ -95,12 +95,12 @@ std::string noisiest(const StageReport& report, size_t count) {
   return fmt::format("{}", fmt::join(words, ", "));
 }
 
-/// One way of quantising, made and measured in the scratch folder.
+/// One configuration, quantized and measured in the scratch folder.
 struct Trial {
   StageReport report;
   Divergence quality;
 };
-Trial try_out(const QuantizeConfig& config, const Inputs& inputs, const fs::path& scratch, const Judge& judge) {
+Trial try_out(const QuantizeConfig& config, const Inputs& inputs, const fs::path& scratch, const QualityMeter& meter) {
   const fs::path folder = scratch / "trial";
   const auto clear = [&] {
     for (const char* name : {"trial", "trial-scratch"}) fs::remove_all(scratch / name);
@@ -109,9 +109,9 @@ Trial try_out(const QuantizeConfig& config, const Inputs& inputs, const fs::path
   fs::create_directories(folder);
   fs::create_directories(scratch / "trial-scratch");
   Outputs outputs(folder, scratch / "trial-scratch");
-  const Inputs copy(inputs.all());  // digests are noted once, by the run that counts
+  const Inputs copy(inputs.all());  // digests are noted once, by the final run
   Trial trial{run_quantize(config, copy, outputs), {}};
-  trial.quality = judge.measure(folder);
+  trial.quality = meter.measure(folder);
   clear();
   return trial;
 }
@@ -121,22 +121,22 @@ struct Budgeted {
   int64_t trials = 0;
 };
 
-/// The fewest units that, kept at their precision, bring the KL below the budget.
-Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs, const fs::path& scratch, const Judge& judge) {
-  const Trial all = try_out(config.quantize, inputs, scratch, judge);
+/// The fewest units that bring the KL below the budget when they are not quantized.
+Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs, const fs::path& scratch, const QualityMeter& meter) {
+  const Trial all = try_out(config.quantize, inputs, scratch, meter);
   Budgeted result{{}, 1};
   if (all.quality.kl_mean <= config.kl_budget) return result;
   const auto units = units_noisiest_first(all.report.metrics()["tensors_sqnr"]);
-  // All but one unit is the most that can be kept: a model with nothing quantised is no result.
+  // At least one unit is quantized: a model without any is not a result.
   int64_t enough = int64_t(units.size()) - 1, too_few = 0;
   if (enough < 1)
-    throw QualityError(fmt::format("kl-budget {}: the only weight has a KL of {:.5f}", config.kl_budget, all.quality.kl_mean));
+    throw QualityError(fmt::format("kl-budget {} cannot be kept: the model has one group of weights, with a KL of {:.5f}", config.kl_budget, all.quality.kl_mean));
   const auto kl_keeping = [&](int64_t count) {
     ++result.trials;
-    return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, judge).quality.kl_mean;
+    return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, meter).quality.kl_mean;
   };
   if (const double least = kl_keeping(enough); least > config.kl_budget)
-    throw QualityError(fmt::format("kl-budget {}: with all but one of {} groups of weights kept the KL is still {:.5f}",
+    throw QualityError(fmt::format("kl-budget {} cannot be kept: with only one of {} groups of weights quantized the KL is {:.5f}",
                                    config.kl_budget, units.size(), least));
   while (enough - too_few > 1) {
     const int64_t middle = too_few + (enough - too_few) / 2;
@@ -148,25 +148,14 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
 
 }  // namespace
 
-std::string fused_unit(const std::string& weight) {
-  using Part = TensorName::Part;
-  const TensorName name = TensorName::parse(weight);
-  if (name.expert >= 0) return std::string(name.expert_prefix.substr(0, name.expert_prefix.size() - 1));
-  const std::string unit(name.unit);
-  if (!name.bias && (name.part == Part::q || name.part == Part::k || name.part == Part::v)) return unit + ".qkv";
-  if (!name.bias && (name.part == Part::gate || name.part == Part::up)) return unit + ".gate_up";
-  return weight;
-}
-
-StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
-  if (!config.measures()) return run_quantize(config.quantize, inputs, outputs);
-  const Judge judge(config, inputs);
+StageReport quantize_and_measure(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
+  const QualityMeter meter(config, inputs);
   Budgeted budgeted;
-  if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), judge);
+  if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), meter);
 
   StageReport report = run_quantize(keeping(config.quantize, budgeted.kept), inputs, outputs);
-  const Divergence quality = judge.measure(outputs.folder().path());
-  report.metrics()["quality"] = {{"tokens", judge.tokens()},
+  const Divergence quality = meter.measure(outputs.folder().path());
+  report.metrics()["quality"] = {{"tokens", meter.tokens()},
                                  {"kl_mean", quality.kl_mean},
                                  {"kl_p99", quality.kl_p99},
                                  {"perplexity_ratio", quality.perplexity / quality.teacher_perplexity},
@@ -174,17 +163,17 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
   report.summary.push_back(fmt::format(
       "KL to the parent {:.5f} nats a token on {} held-out tokens (99th percentile {:.4f}), perplexity {:.3f} -> {:.3f}, "
       "same most probable token at {:.1f} %",
-      quality.kl_mean, judge.tokens(), quality.kl_p99, quality.teacher_perplexity, quality.perplexity, 100 * quality.top1));
+      quality.kl_mean, meter.tokens(), quality.kl_p99, quality.teacher_perplexity, quality.perplexity, 100 * quality.top1));
   if (config.kl_budget > 0) {
     report.metrics()["kept_for_budget"] = budgeted.kept;
     report.metrics()["budget_trials"] = budgeted.trials;
-    report.summary.push_back(fmt::format("{} weights kept their precision for a budget of {} ({} trials)", budgeted.kept.size(),
+    report.summary.push_back(fmt::format("left {} weights unquantized for a budget of {} ({} trials)", budgeted.kept.size(),
                                          config.kl_budget, budgeted.trials));
   }
   if (config.max_kl > 0 && !(quality.kl_mean <= config.max_kl))
     throw QualityError(fmt::format(
-        "the KL to the parent is {:.5f}, above max-kl {}; nothing was kept. Noisiest weights: {}. Leave some alone with "
-        "--exclude or --kl-budget, or take another scheme",
+        "the KL to the parent is {:.5f}, above max-kl {}; no artifact was written. Noisiest weights: {}. Exclude some with "
+        "--exclude or --kl-budget, or use another scheme",
         quality.kl_mean, config.max_kl, noisiest(report, 5)));
   return report;
 }

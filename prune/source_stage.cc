@@ -1,4 +1,4 @@
-#include "prune/drop_source.h"
+#include "prune/source_stage.h"
 
 #include <fmt/format.h>
 
@@ -17,13 +17,13 @@
 namespace overproof {
 namespace {
 
-/// Added to a score in (0, 1) it never wins. Finite, because loaders mask with minus infinity and a tie with that could be
-/// chosen.
+/// Added to a score in (0, 1), so that the expert is never selected. Finite, because loaders mask with minus infinity and could
+/// select from a tie with that.
 constexpr float kNeverChosen = -1e9f;
 constexpr int64_t kBlockElements = int64_t{1} << 20;
-constexpr int64_t kLeastExperts = 2;  // what loaders take for a mixture
+constexpr int64_t kLeastExperts = 2;  // loaders need at least two
 
-/// Experts of a layer by their share of the source, the largest first; of equals the earlier.
+/// Experts of a layer by descending share of the source; equal shares in ascending order.
 std::vector<int64_t> by_mass(const RouterCounts& counts, int64_t source, int64_t layer) {
   std::vector<int64_t> experts(static_cast<size_t>(counts.experts));
   std::iota(experts.begin(), experts.end(), int64_t{0});
@@ -32,13 +32,13 @@ std::vector<int64_t> by_mass(const RouterCounts& counts, int64_t source, int64_t
   return experts;
 }
 
-/// A tensor of the new checkpoint.
+/// A tensor of the new checkpoint and its origin.
 struct Plan {
   TensorInfo out;
   std::string from;                            ///< its name in the parent
   const std::vector<int64_t>* rows = nullptr;  ///< rows to take, -1: `empty`; null: all of them
   float empty = 0;
-  bool zero = false;  ///< of an empty place
+  bool zero = false;  ///< an expert in an empty place
 };
 
 void write_tensor(const TensorSource& source, const Plan& plan, ShardedWriter& writer) {
@@ -76,7 +76,7 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
   for (const TensorInfo& info : student.tensors->tensors()) {
     const TensorName name = TensorName::parse(info.name);
     if (name.in_decoder() && name.layer >= layers)
-      throw UsageError(fmt::format("{}: layers beyond the {} of the configuration are not pruned", info.name, layers));
+      throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
     Plan plan{info, info.name};
     if (name.in_decoder() && name.rest.starts_with("mlp.experts.") && name.expert >= 0) {
       if (name.expert >= experts)
@@ -87,11 +87,11 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
         plan.out.name = fmt::format("model.layers.{}.mlp.experts.{}.{}", name.layer, place,
                                     std::string_view(info.name).substr(name.expert_prefix.size()));
         plan.zero = zero;
-        if (!names.insert(plan.out.name).second) throw FormatError(student.path, -1, fmt::format("{} is there twice", info.name));
+        if (!names.insert(plan.out.name).second) throw FormatError(student.path, -1, fmt::format("{} occurs twice", info.name));
         plans.push_back(plan);
       };
       if (const int64_t place = place_of[l][size_t(name.expert)]; place >= 0) put(place, false);
-      // Empty places are written beside the tensors of expert 0, whose shapes they have.
+      // Empty places are written next to the tensors of expert 0, which have the same shapes.
       if (name.expert == 0)
         for (const int64_t place : dropped_places[l]) put(place, true);
       continue;
@@ -139,7 +139,7 @@ RouterCounts counts_of_the_rest(const RouterCounts& counts, const std::vector<La
 
 }  // namespace
 
-std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, double threshold, bool fill_by_rank) {
+std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, double threshold, Uneven uneven) {
   OVERPROOF_CHECK(source >= 0 && source < int64_t(counts.sources.size()));
   std::vector<std::vector<int64_t>> ranked;
   std::vector<int64_t> over;  // how many of each layer exceed the threshold
@@ -155,13 +155,14 @@ std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, d
   const int64_t most = *std::ranges::max_element(over);
   if (most == 0)
     throw UsageError(
-        fmt::format("no expert took more than {:.4g} of its tokens from '{}'; the largest share is {:.4g} (layer {}, expert {}): "
-                    "lower threshold to drop it",
+        fmt::format("no expert took more than {:.4g} of its tokens from '{}'; the largest share is {:.4g} (layer {}, expert {}). Lower "
+                    "threshold to remove it",
                     threshold, counts.sources[size_t(source)], largest, where_layer, where_expert));
   if (most >= counts.experts)
     throw UsageError(
-        fmt::format("layer {} would have no expert left: each took more than {:.4g} of its tokens from '{}'; raise threshold",
+        fmt::format("layer {} would have no expert left: each took more than {:.4g} of its tokens from '{}'. Raise threshold",
                     std::ranges::max_element(over) - over.begin(), threshold, counts.sources[size_t(source)]));
+  const bool fill_by_rank = uneven == Uneven::rank;
   const int64_t gone = std::min(fill_by_rank ? most : *std::ranges::min_element(over), counts.experts - kLeastExperts);
 
   std::vector<LayerDrop> drops;
@@ -178,38 +179,41 @@ std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, d
   return drops;
 }
 
-StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Outputs& outputs) {
+StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inputs, Outputs& outputs) {
+  if (config.drop_source.empty()) throw UsageError("prune-source: --drop-source is missing (the source to remove)");
   const Checkpoint student = open_checkpoint(inputs.path("student"));
   const JsonObject fields(*student.config, student.path, "", JsonNull::absent);
   if (fields.text("model_type", "") != "glm4_moe")
-    throw UsageError(
-        fmt::format("drop-source needs a student with routed experts (glm4_moe), not '{}'", fields.text("model_type", "")));
+    throw FormatError(student.path, -1,
+                      fmt::format("its model_type is '{}', which has no routed experts; prune-source reads glm4_moe",
+                                  fields.text("model_type", "")));
   if (student.quantization)
-    throw UsageError("drop-source takes the model before it is quantised: its router counts and weights belong together");
+    throw FormatError(student.path, -1, "is quantized; prune-source reads the checkpoint before quantization");
   if (fields.integer("first_k_dense_replace", 0, INT32_MAX, 1) != 0)
-    throw UsageError("drop-source needs experts in every layer (first_k_dense_replace = 0)");
+    throw FormatError(student.path, -1, "has dense layers (first_k_dense_replace > 0); prune-source needs experts in every layer");
   const int64_t layers = fields.integer("num_hidden_layers", 0, INT32_MAX),
                 experts = fields.integer("n_routed_experts", 0, INT32_MAX),
                 top_k = fields.integer("num_experts_per_tok", 0, INT32_MAX);
 
   const std::string counts_slot = inputs.has("counts") ? "counts" : "student";
   if (!has_router_counts(inputs.path(counts_slot)))
-    throw UsageError(fmt::format("{}: has no {}; name an artifact of the same experts that was trained here with --counts",
-                                 inputs.path(counts_slot).filename().string(), kRouterCountsFile));
+    throw MismatchError(fmt::format("{}: has no {}; give an artifact with the counts of the same experts by --counts",
+                                    inputs.path(counts_slot).filename().string(), kRouterCountsFile));
   const RouterCounts counts = read_router_counts(inputs.path(counts_slot));
   if (counts.layers != layers || counts.experts != experts || layers < 1)
-    throw UsageError(fmt::format("the router counts are of {} layers with {} experts, the student has {} with {}", counts.layers,
-                                 counts.experts, layers, experts));
+    throw MismatchError(fmt::format("shapes differ: router counts {} layers x {} experts, student {} x {}", counts.layers,
+                                    counts.experts, layers, experts));
   const int64_t source = counts.find(config.drop_source);
-  const std::vector<LayerDrop> drops = choose_drop(counts, source, config.threshold, config.uneven == "rank");
+  const std::vector<LayerDrop> drops = choose_drop(counts, source, config.threshold, config.uneven);
 
   const std::vector<Plan> plans = plan_tensors(student, drops, experts);
   std::vector<TensorInfo> tensors;
   int64_t bytes = 0;
   for (const Plan& plan : plans) {
     if (plan.out.dtype != DType::f32 && plan.out.dtype != DType::bf16 && plan.out.dtype != DType::f16)
-      throw UsageError(
-          fmt::format("{}: weights of type {} are not pruned; F32, BF16 and F16 are", plan.from, dtype_name(plan.out.dtype)));
+      throw FormatError(
+          student.path, -1,
+          fmt::format("{} has dtype {}; prune-source reads F32, BF16 and F16", plan.from, dtype_name(plan.out.dtype)));
     bytes += plan.out.bytes();
     tensors.push_back(plan.out);
   }
@@ -260,12 +264,12 @@ StageReport run_drop_source(const PruneConfig& config, const Inputs& inputs, Out
                       {"source_share_left", share_left}};
   report.summary = {
       fmt::format("removed {} of {} experts that took more than {:.4g} of their tokens from '{}'{}", removed, layers * experts,
-                  config.threshold, config.drop_source, config.uneven == "rank" ? ", and the next by rank in other layers" : ""),
+                  config.threshold, config.drop_source, config.uneven == Uneven::rank ? ", and the next by rank in other layers" : ""),
       fmt::format("{} experts a layer (were {}), {} of all places empty; top-k {} (was {})", places, experts, empty, new_top_k,
                   top_k),
       fmt::format(
-          "{:.1f} % of what the source's {} tokens were routed to stays, and so do attention, norms, embeddings and shared "
-          "experts, which all sources trained",
+          "{:.1f} % of the routed choices for the source's {} tokens remain; attention, norms, embeddings and shared experts "
+          "were trained on all sources and are unchanged",
           100 * share_left, counts.tokens[size_t(source)])};
   return report;
 }

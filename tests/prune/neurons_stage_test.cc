@@ -1,4 +1,4 @@
-#include "prune/static_stage.h"
+#include "prune/neurons_stage.h"
 
 #include <catch2/catch.hpp>
 #include <fstream>
@@ -22,15 +22,16 @@ std::vector<float> random_values(int64_t n, const std::string& stream) {
   return values;
 }
 
-void write_tensors(const fs::path& folder, const std::string& file, const std::vector<TensorInfo>& tensors) {
+void write_tensors(const fs::path& folder, const std::string& file, const std::vector<TensorInfo>& tensors,
+                   const Metadata& metadata = {}) {
   fs::create_directories(folder);
   OutputFolder out(folder);
-  SafetensorsWriter writer(out, file, tensors);
+  SafetensorsWriter writer(out, file, tensors, metadata);
   for (const TensorInfo& tensor : tensors) writer.append_f32(random_values(tensor.elements(), tensor.name));
   writer.close();
 }
 
-/// A dense decoder's tensors, a configuration and a tokenizer that is copied as it stands.
+/// A dense decoder's tensors, a configuration and a tokenizer that is copied unchanged.
 void write_teacher(const fs::path& folder, int64_t neurons_in_config = kNeurons) {
   std::vector<TensorInfo> tensors = {{"model.embed_tokens.weight", DType::f32, {kVocab, kHidden}},
                                      {"model.norm.weight", DType::f32, {kHidden}}};
@@ -48,17 +49,17 @@ void write_teacher(const fs::path& folder, int64_t neurons_in_config = kNeurons)
   std::ofstream(folder / "tokenizer.json") << "{\"version\":\"1.0\"}";
 }
 
-void write_statistics(const fs::path& folder, int64_t neurons = kNeurons) {
+void write_statistics(const fs::path& folder, int64_t neurons = kNeurons, const Digest& teacher = {}) {
   std::vector<TensorInfo> tensors;
   for (int64_t l = 0; l < kLayers; ++l) tensors.push_back({"layers." + std::to_string(l) + ".importance", DType::f32, {neurons}});
-  write_tensors(folder, "statistics.safetensors", tensors);
+  write_tensors(folder, "statistics.safetensors", tensors, {{"teacher_root", teacher.hex()}});
 }
 
 StageReport prune(const fs::path& root, double keep) {
   const Inputs inputs({{"teacher", {root / "teacher", {}}}, {"statistics", {root / "statistics", {}}}});
   fs::create_directories(root / "out");
   Outputs outputs(root / "out", root / "scratch");
-  return run_prune({.keep = keep}, inputs, outputs);
+  return run_prune_neurons({.keep = keep}, inputs, outputs);
 }
 
 }  // namespace
@@ -118,4 +119,11 @@ TEST_CASE("statistics or weights of another width are refused") {
   write_statistics(folder.path() / "statistics");
   write_teacher(folder.path() / "teacher", kNeurons / 2);
   CHECK_THROWS_AS(prune(folder.path(), 0.34), FormatError);
+}
+
+TEST_CASE("statistics of another teacher are refused") {
+  const TempFolder folder;
+  write_teacher(folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics", kNeurons, sha256(std::string_view("another teacher")));
+  CHECK_THROWS_AS(prune(folder.path(), 0.34), MismatchError);
 }

@@ -1,4 +1,4 @@
-#include "prune/static_stage.h"
+#include "prune/neurons_stage.h"
 
 #include <fmt/format.h>
 
@@ -14,7 +14,6 @@
 #include "data/tokenizer_files.h"
 #include "formats/safetensors.h"
 #include "formats/tensor_name.h"
-#include "prune/drop_source.h"
 
 namespace overproof {
 namespace {
@@ -22,7 +21,7 @@ namespace {
 constexpr int64_t kNeuronMultiple = 32;  // blocks of Q8_0 and of vector units
 constexpr int64_t kBlockElements = int64_t{1} << 20;
 
-/// What happens to a tensor: its rows are picked, its columns are, or neither.
+/// How a tensor is cut: by rows, by columns, or not at all.
 enum class Cut { none, rows, columns };
 
 Cut cut_of(const TensorName& name) {
@@ -72,7 +71,7 @@ void copy_columns(const TensorSource& source, const TensorInfo& tensor, const st
 
 int64_t integer_of(const Json& config, const char* key, const fs::path& where) {
   if (!config.contains(key) || !config[key].is_number_integer() || config[key].get<int64_t>() < 1)
-    throw FormatError(where, -1, fmt::format("its configuration has no usable {}", key));
+    throw FormatError(where, -1, fmt::format("{} is missing or not a positive integer", key));
   return config[key].get<int64_t>();
 }
 
@@ -98,19 +97,18 @@ std::vector<int64_t> most_important(std::span<const float> importance, int64_t c
   return neurons;
 }
 
-StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& outputs) {
-  if (inputs.has("student") != !config.drop_source.empty())
-    throw UsageError(config.drop_source.empty()
-                         ? "a student is pruned by --drop-source SOURCE; neurons are pruned from a dense --teacher"
-                         : "drop-source needs --student, a model with routed experts that was trained here");
-  if (!config.drop_source.empty()) return run_drop_source(config, inputs, outputs);
+StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& inputs, Outputs& outputs) {
   const Checkpoint teacher = open_checkpoint(inputs.path("teacher"));
   const SafetensorsFile statistics(statistics_file(inputs.path("statistics")));
+  const auto origin = statistics.metadata().find("teacher_root");
+  if (origin == statistics.metadata().end() || origin->second != inputs.root("teacher").hex())
+    throw MismatchError(fmt::format("{}: was recorded of another model than {}; run observe on this one",
+                                    statistics.path().string(), teacher.path.string()));
   const int64_t layers = integer_of(*teacher.config, "num_hidden_layers", teacher.path);
   const int64_t neurons = integer_of(*teacher.config, "intermediate_size", teacher.path);
   const int64_t kept = kept_neurons(neurons, config.keep);
 
-  // The choice, and the share of importance that goes with it, layer by layer.
+  // The selection, and its share of the importance, for each layer.
   std::vector<std::vector<int64_t>> picked;
   double share_sum = 0, share_least = 1;
   for (int64_t layer = 0; layer < layers; ++layer) {
@@ -136,8 +134,7 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
       throw FormatError(teacher.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
     const Cut cut = cut_of(name);
     if (in_mlp && cut == Cut::none && name.rest != "mlp.down_proj.bias")
-      throw UsageError(fmt::format("{}: only dense gated FFNs are pruned, and {} belongs to none",
-                                   teacher.path.filename().string(), info.name));
+      throw FormatError(teacher.path, -1, fmt::format("{} is not part of a dense gated FFN; prune-neurons reads only those", info.name));
     if (cut != Cut::none) {
       const size_t axis = cut == Cut::rows ? 0 : 1;
       if (info.shape.size() <= axis || info.shape[axis] != neurons)
@@ -169,7 +166,7 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
   Json out_config = *teacher.config;
   out_config["intermediate_size"] = kept;
   out_config["dtype"] = "float32";
-  out_config.erase("torch_dtype");  // the older name of dtype
+  out_config.erase("torch_dtype");  // the earlier name of dtype
   out_config.erase("quantization_config");
   folder.write_file("config.json", out_config.dump(2) + "\n");
   copy_tokenizer_files(teacher.path, folder);
@@ -182,7 +179,7 @@ StageReport run_prune(const PruneConfig& config, const Inputs& inputs, Outputs& 
                       {"importance_kept_mean", share_sum / double(layers)},
                       {"importance_kept_least", share_least}};
   report.summary = {fmt::format(
-      "kept {} of {} neurons in each of {} layers ({:.1f} %), and with them {:.1f} % of the measured importance "
+      "kept {} of {} neurons in each of {} layers ({:.1f} %), with {:.1f} % of the measured importance "
       "({:.1f} % in the worst layer)",
       kept, neurons, layers, 100.0 * double(kept) / double(neurons), 100.0 * share_sum / double(layers), 100.0 * share_least)};
   return report;

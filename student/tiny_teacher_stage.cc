@@ -1,4 +1,4 @@
-#include "student/tiny_stage.h"
+#include "student/tiny_teacher_stage.h"
 
 #include <fmt/format.h>
 
