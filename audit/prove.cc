@@ -24,7 +24,7 @@ constexpr const char* kTreeNames[] = {"documents", "sorted"};
 struct CorpusPlace {
   fs::path run, path;
   std::string name;
-  Digest root;
+  Digest root, statement;
 };
 
 CorpusPlace find_corpus(const fs::path& folder) {
@@ -49,7 +49,7 @@ CorpusPlace find_corpus(const fs::path& folder) {
   const auto listed = std::find_if(files.begin(), files.end(), [](const FileRecord& f) { return f.name == "commitment.json"; });
   if (listed == files.end() || listed->digest != sha256_file(corpus->path / "commitment.json"))
     throw ProvenanceError(fmt::format("{}: is not the file that was signed", (corpus->path / "commitment.json").string()));
-  return {run.single ? run.path.parent_path() : run.path, corpus->path, corpus->name, corpus->lineage()->root};
+  return {run.single ? run.path.parent_path() : run.path, corpus->path, corpus->name, corpus->lineage()->root, corpus->lineage()->statement};
 }
 
 std::optional<Digest> as_digest(const std::string& text) {
@@ -309,7 +309,7 @@ int audit_checkpoint(const CheckpointConfig& config, const fs::path& folder, boo
     throw UsageError(fmt::format("{}: is there already; name a new folder", config.publish));
 
   AuditRecord record{
-      "checkpoint", {{corpus.name, corpus.root}}, {{"note_key", signer.verifier().text()}, {"trees", Json::object()}}, "", false};
+      "checkpoint", {{corpus.name, corpus.root, corpus.statement}}, {{"note_key", signer.verifier().text()}, {"trees", Json::object()}}, "", false};
   std::string notes[2];
   for (const CorpusTree tree : {CorpusTree::documents, CorpusTree::sorted}) {
     const TreeHead head = corpus_tree_head(commitment.roots(), tree, corpus.root, signer.verifier().name());

@@ -48,9 +48,10 @@ std::vector<std::string> texts(const Json& object, const char* name) {
   return all;
 }
 
-bool is_here(const RunFolder& run, const std::string& name, const std::string& root) {
-  const ArtifactNode* node = run.find(name);
-  return node && node->lineage() && node->check.faults.empty() && "sha256:" + node->lineage()->root.hex() == root;
+/// Whether a recomputed artifact is among those that the record names by files and statement, and that are here.
+bool is_here(const std::vector<ReportSubject>& subjects, const std::string& name, const std::string& root) {
+  return std::any_of(subjects.begin(), subjects.end(),
+                     [&](const ReportSubject& s) { return s.here == name && "sha256:" + s.root == root; });
 }
 
 std::vector<ReplayOdds> read_odds(const Json& result) {
@@ -104,14 +105,14 @@ ReplayFinding read_replay(const Json& result, int audit) {
   return f;
 }
 
-RecomputeFinding read_recompute(const Json& result, int audit, const RunFolder& run) {
+RecomputeFinding read_recompute(const Json& result, int audit, const std::vector<ReportSubject>& subjects) {
   RecomputeFinding f;
   f.audit = audit;
   f.notes = texts(result, "notes");
   if (const Json& list = member(result, "artifacts"); list.is_array())
     for (const Json& item : list)
       f.artifacts.push_back({text(item, "artifact"), text(item, "stage"), text(item, "status"), texts(item, "details"),
-                             is_here(run, text(item, "artifact"), text(item, "root"))});
+                             is_here(subjects, text(item, "artifact"), text(item, "root"))});
   return f;
 }
 
@@ -177,8 +178,10 @@ ReportAudit read_one(const fs::path& file, const RunFolder& run, const std::vect
   audit.trusted = auditor && auditor->hint() == record.signer_hint;
   audit.by_maker = std::count(makers.begin(), makers.end(), record.signer_hint) > 0;
   for (const AuditSubject& subject : record.subjects) {
-    const ArtifactNode* node = run.by_root(subject.root);
-    audit.subjects.push_back({subject.name, subject.root.hex(), node && node->check.faults.empty() ? node->name : ""});
+    std::string why;
+    const ArtifactNode* node = examined_artifact(run, subject, why);
+    audit.subjects.push_back({subject.name, subject.root.hex(), node ? node->name : ""});
+    if (!node) audit.why += (audit.why.empty() ? "" : "; ") + why;
   }
   audit.result = std::move(record.result);
   if (!record.signature_valid) {
@@ -189,9 +192,9 @@ ReportAudit read_one(const fs::path& file, const RunFolder& run, const std::vect
     audit.why = "it is signed by another key than the auditor's that was given";
   } else if (std::none_of(audit.subjects.begin(), audit.subjects.end(), [](const ReportSubject& s) { return !s.here.empty(); })) {
     audit.standing = AuditStanding::elsewhere;
-    audit.why = "what it examined is not here, or was changed since";
   } else {
     audit.standing = AuditStanding::counts;
+    audit.why.clear();
   }
   return audit;
 }
@@ -233,7 +236,7 @@ void add_audit(ReportAudits& audits, ReportAudit audit, const RunFolder& run) {
       f.artifact = audit.subjects.front().here;
       audits.rows.push_back(std::move(f));
     } else if (audit.kind == "recompute") {
-      audits.recomputes.push_back(read_recompute(audit.result, index, run));
+      audits.recomputes.push_back(read_recompute(audit.result, index, audit.subjects));
     } else if (audit.kind == "compare") {
       CompareFinding f = read_compare(audit.result, index);
       if (f.a.empty()) f.a = audit.subjects.front().name;

@@ -65,6 +65,17 @@ class Verifier {
            "no true statement says so: trust none of them");
   }
 
+  void formats() {
+    std::string names;
+    for (const ArtifactNode& node : run_.nodes)
+      if (const Lineage* lineage = node.lineage(); lineage && !node.check.foreign && lineage->format < 2)
+        names += (names.empty() ? "" : ", ") + node.name;
+    if (!names.empty())
+      note("", fmt::format("statements of format 1 ({}) name their inputs by files alone: that configuration, metrics and "
+                           "inputs of their ancestors are still those of the time is not shown",
+                           names));
+  }
+
   void chains() {
     for (size_t i = 0; i < run_.nodes.size(); ++i) {
       const ArtifactNode& node = run_.nodes[i];
@@ -131,6 +142,7 @@ Json to_json(const Verification& v) {
     if (const Lineage* lineage = node.lineage()) {
       item["kind"] = lineage->kind;
       item["root"] = "sha256:" + lineage->root.hex();
+      if (!node.check.foreign) item["statement"] = "sha256:" + lineage->statement.hex(), item["format"] = lineage->format;
       item["files"] = lineage->files.size();
       for (const auto& [slot, input] : lineage->inputs) item["inputs"][slot] = "sha256:" + input.root.hex();
     }
@@ -180,6 +192,7 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   verifier.artifacts();
   verifier.names();
   verifier.dependencies();
+  verifier.formats();
   verifier.chains();
   verifier.contents(salt ? &*salt : nullptr);
   verifier.signers(trusted != nullptr);

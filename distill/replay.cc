@@ -60,6 +60,8 @@ std::optional<Subject> open_subject(const RunFolder& run, const ArtifactNode& no
   Subject subject{node.name, node.path, *node.lineage(), {}};
   result.artifact = node.name;
   result.root = subject.lineage.root;
+  result.statement = subject.lineage.statement;
+  add_faults(node.name, node.check, result);  // of the graph: an input whose statement is not the one that was used
   add_faults(node.name, check_artifact(node.path, VerifyFiles::yes, trusted), result);
   for (const auto& [slot, index] : node.parents) {
     const Dependency& wanted = subject.lineage.inputs.at(slot);

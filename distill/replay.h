@@ -53,6 +53,7 @@ struct ReplayedSegment {
 struct Replay {
   std::string artifact;
   Digest root;
+  std::optional<Digest> statement;  ///< Lineage::statement of the artifact
   std::string seed;
   int64_t steps = 0, steps_planned_equal = 0;
   int64_t segments_total = 0;

@@ -91,7 +91,7 @@ Json Replay::to_json() const {
 Answer audit_replay(const ReplayConfig& config, const fs::path& folder) {
   const AuditRecorder recorder(config.record, folder);
   const Replay result = replay(config, folder);
-  const std::string line = recorder.write(result.artifact, {"replay", {{result.artifact, result.root}}, result.to_json()});
+  const std::string line = recorder.write(result.artifact, {"replay", {{result.artifact, result.root, result.statement}}, result.to_json()});
   return {result.to_json(), text_of(result) + line, result.holds() ? 0 : 4};
 }
 

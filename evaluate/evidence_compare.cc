@@ -311,8 +311,7 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
   at::NoGradGuard no_grad;
   Comparison comparison(config, a, b);
   const std::vector<EvidenceTest> tests = comparison.tests();
-  const AuditSubject subject_a{name_of(comparison.a()), scan_artifact(comparison.a()).root},
-      subject_b{name_of(b), scan_artifact(b).root};
+  const AuditSubject subject_a = audit_subject(comparison.a()), subject_b = audit_subject(b);
   const auto described = [](const AuditSubject& s) { return Json{{"name", s.name}, {"digest", "sha256:" + s.root.hex()}}; };
   Json result = {{"a", described(subject_a)}, {"b", described(subject_b)}, {"tests", Json::array()}};
   for (const EvidenceTest& test : tests) result["tests"].push_back(test.to_json());

@@ -109,7 +109,7 @@ const std::vector<Step> kSteps = {
      {{"int8", "int8"}, {"corpus", "corpus"}}},
 };
 
-void seal(const fs::path& run, const Step& step, Json config, Json metrics, std::map<std::string, Digest>& roots) {
+void seal(const fs::path& run, const Step& step, Json config, Json metrics, std::map<std::string, Lineage>& sealed) {
   static const Key key = Key::generate();
   Lineage lineage;
   lineage.kind = step.kind;
@@ -118,10 +118,9 @@ void seal(const fs::path& run, const Step& step, Json config, Json metrics, std:
   lineage.config = std::move(config);
   lineage.metrics = std::move(metrics);
   lineage.builder = {{"overproof", "0.1.0"}};
-  for (const auto& [slot, artifact] : step.inputs) lineage.inputs[slot] = {artifact, roots.at(artifact)};
+  for (const auto& [slot, artifact] : step.inputs) lineage.inputs[slot] = {artifact, sealed.at(artifact).root, sealed.at(artifact).statement};
   const ArtifactRecord record = scan_artifact(run / step.name);
-  roots[step.name] = record.root;
-  seal_artifact(run / step.name, record.files, lineage, key);
+  sealed[step.name] = seal_artifact(run / step.name, record.files, lineage, key);
 }
 
 using Question = std::function<void(const fs::path&, const std::string&, bool, std::ostream&)>;
@@ -174,7 +173,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   const Step& chosen = kSteps[size_t(number[0] - '0')];
   const fuzz::FuzzFolder run;
-  std::map<std::string, Digest> roots;
+  std::map<std::string, Lineage> sealed;
   try {
     for (const Step& step : kSteps) {
       fs::create_directory(run.path() / step.name);
@@ -185,7 +184,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         if (!value.is_object()) throw FormatError("fuzz", -1, "is no object");
         return value;
       };
-      seal(run.path(), step, json(step.config, config), json(step.metrics, metrics), roots);
+      seal(run.path(), step, json(step.config, config), json(step.metrics, metrics), sealed);
     }
   } catch (const Error&) {  // no configuration, or a name that no artifact may have
     return 0;

@@ -63,7 +63,7 @@ class Recomputer {
 
   Recomputed make_again(const ArtifactNode& node) {
     const Lineage& lineage = *node.lineage();
-    Recomputed result{node.name, lineage.stage, lineage.root, Status::not_made, {}};
+    Recomputed result{node.name, lineage.stage, lineage.root, Status::not_made, {}, lineage.statement};
     StageRequest request;
     std::unique_ptr<StageInstance> instance;
     try {
@@ -287,7 +287,7 @@ Answer audit_recompute(const RecomputeConfig& config, const fs::path& folder) {
   const AuditRecorder recorder(config.record, folder);
   const Recomputation result = recompute(config, folder);
   AuditRecord record{"recompute", {}, result.to_json()};
-  for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root});
+  for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root, a.statement});
   const fs::path place = fs::canonical(folder);
   std::ostringstream signed_line;
   recorder.write(run_of(place) == place ? "run" : place.filename().string(), record, &signed_line);

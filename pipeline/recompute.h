@@ -42,6 +42,7 @@ struct Recomputed {
   Digest root;
   enum class Status { equal, differs, not_made } status = Status::not_made;
   std::vector<std::string> details;  ///< what differs, or why the artifact was not made again
+  std::optional<Digest> statement = {};  ///< Lineage::statement of what was examined
 };
 
 struct Recomputation {

@@ -20,11 +20,12 @@
 namespace overproof {
 namespace {
 
-/// One input of the run: its place, and its root once the files are digested.
+/// One input of the run: its place, and its identity once the files are digested.
 struct BoundInput {
   fs::path path;
   bool outside = false;          ///< a file from outside (Slot::Kind::file): it has no statement of ours
   Digest root;                   ///< what the statement claims until the stage has digested the files, where `fingerprint` is set
+  std::optional<Digest> statement;    ///< Lineage::statement; none where it has no statement of ours
   std::optional<Digest> fingerprint;  ///< of an input that the stage digests: names, sizes and times before it ran
 };
 
@@ -47,30 +48,37 @@ std::string logical_name(const fs::path& path) {
 void identify(const StageRequest& request, Prepared& p) {
   Options options = request.instance->options();
   p.config = to_json(options);
-  Json roots = Json::object();
+  Json roots = Json::object(), statements = Json::object();
   for (const auto& [slot, input] : p.inputs) {
     roots[slot] = input.root.hex();
     if (input.outside) p.config[slot + "-sha256"] = input.root.hex();  // recorded with the options: it is not an artifact
-    else p.dependencies[slot] = {logical_name(input.path), input.root};
+    else p.dependencies[slot] = {logical_name(input.path), input.root, input.statement};
+    if (input.statement) statements[slot] = input.statement->hex();
   }
-  const Json identity = {{"stage", request.spec->name}, {"version", kVersion}, {"config", p.config}, {"inputs", roots}};
+  const Json identity = {{"stage", request.spec->name},
+                         {"version", kVersion},
+                         {"config", p.config},
+                         {"inputs", roots},
+                         {"statements", statements}};
   p.key = sha256(identity.dump()).hex();
 }
 
-/// The root of an input, whose statement, if it has one, must hold for its files. An artifact without a statement is identified by
-/// its files. `known`: digests that need not be computed again.
-Digest checked_root(const BoundInput& input, const std::vector<FileRecord>& known) {
+/// Sets the identity of an input, whose statement, if it has one, must hold for its files. An artifact without a statement is
+/// identified by its files. `known`: digests that need not be computed again.
+void identify_checked(BoundInput& input, const std::vector<FileRecord>& known) {
   std::optional<Lineage> lineage;
   if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::yes, nullptr, known);
-  return lineage ? lineage->root : scan_artifact(input.path, known).root;
+  input.root = lineage ? lineage->root : scan_artifact(input.path, known).root;
+  input.statement = lineage ? std::optional(lineage->statement) : std::nullopt;
 }
 
-/// The root that an input's statement claims; without a statement, its fingerprint. It only names the scratch folder of an earlier
-/// try.
-Digest claimed_root(const BoundInput& input) {
+/// Sets the identity that an input's statement claims; without a statement, the fingerprint. It only names the scratch folder of an
+/// earlier try.
+void identify_claimed(BoundInput& input) {
   std::optional<Lineage> lineage;
   if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::size, nullptr);
-  return lineage ? lineage->root : *input.fingerprint;
+  input.root = lineage ? lineage->root : *input.fingerprint;
+  input.statement = lineage ? std::optional(lineage->statement) : std::nullopt;
 }
 
 /// Digests inputs and checks their statements. An artifact whose files do not match its statement is refused here.
@@ -83,12 +91,12 @@ Prepared prepare(const StageRequest& request, Digests digests) {
     if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' does not exist", slot), ENOENT);
     const Slot* spec = request.spec->find_slot(slot);  // null: a further model (StageSpec::more_models)
     BoundInput& input = p.inputs[slot];
-    input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}};
+    input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}, {}};
     if (digests == Digests::while_streamed && spec != nullptr && spec->streamed) {
       input.fingerprint = glance_at_artifact(path);
-      input.root = claimed_root(input);
+      identify_claimed(input);
     } else {
-      input.root = checked_root(input, {});
+      identify_checked(input, {});
     }
   }
   identify(request, p);
@@ -109,7 +117,7 @@ void settle(const StageRequest& request, const Outputs& outputs, Prepared& p) {
     if (glance_at_artifact(input.path) != *input.fingerprint)
       throw ProvenanceError(
           fmt::format("{}: modified while being read; stop other writers and run the command again", input.path.string()));
-    input.root = checked_root(input, outputs.input_digests(slot));
+    identify_checked(input, outputs.input_digests(slot));
   }
   identify(request, p);
 }

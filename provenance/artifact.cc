@@ -220,7 +220,7 @@ Digest glance_at_artifact(const fs::path& path) {
   return sha256(seen.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
-void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key) {
+Lineage seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key) {
   lineage.files = files;
   std::sort(lineage.files.begin(), lineage.files.end(),
             [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
@@ -229,10 +229,14 @@ void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files,
       throw UsageError(fmt::format("'{}' cannot be a file of an artifact: signatures leave it out", file.name));
   lineage.root = oms_root(lineage.files);
   lineage.signer_pem = key.public_key().pem();
-  const Envelope claim = sign_envelope(kInTotoPayloadType, make_statement(lineage), key, key.public_key().hint());
+  lineage.format = kStatementFormat;
+  std::string statement = make_statement(lineage);
+  lineage.statement = sha256(statement);
+  const Envelope claim = sign_envelope(kInTotoPayloadType, std::move(statement), key, key.public_key().hint());
   write_file_atomically(folder / kModelSignatureName,
                         make_oms_bundle(lineage.name.empty() ? lineage.stage : lineage.name, lineage.files, key));
   write_file_atomically(folder / kClaimsName, json_dump(claim.to_json()) + "\n");
+  return lineage;
 }
 
 ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted,
@@ -263,6 +267,10 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
   const auto claim = noting_faults(check, kClaimsName, [&] {
     auto found = find_claim(*claims, kLineagePredicateType, claims_file);
     if (!found) throw FormatError(claims_file, -1, "holds no lineage statement");
+    // Two would let two readers take two different lineages for the artifact's.
+    const auto lineages = std::ranges::count_if(
+        *claims, [&](const Envelope& e) { return predicate_type_of(e, claims_file) == kLineagePredicateType; });
+    if (lineages > 1) throw FormatError(claims_file, -1, fmt::format("holds {} lineage statements, expected one", lineages));
     return *found;
   });
   if (!claim) return check;

@@ -28,8 +28,8 @@ std::vector<FileRecord> list_artifact(const fs::path& folder);
 Digest glance_at_artifact(const fs::path& path);
 
 /// Writes claims.jsonl and model.sig into a finished folder. `files` are the digests taken while writing; they are not read
-/// again. `lineage` needs everything but root, files and signer.
-void seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key);
+/// again. `lineage` needs everything but format, root, statement, files and signer; returns it with them.
+Lineage seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key);
 
 enum class VerifyFiles {
   no,    ///< signatures and statements only

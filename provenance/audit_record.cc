@@ -7,12 +7,14 @@
 
 #include "core/error.h"
 #include "provenance/json_fields.h"
+#include "provenance/oms.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
 namespace {
 
-constexpr std::string_view kTypePrefix = "urn:overproof:audit:", kTypeSuffix = ":v1";
+constexpr std::string_view kTypePrefix = "urn:overproof:audit:";
+constexpr const char* kStatementAnnotation = "statementSha256";
 constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
 constexpr int64_t kMostBytes = int64_t{64} << 20;
 
@@ -26,11 +28,14 @@ void write_audit_record(const fs::path& file, const AuditRecord& record, const K
   if (!is_kind(record.kind)) throw UsageError(fmt::format("'{}' is no kind of audit", record.kind));
   if (record.subjects.empty()) throw UsageError("an audit record needs the artifact that was examined");
   Json subjects = Json::array();
-  for (const AuditSubject& subject : record.subjects)
-    subjects.push_back({{"name", subject.name}, {"digest", {{"sha256", subject.root.hex()}}}});
+  for (const AuditSubject& subject : record.subjects) {
+    Json item = {{"name", subject.name}, {"digest", {{"sha256", subject.root.hex()}}}};
+    if (subject.statement) item["annotations"] = {{kStatementAnnotation, subject.statement->hex()}};
+    subjects.push_back(item);
+  }
   const Json statement = {{"_type", kStatementType},
                           {"subject", subjects},
-                          {"predicateType", fmt::format("{}{}{}", kTypePrefix, record.kind, kTypeSuffix)},
+                          {"predicateType", fmt::format("{}{}:v2", kTypePrefix, record.kind)},
                           {"predicate", {{"result", record.result}, {"auditor", auditor.public_key().pem()}}}};
   const Envelope envelope = sign_envelope(kInTotoPayloadType, json_dump(statement), auditor, auditor.public_key().hint());
   std::error_code error;
@@ -47,15 +52,19 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   expect_json_text(statement, "_type", kStatementType, file);
   AuditRecord record;
   std::string_view type = json_text(statement, "predicateType", file);
-  if (!type.starts_with(kTypePrefix) || !type.ends_with(kTypeSuffix) || type.size() <= kTypePrefix.size() + kTypeSuffix.size())
+  if (!type.starts_with(kTypePrefix) || !(type.ends_with(":v1") || type.ends_with(":v2")))
     throw FormatError(file, -1, fmt::format("'{}' is no audit of overproof", type.substr(0, 200)));
+  record.format = type.back() - '0';
   type.remove_prefix(kTypePrefix.size());
-  type.remove_suffix(kTypeSuffix.size());
+  type.remove_suffix(std::min(type.size(), size_t(3)));
   if (!is_kind(type)) throw FormatError(file, -1, fmt::format("'{}' is no kind of audit", type.substr(0, 200)));
   record.kind = type;
-  for (const Json& subject : json_list(statement, "subject", file))
-    record.subjects.push_back(
-        {json_text(subject, "name", file), json_digest(json_field(subject, "digest", file), "sha256", file)});
+  for (const Json& subject : json_list(statement, "subject", file)) {
+    AuditSubject& s = record.subjects.emplace_back(
+        AuditSubject{json_text(subject, "name", file), json_digest(json_field(subject, "digest", file), "sha256", file)});
+    if (record.format > 1 && subject.contains("annotations"))
+      s.statement = json_digest(subject["annotations"], kStatementAnnotation, file);
+  }
   if (record.subjects.empty()) throw FormatError(file, -1, "names no artifact");
   const Json& predicate = json_field(statement, "predicate", file);
   expect_json_fields(predicate, {"result", "auditor"}, file);
@@ -64,6 +73,39 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   record.signer_hint = key.hint();
   record.signature_valid = envelope.key_id == key.hint() && envelope.verify(key);
   return record;
+}
+
+AuditSubject audit_subject(const ArtifactNode& node) {
+  if (!node.lineage() || !node.check.faults.empty())
+    throw ProvenanceError(fmt::format("{}: does not hold, so no audit of it can be recorded; run 'overproof audit verify'",
+                                      node.path.string()));
+  AuditSubject subject{node.name, node.lineage()->root};
+  if (!node.check.foreign) subject.statement = node.lineage()->statement;
+  return subject;
+}
+
+AuditSubject audit_subject(const fs::path& model) {
+  const fs::path clean = fs::absolute(model).lexically_normal();
+  AuditSubject subject{(clean.has_filename() ? clean : clean.parent_path()).filename().string(), {}};
+  if (fs::exists(model / kClaimsName)) {
+    const ArtifactCheck check = check_artifact(model, VerifyFiles::yes, nullptr);
+    if (check.faults.empty()) return {subject.name, check.lineage->root, check.lineage->statement};
+  }
+  subject.root = scan_artifact(model).root;  // a suspect whose statement does not hold is still that suspect
+  return subject;
+}
+
+const ArtifactNode* examined_artifact(const RunFolder& run, const AuditSubject& subject, std::string& why) {
+  why = fmt::format("'{}' (sha256:{}) is not here", subject.name, subject.root.hex());
+  for (const ArtifactNode& node : run.nodes) {
+    if (!node.lineage() || node.lineage()->root != subject.root) continue;
+    if (!node.check.faults.empty()) why = fmt::format("'{}' does not hold", node.name);
+    else if (node.check.foreign || subject.statement == node.lineage()->statement) return &node;
+    else if (!subject.statement)
+      why = fmt::format("it names '{}' by its files alone (format 1), so the statement may have been signed anew since", node.name);
+    else why = fmt::format("the statement of '{}' was signed anew since", node.name);
+  }
+  return nullptr;
 }
 
 fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name) {

@@ -32,13 +32,39 @@ std::vector<fs::path> subfolders(const fs::path& folder) {
   return found;
 }
 
-/// The node of that root; where several have the same files, the one of that name.
+/// The node with those files; where several have them, the one with that statement, then the one of that name.
 int resolve(const std::vector<ArtifactNode>& nodes, const Dependency& input) {
-  int found = -1;
-  for (size_t i = 0; i < nodes.size(); ++i)
-    if (const Lineage* lineage = nodes[i].lineage(); lineage && lineage->root == input.root)
-      if (found < 0 || nodes[i].name == input.name) found = int(i);
+  int found = -1, best = -1;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Lineage* lineage = nodes[i].lineage();
+    if (!lineage || lineage->root != input.root) continue;
+    const int score = 2 * int(input.statement == lineage->statement) + int(nodes[i].name == input.name);
+    if (score > best) found = int(i), best = score;
+  }
   return found;
+}
+
+/// Files that are here and statements that are not what the child was made from.
+void check_statements(std::vector<ArtifactNode>& nodes) {
+  for (ArtifactNode& node : nodes) {
+    const Lineage* lineage = node.lineage();
+    if (!lineage || lineage->format < 2) continue;  // format 1 binds files alone: verify says so
+    for (const auto& [slot, index] : node.parents) {
+      if (index < 0) continue;
+      const Dependency& input = lineage->inputs.at(slot);
+      const ArtifactNode& parent = nodes[size_t(index)];
+      const Digest& found = parent.lineage()->statement;
+      if (!input.statement && parent.check.foreign) continue;
+      if (input.statement == found) continue;
+      node.check.faults.push_back(
+          {std::string(kClaimsName),
+           input.statement ? fmt::format("was made from '{}' (as '{}') with statement sha256:{}; the statement here is sha256:{}",
+                                         parent.name, slot, input.statement->hex(), found.hex())
+                           : fmt::format("names its input '{}' (as '{}') by its files alone, although it has a statement",
+                                         parent.name, slot),
+           fmt::format("restore the claims.jsonl of '{}', or make this artifact again", parent.name)});
+    }
+  }
 }
 
 void bind_parents(std::vector<ArtifactNode>& nodes) {
@@ -80,11 +106,6 @@ const ArtifactNode* RunFolder::find(std::string_view name) const {
   for (const ArtifactNode& node : nodes)
     if (node.name == name) return &node;
   return nullptr;
-}
-
-const ArtifactNode* RunFolder::by_root(const Digest& root) const {
-  const int i = resolve(nodes, {"", root});
-  return i < 0 ? nullptr : &nodes[size_t(i)];
 }
 
 std::vector<int> RunFolder::ancestors_of(int node) const {
@@ -136,6 +157,7 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
   run.nodes = pick(nodes, order);
   bind_parents(run.nodes);
   for (size_t i = sound; i < run.nodes.size(); ++i) run.cyclic.push_back(int(i));
+  check_statements(run.nodes);
   return run;
 }
 

@@ -28,13 +28,12 @@ struct RunFolder {
   std::vector<std::string> unsigned_folders;  ///< folders in the run that carry no signature at all
   std::vector<int> cyclic;                    ///< nodes that are their own ancestors
   const ArtifactNode* find(std::string_view name) const;
-  const ArtifactNode* by_root(const Digest& root) const;
   /// The node and all it was made from, as indices.
   std::vector<int> ancestors_of(int node) const;
 };
 
-/// `folder` is a run or one artifact; of the latter the neighbours are searched for its inputs. Throws IoError, and
-/// UsageError when there is no artifact.
+/// `folder` is a run or one artifact; of the latter the neighbours are searched for its inputs. A node whose statement names an
+/// input by another statement than is here has a fault. Throws IoError, and UsageError when there is no artifact.
 RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
 
 /// The run that `path` is, or stands in as an artifact; nothing where it is neither.

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
 constexpr std::string_view kBuilderId = "urn:overproof:builder";
-constexpr int kFormatVersion = 1;
+constexpr const char* kStatementAnnotation = "statementSha256";
 constexpr int64_t kMostThreads = 1024;
 
 std::string build_type(const std::string& stage) { return fmt::format("urn:overproof:stage:{}:v1", stage); }
@@ -64,8 +64,11 @@ std::string make_statement(const Lineage& lineage) {
     subjects.push_back({{"name", file.name}, {"digest", digest_json(file.digest)}, {"annotations", {{"bytes", file.bytes}}}});
 
   Json dependencies = Json::array();
-  for (const auto& [slot, input] : lineage.inputs)
-    dependencies.push_back({{"name", slot}, {"digest", digest_json(input.root)}, {"annotations", {{"artifact", input.name}}}});
+  for (const auto& [slot, input] : lineage.inputs) {
+    Json annotations = {{"artifact", input.name}};
+    if (input.statement) annotations[kStatementAnnotation] = input.statement->hex();
+    dependencies.push_back({{"name", slot}, {"digest", digest_json(input.root)}, {"annotations", annotations}});
+  }
 
   Json builder = {{"id", kBuilderId}, {"version", lineage.builder}};
   if (!lineage.signer_pem.empty())
@@ -88,7 +91,7 @@ std::string make_statement(const Lineage& lineage) {
            {"internalParameters", internal},
            {"resolvedDependencies", dependencies}}},
          {"runDetails", {{"builder", builder}, {"byproducts", metrics}}},
-         {"overproof_lineage", {{"formatVersion", kFormatVersion}, {"kind", lineage.kind}, {"stage", lineage.stage}}}}}});
+         {"overproof_lineage", {{"formatVersion", kStatementFormat}, {"kind", lineage.kind}, {"stage", lineage.stage}}}}}});
 }
 
 Lineage read_statement(std::string_view text, const fs::path& origin) {
@@ -97,10 +100,14 @@ Lineage read_statement(std::string_view text, const fs::path& origin) {
   expect_json_text(statement, "predicateType", kLineagePredicateType, origin);
   const Json& predicate = json_field(statement, "predicate", origin);
   const Json& extension = json_field(predicate, "overproof_lineage", origin);
-  if (const Json& version = json_field(extension, "formatVersion", origin); version != kFormatVersion)
-    throw FormatError(origin, -1, fmt::format("lineage of format {}; this program reads {}", version.dump(), kFormatVersion));
+  const Json& version = json_field(extension, "formatVersion", origin);
+  if (version != 1 && version != kStatementFormat)
+    throw FormatError(origin, -1,
+                      fmt::format("statement of format {}; this program reads 1 and {}", version.dump(), kStatementFormat));
 
   Lineage lineage;
+  lineage.format = version.get<int>();
+  lineage.statement = sha256(text);
   lineage.kind = json_text(extension, "kind", origin);
   lineage.stage = json_text(extension, "stage", origin);
 
@@ -115,9 +122,12 @@ Lineage read_statement(std::string_view text, const fs::path& origin) {
     lineage.threads = internal["threads"].get<int64_t>();
   }
   for (const Json& input : json_list(definition, "resolvedDependencies", origin)) {
-    const std::string& name = json_text(json_field(input, "annotations", origin), "artifact", origin);
-    if (!lineage.inputs.emplace(json_text(input, "name", origin), Dependency{name, digest_from(input, origin)}).second)
-      throw FormatError(origin, -1, fmt::format("input '{}' stands twice", json_text(input, "name", origin)));
+    const Json& annotations = json_field(input, "annotations", origin);
+    Dependency dependency{json_text(annotations, "artifact", origin), digest_from(input, origin)};
+    if (lineage.format > 1 && annotations.contains(kStatementAnnotation))
+      dependency.statement = json_digest(annotations, kStatementAnnotation, origin);
+    if (!lineage.inputs.emplace(json_text(input, "name", origin), std::move(dependency)).second)
+      throw FormatError(origin, -1, fmt::format("input '{}' is listed twice", json_text(input, "name", origin)));
   }
 
   const Json& run = json_field(predicate, "runDetails", origin);
@@ -131,10 +141,14 @@ Lineage read_statement(std::string_view text, const fs::path& origin) {
       if (json_text(item, "name", origin) == "signing-key") {
         lineage.signer_pem = base64_decode(json_text(item, "content", origin), origin);
         if (sha256(lineage.signer_pem) != digest_from(item, origin))
-          throw FormatError(origin, -1, "the signing key is not the one whose digest stands beside it");
+          throw FormatError(origin, -1, "the signing key does not match the digest next to it");
       }
   for (const Json& item : json_list(run, "byproducts", origin))
-    if (json_text(item, "name", origin) == "metrics") lineage.metrics = json_field(item, "annotations", origin);
+    if (json_text(item, "name", origin) == "metrics") {
+      lineage.metrics = json_field(item, "annotations", origin);
+      if (sha256(json_dump(lineage.metrics)) != digest_from(item, origin))
+        throw FormatError(origin, -1, "the metrics do not match the digest next to them");
+    }
 
   const Json& subjects = json_list(statement, "subject", origin);
   if (subjects.size() < 2) throw FormatError(origin, -1, "a statement about no files");

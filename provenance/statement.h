@@ -8,15 +8,22 @@
 //   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again;
 //                                              {"threads"}, where known: sums inside libtorch can depend on them by their last
 //                                              bit
-//   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name
+//   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name,
+//                                              annotations.statementSha256 = SHA-256 of the input's own statement
 //   runDetails.builder                         id, version and, as builderDependencies, the public key
 //   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
 //   overproof_lineage                          {"formatVersion", "kind", "stage"}; SLSA reserves <vendor>_<name> for us
+//
+// Format 2 binds an input by its files (root) and by what is said of them: statementSha256 is the digest of the statement's text,
+// the payload of its DSSE envelope, so no configuration, metric, licence or input of an ancestor can be signed anew without
+// breaking every descendant. An input that no stage of ours made has a root only. Statements of format 1 have no statementSha256
+// anywhere; they stay readable, and `audit verify` says of them that they bind files alone.
 //
 // `kind` is how the artifact relates to its inputs: see provenance/lineage_kinds.h. No time of day and no path stands in a statement:
 // the same inputs, configuration, build and key give the same bytes. The signature around it differs each time.
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,9 +34,12 @@ namespace overproof {
 
 inline constexpr std::string_view kLineagePredicateType = "https://slsa.dev/provenance/v1";
 
+inline constexpr int kStatementFormat = 2;  ///< what make_statement writes; read_statement also reads 1
+
 struct Dependency {
   std::string name;  ///< logical name of the artifact: "corpus", "SmolLM2-135M-Instruct.Q4_1.gguf"; never a path
   Digest root;
+  std::optional<Digest> statement = {};  ///< Lineage::statement of the input; none in format 1, and where it has no statement
 };
 
 struct Lineage {
@@ -43,7 +53,9 @@ struct Lineage {
   Json metrics = Json::object();               ///< an object; reproducible values only
   std::map<std::string, std::string> builder;  ///< versions: {"overproof": "0.1.0", "libtorch": "2.15.0"}
   // Filled in by seal_artifact() and open_artifact():
+  int format = kStatementFormat;
   Digest root;
+  Digest statement;  ///< SHA-256 of the statement's text; zeros where another tool signed the artifact
   std::vector<FileRecord> files;
   std::string signer_pem;  ///< public key of who sealed it
 };
@@ -51,7 +63,8 @@ struct Lineage {
 /// The statement's text. Throws UsageError on an unknown kind, a config or metrics that is no object, an unsafe name.
 std::string make_statement(const Lineage& lineage);
 
-/// Reads what make_statement wrote. Throws FormatError naming `origin`; sees that root and files agree.
+/// Reads what make_statement wrote, now or in format 1. Throws FormatError naming `origin`; checks that root and files agree, and
+/// that metrics and signing key are those whose digests are next to them.
 Lineage read_statement(std::string_view text, const fs::path& origin);
 
 }  // namespace overproof

@@ -76,6 +76,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   check.artifact = fs::canonical(path).filename().string();
   // Of the files as they are, whatever was signed: these rows are compared.
   check.root = artifact.lineage && artifact.faults.empty() ? artifact.lineage->root : scan_artifact(path).root;
+  if (artifact.lineage && artifact.faults.empty() && !artifact.foreign) check.statement = artifact.lineage->statement;
   for (const Fault& fault : artifact.faults)
     check.faults.push_back(fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));
 
@@ -115,7 +116,7 @@ Answer audit_rows(const CheckRowsConfig& config, const fs::path& targets) {
   const AuditRecorder recorder(config.record, targets);
   prepare_torch();
   const RowCheck check = check_rows(config, targets);
-  const std::string line = recorder.write(check.artifact, {"rows", {{check.artifact, check.root}}, check.to_json()});
+  const std::string line = recorder.write(check.artifact, {"rows", {{check.artifact, check.root, check.statement}}, check.to_json()});
   return {check.to_json(), text_of(check) + line, check.holds() ? 0 : 4};
 }
 

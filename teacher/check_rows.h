@@ -41,6 +41,7 @@ struct CheckedRow {
 struct RowCheck {
   std::string artifact;
   Digest root, teacher, corpus;
+  std::optional<Digest> statement;  ///< Lineage::statement of the targets
   bool drawn = false;  ///< by the seed; else the one row that was asked for
   int64_t seed = 0, rows_total = 0, window_length = 0;
   std::vector<CheckedRow> rows;  ///< ascending; a row that was drawn twice is here twice

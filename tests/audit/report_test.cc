@@ -65,7 +65,7 @@ Json replay_result(bool equal, int drawn = 2, int total = 10) {
 void record(const SyntheticRun& run, const std::string& file, const std::string& kind, const std::vector<std::string>& artifacts,
             const Json& result, const Key& key) {
   AuditRecord r{kind, {}, result, "", false};
-  for (const std::string& a : artifacts) r.subjects.push_back({a, run.root(a)});
+  for (const std::string& a : artifacts) r.subjects.push_back({a, run.root(a), run.statement(a)});
   write_audit_record(run.path() / kAuditFolder / file, r, key);
 }
 

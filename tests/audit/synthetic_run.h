@@ -21,6 +21,11 @@ struct SyntheticRun {
 
   fs::path path() const { return folder.path(); }
   Digest root(const std::string& name) const { return scan_artifact(path() / name).root; }
+  /// Nothing where the artifact is not sealed.
+  std::optional<Digest> statement(const std::string& name) const {
+    const auto lineage = check_artifact(path() / name, VerifyFiles::no, nullptr).lineage;
+    return lineage ? std::optional(lineage->statement) : std::nullopt;
+  }
 
   void seal(const std::string& name, const std::string& stage, const std::string& kind, std::map<std::string, std::string> inputs,
             Json config = Json::object(), Json metrics = Json::object()) const {
@@ -31,7 +36,7 @@ struct SyntheticRun {
     lineage.config = std::move(config);
     lineage.metrics = std::move(metrics);
     lineage.builder = {{"overproof", "0.1.0"}};
-    for (const auto& [slot, artifact] : inputs) lineage.inputs[slot] = {artifact, root(artifact)};
+    for (const auto& [slot, artifact] : inputs) lineage.inputs[slot] = {artifact, root(artifact), statement(artifact)};
     seal_artifact(path() / name, scan_artifact(path() / name).files, lineage, key);
   }
 

@@ -147,6 +147,26 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     write_text(path / "key.pub", run.key.public_key().pem());
     CHECK_THAT(failures(path, {(path / "key.pub").string()}), Contains("int8/claims.jsonl: line 1 is signed by key"));
   }
+  SECTION("a parent's statement signed anew under unchanged files") {
+    // Every other check holds: both signatures, every digest, every root.
+    Lineage lineage = *open_artifact(path / "student", VerifyFiles::no, nullptr);
+    SECTION("its configuration") { lineage.config["learning-rate"] = 1e-5; }
+    SECTION("its metrics") { lineage.metrics["loss"] = 0.001; }
+    SECTION("its inputs") { lineage.inputs.erase("targets"); }
+    seal_artifact(path / "student", lineage.files, lineage, run.key);
+    CHECK_THAT(failures(path), Contains("calibrated/claims.jsonl: was made from 'student' (as 'student') with statement sha256:"));
+    CHECK(failures(path / "soft-targets").empty());
+  }
+  SECTION("an input named by its files alone, although it has a statement") {
+    Lineage lineage = *open_artifact(path / "int8", VerifyFiles::no, nullptr);
+    lineage.inputs.at("model").statement.reset();
+    seal_artifact(path / "int8", lineage.files, lineage, run.key);
+    CHECK_THAT(failures(path), Contains("int8/claims.jsonl: names its input 'calibrated' (as 'model') by its files alone"));
+  }
+  SECTION("a second lineage statement") {
+    append_claim(path / "int8/claims.jsonl", read_claims(path / "student/claims.jsonl").front());
+    CHECK_THAT(failures(path), Contains("holds 2 lineage statements, expected one"));
+  }
   SECTION("a wrong trusted key") {
     write_text(path / "other.pub", stranger.public_key().pem());
     CHECK_THAT(failures(path, {(path / "other.pub").string()}), Contains("teacher/model.sig: is signed by key"));

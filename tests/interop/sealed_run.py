@@ -53,7 +53,7 @@ def root_of(files):
 
 
 def seal(folder, kind, stage, key, inputs=None, config=None, metrics=None):
-    """`inputs`: slot -> (artifact's name, root). Returns the root."""
+    """`inputs`: slot -> (artifact's name, root, SHA-256 of its statement). Returns root and SHA-256 of the statement."""
     files = digests(folder)
     root = root_of(files)
     pem = public_pem(key)
@@ -69,8 +69,8 @@ def seal(folder, kind, stage, key, inputs=None, config=None, metrics=None):
                 "buildType": f"urn:overproof:stage:{stage}:v1",
                 "externalParameters": config or {},
                 "internalParameters": {"stageKey": hashlib.sha256(f"{folder.name}{root}".encode()).hexdigest()},
-                "resolvedDependencies": [{"name": slot, "digest": {"sha256": r}, "annotations": {"artifact": name}}
-                                         for slot, (name, r) in sorted((inputs or {}).items())],
+                "resolvedDependencies": [{"name": slot, "digest": {"sha256": r}, "annotations": {"artifact": name, "statementSha256": s}}
+                                         for slot, (name, r, s) in sorted((inputs or {}).items())],
             },
             "runDetails": {
                 "builder": {"id": "urn:overproof:builder", "version": {"overproof": "0.1.0", "compiler": "12.2.0"},
@@ -79,10 +79,11 @@ def seal(folder, kind, stage, key, inputs=None, config=None, metrics=None):
                 "byproducts": [{"name": "metrics", "annotations": metrics,
                                 "digest": {"sha256": hashlib.sha256(json.dumps(metrics, separators=(",", ":"), sort_keys=True).encode()).hexdigest()}}],
             },
-            "overproof_lineage": {"formatVersion": 1, "kind": kind, "stage": stage},
+            "overproof_lineage": {"formatVersion": 2, "kind": kind, "stage": stage},
         },
     }
-    (folder / "claims.jsonl").write_text(json.dumps(envelope(statement, key, hint)) + "\n")
+    claim = envelope(statement, key, hint)
+    (folder / "claims.jsonl").write_text(json.dumps(claim) + "\n")
     signature = {
         "_type": STATEMENT,
         "subject": [{"name": folder.name, "digest": {"sha256": root}}],
@@ -94,7 +95,7 @@ def seal(folder, kind, stage, key, inputs=None, config=None, metrics=None):
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
         "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
         "dsseEnvelope": envelope(signature, key, "")}))
-    return root
+    return root, hashlib.sha256(base64.b64decode(claim["payload"])).hexdigest()
 
 
 def write_safetensors(file, tensors, metadata=None):
@@ -151,7 +152,7 @@ class Run:
 
     def __init__(self, path, teacher_license="Apache-2.0", documents=DOCUMENTS, key=None, dense=True):
         self.path, self.key = path, key or new_key()
-        self.roots = {}
+        self.roots, self.statements = {}, {}
         teacher = self.model("teacher", b"t" * 300)
         self.seal("teacher", "imported", "import", {}, {"license": teacher_license, "name": "Tiny teacher", "sha256": "", "path-sha256": "0" * 64},
                   {"model_type": "llama", "parameters": 300})
@@ -189,5 +190,5 @@ class Run:
         return folder
 
     def seal(self, name, kind, stage, inputs, config=None, metrics=None):
-        bound = {slot: (artifact, self.roots[artifact]) for slot, artifact in inputs.items()}
-        self.roots[name] = seal(self.path / name, kind, stage, self.key, bound, config, metrics)
+        bound = {slot: (artifact, self.roots[artifact], self.statements[artifact]) for slot, artifact in inputs.items()}
+        self.roots[name], self.statements[name] = seal(self.path / name, kind, stage, self.key, bound, config, metrics)

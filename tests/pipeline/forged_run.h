@@ -43,10 +43,11 @@ class ForgedRun {
 
   /// Signs every artifact again, parents first, with what their parents now are. `change` may alter each lineage.
   void reseal(const std::function<void(Lineage&)>& change = [](Lineage&) {}) const {
-    std::map<std::string, Digest> roots;
+    std::map<std::string, Lineage> sealed;
     for (const ArtifactNode& node : load_run(path(), VerifyFiles::no, nullptr).nodes) {
       Lineage lineage = *node.lineage();
-      for (auto& [slot, input] : lineage.inputs) input.root = roots.at(input.name);
+      for (auto& [slot, input] : lineage.inputs)
+        input.root = sealed.at(input.name).root, input.statement = sealed.at(input.name).statement;
       if (lineage.stage == "teach")
         change_metadata(node.path, "targets.safetensors", [&](Metadata& m) {
           m["teacher_root"] = lineage.inputs.at("teacher").root.hex();
@@ -59,8 +60,7 @@ class ForgedRun {
         lineage.metrics["step_chain"] = SafetensorsFile(node.path / kStepRecordsFile).metadata().at("chain");
       change(lineage);
       const ArtifactRecord record = scan_artifact(node.path);
-      seal_artifact(node.path, record.files, lineage, key_);
-      roots[node.name] = record.root;
+      sealed[node.name] = seal_artifact(node.path, record.files, lineage, key_);
     }
   }
   bool sign_chain = true;

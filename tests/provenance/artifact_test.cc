@@ -82,6 +82,36 @@ TEST_CASE("the statement is the same bytes each time") {
   }
 }
 
+TEST_CASE("a statement names itself and its inputs' statements by digest") {
+  Lineage lineage = some_lineage();
+  lineage.files = {{"a", 1, sha256("a")}};
+  lineage.root = oms_root(lineage.files);
+  const auto slot = lineage.inputs.begin()->first;
+  CHECK_FALSE(read_statement(make_statement(lineage), "memory").inputs.at(slot).statement);
+  lineage.inputs.at(slot).statement = sha256("its statement");
+  const std::string text = make_statement(lineage);
+  const Lineage read = read_statement(text, "memory");
+  CHECK(read.format == 2);
+  CHECK(read.statement == sha256(text));
+  CHECK(read.inputs.at(slot).statement == sha256("its statement"));
+  lineage.metrics["loss"] = 0.125;
+  CHECK(sha256(make_statement(lineage)) != read.statement);
+  for (const Json& version : {Json(0), Json(3), Json("2"), Json(2.5)}) {
+    Json other = Json::parse(text);
+    other["predicate"]["overproof_lineage"]["formatVersion"] = version;
+    CHECK_THROWS_WITH(read_statement(other.dump(), "memory"), Contains("format"));
+  }
+}
+
+TEST_CASE("metrics are read only if they match their digest") {
+  Lineage lineage = some_lineage();
+  lineage.files = {{"a", 1, sha256("a")}};
+  lineage.root = oms_root(lineage.files);
+  Json statement = Json::parse(make_statement(lineage));
+  statement["predicate"]["runDetails"]["byproducts"][0]["annotations"]["perplexity"] = 3.14;
+  CHECK_THROWS_WITH(read_statement(statement.dump(), "memory"), Contains("metrics do not match"));
+}
+
 TEST_CASE("a folder that was never sealed holds no lineage") {
   TempFolder folder;
   fill(folder.path());

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "provenance/artifact.h"
+#include "provenance/run_folder.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -14,7 +15,8 @@ TEST_CASE("an audit record comes back as it was signed, and not otherwise") {
   const fs::path file = folder / "audits" / "replay-student.json";
   AuditRecord record;
   record.kind = "replay";
-  record.subjects = {{"student", sha256(std::string_view("a"))}};
+  record.subjects = {{"student", sha256(std::string_view("a")), sha256(std::string_view("s"))},
+                     {"suspect", sha256(std::string_view("b"))}};
   record.result = {{"segments", 3}};
   write_audit_record(file, record, key);
 
@@ -22,7 +24,11 @@ TEST_CASE("an audit record comes back as it was signed, and not otherwise") {
     const AuditRecord back = read_audit_record(file, nullptr);
     CHECK(back.signature_valid);
     CHECK(back.kind == "replay");
-    CHECK(back.subjects.at(0).root == record.subjects[0].root);
+    CHECK(back.format == 2);
+    REQUIRE(back.subjects.size() == 2);
+    CHECK(back.subjects[0].root == record.subjects[0].root);
+    CHECK(back.subjects[0].statement == record.subjects[0].statement);
+    CHECK_FALSE(back.subjects[1].statement);
     CHECK(back.result == record.result);
     CHECK(audit_record_files(folder / "audits") == std::vector{file});
     CHECK(audit_record_files(folder / "none").empty());
@@ -66,6 +72,29 @@ TEST_CASE("an audit record comes back as it was signed, and not otherwise") {
     CHECK(read_audit_record(folder / "run/audits/replay-x.json", &key.public_key()).signature_valid);
     AuditRecorder({false, {.key = "is not read"}}, folder / "lone").write("x", record, nullptr);
     CHECK_FALSE(fs::exists(folder / "lone/audits"));
+  }
+  SECTION("it is about one statement of the same files, and no other") {
+    write_text(folder / "run/student/weights", "w");
+    Lineage lineage;
+    lineage.kind = "imported";
+    lineage.stage = "import";
+    lineage.name = "student";
+    const auto files = scan_artifact(folder / "run/student").files;
+    seal_artifact(folder / "run/student", files, lineage, key);
+    const AuditSubject subject = audit_subject(folder / "run/student");
+    REQUIRE(subject.statement);
+    std::string why;
+    RunFolder run = load_run(folder / "run", VerifyFiles::no, nullptr);
+    CHECK(examined_artifact(run, subject, why) == run.find("student"));
+    CHECK(examined_artifact(run, {"student", subject.root}, why) == nullptr);
+    CHECK_THAT(why, Catch::Contains("format 1"));
+    lineage.config["license"] = "MIT";
+    seal_artifact(folder / "run/student", files, lineage, key);
+    run = load_run(folder / "run", VerifyFiles::no, nullptr);
+    CHECK(examined_artifact(run, subject, why) == nullptr);
+    CHECK_THAT(why, Catch::Contains("signed anew"));
+    CHECK(examined_artifact(run, {"student", sha256(std::string_view("x")), subject.statement}, why) == nullptr);
+    CHECK_THAT(why, Catch::Contains("is not here"));
   }
   SECTION("kinds are safe words") {
     record.kind = "../x";
