@@ -15,10 +15,10 @@ namespace overproof {
 namespace {
 
 constexpr const char* kTable = "documents.jsonl";
-constexpr const char* kRemedy = "the corpus was not made by an honest corpus stage: make it again from its texts";
+constexpr const char* kRemedy = "make the corpus again from its texts: an honest corpus stage does not make this";
 constexpr size_t kPiece = 8192;
 
-/// Says the first fault of each kind: one wrong document can shift all that follow.
+/// Reports the first fault of each kind: one wrong document can shift all that follow.
 class Checker {
  public:
   Checker(const fs::path& folder, const CorpusCommitment& commitment, const CorpusSalt* salt, std::vector<Fault>& faults)
@@ -98,7 +98,7 @@ class Checker {
     if (tokens.split != d.split || tokens.first != d.first_token || tokens.count != d.tokens)
       fault("index.safetensors", fmt::format("has other tokens for document {} ('{}') than the table", i, d.name));
     if (index_.record(i) != std::pair(begin, end))
-      fault("index.safetensors", fmt::format("places the record of document {} ('{}') elsewhere than it stands", i, d.name));
+      fault("index.safetensors", fmt::format("has another place for the record of document {} ('{}') than the table", i, d.name));
     if (values_known() && index_.key(index_.rank(i)) != corpus_leaf_value(d.digest, salt_of(CorpusTree::sorted, d.digest)))
       fault("index.safetensors",
             fmt::format("the sorted tree has another value for document {} ('{}') than the table", i, d.name));
@@ -119,7 +119,7 @@ class Checker {
     for (int level = 1; level < tile_levels(builder.size()); ++level) compare(tree, level, 0, builder.level(level));
     const Digest said = commitment_.roots().tree(tree).root, made = builder.root();
     if (made != said)
-      fault("commitment.json", fmt::format("says root {} for the {} tree, but the documents give {}", said.hex(),
+      fault("commitment.json", fmt::format("has root {} for the {} tree, but the documents give {}", said.hex(),
                                            tree == CorpusTree::documents ? "documents" : "sorted", made.hex()));
   }
 

@@ -1,5 +1,5 @@
 #pragma once
-// Does a corpus's commitment stand for its table, document by document? The files' digests only show that nothing changed since
+// Compares a corpus's commitment with its table, document by document. The files' digests only show that nothing changed since
 // the maker signed; this shows that he did not commit to something else than he kept.
 
 #include <vector>

@@ -28,7 +28,7 @@ void check_roots(const ArtifactNode& node, const char* name, std::vector<Fault>&
     if (said == file.metadata().end() || input == node.lineage()->inputs.end()) continue;
     if (said->second != input->second.root.hex())
       faults.push_back({name,
-                        fmt::format("was made with {} sha256:{}, but the statement says sha256:{}", slot,
+                        fmt::format("was made with {} sha256:{}, but the statement names sha256:{}", slot,
                                     said->second.substr(0, 64), input->second.root.hex()),
                         "one of the two is false: make it again"});
   }
@@ -41,12 +41,22 @@ void check_corpus(const ArtifactNode& node) {
   for_each_text(node.path, [](const Document&, std::string_view) {});
 }
 
+/// Proofs bind their trees to the corpus by its first file (provenance/corpus_proof.h).
+void check_first_file(const ArtifactNode& node, std::vector<Fault>& faults) {
+  const std::vector<FileRecord>& files = node.lineage()->files;
+  const bool committed = std::ranges::any_of(files, [](const FileRecord& f) { return f.name == "commitment.json"; });
+  if (committed && files.front().name != "commitment.json")
+    faults.push_back({files.front().name, "comes before commitment.json, which is the first file of a corpus, so proofs could hold "
+                                          "another commitment",
+                      "remove it, or make the corpus again"});
+}
+
 bool all_f32(const fs::path& artifact) {
   const Checkpoint checkpoint = open_checkpoint(artifact);
   return std::ranges::all_of(checkpoint.tensors->tensors(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
 }
 
-/// steps.jsonl has the numbers of the records.
+/// steps.jsonl has the content of the records, for readers of text.
 void check_lines(const fs::path& file, const StepRecords& records, std::vector<Fault>& faults) {
   const std::string text = read_file(file);
   size_t at = 0;
@@ -57,7 +67,7 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
     const Json said = step_log_line(records.format(), record);
     for (const auto& [name, value] : said.items())
       if (!line.is_object() || !line.contains(name) || line[name] != value) {
-        faults.push_back({"steps.jsonl", fmt::format("step {}: '{}' is not what {} says", record.step, name, kStepRecordsFile),
+        faults.push_back({"steps.jsonl", fmt::format("step {}: '{}' differs from {}", record.step, name, kStepRecordsFile),
                           "one of the two was changed after it was written"});
         return;
       }
@@ -85,7 +95,7 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
         {kStepRecordsFile, "does not end in the chain that the statement signs", "records were changed: make it again"});
   if (!metrics.contains("steps") || metrics["steps"] != records.steps().size())
     faults.push_back({kStepRecordsFile,
-                      fmt::format("has {} records, which is not what the statement says", records.steps().size()),
+                      fmt::format("has {} records, which is not the number in the statement", records.steps().size()),
                       "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
   if (!all_f32(node.path)) return;  // rounded: audit replay compares them
@@ -96,7 +106,7 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
                       "weights were changed afterwards: make it again"});
 }
 
-/// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: nobody may have chosen it.
+/// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: it may not be chosen.
 void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
   const SafetensorsFile file(node.path / kTargets);
   const auto text = [&](const char* key) {
@@ -115,7 +125,7 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
   if (error != std::errc() || end != seed_text.data() + seed_text.size())
     throw FormatError(file.path(), -1, "metadata: 'seed' is no whole number");
   if (said("seed", seed) != Json(seed) || said("order-beacon", beacon) != Json(beacon))
-    faults.push_back({kTargets, "was made with another seed or order beacon than the statement says",
+    faults.push_back({kTargets, "was made with another seed or order beacon than the statement names",
                       "one of the two is false: make it again"});
   std::string expected;
   try {
@@ -144,6 +154,7 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
     if (kind->role == Role::corpus) {
       CommitmentCheck commitment = check_commitment(node.path, salt);
       check.faults = std::move(commitment.faults);
+      check_first_file(node, check.faults);
       if (commitment.values_unchecked)
         check.notes.push_back(
             "is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");

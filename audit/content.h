@@ -1,5 +1,5 @@
 #pragma once
-// What an artifact's files say about its ancestors, held against what its statement says.
+// Compares what an artifact's files record about its ancestors with its statement.
 
 #include <string>
 #include <vector>

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -183,7 +182,7 @@ Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std
   return dataset;
 }
 
-int audit_croissant(const CroissantConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer audit_croissant(const CroissantConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
   const LineageFacts facts = collect_facts(folder, trusted.get());
@@ -200,8 +199,8 @@ int audit_croissant(const CroissantConfig& config, const fs::path& folder, bool 
     const fs::path from = fs::weakly_canonical(fs::absolute(config.out)).parent_path();
     files = facts.node(*corpus).path.lexically_relative(from).generic_string() + "/";
   }
-  deliver(croissant(facts, *corpus, files, time).dump(1) + "\n", config.out, json, out);
-  return 0;
+  const Json document = croissant(facts, *corpus, files, time);
+  return deliver(document.dump(1) + "\n", document, config.out);
 }
 
 }  // namespace overproof

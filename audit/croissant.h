@@ -4,17 +4,18 @@
 // for what made it. Every file is named with its SHA-256, so a loader that checks them reads the documents that were signed. One
 // record set lists the documents, one for each source holds their texts.
 
-#include <iosfwd>
 #include <string>
 
 #include "audit/facts.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct CroissantConfig {
-  std::string out, created;
+  fs::path out;
+  std::string created;
   TrustOptions trust;
   template <class V>
   void visit(V&& v) {
@@ -24,11 +25,11 @@ struct CroissantConfig {
   }
 };
 
-/// `files`: where the corpus stands as seen from the description, "" or ending with '/'.
+/// `files`: path of the corpus relative to the description, "" or ending with '/'.
 Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std::string& files,
                const std::optional<std::string>& time);
 
 /// `folder`: a corpus, or a run with exactly one.
-int audit_croissant(const CroissantConfig& config, const fs::path& folder, bool json, std::ostream& out);
+Answer audit_croissant(const CroissantConfig& config, const fs::path& folder);
 
 }  // namespace overproof

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -48,7 +47,7 @@ Json files_diff(const Lineage& a, const Lineage& b) {
   return {{"added", added}, {"removed", removed}, {"changed", changed}};
 }
 
-/// name -> digest, as the table says; the file was checked against the statement.
+/// name -> digest, from the table; the file was checked against the statement.
 std::map<std::string, std::string> documents_of(const LineageFacts& facts, const ArtifactFacts& corpus) {
   std::map<std::string, std::string> documents;
   const ArtifactNode& node = facts.node(corpus);
@@ -138,37 +137,41 @@ std::string shorter(const Json& value) {
   return printable(text);
 }
 
-void print_lists(const Json& lists, int64_t most, std::ostream& out) {
+std::string lists_text(const Json& lists, int64_t most) {
+  std::string out;
   for (const char* kind : {"added", "removed", "changed", "renamed"}) {
     if (!lists.contains(kind) || lists[kind].empty()) continue;
     const Json& list = lists[kind];
-    out << fmt::format("    {} {}\n", list.size(), kind);
+    out += fmt::format("    {} {}\n", list.size(), kind);
     for (size_t i = 0; i < list.size() && int64_t(i) < most; ++i)
-      out << "      " << (list[i].is_string() ? shorter(list[i]) : shorter(list[i]["a"]) + " -> " + shorter(list[i]["b"]))
-          << '\n';
-    if (int64_t(list.size()) > most) out << fmt::format("      ... and {} more\n", int64_t(list.size()) - most);
+      out += fmt::format("      {}\n",
+                         list[i].is_string() ? shorter(list[i]) : shorter(list[i]["a"]) + " -> " + shorter(list[i]["b"]));
+    if (int64_t(list.size()) > most) out += fmt::format("      ... and {} more\n", int64_t(list.size()) - most);
   }
+  return out;
 }
 
-void print(const Json& diff, int64_t most, std::ostream& out) {
-  for (const Json& name : diff["only_in_a"]) out << "only in A: " << shorter(name) << '\n';
-  for (const Json& name : diff["only_in_b"]) out << "only in B: " << shorter(name) << '\n';
+std::string text_of(const Json& diff, int64_t most) {
+  std::string out;
+  for (const Json& name : diff["only_in_a"]) out += fmt::format("only in A: {}\n", shorter(name));
+  for (const Json& name : diff["only_in_b"]) out += fmt::format("only in B: {}\n", shorter(name));
   for (const Json& item : diff["changed"]) {
-    out << shorter(item["artifact"]) << '\n';
+    out += shorter(item["artifact"]) + "\n";
     for (const auto& [field, value] : item["fields"].items()) {
       if (field == "files" || field == "documents") {
-        out << "  " << field << '\n';
-        print_lists(value, most, out);
+        out += fmt::format("  {}\n", field);
+        out += lists_text(value, most);
       } else if (value.contains("a") && value.contains("b") && value.size() == 2 && !value["a"].is_object()) {
-        out << fmt::format("  {}: {} -> {}\n", field, shorter(value["a"]), shorter(value["b"]));
+        out += fmt::format("  {}: {} -> {}\n", field, shorter(value["a"]), shorter(value["b"]));
       } else {
-        out << "  " << field << '\n';
+        out += fmt::format("  {}\n", field);
         for (const auto& [name, pair] : value.items())
-          out << fmt::format("    {}: {} -> {}\n", printable(name), shorter(pair["a"]), shorter(pair["b"]));
+          out += fmt::format("    {}: {} -> {}\n", printable(name), shorter(pair["a"]), shorter(pair["b"]));
       }
     }
   }
-  if (diff["same"] == true) out << "nothing changed\n";
+  if (diff["same"] == true) out += "nothing changed\n";
+  return out;
 }
 
 }  // namespace
@@ -195,12 +198,10 @@ Json lineage_diff(const LineageFacts& a, const LineageFacts& b) {
           {"changed", changed}};
 }
 
-int audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out) {
+Answer audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b) {
   const auto trusted = config.trust.key();
   const Json diff = lineage_diff(collect_facts(a, trusted.get()), collect_facts(b, trusted.get()));
-  if (json) out << diff.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else print(diff, config.most, out);
-  return 0;
+  return {diff, text_of(diff, config.most)};
 }
 
 }  // namespace overproof

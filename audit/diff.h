@@ -3,10 +3,10 @@
 // signers, documents and licences. Artifacts are paired by name; two that are asked for by themselves are a pair whatever they
 // are called.
 
-#include <iosfwd>
 #include <string>
 
 #include "audit/facts.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 
@@ -25,7 +25,7 @@ struct DiffConfig {
 /// {"same", "only_in_a", "only_in_b", "changed": [{"artifact", "fields": {...}}]}
 Json lineage_diff(const LineageFacts& a, const LineageFacts& b);
 
-/// Returns 0 whatever the answer is. Throws ProvenanceError where either does not hold.
-int audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out);
+/// Exit code 0 whatever the answer is. Throws ProvenanceError where either does not hold.
+Answer audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b);
 
 }  // namespace overproof

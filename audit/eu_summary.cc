@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -224,7 +223,7 @@ class Summary {
           "Other relevant information about data processing",
           fmt::format("{} (sha256:{}): documents with the same digest are kept once ({} left out), shorter and longer ones than "
                       "configured are left "
-                      "out ({} and {}); the licence of each document stands in documents.jsonl.",
+                      "out ({} and {}); the licence of each document is in documents.jsonl.",
                       a.title, facts_.lineage(a).root.hex(), number("duplicates"), number("too_short"), number("too_long")));
     });
     other.say("How this can be checked",
@@ -265,7 +264,7 @@ std::string cells(const Json& row) {
 
 std::string markdown(const Json& summary) {
   std::string text =
-      fmt::format("# Public Summary of Training Content\n\n{}. \"Not recorded\" marks what no signed statement says.\n",
+      fmt::format("# Public Summary of Training Content\n\n{}. \"Not recorded\" marks what no signed statement records.\n",
                   summary["template"].get<std::string>());
   char chapter = 0;
   const auto title_of = [](char c) {
@@ -294,14 +293,13 @@ std::string markdown(const Json& summary) {
 
 Json eu_summary(const LineageFacts& facts, const std::optional<std::string>& time) { return Summary(facts, time).write(); }
 
-int audit_summary(const SummaryConfig& config, const fs::path& folder, bool json, std::ostream& out) {
-  if (!config.eu) throw UsageError("audit summary: say whose template: --eu");
+Answer audit_summary(const SummaryConfig& config, const fs::path& folder) {
+  if (!config.eu) throw UsageError("audit summary: name the template: --eu");
   const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
   const LineageFacts facts = collect_facts(folder, trusted.get());
   const Json summary = eu_summary(facts, time);
-  deliver(json ? summary.dump() + "\n" : markdown(summary), config.out, json, out);
-  return 0;
+  return deliver(config.format == SummaryConfig::Format::json ? summary.dump() + "\n" : markdown(summary), summary, config.out);
 }
 
 }  // namespace overproof

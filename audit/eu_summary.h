@@ -4,10 +4,10 @@
 // first presented on 24 July 2025), filled in as far as signed statements go. What no statement says reads "not recorded" and is
 // for the provider to write: a summary with holes that are named is worth more than one that guesses.
 
-#include <iosfwd>
 #include <string>
 
 #include "audit/facts.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 
@@ -15,11 +15,14 @@ namespace overproof {
 
 struct SummaryConfig {
   bool eu = false;
-  std::string out, created;
+  enum class Format { markdown, json } format = Format::markdown;
+  fs::path out;
+  std::string created;
   TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("eu", eu, any_value(), "the EU's template for general-purpose AI models (the only one there is yet)");
+    v("format", format, enum_of<Format>({{"markdown", Format::markdown}, {"json", Format::json}}), "of the file that is written");
     v("out", out, any_value(), "file to write instead of standard output");
     v("created", created, any_value(),
       "date of the summary, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else not recorded");
@@ -31,7 +34,7 @@ struct SummaryConfig {
 /// or "not recorded".
 Json eu_summary(const LineageFacts& facts, const std::optional<std::string>& time);
 
-/// Markdown, or with --json the object above.
-int audit_summary(const SummaryConfig& config, const fs::path& folder, bool json, std::ostream& out);
+/// Markdown, or with --json or --format json the object above.
+Answer audit_summary(const SummaryConfig& config, const fs::path& folder);
 
 }  // namespace overproof

@@ -9,52 +9,74 @@
 #include <cmath>
 #include <cstdlib>
 #include <ctime>
-#include <ostream>
 
+#include "core/checked.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/json_object.h"
 #include "core/printable.h"
 #include "provenance/oms.h"
 
 namespace overproof {
 namespace {
 
+constexpr size_t kMostRecords = 1000;
+
 std::string config_text(const Lineage& lineage, const char* key) {
   const auto found = lineage.config.find(key);
   return found != lineage.config.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
-int64_t count(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_number_unsigned()
-             ? int64_t(std::min<uint64_t>(found->get<uint64_t>(), uint64_t(INT64_MAX) / 4096))
-             : 0;
+int64_t saturating_add(int64_t a, int64_t b) { return checked_add(a, b).value_or(INT64_MAX); }
+
+Tally tally_of(const JsonObject& row) {
+  const auto count = [&](const char* name) { return row.integer(name, 0, kMostCount, 0); };
+  return {count("documents"), count("bytes"), count("tokens")};
 }
 
-Tally tally_of(const Json& object) {
-  if (!object.is_object()) return {};
-  return {count(object, "documents"), count(object, "bytes"), count(object, "tokens")};
+/// A finite number; nothing where it is missing or null, as JSON writes a NaN.
+std::optional<double> optional_number(const JsonObject& object, const char* name) {
+  const Json* value = object.find(name);
+  return value && !value->is_null() ? std::optional(object.number(name)) : std::nullopt;
+}
+
+bool lists_file(const Lineage& lineage, std::string_view name) {
+  return std::ranges::any_of(lineage.files, [&](const FileRecord& f) { return f.name == name; });
 }
 
 CorpusFacts corpus_facts(const ArtifactNode& node) {
   CorpusFacts facts;
+  facts.committed = lists_file(*node.lineage(), "commitment.json");
   const auto text = sealed_text(node, "licenses.json");
   if (!text) return facts;
   const fs::path origin = node.path / "licenses.json";
   const Json json = parse_json(*text, origin);
-  const auto member = [&](const char* name) -> const Json& {
-    static const Json nothing = Json::object();
-    if (!json.is_object() || !json.contains(name)) return nothing;
-    if (!json[name].is_object()) throw FormatError(origin, -1, fmt::format("'{}' is no object", name));
-    return json[name];
-  };
-  for (const auto& [name, value] : member("licenses").items()) {
-    facts.licenses.push_back({name, parse_license(name), tally_of(value)});
-    const Tally& t = facts.licenses.back().count;
-    facts.total.documents += t.documents, facts.total.bytes += t.bytes, facts.total.tokens += t.tokens;
+  const JsonObject table(json, origin);
+  if (const auto licenses = table.find_object("licenses"))
+    for (const auto& [name, value] : licenses->json().items()) {
+      facts.licenses.push_back({name, parse_license(name), tally_of(licenses->object(name))});
+      facts.total.add(facts.licenses.back().count);
+    }
+  if (const auto sources = table.find_object("sources"))
+    for (const auto& [name, value] : sources->json().items())
+      facts.sources.push_back({name, tally_of(sources->object(name))});
+  return facts;
+}
+
+EvaluationFacts evaluation_facts(const ArtifactNode& node) {
+  EvaluationFacts facts;
+  const auto text = sealed_text(node, "evaluation.json");
+  if (!text) return facts;
+  const fs::path origin = node.path / "evaluation.json";
+  const Json json = parse_json(*text, origin);
+  const JsonObject evaluation(json, origin);
+  facts.tokens = optional_number(evaluation, "tokens");
+  for (const JsonObject& model : evaluation.objects_or_empty("models")) {
+    const auto number = [&](const char* name) { return optional_number(model, name); };
+    facts.models.push_back({model.text("name"), -1, number("perplexity"), number("kl_mean"), number("kl_p99"),
+                            number("top1_agreement"), number("ffn_activation"), number("parameter_activation"), number("bytes")});
   }
-  for (const auto& [name, value] : member("sources").items()) facts.sources.push_back({name, tally_of(value)});
   return facts;
 }
 
@@ -65,32 +87,7 @@ std::string architecture_of(const ArtifactNode& node) {
   const auto text = sealed_text(node, "config.json", int64_t{16} << 20);
   if (!text) return {};
   const Json config = parse_json(*text, node.path / "config.json");
-  return config.is_object() && config.contains("model_type") && config["model_type"].is_string()
-             ? config["model_type"].get<std::string>()
-             : "";
-}
-
-/// What an evaluation says of the models that its slots name.
-void spread_measurements(LineageFacts& facts) {
-  for (const ArtifactFacts& evaluation : facts.artifacts) {
-    if (evaluation.role != Role::evaluation) continue;
-    const ArtifactNode& node = facts.node(evaluation);
-    const auto text = sealed_text(node, "evaluation.json");
-    if (!text) continue;
-    const Json json = parse_json(*text, node.path / "evaluation.json");
-    if (!json.is_object() || !json.contains("models") || !json["models"].is_array()) continue;
-    for (const Json& model : json["models"]) {
-      if (!model.is_object() || !model.contains("name") || !model["name"].is_string()) continue;
-      const auto parent = node.parents.find(model["name"].get<std::string>());
-      if (parent == node.parents.end() || parent->second < 0) continue;
-      for (ArtifactFacts& a : facts.artifacts)
-        if (a.node == parent->second)
-          for (const char* metric :
-               {"perplexity", "kl_mean", "kl_p99", "top1_agreement", "ffn_activation", "parameter_activation"})
-            if (model.contains(metric) && model[metric].is_number() && std::isfinite(model[metric].get<double>()))
-              a.measured.push_back({metric, model[metric].dump()});
-    }
-  }
+  return JsonObject(config, node.path / "config.json").text("model_type", "");
 }
 
 ArtifactFacts facts_of(const ArtifactNode& node, int index) {
@@ -98,17 +95,95 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   a.node = index;
   a.name = a.title = node.name;
   const Lineage& lineage = *node.lineage();
+  for (const FileRecord& file : lineage.files) a.bytes = saturating_add(a.bytes, std::max<int64_t>(file.bytes, 0));
   if (node.check.foreign) return a;
   a.kind = &lineage_kind(lineage.kind);
   a.role = a.kind->role;
-  for (const FileRecord& file : lineage.files) a.bytes += std::max<int64_t>(file.bytes, 0);
   if (a.kind->origin == Origin::outside) {
     a.license = config_text(lineage, "license");
     if (const std::string title = config_text(lineage, "name"); !title.empty()) a.title = title;
   }
+  const JsonObject metrics(lineage.metrics, node.path / kClaimsName, "metrics");
   if (a.role == Role::corpus) a.corpus = corpus_facts(node);
-  if (a.role == Role::model) a.architecture = architecture_of(node);
+  if (a.role == Role::evaluation) a.evaluation = evaluation_facts(node);
+  if (a.role == Role::model) {
+    a.architecture = architecture_of(node);
+    a.ffn_activation = optional_number(metrics, "ffn_activation");
+  }
+  if (a.role == Role::targets) {
+    a.order_beacon = config_text(lineage, "order-beacon");
+    for (const auto& [name, into] : {std::pair{"tokens", &a.taught_tokens}, std::pair{"windows", &a.taught_windows}})
+      if (metrics.has(name)) *into = metrics.integer(name, 0, kMostCount);
+  }
+  if (const auto policy = metrics.find_object("policy"))
+    for (const JsonObject& item : policy->objects_or_empty("items"))
+      if (item.text("state", "") == "acknowledged") a.acknowledged.push_back(item.text("name"));
   return a;
+}
+
+/// What follows from all artifacts together: inputs, ends, builders, and the measurements of the models in evaluations' slots.
+void connect(LineageFacts& facts) {
+  std::vector<int> index_of(facts.run.nodes.size(), -1);
+  for (size_t i = 0; i < facts.artifacts.size(); ++i) index_of[size_t(facts.artifacts[i].node)] = int(i);
+  std::set<int> used;
+  for (ArtifactFacts& a : facts.artifacts) {
+    const ArtifactNode& node = facts.node(a);
+    for (const auto& [slot, parent] : node.parents) {
+      const Dependency& input = node.lineage()->inputs.at(slot);
+      a.inputs.push_back({slot, parent < 0 ? input.name : facts.run.nodes[size_t(parent)].name, input.root,
+                          parent < 0 ? -1 : index_of[size_t(parent)]});
+      if (a.role != Role::evaluation && parent >= 0) used.insert(parent);
+    }
+    for (const auto& [name, version] : node.lineage()->builder) facts.builders[name].insert(version);
+  }
+  for (ArtifactFacts& a : facts.artifacts) a.is_end = !used.contains(a.node);
+  for (ArtifactFacts& a : facts.artifacts) {
+    if (!a.evaluation) continue;
+    for (EvaluatedModel& model : a.evaluation->models) {
+      const auto input = std::ranges::find(a.inputs, model.name, &InputFacts::slot);
+      if (input == a.inputs.end() || input->artifact < 0) continue;
+      model.artifact = input->artifact;
+      for (const auto& [name, value] :
+           {std::pair{"perplexity", &model.perplexity}, std::pair{"kl_mean", &model.kl_mean}, std::pair{"kl_p99", &model.kl_p99},
+            std::pair{"top1_agreement", &model.top1_agreement}, std::pair{"ffn_activation", &model.ffn_activation},
+            std::pair{"parameter_activation", &model.parameter_activation}})
+        if (*value) facts.artifacts[size_t(model.artifact)].measured.push_back({name, fmt::format("{}", **value)});
+    }
+  }
+}
+
+AuditFacts audit_facts(const fs::path& file, const RunFolder& run) {
+  AuditFacts facts;
+  facts.file = file.filename().string();
+  try {
+    facts.record = read_audit_record(file, nullptr);
+  } catch (const FormatError& e) {
+    // The message names the whole path, which is of this machine.
+    facts.unreadable = e.what();
+    if (const size_t at = facts.unreadable.find(file.string()); at != std::string::npos)
+      facts.unreadable.replace(at, file.string().size(), facts.file);
+    return facts;
+  }
+  for (const AuditSubject& subject : facts.record.subjects) {
+    std::string why;
+    const ArtifactNode* node = examined_artifact(run, subject, why);
+    facts.here.push_back(node ? node->name : "");
+    if (!node) facts.not_here += (facts.not_here.empty() ? "" : "; ") + why;
+  }
+  return facts;
+}
+
+void collect_audits(LineageFacts& facts) {
+  const RunFolder& run = facts.run;
+  std::vector<fs::path> files = audit_record_files((run.single ? run.path.parent_path() : run.path) / kAuditFolder);
+  if (files.size() > kMostRecords) {
+    facts.audits_not_read = int64_t(files.size() - kMostRecords);
+    files.resize(kMostRecords);
+  }
+  for (const fs::path& file : files) {
+    throw_if_interrupted();
+    facts.audits.push_back(audit_facts(file, run));
+  }
 }
 
 void walk(const LineageFacts& facts, const std::vector<int>& index_of, const ArtifactNode& node, Way way,
@@ -126,23 +201,27 @@ void walk(const LineageFacts& facts, const std::vector<int>& index_of, const Art
 
 }  // namespace
 
+void Tally::add(const Tally& other) {
+  documents = saturating_add(documents, other.documents);
+  bytes = saturating_add(bytes, other.bytes);
+  tokens = saturating_add(tokens, other.tokens);
+}
+
 const ArtifactFacts* LineageFacts::parent(const ArtifactFacts& a, const std::string& slot) const {
-  const auto found = node(a).parents.find(slot);
-  if (found == node(a).parents.end() || found->second < 0) return nullptr;
-  for (const ArtifactFacts& other : artifacts)
-    if (other.node == found->second) return &other;
-  return nullptr;
+  const auto input = std::ranges::find(a.inputs, slot, &InputFacts::slot);
+  return input == a.inputs.end() || input->artifact < 0 ? nullptr : &artifacts[size_t(input->artifact)];
+}
+
+const ArtifactFacts* LineageFacts::find(std::string_view name) const {
+  const auto found = std::ranges::find(artifacts, name, &ArtifactFacts::name);
+  return found == artifacts.end() ? nullptr : &*found;
 }
 
 std::vector<const ArtifactFacts*> LineageFacts::ends() const {
   if (subject >= 0) return {&artifacts[size_t(subject)]};
-  std::set<int> used;
-  for (const ArtifactFacts& a : artifacts)
-    if (a.role != Role::evaluation)  // measuring a model makes nothing of it
-      for (const auto& [slot, parent] : node(a).parents) used.insert(parent);
   std::vector<const ArtifactFacts*> list;
   for (const ArtifactFacts& a : artifacts)
-    if (!used.contains(a.node)) list.push_back(&a);
+    if (a.is_end) list.push_back(&a);
   return list;
 }
 
@@ -176,29 +255,28 @@ std::string does_not_hold(const ArtifactNode& node) {
 }
 
 LineageFacts collect_facts(const fs::path& folder, const PublicKey* trusted, const FactsOptions& options) {
+  return collect_facts(load_run(folder, options.verify, trusted), options);
+}
+
+LineageFacts collect_facts(RunFolder run, const FactsOptions& options) {
   LineageFacts facts;
-  facts.run = load_run(folder, options.verify, trusted);
+  facts.run = std::move(run);
   for (size_t i = 0; i < facts.run.nodes.size(); ++i) {
     const ArtifactNode& node = facts.run.nodes[i];
     const bool asked = facts.run.single && node.path == facts.run.path;
-    if (!node.check.faults.empty() || !node.lineage()) {
-      if (options.tolerate_faults && !asked) continue;
-      throw ProvenanceError(does_not_hold(node));
-    }
     try {
+      if (!node.check.faults.empty() || !node.lineage()) throw ProvenanceError(does_not_hold(node));
       facts.artifacts.push_back(facts_of(node, int(i)));
-    } catch (const Error&) {
+    } catch (const Error& e) {
       throw_if_interrupted();
-      if (!options.tolerate_faults || asked) throw;  // else an ancestor whose files are gone or changed: it is not here
+      if (!options.tolerate_faults || asked) throw;
+      facts.left_out.push_back({int(i), e.what()});
       continue;
     }
     if (asked) facts.subject = int(facts.artifacts.size()) - 1;
   }
-  if (!facts.run.cyclic.empty())
-    throw ProvenanceError(
-        fmt::format("{}: '{}' is its own ancestor, or was made from one that is; run 'overproof audit verify' first",
-                    facts.run.path.string(), facts.run.nodes[size_t(facts.run.cyclic.front())].name));
-  if (!options.tolerate_faults) spread_measurements(facts);
+  connect(facts);
+  if (options.audits) collect_audits(facts);
   return facts;
 }
 
@@ -256,22 +334,16 @@ std::string url_escape(std::string_view text) {
   return out;
 }
 
-void deliver(const std::string& text, const std::string& out_file, bool json, std::ostream& out) {
-  if (out_file.empty()) {
-    out << text;
-    if (!text.ends_with('\n')) out << '\n';
-    return;
-  }
-  const fs::path file = fs::weakly_canonical(fs::absolute(out_file));
+Answer deliver(const std::string& text, Json json, const fs::path& out) {
+  if (out.empty()) return {std::move(json), text + (text.ends_with('\n') ? "" : "\n")};
+  const fs::path file = fs::weakly_canonical(fs::absolute(out));
   for (fs::path folder = file.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
     if (fs::exists(folder / kClaimsName) || fs::exists(folder / kModelSignatureName))
-      throw UsageError(fmt::format("{}: stands in the artifact '{}', whose seal it would break; name a place beside it", out_file,
+      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside", out.string(),
                                    folder.filename().string()));
   if (!fs::is_directory(file.parent_path())) throw IoError(file.parent_path(), "is no folder to write to", ENOENT);
   write_file_atomically(file, text);
-  if (json)
-    out << Json{{"out", out_file}, {"bytes", fs::file_size(file)}}.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else out << fmt::format("{}: {} bytes\n", printable(out_file), fs::file_size(file));
+  return {{{"out", out.string()}, {"bytes", text.size()}}, fmt::format("{}: {} bytes\n", printable(out.string()), text.size())};
 }
 
 }  // namespace overproof

@@ -1,22 +1,31 @@
 #pragma once
-// What the signed statements of a run say, collected once for everybody who writes it down in another format: bills of materials,
-// Croissant, summaries, policies. Nothing here is measured or guessed; what no statement says is left empty.
+// The facts of a run: what its signed statements and the files they list contain, read once, with one tolerance, for the report and
+// for every other format: bills of materials, Croissant, summaries, policies. Nothing here is measured or guessed; what no
+// statement records is left empty.
+//
+// One tolerance: a member that is missing is empty; one of the wrong type, a negative or broken count is a FormatError of its
+// file. Counts are at most kMostCount, and sums stop at INT64_MAX.
 
-#include <iosfwd>
+#include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "audit/licenses.h"
-#include "core/json_fwd.h"
+#include "core/answer.h"
+#include "provenance/audit_record.h"
 #include "provenance/lineage_kinds.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
 
+inline constexpr int64_t kMostCount = int64_t{1} << 53;  ///< of documents, bytes or tokens in one row of a table
+
 struct Tally {
   int64_t documents = 0, bytes = 0, tokens = 0;
+  void add(const Tally& other);  ///< sums that would overflow are INT64_MAX
 };
 
 struct LicenseCount {
@@ -33,12 +42,31 @@ struct SourceCount {
 struct CorpusFacts {
   std::vector<LicenseCount> licenses;  ///< by recorded name
   std::vector<SourceCount> sources;    ///< by name
-  Tally total;
+  Tally total;                         ///< of the licences
+  bool committed = false;              ///< to its documents, for proofs of presence and absence
 };
 
-/// An evaluation's measurements of one model.
+/// One row of an evaluation. What it does not record is empty.
+struct EvaluatedModel {
+  std::string name;   ///< as the evaluation calls it: its slot
+  int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
+  std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation, bytes;
+};
+
+struct EvaluationFacts {
+  std::optional<double> tokens;
+  std::vector<EvaluatedModel> models;
+};
+
+/// An evaluation's measurement of one model.
 struct Measurement {
   std::string name, value;
+};
+
+struct InputFacts {
+  std::string slot, name;  ///< the artifact's name here, else as the statement calls it
+  Digest root;
+  int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
 };
 
 struct ArtifactFacts {
@@ -46,22 +74,48 @@ struct ArtifactFacts {
   std::string name, title;  ///< the folder's; what its import calls it, else the same
   Role role = Role::unknown;
   const LineageKind* kind = nullptr;  ///< nullptr where another tool signed it
-  std::string license;  ///< as recorded of an imported model; "" elsewhere
+  std::vector<InputFacts> inputs;     ///< by slot
+  std::string license;                ///< as recorded of an imported model; "" elsewhere
   std::optional<CorpusFacts> corpus;
-  std::string architecture;  ///< of a model, from its config.json: "llama"; "" where it has none
-  std::vector<Measurement> measured;
+  std::optional<EvaluationFacts> evaluation;
+  std::string architecture;           ///< of a model, from its config.json: "llama"; "" where it has none
+  std::vector<Measurement> measured;  ///< by the evaluations of the run
+  std::optional<double> ffn_activation;               ///< of a model: share of FFN weights that a token uses
+  std::string order_beacon;                           ///< of targets: public randomness that the order is bound to
+  std::optional<int64_t> taught_tokens, taught_windows;  ///< of targets
+  std::vector<std::string> acknowledged;              ///< licences and terms that were acknowledged by name, as signed
   int64_t bytes = 0;
+  bool is_end = false;  ///< nothing else here was made from it; measuring it makes nothing
+};
+
+/// An audit record in `audits/` of the run.
+struct AuditFacts {
+  std::string file;        ///< its name
+  std::string unreadable;  ///< why it cannot be read; then `record` is empty
+  AuditRecord record;      ///< checked by the key that it names
+  std::vector<std::string> here;  ///< of each subject the artifact here with those files and that statement; "" where there is none
+  std::string not_here;           ///< why subjects are not here; "" when all are
+};
+
+struct LeftOut {
+  int node = 0;     ///< index in LineageFacts::run.nodes
+  std::string why;  ///< its first fault
 };
 
 struct LineageFacts {
   RunFolder run;
   std::vector<ArtifactFacts> artifacts;  ///< parents before children; what was signed elsewhere has no role
+  std::vector<LeftOut> left_out;         ///< artifacts that do not hold, with FactsOptions::tolerate_faults
   int subject = -1;                      ///< the artifact asked about; -1: the run as a whole
+  std::map<std::string, std::set<std::string>> builders;  ///< versions of what made the artifacts
+  std::vector<AuditFacts> audits;                         ///< by file name, with FactsOptions::audits
+  int64_t audits_not_read = 0;                            ///< files beyond the first thousand
 
   const ArtifactNode& node(const ArtifactFacts& a) const { return run.nodes[size_t(a.node)]; }
   const Lineage& lineage(const ArtifactFacts& a) const { return *node(a).lineage(); }
   /// The artifact of a node's slot; nullptr where it is not here.
   const ArtifactFacts* parent(const ArtifactFacts& a, const std::string& slot) const;
+  const ArtifactFacts* find(std::string_view name) const;  ///< nullptr where it is not here
   /// Artifacts that no other is made from, or the subject alone.
   std::vector<const ArtifactFacts*> ends() const;
   std::string title() const;  ///< of the subject, else the run folder's name
@@ -77,13 +131,17 @@ bool ancestors_missing(const LineageFacts& facts, const ArtifactFacts& of);
 struct FactsOptions {
   VerifyFiles verify = VerifyFiles::size;
   bool tolerate_faults = false;  ///< artifacts that do not hold are left out instead of refused
+  bool audits = false;           ///< read the audit records of the run, too
 };
 
 /// `folder`: a run or one artifact. Throws ProvenanceError where a statement does not hold, since a document in another format
-/// would carry the fault on without its signature; then `audit verify` says more. Throws UsageError and IoError as load_run.
+/// would repeat the fault without its signature; `audit verify` then names it. Throws FormatError where a file is not what files of
+/// its name are, and UsageError and IoError as load_run.
 LineageFacts collect_facts(const fs::path& folder, const PublicKey* trusted, const FactsOptions& options = {});
+/// The same of a run that was loaded, and perhaps verified, before; `options.verify` is not used.
+LineageFacts collect_facts(RunFolder run, const FactsOptions& options);
 
-/// What to say of an artifact with a fault, and what to do.
+/// The message about an artifact with a fault: what is wrong, and what to do.
 std::string does_not_hold(const ArtifactNode& node);
 
 /// A file of a sealed artifact, checked against the statement's digest; nothing when the statement lists no such file. Throws
@@ -100,8 +158,8 @@ std::string uuid_of(const Digest& digest);
 /// Letters, digits and "-._~" as they are, all else as %XX: a part of a URN or a URL.
 std::string url_escape(std::string_view text);
 
-/// Prints `text` with a newline at its end, or writes it to `out` as it is and says so. Throws UsageError where the file would
-/// break an artifact's seal.
-void deliver(const std::string& text, const std::string& out_file, bool json, std::ostream& out);
+/// A document as the answer of a verb: itself, with a newline at its end, or, where it was written to `out`, the file's name and
+/// size. Throws UsageError where the file would break an artifact's seal.
+Answer deliver(const std::string& text, Json json, const fs::path& out);
 
 }  // namespace overproof

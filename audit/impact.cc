@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <charconv>
 #include <numeric>
-#include <ostream>
 
 #include "audit/trace.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 
 namespace overproof {
 namespace {
@@ -103,51 +103,59 @@ Impact find_impact(const fs::path& folder, const ImpactConfig& config) {
   return impact;
 }
 
-int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+namespace {
+
+Json answer_json(const Impact& impact, const ImpactConfig& config) {
+  const RouterCounts& c = impact.counts;
+  Json value = {{"artifact", impact.artifact}, {"layers", c.layers}, {"experts", c.experts}, {"tokens", c.all_tokens()}};
+  if (config.source.empty() && config.expert.empty()) {
+    value["sources"] = Json::array();
+    for (size_t s = 0; s < c.sources.size(); ++s) value["sources"].push_back({{"source", c.sources[s]}, {"tokens", c.tokens[s]}});
+    return value;
+  }
+  if (!config.source.empty()) value["source_tokens"] = c.tokens[size_t(c.find(config.source))];
+  value["rows"] = Json::array();
+  for (const ImpactRow& row : impact.rows) value["rows"].push_back(to_json(row));
+  return value;
+}
+
+std::string overview_text(const RouterCounts& c) {
+  std::vector<size_t> order(c.sources.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, [&](size_t a, size_t b) { return c.tokens[a] > c.tokens[b]; });
+  std::string out;
+  for (const size_t s : order) out += fmt::format("  {}: {} tokens\n", printable(c.sources[s]), c.tokens[s]);
+  return out + "  For details, pass --source or --expert.\n";
+}
+
+std::string rows_text(const Impact& impact, bool of_source) {
+  std::string out;
+  for (const ImpactRow& r : impact.rows) {
+    if (r.tokens == 0) continue;
+    if (of_source)
+      out += fmt::format(
+          "  layer {} expert {}: {:.1f} % of its tokens are from '{}' ({:.2f} times its part), {:.1f} % of the source's "
+          "routing\n",
+          r.layer, r.expert, 100 * r.mass, printable(r.source), r.lift, 100 * r.share);
+    else
+      out += fmt::format(
+          "  {}: {:.1f} % of the expert's tokens ({:.2f} times its part), {:.1f} % of the source's routing in layer {}\n",
+          printable(r.source), 100 * r.mass, r.lift, 100 * r.share, r.layer);
+  }
+  if (!out.empty()) return out;
+  return of_source ? "  No token of this source was trained on.\n" : "  No token was sent to this expert.\n";
+}
+
+}  // namespace
+
+Answer audit_impact(const ImpactConfig& config, const fs::path& folder) {
   const Impact impact = find_impact(folder, config);
   const RouterCounts& c = impact.counts;
   const bool overview = config.source.empty() && config.expert.empty();
-  if (json) {
-    Json value = {{"artifact", impact.artifact}, {"layers", c.layers}, {"experts", c.experts}, {"tokens", c.all_tokens()}};
-    if (overview) {
-      value["sources"] = Json::array();
-      for (size_t s = 0; s < c.sources.size(); ++s)
-        value["sources"].push_back({{"source", c.sources[s]}, {"tokens", c.tokens[s]}});
-    } else {
-      if (!config.source.empty()) value["source_tokens"] = c.tokens[size_t(c.find(config.source))];
-      value["rows"] = Json::array();
-      for (const ImpactRow& row : impact.rows) value["rows"].push_back(to_json(row));
-    }
-    out << value.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-    return 0;
-  }
-  out << fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", impact.artifact, c.all_tokens(),
-                     c.sources.size(), c.layers, c.experts);
-  if (overview) {
-    std::vector<size_t> order(c.sources.size());
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::ranges::stable_sort(order, [&](size_t a, size_t b) { return c.tokens[a] > c.tokens[b]; });
-    for (const size_t s : order) out << fmt::format("  {}: {} tokens\n", c.sources[s], c.tokens[s]);
-    out << "  --source or --expert say more.\n";
-    return 0;
-  }
-  bool any = false;
-  for (const ImpactRow& r : impact.rows) {
-    if (r.tokens == 0) continue;
-    any = true;
-    if (!config.source.empty())
-      out << fmt::format(
-          "  layer {} expert {}: {:.1f} % of its tokens are from '{}' ({:.2f} times its part), {:.1f} % of the source's "
-          "routing\n",
-          r.layer, r.expert, 100 * r.mass, r.source, r.lift, 100 * r.share);
-    else
-      out << fmt::format(
-          "  {}: {:.1f} % of the expert's tokens ({:.2f} times its part), {:.1f} % of the source's routing in layer {}\n",
-          r.source, 100 * r.mass, r.lift, 100 * r.share, r.layer);
-  }
-  if (!any)
-    out << (config.source.empty() ? "  No token was sent to this expert.\n" : "  No token of this source was trained on.\n");
-  return 0;
+  return {answer_json(impact, config),
+          fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", printable(impact.artifact),
+                      c.all_tokens(), c.sources.size(), c.layers, c.experts) +
+              (overview ? overview_text(c) : rows_text(impact, !config.source.empty()))};
 }
 
 }  // namespace overproof

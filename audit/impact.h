@@ -1,12 +1,13 @@
 #pragma once
 // `overproof audit impact`: which experts a source of the corpus shaped most, and which sources shaped an expert, from the router
-// counts of training (records/router_counts.h). Counts say which tokens an expert was trained on. They do not say what it learnt
+// counts of training (records/router_counts.h). Counts show which tokens an expert was trained on. They do not show what it learnt
 // from them, and nothing about attention, norms, embeddings and shared experts, which all tokens train.
 
-#include <iosfwd>
 #include <string>
 #include <vector>
 
+#include "audit/trace.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "core/json_fwd.h"
 #include "records/router_counts.h"
@@ -16,7 +17,7 @@ namespace overproof {
 struct ImpactConfig {
   std::string source, expert, artifact;
   int64_t top = 3;
-  std::string verify = "files";
+  VerifyFiles verify = VerifyFiles::yes;
   template <class V>
   void visit(V&& v) {
     v("source", source, any_value(), "a source of the corpus: the experts of each layer that it shaped most");
@@ -24,7 +25,7 @@ struct ImpactConfig {
     v("artifact", artifact, any_value(),
       "whose router counts; empty: of the one that was trained on the most tokens, the oldest of equals");
     v("top", top, in_range(1, 1e6), "how many are listed: experts of each layer, or sources");
-    v("verify", verify, one_of({"files", "sizes"}), "what must hold before an answer is given, as for audit trace");
+    v("verify", verify, verify_names(), "what must hold before an answer is given, as for audit trace");
   }
 };
 
@@ -53,6 +54,6 @@ std::vector<ImpactRow> experts_of_source(const RouterCounts& counts, int64_t sou
 /// The `top` sources of an expert by mass; those that sent it nothing are left out.
 std::vector<ImpactRow> sources_of_expert(const RouterCounts& counts, int64_t layer, int64_t expert, int64_t top);
 
-int audit_impact(const ImpactConfig& config, const fs::path& folder, bool json, std::ostream& out);
+Answer audit_impact(const ImpactConfig& config, const fs::path& folder);
 
 }  // namespace overproof

@@ -112,7 +112,7 @@ constexpr LicenseTerms kTable[] = {
      bits({Duty::notice, Duty::non_commercial, Duty::use_restrictions}),
      {}},
     {"LicenseRef-openrail", "OpenRAIL-M", bits({Duty::notice, Duty::use_restrictions}), {}},
-    {"LicenseRef-public-domain", "in the public domain, as its source says", 0, {}},
+    {"LicenseRef-public-domain", "in the public domain, as recorded by its source", 0, {}},
     // Section 4.c: who makes a model with the output displays "Built with Qwen" or "Improved using Qwen".
     {"LicenseRef-qwen", "Tongyi Qianwen / Qwen License Agreement", bits({Duty::notice, Duty::built_with, Duty::scale_limit}),
      "Qwen"},
@@ -135,7 +135,7 @@ constexpr LicenseTerms kTable[] = {
 };
 static_assert(std::is_sorted(std::begin(kTable), std::end(kTable), [](const auto& a, const auto& b) { return a.id < b.id; }));
 
-/// What people write besides SPDX's own spelling. Compared without case.
+/// Common spellings other than SPDX's own. Compared without case.
 constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
     {"Apache", "Apache-2.0"},
     {"Apache-2", "Apache-2.0"},
@@ -188,7 +188,7 @@ constexpr std::array<DutyText, kDuties> kDutyTexts = {{
     {"network-source", "who uses it over a network gets the source, too", false},
     {"non-commercial", "no commercial use", true},
     {"no-derivatives", "no derived works", false},
-    {"use-restrictions", "an acceptable-use policy binds whoever gets the model", true},
+    {"use-restrictions", "an acceptable-use policy binds every recipient of the model", true},
     {"name-prefix", "the model's name begins with a word that the terms ask for", true},
     {"built-with", "a text that the terms ask for is displayed", true},
     {"derivative-by-output", "a model trained on the output is a derivative, under the same terms", true},

@@ -3,7 +3,7 @@
 // expressions (https://spdx.github.io/spdx-spec/v3.0.1/annexes/spdx-license-expressions/) and in Debian's short names
 // (https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/#license-syntax).
 //
-// The table is a reading aid, not legal advice: it says which clauses somebody has to look at, never whether they are kept.
+// The table is a reading aid, not legal advice: it lists the clauses to read, never whether they are kept.
 
 #include <cstdint>
 #include <span>
@@ -13,7 +13,7 @@
 
 namespace overproof {
 
-/// A clause that has to be met, or looked at by somebody.
+/// A clause that has to be met, or read.
 enum class Duty {
   notice,          ///< keep copyright notice and licence text
   attribution,     ///< name the author

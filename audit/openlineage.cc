@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 
 #include <cstdlib>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -96,11 +95,12 @@ Json openlineage_event(const LineageEvent& event) {
           {"outputs", outputs}};
 }
 
-int audit_openlineage(const OpenLineageConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer audit_openlineage(const OpenLineageConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
   const LineageFacts facts = collect_facts(folder, trusted.get());
   std::string text;
+  Json events = Json::array();
   for (const ArtifactFacts& a : facts.artifacts) {
     const ArtifactNode& node = facts.node(a);
     if (node.check.foreign) continue;
@@ -125,11 +125,11 @@ int audit_openlineage(const OpenLineageConfig& config, const fs::path& folder, b
       event.type = type;
       if (event.type == "COMPLETE")
         event.outputs = {{name, "sha256:" + lineage.root.hex(), lineage.kind, a.bytes, int64_t(lineage.files.size())}};
-      text += openlineage_event(event).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+      events.push_back(openlineage_event(event));
+      text += events.back().dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     }
   }
-  deliver(text, config.out, json, out);
-  return 0;
+  return deliver(text, std::move(events), config.out);
 }
 
 }  // namespace overproof

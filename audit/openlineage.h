@@ -3,11 +3,11 @@
 // take. A stage is a job, an artifact a dataset whose version is its identity. Stages send them while they run
 // (pipeline/lineage_events.h); `overproof audit openlineage` writes those of a finished run.
 
-#include <iosfwd>
 #include <string>
 #include <vector>
 
 #include "audit/facts.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 
@@ -40,7 +40,8 @@ std::string openlineage_namespace();
 std::string openlineage_name(const fs::path& artifact);
 
 struct OpenLineageConfig {
-  std::string out, created;
+  fs::path out;
+  std::string created;
   TrustOptions trust;
   template <class V>
   void visit(V&& v) {
@@ -53,6 +54,6 @@ struct OpenLineageConfig {
 };
 
 /// A START and a COMPLETE for each artifact, parents first.
-int audit_openlineage(const OpenLineageConfig& config, const fs::path& folder, bool json, std::ostream& out);
+Answer audit_openlineage(const OpenLineageConfig& config, const fs::path& folder);
 
 }  // namespace overproof

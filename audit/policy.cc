@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <cctype>
-#include <ostream>
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/json_object.h"
 #include "core/config.h"
 #include "core/printable.h"
-#include "provenance/json_fields.h"
 
 namespace overproof {
 namespace {
@@ -26,18 +25,11 @@ bool same_name(std::string_view a, std::string_view b) {
   });
 }
 
-Action action_from(const Json& value, const std::string& where, const fs::path& origin) {
-  if (value.is_string())
-    for (size_t i = 0; i < std::size(kActions); ++i)
-      if (value == kActions[i]) return Action(i);
-  throw FormatError(origin, -1, fmt::format("'{}' must be \"allow\", \"acknowledge\" or \"deny\"", where));
-}
-
-const Json& object_member(const Json& json, const char* name, const fs::path& origin) {
-  static const Json nothing = Json::object();
-  if (!json.contains(name)) return nothing;
-  if (!json[name].is_object()) throw FormatError(origin, -1, fmt::format("'{}' is no object", name));
-  return json[name];
+Action action_from(const JsonObject& object, const std::string& name) {
+  const std::string text = object.text(name);
+  for (size_t i = 0; i < std::size(kActions); ++i)
+    if (text == kActions[i]) return Action(i);
+  object.fail(name, "must be \"allow\", \"acknowledge\" or \"deny\"");
 }
 
 /// What one licence comes to, and why.
@@ -154,33 +146,35 @@ Policy default_policy() {
 }
 
 Policy read_policy(const fs::path& file) {
-  const Json json = parse_json(read_file(file, int64_t{1} << 20), file);
-  expect_json_fields(json, {"format", "unspecified", "unlisted", "unknown-ancestry", "duties", "licenses"}, file);
-  if (json_field(json, "format", file) != 1) throw FormatError(file, -1, "'format' must be 1");
+  const Json parsed = parse_json(read_file(file, int64_t{1} << 20), file);
+  const JsonObject json(parsed, file);
+  json.expect_only({"format", "unspecified", "unlisted", "unknown-ancestry", "duties", "licenses"});
+  json.integer("format", 1, 1);
   Policy policy = default_policy();
   for (const auto& [name, action] : {std::pair{kUnspecified, &policy.unspecified}, std::pair{"unlisted", &policy.unlisted},
                                      std::pair{kUnknownAncestry, &policy.unknown_ancestry}})
-    if (json.contains(name)) *action = action_from(json[name], name, file);
-  for (const auto& [name, value] : object_member(json, "duties", file).items()) {
-    const int duty = duty_index(name);
-    if (duty == kDuties) {
-      std::vector<std::string> known;
-      for (int i = 0; i < kDuties; ++i) known.emplace_back(duty_name(Duty(i)));
-      const std::string near = nearest(name, known);
-      throw FormatError(
-          file, -1,
-          fmt::format("there is no duty '{}'; {}", name.substr(0, 80),
-                      near.empty() ? fmt::format("duties are {}", fmt::join(known, ", ")) : "did you mean '" + near + "'?"));
+    if (json.has(name)) *action = action_from(json, name);
+  if (const auto duties = json.find_object("duties"))
+    for (const auto& [name, value] : duties->json().items()) {
+      const int duty = duty_index(name);
+      if (duty == kDuties) {
+        std::vector<std::string> known;
+        for (int i = 0; i < kDuties; ++i) known.emplace_back(duty_name(Duty(i)));
+        const std::string near = nearest(name, known);
+        json.fail(fmt::format(
+            "there is no duty '{}'; {}", name.substr(0, 80),
+            near.empty() ? fmt::format("duties are {}", fmt::join(known, ", ")) : "did you mean '" + near + "'?"));
+      }
+      policy.duties[size_t(duty)] = action_from(*duties, name);
     }
-    policy.duties[size_t(duty)] = action_from(value, name, file);
-  }
-  for (const auto& [name, value] : object_member(json, "licenses", file).items()) {
-    const LicenseExpression license = parse_license(name);
-    if (license.kind != LicenseExpression::Kind::one || license.id.empty())
-      throw FormatError(file, -1, fmt::format("'licenses' names one licence at a time, not '{}'", name.substr(0, 200)));
-    if (!policy.licenses.emplace(license.id, action_from(value, name, file)).second)
-      throw FormatError(file, -1, fmt::format("'{}' stands twice, under two spellings", license.id));
-  }
+  if (const auto licenses = json.find_object("licenses"))
+    for (const auto& [name, value] : licenses->json().items()) {
+      const LicenseExpression license = parse_license(name);
+      if (license.kind != LicenseExpression::Kind::one || license.id.empty())
+        json.fail("licenses", fmt::format("names one licence at a time, not '{}'", name.substr(0, 200)));
+      if (!policy.licenses.emplace(license.id, action_from(*licenses, name)).second)
+        json.fail("licenses", fmt::format("lists '{}' twice, under two spellings", license.id));
+    }
   return policy;
 }
 
@@ -244,53 +238,62 @@ std::string explain(const PolicyVerdict& verdict) {
   std::string text;
   for (const PolicyItem& i : verdict.items) {
     if (i.state < PolicyState::open) continue;
-    text += fmt::format("  {} ({}), from {}\n", i.name,
-                        i.state == PolicyState::denied ? "denied by the policy" : "not acknowledged", fmt::join(i.from, ", "));
-    for (const std::string& duty : i.duties) text += fmt::format("      {}\n", duty);
+    text += fmt::format("  {} ({}), from {}\n", printable(i.name),
+                        i.state == PolicyState::denied ? "denied by the policy" : "not acknowledged",
+                        printable(fmt::format("{}", fmt::join(i.from, ", "))));
+    for (const std::string& duty : i.duties) text += fmt::format("      {}\n", printable(duty));
     if (i.name == kUnspecified) text += "      no licence was recorded: ask where it comes from\n";
     else if (i.name == kUnknownAncestry) text += "      what it was made from is not here to be looked at, or does not hold\n";
     else if (i.duties.empty()) text += "      this program does not know what it asks for: read its text\n";
   }
   if (verdict.denied()) text += "What is denied can only be left out, or allowed by another policy.\n";
   if (const auto names = verdict.missing(); !names.empty())
-    text += fmt::format("Look at each, then say so by name, which will be signed: --acknowledge {}\n", fmt::join(names, ","));
+    text += fmt::format("Read each of them, then acknowledge it by name, which will be signed: --acknowledge {}\n",
+                        printable(fmt::format("{}", fmt::join(names, ","))));
   return text;
 }
 
-int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json, std::ostream& out) {
+namespace {
+
+/// Names that were acknowledged when the model was exported, as its statement has them: a list, or comma-separated in 0.1.
+StringList acknowledged_before(const Json& config) {
+  if (!config.contains("acknowledge")) return {};
+  const Json& value = config["acknowledge"];
+  if (value.is_string()) return split_list(value.get<std::string>());
+  StringList names;
+  if (value.is_array())
+    for (const Json& name : value)
+      if (name.is_string()) names.push_back(name.get<std::string>());
+  return names;
+}
+
+std::string text_of(const PolicyVerdict& verdict, const std::string& model) {
+  std::string out;
+  for (const PolicyItem& i : verdict.items)
+    out += fmt::format("{:<12} {:<36} {}\n", kStates[size_t(i.state)], printable(i.name),
+                       printable(fmt::format("{}", fmt::join(i.from, ", "))));
+  if (verdict.holds()) return out + fmt::format("{}: allowed by policy\n", printable(model));
+  return out + fmt::format("\n{}: blocked by policy\n{}", printable(model), explain(verdict));
+}
+
+}  // namespace
+
+Answer audit_policy(const PolicyConfig& config, const fs::path& artifact) {
   const Policy policy = config.policy.empty() ? default_policy() : read_policy(config.policy);
-  if (config.show_policy) {
-    out << to_json(policy).dump(json ? -1 : 1) << '\n';
-    return 0;
-  }
+  if (config.show_policy) return {to_json(policy), to_json(policy).dump(1) + "\n"};
   if (artifact.empty()) throw UsageError("audit policy: artifact is missing (the model that would be given away)");
   const auto trusted = config.trust.key();
   const LineageFacts facts = collect_facts(artifact, trusted.get(), {VerifyFiles::no, true});
   if (facts.subject < 0)
     throw UsageError(fmt::format("{}: is a run; name the artifact that would be given away", artifact.string()));
   const ArtifactFacts& of = facts.artifacts[size_t(facts.subject)];
-  PolicyQuestion question{config.name, split_list(config.acknowledge)};
-  // What was acknowledged when it was exported is signed, and counts.
-  const Json& said = facts.lineage(of).config;
-  const auto recorded = [&](const char* key) {
-    return said.contains(key) && said[key].is_string() ? said[key].get<std::string>() : std::string();
-  };
-  for (std::string& name : split_list(recorded("acknowledge"))) question.acknowledged.push_back(std::move(name));  // as 0.1 wrote
-  if (said.contains("acknowledge") && said["acknowledge"].is_array())
-    for (const Json& name : said["acknowledge"])
-      if (name.is_string()) question.acknowledged.push_back(name.get<std::string>());
-  if (question.model_name.empty()) question.model_name = recorded("name");
+  PolicyQuestion question{config.name, config.acknowledge};
+  const Json& recorded = facts.lineage(of).config;
+  for (std::string& name : acknowledged_before(recorded)) question.acknowledged.push_back(std::move(name));
+  if (question.model_name.empty() && recorded.contains("name") && recorded["name"].is_string())
+    question.model_name = recorded["name"].get<std::string>();
   const PolicyVerdict verdict = judge(facts, &of, policy, question);
-  if (json) {
-    out << to_json(verdict).dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  } else {
-    for (const PolicyItem& i : verdict.items)
-      out << fmt::format("{:<12} {:<36} {}\n", kStates[size_t(i.state)], printable(i.name),
-                         printable(fmt::format("{}", fmt::join(i.from, ", "))));
-    if (verdict.holds()) out << fmt::format("{}: the policy lets it go\n", printable(of.name));
-    else out << fmt::format("\n{}: the policy holds it back\n{}", printable(of.name), printable_lines(explain(verdict)));
-  }
-  return verdict.holds() ? 0 : 4;
+  return {to_json(verdict), text_of(verdict, of.name), verdict.holds() ? 0 : 4};
 }
 
 }  // namespace overproof

@@ -1,6 +1,6 @@
 #pragma once
-// `overproof audit policy`, and what holds `export` back: which licences and teachers' terms a model inherits from its ancestors,
-// and whether the policy lets it go. A policy is a JSON file:
+// `overproof audit policy`, and the check before `export`: which licences and teachers' terms a model inherits from its ancestors,
+// and whether the policy allows it to be given away. A policy is a JSON file:
 //
 //   {"format": 1,
 //    "unspecified": "acknowledge",          nothing was recorded about a licence
@@ -9,17 +9,16 @@
 //    "duties": {"share-alike": "acknowledge", "notice": "allow", ...},
 //    "licenses": {"GPL-3.0-only": "deny", "LicenseRef-FHS": "allow", ...}}
 //
-// Each takes "allow", "acknowledge" (somebody has to say its name) or "deny" (nothing helps but another policy). What a licence
-// asks for follows from its duties, unless "licenses" names it. Everything may be left out; default_policy() says what holds
-// then.
+// Each takes "allow", "acknowledge" (it must be acknowledged by name) or "deny" (only another policy allows it). The action of a
+// licence follows from its duties, unless "licenses" names it. Everything may be left out: default_policy() has the defaults.
 
 #include <array>
-#include <iosfwd>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "audit/facts.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 
@@ -65,24 +64,26 @@ struct PolicyQuestion {
 PolicyVerdict judge(const LineageFacts& facts, const ArtifactFacts* of, const Policy& policy, const PolicyQuestion& question);
 
 Json to_json(const PolicyVerdict& verdict);
-/// What is open, for people, and how to go on.
+/// What is open, for people, and how to proceed.
 std::string explain(const PolicyVerdict& verdict);
 
 struct PolicyConfig {
-  std::string policy, acknowledge, name;
+  fs::path policy;
+  StringList acknowledge;
+  std::string name;
   TrustOptions trust;
   bool show_policy = false;
   template <class V>
   void visit(V&& v) {
     v("policy", policy, any_value(), "policy file (JSON, docs/audit.md); empty: the built-in one");
-    v("acknowledge", acknowledge, any_value(), "licences and terms that somebody has looked at, by name, apart by commas");
+    v("acknowledge", acknowledge, any_value(), "licences and terms that you have read and accept, by name");
     v("name", name, any_value(), "what the model will be called; some terms ask for how it begins");
     v("show-policy", show_policy, any_value(), "print the policy that holds, as a file to start from");
     trust.visit(v);
   }
 };
 
-/// Judges and prints. Returns 0, or 4 when something is open or denied.
-int audit_policy(const PolicyConfig& config, const fs::path& artifact, bool json, std::ostream& out);
+/// Exit code 4 when something is open or denied.
+Answer audit_policy(const PolicyConfig& config, const fs::path& artifact);
 
 }  // namespace overproof

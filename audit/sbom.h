@@ -8,21 +8,23 @@
 //
 // The same run gives the same bytes. Licences are those recorded; nothing is concluded about a derived model's licence.
 
-#include <iosfwd>
 #include <string>
 
 #include "audit/facts.h"
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct SbomConfig {
-  std::string format = "cyclonedx", out, created;
+  enum class Format { cyclonedx, spdx } format = Format::cyclonedx;
+  fs::path out;
+  std::string created;
   TrustOptions trust;
   template <class V>
   void visit(V&& v) {
-    v("format", format, one_of({"cyclonedx", "spdx"}), "CycloneDX 1.6 or SPDX 3.0.1, both as JSON");
+    v("format", format, enum_of<Format>({{"cyclonedx", Format::cyclonedx}, {"spdx", Format::spdx}}), "CycloneDX 1.6 or SPDX 3.0.1, both as JSON");
     v("out", out, any_value(), "file to write instead of standard output");
     v("created", created, any_value(),
       "time of the document and the release it is for, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, "
@@ -36,6 +38,6 @@ Json cyclonedx_bom(const LineageFacts& facts, const std::optional<std::string>& 
 Json spdx_document(const LineageFacts& facts, const std::optional<std::string>& time);
 
 /// Statements and the sizes of files are checked before. Throws ProvenanceError where they do not hold.
-int audit_sbom(const SbomConfig& config, const fs::path& folder, bool json, std::ostream& out);
+Answer audit_sbom(const SbomConfig& config, const fs::path& folder);
 
 }  // namespace overproof

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "audit/sbom.h"
 #include "core/error.h"
@@ -231,13 +230,12 @@ class Bom {
 
 Json cyclonedx_bom(const LineageFacts& facts, const std::optional<std::string>& time) { return Bom(facts).write(time); }
 
-int audit_sbom(const SbomConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer audit_sbom(const SbomConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const std::optional<std::string> time = document_time(config.created);
   const LineageFacts facts = collect_facts(folder, trusted.get());
-  const Json document = config.format == "spdx" ? spdx_document(facts, time) : cyclonedx_bom(facts, time);
-  deliver(document.dump(1) + "\n", config.out, json, out);
-  return 0;
+  const Json document = config.format == SbomConfig::Format::spdx ? spdx_document(facts, time) : cyclonedx_bom(facts, time);
+  return deliver(document.dump(1) + "\n", document, config.out);
 }
 
 }  // namespace overproof

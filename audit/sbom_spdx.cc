@@ -32,7 +32,7 @@ class Document {
     Json creation = {{"@id", kCreation},       {"type", "CreationInfo"},
                      {"specVersion", "3.0.1"}, {"created", time_.value_or(kNoTime)},
                      {"createdBy", agents_},   {"createdUsing", {tool}}};
-    if (!time_) creation["comment"] = "no statement of the run holds a time, and none was given: 1970 stands for that";
+    if (!time_) creation["comment"] = "no statement of the run holds a time, and none was given: 1970 means that";
     for (const ArtifactFacts& a : facts_.artifacts) package(a);
     for (const ArtifactFacts& a : facts_.artifacts) relate(a);
 
@@ -86,7 +86,7 @@ class Document {
     return id;
   }
 
-  /// The publisher of what was imported: nobody's name is recorded.
+  /// The publisher of what was imported: no name is recorded.
   std::string publisher(const ArtifactFacts& a) {
     return element("Agent", "publisher:" + url_escape(a.name), {{"name", "publisher of " + a.title + ", not recorded"}});
   }
@@ -100,7 +100,7 @@ class Document {
     Json p = {{"name", a.title},
               {"software_packageVersion", "sha256:" + lineage.root.hex()},
               {"suppliedBy", by},
-              // No statement holds a place to get it from. SPDX wants one: the URN that the digest makes.
+              // No statement holds a place to get it from. SPDX requires one: the URN made of the digest.
               {"software_downloadLocation", "urn:overproof:artifact:sha256:" + lineage.root.hex()},
               {"description", fmt::format("{}; OpenSSF Model Signing root sha256:{}; {} files, {} bytes",
                                           lineage.kind.empty() ? "signed by another tool" : lineage.kind, lineage.root.hex(),
@@ -173,7 +173,7 @@ class Document {
         element("simplelicensing_SimpleLicensingText", "license-text:" + url_escape(one),
                 {{"name", known ? std::string(known->name) : one},
                  {"simplelicensing_licenseText",
-                  "The text is not recorded here; it stands with the source that the work came from."}});
+                  "The text is not recorded here; it is with the source that the work came from."}});
     }
     element("simplelicensing_LicenseExpression", name, std::move(fields));
     return id;
@@ -220,7 +220,7 @@ class Document {
     const std::string stage = element("build_Build", "build:" + url_escape(a.name), std::move(build));
     std::sort(inputs.begin(), inputs.end());
     inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
-    // An input that is not here leaves no element to point to, so nothing at all stands in its place.
+    // An input that is not here leaves no element to point to.
     if (inputs.empty() && !complete) inputs = {"https://spdx.org/rdf/3.0.1/terms/Core/NoAssertionElement"};
     relation(stage, "hasInput", inputs, complete);
     relation(stage, "hasOutput", {id});

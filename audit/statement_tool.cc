@@ -7,8 +7,9 @@
 #include "audit/facts.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/json_object.h"
 #include "provenance/claims.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -27,7 +28,7 @@ Found find(const ArtifactNode& node, const std::string& type) {
     const fs::path file = node.path / kModelSignatureName;
     std::string text = read_file(file, kMaxBundleBytes);
     const Json bundle = parse_json(text, file);
-    Envelope envelope = Envelope::from_json(json_field(bundle, "dsseEnvelope", file), file);
+    Envelope envelope = Envelope::from_json(JsonObject(bundle, file).at("dsseEnvelope"), file);
     return {std::move(envelope), std::move(text)};
   }
   const fs::path file = node.path / kClaimsName;
@@ -41,21 +42,22 @@ Found find(const ArtifactNode& node, const std::string& type) {
 
 }  // namespace
 
-int audit_statement(const StatementConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer audit_statement(const StatementConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
   std::string text;
+  Json statements = Json::array();
   for (const ArtifactNode& node : run.nodes) {
     if (run.single && node.path != run.path) continue;
     if (!node.check.faults.empty()) throw ProvenanceError(does_not_hold(node));
     const Found found = find(node, config.type);
     const std::string& bytes = config.envelope ? found.carrier : found.envelope.payload;
-    text += config.pretty ? parse_json(bytes, folder).dump(1) : bytes;
-    // A single statement goes to a file as it was signed, without a newline that nobody signed.
+    statements.push_back(parse_json(bytes, node.path));
+    text += config.pretty ? statements.back().dump(1) : bytes;
+    // A single statement goes to a file as it was signed, without a newline that is not signed.
     if (!run.single && !text.ends_with('\n')) text += '\n';
   }
-  deliver(text, config.out, json, out);
-  return 0;
+  return deliver(text, std::move(statements), config.out);
 }
 
 }  // namespace overproof

@@ -2,9 +2,9 @@
 // `overproof audit statement`: the signed statement of an artifact, decoded, for tools that read in-toto statements but no
 // claims.jsonl. The bytes are those that were signed, so their digest is the same everywhere.
 
-#include <iosfwd>
 #include <string>
 
+#include "core/answer.h"
 #include "core/config.h"
 #include "core/file.h"
 #include "provenance/key_rotation.h"
@@ -12,7 +12,8 @@
 namespace overproof {
 
 struct StatementConfig {
-  std::string type = "lineage", out;
+  std::string type = "lineage";
+  fs::path out;
   TrustOptions trust;
   bool envelope = false, pretty = false;
   template <class V>
@@ -29,6 +30,6 @@ struct StatementConfig {
 
 /// `folder`: an artifact, or a run: then one line for each artifact, parents first. Throws ProvenanceError when a signature does
 /// not hold, UsageError when there is no such statement.
-int audit_statement(const StatementConfig& config, const fs::path& folder, bool json, std::ostream& out);
+Answer audit_statement(const StatementConfig& config, const fs::path& folder);
 
 }  // namespace overproof

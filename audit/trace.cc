@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "audit/window_order.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "data/document_finder.h"
 #include "records/router_counts.h"
 
@@ -167,44 +167,46 @@ Json to_json(const Trace& t) {
   return json;
 }
 
-void print(const Trace& t, const std::string& wanted, std::ostream& out) {
-  out << fmt::format("{}: {}\n", wanted, kStatusNames[size_t(t.status)]);
-  if (!t.document) return;
+std::string text_of(const Trace& t, const std::string& wanted) {
+  std::string out;
+  out += fmt::format("{}: {}\n", printable(wanted), kStatusNames[size_t(t.status)]);
+  if (!t.document) return out;
   const Document& d = *t.document;
-  out << fmt::format(
-      "  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n", d.name,
-      d.digest.hex(), d.source, d.license, d.split == Split::train ? "train" : "held out", d.tokens, d.first_token);
+  out += fmt::format(
+      "  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n", printable(d.name),
+      d.digest.hex(), printable(d.source), printable(d.license), d.split == Split::train ? "train" : "held out", d.tokens, d.first_token);
   for (const TracedWindow& w : t.in_windows)
-    out << fmt::format("  window     {} of {}, positions {}-{}\n", w.window, t.windows, w.first_position, w.last_position);
+    out += fmt::format("  window     {} of {}, positions {}-{}\n", w.window, t.windows, w.first_position, w.last_position);
   for (const TracedRows& r : t.rows)
-    out << fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", r.artifact, r.first_row, r.last_row, r.block,
+    out += fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", printable(r.artifact), r.first_row, r.last_row, r.block,
                        r.window);
   for (const TracedUse& u : t.uses) {
-    if (!lineage_kind(u.kind).trains) out << fmt::format("  observed   {}: window {}\n", u.artifact, u.window);
+    if (!lineage_kind(u.kind).trains) out += fmt::format("  observed   {}: window {}\n", printable(u.artifact), u.window);
     else
-      out << fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", u.artifact, u.kind, u.step, u.place, u.window);
+      out += fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", printable(u.artifact), u.kind, u.step, u.place, u.window);
   }
   for (const TracedExperts& x : t.experts) {
-    out << fmt::format("  experts    {}: where the {} tokens of its source '{}' went, an estimate for this document\n",
-                       x.artifact, x.source_tokens, d.source);
+    out += fmt::format("  experts    {}: where the {} tokens of its source '{}' went, an estimate for this document\n",
+                       printable(x.artifact), x.source_tokens, printable(d.source));
     for (size_t l = 0; l < x.layers.size(); ++l) {
       std::string line;
       for (size_t i = 0; i < std::min<size_t>(3, x.layers[l].size()); ++i)
         line += fmt::format("{}expert {} {:.1f} %", i ? ", " : "", x.layers[l][i].expert, 100 * x.layers[l][i].share);
-      out << fmt::format("             layer {}: {}\n", l, line);
+      out += fmt::format("             layer {}: {}\n", l, line);
     }
   }
   for (const TracedDescendant& r : t.reaches)
-    out << fmt::format("  reaches    {} ({}){}\n", r.artifact, r.kind,
+    out += fmt::format("  reaches    {} ({}){}\n", printable(r.artifact), r.kind,
                        r.trained ? "" : ", by statistics or teacher's answers alone");
-  if (t.status == TraceStatus::held_out) out << "  No weight was ever changed by it; measurements may have read it.\n";
-  if (t.status == TraceStatus::never_reached) out << "  No stage of this run drew any of its windows.\n";
+  if (t.status == TraceStatus::held_out) out += "  No weight was ever changed by it; measurements may have read it.\n";
+  if (t.status == TraceStatus::never_reached) out += "  No stage of this run drew any of its windows.\n";
+  return out;
 }
 
 }  // namespace
 
-RunFolder load_sound_run(const fs::path& folder, const std::string& verify) {
-  RunFolder run = load_run(folder, verify == "sizes" ? VerifyFiles::size : VerifyFiles::yes, nullptr);
+RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify) {
+  RunFolder run = load_run(folder, verify, nullptr);
   for (const ArtifactNode& node : run.nodes)
     // An answer that rests on changed files would be worth nothing.
     if (!node.check.faults.empty())
@@ -236,29 +238,24 @@ Trace trace_document(const fs::path& folder, const TraceConfig& config) {
   return trace;
 }
 
-int audit_trace(const TraceConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer audit_trace(const TraceConfig& config, const fs::path& folder) {
   const int asked =
       int(!config.document.empty()) + int(!config.step.empty()) + int(!config.artifact.empty()) + int(!config.span.empty());
   if (asked != 1) throw UsageError("audit trace: ask one question: --document, --step, --export or --span");
-  const auto show = [&](const Json& value) { out << value.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n'; };
   if (!config.document.empty()) {
     const Trace trace = trace_document(folder, config);
-    if (json) show(to_json(trace));
-    else print(trace, config.document, out);
-  } else if (!config.step.empty()) {
-    const StepTrace trace = trace_step(folder, config);
-    if (json) show(to_json(trace));
-    else print(trace, out);
-  } else if (!config.artifact.empty()) {
-    const AncestryTrace trace = trace_ancestry(folder, config);
-    if (json) show(to_json(trace, config.reached));
-    else print(trace, config.reached, out);
-  } else {
-    const SpanTrace trace = trace_span(folder, config);
-    if (json) show(to_json(trace));
-    else print(trace, out);
+    return {to_json(trace), text_of(trace, config.document)};
   }
-  return 0;
+  if (!config.step.empty()) {
+    const StepTrace trace = trace_step(folder, config);
+    return {to_json(trace), text_of(trace)};
+  }
+  if (!config.artifact.empty()) {
+    const AncestryTrace trace = trace_ancestry(folder, config);
+    return {to_json(trace, config.reached), text_of(trace, config.reached)};
+  }
+  const SpanTrace trace = trace_span(folder, config);
+  return {to_json(trace), text_of(trace)};
 }
 
 }  // namespace overproof

@@ -7,11 +7,11 @@
 //   --span      which documents hold a passage word for word
 // No log is kept for that: the order of training is a keyed permutation (data/order.h), so it is computed backwards.
 
-#include <iosfwd>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/answer.h"
 #include "core/config.h"
 #include "core/json_fwd.h"
 #include "data/corpus.h"
@@ -19,11 +19,14 @@
 
 namespace overproof {
 
+/// What must hold before a question is answered.
+inline EnumNames<VerifyFiles> verify_names() { return enum_of<VerifyFiles>({{"files", VerifyFiles::yes}, {"sizes", VerifyFiles::size}}); }
+
 struct TraceConfig {
   std::string document, step, artifact, span;
   bool reached = false;
   int64_t min_words = 8, min_bytes = 32, documents = 10;
-  std::string verify = "files";
+  VerifyFiles verify = VerifyFiles::yes;
   template <class V>
   void visit(V&& v) {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
@@ -35,13 +38,13 @@ struct TraceConfig {
     v("min-words", min_words, at_least(1), "with --span: shorter passages are not reported");
     v("min-bytes", min_bytes, at_least(1), "with --span: shorter passages are not reported");
     v("documents", documents, in_range(1, 1000), "with --span: documents listed of each passage");
-    v("verify", verify, one_of({"files", "sizes"}),
+    v("verify", verify, verify_names(),
       "what must hold before an answer is given: every file's digest, or signatures and sizes alone (faster; for many questions "
       "in a row)");
   }
 };
 
-/// A window of training in which the document stands.
+/// A window of training that holds a part of the document.
 struct TracedWindow {
   int64_t window = 0;
   /// Positions in the window whose input or label is one of the document's tokens: [first, last].
@@ -153,19 +156,19 @@ struct SpanTrace {
 SpanTrace trace_span(const fs::path& folder, const TraceConfig& config);
 
 /// Loads a run of which every artifact must hold; throws ProvenanceError naming the first that does not.
-RunFolder load_sound_run(const fs::path& folder, const std::string& verify);
+RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify);
 /// The one corpus; throws UsageError when there is none or several.
 const ArtifactNode& only_corpus(const RunFolder& run);
 
-/// Traces and prints. Returns 0 whatever the answer is. Throws UsageError unless exactly one question is asked.
-int audit_trace(const TraceConfig& config, const fs::path& folder, bool json, std::ostream& out);
+/// Exit code 0 whatever the answer is. Throws UsageError unless exactly one question is asked.
+Answer audit_trace(const TraceConfig& config, const fs::path& folder);
 
-// The questions' prints, each beside its question.
+// The answers in JSON and in words; each is in the file of its question.
 Json to_json(const StepTrace& trace);
 Json to_json(const AncestryTrace& trace, bool reached);
 Json to_json(const SpanTrace& trace);
-void print(const StepTrace& trace, std::ostream& out);
-void print(const AncestryTrace& trace, bool reached, std::ostream& out);
-void print(const SpanTrace& trace, std::ostream& out);
+std::string text_of(const StepTrace& trace);
+std::string text_of(const AncestryTrace& trace, bool reached);
+std::string text_of(const SpanTrace& trace);
 
 }  // namespace overproof

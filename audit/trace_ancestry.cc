@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <map>
-#include <ostream>
 
 #include "audit/trace.h"
 #include "audit/window_order.h"
@@ -13,6 +12,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "core/printable.h"
 #include "data/document_finder.h"
 
 namespace overproof {
@@ -26,7 +26,7 @@ using Counts = std::map<std::string, TracedLicense>;
 void add_licenses(const ArtifactNode& corpus, Counts& counts) {
   const fs::path file = corpus.path / "licenses.json";
   const Json table = read_json(file);
-  const auto fail = [&] { throw FormatError(file, -1, "'licenses' must say documents and bytes of each licence"); };
+  const auto fail = [&] { throw FormatError(file, -1, "'licenses' must have documents and bytes of each licence"); };
   if (!table.is_object() || !table.contains("licenses") || !table["licenses"].is_object()) fail();
   for (const auto& [name, row] : table["licenses"].items()) {
     TracedLicense& count = counts[name];
@@ -57,7 +57,7 @@ void add_reached(const RunFolder& run, const std::vector<int>& family, const Art
       if (order->reads_labels()) labels[size_t(window)] = true;
     }
   }
-  // Whether a document was reached, the index says; its licence stands in the table, of which only its own line is read.
+  // The index shows whether a document was reached; its licence is in the table, of which only its own line is read.
   const int64_t documents = corpus.documents();
   std::vector<std::map<std::string, int64_t>> pieces(size_t((documents + kDocumentsAtOnce - 1) / kDocumentsAtOnce));
   const auto is_reached = [&](const TokenRange& tokens) {
@@ -143,17 +143,19 @@ Json to_json(const AncestryTrace& t, bool reached) {
   return json;
 }
 
-void print(const AncestryTrace& t, bool reached, std::ostream& out) {
-  out << fmt::format("{}: made of {} artifacts, {} imported models and documents under {} licences\n", t.artifact,
+std::string text_of(const AncestryTrace& t, bool reached) {
+  std::string out;
+  out += fmt::format("{}: made of {} artifacts, {} imported models and documents under {} licences\n", printable(t.artifact),
                      t.ancestors.size() - 1, t.models.size(), t.licenses.size());
   for (const Ancestor& a : t.ancestors)
-    out << fmt::format("  {} ({}){}\n", a.artifact, a.kind,
-                       a.made_from.empty() ? "" : fmt::format(" from {}", fmt::join(a.made_from, ", ")));
-  for (const auto& [artifact, license] : t.models) out << fmt::format("  model      {}: {}\n", artifact, license);
+    out += fmt::format("  {} ({}){}\n", printable(a.artifact), a.kind,
+                       a.made_from.empty() ? "" : fmt::format(" from {}", printable(fmt::format("{}", fmt::join(a.made_from, ", ")))));
+  for (const auto& [artifact, license] : t.models) out += fmt::format("  model      {}: {}\n", printable(artifact), printable(license));
   for (const TracedLicense& l : t.licenses)
-    out << fmt::format("  documents  {}: {} ({} bytes){}\n", l.license, l.documents, l.bytes,
+    out += fmt::format("  documents  {}: {} ({} bytes){}\n", printable(l.license), l.documents, l.bytes,
                        reached ? fmt::format(", {} of them reached by training", l.reached) : "");
-  if (!t.complete) out << "  Something it was made from is not here, so there may be more.\n";
+  if (!t.complete) out += "  Something it was made from is not here, so there may be more.\n";
+  return out;
 }
 
 }  // namespace overproof

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "audit/trace.h"
 #include "core/error.h"
@@ -23,11 +22,11 @@ const ArtifactNode& find_index(const RunFolder& run, const ArtifactNode& corpus)
                                corpus.path.string(), (corpus.path.parent_path() / "index").string()));
 }
 
-/// One record of documents.jsonl, read where it stands: the table of a large corpus is not read for a few documents.
+/// One record of documents.jsonl, read at its offset: the table of a large corpus is not read for a few documents.
 Json record_at(const MappedFile& table, int64_t offset) {
   const std::string_view all(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
   if (offset < 0 || offset >= int64_t(all.size()))
-    throw FormatError(table.path(), offset, "the index says that a record begins here");
+    throw FormatError(table.path(), offset, "no record begins here, but the index has this offset");
   const std::string_view line = all.substr(size_t(offset), std::min(all.find('\n', size_t(offset)), all.size()) - size_t(offset));
   const Json record = parse_json(line, table.path(), offset);
   for (const char* key : {"name", "source", "license", "split", "digest"})
@@ -45,7 +44,7 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
   const ArtifactNode& node = find_index(run, corpus);
   const SpanIndex index(node.path);
   if (index.corpus_root() != corpus.lineage()->root)
-    throw ProvenanceError(fmt::format("{}: is an index of another corpus than its statement says; make it again", node.name));
+    throw ProvenanceError(fmt::format("{}: is an index of another corpus than its statement names; make it again", node.name));
   const MappedFile table(corpus.path / "documents.jsonl", Reads::scattered);
 
   SpanTrace trace{node.name, corpus.name, int64_t(text.size()), int64_t(words_of(text).begins.size()), {}};
@@ -65,7 +64,7 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
     const std::string& passage = trace.spans[span].text;
     const Json record = record_at(table, index.record_offset(hit.document));
     const auto digest = record["digest"].get<std::string>();
-    // What the index says is not taken for granted: the document itself must hold the passage, and be the one of the table.
+    // The index is not trusted: the document itself must hold the passage, and be the one of the table.
     const std::string_view whole = index.text_of(hit.document);
     if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole).hex() != digest)
       throw ProvenanceError(
@@ -98,29 +97,31 @@ Json to_json(const SpanTrace& t) {
   return json;
 }
 
-void print(const SpanTrace& t, std::ostream& out) {
+std::string text_of(const SpanTrace& t) {
+  std::string out;
   if (t.spans.empty()) {
-    out << fmt::format("no passage of this text ({} words) stands word for word in {}\n", t.words, t.corpus);
-    return;
+    out += fmt::format("no passage of this text ({} words) is word for word in {}\n", t.words, printable(t.corpus));
+    return out;
   }
   int64_t covered = 0, end = 0;
   for (const TracedSpan& s : t.spans) {
     covered += s.end - std::max(s.begin, end);
     end = s.end;
   }
-  out << fmt::format("{} passages, {:.1f} % of the text's {} bytes, stand word for word in {}\n", t.spans.size(),
-                     t.bytes > 0 ? 100.0 * double(covered) / double(t.bytes) : 0.0, t.bytes, t.corpus);
+  out += fmt::format("{} passages, {:.1f} % of the text's {} bytes, are word for word in {}\n", t.spans.size(),
+                     t.bytes > 0 ? 100.0 * double(covered) / double(t.bytes) : 0.0, t.bytes, printable(t.corpus));
   constexpr size_t kShown = 100;
   for (const TracedSpan& s : t.spans) {
-    std::string shown = printable(s.text);
+    std::string shown = s.text.substr(0, kShown);
     std::ranges::replace(shown, '\n', ' ');
-    if (shown.size() > kShown) shown = printable(shown.substr(0, kShown)) + "...";
-    out << fmt::format("  bytes {}-{}, {} words, {} times: {}\n", s.begin, s.end, s.words, s.occurrences, shown);
+    shown = printable(shown) + (s.text.size() > kShown ? "..." : "");
+    out += fmt::format("  bytes {}-{}, {} words, {} times: {}\n", s.begin, s.end, s.words, s.occurrences, shown);
     for (const SpanDocument& d : s.documents)
-      out << fmt::format("    {} at byte {} ({}, {}{})\n", d.name, d.byte, d.source, d.license,
+      out += fmt::format("    {} at byte {} ({}, {}{})\n", printable(d.name), d.byte, printable(d.source), printable(d.license),
                          d.split == "train" ? "" : ", held out");
-    if (s.more_documents) out << "    and more\n";
+    if (s.more_documents) out += "    and more\n";
   }
+  return out;
 }
 
 }  // namespace overproof

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <ostream>
 
 #include "audit/trace.h"
 #include "audit/window_order.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "core/parallel.h"
 #include "data/document_finder.h"
 
@@ -81,14 +81,16 @@ Json to_json(const StepTrace& t) {
   return json;
 }
 
-void print(const StepTrace& t, std::ostream& out) {
-  out << fmt::format("{}: step {} of {} read {} windows of {}\n", t.artifact, t.step, t.steps, t.windows.size(), t.corpus);
+std::string text_of(const StepTrace& t) {
+  std::string out;
+  out += fmt::format("{}: step {} of {} read {} windows of {}\n", printable(t.artifact), t.step, t.steps, t.windows.size(), printable(t.corpus));
   for (const StepWindow& w : t.windows) {
-    out << fmt::format("  place {}   window {}{}\n", w.place, w.window,
+    out += fmt::format("  place {}   window {}{}\n", w.place, w.window,
                        w.block >= 0 ? fmt::format(", block {} of the soft targets", w.block) : "");
     for (const StepDocument& d : w.documents)
-      out << fmt::format("    {} tokens {}-{} ({}, {})\n", d.name, d.first_token, d.last_token, d.source, d.license);
+      out += fmt::format("    {} tokens {}-{} ({}, {})\n", printable(d.name), d.first_token, d.last_token, printable(d.source), printable(d.license));
   }
+  return out;
 }
 
 }  // namespace overproof

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 #include <set>
 
 #include "audit/content.h"
@@ -31,7 +30,7 @@ class Verifier {
       if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
     }
     for (const std::string& folder : run_.unsigned_folders)
-      fail(folder, "", "carries no signature, so nothing vouches for it",
+      fail(folder, "", "has no signature",
            "restore its claims.jsonl and model.sig, or move it elsewhere");
     result_.signers.assign(signers.begin(), signers.end());
   }
@@ -40,10 +39,10 @@ class Verifier {
     for (const ArtifactNode& node : run_.nodes) {
       const Lineage* lineage = node.lineage();
       if (!lineage || node.check.foreign || lineage->name == lineage->stage || lineage->name == node.name) continue;
-      const std::string what = fmt::format("calls itself '{}' in its statement", lineage->name);
-      // Somebody's copy of one artifact may be called anything; in a run, names say which is which.
+      const std::string what = fmt::format("is called '{}' in its statement", lineage->name);
+      // A copy of one artifact may have any name; in a run, names distinguish artifacts.
       if (run_.single) note(node.name, what);
-      else fail(node.name, "", what, "folders were exchanged or renamed: name them as they were");
+      else fail(node.name, "", what, "folders were swapped or renamed: restore their original names");
     }
   }
 
@@ -54,15 +53,12 @@ class Verifier {
         if (index < 0) {
           fail(node.name, "",
                fmt::format("was made from '{}' (as '{}', sha256:{}), which is not here", input.name, slot, input.root.hex()),
-               fmt::format("put the artifact '{}' back beside it", input.name));
+               fmt::format("put the artifact '{}' back next to it", input.name));
         } else if (const std::string& found = run_.nodes[size_t(index)].name; found != input.name) {
-          fail(node.name, "", fmt::format("was made from '{}', which now stands in the folder '{}'", input.name, found),
-               "folders were exchanged or renamed: name them as they were");
+          fail(node.name, "", fmt::format("was made from '{}', which is now in the folder '{}'", input.name, found),
+               "folders were swapped or renamed: restore their original names");
         }
       }
-    for (const int i : run_.cyclic)
-      fail(run_.nodes[size_t(i)].name, "", "is its own ancestor, or was made from one that is",
-           "no true statement says so: trust none of them");
   }
 
   void formats() {
@@ -91,7 +87,7 @@ class Verifier {
         }
         for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
       }
-      if (gap) continue;  // said already, where the gap is
+      if (gap) continue;  // reported where the gap is
       if (kind.needs_model && !model)
         fail(node.name, "",
              fmt::format("is '{}', but its chain reaches no model that came from outside or from a seed", lineage->kind),
@@ -158,22 +154,24 @@ Json to_json(const Verification& v) {
           {"signers", v.signers}, {"files", v.files},       {"bytes", v.bytes}};
 }
 
-void print(const Verification& v, std::ostream& out) {
+std::string text_of(const Verification& v) {
+  std::string out;
   for (const ArtifactNode& node : v.run.nodes) {
     const Lineage* lineage = node.lineage();
-    out << fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", printable(node.name),
+    out += fmt::format("{:<5} {:<16} {:<16} {}\n", node.check.faults.empty() ? "ok" : "FAIL", printable(node.name),
                        lineage ? lineage->kind : "?", lineage ? "sha256:" + lineage->root.hex() : "");
   }
   for (const Finding& f : v.findings) {
     const std::string place = f.artifact.empty() ? "" : f.artifact + (f.file.empty() ? "" : "/" + f.file) + ": ";
-    out << fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", printable(place), printable(f.what));
-    if (!f.remedy.empty()) out << "      " << printable(f.remedy) << '\n';
+    out += fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", printable(place), printable(f.what));
+    if (!f.remedy.empty()) out += fmt::format("      {}\n", printable(f.remedy));
   }
   const auto failures =
       std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
-  out << fmt::format(
+  out += fmt::format(
       "\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
       failures == 0 ? "every digest, both signatures and the whole chain hold" : fmt::format("{} failures", failures));
+  return out;
 }
 
 }  // namespace
@@ -199,12 +197,9 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   return result;
 }
 
-int audit_verify(const VerifyConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer audit_verify(const VerifyConfig& config, const fs::path& folder) {
   const Verification result = verify_run(folder, config);
-  // Names of added files may be any bytes; what is not UTF-8 is shown as such.
-  if (json) out << to_json(result).dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  else print(result, out);
-  return result.holds() ? 0 : 4;
+  return {to_json(result), text_of(result), result.holds() ? 0 : 4};
 }
 
 }  // namespace overproof

@@ -1,10 +1,10 @@
 #pragma once
-// `overproof audit verify`: is everything as it was signed, and does every chain reach the teacher and the corpus?
+// `overproof audit verify`: checks that everything is as it was signed, and that every chain reaches the teacher and the corpus.
 
-#include <iosfwd>
 #include <string>
 #include <vector>
 
+#include "core/answer.h"
 #include "core/config.h"
 #include "provenance/key_rotation.h"
 #include "provenance/run_folder.h"
@@ -13,11 +13,11 @@ namespace overproof {
 
 struct VerifyConfig {
   TrustOptions trust;
-  std::string salt;
+  fs::path salt;
   template <class V>
   void visit(V&& v) {
     trust.visit(v);
-    v("salt", salt, any_value(), "the secret of a private corpus, to hold its commitment against its documents");
+    v("salt", salt, any_value(), "the secret of a private corpus, to compare its commitment with its documents");
   }
 };
 
@@ -41,7 +41,7 @@ struct Verification {
 
 Verification verify_run(const fs::path& folder, const VerifyConfig& config);
 
-/// Verifies and prints. Returns the exit code: 0, or 4 when anything does not hold.
-int audit_verify(const VerifyConfig& config, const fs::path& folder, bool json, std::ostream& out);
+/// Exit code 4 when anything does not hold.
+Answer audit_verify(const VerifyConfig& config, const fs::path& folder);
 
 }  // namespace overproof

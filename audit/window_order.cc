@@ -23,7 +23,7 @@ int64_t recorded(const Lineage& lineage, const char* metric, const char* option)
 
 int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const char* option, int64_t least) {
   const int64_t value = recorded(*node.lineage(), metric, option);
-  if (value < least) throw ProvenanceError(fmt::format("{}: its statement does not say '{}'", node.name, option));
+  if (value < least) throw ProvenanceError(fmt::format("{}: its statement does not record '{}'", node.name, option));
   return value;
 }
 
@@ -74,7 +74,7 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
   }
   // Numbers in a statement may be anything.
   if (!checked_mul(order.steps_, order.batch_))
-    throw ProvenanceError(fmt::format("{}: its statement says {} steps of {} windows", node.name, order.steps_, order.batch_));
+    throw ProvenanceError(fmt::format("{}: its statement records {} steps of {} windows, which overflows", node.name, order.steps_, order.batch_));
   return order;
 }
 
@@ -91,7 +91,7 @@ std::vector<int64_t> WindowOrder::positions_of(int64_t window) const {
   std::vector<int64_t> found;
   const auto add = [&](int64_t position) {
     if (found.size() >= kMostUses)
-      throw ProvenanceError(fmt::format("{}: says it used one document more than {} times", name_, kMostUses));
+      throw ProvenanceError(fmt::format("{}: its statement implies that one window was used more than {} times", name_, kMostUses));
     if (position < positions()) found.push_back(position);
   };
   if (taught_) {

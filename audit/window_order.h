@@ -1,5 +1,5 @@
 #pragma once
-// The order in which a stage drew windows from a corpus, computed from what its statement says: no log is kept (data/order.h).
+// The order in which a stage drew windows from a corpus, computed from its statement: no log is kept (data/order.h).
 
 #include <cstdint>
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace overproof {
 
-/// What a taught artifact says of itself (records/soft_targets.h).
+/// From the metadata of soft targets (records/soft_targets.h).
 struct TaughtBlocks {
   Digest order_key;
   int64_t blocks = 0;
@@ -24,7 +24,7 @@ bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root);
 class WindowOrder {
  public:
   /// Nothing when the artifact drew no windows, or its training was thrown away. `windows` of the corpus's training stream.
-  /// Throws ProvenanceError when its statement does not say what the order hangs on, or says impossible things.
+  /// Throws ProvenanceError when its statement does not record what the order depends on, or records impossible values.
   static std::optional<WindowOrder> of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root,
                                        int64_t windows);
 

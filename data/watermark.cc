@@ -1,8 +1,6 @@
 #include "data/watermark.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -14,6 +12,7 @@
 #include "core/json_object.h"
 #include "core/private_file.h"
 #include "core/rng.h"
+#include "provenance/hmac.h"
 
 namespace overproof {
 namespace {
@@ -31,14 +30,6 @@ uint32_t word_of(const Digest& digest, size_t at) {
 }
 
 }  // namespace
-
-Digest hmac_sha256(std::span<const uint8_t> key, std::span<const uint8_t> message) {
-  Digest mac;
-  unsigned int size = 0;
-  OVERPROOF_CHECK(HMAC(EVP_sha256(), key.data(), int(key.size()), message.data(), message.size(), mac.bytes.data(), &size) &&
-                  size == mac.bytes.size());
-  return mac;
-}
 
 WatermarkKey::WatermarkKey(const std::array<uint8_t, 32>& secret, double green_fraction, int64_t context)
     : secret_(secret), threshold_(0), context_(context) {

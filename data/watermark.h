@@ -69,7 +69,4 @@ struct WatermarkKeyConfig {
 /// `overproof watermark-key`.
 Answer make_watermark_key(const WatermarkKeyConfig& config);
 
-/// HMAC-SHA-256.
-Digest hmac_sha256(std::span<const uint8_t> key, std::span<const uint8_t> message);
-
 }  // namespace overproof

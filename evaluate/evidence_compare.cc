@@ -321,14 +321,14 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
   const std::string& other = of_a ? subject_b.name : subject_a.name;  // in the run of one, named after the other
   if (json) {
     out << result.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
-    recorder.write(other, record, nullptr);
+    recorder.write(other, record);
     return 0;
   }
   out << fmt::format("A: {} sha256:{}\nB: {} sha256:{}\n", subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name,
                      subject_b.root.hex().substr(0, 16));
   print(tests, out);
   out << "\nEach test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict.\n";
-  recorder.write(other, record, &out);
+  out << recorder.write(other, record);
   return 0;
 }
 

@@ -123,43 +123,41 @@ void seal(const fs::path& run, const Step& step, Json config, Json metrics, std:
   sealed[step.name] = seal_artifact(run / step.name, record.files, lineage, key);
 }
 
-using Question = std::function<void(const fs::path&, const std::string&, bool, std::ostream&)>;
+Answer report(const fs::path& folder, const char* format) {
+  std::ostringstream out;
+  const int code = audit_report({.out = "-", .format = format}, folder, false, out);
+  return {{}, out.str(), code};
+}
 
-/// What is asked about a folder and an artifact in it, for people or for programs.
+using Question = std::function<Answer(const fs::path&, const std::string&)>;
+
+/// What is asked about a folder and an artifact in it.
 const std::vector<Question> kQuestions = {
-    [](auto& folder, auto&, bool json, auto& out) { audit_verify({}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_policy({}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_diff({}, folder, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_summary({.eu = true}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_impact({.source = "notes"}, folder, json, out); },
-    [](auto& folder, auto& artifact, bool json, auto& out) {
-      audit_trace({.artifact = artifact, .reached = true}, folder, json, out);
-    },
-    [](auto& folder, auto& artifact, bool json, auto& out) { audit_trace({.step = artifact + ":0"}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_trace({.document = "notes/one"}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) {
-      audit_report({.out = "-", .format = json ? "json" : "html"}, folder, json, out);
-    },
-    [](auto& folder, auto&, bool json, auto& out) {
-      audit_report({.out = "-", .format = json ? "json" : "markdown"}, folder, json, out);
-    },
-    [](auto& folder, auto&, bool json, auto& out) { audit_sbom({.format = json ? "cyclonedx" : "spdx"}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_croissant({}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_openlineage({}, folder, json, out); },
-    [](auto& folder, auto&, bool json, auto& out) { audit_statement({}, folder, json, out); },
+    [](auto& folder, auto&) { return audit_verify({}, folder); },
+    [](auto& folder, auto&) { return audit_policy({}, folder); },
+    [](auto& folder, auto&) { return audit_diff({}, folder, folder); },
+    [](auto& folder, auto&) { return audit_summary({.eu = true}, folder); },
+    [](auto& folder, auto&) { return audit_impact({.source = "notes"}, folder); },
+    [](auto& folder, auto& artifact) { return audit_trace({.artifact = artifact, .reached = true}, folder); },
+    [](auto& folder, auto& artifact) { return audit_trace({.step = artifact + ":0"}, folder); },
+    [](auto& folder, auto&) { return audit_trace({.document = "notes/one"}, folder); },
+    [](auto& folder, auto&) { return report(folder, "html"); },
+    [](auto& folder, auto&) { return report(folder, "markdown"); },
+    [](auto& folder, auto&) { return report(folder, "json"); },
+    [](auto& folder, auto&) { return audit_sbom({.format = SbomConfig::Format::cyclonedx}, folder); },
+    [](auto& folder, auto&) { return audit_sbom({.format = SbomConfig::Format::spdx}, folder); },
+    [](auto& folder, auto&) { return audit_croissant({}, folder); },
+    [](auto& folder, auto&) { return audit_openlineage({}, folder); },
+    [](auto& folder, auto&) { return audit_statement({}, folder); },
 };
 
-/// Errors of ours are answers; all else is a fault of ours. What is for programs shall be JSON, or lines of it.
-void ask(const Question& question, const fs::path& folder, const std::string& artifact, bool json) {
-  std::ostringstream out;
+/// Errors of ours are answers; all else is a fault of ours. What is for programs must be JSON.
+void ask(const Question& question, const fs::path& folder, const std::string& artifact) {
   try {
-    question(folder, artifact, json, out);
+    const Answer answer = question(folder, artifact);
+    fuzz::require(Json::accept(answer.json.dump(-1, ' ', false, Json::error_handler_t::replace)));
   } catch (const Error&) {
-    return;
   }
-  if (!json || Json::accept(out.str())) return;
-  std::istringstream lines(out.str());
-  for (std::string line; std::getline(lines, line);) fuzz::require(Json::accept(line));
 }
 
 }  // namespace
@@ -191,6 +189,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   const unsigned which = static_cast<unsigned char>(number[1]);
   const Question& question = kQuestions[which / 4 % kQuestions.size()];
-  ask(question, which & 2 ? run.path() : run.path() / chosen.name, chosen.name, which & 1);
+  ask(question, which & 2 ? run.path() : run.path() / chosen.name, chosen.name);
   return 0;
 }

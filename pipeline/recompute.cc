@@ -289,9 +289,8 @@ Answer audit_recompute(const RecomputeConfig& config, const fs::path& folder) {
   AuditRecord record{"recompute", {}, result.to_json()};
   for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root, a.statement});
   const fs::path place = fs::canonical(folder);
-  std::ostringstream signed_line;
-  recorder.write(run_of(place) == place ? "run" : place.filename().string(), record, &signed_line);
-  return {result.to_json(), text_of(result) + signed_line.str(), result.holds() ? 0 : 4};
+  const std::string line = recorder.write(run_of(place) == place ? "run" : place.filename().string(), record);
+  return {result.to_json(), text_of(result) + line, result.holds() ? 0 : 4};
 }
 
 }  // namespace overproof

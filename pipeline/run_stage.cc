@@ -93,7 +93,7 @@ Prepared prepare(const StageRequest& request, Digests digests) {
     BoundInput& input = p.inputs[slot];
     input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}, {}};
     if (digests == Digests::while_streamed && spec != nullptr && spec->streamed) {
-      input.fingerprint = glance_at_artifact(path);
+      input.fingerprint = stat_fingerprint(path);
       identify_claimed(input);
     } else {
       identify_checked(input, {});
@@ -114,7 +114,7 @@ Inputs stage_inputs(const Prepared& p) {
 void settle(const StageRequest& request, const Outputs& outputs, Prepared& p) {
   for (auto& [slot, input] : p.inputs) {
     if (!input.fingerprint) continue;
-    if (glance_at_artifact(input.path) != *input.fingerprint)
+    if (stat_fingerprint(input.path) != *input.fingerprint)
       throw ProvenanceError(
           fmt::format("{}: modified while being read; stop other writers and run the command again", input.path.string()));
     identify_checked(input, outputs.input_digests(slot));

@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/hash_files.h"
 #include "provenance/claims.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -30,7 +30,7 @@ Listing list_files(const fs::path& folder) {
     for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator(); ++entry) {
       const std::string name = entry->path().lexically_relative(folder).generic_string();
       if (is_oms_ignored(name)) {
-        // A link is refused even there: other verifiers do, and what it points to is nobody's to vouch for.
+        // A link is refused even there: other verifiers do, and no signature covers what it points to.
         if (entry->is_symlink()) listing.strange.push_back(name);
         entry.disable_recursion_pending();
         continue;
@@ -151,7 +151,7 @@ void check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck
          "one of the two was exchanged: restore both"});
 }
 
-/// A model signed by somebody else's tool. Nothing in it names a key, so one must be given.
+/// A model signed by another tool. Nothing in it names a key, so one must be given.
 void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest& bundle, const PublicKey* trusted,
                    ArtifactCheck& check) {
   check.foreign = true;
@@ -201,7 +201,7 @@ ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>
   return record;
 }
 
-Digest glance_at_artifact(const fs::path& path) {
+Digest stat_fingerprint(const fs::path& path) {
   std::vector<std::string> names = {""};
   if (fs::is_directory(path)) {
     names.clear();

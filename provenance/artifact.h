@@ -1,6 +1,6 @@
 #pragma once
-// An artifact is a folder of files with two signatures beside them: model.sig for everybody's tools, claims.jsonl with the
-// lineage. Neither is part of the root, so signing does not change the identity.
+// An artifact is a folder of files with two signatures: model.sig for other tools (OpenSSF Model Signing), claims.jsonl with the
+// lineage. Neither is part of the root, so signing does not change the identity of the files.
 
 #include <optional>
 #include <vector>
@@ -17,15 +17,15 @@ struct ArtifactRecord {
 };
 
 /// Hashes every file of a folder, or a single file, in parallel. Leaves out what OMS ignores. Throws ProvenanceError on
-/// a symbolic link or a special file, IoError, and UsageError when nothing is there.
-/// Files of `known` (name, size, digest: taken by whoever read them) are not read again.
+/// a symbolic link or a special file, IoError, and UsageError when there are no files.
+/// Files of `known` (name, size, and a digest taken while they were read) are not read again.
 ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known = {});
 
 /// The regular files of a folder with their sizes, without digests, in OMS order. Leaves out and throws as scan_artifact.
 std::vector<FileRecord> list_artifact(const fs::path& folder);
 
-/// Digest over names, sizes and times of change: tells that somebody wrote to an artifact, cheaply. No identity.
-Digest glance_at_artifact(const fs::path& path);
+/// Digest over names, sizes and times of change: a cheap sign that an artifact was written to. Not an identity.
+Digest stat_fingerprint(const fs::path& path);
 
 /// Writes claims.jsonl and model.sig into a finished folder. `files` are the digests taken while writing; they are not read
 /// again. `lineage` needs everything but format, root, statement, files and signer; returns it with them.

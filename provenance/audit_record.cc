@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ostream>
 
 #include "core/error.h"
-#include "provenance/json_fields.h"
+#include "core/json_object.h"
+#include "core/printable.h"
+#include "provenance/signed_json.h"
 #include "provenance/oms.h"
 #include "provenance/run_folder.h"
 
@@ -25,8 +26,7 @@ bool is_kind(std::string_view kind) {
 }  // namespace
 
 void write_audit_record(const fs::path& file, const AuditRecord& record, const Key& auditor) {
-  if (!is_kind(record.kind)) throw UsageError(fmt::format("'{}' is no kind of audit", record.kind));
-  if (record.subjects.empty()) throw UsageError("an audit record needs the artifact that was examined");
+  OVERPROOF_CHECK(is_kind(record.kind) && !record.subjects.empty());
   Json subjects = Json::array();
   for (const AuditSubject& subject : record.subjects) {
     Json item = {{"name", subject.name}, {"digest", {{"sha256", subject.root.hex()}}}};
@@ -47,29 +47,30 @@ void write_audit_record(const fs::path& file, const AuditRecord& record, const K
 AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   const Envelope envelope = Envelope::from_json(parse_json(read_file(file, kMostBytes), file), file);
   if (envelope.payload_type != kInTotoPayloadType) throw FormatError(file, -1, "holds no in-toto statement");
-  const Json statement = parse_json(envelope.payload, file);
-  expect_json_fields(statement, {"_type", "subject", "predicateType", "predicate"}, file);
-  expect_json_text(statement, "_type", kStatementType, file);
+  const Json json = parse_json(envelope.payload, file);
+  const JsonObject statement(json, file);
+  statement.expect_only({"_type", "subject", "predicateType", "predicate"});
+  statement.expect_text("_type", kStatementType);
   AuditRecord record;
-  std::string_view type = json_text(statement, "predicateType", file);
+  const std::string type_text = statement.text("predicateType");
+  std::string_view type = type_text;
   if (!type.starts_with(kTypePrefix) || !(type.ends_with(":v1") || type.ends_with(":v2")))
-    throw FormatError(file, -1, fmt::format("'{}' is no audit of overproof", type.substr(0, 200)));
+    statement.fail("predicateType", fmt::format("'{}' is no audit of overproof", type.substr(0, 200)));
   record.format = type.back() - '0';
   type.remove_prefix(kTypePrefix.size());
   type.remove_suffix(std::min(type.size(), size_t(3)));
-  if (!is_kind(type)) throw FormatError(file, -1, fmt::format("'{}' is no kind of audit", type.substr(0, 200)));
+  if (!is_kind(type)) statement.fail("predicateType", fmt::format("'{}' is no kind of audit", type.substr(0, 200)));
   record.kind = type;
-  for (const Json& subject : json_list(statement, "subject", file)) {
-    AuditSubject& s = record.subjects.emplace_back(
-        AuditSubject{json_text(subject, "name", file), json_digest(json_field(subject, "digest", file), "sha256", file)});
-    if (record.format > 1 && subject.contains("annotations"))
-      s.statement = json_digest(subject["annotations"], kStatementAnnotation, file);
+  for (const JsonObject& subject : statement.objects("subject")) {
+    AuditSubject& s = record.subjects.emplace_back(AuditSubject{subject.text("name"), subject.object("digest").digest("sha256")});
+    if (record.format > 1)
+      if (const auto annotations = subject.find_object("annotations")) s.statement = annotations->digest(kStatementAnnotation);
   }
-  if (record.subjects.empty()) throw FormatError(file, -1, "names no artifact");
-  const Json& predicate = json_field(statement, "predicate", file);
-  expect_json_fields(predicate, {"result", "auditor"}, file);
-  record.result = json_field(predicate, "result", file);
-  const PublicKey key = trusted ? *trusted : PublicKey::from_pem(json_text(predicate, "auditor", file), file);
+  if (record.subjects.empty()) statement.fail("subject", "names no artifact");
+  const JsonObject predicate = statement.object("predicate");
+  predicate.expect_only({"result", "auditor"});
+  record.result = predicate.at("result");
+  const PublicKey key = trusted ? *trusted : PublicKey::from_pem(predicate.text("auditor"), file);
   record.signer_hint = key.hint();
   record.signature_valid = envelope.key_id == key.hint() && envelope.verify(key);
   return record;
@@ -124,16 +125,11 @@ AuditRecorder::AuditRecorder(const RecordOptions& options, const fs::path& exami
   key_ = open_key(options.key);
 }
 
-void AuditRecorder::write(std::string_view name, const AuditRecord& record, std::ostream* out) const {
-  const std::string line = write(name, record);
-  if (out) *out << line;
-}
-
 std::string AuditRecorder::write(std::string_view name, const AuditRecord& record) const {
-  if (!key_) return "";
+  if (!key_) return {};
   const fs::path file = audit_record_path(examined_, record.kind, name);
   write_audit_record(file, record, *key_);
-  return fmt::format("signed: {}\n", file.string());
+  return fmt::format("signed: {}\n", printable(file.string()));
 }
 
 std::vector<fs::path> audit_record_files(const fs::path& folder) {

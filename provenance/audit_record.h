@@ -9,7 +9,6 @@
 //
 // A run keeps them in its folder `audits/`, where the report looks for them.
 
-#include <iosfwd>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -44,7 +43,7 @@ struct AuditRecord {
   int format = 2;                ///< filled in by read_audit_record
 };
 
-/// Writes the envelope, atomically; folders are made. Throws UsageError on an unsafe kind or no subject, IoError.
+/// Writes the envelope, atomically; folders are made. `record` has a kind of letters and "-", and a subject. Throws IoError.
 void write_audit_record(const fs::path& file, const AuditRecord& record, const Key& auditor);
 
 /// Throws FormatError naming the file. `trusted`: nullptr takes the key that the record names, which shows only that nothing
@@ -56,13 +55,13 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted);
 const ArtifactNode* examined_artifact(const RunFolder& run, const AuditSubject& subject, std::string& why);
 
 /// Where a record about a run, or about one artifact in it, belongs: `audits/<kind>-<name>.json` of that run. Throws UsageError
-/// on a path that is neither, such as a lone model: a record beside it would be a file that no report reads.
+/// on a path that is neither, such as a lone model: a record next to it would be a file that no report reads.
 fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kind, std::string_view name);
 
 /// The files of a folder that should be records (*.json), by name; none when there is no such folder. Throws IoError.
 std::vector<fs::path> audit_record_files(const fs::path& folder);
 
-/// How the command line asks for a record. Audits that sign what they found visit this among their own options.
+/// Options of audits that can sign what they found.
 struct RecordOptions {
   bool record = false;
   KeyOptions key;
@@ -78,9 +77,7 @@ class AuditRecorder {
  public:
   /// `examined`: a run, or an artifact in one. Throws as open_key() and audit_record_path().
   AuditRecorder(const RecordOptions& options, const fs::path& examined);
-  /// Writes `audits/<kind>-<name>.json`, and says so on `out` unless that is null.
-  void write(std::string_view name, const AuditRecord& record, std::ostream* out) const;
-  /// The same; returns the line about it, "" without a record.
+  /// Writes `audits/<kind>-<name>.json`. Returns the line to print about it; "" where no record is asked for.
   std::string write(std::string_view name, const AuditRecord& record) const;
 
  private:

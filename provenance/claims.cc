@@ -2,7 +2,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "provenance/json_fields.h"
+#include "core/json_object.h"
+#include "provenance/signed_json.h"
 
 namespace overproof {
 
@@ -31,8 +32,7 @@ void append_claim(const fs::path& file, const Envelope& envelope) {
 std::string predicate_type_of(const Envelope& envelope, const fs::path& origin) {
   if (envelope.payload_type != kInTotoPayloadType) return {};
   const Json statement = parse_json(envelope.payload, origin);
-  if (!statement.is_object() || !statement.contains("predicateType")) return {};
-  return json_text(statement, "predicateType", origin);
+  return statement.is_object() ? JsonObject(statement, origin).text("predicateType", "") : "";
 }
 
 std::optional<Envelope> find_claim(const std::vector<Envelope>& claims, std::string_view predicate_type, const fs::path& origin) {

@@ -1,6 +1,6 @@
 #pragma once
 // claims.jsonl: signed statements about an artifact, one DSSE envelope a line. The first is its lineage; others may be
-// appended later, by anybody, without touching the artifact.
+// appended later without touching the artifact; they are no lineage.
 
 #include <optional>
 #include <string>

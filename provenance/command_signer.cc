@@ -42,7 +42,7 @@ struct Pipe {
   }
 };
 
-/// A program that reads no further is an error to report, no reason to die of SIGPIPE.
+/// A program that stops reading is an error to report; SIGPIPE would end this process.
 class WithoutSigpipe {
  public:
   WithoutSigpipe() {
@@ -111,8 +111,8 @@ class Child {
 
 class CommandSigner : public Signer {
  public:
-  CommandSigner(std::vector<std::string> words, PublicKey key, int64_t timeout_s)
-      : words_(std::move(words)), key_(std::move(key)), timeout_s_(timeout_s) {}
+  CommandSigner(std::vector<std::string> words, PublicKey key, std::chrono::milliseconds timeout)
+      : words_(std::move(words)), key_(std::move(key)), timeout_(timeout) {}
 
   std::string sign(std::string_view message) const override {
     const std::string signature = run(message);
@@ -140,17 +140,17 @@ class CommandSigner : public Signer {
     Pipe::close_end(out.write);
     ::fcntl(in.write, F_SETFL, O_NONBLOCK);
     ::fcntl(out.read, F_SETFL, O_NONBLOCK);
-    const auto deadline = Clock::now() + std::chrono::seconds(timeout_s_);
+    const auto deadline = Clock::now() + timeout_;
     std::string answer;
     for (bool open = true; open;) {
       throw_if_interrupted();
-      if (Clock::now() >= deadline) fail(fmt::format("gave no answer within {} s (--sign-timeout)", timeout_s_));
+      if (Clock::now() >= deadline) fail(fmt::format("gave no answer within {:g} s (--sign-timeout)", double(timeout_.count()) / 1000));
       pollfd polled[2] = {{out.read, POLLIN, 0}, {in.write, POLLOUT, 0}};
       if (::poll(polled, in.write >= 0 ? 2 : 1, 100) < 0 && errno != EINTR) throw IoError(words_[0], "cannot wait for it", errno);
       if (in.write >= 0 && polled[1].revents) {
         const ssize_t put = ::write(in.write, message.data(), message.size());
         if (put > 0) message.remove_prefix(size_t(put));
-        // It may have all it wants to know; whether that was enough, its signature shows.
+        // It may stop reading early; its signature shows whether it read enough.
         if (message.empty() || (put < 0 && errno != EAGAIN && errno != EINTR)) Pipe::close_end(in.write);
       }
       if (polled[0].revents) {
@@ -165,7 +165,7 @@ class CommandSigner : public Signer {
     std::optional<int> status;
     while (!(status = child.wait(WNOHANG))) {
       throw_if_interrupted();
-      if (Clock::now() >= deadline) fail(fmt::format("did not end within {} s (--sign-timeout)", timeout_s_));
+      if (Clock::now() >= deadline) fail(fmt::format("did not end within {:g} s (--sign-timeout)", double(timeout_.count()) / 1000));
       const timespec pause{0, 5'000'000};
       ::nanosleep(&pause, nullptr);
     }
@@ -176,7 +176,7 @@ class CommandSigner : public Signer {
 
   std::vector<std::string> words_;
   PublicKey key_;
-  int64_t timeout_s_;
+  std::chrono::milliseconds timeout_;
 };
 
 }  // namespace
@@ -203,8 +203,8 @@ std::vector<std::string> split_command(const std::string& command) {
   return words;
 }
 
-std::shared_ptr<const Signer> make_command_signer(const std::string& command, const PublicKey& key, int64_t timeout_s) {
-  return std::make_shared<CommandSigner>(split_command(command), key, timeout_s);
+std::shared_ptr<const Signer> make_command_signer(const std::string& command, const PublicKey& key, std::chrono::milliseconds timeout) {
+  return std::make_shared<CommandSigner>(split_command(command), key, timeout);
 }
 
 }  // namespace overproof

@@ -1,15 +1,15 @@
 #include "provenance/corpus_proof.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/json_object.h"
 #include "core/private_file.h"
-#include "provenance/json_fields.h"
+#include "provenance/hmac.h"
+#include "provenance/signed_json.h"
 #include "provenance/merkle.h"
 
 namespace overproof {
@@ -17,27 +17,21 @@ namespace {
 
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kMostPath = 63;  // trees have fewer than 2^63 leaves
-constexpr const char* kFormat = "urn:overproof:corpus-proof:v1";
-constexpr const char* kConsistencyFormat = "urn:overproof:corpus-consistency:v1";
+constexpr size_t kMostFiles = size_t{1} << 20;
+// The last character is the version of the format: 1 does not bind its trees to the corpus.
+constexpr const char* kFormats[] = {"urn:overproof:corpus-proof:v1", "urn:overproof:corpus-proof:v2"};
+constexpr const char* kConsistencyFormats[] = {"urn:overproof:corpus-consistency:v1", "urn:overproof:corpus-consistency:v2"};
 constexpr size_t kMostConsistencyPath = 2 * kMostPath;
 constexpr int kCommitmentVersion = 1;
 
-Digest hmac(std::string_view secret, std::string_view label, const Digest* document) {
-  std::string message(label);
-  if (document) message.append(reinterpret_cast<const char*>(document->bytes.data()), document->bytes.size());
-  Digest digest;
-  unsigned length = 0;
-  OVERPROOF_CHECK(HMAC(EVP_sha256(), secret.data(), int(secret.size()), reinterpret_cast<const unsigned char*>(message.data()),
-                       message.size(), digest.bytes.data(), &length) &&
-                  length == digest.bytes.size());
-  return digest;
+Digest hmac(std::string_view secret, std::string_view label, std::string_view more = {}) {
+  const std::string message = std::string(label) + std::string(more);
+  const auto bytes = [](std::string_view text) { return std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size()); };
+  return hmac_sha256(bytes(secret), bytes(message));
 }
 
-int64_t whole_number(const Json& object, const char* name, const fs::path& origin) {
-  const Json& value = json_field(object, name, origin);
-  if (!value.is_number_integer() || value < 0 || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(INT64_MAX)))
-    throw FormatError(origin, -1, fmt::format("'{}' is no whole number", name));
-  return value.get<int64_t>();
+std::string_view bytes_of(const Digest& digest) {
+  return {reinterpret_cast<const char*>(digest.bytes.data()), digest.bytes.size()};
 }
 
 Json hex_list(const std::vector<Digest>& digests) {
@@ -46,10 +40,9 @@ Json hex_list(const std::vector<Digest>& digests) {
   return list;
 }
 
-Commitment::Tree read_tree(const Json& object, const char* name, const fs::path& origin) {
-  const Json& tree = json_field(object, name, origin);
-  expect_json_fields(tree, {"size", "root"}, origin);
-  return {whole_number(tree, "size", origin), json_digest(tree, "root", origin)};
+Commitment::Tree read_tree(const JsonObject& tree) {
+  tree.expect_only({"size", "root"});
+  return {tree.integer("size", 0, INT64_MAX), tree.digest("root")};
 }
 
 std::optional<Digest> lower_hex(std::string_view text) {
@@ -57,16 +50,33 @@ std::optional<Digest> lower_hex(std::string_view text) {
   return Digest::from_hex(text);
 }
 
-std::vector<Digest> read_path(const Json& object, size_t most, const fs::path& origin) {
-  const Json& list = json_list(object, "path", origin);
-  if (list.size() > most) throw FormatError(origin, -1, "a path is longer than any tree is high");
-  std::vector<Digest> path;
-  for (const Json& hash : list) {
-    const auto digest = hash.is_string() ? lower_hex(hash.get_ref<const std::string&>()) : std::nullopt;
-    if (!digest) throw FormatError(origin, -1, "a hash of a path is no SHA-256");
-    path.push_back(*digest);
+/// The version that a proof's "format" names: 1 or 2.
+int proof_version(const JsonObject& json, const char* const (&formats)[2]) {
+  const std::string format = json.text("format");
+  for (int version : {1, 2})
+    if (format == formats[version - 1]) return version;
+  json.fail("format", fmt::format("is '{}', expected '{}'", format.substr(0, 200), formats[1]));
+}
+
+std::vector<Digest> read_digests(const JsonObject& object, const char* name, size_t most) {
+  const std::vector<std::string> list = object.texts(name);
+  if (list.size() > most) object.fail(name, fmt::format("holds more than {} digests", most));
+  std::vector<Digest> digests;
+  for (const std::string& hash : list) {
+    const auto digest = lower_hex(hash);
+    if (!digest) object.fail(name, "holds what is no SHA-256 in lower-case hex");
+    digests.push_back(*digest);
   }
-  return path;
+  return digests;
+}
+
+Json binding_json(const CorpusBinding& binding) {
+  return {{"commitment", binding.commitment}, {"files", hex_list(binding.other_files)}};
+}
+
+CorpusBinding read_binding(const JsonObject& json) {
+  json.expect_only({"commitment", "files"});
+  return {json.text("commitment"), read_digests(json, "files", kMostFiles)};
 }
 
 /// A proof has one spelling.
@@ -100,11 +110,11 @@ std::string absence_fault(const std::vector<ProvenLeaf>& leaves, const Digest& v
   }
   if (leaves.size() == 2) {
     if (leaves[0].index + 1 != leaves[1].index) return "its two leaves are no neighbours";
-    return *leaves[0].value < value && value < *leaves[1].value ? "" : "the document does not stand between its two leaves";
+    return *leaves[0].value < value && value < *leaves[1].value ? "" : "the document is not between its two leaves";
   }
   const ProvenLeaf& leaf = leaves[0];
   const bool before_all = leaf.index == 0 && value < *leaf.value, after_all = leaf.index == tree.size - 1 && *leaf.value < value;
-  return before_all || after_all ? "" : "its leaf is not at the end of the tree that the document would stand beyond";
+  return before_all || after_all ? "" : "its leaf is not at the end of the tree where the document would be";
 }
 
 }  // namespace
@@ -132,8 +142,10 @@ void CorpusSalt::create(const fs::path& file) {
         "{}: is there already; a corpus committed under it could no longer be proved if it were replaced", file.string()));
 }
 
-Digest CorpusSalt::document_salt(const Digest& document) const { return hmac(secret_, "document", &document); }
-Digest CorpusSalt::sorted_salt() const { return hmac(secret_, "sorted", nullptr); }
+Digest CorpusSalt::document_salt(const Digest& document) const { return hmac(secret_, "document", bytes_of(document)); }
+Digest CorpusSalt::sorted_salt() const { return hmac(secret_, "sorted"); }
+Digest CorpusSalt::file_salt(std::string_view file) const { return hmac(secret_, "file", file); }
+Digest CorpusSalt::batch_salt() const { return hmac(secret_, "batch"); }
 Digest CorpusSalt::salt(CorpusTree tree, const Digest& document) const {
   return tree == CorpusTree::documents ? document_salt(document) : sorted_salt();
 }
@@ -156,14 +168,26 @@ std::string Commitment::text() const {
 }
 
 Commitment Commitment::parse(std::string_view text, const fs::path& origin) {
-  const Json json = parse_json(text, origin);
-  expect_json_fields(json, {"format_version", "documents", "sorted", "sorted_salt_sha256"}, origin);
-  if (const int64_t version = whole_number(json, "format_version", origin); version != kCommitmentVersion)
-    throw FormatError(origin, -1, fmt::format("a commitment of format {} cannot be read; {} can", version, kCommitmentVersion));
-  Commitment commitment{read_tree(json, "documents", origin), read_tree(json, "sorted", origin), {}};
-  if (json.contains("sorted_salt_sha256")) commitment.sorted_salt_digest = json_digest(json, "sorted_salt_sha256", origin);
-  if (commitment.documents.size != commitment.sorted.size) throw FormatError(origin, -1, "its two trees have different sizes");
+  const Json parsed = parse_json(text, origin);
+  const JsonObject json(parsed, origin);
+  json.expect_only({"format_version", "documents", "sorted", "sorted_salt_sha256"});
+  json.integer("format_version", kCommitmentVersion, kCommitmentVersion);
+  Commitment commitment{read_tree(json.object("documents")), read_tree(json.object("sorted")), {}};
+  if (json.has("sorted_salt_sha256")) commitment.sorted_salt_digest = json.digest("sorted_salt_sha256");
+  if (commitment.documents.size != commitment.sorted.size) json.fail("the two trees have different sizes");
   return commitment;
+}
+
+std::string corpus_binding_fault(const CorpusBinding& binding, const TreeHead& tree, const CorpusOrigin& origin) {
+  Sha256 root;
+  const Digest first = sha256(binding.commitment);
+  root.update(first.bytes.data(), first.bytes.size());
+  for (const Digest& file : binding.other_files) root.update(file.bytes.data(), file.bytes.size());
+  if (root.finish() != origin.corpus) return "its commitment and files are not those of the corpus that its checkpoint names";
+  const Commitment commitment = Commitment::parse(binding.commitment, "commitment.json");
+  return corpus_tree_head(commitment, origin.tree, origin.corpus, origin.name).text() == tree.text()
+             ? ""
+             : "its checkpoint is of another tree than the corpus commits to";
 }
 
 std::string CorpusOrigin::text() const {
@@ -207,47 +231,51 @@ std::string CorpusProof::text() const {
     if (leaf.value) item["value"] = leaf.value->hex();
     list.push_back(item);
   }
-  Json json = {{"format", kFormat},
+  Json json = {{"format", kFormats[corpus ? 1 : 0]},
                {"kind", present ? "presence" : "absence"},
                {"tree", tree == CorpusTree::documents ? "documents" : "sorted"},
                {"document_sha256", document.hex()},
                {"leaves", list},
                {"checkpoint", checkpoint}};
   if (salt) json["salt"] = salt->hex();
+  if (corpus) json["corpus"] = binding_json(*corpus);
   return json_dump(json) + "\n";
 }
 
 CorpusProof CorpusProof::parse(std::string_view text, const fs::path& origin) {
-  const Json json = parse_json(text, origin);
-  expect_json_fields(json, {"format", "kind", "tree", "document_sha256", "leaves", "checkpoint", "salt"}, origin);
-  expect_json_text(json, "format", kFormat, origin);
+  const Json parsed = parse_json(text, origin);
+  const JsonObject json(parsed, origin);
+  json.expect_only({"format", "kind", "tree", "document_sha256", "leaves", "checkpoint", "salt", "corpus"});
   CorpusProof proof;
-  const std::string &kind = json_text(json, "kind", origin), &tree = json_text(json, "tree", origin);
-  if (kind != "presence" && kind != "absence") throw FormatError(origin, -1, "'kind' is neither 'presence' nor 'absence'");
-  if (tree != "documents" && tree != "sorted") throw FormatError(origin, -1, "'tree' is neither 'documents' nor 'sorted'");
+  if (proof_version(json, kFormats) == 2) proof.corpus = read_binding(json.object("corpus"));
+  const std::string kind = json.text("kind"), tree = json.text("tree");
+  if (kind != "presence" && kind != "absence") json.fail("kind", "is neither 'presence' nor 'absence'");
+  if (tree != "documents" && tree != "sorted") json.fail("tree", "is neither 'documents' nor 'sorted'");
   proof.present = kind == "presence";
   proof.tree = tree == "documents" ? CorpusTree::documents : CorpusTree::sorted;
-  proof.document = json_digest(json, "document_sha256", origin);
-  if (json.contains("salt")) proof.salt = json_digest(json, "salt", origin);
-  for (const Json& item : json_list(json, "leaves", origin)) {
-    if (proof.leaves.size() == 2) throw FormatError(origin, -1, "it has more than two leaves");
-    expect_json_fields(item, {"index", "path", "value"}, origin);
+  proof.document = json.digest("document_sha256");
+  if (json.has("salt")) proof.salt = json.digest("salt");
+  for (const JsonObject& item : json.objects("leaves")) {
+    if (proof.leaves.size() == 2) json.fail("leaves", "holds more than two");
+    item.expect_only({"index", "path", "value"});
     ProvenLeaf leaf;
-    leaf.index = whole_number(item, "index", origin);
-    if (item.contains("value")) leaf.value = json_digest(item, "value", origin);
-    leaf.path = read_path(item, kMostPath, origin);
+    leaf.index = item.integer("index", 0, INT64_MAX);
+    if (item.has("value")) leaf.value = item.digest("value");
+    leaf.path = read_digests(item, "path", kMostPath);
     proof.leaves.push_back(std::move(leaf));
   }
-  proof.checkpoint = json_text(json, "checkpoint", origin);
+  proof.checkpoint = json.text("checkpoint");
   require_spelling(proof.text(), text, origin);
   return proof;
 }
 
 std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, const CorpusOrigin& origin) {
   if (origin.tree != proof.tree) return "its checkpoint is of the other tree";
+  if (proof.corpus)
+    if (std::string fault = corpus_binding_fault(*proof.corpus, tree, origin); !fault.empty()) return fault;
   if (origin.is_private != proof.salt.has_value())
     return origin.is_private ? "it reveals no salt, but the corpus is private" : "it has a salt, but the corpus is not private";
-  // The salt of the sorted tree was committed to before anybody asked; else a document could be hidden by another salt.
+  // The salt of the sorted tree was committed to before any question; otherwise a document could be hidden by another salt.
   if (origin.sorted_salt_digest && sha256(std::span<const uint8_t>(proof.salt->bytes)) != *origin.sorted_salt_digest)
     return "its salt is not the one that the tree was made with";
   const Digest value = corpus_leaf_value(proof.document, proof.salt);
@@ -262,26 +290,32 @@ ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key,
   const TreeHead tree = TreeHead::parse(unverified_note_text(proof.checkpoint, origin), origin);
   check.origin = CorpusOrigin::parse(tree.origin, origin);
   check.documents = tree.size;
+  check.tree_root = tree.root;
+  check.bound = proof.corpus.has_value();
   check.fault = signature_fault(proof.checkpoint, check.origin.name, key, origin);
   if (check.holds()) check.fault = corpus_proof_fault(proof, tree, check.origin);
   return check;
 }
 
 std::string ConsistencyProof::text() const {
-  return json_dump({{"format", kConsistencyFormat}, {"older", older}, {"checkpoint", checkpoint}, {"path", hex_list(path)}}) +
-         "\n";
+  Json json = {
+      {"format", kConsistencyFormats[corpus ? 1 : 0]}, {"older", older}, {"checkpoint", checkpoint}, {"path", hex_list(path)}};
+  if (corpus) json["corpus"] = binding_json(*corpus);
+  return json_dump(json) + "\n";
 }
 
 bool ConsistencyProof::is_named_by(const Json& json) {
-  return json.is_object() && json.contains("format") && json["format"] == kConsistencyFormat;
+  return json.is_object() && json.contains("format") &&
+         std::ranges::any_of(kConsistencyFormats, [&](const char* format) { return json["format"] == format; });
 }
 
 ConsistencyProof ConsistencyProof::parse(std::string_view text, const fs::path& origin) {
-  const Json json = parse_json(text, origin);
-  expect_json_fields(json, {"format", "older", "checkpoint", "path"}, origin);
-  expect_json_text(json, "format", kConsistencyFormat, origin);
-  ConsistencyProof proof{json_text(json, "older", origin), json_text(json, "checkpoint", origin),
-                         read_path(json, kMostConsistencyPath, origin)};
+  const Json parsed = parse_json(text, origin);
+  const JsonObject json(parsed, origin);
+  json.expect_only({"format", "older", "checkpoint", "path", "corpus"});
+  const int version = proof_version(json, kConsistencyFormats);
+  ConsistencyProof proof{json.text("older"), json.text("checkpoint"), read_digests(json, "path", kMostConsistencyPath)};
+  if (version == 2) proof.corpus = read_binding(json.object("corpus"));
   require_spelling(proof.text(), text, origin);
   return proof;
 }
@@ -300,6 +334,7 @@ ConsistencyCheck consistency_of(const ConsistencyProof& proof, const fs::path& o
     check.fault = fmt::format("the older corpus has {} documents, the newer one {}", check.older.size, check.newer.size);
   else if (!verify_consistency(check.older.size, check.newer.size, check.older.root, check.newer.root, proof.path))
     check.fault = "the newer tree does not begin with the older one";
+  else if (proof.corpus) check.fault = corpus_binding_fault(*proof.corpus, check.newer, check.origin);
   return check;
 }
 

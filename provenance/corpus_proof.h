@@ -2,23 +2,28 @@
 // What a corpus commits to, and proofs about one document that need nothing but the public note key.
 //
 // A corpus has two trees over the same documents: "documents" in the order of its table, and "sorted" with strictly ascending
-// values. A leaf's data, its value, is 32 bytes: the SHA-256 of the text. Where values ascend, two neighbours show that nothing
-// stands between them: that is a proof of absence.
+// values. A leaf's data, its value, is 32 bytes: the SHA-256 of the text. Where values ascend, two neighbours show that no document
+// is between them: that is a proof of absence.
 //
-// A private corpus commits to salted values, SHA-256("overproof salted leaf v1" || salt || digest), so that nobody can try
-// guessed texts against its hashes. Salts come from the owner's secret by HMAC-SHA256:
+// A private corpus commits to salted values, SHA-256("overproof salted leaf v1" || salt || digest), so that guessed texts cannot be
+// tried against its hashes. Salts come from the owner's secret by HMAC-SHA256:
 //   documents   A salt a document, HMAC(secret, "document" || digest). A proof reveals that one salt. Whether it is the right one
-//   need
-//               not be shown: any salt that gives a committed value will do.
-//   sorted      One salt for the corpus, HMAC(secret, "sorted"), whose SHA-256 is in the tree's signed origin. Absence needs
-//   that: with
-//               a salt a document, whoever answers could hide a document by a salt that it was not committed under. The price:
-//               whoever holds an absence proof can try guessed texts against the values he sees, which are two a proof, or all of
-//               them if the sorted tree's tiles are published. That is the owner's choice; presence never costs it.
+//               need not be shown: any salt that gives a committed value will do.
+//   sorted      One salt for the corpus, HMAC(secret, "sorted"), whose SHA-256 is in the tree's signed origin. Absence needs that:
+//               with a salt a document, a maker could hide a document by a salt that it was not committed under. The price: the
+//               holder of an absence proof can try guessed texts against the values in it, which are two a proof, or against all
+//               of them if the sorted tree's tiles are published. That is the owner's choice; presence never costs it.
+//   files       HMAC(secret, "file" || name), a line in each of the corpus's files, so that their digests cannot be guessed either.
+//   batches     HMAC(secret, "batch"), for digests outside the corpus that texts decide: batch roots, draws of soft targets.
+//
+// A proof of format 2 binds its tree to the corpus artifact: it holds the text of commitment.json and the digests of the artifact's
+// other files. The artifact's root is SHA-256 over these digests in the order of file names (provenance/oms.h), and commitment.json
+// is the first of them; `audit verify` refuses a corpus in which it is not. So the root, which every descendant's statement names,
+// fixes both trees. Format 1 has neither; that its tree is the corpus's has to be compared by hand.
 //
 // A proof of absence rests on the sorted tree being sorted and of the same documents. `audit verify` shows both, given the corpus
-// or, for those who may not see texts, its table. To whoever has the proof alone, the signer has bound himself: a presence proof
-// of the same document under the same corpus root convicts him.
+// or, for those who may not see texts, its table. Towards the holder of the proof alone, the signer has bound himself: a presence
+// proof of the same document under the same corpus root convicts him.
 
 #include <optional>
 #include <string>
@@ -36,11 +41,13 @@ enum class CorpusTree { documents, sorted };
 class CorpusSalt {
  public:
   static CorpusSalt read(const fs::path& file);  ///< throws ProvenanceError when others may read it, FormatError on its size
-  static void create(const fs::path& file);      ///< throws UsageError when the file is there
+  static void create(const fs::path& file);      ///< throws UsageError when the file exists
   static CorpusSalt from_bytes(std::string_view secret, const fs::path& origin);
   Digest document_salt(const Digest& document) const;
   Digest sorted_salt() const;
   Digest salt(CorpusTree tree, const Digest& document) const;
+  Digest file_salt(std::string_view file) const;  ///< `file`: its name in the artifact
+  Digest batch_salt() const;
 
  private:
   std::string secret_;
@@ -81,7 +88,16 @@ struct CorpusOrigin {
 /// The checkpoint of one tree, yet to be signed.
 TreeHead corpus_tree_head(const Commitment& commitment, CorpusTree tree, const Digest& corpus_root, const std::string& name);
 
-/// A leaf with its way to the root.
+/// What ties a tree to a corpus artifact (format 2).
+struct CorpusBinding {
+  std::string commitment;           ///< the text of commitment.json, the first file of the artifact
+  std::vector<Digest> other_files;  ///< of all others, in the order of their names
+};
+
+/// Why the corpus of `origin` does not commit to the tree `tree`; "" if it does. Throws FormatError on a bad commitment.
+std::string corpus_binding_fault(const CorpusBinding& binding, const TreeHead& tree, const CorpusOrigin& origin);
+
+/// A leaf with its path to the root.
 struct ProvenLeaf {
   int64_t index = 0;
   std::optional<Digest> value;  ///< of a neighbour; the document's own value follows from its digest and salt
@@ -97,19 +113,22 @@ struct CorpusProof {
   std::optional<Digest> salt;
   std::vector<ProvenLeaf> leaves;
   std::string checkpoint;  ///< the signed note, with whatever witnesses added to it
+  std::optional<CorpusBinding> corpus = {};  ///< none in format 1
 
   std::string text() const;  ///< JSON
   /// Throws FormatError. A proof has one spelling: what text() would not have written is refused.
   static CorpusProof parse(std::string_view text, const fs::path& origin);
 };
 
-/// Why leaves and ways do not show what the proof says about the tree with this head and origin; "" if they do.
+/// Why leaves and paths do not show the proof's claim about the tree with this head and origin; "" if they do.
 std::string corpus_proof_fault(const CorpusProof& proof, const TreeHead& tree, const CorpusOrigin& origin);
 
 struct ProofCheck {
   std::string fault;  ///< "" when the proof holds
   CorpusOrigin origin;
   int64_t documents = 0;  ///< in the corpus
+  Digest tree_root;       ///< of the signed tree
+  bool bound = false;     ///< the tree was shown to be the one that the corpus commits to (format 2)
   bool holds() const { return fault.empty(); }
 };
 
@@ -121,9 +140,10 @@ ProofCheck check_corpus_proof(const CorpusProof& proof, const NoteVerifier& key,
 struct ConsistencyProof {
   std::string older, checkpoint;  ///< signed notes, with whatever witnesses added to them
   std::vector<Digest> path;
+  std::optional<CorpusBinding> corpus = {};  ///< of the newer one; none in format 1
 
   std::string text() const;  ///< JSON
-  /// Whether a file that was parsed says of itself that it is one; else it should be a CorpusProof.
+  /// Whether a parsed file has the format of one; else it should be a CorpusProof.
   static bool is_named_by(const Json& json);
   /// Throws FormatError. A proof has one spelling, as above.
   static ConsistencyProof parse(std::string_view text, const fs::path& origin);

@@ -9,10 +9,11 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/json_object.h"
 #include "core/hash_files.h"
 #include "core/progress.h"
 #include "provenance/dsse.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -115,7 +116,7 @@ class ChainWork : public SpanWork {
   struct Lane {
     size_t chain = 0;
     int64_t link = 0;     // where it began
-    bool in_row = false;  // goes on behind a break
+    bool in_row = false;  // continues after a break
   };
 
   static int64_t total(const std::vector<Chain>& chains) {
@@ -138,14 +139,6 @@ class ChainWork : public SpanWork {
   std::vector<Lane> lanes_;
   int64_t hashed_ = 0, in_row_ = 0;
 };
-
-int64_t json_count(const Json& object, const char* name, int64_t least, int64_t most, const fs::path& origin) {
-  const Json& value = json_field(object, name, origin);
-  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(most)) ||
-      value.get<int64_t>() < least || value.get<int64_t>() > most)
-    throw FormatError(origin, -1, fmt::format("digest cache: '{}' is no number from {} to {}", name, least, most));
-  return value.get<int64_t>();
-}
 
 std::string hex_of(const std::vector<Sha256State>& states) {
   std::string text;
@@ -183,7 +176,7 @@ CachedScan scan_with_cache(const fs::path& folder, const DigestCache& cache, boo
   scan.record.files = list_artifact(folder);
   std::vector<Seen> seen;
   std::vector<Chain> chains;
-  std::vector<size_t> read;  // beside `chains`: which file
+  std::vector<size_t> read;  // the file of each of `chains`
   for (size_t i = 0; i < scan.record.files.size(); ++i) {
     FileRecord& file = scan.record.files[i];
     seen.push_back(look_at(folder / file.name));
@@ -213,7 +206,7 @@ CachedScan scan_with_cache(const fs::path& folder, const DigestCache& cache, boo
     FileRecord& file = scan.record.files[read[c]];
     const Seen& before = seen[read[c]];
     if (look_at(chains[c].file) != before)
-      throw IoError(chains[c].file, "was changed while it was read; let nobody write to it and run the same command again", 0);
+      throw IoError(chains[c].file, "modified while being read; stop other writers and run the command again", 0);
     file.digest = chains[c].digest;
     CachedFile cached{file.bytes, file.digest, std::move(chains[c].states), std::nullopt};
     if (std::max(before.stamp.changed_s, before.stamp.modified_s) + kSettledSeconds < int64_t(now.tv_sec))
@@ -240,29 +233,26 @@ void write_digest_cache(const fs::path& file, const DigestCache& cache, const Ke
 
 DigestCache parse_digest_cache(std::string_view text, const fs::path& origin) {
   const Json json = parse_json(text, origin);
-  expect_json_fields(json, {"format_version", "chunk_bytes", "files"}, origin);
-  if (json_count(json, "format_version", 0, kAny, origin) != kFormatVersion)
-    throw FormatError(origin, -1, "digest cache: of another version; remove it, and it is made again");
+  const JsonObject table(json, origin, "digest cache");
+  table.expect_only({"format_version", "chunk_bytes", "files"});
+  if (table.integer("format_version", 0, kAny) != kFormatVersion)
+    table.fail("format_version", "is of another version; remove the cache, and it is made again");
   DigestCache cache;
-  cache.chunk_bytes = json_count(json, "chunk_bytes", kLeastChunk, kMostChunk, origin);
-  if (cache.chunk_bytes % Sha256State::kBlock != 0) throw FormatError(origin, -1, "digest cache: chunks are no whole blocks");
-  for (const Json& entry : json_list(json, "files", origin)) {
-    expect_json_fields(entry, {"name", "bytes", "sha256", "states", "stamp"}, origin);
+  cache.chunk_bytes = table.integer("chunk_bytes", kLeastChunk, kMostChunk);
+  if (cache.chunk_bytes % Sha256State::kBlock != 0) table.fail("chunk_bytes", "is not a multiple of the block size");
+  for (const JsonObject& entry : table.objects("files")) {
+    entry.expect_only({"name", "bytes", "sha256", "states", "stamp"});
     CachedFile file;
-    file.bytes = json_count(entry, "bytes", 0, kAny, origin);
-    file.digest = json_digest(entry, "sha256", origin);
-    file.states = states_of(json_text(entry, "states", origin), cache.chunk_bytes, file.bytes, origin);
-    if (entry.contains("stamp")) {
-      const Json& stamp = entry["stamp"];
-      expect_json_fields(stamp, {"device", "inode", "modified_s", "modified_ns", "changed_s", "changed_ns"}, origin);
-      const auto number = [&](const char* name) {
-        return json_count(stamp, name, std::numeric_limits<int64_t>::min(), kAny, origin);
-      };
+    file.bytes = entry.integer("bytes", 0, kAny);
+    file.digest = entry.digest("sha256");
+    file.states = states_of(entry.text("states"), cache.chunk_bytes, file.bytes, origin);
+    if (const auto stamp = entry.find_object("stamp")) {
+      stamp->expect_only({"device", "inode", "modified_s", "modified_ns", "changed_s", "changed_ns"});
+      const auto number = [&](const char* name) { return stamp->integer(name, std::numeric_limits<int64_t>::min(), kAny); };
       file.stamp = FileStamp{number("device"),      number("inode"),     number("modified_s"),
                              number("modified_ns"), number("changed_s"), number("changed_ns")};
     }
-    if (!cache.files.emplace(json_text(entry, "name", origin), std::move(file)).second)
-      throw FormatError(origin, -1, "digest cache: a file stands in it twice");
+    if (!cache.files.emplace(entry.text("name"), std::move(file)).second) entry.fail("name", "is listed twice");
   }
   return cache;
 }

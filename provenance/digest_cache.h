@@ -5,7 +5,7 @@
 // the states between chunks, so all links of the chain can be checked at once, on all cores and lanes, instead of in a row. What
 // is compared is computed: a link that does not hold (its bytes changed, or the cache is wrong or forged) breaks the chain, and
 // from there on the file is hashed as if there were no cache. The first state is SHA-256's own, so a chain that holds ends in the
-// file's digest whoever wrote the cache: it can cost time, never give a wrong digest. Every byte is read.
+// file's digest whatever is in the cache: it can cost time, never give a wrong digest. Every byte is read.
 //
 // Trusting times of change is another thing, and asked for by name: a file whose size, inode, device and times (mtime and ctime)
 // are as noted is not read. ctime cannot be set by who may only write the file; it can by root, by setting the clock, or on the
@@ -24,7 +24,7 @@
 
 namespace overproof {
 
-/// What tells that a file was not changed, to whoever trusts it.
+/// Attributes that change when a file is changed, as far as the file system can be trusted.
 struct FileStamp {
   int64_t device = 0, inode = 0;
   int64_t modified_s = 0, modified_ns = 0;  ///< mtime
@@ -36,7 +36,7 @@ struct CachedFile {
   int64_t bytes = 0;
   Digest digest;                    ///< believed only with the stamp
   std::vector<Sha256State> states;  ///< after 1, 2, ... chunks
-  std::optional<FileStamp> stamp;   ///< none where the last change was too young to be told from the next
+  std::optional<FileStamp> stamp;   ///< none where the last change was too recent to be distinguished from a later one
 };
 
 struct DigestCache {

@@ -5,19 +5,9 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/json_object.h"
 
 namespace overproof {
-namespace {
-
-const std::string& text_field(const Json& object, const char* name, const fs::path& origin) {
-  const auto found = object.find(name);
-  if (found == object.end() || !found->is_string())
-    throw FormatError(origin, -1, fmt::format("envelope: '{}' is missing or not a text", name));
-  return found->get_ref<const std::string&>();
-}
-
-}  // namespace
-
 std::string pre_authentication_encoding(std::string_view payload_type, std::string_view payload) {
   std::string text = fmt::format("DSSEv1 {} {} {} ", payload_type.size(), payload_type, payload.size());
   text.append(payload);
@@ -39,17 +29,17 @@ Json Envelope::to_json() const {
           {"signatures", Json::array({{{"keyid", key_id}, {"sig", base64_encode(signature)}}})}};
 }
 
-Envelope Envelope::from_json(const Json& object, const fs::path& origin) {
-  if (!object.is_object() || object.size() != 3) throw FormatError(origin, -1, "not a DSSE envelope of three fields");
-  const auto list = object.find("signatures");
-  if (list == object.end() || !list->is_array() || list->size() != 1 || !(*list)[0].is_object() || (*list)[0].size() > 2)
-    throw FormatError(origin, -1, "envelope: 'signatures' must hold exactly one signature");
-  const Json& signature = (*list)[0];
+Envelope Envelope::from_json(const Json& json, const fs::path& origin) {
+  const JsonObject object(json, origin, "envelope");
+  object.expect_only({"payload", "payloadType", "signatures"});
+  const std::vector<JsonObject> signatures = object.objects("signatures");
+  if (signatures.size() != 1) object.fail("signatures", "must hold exactly one signature");
+  signatures[0].expect_only({"keyid", "sig"});
   Envelope envelope;
-  envelope.payload_type = text_field(object, "payloadType", origin);
-  envelope.payload = base64_decode(text_field(object, "payload", origin), origin);
-  envelope.signature = base64_decode(text_field(signature, "sig", origin), origin);
-  if (signature.size() == 2) envelope.key_id = text_field(signature, "keyid", origin);
+  envelope.payload_type = object.text("payloadType");
+  envelope.payload = base64_decode(object.text("payload"), origin);
+  envelope.signature = base64_decode(signatures[0].text("sig"), origin);
+  envelope.key_id = signatures[0].text("keyid", "");
   return envelope;
 }
 

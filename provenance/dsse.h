@@ -15,7 +15,7 @@ inline constexpr std::string_view kInTotoPayloadType = "application/vnd.in-toto+
 struct Envelope {
   std::string payload_type;
   std::string payload;
-  std::string key_id;     ///< PublicKey::hint(), or "" where the hint stands elsewhere (OMS bundles)
+  std::string key_id;     ///< PublicKey::hint(), or "" where the hint is elsewhere (OMS bundles)
   std::string signature;  ///< DER
 
   bool verify(const PublicKey& key) const;

@@ -9,7 +9,7 @@
 namespace overproof {
 
 /// provenance/command_signer.cc
-std::shared_ptr<const Signer> make_command_signer(const std::string& command, const PublicKey& key, int64_t timeout_s);
+std::shared_ptr<const Signer> make_command_signer(const std::string& command, const PublicKey& key, std::chrono::milliseconds timeout);
 
 /// Words apart by white space; '...' and "..." hold them together, a backslash takes the next character as it is (not within
 /// '...'). Throws UsageError on an open quote or no word.

@@ -5,8 +5,9 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/json_object.h"
 #include "core/config.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 
 namespace overproof {
 namespace {
@@ -38,19 +39,20 @@ std::string make_rotation(const Key& from, const Key& to) {
 KeyRotation read_rotation(std::string_view text, const fs::path& origin) {
   Envelope envelope = Envelope::from_json(parse_json(text, origin), origin);
   if (envelope.payload_type != kInTotoPayloadType) throw FormatError(origin, -1, "holds no in-toto statement");
-  const Json statement = parse_json(envelope.payload, origin);
-  expect_json_fields(statement, {"_type", "subject", "predicateType", "predicate"}, origin);
-  expect_json_text(statement, "_type", kStatementType, origin);
-  expect_json_text(statement, "predicateType", kPredicateType, origin);
-  const Json& predicate = json_field(statement, "predicate", origin);
-  expect_json_fields(predicate, {"from", "to", "accepted"}, origin);
-  const std::string from = json_digest(predicate, "from", origin).hex();
-  PublicKey to = PublicKey::from_pem(json_text(predicate, "to", origin), origin);
-  const Json& subjects = json_list(statement, "subject", origin);
-  if (subjects.size() != 1 || json_digest(json_field(subjects[0], "digest", origin), "sha256", origin).hex() != to.hint())
-    throw FormatError(origin, -1, "its subject is not the new key");
-  if (envelope.key_id != from) throw FormatError(origin, -1, "is not signed by the key that it leads on from");
-  if (!to.verify(acceptance(from, to.hint()), base64_decode(json_text(predicate, "accepted", origin), origin)))
+  const Json json = parse_json(envelope.payload, origin);
+  const JsonObject statement(json, origin);
+  statement.expect_only({"_type", "subject", "predicateType", "predicate"});
+  statement.expect_text("_type", kStatementType);
+  statement.expect_text("predicateType", kPredicateType);
+  const JsonObject predicate = statement.object("predicate");
+  predicate.expect_only({"from", "to", "accepted"});
+  const std::string from = predicate.digest("from").hex();
+  PublicKey to = PublicKey::from_pem(predicate.text("to"), origin);
+  const std::vector<JsonObject> subjects = statement.objects("subject");
+  if (subjects.size() != 1 || subjects[0].object("digest").digest("sha256").hex() != to.hint())
+    statement.fail("subject", "is not the new key");
+  if (envelope.key_id != from) throw FormatError(origin, -1, "is not signed by the key that it starts from");
+  if (!to.verify(acceptance(from, to.hint()), base64_decode(predicate.text("accepted"), origin)))
     throw FormatError(origin, -1, "the new key's own signature does not hold: its owner did not agree");
   return {from, std::move(to), std::move(envelope)};
 }
@@ -76,16 +78,15 @@ PublicKey with_rotations(PublicKey trusted, const std::vector<fs::path>& files) 
   }
   if (!left.empty())
     throw ProvenanceError(fmt::format(
-        "the rotation from key {} to {} does not lead on from key {}, which you trust; give all rotations between them",
+        "the rotation from key {} to {} does not start from key {}, which you trust, or a successor of it; give all rotations between them",
         left[0].from, left[0].to.hint(), trusted.hint()));
   return trusted;
 }
 
 std::shared_ptr<const PublicKey> TrustOptions::key() const {
-  if (!given() && !rotations.empty()) throw UsageError("--rotations lead on from a key: give it with --public-key");
+  if (!given() && !rotations.empty()) throw UsageError("--rotations needs the key that they start from: give it with --public-key");
   if (!given()) return nullptr;
-  const std::vector<std::string> files = split_list(rotations);
-  return std::make_shared<const PublicKey>(with_rotations(PublicKey::read(public_key), {files.begin(), files.end()}));
+  return std::make_shared<const PublicKey>(with_rotations(PublicKey::read(public_key), {rotations.begin(), rotations.end()}));
 }
 
 }  // namespace overproof

@@ -4,12 +4,12 @@
 #include <openssl/crypto.h>
 
 #include <chrono>
-#include <ostream>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/json.h"
 #include "provenance/digest_cache.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 #include "provenance/key_rotation.h"
 #include "provenance/oms.h"
 
@@ -20,7 +20,7 @@ Json facts_of(const PublicKey& key) {
   return {{"curve", curve_name(key.curve())}, {"hint", key.hint()}, {"public_key", key.pem()}};
 }
 
-/// Whether `file` would stand among the files that are signed.
+/// Whether `file` would be among the files that are signed.
 bool is_inside(const fs::path& file, const fs::path& folder) {
   std::error_code error;
   const fs::path real = fs::weakly_canonical(file, error), root = fs::weakly_canonical(folder, error);
@@ -30,41 +30,36 @@ bool is_inside(const fs::path& file, const fs::path& folder) {
 
 }  // namespace
 
-int run_key_new(const NewKeyConfig& config, bool json, std::ostream& out) {
-  const fs::path file = config.out.empty() ? default_key_path() : fs::path(config.out);
+Answer run_key_new(const NewKeyConfig& config) {
+  const fs::path file = config.out.empty() ? default_key_path() : config.out;
   if (is_key_uri(file.string()))
     throw UsageError(fmt::format("{}: keys in tokens are made by the token's own tools", file.string()));
   std::error_code error;
   if (fs::exists(fs::symlink_status(file, error)))
     throw UsageError(
-        fmt::format("{}: is there already; a key is never overwritten, for what it signed would be orphaned", file.string()));
+        fmt::format("{}: exists already; a key is never overwritten, because its signatures could no longer be renewed", file.string()));
   std::string passphrase;
   if (config.encrypt) {
     const PassphraseSource source =
         config.key_passphrase_file.empty() ? passphrase_from_user() : passphrase_from_file(config.key_passphrase_file);
     passphrase = new_passphrase(source, file.string());
   } else if (!config.key_passphrase_file.empty()) {
-    throw UsageError("--key-passphrase-file: the key is not to be encrypted; say --encrypt");
+    throw UsageError("--key-passphrase-file needs --encrypt: without it the key is not encrypted");
   }
-  const Key key = Key::generate(config.curve == "p256" ? Curve::p256 : config.curve == "p384" ? Curve::p384 : Curve::p521);
+  const Key key = Key::generate(config.curve);
   std::string pem = key.private_pem(passphrase);
   OPENSSL_cleanse(passphrase.data(), passphrase.size());
   const bool created = create_key_file(file, pem);
   OPENSSL_cleanse(pem.data(), pem.size());
-  if (!created) throw UsageError(fmt::format("{}: somebody else made it just now; it was left alone", file.string()));
-  if (json) {
-    Json facts = facts_of(key.public_key());
-    facts["out"] = file.string();
-    facts["encrypted"] = config.encrypt;
-    out << facts.dump() << '\n';
-  } else {
-    out << fmt::format("{}: a {} key{}, hint {}\n{}", file.string(), curve_name(key.public_key().curve()),
-                       config.encrypt ? ", encrypted" : "", key.public_key().hint(), key.public_key().pem());
-  }
-  return 0;
+  if (!created) throw UsageError(fmt::format("{}: was made by another process in the meantime; it was not changed", file.string()));
+  Json facts = facts_of(key.public_key());
+  facts["out"] = file.string();
+  facts["encrypted"] = config.encrypt;
+  return {facts, fmt::format("{}: a {} key{}, hint {}\n{}", printable(file.string()), curve_name(key.public_key().curve()),
+                             config.encrypt ? ", encrypted" : "", key.public_key().hint(), key.public_key().pem())};
 }
 
-int run_key_show(const ShowKeyConfig& config, bool json, std::ostream& out) {
+Answer run_key_show(const ShowKeyConfig& config) {
   KeyOptions options = config.key;
   if (options.sign_with.empty()) {
     // Showing is no use of the key, so it makes none.
@@ -73,13 +68,11 @@ int run_key_show(const ShowKeyConfig& config, bool json, std::ostream& out) {
     options.key = file;
   }
   const PublicKey key = open_key(options).public_key();
-  if (config.pem) out << key.pem();
-  else if (json) out << facts_of(key).dump() << '\n';
-  else out << fmt::format("{} key, hint {}\n{}", curve_name(key.curve()), key.hint(), key.pem());
-  return 0;
+  return {facts_of(key),
+          config.pem ? key.pem() : fmt::format("{} key, hint {}\n{}", curve_name(key.curve()), key.hint(), key.pem())};
 }
 
-int run_key_rotate(const RotateKeyConfig& config, bool json, std::ostream& out) {
+Answer run_key_rotate(const RotateKeyConfig& config) {
   if (config.to.empty()) throw UsageError("key rotate: --to is missing (the new signing key)");
   if (config.out.empty()) throw UsageError("key rotate: --out is missing (file of the rotation)");
   KeyOptions old_options = config.key;
@@ -93,25 +86,24 @@ int run_key_rotate(const RotateKeyConfig& config, bool json, std::ostream& out) 
   if (!is_key_uri(config.to) && !fs::exists(config.to)) throw IoError(config.to, "cannot read the new signing key", ENOENT);
   const Key from = open_key(old_options), to = open_key(new_options);
   write_file_atomically(config.out, make_rotation(from, to));
-  if (json) out << Json{{"out", config.out}, {"from", from.public_key().hint()}, {"to", to.public_key().hint()}}.dump() << '\n';
-  else
-    out << fmt::format("{}: from key {}\n{}  to key {}\n", config.out, from.public_key().hint(),
-                       std::string(config.out.size(), ' '), to.public_key().hint());
-  return 0;
+  const std::string file = config.out.string();
+  return {{{"out", file}, {"from", from.public_key().hint()}, {"to", to.public_key().hint()}},
+          fmt::format("{}: from key {}\n{}  to key {}\n", printable(file), from.public_key().hint(),
+                      std::string(file.size(), ' '), to.public_key().hint())};
 }
 
-int run_sign(const SignConfig& config, const fs::path& folder, bool json, std::ostream& out) {
+Answer run_sign(const SignConfig& config, const fs::path& folder) {
   const auto started = std::chrono::steady_clock::now();
   if (config.trust_change_time && config.cache.empty())
-    throw UsageError("--trust-change-time needs --cache, which the times stand in");
+    throw UsageError("--trust-change-time needs --cache, the file with the times");
   if (!config.cache.empty() && is_inside(config.cache, folder))
-    throw UsageError(fmt::format("{}: stands in the folder that is to be signed, where it would be signed too; put it elsewhere",
-                                 config.cache));
-  const fs::path signature = config.signature.empty() ? folder / kModelSignatureName : fs::path(config.signature);
+    throw UsageError(fmt::format("{}: is in the folder to be signed, and would be signed too; put it elsewhere",
+                                 config.cache.string()));
+  const fs::path signature = config.signature.empty() ? folder / kModelSignatureName : config.signature;
   if (!config.signature.empty() && is_inside(signature, folder) &&
       fs::weakly_canonical(signature) != fs::weakly_canonical(folder / kModelSignatureName))
     throw UsageError(
-        fmt::format("{}: in the folder itself a signature must be called {}, or it would be a file that nobody signed",
+        fmt::format("{}: in the folder itself a signature must be called {}, or it would be an unsigned file in it",
                     signature.string(), kModelSignatureName));
   std::error_code error;
   if (fs::exists(fs::symlink_status(folder / kClaimsName, error)))
@@ -146,26 +138,22 @@ int run_sign(const SignConfig& config, const fs::path& folder, bool json, std::o
   if (!config.cache.empty()) write_digest_cache(config.cache, scan.cache, key);
 
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  if (json) {
-    Json facts = {{"signature", signature.string()},
-                  {"root", "sha256:" + scan.record.root.hex()},
-                  {"signer", key.public_key().hint()},
-                  {"files", scan.record.files.size()},
-                  {"bytes", scan.bytes},
-                  {"bytes_hashed", scan.bytes_hashed},
-                  {"bytes_in_row", scan.bytes_in_row},
-                  {"files_not_read", scan.files_not_read},
-                  {"seconds", seconds}};
-    if (!note.empty()) facts["note"] = note;
-    out << json_dump(facts) << '\n';
-    return 0;
-  }
-  if (!note.empty()) out << "note: " << note << '\n';
-  out << fmt::format("{}: {} files, {:.1f} MB, sha256:{} in {:.2f} s\n", signature.string(), scan.record.files.size(),
-                     double(scan.bytes) / 1e6, scan.record.root.hex(), seconds);
+  Json facts = {{"signature", signature.string()},
+                {"root", "sha256:" + scan.record.root.hex()},
+                {"signer", key.public_key().hint()},
+                {"files", scan.record.files.size()},
+                {"bytes", scan.bytes},
+                {"bytes_hashed", scan.bytes_hashed},
+                {"bytes_in_row", scan.bytes_in_row},
+                {"files_not_read", scan.files_not_read},
+                {"seconds", seconds}};
+  std::string text;
+  if (!note.empty()) facts["note"] = note, text = fmt::format("note: {}\n", printable(note));
+  text += fmt::format("{}: {} files, {:.1f} MB, sha256:{} in {:.2f} s\n", printable(signature.string()), scan.record.files.size(),
+                      double(scan.bytes) / 1e6, scan.record.root.hex(), seconds);
   if (scan.files_not_read > 0)
-    out << fmt::format("  {} files were not read: their times of change are as the cache says\n", scan.files_not_read);
-  return 0;
+    text += fmt::format("  {} files were not read: their times of change match the cache\n", scan.files_not_read);
+  return {facts, text};
 }
 
 }  // namespace overproof

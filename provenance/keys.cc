@@ -42,7 +42,7 @@ std::string drained(BIO* bio) {
   return std::string(data, size_t(size));
 }
 
-/// Never asks a terminal for a passphrase by itself, so that no program hangs.
+/// Never asks a terminal for a passphrase on its own, so that no program hangs.
 int no_passphrase(char*, int, int, void*) { return -1; }
 
 Curve curve_of(EVP_PKEY* key, const fs::path& origin) {
@@ -79,7 +79,7 @@ const EVP_MD* digest_for(Curve curve) {
 [[noreturn]] void openssl_failed(std::string_view action) {
   char reason[160] = "no reason given";
   if (const unsigned long code = ERR_get_error()) ERR_error_string_n(code, reason, sizeof reason);
-  throw ProvenanceError(fmt::format("{}: OpenSSL says {}", action, reason));
+  throw ProvenanceError(fmt::format("{}: OpenSSL reports {}", action, reason));
 }
 
 /// What the reader of a PEM file or a store asks for a passphrase.
@@ -100,7 +100,7 @@ struct Asked {
     return length;
   }
 
-  /// After a failure: says so if the passphrase is to blame.
+  /// After a failure: throws if the passphrase was the cause.
   void check() const {
     if (answered) throw UsageError(fmt::format("{}: the passphrase is wrong, or the key is damaged", key));
     if (asked)
@@ -251,7 +251,7 @@ Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
     char reason[160] = "no reason given";
     if (const unsigned long code = ERR_peek_last_error()) ERR_error_string_n(code, reason, sizeof reason);
     ERR_clear_error();
-    throw UsageError(fmt::format("{}: {} (OpenSSL says {})", uri, what, reason));
+    throw UsageError(fmt::format("{}: {} (OpenSSL reports {})", uri, what, reason));
   };
   if (!store)
     failed(scheme == "file"
@@ -279,12 +279,12 @@ Key Key::open_uri(const std::string& uri, const PassphraseSource& passphrase) {
     failed("no private key is there");
   }
   ERR_clear_error();
-  if (keys > 1) throw UsageError(fmt::format("{}: names {} keys; say which one is to sign", uri, keys));
+  if (keys > 1) throw UsageError(fmt::format("{}: names {} keys; make the URI name one", uri, keys));
   return of(std::move(found), uri);
 }
 
-Key Key::by_command(const std::string& command, PublicKey key, int64_t timeout_s) {
-  auto signer = make_command_signer(command, key, timeout_s);
+Key Key::by_command(const std::string& command, PublicKey key, std::chrono::milliseconds timeout) {
+  auto signer = make_command_signer(command, key, timeout);
   return Key(std::move(signer), std::move(key));
 }
 
@@ -327,7 +327,7 @@ Key open_key(const KeyOptions& options) {
   if (!options.key.empty()) throw UsageError("--key and --sign-with: only one of them can sign");
   if (options.public_key_of.empty())
     throw UsageError("--sign-with needs --public-key-of FILE, the public key that its signatures are checked by");
-  return Key::by_command(options.sign_with, PublicKey::read(options.public_key_of), options.sign_timeout);
+  return Key::by_command(options.sign_with, PublicKey::read(options.public_key_of), std::chrono::seconds(options.sign_timeout));
 }
 
 }  // namespace overproof

@@ -3,6 +3,7 @@
 // The digest follows the curve: SHA-256, SHA-384, SHA-512. Signatures are DER (SEC 1, X9.62) and randomised: signing the
 // same bytes twice gives two signatures, so nothing that must be reproducible may contain one.
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -52,7 +53,7 @@ using PassphraseSource = std::function<std::optional<std::string>(const std::str
 /// $OVERPROOF_KEY_PASSPHRASE, else a question on the terminal that started the program, without echo; nothing where there is
 /// none.
 PassphraseSource passphrase_from_user();
-/// The first line of a file. Throws ProvenanceError when anyone but its owner may read it, UsageError when it is empty.
+/// The first line of a file. Throws ProvenanceError when users other than its owner may read it, FormatError when it is empty.
 PassphraseSource passphrase_from_file(const fs::path& file);
 /// Asks twice on a terminal: for a new key. Throws UsageError when there is none to be had, or an empty one.
 std::string new_passphrase(const PassphraseSource& source, const std::string& key);
@@ -68,7 +69,7 @@ class Signer {
 class Key {
  public:
   static Key generate(Curve curve = Curve::p256);
-  /// Throws ProvenanceError when anyone but its owner may read the file, UsageError when it is encrypted and the passphrase is
+  /// Throws ProvenanceError when users other than its owner may read the file, UsageError when it is encrypted and the passphrase is
   /// missing or wrong, FormatError when it is no such key, with the reason.
   static Key read(const fs::path& file, const PassphraseSource& passphrase = passphrase_from_user());
   /// A key that OpenSSL finds by its URI: "pkcs11:token=...;object=..." where a provider for it is configured, "file:...". The
@@ -77,8 +78,8 @@ class Key {
   /// Signatures by a program: it is given what is to be signed (not its digest) on standard input, and writes the DER signature,
   /// ECDSA with the digest of the curve, to standard output. It runs without a shell; `command` is split at spaces, and quotes
   /// hold words together. What it returns is verified before it is used. sign() throws ProvenanceError when it fails, takes
-  /// longer than `timeout_s`, or returns anything else.
-  static Key by_command(const std::string& command, PublicKey key, int64_t timeout_s);
+  /// longer than `timeout`, or returns anything else.
+  static Key by_command(const std::string& command, PublicKey key, std::chrono::milliseconds timeout);
 
   const PublicKey& public_key() const { return public_key_; }
   std::string sign(std::string_view message) const { return signer_->sign(message); }  ///< DER
@@ -106,9 +107,10 @@ Key load_or_create_key(const fs::path& file = default_key_path(), const Passphra
 /// Writes a private key into a file that must not exist yet, mode 0600. False when it does.
 bool create_key_file(const fs::path& file, std::string_view private_pem);
 
-/// How the command line says which key signs. Verbs that sign visit this among their own options.
+/// Options of verbs that sign: which key signs.
 struct KeyOptions {
-  std::string key, key_passphrase_file, sign_with, public_key_of;
+  std::string key, sign_with;  ///< `key` may be a URI
+  fs::path key_passphrase_file, public_key_of;
   int64_t sign_timeout = 120;
   template <class V>
   void visit(V&& v) {

@@ -44,7 +44,7 @@ enum class Entry {
 /// Where an artifact's content comes from.
 enum class Origin { inputs, outside, seed };
 
-/// Which check shows that an artifact was made as its statement says.
+/// Which check shows that an artifact was made as recorded.
 enum class ShownBy {
   nothing,    ///< no check: it comes from outside
   recompute,  ///< `audit recompute` makes it again

@@ -32,7 +32,7 @@ using SubtreeHash = std::function<Digest(int64_t begin, int64_t end)>;
 
 /// PATH(index, D_size), section 2.1.3.1, from the leaf's sibling to the root's child. 0 <= index < size.
 std::vector<Digest> inclusion_path(int64_t index, int64_t size, const SubtreeHash& subtree);
-/// Section 2.1.3.2. Takes any numbers; false unless the leaf hash stands at `index` of the tree with that size and root.
+/// Section 2.1.3.2. Takes any numbers; false unless the leaf hash is at `index` of the tree with that size and root.
 bool verify_inclusion(const Digest& leaf_hash, int64_t index, int64_t size, std::span<const Digest> path, const Digest& root);
 
 /// PROOF(first, D_second), section 2.1.4.1. 1 <= first <= second; empty when they are equal.

@@ -6,8 +6,9 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/json_object.h"
 #include "provenance/dsse.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 
 namespace overproof {
 namespace {
@@ -28,35 +29,31 @@ void sort_by_name(std::vector<FileRecord>& files) {
   std::sort(files.begin(), files.end(), [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
 }
 
-OmsManifest read_statement(const Json& statement, const fs::path& origin) {
-  expect_json_text(statement, "_type", kStatementType, origin);
-  expect_json_text(statement, "predicateType", kPredicateType, origin);
-  const Json& subjects = json_list(statement, "subject", origin);
-  if (subjects.size() != 1) throw FormatError(origin, -1, "expected exactly one subject");
-  const Json& predicate = json_field(statement, "predicate", origin);
-  const Json& serialization = json_field(predicate, "serialization", origin);
-  expect_json_text(serialization, "method", "files", origin);
-  expect_json_text(serialization, "hash_type", "sha256", origin);
+OmsManifest read_statement(const JsonObject& statement) {
+  statement.expect_text("_type", kStatementType);
+  statement.expect_text("predicateType", kPredicateType);
+  const std::vector<JsonObject> subjects = statement.objects("subject");
+  if (subjects.size() != 1) statement.fail("subject", "must hold exactly one subject");
+  const JsonObject predicate = statement.object("predicate"), serialization = predicate.object("serialization");
+  serialization.expect_text("method", "files");
+  serialization.expect_text("hash_type", "sha256");
 
   OmsManifest manifest;
-  if (serialization.contains("ignore_paths"))
-    for (const Json& path : json_list(serialization, "ignore_paths", origin)) manifest.expects_claims |= path == kClaimsName;
-  manifest.model_name = json_text(subjects[0], "name", origin);
-  manifest.root = json_digest(json_field(subjects[0], "digest", origin), "sha256", origin);
-  for (const Json& resource : json_list(predicate, "resources", origin)) {
-    const std::string& name = json_text(resource, "name", origin);
+  for (const Json& path : serialization.list_or_empty("ignore_paths")) manifest.expects_claims |= path == kClaimsName;
+  manifest.model_name = subjects[0].text("name");
+  manifest.root = subjects[0].object("digest").digest("sha256");
+  for (const JsonObject& resource : predicate.objects("resources")) {
+    const std::string name = resource.text("name");
     // "." is how a signature of a single file names that file.
-    if (name != "." && !is_safe_relative_name(name))
-      throw FormatError(origin, -1, fmt::format("the name '{}' leaves the folder", name));
-    expect_json_text(resource, "algorithm", "sha256", origin);
-    manifest.files.push_back({name, -1, json_digest(resource, "digest", origin)});
+    if (name != "." && !is_safe_relative_name(name)) resource.fail("name", fmt::format("'{}' leaves the folder", name));
+    resource.expect_text("algorithm", "sha256");
+    manifest.files.push_back({name, -1, resource.digest("digest")});
   }
   // Their writer sorts and their reader hashes in the order listed: both must hold, or two readers see two roots.
   for (size_t i = 1; i < manifest.files.size(); ++i)
     if (!oms_name_less(manifest.files[i - 1].name, manifest.files[i].name))
-      throw FormatError(origin, -1, fmt::format("'{}' stands out of order or twice", manifest.files[i].name));
-  if (root_of_sorted(manifest.files) != manifest.root)
-    throw FormatError(origin, -1, "the root digest is not that of the files listed");
+      predicate.fail("resources", fmt::format("lists '{}' out of order or twice", manifest.files[i].name));
+  if (root_of_sorted(manifest.files) != manifest.root) statement.fail("the root digest is not that of the files listed");
   return manifest;
 }
 
@@ -107,19 +104,20 @@ std::string make_oms_bundle(const std::string& model_name, const std::vector<Fil
 }
 
 OmsManifest read_oms_bundle(std::string_view bundle_text, const fs::path& origin, const PublicKey* key) {
-  const Json bundle = parse_json(bundle_text, origin);
-  expect_json_text(bundle, "mediaType", kMediaType, origin);
-  const Json& material = json_field(bundle, "verificationMaterial", origin);
-  const Json& public_key = json_field(material, "publicKey", origin);
-  expect_json_fields(bundle, {"mediaType", "verificationMaterial", "dsseEnvelope"}, origin);
-  expect_json_fields(material, {"publicKey", "tlogEntries"}, origin);
-  expect_json_fields(public_key, {"hint", "rawBytes", "keyDetails"}, origin);
-  const std::string hint = public_key.contains("hint") ? json_text(public_key, "hint", origin) : "";
+  const Json json = parse_json(bundle_text, origin);
+  const JsonObject bundle(json, origin);
+  bundle.expect_text("mediaType", kMediaType);
+  bundle.expect_only({"mediaType", "verificationMaterial", "dsseEnvelope"});
+  const JsonObject material = bundle.object("verificationMaterial"), public_key = material.object("publicKey");
+  material.expect_only({"publicKey", "tlogEntries"});
+  public_key.expect_only({"hint", "rawBytes", "keyDetails"});
+  const std::string hint = public_key.text("hint", "");
 
-  const Envelope envelope = Envelope::from_json(json_field(bundle, "dsseEnvelope", origin), origin);
+  const Envelope envelope = Envelope::from_json(bundle.at("dsseEnvelope"), origin);
   if (envelope.payload_type != kInTotoPayloadType)
-    throw FormatError(origin, -1, fmt::format("payload of type '{}', expected '{}'", envelope.payload_type, kInTotoPayloadType));
-  OmsManifest manifest = read_statement(parse_json(envelope.payload, origin), origin);
+    bundle.fail("dsseEnvelope", fmt::format("has a payload of type '{}', expected '{}'", envelope.payload_type, kInTotoPayloadType));
+  const Json statement = parse_json(envelope.payload, origin);
+  OmsManifest manifest = read_statement(JsonObject(statement, origin));
   manifest.key_hint = hint;
   manifest.signature_valid = key && (hint.empty() || hint == key->hint()) && envelope.verify(*key);
   return manifest;

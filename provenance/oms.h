@@ -16,7 +16,7 @@ namespace overproof {
 inline constexpr std::string_view kModelSignatureName = "model.sig";
 inline constexpr std::string_view kClaimsName = "claims.jsonl";
 
-/// Names are ordered part by part, as Python orders paths: "a/b" stands before "a-b" although '/' is after '-'.
+/// Names are ordered part by part, as Python orders paths: "a/b" comes before "a-b" although '/' is after '-'.
 bool oms_name_less(std::string_view a, std::string_view b);
 
 /// What no OMS verifier hashes in a folder that lists these as ignored: the signature, the claims, and git's own files.
@@ -41,7 +41,7 @@ enum class OmsRoomFor { claims, signature_only };
 std::string make_oms_bundle(const std::string& model_name, const std::vector<FileRecord>& files, const Key& key,
                             OmsRoomFor room = OmsRoomFor::claims);
 
-/// Reads a bundle of key signing and whole-file SHA-256, whoever made it. `key`: nullptr checks no signature. Throws
+/// Reads a bundle of key signing and whole-file SHA-256, made by any tool. `key`: nullptr checks no signature. Throws
 /// FormatError when it is malformed or its root is not that of its list.
 OmsManifest read_oms_bundle(std::string_view text, const fs::path& origin, const PublicKey* key);
 

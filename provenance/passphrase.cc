@@ -65,7 +65,7 @@ std::optional<std::string> ask_on_terminal(const std::string& question) {
     int fd;
     ~Close() { ::close(fd); }
   } const owner{fd};
-  // In the background nobody could answer, and reading would stop the program.
+  // A program in the background gets no answer, and reading would stop it.
   if (::tcgetpgrp(fd) != ::getpgrp()) return std::nullopt;
   const NoEcho quiet(fd);
   if (::write(fd, question.data(), question.size()) < 0) return std::nullopt;
@@ -93,7 +93,7 @@ PassphraseSource passphrase_from_file(const fs::path& file) {
                                         unsigned(status.st_mode & 07777), file.string()));
     *line = read_line(fd.get(), file);
     if (line->empty())
-      throw UsageError(fmt::format("{}: the first line, which should be the passphrase, is empty", file.string()));
+      throw FormatError(file, 0, "the first line, which should be the passphrase, is empty");
     return *line;
   };
 }

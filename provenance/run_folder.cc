@@ -48,7 +48,7 @@ int resolve(const std::vector<ArtifactNode>& nodes, const Dependency& input) {
 void check_statements(std::vector<ArtifactNode>& nodes) {
   for (ArtifactNode& node : nodes) {
     const Lineage* lineage = node.lineage();
-    if (!lineage || lineage->format < 2) continue;  // format 1 binds files alone: verify says so
+    if (!lineage || lineage->format < 2) continue;  // format 1 binds files alone: verify reports it
     for (const auto& [slot, index] : node.parents) {
       if (index < 0) continue;
       const Dependency& input = lineage->inputs.at(slot);
@@ -75,7 +75,7 @@ void bind_parents(std::vector<ArtifactNode>& nodes) {
   }
 }
 
-/// Parents before children (Kahn's algorithm, by name where free to choose). What is left over stands in a cycle.
+/// Parents before children (Kahn's algorithm, by name where free to choose). What is left over is in a cycle, or made from one.
 std::vector<int> topological(const std::vector<ArtifactNode>& nodes, std::vector<int>& left_over) {
   std::vector<int> order;
   std::vector<bool> done(nodes.size());
@@ -156,7 +156,11 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
   order.insert(order.end(), left_over.begin(), left_over.end());
   run.nodes = pick(nodes, order);
   bind_parents(run.nodes);
-  for (size_t i = sound; i < run.nodes.size(); ++i) run.cyclic.push_back(int(i));
+  for (size_t i = sound; i < run.nodes.size(); ++i) {
+    run.cyclic.push_back(int(i));
+    run.nodes[i].check.faults.push_back(
+        {"", "its lineage contains a cycle", "genuine statements cannot be cyclic: do not trust these artifacts"});
+  }
   check_statements(run.nodes);
   return run;
 }

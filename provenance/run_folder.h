@@ -26,7 +26,7 @@ struct RunFolder {
   bool single = false;                        ///< asked about one artifact: only it and its ancestors are here
   std::vector<ArtifactNode> nodes;            ///< parents before children, else by name; artifacts in a cycle come last
   std::vector<std::string> unsigned_folders;  ///< folders in the run that carry no signature at all
-  std::vector<int> cyclic;                    ///< nodes that are their own ancestors
+  std::vector<int> cyclic;                    ///< nodes that are their own ancestors, or made from one; each has a fault
   const ArtifactNode* find(std::string_view name) const;
   /// The node and all it was made from, as indices.
   std::vector<int> ancestors_of(int node) const;
@@ -36,7 +36,7 @@ struct RunFolder {
 /// input by another statement than is here has a fault. Throws IoError, and UsageError when there is no artifact.
 RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
 
-/// The run that `path` is, or stands in as an artifact; nothing where it is neither.
+/// The run that `path` is, or is an artifact of; nothing where it is neither.
 std::optional<fs::path> run_of(const fs::path& path);
 
 }  // namespace overproof

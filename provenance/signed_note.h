@@ -2,8 +2,8 @@
 // C2SP signed notes (https://c2sp.org/signed-note) with Ed25519 (RFC 8032), and the checkpoints
 // (https://c2sp.org/tlog-checkpoint) in them: how the root of a tree is signed so that the tools of transparency logs read it.
 //
-// The note key is a key of its own, beside the signing key, in the file "<signing key>.note". It is not derived from the signing
-// key: that may stand in a token or behind a command and then gives no secret to derive from, one key must be replaceable without
+// The note key is a key of its own, next to the signing key, in the file "<signing key>.note". It is not derived from the signing
+// key: that may be in a token or behind a command and then gives no secret to derive from, one key must be replaceable without
 // the other, and the same scalar in two signature schemes has no proof of security. `audit checkpoint` signs with the signing key
 // which note key is its owner's. Ed25519 is deterministic, so one key and one tree give one note, byte for byte.
 //
@@ -48,7 +48,7 @@ class NoteSigner {
   /// A new key. `name`: as a URL without scheme, "example.com/corpora"; "": "overproof-" and ten bytes of the key's digest.
   static NoteSigner generate(const std::string& name = "");
   static NoteSigner parse(std::string_view text, const fs::path& origin);
-  /// Reads the key, or makes one: mode 0600, its public key beside it in "<file>.pub".
+  /// Reads the key, or makes one: mode 0600, and its public key in "<file>.pub".
   static NoteSigner load_or_create(const fs::path& file, const std::string& name = "");
   const NoteVerifier& verifier() const { return verifier_; }
   std::string text() const;                          ///< the private key
@@ -66,7 +66,7 @@ class NoteSigner {
 /// "<signing key>.note".
 fs::path note_key_path(const fs::path& signing_key);
 
-/// The text of a note, whoever signed it. Throws FormatError when it is no note.
+/// The text of a note with any signer. Throws FormatError when it is no note.
 std::string unverified_note_text(std::string_view note, const fs::path& origin);
 
 /// The text of a note that the key has signed. Signatures of other keys (witnesses) are passed over, as the format asks. Throws

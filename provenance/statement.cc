@@ -5,8 +5,9 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/json_object.h"
 #include "provenance/dsse.h"
-#include "provenance/json_fields.h"
+#include "provenance/signed_json.h"
 #include "provenance/lineage_kinds.h"
 #include "provenance/oms.h"
 
@@ -28,9 +29,7 @@ bool is_plain_name(std::string_view name) {
 
 Json digest_json(const Digest& digest) { return {{"sha256", digest.hex()}}; }
 
-Digest digest_from(const Json& descriptor, const fs::path& origin) {
-  return json_digest(json_field(descriptor, "digest", origin), "sha256", origin);
-}
+Digest digest_from(const JsonObject& descriptor) { return descriptor.object("digest").digest("sha256"); }
 
 void check(const Lineage& lineage) {
   const LineageKind* kind = find_lineage_kind(lineage.kind);
@@ -45,13 +44,51 @@ void check(const Lineage& lineage) {
       throw UsageError(fmt::format("{}: '{}' cannot be a file of an artifact", lineage.stage, file.name));
 }
 
-FileRecord read_file_subject(const Json& subject, const fs::path& origin) {
-  const std::string& name = json_text(subject, "name", origin);
-  const Json& bytes = json_field(json_field(subject, "annotations", origin), "bytes", origin);
-  if (!is_safe_relative_name(name)) throw FormatError(origin, -1, fmt::format("the name '{}' leaves the folder", name));
-  if (!bytes.is_number_unsigned() || bytes.get<uint64_t>() > uint64_t(INT64_MAX))
-    throw FormatError(origin, -1, fmt::format("'{}' has no size", name));
-  return {name, bytes.get<int64_t>(), digest_from(subject, origin)};
+FileRecord read_file_subject(const JsonObject& subject) {
+  const std::string name = subject.text("name");
+  if (!is_safe_relative_name(name)) subject.fail("name", fmt::format("'{}' leaves the folder", name));
+  return {name, subject.object("annotations").integer("bytes", 0, INT64_MAX), digest_from(subject)};
+}
+
+void read_definition(const JsonObject& definition, Lineage& lineage) {
+  definition.expect_text("buildType", build_type(lineage.stage));
+  lineage.config = definition.at("externalParameters");
+  const JsonObject internal = definition.object("internalParameters");
+  lineage.stage_key = internal.text("stageKey");
+  lineage.threads = internal.integer("threads", 1, kMostThreads, 0);
+  for (const JsonObject& input : definition.objects("resolvedDependencies")) {
+    const JsonObject annotations = input.object("annotations");
+    Dependency dependency{annotations.text("artifact"), digest_from(input)};
+    if (lineage.format > 1 && annotations.has(kStatementAnnotation)) dependency.statement = annotations.digest(kStatementAnnotation);
+    if (!lineage.inputs.emplace(input.text("name"), std::move(dependency)).second) input.fail("name", "is listed twice");
+  }
+}
+
+void read_run(const JsonObject& run, const fs::path& origin, Lineage& lineage) {
+  const JsonObject builder = run.object("builder"), versions = builder.object("version");
+  for (const auto& [name, version] : versions.json().items()) lineage.builder[name] = versions.text(name);
+  for (const JsonObject& item : builder.objects_or_empty("builderDependencies"))
+    if (item.text("name") == "signing-key") {
+      lineage.signer_pem = base64_decode(item.text("content"), origin);
+      if (sha256(lineage.signer_pem) != digest_from(item)) item.fail("the signing key does not match the digest next to it");
+    }
+  for (const JsonObject& item : run.objects("byproducts"))
+    if (item.text("name") == "metrics") {
+      lineage.metrics = item.at("annotations");
+      if (sha256(json_dump(lineage.metrics)) != digest_from(item)) item.fail("the metrics do not match the digest next to them");
+    }
+}
+
+void read_subjects(const JsonObject& statement, Lineage& lineage) {
+  const std::vector<JsonObject> subjects = statement.objects("subject");
+  if (subjects.size() < 2) statement.fail("subject", "lists no files");
+  lineage.name = subjects[0].text("name");
+  lineage.root = digest_from(subjects[0]);
+  for (size_t i = 1; i < subjects.size(); ++i) lineage.files.push_back(read_file_subject(subjects[i]));
+  for (size_t i = 1; i < lineage.files.size(); ++i)
+    if (!oms_name_less(lineage.files[i - 1].name, lineage.files[i].name))
+      statement.fail("subject", fmt::format("lists '{}' out of order or twice", lineage.files[i].name));
+  if (oms_root(lineage.files) != lineage.root) statement.fail("subject", "has a root digest that is not that of the files listed");
 }
 
 }  // namespace
@@ -95,70 +132,19 @@ std::string make_statement(const Lineage& lineage) {
 }
 
 Lineage read_statement(std::string_view text, const fs::path& origin) {
-  const Json statement = parse_json(text, origin);
-  expect_json_text(statement, "_type", kStatementType, origin);
-  expect_json_text(statement, "predicateType", kLineagePredicateType, origin);
-  const Json& predicate = json_field(statement, "predicate", origin);
-  const Json& extension = json_field(predicate, "overproof_lineage", origin);
-  const Json& version = json_field(extension, "formatVersion", origin);
-  if (version != 1 && version != kStatementFormat)
-    throw FormatError(origin, -1,
-                      fmt::format("statement of format {}; this program reads 1 and {}", version.dump(), kStatementFormat));
-
+  const Json json = parse_json(text, origin);
+  const JsonObject statement(json, origin);
+  statement.expect_text("_type", kStatementType);
+  statement.expect_text("predicateType", kLineagePredicateType);
+  const JsonObject predicate = statement.object("predicate"), extension = predicate.object("overproof_lineage");
   Lineage lineage;
-  lineage.format = version.get<int>();
+  lineage.format = int(extension.integer("formatVersion", 1, kStatementFormat));
   lineage.statement = sha256(text);
-  lineage.kind = json_text(extension, "kind", origin);
-  lineage.stage = json_text(extension, "stage", origin);
-
-  const Json& definition = json_field(predicate, "buildDefinition", origin);
-  expect_json_text(definition, "buildType", build_type(lineage.stage), origin);
-  lineage.config = json_field(definition, "externalParameters", origin);
-  const Json& internal = json_field(definition, "internalParameters", origin);
-  lineage.stage_key = json_text(internal, "stageKey", origin);
-  if (internal.contains("threads")) {
-    if (!internal["threads"].is_number_integer() || internal["threads"] < 1 || internal["threads"] > kMostThreads)
-      throw FormatError(origin, -1, "'threads' is no number of threads");
-    lineage.threads = internal["threads"].get<int64_t>();
-  }
-  for (const Json& input : json_list(definition, "resolvedDependencies", origin)) {
-    const Json& annotations = json_field(input, "annotations", origin);
-    Dependency dependency{json_text(annotations, "artifact", origin), digest_from(input, origin)};
-    if (lineage.format > 1 && annotations.contains(kStatementAnnotation))
-      dependency.statement = json_digest(annotations, kStatementAnnotation, origin);
-    if (!lineage.inputs.emplace(json_text(input, "name", origin), std::move(dependency)).second)
-      throw FormatError(origin, -1, fmt::format("input '{}' is listed twice", json_text(input, "name", origin)));
-  }
-
-  const Json& run = json_field(predicate, "runDetails", origin);
-  const Json& builder = json_field(run, "builder", origin);
-  for (const auto& [name, version] : json_field(builder, "version", origin).items()) {
-    if (!version.is_string()) throw FormatError(origin, -1, "a version of the builder is not a text");
-    lineage.builder[name] = version.get<std::string>();
-  }
-  if (builder.contains("builderDependencies"))
-    for (const Json& item : json_list(builder, "builderDependencies", origin))
-      if (json_text(item, "name", origin) == "signing-key") {
-        lineage.signer_pem = base64_decode(json_text(item, "content", origin), origin);
-        if (sha256(lineage.signer_pem) != digest_from(item, origin))
-          throw FormatError(origin, -1, "the signing key does not match the digest next to it");
-      }
-  for (const Json& item : json_list(run, "byproducts", origin))
-    if (json_text(item, "name", origin) == "metrics") {
-      lineage.metrics = json_field(item, "annotations", origin);
-      if (sha256(json_dump(lineage.metrics)) != digest_from(item, origin))
-        throw FormatError(origin, -1, "the metrics do not match the digest next to them");
-    }
-
-  const Json& subjects = json_list(statement, "subject", origin);
-  if (subjects.size() < 2) throw FormatError(origin, -1, "a statement about no files");
-  lineage.name = json_text(subjects[0], "name", origin);
-  lineage.root = digest_from(subjects[0], origin);
-  for (size_t i = 1; i < subjects.size(); ++i) lineage.files.push_back(read_file_subject(subjects[i], origin));
-  for (size_t i = 1; i < lineage.files.size(); ++i)
-    if (!oms_name_less(lineage.files[i - 1].name, lineage.files[i].name))
-      throw FormatError(origin, -1, fmt::format("'{}' stands out of order or twice", lineage.files[i].name));
-  if (oms_root(lineage.files) != lineage.root) throw FormatError(origin, -1, "the root digest is not that of the files listed");
+  lineage.kind = extension.text("kind");
+  lineage.stage = extension.text("stage");
+  read_definition(predicate.object("buildDefinition"), lineage);
+  read_run(predicate.object("runDetails"), origin, lineage);
+  read_subjects(statement, lineage);
   try {
     check(lineage);
   } catch (const UsageError& e) {

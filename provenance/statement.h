@@ -6,20 +6,19 @@
 //   buildDefinition.buildType                  urn:overproof:stage:<stage>:v1
 //   buildDefinition.externalParameters         the effective configuration
 //   buildDefinition.internalParameters         {"stageKey"}: digest of all that decides whether the stage must run again;
-//                                              {"threads"}, where known: sums inside libtorch can depend on them by their last
-//                                              bit
+//                                              {"threads"}, where known: the last bit of sums in libtorch can depend on it
 //   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name,
 //                                              annotations.statementSha256 = SHA-256 of the input's own statement
 //   runDetails.builder                         id, version and, as builderDependencies, the public key
 //   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
 //   overproof_lineage                          {"formatVersion", "kind", "stage"}; SLSA reserves <vendor>_<name> for us
 //
-// Format 2 binds an input by its files (root) and by what is said of them: statementSha256 is the digest of the statement's text,
+// Format 2 binds an input by its files (root) and by its statement: statementSha256 is the digest of the statement's text,
 // the payload of its DSSE envelope, so no configuration, metric, licence or input of an ancestor can be signed anew without
 // breaking every descendant. An input that no stage of ours made has a root only. Statements of format 1 have no statementSha256
-// anywhere; they stay readable, and `audit verify` says of them that they bind files alone.
+// anywhere; they stay readable, and `audit verify` names them as binding files alone.
 //
-// `kind` is how the artifact relates to its inputs: see provenance/lineage_kinds.h. No time of day and no path stands in a statement:
+// `kind` is how the artifact relates to its inputs: see provenance/lineage_kinds.h. A statement has no time of day and no path:
 // the same inputs, configuration, build and key give the same bytes. The signature around it differs each time.
 
 #include <map>

@@ -1,6 +1,6 @@
 #pragma once
 // Merkle trees as C2SP tlog-tiles (https://c2sp.org/tlog-tiles): hash i of level l is MTH(D[i 256^l : (i+1) 256^l]), and a tile
-// is 256 such hashes in a row, or fewer at the right edge. Every proof is computed from a few tiles; nothing else is kept of a
+// is 256 such hashes in a row, or fewer in the last one. Every proof is computed from a few tiles; nothing else is kept of a
 // tree. An artifact stores a level as one run of hashes (tile n is its bytes [8192 n, 8192 n + 8192)): one file a tile would put
 // 39,000 files into the signed list of a corpus of 10 million documents. The file layout is written where a tree is published.
 

@@ -1,8 +1,9 @@
 #include "audit/facts.h"
 
-#include <catch2/catch.hpp>
+#include <fmt/format.h>
 
-#include <sstream>
+#include <catch2/catch.hpp>
+#include <cstdint>
 
 #include "audit/diff.h"
 #include "audit/policy.h"
@@ -51,7 +52,7 @@ TEST_CASE("facts are those of the statements") {
   CHECK_FALSE(ancestors_missing(one, one.artifacts[size_t(one.subject)]));
 }
 
-TEST_CASE("ways into a model follow its edges") {
+TEST_CASE("ways into a model follow the lineage kinds") {
   const SyntheticRun run;
   const LineageFacts facts = collect_facts(run.path(), nullptr);
   CHECK(ways(facts, "int8", "teacher") == "weights outputs tokenizer statistics ");
@@ -80,21 +81,75 @@ TEST_CASE("what does not hold is refused, or left out where that is asked for") 
   CHECK_THROWS_AS(collect_facts(run.path() / "teacher", &stranger.public_key()), ProvenanceError);
 }
 
-TEST_CASE("a licence table of odd shapes is an error or nothing, never a crash") {
-  for (const char* text : {"[]", "{\"licenses\": {}}", "{\"licenses\": {\"MIT\": 3}}",
-                           "{\"licenses\": {\"MIT\": {\"documents\": -1, \"bytes\": 1e400}}}", "{\"licenses\": []}", "{",
-                           "{\"licenses\": {\"MIT\": {\"documents\": 18446744073709551615}}}"}) {
+TEST_CASE("a licence table is read whole, or refused") {
+  const auto corpus_with = [](const std::string& table) {
     const SyntheticRun run;
-    write_text(run.path() / "corpus/licenses.json", text);
+    write_text(run.path() / "corpus/licenses.json", table);
     run.seal("corpus", "corpus", "corpus-of", {{"tokenizer", "teacher"}});
-    try {
-      const LineageFacts facts = collect_facts(run.path() / "corpus", nullptr);
-      const CorpusFacts& corpus = *facts.artifacts[size_t(facts.subject)].corpus;
-      CHECK(corpus.total.documents >= 0);
-      CHECK(judge(facts, &facts.artifacts[size_t(facts.subject)], default_policy(), {}).items.size() >= 1);
-    } catch (const FormatError&) {
-    }
+    const LineageFacts facts = collect_facts(run.path() / "corpus", nullptr);
+    return *facts.artifacts[size_t(facts.subject)].corpus;
+  };
+  CHECK(corpus_with("{}").licenses.empty());
+  CHECK(corpus_with(R"({"licenses": {}})").total.documents == 0);
+  const CorpusFacts partial = corpus_with(R"({"licenses": {"MIT": {"documents": 3}, "ISC": {"documents": 4, "bytes": 9}}})");
+  CHECK(partial.total.documents == 7);
+  CHECK(partial.total.bytes == 9);
+  CHECK(partial.total.tokens == 0);
+  // Sums stop where they would overflow: 2^53 is the most of one row.
+  std::string rows;
+  for (int i = 0; i < 1100; ++i) rows += fmt::format("{}\"L{}\": {{\"bytes\": 9007199254740992}}", i ? ", " : "", i);
+  CHECK(corpus_with("{\"licenses\": {" + rows + "}}").total.bytes == INT64_MAX);
+  for (const char* wrong :
+       {"[]", "{", R"({"licenses": []})", R"({"licenses": {"MIT": 3}})", R"({"licenses": {"MIT": {"documents": -1}}})",
+        R"({"licenses": {"MIT": {"bytes": 1.5}}})", R"({"licenses": {"MIT": {"bytes": 1e400}}})",
+        R"({"licenses": {"MIT": {"documents": 18446744073709551615}}})", R"({"sources": {"a": []}})"}) {
+    INFO(wrong);
+    CHECK_THROWS_AS(corpus_with(wrong), FormatError);
   }
+}
+
+TEST_CASE("an evaluation's rows belong to the artifacts in their slots") {
+  const SyntheticRun run;
+  const LineageFacts facts = collect_facts(run.path(), nullptr);
+  const ArtifactFacts& evaluation = named(facts, "evaluation");
+  REQUIRE(evaluation.evaluation);
+  REQUIRE(evaluation.evaluation->models.size() == 2);
+  const EvaluatedModel& int8 = evaluation.evaluation->models[1];
+  CHECK(facts.artifacts[size_t(int8.artifact)].name == "int8");
+  CHECK(int8.perplexity == 20.25);
+  CHECK(int8.bytes == 700.0);
+  CHECK_FALSE(evaluation.evaluation->tokens);
+  CHECK(named(facts, "int8").is_end);
+  CHECK_FALSE(named(facts, "calibrated").is_end);
+  CHECK(facts.find("student")->inputs.size() == 3);
+  CHECK(facts.builders.at("overproof") == std::set<std::string>{"0.1.0"});
+
+  write_text(run.path() / "evaluation/evaluation.json", R"({"models": [{"name": "int8", "kl_mean": "low"}]})");
+  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  CHECK_THROWS_AS(collect_facts(run.path(), nullptr), FormatError);
+  const LineageFacts tolerant = collect_facts(run.path(), nullptr, {.tolerate_faults = true});
+  REQUIRE(tolerant.left_out.size() == 1);
+  CHECK(tolerant.run.nodes[size_t(tolerant.left_out[0].node)].name == "evaluation");
+}
+
+TEST_CASE("audit records come with what they are about") {
+  const SyntheticRun run;
+  const auto record = [&](const std::string& file, const std::vector<AuditSubject>& subjects) {
+    write_audit_record(run.path() / kAuditFolder / file, {"replay", subjects, {{"holds", true}}}, run.key);
+  };
+  record("a.json", {{"student", run.root("student"), run.statement("student")}});
+  record("b.json", {{"student", run.root("student"), sha256("another statement")}});
+  record("c.json", {{"student", run.root("student")}});
+  write_text(run.path() / kAuditFolder / "d.json", "{}");
+  CHECK(collect_facts(run.path(), nullptr).audits.empty());
+  const LineageFacts facts = collect_facts(run.path(), nullptr, {.audits = true});
+  REQUIRE(facts.audits.size() == 4);
+  CHECK(facts.audits[0].here == std::vector<std::string>{"student"});
+  CHECK(facts.audits[0].not_here.empty());
+  CHECK(facts.audits[1].here == std::vector<std::string>{""});
+  CHECK_THAT(facts.audits[1].not_here, Catch::Contains("signed anew"));
+  CHECK_THAT(facts.audits[2].not_here, Catch::Contains("format 1"));
+  CHECK_FALSE(facts.audits[3].unreadable.empty());
 }
 
 TEST_CASE("times are checked to the digit") {

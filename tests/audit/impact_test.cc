@@ -68,19 +68,18 @@ TEST_CASE("impact reads the counts of the most training, or of the artifact that
 
 TEST_CASE("impact prints what it found") {
   const SyntheticRun run;
-  std::ostringstream json, text, overview;
   ImpactConfig config;
-  CHECK(audit_impact(config, run.path(), false, overview) == 0);
-  CHECK_THAT(overview.str(), Contains("pack: 120 tokens"));
+  const Answer overview = audit_impact(config, run.path());
+  CHECK(overview.exit_code == 0);
+  CHECK_THAT(overview.text, Contains("pack: 120 tokens"));
   config.source = "pack";
   config.top = 1;
-  audit_impact(config, run.path(), true, json);
-  const Json value = Json::parse(json.str());
+  const Answer answer = audit_impact(config, run.path());
+  const Json& value = answer.json;
   CHECK(value["rows"].size() == 3);
   CHECK(value["rows"][0]["expert"] == 3);
   CHECK(value["source_tokens"] == 120);
-  audit_impact(config, run.path(), false, text);
-  CHECK_THAT(text.str(), Contains("layer 2 expert 3: 54.5 %"));
+  CHECK_THAT(answer.text, Contains("layer 2 expert 3: 54.5 %"));
   write_text(run.path() / "student/steps.jsonl", "{}");
-  CHECK_THROWS_AS(audit_impact(config, run.path(), false, text), ProvenanceError);
+  CHECK_THROWS_AS(audit_impact(config, run.path()), ProvenanceError);
 }

@@ -98,7 +98,7 @@ TEST_CASE("the table is sorted, complete and its identifiers are their own spell
   CHECK(duty_index("nothing") == kDuties);
 }
 
-TEST_CASE("what follows a model's output is what terms say of it") {
+TEST_CASE("the duties that follow a model's output are those of its terms") {
   CHECK(find_license("LicenseRef-llama3.1")->has(Duty::name_prefix));
   CHECK(find_license("LicenseRef-gemma")->has(Duty::derivative_by_output));
   CHECK(find_license("LicenseRef-OpenAI-terms")->has(Duty::no_competing_models));

@@ -80,7 +80,7 @@ std::string failures(const fs::path& folder, const std::string& salt = "") {
   return all;
 }
 
-/// Keys, proofs and what was said, outside the run.
+/// Keys, proofs and printed answers, outside the run.
 struct Desk {
   TempFolder folder;
   std::string said;
@@ -95,26 +95,24 @@ struct Desk {
     config.key = key();
     config.salt = salt;
     config.tree = tree;
-    std::ostringstream text;
-    const int code = audit_prove(config, run, false, text);
-    said = text.str();
-    return code;
+    const Answer answer = audit_prove(config, run);
+    said = answer.text;
+    return answer.exit_code;
   }
   int check(const std::string& proof, const std::string& document = "", const std::string& corpus = "") {
     CheckProofConfig config;
     config.checkpoint_key = public_key();
     config.document = document;
     config.corpus = corpus;
-    std::ostringstream text;
-    const int code = audit_check_proof(config, file(proof), false, text);
-    said = text.str();
-    return code;
+    const Answer answer = audit_check_proof(config, file(proof));
+    said = answer.text;
+    return answer.exit_code;
   }
 };
 
 }  // namespace
 
-TEST_CASE("presence and absence are proved to somebody without the run") {
+TEST_CASE("presence and absence are proved without the run") {
   auto run = std::make_unique<ProvableRun>();
   Desk desk;
   const std::string root = run->root("corpus").hex(), digest = sha256(text_of(7)).hex();
@@ -139,6 +137,37 @@ TEST_CASE("presence and absence are proved to somebody without the run") {
   CHECK_THAT(desk.said, Contains("another corpus"));
 }
 
+TEST_CASE("a tree of another corpus cannot be passed off as this one's, although its checkpoint is signed") {
+  // The maker signs, with his own note key, a checkpoint that names this corpus over the tree of a corpus without the document.
+  const ProvableRun run, other({.documents = 7});
+  Desk desk;
+  REQUIRE(desk.prove(other.path(), sha256(text_of(9)).hex(), "absent.json") == 0);
+  CorpusProof forged = CorpusProof::parse(read_file(desk.file("absent.json")), "p");
+  TreeHead head = TreeHead::parse(unverified_note_text(forged.checkpoint, "p"), "p");
+  const std::string honest = head.origin;
+  head.origin.replace(head.origin.find(other.root("corpus").hex()), 64, run.root("corpus").hex());
+  REQUIRE(head.origin != honest);
+  forged.checkpoint = NoteSigner::load_or_create(note_key_path(desk.key())).sign_note(head.text());
+  const std::string root = run.root("corpus").hex();
+  SECTION("with the binding of the other corpus") {
+    write_text(desk.file("forged.json"), forged.text());
+    CHECK(desk.check("forged.json", sha256(text_of(9)).hex(), root) == 4);
+    CHECK_THAT(desk.said, Contains("are not those of the corpus"));
+  }
+  SECTION("with the binding of this corpus") {
+    forged.corpus = find_corpus(run.path()).binding;
+    write_text(desk.file("forged.json"), forged.text());
+    CHECK(desk.check("forged.json", sha256(text_of(9)).hex(), root) == 4);
+    CHECK_THAT(desk.said, Contains("another tree than the corpus commits to"));
+  }
+  SECTION("without a binding it is of format 1, which is reported") {
+    forged.corpus.reset();
+    write_text(desk.file("forged.json"), forged.text());
+    CHECK(desk.check("forged.json", sha256(text_of(9)).hex(), root) == 0);
+    CHECK_THAT(desk.said, Contains("format 1 does not bind") && Contains(head.root.hex()));
+  }
+}
+
 TEST_CASE("the same key and corpus give the same proof, byte for byte") {
   const ProvableRun run;
   Desk desk;
@@ -147,7 +176,7 @@ TEST_CASE("the same key and corpus give the same proof, byte for byte") {
   CHECK(read_file(desk.file("a.json")) == read_file(desk.file("b.json")));
 }
 
-TEST_CASE("checkpoints stand outside the artifact, and proofs take the published ones") {
+TEST_CASE("checkpoints are outside the artifact, and proofs take the published ones") {
   const ProvableRun run;
   const Digest before = run.root("corpus");
   Desk desk;
@@ -155,8 +184,7 @@ TEST_CASE("checkpoints stand outside the artifact, and proofs take the published
   config.key = desk.key();
   config.name = "example.com/corpora";
   config.publish = desk.file("site");
-  std::ostringstream text;
-  CHECK(audit_checkpoint(config, run.path(), false, text) == 0);
+  CHECK(audit_checkpoint(config, run.path()).exit_code == 0);
   CHECK(run.root("corpus") == before);
   CHECK(failures(run.path()).empty());
   const fs::path published = run.path() / "audits/corpus-documents.checkpoint";
@@ -176,22 +204,21 @@ TEST_CASE("checkpoints stand outside the artifact, and proofs take the published
   CHECK(record.signature_valid);
   CHECK(record.subjects[0].root == before);
   CHECK(record.result["note_key"].get<std::string>() + "\n" == read_file(desk.public_key()));
-  CHECK_THROWS_AS(audit_checkpoint(config, run.path(), false, text), UsageError);  // the folder is there
+  CHECK_THROWS_AS(audit_checkpoint(config, run.path()), UsageError);  // the folder is there
 }
 
 TEST_CASE("a checkpoint of another corpus is not taken") {
   const ProvableRun run, other({.drop_last = false, .salt = CorpusSalt::from_bytes(std::string(32, 'x'), "m")});
   Desk desk;
-  std::ostringstream text;
   CheckpointConfig config;
   config.key = desk.key();
-  audit_checkpoint(config, other.path(), false, text);
+  audit_checkpoint(config, other.path());
   ProveConfig prove;
   prove.document = sha256("x").hex();
   prove.out = desk.file("p.json");
   prove.key = desk.key();
   prove.checkpoint = (other.path() / "audits/corpus-sorted.checkpoint").string();
-  CHECK_THROWS_AS(audit_prove(prove, run.path(), false, text), UsageError);
+  CHECK_THROWS_AS(audit_prove(prove, run.path()), MismatchError);
 }
 
 TEST_CASE("that a corpus only adds to an older one is proved by their checkpoints alone") {
@@ -201,8 +228,7 @@ TEST_CASE("that a corpus only adds to an older one is proved by their checkpoint
     const ProvableRun run(lie);
     CheckpointConfig config;
     config.key = desk.key();
-    std::ostringstream text;
-    audit_checkpoint(config, run.path(), false, text);
+    audit_checkpoint(config, run.path());
     for (const char* tree : {"documents", "sorted"})
       fs::copy_file(run.path() / fmt::format("audits/corpus-{}.checkpoint", tree), desk.file(name + tree));
     return run.root("corpus").hex();
@@ -218,8 +244,7 @@ TEST_CASE("that a corpus only adds to an older one is proved by their checkpoint
   const auto proved = [&](const std::string& older) {
     prove.older = desk.file(older);
     prove.out = desk.file("proof.json");
-    std::ostringstream text;
-    return audit_prove(prove, run->path(), false, text);
+    return audit_prove(prove, run->path()).exit_code;
   };
   CHECK_THROWS_WITH(proved("other-documents"), Contains("does not begin with the older one"));
   CHECK_THROWS_WITH(proved("larger-documents"), Contains("41 documents"));
@@ -236,10 +261,9 @@ TEST_CASE("that a corpus only adds to an older one is proved by their checkpoint
   std::string said;
   const auto checked = [&] {
     config.checkpoint_key = desk.public_key();
-    std::ostringstream text;
-    const int code = audit_check_proof(config, desk.file("proof.json"), false, text);
-    said = text.str();
-    return code;
+    const Answer answer = audit_check_proof(config, desk.file("proof.json"));
+    said = answer.text;
+    return answer.exit_code;
   };
   CHECK(checked() == 0);
   CHECK_THAT(said, Contains(root + " of 40 documents begins with all of corpus sha256:" + older_root + " of 17 documents"));
@@ -257,7 +281,7 @@ TEST_CASE("that a corpus only adds to an older one is proved by their checkpoint
   CHECK_THROWS_AS(checked(), FormatError);
   config = {};
 
-  // What stands in it, changed; and other signers.
+  // Its content, changed; and other signers.
   const std::string text = read_file(desk.file("proof.json"));
   const ConsistencyProof good = ConsistencyProof::parse(text, "proof.json");
   const auto refused = [&](auto change, const char* fault) {
@@ -296,15 +320,14 @@ TEST_CASE("a private corpus only adds, too, while its secret is the same") {
   const ProvableRun older({.salt = salt, .documents = 16});
   CheckpointConfig checkpoint;
   checkpoint.key = desk.key();
-  std::ostringstream text;
-  audit_checkpoint(checkpoint, older.path(), false, text);
+  audit_checkpoint(checkpoint, older.path());
   ProveConfig prove;
   prove.key = desk.key();
   prove.older = (older.path() / "audits/corpus-documents.checkpoint").string();
   prove.out = desk.file("proof.json");
   const ProvableRun same({.salt = salt}), changed({.salt = another});
-  CHECK_THROWS_AS(audit_prove(prove, changed.path(), false, text), ProvenanceError);
-  CHECK(audit_prove(prove, same.path(), false, text) == 0);
+  CHECK_THROWS_AS(audit_prove(prove, changed.path()), ProvenanceError);
+  CHECK(audit_prove(prove, same.path()).exit_code == 0);
   CHECK(desk.check("proof.json") == 0);
 }
 
@@ -324,9 +347,7 @@ TEST_CASE("a private corpus is proved with its secret, and verified with and wit
   CHECK(failures(run.path()).empty());
   CHECK(failures(run.path(), desk.file("salt")).empty());
   CHECK_THAT(failures(run.path(), desk.file("wrong")), Contains("not made with the secret"));
-  std::ostringstream text;
-  audit_verify({}, run.path(), false, text);
-  CHECK_THAT(text.str(), Contains("is private"));
+  CHECK_THAT(audit_verify({}, run.path()).text, Contains("is private"));
 
   const ProvableRun liar({.wrong_digest = 4, .salt = CorpusSalt::read(desk.file("salt"))});
   CHECK_THAT(failures(liar.path(), desk.file("salt")), Contains("leaf 4 is not") && Contains("another value for document 4"));
@@ -370,7 +391,7 @@ TEST_CASE("changed trees and indexes are caught, although everything is signed")
   SECTION("a root") {
     Commitment roots = CorpusCommitment(run.path() / "corpus").roots();
     roots.sorted.root.bytes[5] ^= 1;
-    CHECK_THAT(after("commitment.json", 0, roots.text()), Contains("commitment.json: says root"));
+    CHECK_THAT(after("commitment.json", 0, roots.text()), Contains("commitment.json: has root"));
   }
   SECTION("a file of it removed") {
     fs::remove(run.path() / "corpus/tiles.safetensors");

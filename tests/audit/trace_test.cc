@@ -79,7 +79,7 @@ Trace trace(const SyntheticRun& run, const std::string& document) { return trace
 
 }  // namespace
 
-TEST_CASE("a trace says what walking forward through the training finds") {
+TEST_CASE("a trace finds what walking forward through the training finds") {
   const SyntheticRun run(GENERATE(false, true) ? fill_indexed_corpus : fill_corpus);
   const TrainingOrder order(order_key(run.root("corpus"), SyntheticRun::kSeed), all_windows(), SyntheticRun::kTaught);
   int64_t first = 0, used = 0, unused = 0;
@@ -151,9 +151,9 @@ TEST_CASE("a document is found by name, by digest and by its text") {
 TEST_CASE("the three ways of not being used are told apart") {
   const SyntheticRun run(GENERATE(false, true) ? fill_indexed_corpus : fill_corpus);
   const auto said = [&](const std::string& document) {
-    std::ostringstream text;
-    CHECK(audit_trace({document}, run.path(), false, text) == 0);
-    return text.str();
+    const Answer answer = audit_trace({document}, run.path());
+    CHECK(answer.exit_code == 0);
+    return answer.text;
   };
   CHECK_THAT(said("pack/none"), Contains("not in the corpus"));
   CHECK_THAT(said(sha256("never seen").hex()), Contains("not in the corpus"));
@@ -166,11 +166,9 @@ TEST_CASE("the three ways of not being used are told apart") {
   CHECK(answers == std::set<std::string>{"in the corpus, used", "in the corpus, never reached"});
 }
 
-TEST_CASE("the JSON says the same as the structure") {
+TEST_CASE("the JSON has the content of the structure") {
   const SyntheticRun run(fill_corpus);
-  std::ostringstream out;
-  audit_trace({"pack/4"}, run.path(), true, out);
-  const Json json = Json::parse(out.str());
+  const Json json = audit_trace({"pack/4"}, run.path()).json;
   const Trace found = trace(run, "pack/4");
   CHECK(json["document"]["tokens"] == 33);
   CHECK(json["windows"].size() == found.in_windows.size());
@@ -240,9 +238,7 @@ TEST_CASE("a step names the windows and documents that a trace leads back to") {
 
   for (const std::string wrong : {"student:10", "student:-1", "student:", "student", ":3", "int8:0", "studnet:0", "student:0x"})
     CHECK_THROWS_AS(trace_step(run.path(), {.step = wrong}), UsageError);
-  std::ostringstream out;
-  audit_trace({.step = "student:3"}, run.path(), true, out);
-  const Json json = Json::parse(out.str());
+  const Json json = audit_trace({.step = "student:3"}, run.path()).json;
   CHECK(json["windows"].size() == 2);
   CHECK(json["windows"][1]["documents"][0].contains("license"));
 }
@@ -276,9 +272,7 @@ TEST_CASE("an export names its ancestors and all licences") {
   fs::remove_all(run.path() / "teacher");
   const AncestryTrace poorer = trace_ancestry(run.path(), {.artifact = "int8"});
   CHECK_FALSE(poorer.complete);
-  std::ostringstream text;
-  audit_trace({.artifact = "int8"}, run.path(), false, text);
-  CHECK_THAT(text.str(), Contains("teacher (not here)"));
+  CHECK_THAT(audit_trace({.artifact = "int8"}, run.path()).text, Contains("teacher (not here)"));
 }
 
 TEST_CASE("a passage leads to the documents that hold it") {
@@ -291,8 +285,7 @@ TEST_CASE("a passage leads to the documents that hold it") {
   Outputs outputs(run.path() / "index", run.path() / ".index.scratch");
   run_index({}, Inputs({{"corpus", {run.path() / "corpus", run.root("corpus")}}}), outputs);
   run.seal("index", "index", "indexed", {{"corpus", "corpus"}});
-  std::ostringstream verified;
-  CHECK(audit_verify({}, run.path(), false, verified) == 0);
+  CHECK(audit_verify({}, run.path()).exit_code == 0);
   const SpanTrace found = trace_span(run.path(), config);
   REQUIRE(found.spans.size() == 3);
   CHECK(found.spans[0].text == "text number 12");
@@ -303,16 +296,14 @@ TEST_CASE("a passage leads to the documents that hold it") {
   CHECK(found.spans[1].documents[0].split == "held_out");
   CHECK(found.spans[2].occurrences == 5);  // number 1, 10, 11, 12, 13
   CHECK(found.spans[2].documents.size() == 5);
-  config.verify = "sizes";
+  config.verify = VerifyFiles::size;
   write_text(run.path() / "query.txt", config.span);
-  std::ostringstream out;
-  audit_trace({.span = "@" + (run.path() / "query.txt").string(), .min_words = 2, .min_bytes = 2, .documents = 1}, run.path(),
-              true, out);
-  const Json json = Json::parse(out.str());
+  const Json json =
+      audit_trace({.span = "@" + (run.path() / "query.txt").string(), .min_words = 2, .min_bytes = 2, .documents = 1}, run.path())
+          .json;
   CHECK(json["spans"][2]["more_documents"] == true);
   CHECK(json["spans"][2]["documents"].size() == 1);
-  audit_trace({.span = "nothing of this"}, run.path(), false, out);
-  CHECK_THAT(out.str(), Contains("no passage"));
+  CHECK_THAT(audit_trace({.span = "nothing of this"}, run.path()).text, Contains("no passage"));
 
   // With sizes alone checked, a text that was changed in the index is caught where it is used.
   std::string shard = read_file(run.path() / "index/suffixes-00000.safetensors");
@@ -329,15 +320,15 @@ TEST_CASE("a passage leads to the documents that hold it") {
   run_index({}, Inputs({{"corpus", {run.path() / "corpus", sha256("another")}}}), other);
   run.seal("index", "index", "indexed", {{"corpus", "corpus"}});
   CHECK_THROWS_WITH(trace_span(run.path(), config), Contains("another corpus"));
-  CHECK(audit_verify({}, run.path(), false, verified) == 4);
-  CHECK_THAT(verified.str(), Contains("documents.safetensors"));
+  const Answer verified = audit_verify({}, run.path());
+  CHECK(verified.exit_code == 4);
+  CHECK_THAT(verified.text, Contains("documents.safetensors"));
 }
 
 TEST_CASE("one question is asked at a time") {
   const SyntheticRun run(fill_corpus);
-  std::ostringstream out;
-  CHECK_THROWS_AS(audit_trace({}, run.path(), false, out), UsageError);
-  CHECK_THROWS_AS(audit_trace({.document = "pack/1", .step = "student:1"}, run.path(), false, out), UsageError);
+  CHECK_THROWS_AS(audit_trace({}, run.path()), UsageError);
+  CHECK_THROWS_AS(audit_trace({.document = "pack/1", .step = "student:1"}, run.path()), UsageError);
 }
 
 TEST_CASE("no answer is given about a run that does not hold") {

@@ -1,4 +1,5 @@
 #include "data/watermark.h"
+#include "provenance/hmac.h"
 
 #include <unistd.h>
 

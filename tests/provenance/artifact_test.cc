@@ -30,7 +30,7 @@ void fill(const fs::path& folder) {
   write_text(folder / "texts/a.txt", "text");
 }
 
-/// Everything a fault says, for one look.
+/// All of a fault, as one text.
 std::string faults_of(const fs::path& folder, const PublicKey* trusted = nullptr) {
   std::string all;
   for (const Fault& fault : check_artifact(folder, VerifyFiles::yes, trusted).faults)
@@ -172,7 +172,7 @@ TEST_CASE("whatever changes in an artifact is named") {
     write_text(folder / "model.sig", other);
     CHECK_THAT(faults_of(folder.path()), Contains("model.sig: signs root"));
   }
-  SECTION("a claim by somebody else") {
+  SECTION("a claim by another signer") {
     append_claim(folder / "claims.jsonl", sign_envelope(kInTotoPayloadType, "{}", stranger, stranger.public_key().hint()));
     CHECK_THAT(faults_of(folder.path()), Contains("line 2 is signed by key"));
   }

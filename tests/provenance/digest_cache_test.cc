@@ -170,9 +170,9 @@ TEST_CASE("times of change are trusted only when asked, and only once they have 
   model.cache.files.at("big").stamp = stamp;
   CHECK(scan(model.path(), model.cache, true).files_not_read == 1);
   CHECK(scan(model.path(), model.cache, false).files_not_read == 0);
-  std::this_thread::sleep_for(std::chrono::milliseconds(30));  // the kernel's times go on in ticks: why young files are not noted
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));  // the kernel's times advance in ticks: why recent files are not noted
 
-  SECTION("bytes changed in place, mtime set back: ctime tells") {
+  SECTION("bytes changed in place, mtime set back: ctime shows it") {
     const timespec before = modified(model.path() / "big");
     const int fd = open((model.path() / "big").c_str(), O_WRONLY);
     REQUIRE(pwrite(fd, "changed", 7, 100) == 7);
@@ -181,7 +181,7 @@ TEST_CASE("times of change are trusted only when asked, and only once they have 
     const CachedScan found = scan(model.path(), model.cache, true);  // compares with the true digests
     CHECK(found.files_not_read == 0);
   }
-  SECTION("another file of the same size put in its place: the inode tells") {
+  SECTION("another file of the same size put in its place: the inode shows it") {
     std::string other = model.big;
     other[0] = char(other[0] ^ 1);
     model.put("big", other);
@@ -193,7 +193,7 @@ TEST_CASE("times of change are trusted only when asked, and only once they have 
   }
 }
 
-TEST_CASE("a stored cache is what it was; whose it is, its signature says") {
+TEST_CASE("a stored cache comes back as it was, and its signature shows whose it is") {
   Model model;
   const Key key = Key::generate(), other = Key::generate();
   model.cache.files.at("big").stamp = FileStamp{1, 2, 3, 4, -5, 6};
@@ -240,16 +240,16 @@ TEST_CASE("sign takes a stranger's or a broken cache for none, and refuses what 
   config.key.key = (model.folder / "key.pem").string();
   config.cache = (model.folder / "cache.json").string();
   config.trust_change_time = true;
-  std::ostringstream said;
+  Answer said;
   const auto sign = [&] {
-    said.str("");
-    CHECK(run_sign(config, model.path(), true, said) == 0);
+    said = run_sign(config, model.path());
+    CHECK(said.exit_code == 0);
     const ArtifactCheck check = check_artifact(model.path(), VerifyFiles::yes, &key.public_key());
     CHECK(check.faults.empty());
     CHECK(check.foreign);
   };
   sign();
-  // Poisoned, and signed by somebody else: every stamp says that the file is as it was, every digest is a lie.
+  // Poisoned, and signed by another key: every stamp claims that the file is unchanged, every digest is false.
   DigestCache poisoned = model.cache;
   for (auto& [name, file] : poisoned.files) {
     struct stat info {};
@@ -260,19 +260,19 @@ TEST_CASE("sign takes a stranger's or a broken cache for none, and refuses what 
   }
   write_digest_cache(config.cache, poisoned, Key::generate());
   sign();
-  CHECK_THAT(said.str(), Contains("not signed by this key"));
+  CHECK_THAT(said.json["note"].get<std::string>(), Contains("not signed by this key"));
   write_text(config.cache, "{");
   sign();
-  CHECK_THAT(said.str(), Contains("of no use"));
+  CHECK_THAT(said.json["note"].get<std::string>(), Contains("of no use"));
 
   config.cache = (model.path() / "cache.json").string();
-  CHECK_THROWS_WITH(run_sign(config, model.path(), true, said), Contains("elsewhere"));
+  CHECK_THROWS_WITH(run_sign(config, model.path()), Contains("elsewhere"));
   config.cache = "";
-  CHECK_THROWS_WITH(run_sign(config, model.path(), true, said), Contains("needs --cache"));
+  CHECK_THROWS_WITH(run_sign(config, model.path()), Contains("needs --cache"));
   config.trust_change_time = false;
   config.signature = (model.path() / "other.sig").string();
-  CHECK_THROWS_AS(run_sign(config, model.path(), true, said), UsageError);
+  CHECK_THROWS_AS(run_sign(config, model.path()), UsageError);
   config.signature = "";
   write_text(model.path() / "claims.jsonl", "");
-  CHECK_THROWS_WITH(run_sign(config, model.path(), true, said), Contains("lineage"));
+  CHECK_THROWS_WITH(run_sign(config, model.path()), Contains("lineage"));
 }

@@ -94,7 +94,7 @@ TEST_CASE("a checkpoint is three lines with one spelling") {
     CHECK_THROWS_AS(TreeHead::parse(bad, "memory"), FormatError);
 }
 
-TEST_CASE("a note key is made once, readable by its owner only, with its public key beside it") {
+TEST_CASE("a note key is made once, readable by its owner only, with its public key in a second file") {
   TempFolder folder;
   const fs::path file = note_key_path(folder / "keys/signing-key.pem");
   CHECK(file == folder / "keys/signing-key.pem.note");
