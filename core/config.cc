@@ -233,7 +233,7 @@ void Option::append(std::string_view given) {
 
 void Option::check() const {
   const std::string now = text();
-  // Checks by assigning to a copy of the member, so that nothing but assign() knows the rules.
+  // Checks by assigning to a copy of the member, so that only assign() has the rules.
   std::visit(
       [&]<class T>(const T& member) {
         if constexpr (std::is_same_v<T, EnumValue>) {

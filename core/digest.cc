@@ -1,7 +1,7 @@
 #include "core/digest.h"
 
 #include <fcntl.h>
-#define OPENSSL_SUPPRESS_DEPRECATED  // the newer interface cannot begin with a state
+#define OPENSSL_SUPPRESS_DEPRECATED  // the newer interface cannot start from a state
 #include <openssl/sha.h>
 #include <unistd.h>
 
@@ -148,7 +148,7 @@ void update_together(std::span<const HashJob> jobs) {
     if (lanes == 0) continue;
     const size_t step = *std::min_element(blocks, blocks + lanes);
     compress_lanes(lanes, states, data, step);
-    // Lanes that came to their end make room for the next job.
+    // A finished lane takes the next job.
     int left = 0;
     for (int l = 0; l < lanes; ++l) {
       if (blocks[l] == step) continue;

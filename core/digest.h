@@ -15,35 +15,35 @@ struct Digest {
   std::array<uint8_t, 32> bytes{};
   auto operator<=>(const Digest&) const = default;
   std::string hex() const;                       ///< 64 lower-case digits
-  static Digest from_hex(std::string_view hex);  ///< throws UsageError unless 64 hex digits; "sha256:" may stand before them
+  static Digest from_hex(std::string_view hex);  ///< throws UsageError unless 64 hex digits, with or without "sha256:" before them
 };
 
-/// What SHA-256 remembers between two blocks of 64 bytes. Whoever has it can go on from there without what came before.
+/// The state of SHA-256 between two blocks of 64 bytes: a hasher can resume from it without the bytes before it.
 struct Sha256State {
   static constexpr int64_t kBlock = 64;
   std::array<uint32_t, 8> words{};
-  int64_t bytes = 0;  ///< that have come: a multiple of kBlock
+  int64_t bytes = 0;  ///< hashed so far: a multiple of kBlock
   bool operator==(const Sha256State&) const = default;
 };
 
 struct HashJob;
 
-/// Streaming hasher: update any number of times, finish once. A copy goes its own way.
+/// Streaming hasher: update any number of times, finish once. Copies are independent.
 class Sha256 {
  public:
   Sha256();
-  /// Goes on from a state. It is what the caller says it is: nothing here can tell which bytes led to it.
+  /// Resumes from a state. The caller is responsible for it: which bytes led to a state cannot be checked here.
   explicit Sha256(const Sha256State& state);
   void update(const void* data, size_t bytes);
   void update(std::string_view text) { update(text.data(), text.size()); }
   Digest finish();
-  Digest so_far() const;      ///< of what has come; more may follow
+  Digest so_far() const;      ///< of the bytes so far; more may follow
   Sha256State state() const;  ///< for a multiple of kBlock bytes only
   int64_t bytes() const { return int64_t(bytes_); }
 
  private:
   friend void update_together(std::span<const HashJob> jobs);
-  /// Completes and compresses a begun block, keeps the bytes behind the last whole one; returns the whole ones in between.
+  /// Completes and compresses a partial block, and keeps the bytes after the last whole block; returns the whole blocks between.
   std::span<const uint8_t> take_ends(const uint8_t* data, size_t bytes);
 
   std::array<uint32_t, 8> words_;
@@ -58,15 +58,15 @@ struct HashJob {
   size_t bytes;
 };
 
-/// Updates all, each hash once: what hash->update(data, bytes) does, but several messages at a time where the processor has SHA
-/// instructions. A message by itself uses half of them (core/sha256_ni.h).
+/// hash->update(data, bytes) for every job; each hash may occur once. Several messages at a time where the processor has SHA
+/// instructions, which a single message uses by half (core/sha256_ni.h).
 void update_together(std::span<const HashJob> jobs);
 
-/// The digests of `count` short messages: `prefix` and then one of the parts of `bytes` each (at most 118), which follow each
-/// other. Several at a time as above. `digests` may begin where the parts do, if those are no shorter than digests.
+/// The digests of `count` short messages: `prefix` and then one of the consecutive parts of `bytes` each (at most 118). Several
+/// at a time as above. `digests` may overlap `parts` when both begin at the same address and `bytes` is at least 32.
 void sha256_parts(uint8_t prefix, const uint8_t* parts, size_t bytes, size_t count, Digest* digests);
 
-/// For tests and comparisons: false takes OpenSSL's implementation even where there are SHA instructions.
+/// For tests and benchmarks: false selects OpenSSL's implementation even where there are SHA instructions.
 void use_sha_instructions(bool use);
 
 Digest sha256(std::span<const uint8_t> data);

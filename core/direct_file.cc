@@ -102,17 +102,17 @@ std::span<const uint8_t> DirectReader::read(int64_t begin, int64_t end, AlignedB
     const int64_t ask = std::min(block_ceil(want) - done, kDiskRequest);
     const ssize_t got = file_calls().pread(fd_.get(), buffer.data() + done, size_t(ask), off_t(first + done));
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EINVAL && direct_) {  // taken at open, refused now: some file systems do that
+    if (got < 0 && errno == EINVAL && direct_) {  // accepted at open, refused at the first read: some file systems do that
       set_buffered();
       continue;
     }
     if (got < 0) throw IoError(path_, fmt::format("cannot read at byte {}", first + done), errno);
     if (got == 0)
       throw FormatError(path_, first + done,
-                        fmt::format("the file ends here; it had {} bytes when it was opened, so somebody cut it", size_));
+                        fmt::format("truncated while being read: the file had {} bytes when it was opened", size_));
     done += got;
     if (done < want && direct_ && done % kDiskBlock != 0) {
-      // A direct read cannot begin inside a block. Where not even one block came, the cache must help out.
+      // A direct read cannot begin inside a block. Where less than one block was read, read through the cache.
       if (got < kDiskBlock) set_buffered();
       else done = block_floor(done);
     }
@@ -124,7 +124,7 @@ void DirectReader::check_unchanged() const {
   const struct stat info = status_of(fd_.get(), path_);
   if (int64_t(info.st_size) != size_ || int64_t(info.st_mtim.tv_sec) != changed_s_ ||
       int64_t(info.st_mtim.tv_nsec) != changed_ns_)
-    throw FormatError(path_, -1, "was changed while it was read; let nobody write to it and run the same command again");
+    throw FormatError(path_, -1, "modified while being read; stop other writers and run the command again");
 }
 
 struct DirectWriter::Impl {
@@ -159,7 +159,7 @@ struct DirectWriter::Impl {
 
   void go_on_from(int64_t kept) {
     if (kept == 0) return;
-    if (status_of(fd.get(), file).st_size < kept) throw IoError(file, "is shorter than what was kept of it", 0);
+    if (status_of(fd.get(), file).st_size < kept) throw IoError(file, "is shorter than the part to keep", 0);
     if (::ftruncate(fd.get(), off_t(kept)) != 0) throw IoError(file, "cannot set its length", errno);
     offset = block_floor(kept);
     filling.reserve(kWriteBuffer);
@@ -258,7 +258,7 @@ struct DirectWriter::Impl {
     wait_until_idle();
     bool padded = false;
     if (filled > 0) {
-      // Direct: the last block is filled with zeros, and written again when there is more to stand in it.
+      // Direct: the last block is padded with zeros, and written again when more data follow.
       const int64_t bytes = direct ? block_ceil(filled) : filled;
       std::memset(filling.data() + filled, 0, size_t(bytes - filled));
       padded = bytes != filled;

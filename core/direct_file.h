@@ -1,7 +1,7 @@
 #pragma once
 // Large sequential reads and writes past the page cache (O_DIRECT) where the file system has it. A stream of gigabytes gains
 // nothing from the cache, and loses half its speed to filling it. Elsewhere (tmpfs, some network disks) the same calls go
-// through the cache; direct() says which it was.
+// through the cache; direct() returns which was used.
 
 #include <sys/types.h>
 
@@ -15,12 +15,12 @@ namespace overproof {
 
 namespace fs = std::filesystem;
 
-/// What O_DIRECT wants addresses, offsets and lengths to be multiples of: the largest logical block of disks in use.
+/// O_DIRECT needs addresses, offsets and lengths that are multiples of this: the largest logical block of disks in use.
 inline constexpr int64_t kDiskBlock = 4096;
 /// Bytes of one request to the disk: beyond this, rates no longer grow.
 inline constexpr int64_t kDiskRequest = int64_t{8} << 20;
 
-/// The system calls underneath, so that tests can have a disk that is full, slow or stutters.
+/// The system calls used, replaceable so that tests can simulate a full disk, errors and short writes.
 struct FileCalls {
   ssize_t (*pread)(int fd, void* to, size_t bytes, off_t at);
   ssize_t (*pwrite)(int fd, const void* from, size_t bytes, off_t at);
@@ -43,7 +43,7 @@ class Descriptor {
   int fd_;
 };
 
-/// Memory that O_DIRECT takes. Grows without keeping its content.
+/// Memory aligned for O_DIRECT. Growing discards the content.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -71,7 +71,7 @@ class DirectReader {
   /// Bytes [begin, end) of the file, in `buffer`, which is enlarged when it is too small. Throws IoError, and FormatError when
   /// the file has become shorter.
   std::span<const uint8_t> read(int64_t begin, int64_t end, AlignedBuffer& buffer);
-  /// Throws FormatError when somebody wrote to the file since it was opened, as far as size and time of change tell.
+  /// Throws FormatError when the size or the time of change differs from when the file was opened.
   void check_unchanged() const;
 
  private:
@@ -82,17 +82,17 @@ class DirectReader {
   int64_t size_ = 0, changed_s_ = 0, changed_ns_ = 0;
 };
 
-/// Writes a file from its beginning to its end, the disk working while the caller fills the next buffer. Small files never
-/// bother with O_DIRECT. Nothing is removed when writing fails: that is up to the owner.
+/// Writes a file from its beginning to its end; the disk writes one buffer while the caller fills the next. Small files do not
+/// use O_DIRECT. When writing fails, removing the file is up to the owner.
 class DirectWriter {
  public:
-  /// `kept` bytes of an existing file stay and are gone on from; 0 makes an empty file. Throws IoError, as all that follows.
+  /// Keeps the first `kept` bytes of an existing file and appends to them; 0 makes an empty file. All members throw IoError.
   explicit DirectWriter(const fs::path& file, int64_t kept = 0);
   ~DirectWriter();
   DirectWriter(const DirectWriter&) = delete;
   DirectWriter& operator=(const DirectWriter&) = delete;
   void write(const void* data, size_t bytes);
-  /// All bytes so far are on the disk when this returns (fdatasync). The file may be up to a block longer for the time being.
+  /// All bytes so far are on the disk when this returns (fdatasync). Until close() the file may be up to a block longer.
   void sync();
   /// sync(), the exact length, close.
   void close();

@@ -1,5 +1,5 @@
 #pragma once
-// Errors by kind. Every kind has its own exit code, so scripts can tell a bad file from a full disk. They are caught
+// Errors by kind. Every kind has its own exit code, so that scripts can distinguish a bad file from a full disk. They are caught
 // once, in main; a finding of an audit is a returned value, never an exception.
 //
 //   class            code   the fault is in
@@ -21,7 +21,7 @@
 
 namespace overproof {
 
-/// Base of everything that input or the machine can cause. `what()` is the whole message for the user.
+/// Base of all errors that input or the machine can cause. `what()` is the whole message for the user.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -37,7 +37,7 @@ MappedFile::MappedFile(const fs::path& file, Reads reads) : path_(file) {
   void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (p == MAP_FAILED) throw IoError(file, "cannot map into memory", errno);
   data_ = static_cast<const uint8_t*>(p);
-  // Advice only: where it is not taken, reads are slower and no less right.
+  // Advice only: where it is ignored, reads are slower.
   if (reads == Reads::scattered) (void)::madvise(p, size_, MADV_RANDOM);
 }
 
@@ -90,7 +90,7 @@ struct OutputFile::Impl {
   std::optional<DirectWriter> writer;
   Sha256 hash;
   HashLanes* lanes = nullptr;
-  int64_t bytes = 0;  // written, or skipped over
+  int64_t bytes = 0;  // written or passed over
   int64_t kept = 0;   // at the beginning of the file: from an earlier run, hashed already
   bool keep = false;
 
@@ -124,7 +124,7 @@ OutputFile::OutputFile(OutputFile&&) noexcept = default;
 OutputFile& OutputFile::operator=(OutputFile&&) noexcept = default;
 
 void OutputFile::write(const void* data, size_t bytes) {
-  // Hashed and copied while it is in the cache. Meeting other threads for less is not worth the while.
+  // Small pieces are hashed and copied while they are in the cache; sharing lanes with other threads pays for large ones only.
   const size_t piece = impl_->lanes ? size_t{1} << 20 : size_t{128} << 10;
   const char* from = static_cast<const char*>(data);
   const size_t known = size_t(std::clamp<int64_t>(impl_->kept - impl_->bytes, 0, int64_t(bytes)));
@@ -177,7 +177,7 @@ OutputFile OutputFolder::open(std::string_view name) {
   const fs::path file = folder_ / fs::path(name);
   std::error_code error;
   fs::create_directories(file.parent_path(), error);
-  if (error) throw IoError(file.parent_path(), "cannot make this folder", error.value());
+  if (error) throw IoError(file.parent_path(), "cannot make the folder", error.value());
   if (auto prefix = prefixes_.extract(std::string(name)))
     return OutputFile(file, std::string(name), std::move(prefix.mapped()), lanes_);
   return OutputFile(file, std::string(name), unfinished_, lanes_);

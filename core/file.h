@@ -1,5 +1,5 @@
 #pragma once
-// Files: read-only maps, whole reads, writers that hash while they write and never leave half a file.
+// Files: read-only maps, whole reads, and writers that hash while they write and leave no partial file.
 
 #include <cstdint>
 #include <filesystem>
@@ -16,8 +16,8 @@ namespace overproof {
 
 namespace fs = std::filesystem;
 
-/// How a mapped file will be read: mostly onwards, so that the system fetches what comes next, or at single places, so that it
-/// fetches the pages that are touched and none around them (which may be megabytes).
+/// How a mapped file will be read: mostly sequentially, so that the system reads ahead, or at scattered places, so that it reads
+/// only the pages that are touched.
 enum class Reads { onwards, scattered };
 
 /// A whole file mapped read-only. Throws IoError. The file must not shrink while mapped.
@@ -37,7 +37,7 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// Tells the system that these bytes of a mapped file are read next, so that it fetches their pages together.
+/// Advises the system that these bytes of a mapped file are read next, so that it reads their pages together.
 void expect_read(const void* data, size_t bytes);
 
 /// Reads a whole file; throws IoError, and FormatError when it is larger than max_bytes.
@@ -55,22 +55,22 @@ struct FileRecord {
 
 class HashLanes;
 
-/// What becomes of a file that was not closed: an error or a kill came in between.
+/// What happens to a file that was not closed, because of an error or a kill.
 enum class Unfinished { removed, kept };
 
-/// The beginning of a file that an earlier run left, and the state of its digest.
+/// The beginning of a file that an earlier run has written, and the state of its digest.
 struct FilePrefix {
   int64_t bytes = 0;
   Sha256 hash;
 };
 
-/// Sequential writer that hashes what it writes, past the page cache when there is much (core/direct_file.h).
+/// Sequential writer that hashes what it writes. Large files bypass the page cache (core/direct_file.h).
 class OutputFile {
  public:
-  /// `lanes`: hash there, beside the hashes of other threads; nullptr: alone.
+  /// `lanes`: hash together with other threads there; nullptr: alone.
   OutputFile(fs::path file, std::string name, Unfinished unfinished = Unfinished::removed, HashLanes* lanes = nullptr);
-  /// Goes on with a file whose first bytes are right already. They are not written again: write() passes over them, for writers
-  /// that make them anew, and so does skip(). The file is kept when unfinished.
+  /// Resumes a file whose first bytes are correct already. They are not written again: write() passes over them, for callers that
+  /// produce them again, and so does skip(). The file is kept when unfinished.
   OutputFile(fs::path file, std::string name, FilePrefix prefix, HashLanes* lanes = nullptr);
   ~OutputFile();
   OutputFile(OutputFile&&) noexcept;
@@ -81,9 +81,9 @@ class OutputFile {
   void skip(int64_t bytes);
   int64_t kept_bytes_left() const;  ///< of the prefix, not passed over yet
   int64_t bytes_written() const;    ///< including those passed over
-  /// Puts everything so far on the disk (fdatasync); returns what that is. Throws IoError.
+  /// Flushes everything so far to the disk (fdatasync); returns its record. Throws IoError.
   FileRecord sync();
-  /// fdatasync and close; returns what was written. Throws IoError.
+  /// fdatasync and close; returns the record of the file. Throws IoError.
   FileRecord close();
 
  private:
@@ -91,23 +91,23 @@ class OutputFile {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A folder being filled: remembers the record of each file, so that nothing is read again to hash it.
+/// A folder being filled: keeps the record of each file, so that no file is read again to hash it.
 class OutputFolder {
  public:
-  /// `lanes` are for the files opened here, and must outlive them.
+  /// `lanes`: for the files opened here; must outlive them.
   explicit OutputFolder(fs::path folder, Unfinished unfinished = Unfinished::removed, HashLanes* lanes = nullptr)
       : folder_(std::move(folder)), unfinished_(unfinished), lanes_(lanes) {}
   const fs::path& path() const { return folder_; }
   /// `name` is relative; parents are made. Throws UsageError on an absolute name or one with "..".
   OutputFile open(std::string_view name);
-  /// Closes the file and remembers its record.
+  /// Closes the file and keeps its record.
   void finish(OutputFile&& file);
   void write_file(std::string_view name, std::string_view content);
   /// Records of all finished files, sorted by name.
   std::vector<FileRecord> records() const;
 
-  /// Digests the beginnings of files that an earlier run left here; open() then goes on from them. False when one is missing,
-  /// shorter or another: then nothing is gone on from. Only for folders whose unfinished files are kept.
+  /// Digests the beginnings of files that an earlier run has left here; open() then resumes them. False when one is missing,
+  /// shorter or different: then no file is resumed. Only for folders whose unfinished files are kept.
   bool resume(const std::vector<FileRecord>& prefixes);
   /// Moves the finished files of another folder of the same file system here, with their records.
   void adopt(OutputFolder& other);

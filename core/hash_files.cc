@@ -39,7 +39,7 @@ struct OpenSpan {
       if (got == 0)
         throw IoError(
             span.file,
-            fmt::format("ends at byte {}: it was cut while it was read; let nobody write to it and run the same command again",
+            fmt::format("truncated while being read: ends at byte {}; stop other writers and run the command again",
                         span.begin + done),
             0);
       done += got;
@@ -53,7 +53,7 @@ struct OpenSpan {
   AlignedBuffer buffer;
 };
 
-/// What one thread does.
+/// The work of one thread.
 void run_lanes(SpanWork& work, std::mutex& mutex, size_t most) {
   std::vector<std::unique_ptr<OpenSpan>> lanes;
   std::vector<HashJob> jobs;
@@ -105,7 +105,7 @@ class WholeFiles : public SpanWork {
     struct stat info {};
     if (::lstat(span.file.c_str(), &info) != 0) throw IoError(span.file, "cannot read its size", errno);
     if (int64_t(info.st_size) != files_[span.id].bytes)
-      throw IoError(span.file, "was changed while it was read; let nobody write to it and run the same command again", 0);
+      throw IoError(span.file, "modified while being read; stop other writers and run the command again", 0);
     return false;
   }
 

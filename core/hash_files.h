@@ -1,5 +1,5 @@
 #pragma once
-// SHA-256 of many files, or many parts of files, at once: every thread takes several forward together (core/sha256_ni.h).
+// SHA-256 of many files, or many parts of files: every thread hashes several at a time (core/sha256_ni.h).
 
 #include <cstdint>
 #include <filesystem>
@@ -12,29 +12,29 @@ namespace overproof {
 
 namespace fs = std::filesystem;
 
-/// A stretch of a file on its way through a hash.
+/// A range of a file that is being hashed.
 struct FileSpan {
   fs::path file;
-  int64_t begin = 0, end = 0;  ///< in bytes; `begin` moves on with the hash
+  int64_t begin = 0, end = 0;  ///< in bytes; `begin` advances with the hash
   Sha256 hash;                 ///< of what comes before `begin`
   size_t id = 0;               ///< the caller's
 };
 
-/// What there is to hash. All but wanted() is called by one thread at a time.
+/// The source of spans. All members but the last are called by one thread at a time.
 class SpanWork {
  public:
   virtual ~SpanWork() = default;
-  /// About how many spans there will be: threads share them evenly.
+  /// An estimate of the number of spans, which threads share evenly.
   virtual int64_t count() const = 0;
   virtual std::optional<FileSpan> next() = 0;
-  /// The span is hashed up to its end. True: `end` was moved, and it goes on.
+  /// Called when the span is hashed up to its end. True: `end` was moved, and hashing continues.
   virtual bool goes_on(FileSpan& span) = 0;
-  /// Asked between pieces, by any thread: false drops the span.
+  /// Called between pieces, by any thread: false drops the span.
   virtual bool wanted(const FileSpan&) const { return true; }
   virtual void progressed(int64_t /*bytes*/) {}
 };
 
-/// Hashes until nothing is left, on all threads. Files are opened without following links. Throws IoError, also when a file is
+/// Hashes all spans, on all threads. Files are opened without following links. Throws IoError, also when a file is
 /// not regular or ends before its span does, and Interrupted.
 void hash_spans(SpanWork& work);
 
@@ -43,8 +43,8 @@ struct FileToHash {
   int64_t bytes = 0;  ///< its length
 };
 
-/// Digests of whole files, beside `files`. Largest first, so that one big file does not begin when all others are done. Throws as
-/// hash_spans, and IoError when a file has not the length given.
+/// Digests of whole files, in the order of `files`. The largest are hashed first, so that no big file is left for the end. Throws
+/// as hash_spans, and IoError when a file does not have the given length.
 std::vector<Digest> sha256_files(const std::vector<FileToHash>& files);
 
 }  // namespace overproof

@@ -6,7 +6,7 @@
 
 namespace overproof {
 namespace {
-/// After so many bytes of each message the leader looks who else has come.
+/// After this many bytes of each message the hashing thread looks for new jobs.
 constexpr size_t kSlice = size_t{64} << 10;
 }  // namespace
 
@@ -21,7 +21,7 @@ void HashLanes::update(Sha256& hash, const void* data, size_t bytes) {
   while (mine.bytes > 0) {
     HashJob* taken[kSha256Lanes];
     HashJob slices[kSha256Lanes];
-    // Its own first: nobody leads longer than its own bytes take.
+    // Its own job first: no thread hashes for others longer than its own bytes take.
     size_t n = 0;
     taken[n++] = &mine;
     for (HashJob* job : waiting_)

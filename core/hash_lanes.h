@@ -1,5 +1,6 @@
 #pragma once
-// One set of hashing lanes for several threads: whoever comes while another hashes joins in, and costs next to nothing.
+// One set of hashing lanes for several threads: a thread that arrives while another one hashes hands its bytes to it, which costs
+// almost no extra time.
 
 #include <condition_variable>
 #include <mutex>
@@ -11,8 +12,8 @@ namespace overproof {
 
 class HashLanes {
  public:
-  /// hash.update(data, bytes). Of the threads in here, one hashes for all and the others sleep until theirs is done; so each
-  /// hash must be in the hands of one thread at a time, as ever.
+  /// hash.update(data, bytes). Of the threads in this call, one hashes for all and the others sleep until their bytes are done.
+  /// A hash may be used by one thread at a time.
   void update(Sha256& hash, const void* data, size_t bytes);
 
  private:

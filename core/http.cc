@@ -1,6 +1,6 @@
 #include "core/http.h"
 
-#define CURL_DISABLE_TYPECHECK  // its macros would stand in for the functions that are looked up here
+#define CURL_DISABLE_TYPECHECK  // its macros would replace the functions that are looked up here
 #include <curl/curl.h>
 #undef curl_easy_setopt
 #undef curl_easy_getinfo
@@ -50,7 +50,7 @@ struct Received {
   size_t most;
 };
 
-/// Says that it took everything, and keeps the beginning; an endless answer ends at the time limit, or here.
+/// Keeps the first `most` bytes of the answer, then ends the transfer.
 size_t take(char* data, size_t size, size_t count, void* to) {
   auto& received = *static_cast<Received*>(to);
   const size_t bytes = size * count;
@@ -59,7 +59,7 @@ size_t take(char* data, size_t size, size_t count, void* to) {
   return bytes;
 }
 
-/// What was asked for after Ctrl-C (to say that the run ended) is sent; a second one ends the process anyway.
+/// A request that begins after Ctrl-C (the event that the run has ended) is sent; a second Ctrl-C ends the process anyway.
 int stop_when_interrupted(void* before, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   return interrupted() && !*static_cast<const bool*>(before) ? 1 : 0;
 }
@@ -76,11 +76,11 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
   const std::unique_ptr<CURL, decltype(library.easy_cleanup)> curl(library.easy_init(), library.easy_cleanup);
   if (!curl) throw std::bad_alloc();
   if (bearer.find_first_of("\r\n") != std::string::npos) {
-    answer.problem = "the API key holds a line break";
+    answer.problem = "the API key contains a line break";
     return answer;
   }
   curl_slist* list = library.slist_append(nullptr, "Content-Type: application/json");
-  list = library.slist_append(list, "Expect:");  // no waiting for a server's leave to send a few kilobytes
+  list = library.slist_append(list, "Expect:");  // send a few kilobytes without waiting for 100 Continue
   if (!bearer.empty()) list = library.slist_append(list, ("Authorization: Bearer " + bearer).c_str());
   const std::unique_ptr<curl_slist, decltype(library.slist_free_all)> headers(list, library.slist_free_all);
   Received received{{}, limits.body_bytes};
@@ -92,7 +92,7 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
     if (const CURLcode code = library.easy_setopt(c, option, value); refused == CURLE_OK) refused = code;
   };
   set(CURLOPT_URL, url.c_str());
-  // Before libcurl 7.85 the names of the protocols are an unknown option, and a mask is the way.
+  // Before libcurl 7.85 the names of the protocols are an unknown option, and a mask is set instead.
   if (library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK) set(kProtocolMask, long(CURLPROTO_HTTP | CURLPROTO_HTTPS));
   set(CURLOPT_FOLLOWLOCATION, 0L);
   set(CURLOPT_POSTFIELDS, json.c_str());
@@ -101,7 +101,7 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
   set(CURLOPT_USERAGENT, "overproof");
   set(CURLOPT_CONNECTTIMEOUT_MS, limits.connect_ms);
   set(CURLOPT_TIMEOUT_MS, limits.total_ms);
-  set(CURLOPT_NOSIGNAL, 1L);  // other threads are at work
+  set(CURLOPT_NOSIGNAL, 1L);  // other threads are running
   set(CURLOPT_WRITEFUNCTION, take);
   set(CURLOPT_WRITEDATA, &received);
   set(CURLOPT_NOPROGRESS, 0L);
@@ -116,7 +116,7 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
   long status = 0;
   library.easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
   answer.body = std::move(received.body);
-  // Cut off by us after a whole status line is an answer all the same.
+  // A transfer that we have ended because the body is long enough is an answer, too.
   if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && answer.body.size() >= limits.body_bytes)) answer.status = status;
   else answer.problem = *reason ? reason : library.easy_strerror(code);
   return answer;

@@ -1,5 +1,5 @@
 #pragma once
-// Ctrl-C asks; long loops answer. The first SIGINT or SIGTERM sets a flag; the second ends the process at once.
+// Ctrl-C: long loops check for it. The first SIGINT or SIGTERM sets a flag; the second ends the process at once.
 
 namespace overproof {
 

@@ -22,7 +22,7 @@ class Builder {
 
   Json take() { return std::move(root_); }
 
-  // The interface nlohmann::json_sax<Json>; true: go on parsing.
+  // The interface nlohmann::json_sax<Json>; true: continue parsing.
   bool null() { return add(nullptr); }
   bool boolean(bool value) { return add(value); }
   bool number_integer(int64_t value) { return add(value); }
@@ -83,7 +83,7 @@ class Builder {
   Json* member_ = nullptr;   // of the innermost open object: the value to come
 };
 
-/// An input iterator whose position is seen from outside; the parser keeps a copy of it.
+/// An input iterator that keeps its position outside of itself: the parser works on copies.
 struct Cursor {
   using iterator_category = std::input_iterator_tag;
   using value_type = char;

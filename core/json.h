@@ -9,8 +9,8 @@ namespace overproof {
 
 using Json = nlohmann::json;  // objects sort their keys, so dump() is canonical for a given value
 
-/// Parses a whole text file. Throws FormatError with the offset of the byte at which parsing stopped. Refused besides syntax
-/// errors: duplicate object keys, more than 256 levels, numbers that no double holds. Takes time in proportion to the text.
+/// Parses a whole text file. Throws FormatError with the offset of the byte at which parsing stopped. Also refused:
+/// duplicate object keys, more than 256 levels, numbers that no double holds. Takes time in proportion to the text.
 /// `max_bytes` bounds what is read (hostile input).
 Json read_json(const std::filesystem::path& file, int64_t max_bytes = int64_t{256} << 20);
 

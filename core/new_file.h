@@ -15,10 +15,10 @@ class NewFile {
   /// Writes and flushes `content` without a name (O_TMPFILE) or, where the file system cannot do that, under a unique one next to
   /// `file`. Throws IoError.
   NewFile(fs::path file, std::string_view content, mode_t mode);
-  ~NewFile();  ///< removes what has not become `file`
+  ~NewFile();  ///< removes it unless it has become `file`
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
-  /// Becomes `file`, in the place of what has that name, and flushes the folder.
+  /// Becomes `file`, replacing an existing one, and flushes the folder.
   void replace();
   /// Becomes `file` unless that exists already: then false.
   bool link();

@@ -28,7 +28,7 @@ namespace {
 std::unique_ptr<tbb::global_control> g_limit;
 int64_t g_threads = 0;
 
-constexpr int64_t kWaitingThreads = 32;  // 8 do as well on a fast disk; a slow one has more to gain, and idle ones cost little
+constexpr int64_t kWaitingThreads = 32;  // 8 are enough for a fast disk; a slow one gains from more, and idle threads cost little
 
 int64_t cores() {
   cpu_set_t set;
@@ -41,7 +41,7 @@ int64_t cores() {
 void on_threads(int64_t count, int64_t n, const std::function<void(int64_t)>& body) {
   std::atomic<int64_t> next = 0;
   std::mutex mutex;
-  int64_t failed = n;  // pieces are taken in order, so those before it all come to their end
+  int64_t failed = n;  // pieces are taken in order, so all before it are completed
   std::exception_ptr error;
   const auto work = [&] {
     for (int64_t i; (i = next++) < n;) {
@@ -58,7 +58,7 @@ void on_threads(int64_t count, int64_t n, const std::function<void(int64_t)>& bo
     std::vector<std::jthread> threads;
     try {
       for (int64_t t = 1; t < std::min(n, count); ++t) threads.emplace_back(work);
-    } catch (const std::system_error&) {  // no more threads are to be had: those there are do it all
+    } catch (const std::system_error&) {  // no more threads can be started: the existing ones do all the work
     }
     work();
   }
@@ -78,8 +78,7 @@ void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, in
   grain = std::max<int64_t>(grain, 1);
   const int64_t chunks = (n + grain - 1) / grain;
 #ifdef OVERPROOF_TSAN
-  // libtbb is not built with ThreadSanitizer, which so takes its every hand-over for a race. Threads that it knows do the same
-  // work.
+  // libtbb is not built with ThreadSanitizer, which therefore reports its synchronisation as races. std::thread does the same work.
   on_threads(thread_count(), chunks, [&](int64_t c) { body(c * grain, std::min(n, (c + 1) * grain)); });
 #else
   // One TBB iteration is one of our chunks: TBB may group them, but never cuts or joins what the body sees.

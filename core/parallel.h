@@ -14,8 +14,8 @@ int64_t thread_count();
 /// Calls body(begin, end) for [0, n) cut into pieces of `grain`. Exceptions reach the caller. Loops may be nested.
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
 
-/// Calls body(i) for each of [0, n) on more threads than there are cores: for bodies that mostly wait for a page of a mapped
-/// file, because a disk answers many reads at once sooner than one after another. Throws what the least i that threw has thrown.
+/// Calls body(i) for each of [0, n) on more threads than there are cores: for bodies that mostly wait for pages of a mapped file,
+/// because a disk serves many reads at once faster than one after another. Throws the exception of the least i that threw.
 void wait_in_parallel(int64_t n, const std::function<void(int64_t i)>& body);
 
 }  // namespace overproof

@@ -34,8 +34,8 @@ void require_private(const fs::path& file, std::string_view what) {
   if (::stat(file.c_str(), &status) != 0) throw IoError(file, fmt::format("cannot read {}", what), errno);
   if (S_ISREG(status.st_mode) && (status.st_mode & (S_IRWXG | S_IRWXO)))
     throw ProvenanceError(
-        fmt::format("{}: others may read or change {} (mode {:04o}); run 'chmod 600 {}', and make a new one if anyone "
-                    "may have copied it",
+        fmt::format("{}: others may read or change {} (mode {:04o}); run 'chmod 600 {}', and make a new one if it "
+                    "may have been copied",
                     file.string(), what, unsigned(status.st_mode & 07777), file.string()));
 }
 

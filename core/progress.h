@@ -18,7 +18,7 @@ class Progress {
   ~Progress();  // ends the line
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
-  /// Sets what is done so far; `note` is shown after the ETA ("loss 2.31, balance 1.2").
+  /// Sets the amount done so far; `note` is shown after the ETA ("loss 2.31, balance 1.2").
   void update(int64_t done, std::string_view note = {});
 
  private:

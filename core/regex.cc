@@ -93,7 +93,7 @@ size_t RegexScan::end_of_window(size_t from, size_t bytes) const {
   return end;
 }
 
-/// One call of the matcher, which sees the text up to `window`. PCRE2_ERROR_PARTIAL: it would look further.
+/// One call of the matcher on the text up to `window`. PCRE2_ERROR_PARTIAL: it needs more text to decide.
 int RegexScan::match(size_t from, size_t window, uint32_t options, int64_t steps) {
   if (window < text_.size()) options |= PCRE2_PARTIAL_HARD;
   if (regex_.text_ == Regex::Text::utf8) options |= PCRE2_NO_UTF_CHECK;
@@ -147,11 +147,11 @@ std::optional<RegexMatch> RegexScan::next(size_t from) {
       from = end;
       continue;
     }
-    // A start before this one has failed without looking beyond the window. The limit on steps does not tell the start.
+    // Starts before this one have failed within the window. After the limit on steps the start is not known: try `from`.
     const size_t start = rc == PCRE2_ERROR_PARTIAL ? pcre2_get_startchar(state().data) : from;
     if (const auto match = match_at(start)) return match;
     if (start == text_.size()) return std::nullopt;
-    // Starts before the costly one are tried again, so that has its price too.
+    // The starts up to the costly one are tried again, which costs work, too.
     if (rc != PCRE2_ERROR_PARTIAL) charge(kFreeSteps);
     from = start + (regex_.text_ == Regex::Text::utf8 ? size_t(decode_utf8(text_.substr(start)).bytes) : 1);
   }

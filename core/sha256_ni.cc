@@ -19,7 +19,7 @@ alignas(64) constexpr uint32_t kRound[64] = {
     0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208,
     0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
 
-/// One message: the state as the instructions want it (a b e f, c d g h) and the last sixteen words of the schedule.
+/// One message: the state in the order of the instructions (a b e f, c d g h) and the last sixteen words of the schedule.
 struct Lane {
   __m128i abef, cdgh, abef_before, cdgh_before;
   __m128i w[4];

@@ -9,7 +9,7 @@ namespace overproof {
 
 TempFolder::TempFolder(const fs::path& parent) {
   std::string name = (parent / "overproof-XXXXXX").string();
-  if (!mkdtemp(name.data())) throw IoError(parent, "cannot make a folder to work in", errno);
+  if (!mkdtemp(name.data())) throw IoError(parent, "cannot make a temporary folder", errno);
   path_ = name;
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// A folder to work in that nobody else has, gone with all that is in it when its owner goes.
+// A private temporary folder, deleted with its owner.
 
 #include "core/file.h"
 
@@ -14,7 +14,7 @@ class TempFolder {
   TempFolder& operator=(const TempFolder&) = delete;
   const fs::path& path() const { return path_; }
   fs::path operator/(const fs::path& name) const { return path_ / name; }
-  void empty() const;  ///< removes what is in it, as far as it can
+  void empty() const;  ///< removes its content, as far as possible
 
  private:
   fs::path path_;

@@ -1,5 +1,6 @@
 #pragma once
-// UTF-8 as bytes that came from outside.
+// UTF-8 of input that may be ill-formed. utf8proc_iterate reports only that a sequence is ill-formed, not the length of its maximal
+// subpart, by which ill-formed text is replaced as other programs do it; so sequences are decoded here.
 
 #include <cstdint>
 #include <string>

@@ -46,7 +46,7 @@ const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const {
   while (it != begin) {
     --it;
     if (text.starts_with(it->text)) return &*it;
-    // Nothing that starts with more than the common part can match: jump to where the common part itself would stand.
+    // Nothing that starts with more than the common part can match: jump to the place of the common part itself.
     size_t common = 0;
     while (common < it->text.size() && common < text.size() && it->text[common] == text[common]) ++common;
     it = std::upper_bound(begin, it, text.substr(0, common),
@@ -64,7 +64,7 @@ void AddedTokenFinder::split(std::string_view text, bool parse_special, std::vec
       continue;
     }
     size_t begin = at, end = at + token->text.size();
-    at = end;  // also a match that is not wanted hides what it overlaps
+    at = end;  // also an excluded match hides what it overlaps
     if (token->special && !parse_special) continue;
     if (token->single_word && (word_before(text, begin) || word_after(text, end))) continue;
     if (token->lstrip) {

@@ -137,7 +137,7 @@ struct BpeTokenizer::Impl {
   std::array<int32_t, 256> byte_ids{};
   std::unordered_map<uint64_t, Merge> merges;             // by (left id, right id)
   std::unordered_map<std::string_view, int32_t> by_text;  // of definition.tokens
-  std::vector<std::string> decoded;                       // by id: the bytes that a token stands for
+  std::vector<std::string> decoded;                       // by id: the bytes of a token
   std::unordered_map<std::string_view, int32_t> by_bytes;  // whole pieces, of `decoded`, for ignore_merges
   mutable WordCache cache;
 
@@ -288,7 +288,7 @@ std::string BpeTokenizer::decode(const std::vector<int32_t>& ids) const {
   std::string bytes;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size())
-      throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
+      throw MismatchError(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()));
     bytes += impl_->decoded[size_t(id)];
   }
   return to_valid_utf8(bytes);
@@ -297,7 +297,7 @@ std::string BpeTokenizer::decode(const std::vector<int32_t>& ids) const {
 int64_t BpeTokenizer::vocab_size() const { return int64_t(impl_->definition.tokens.size()); }
 std::string BpeTokenizer::token_text(int32_t id) const {
   if (id < 0 || id >= vocab_size())
-    throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
+    throw MismatchError(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()));
   return impl_->definition.tokens[size_t(id)];
 }
 int32_t BpeTokenizer::bos_id() const { return impl_->definition.bos; }

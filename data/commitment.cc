@@ -101,7 +101,7 @@ std::span<const uint8_t> CorpusCommitment::stored_level(CorpusTree which, int le
   return levels_[size_t(which)][size_t(level)];
 }
 
-/// Asks for the tiles on a leaf's way to the root all at once: read one after another, each would wait for the disk by itself.
+/// Requests all tiles on a leaf's path to the root at once, so that the reads do not wait for the disk one after another.
 void CorpusCommitment::expect_path(CorpusTree which, int64_t index) const {
   for (int level = first_stored(which); size_t(level) < levels_[size_t(which)].size(); ++level) {
     const auto stored = stored_level(which, level);
@@ -139,7 +139,7 @@ CorpusProof CorpusCommitment::prove(const Digest& document, CorpusTree tree, con
     if (!salt) throw UsageError("the corpus is private: give its secret with --salt");
     sorted_salt = salt->sorted_salt();
     if (sha256(std::span<const uint8_t>(sorted_salt->bytes)) != *roots_.sorted_salt_digest)
-      throw UsageError("the secret given with --salt is not the one that this corpus was made with");
+      throw MismatchError("the secret given with --salt is not the one that this corpus was made with");
   }
   const Digest key = corpus_leaf_value(document, sorted_salt);
   const int64_t n = index_.documents(), rank = index_.lower_bound(key);

@@ -1,14 +1,13 @@
 #pragma once
-// What a corpus artifact commits to (provenance/corpus_proof.h), and proofs from it.
+// The commitment of a corpus artifact (provenance/corpus_proof.h), and proofs from it.
 //
-//   corpus/commitment.json     sizes and roots of the two trees; signed with the artifact, and by itself as checkpoints on demand
-//   corpus/tiles.safetensors   C2SP tiles, a tensor U8 [hashes, 32] a level: "documents/0", "documents/1", ... and "sorted/1",
-//   ...
-//                              Level 0 of the sorted tree is not kept: it is hashed from the keys of the index
-//   corpus/index.safetensors   data/document_index.h
+//   commitment.json     sizes and roots of the two trees; signed with the artifact, and alone as checkpoints on demand
+//   tiles.safetensors   C2SP tiles, a tensor U8 [hashes, 32] for each level: "documents/0", "documents/1", ... and "sorted/1", ...
+//                       Level 0 of the sorted tree is not stored: it is hashed from the keys of the index
+//   index.safetensors   data/document_index.h
 //
-// No file depends on a note key: the artifact's root comes from inputs, configuration and build alone, and checkpoints stand
-// outside it.
+// No file depends on a note key: the artifact's root depends on inputs, configuration and build only, and checkpoints are not
+// part of it.
 
 #include <optional>
 #include <string>
@@ -51,7 +50,7 @@ class CorpusCommitment {
   std::vector<Digest> document_values(int64_t first, int64_t count) const;
 
   /// Presence in `tree`, or absence, which the sorted tree shows; without checkpoint yet. `salt` is needed where the corpus is
-  /// private. Throws UsageError when it is missing, or is not the one that the corpus was committed with.
+  /// private. Throws UsageError when it is missing, MismatchError when the corpus was committed with another one.
   CorpusProof prove(const Digest& document, CorpusTree tree, const CorpusSalt* salt) const;
 
  private:

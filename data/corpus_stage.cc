@@ -31,7 +31,7 @@ constexpr size_t kRecordsAtOnce = 16384;
 /// A document that may come into the corpus. There may be tens of millions: names are kept once each, all else as numbers.
 struct Candidate {
   std::string name;
-  int64_t record = -1;  // where its record begins in the table, if its text stands there; else it is a file
+  int64_t record = -1;  // where its record begins in the table, if its text is in it; -1: the text is a file
   uint32_t source = 0, license = 0, rule = 0;  // of CandidateList::words
 };
 
@@ -186,7 +186,7 @@ int32_t separator_of(const Tokenizer& tokenizer, const std::string& wanted) {
     if (tokenizer.token_text(id) == text) return id;
   }
   if (!wanted.empty()) throw UsageError(fmt::format("the separator '{}' is not a token of this tokenizer", wanted));
-  if (tokenizer.eos_id() < 0) throw UsageError("the tokenizer names no end token; choose one with separator");
+  if (tokenizer.eos_id() < 0) throw UsageError("the tokenizer has no end token; choose one with separator");
   return tokenizer.eos_id();
 }
 
@@ -217,7 +217,7 @@ struct Prepared {
   }
 };
 
-/// The text of a file, if it is neither too short nor too long; `fault` says why it cannot be read.
+/// The text of a file, if it is neither too short nor too long; `fault`: why it cannot be read.
 void read_text(const fs::path& file, const CorpusConfig& config, Prepared& out) {
   std::error_code error;
   const auto size = fs::file_size(file, error);

@@ -4,13 +4,13 @@
 // Input "source" is a folder, in one of two layouts:
 //   <source>/<package>/<path>.txt with <source>/<package>/copyright (machine-readable): licences by stanza, data/dep5.h
 //   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}, and
-//   with it, where the text is no file of that name but stands here, "text": "..."
+//   with "text": "..." where the text is not a file of that name
 // In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
 // Input "samples", instead of "source": an artifact of the stage `sample`, which has the second layout. It is part of the lineage.
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
-// Input "salt", where there is one, makes the corpus private: a file of 32 random bytes that nobody else may read. The Merkle
-// trees then hold salted values (provenance/corpus_proof.h). What must be withheld when such a corpus is published: everything
-// but commitment.json and the signatures, because the table and the texts say what the trees hide.
+// Input "salt" (optional) makes the corpus private: a file of 32 random bytes that only its owner may read. The Merkle
+// trees then hold salted values (provenance/corpus_proof.h). When such a corpus is published, everything but
+// commitment.json and the signatures must be withheld, because the table and the texts reveal what the trees hide.
 
 #include <string>
 

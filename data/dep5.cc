@@ -56,13 +56,13 @@ std::vector<Stanza> parse_stanzas(std::string_view text, const std::filesystem::
       throw FormatError(file, offset, "a line is neither a field nor a continuation");
     Field field{.first_line = std::string(trim(line.substr(colon + 1))), .offset = offset};
     for (const char c : line.substr(0, colon)) {
-      if (c <= ' ' || c >= 127) throw FormatError(file, offset, "a field's name holds blanks or special characters");
+      if (c <= ' ' || c >= 127) throw FormatError(file, offset, "a field's name has blanks or special characters");
       field.name += c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
     }
     if (!open) stanzas.push_back({{}, offset});
     open = true;
     if (stanzas.back().find(field.name))
-      throw FormatError(file, offset, fmt::format("field '{}' stands twice in its stanza", field.name));
+      throw FormatError(file, offset, fmt::format("duplicate field '{}' in a stanza", field.name));
     stanzas.back().fields.push_back(std::move(field));
   }
   return stanzas;
@@ -121,22 +121,22 @@ bool lies_in_module(std::string path, std::string_view folder) {
 }  // namespace
 
 CopyrightFile parse_copyright(std::string_view text, const std::filesystem::path& file) {
-  if (const int64_t at = invalid_utf8_at(text); at >= 0) throw FormatError(file, at, "it is not UTF-8");
+  if (const int64_t at = invalid_utf8_at(text); at >= 0) throw FormatError(file, at, "is not UTF-8");
   const std::vector<Stanza> stanzas = parse_stanzas(text, file);
   if (stanzas.empty() || !stanzas[0].find("format")) {
-    throw FormatError(file, 0, "it is not a machine-readable copyright file: its first stanza has no Format field");
+    throw FormatError(file, 0, "is not a machine-readable copyright file: its first stanza has no Format field");
   }
   CopyrightFile out;
   out.format = stanzas[0].find("format")->first_line;
   if (out.format.find("copyright-format/1.") == std::string::npos && out.format.find("dep5") == std::string::npos &&
       out.format.find("dep/dep") == std::string::npos) {
-    throw FormatError(file, stanzas[0].find("format")->offset, fmt::format("its format '{}' is not known", out.format));
+    throw FormatError(file, stanzas[0].find("format")->offset, fmt::format("unknown format '{}'", out.format));
   }
   for (size_t i = 1; i < stanzas.size(); ++i) {
     const Stanza& stanza = stanzas[i];
     const Field *files = stanza.find("files"), *license = stanza.find("license"), *copyright = stanza.find("copyright");
     if (!license || license->first_line.empty()) {
-      // Stanzas of other kinds may stand between; a Files stanza without a licence may not.
+      // Stanzas of other kinds may come between; a Files stanza without a licence is invalid.
       if (files) throw FormatError(file, stanza.offset, "a Files stanza names no licence");
       continue;
     }
@@ -146,11 +146,11 @@ CopyrightFile parse_copyright(std::string_view text, const std::filesystem::path
     }
     FilesStanza entry{.license = license->first_line, .offset = stanza.offset};
     entry.patterns = words(files->first_line + '\n' + files->rest);
-    if (entry.patterns.empty()) throw FormatError(file, files->offset, "a Files field holds no pattern");
+    if (entry.patterns.empty()) throw FormatError(file, files->offset, "a Files field has no pattern");
     if (copyright) entry.copyright = copyright->first_line + '\n' + copyright->rest;
     out.files.push_back(std::move(entry));
   }
-  if (out.files.empty()) throw FormatError(file, 0, "it has no Files stanza");
+  if (out.files.empty()) throw FormatError(file, 0, "has no Files stanza");
   return out;
 }
 
@@ -189,7 +189,7 @@ LicenseMatch license_of(const CopyrightFile& copyright, std::string_view install
     }
     return {};
   };
-  // Longest tail first. A pattern such as "*.c" fits any tail, so it needs no folder; a tail without one says too little.
+  // Longest tail first. A pattern such as "*.c" fits any tail, so it needs no folder; a tail without one matches too much.
   for (size_t at = 0; at < installed_path.size() && installed_path.find('/', at) != std::string_view::npos;
        at = installed_path.find('/', at) + 1) {
     const auto tail = installed_path.substr(at);

@@ -42,9 +42,9 @@ struct LicenseMatch {
   std::string pattern;
 };
 
-/// The licence of a file by its installed path ("usr/share/man/man2/accept.2"), although patterns speak of the source
+/// The licence of a file by its installed path ("usr/share/man/man2/accept.2"), although patterns refer to the source
 /// tree. Rules are tried in the order of LicenseMatch::rule. Within a rule a longer tail of the path goes first, and among
-/// stanzas that match it the last wins, as the specification says. The catch-all "*" takes part in "package" only.
+/// stanzas that match it the last wins, as the specification requires. The catch-all "*" takes part in "package" only.
 LicenseMatch license_of(const CopyrightFile& copyright, std::string_view installed_path);
 
 }  // namespace overproof

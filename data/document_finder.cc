@@ -56,7 +56,7 @@ DocumentFinder::DocumentFinder(const fs::path& artifact, Reads reads)
     if (const int64_t there = stream_.info(split == Split::train ? "train" : "held_out").elements();
         there != index_->stream_tokens(split))
       throw FormatError(stream_.path(), -1,
-                        fmt::format("holds a stream of {} tokens, the index says {}", there, index_->stream_tokens(split)));
+                        fmt::format("has a stream of {} tokens, the index {}", there, index_->stream_tokens(split)));
 }
 
 int64_t DocumentFinder::windows(Split split) const {
@@ -92,7 +92,7 @@ Document DocumentFinder::document(int64_t ordinal) const {
   if (!same_digest || tokens.split != document.split || tokens.first != document.first_token || tokens.count != document.tokens)
     throw FormatError(
         index_->path(), -1,
-        fmt::format("says something else about document {} (sha256:{}) than the table", ordinal, document.digest.hex()));
+        fmt::format("contradicts the table about document {} (sha256:{})", ordinal, document.digest.hex()));
   return document;
 }
 
@@ -154,7 +154,7 @@ std::optional<Document> DocumentFinder::look_up(std::string_view name_or_digest)
   const std::optional<Digest> digest = as_digest(name_or_digest);
   if (digest && !is_private_)
     if (const auto ordinal = index_->find(*digest)) {
-      // Its key leads here; what it says of itself must be the same, and is compared there.
+      // The key leads here; the digest in the record must be the same.
       Document found = document(*ordinal);
       if (found.digest == *digest) return found;
       throw FormatError(index_->path(), -1, fmt::format("leads from sha256:{} to another document", digest->hex()));
@@ -167,7 +167,7 @@ std::optional<Document> DocumentFinder::find(std::string_view name_or_digest) co
   if (const std::optional<Digest> digest = as_digest(name_or_digest)) {
     auto found = read_through(digest->hex(), {}, &*digest);
     if (found && index_ && !is_private_)
-      throw FormatError(index_->path(), -1, fmt::format("does not know sha256:{}, which the table lists", digest->hex()));
+      throw FormatError(index_->path(), -1, fmt::format("has no sha256:{}, which is in the table", digest->hex()));
     if (found) return found;
   }
   return read_through(as_json(name_or_digest), name_or_digest, nullptr);  // a name may look like a digest

@@ -17,7 +17,7 @@ class DocumentFinder {
   /// Throws FormatError when index, table and token streams are not of one size.
   /// `reads`: how documents will be asked for.
   explicit DocumentFinder(const fs::path& artifact, Reads reads = Reads::scattered);
-  /// By name or by digest (hex, with or without "sha256:"), as Corpus::find. That a document is not there is never said on the
+  /// By name or by digest (hex, with or without "sha256:"), as Corpus::find. A document is never reported as missing on the
   /// word of the index alone: then the table is read through. Throws FormatError when index and table disagree about it.
   std::optional<Document> find(std::string_view name_or_digest) const;
   /// As find, but what an index or the table's order does not lead to is not looked for: nothing does not mean that it is not
@@ -27,7 +27,7 @@ class DocumentFinder {
   int64_t documents() const;
   /// By place in the table. Throws FormatError when index and table disagree about it.
   Document document(int64_t ordinal) const;
-  TokenRange tokens(int64_t ordinal) const;  ///< as the index says, which document() compares with the table
+  TokenRange tokens(int64_t ordinal) const;  ///< from the index; document() compares it with the table
   /// The documents that hold tokens [first, end) of a split's stream, in order.
   std::vector<Document> at(Split split, int64_t first, int64_t end) const;
 

@@ -154,7 +154,7 @@ void DocumentIndexBuilder::add(const Digest& key, Split split, int64_t tokens, i
 }
 
 void DocumentIndexBuilder::sort() {
-  // By the first byte, and each of the 256 parts by itself: the same order on any number of threads.
+  // By the first byte, and each of the 256 parts separately: the same order on any number of threads.
   std::vector<size_t> begin(257, 0);
   for (const Digest& key : keys_) ++begin[size_t(key.bytes[0]) + 1];
   for (size_t b = 0; b < 256; ++b) begin[b + 1] += begin[b];
@@ -176,7 +176,7 @@ void DocumentIndexBuilder::sort() {
   for (size_t r = 0; r < items.size(); ++r) {
     ordinals_[r] = items[r].ordinal;
     if (r > 0 && items[r].prefix == items[r - 1].prefix && keys_[size_t(ordinals_[r])] == keys_[size_t(ordinals_[r - 1])])
-      throw UsageError(fmt::format("documents {} and {} of the table are the same", ordinals_[r - 1], ordinals_[r]));
+      throw MismatchError(fmt::format("documents {} and {} of the table are the same", ordinals_[r - 1], ordinals_[r]));
   }
 }
 

@@ -32,11 +32,11 @@ class DocumentIndex {
 
   int64_t documents() const { return documents_; }
   Digest key(int64_t rank) const;
-  /// The number of keys below `key`: its rank if it is there. Reads a handful of pages, as keys are spread evenly.
+  /// The number of keys below `key`: its rank if it is present. Reads few pages, as keys are spread evenly.
   int64_t lower_bound(const Digest& key) const;
   /// The place in the table of the document with this key.
   std::optional<int64_t> find(const Digest& key) const;
-  // The numbers below come from the file: what does not fit throws FormatError.
+  // The numbers below come from the file: invalid ones throw FormatError.
   int64_t ordinal(int64_t rank) const;
   int64_t rank(int64_t ordinal) const;
   TokenRange tokens(int64_t ordinal) const;
@@ -67,7 +67,7 @@ class DocumentIndexBuilder {
   void add(const Digest& key, Split split, int64_t tokens, int64_t record);
   int64_t documents() const { return int64_t(keys_.size()); }
   const Digest& key(int64_t ordinal) const { return keys_[size_t(ordinal)]; }
-  /// Sorts, and writes the file. `table_bytes`: of documents.jsonl. Throws UsageError when two documents have the same key.
+  /// Sorts, and writes the file. `table_bytes`: of documents.jsonl. Throws MismatchError when two documents have the same key.
   void write(OutputFolder& folder, int64_t table_bytes);
   /// After write(): the document whose key has this rank.
   int64_t ordinal(int64_t rank) const { return ordinals_[size_t(rank)]; }

@@ -68,7 +68,7 @@ const std::vector<GgufPreTokenizer>& gguf_pre_tokenizers() {
          {{kTekkenPattern}},
          false,
          true,
-         "llama.cpp tells capital from small letters in ASCII only: other words may be cut elsewhere"}};
+         "llama.cpp distinguishes capital and small letters in ASCII only: other words may be split elsewhere"}};
   }();
   return all;
 }

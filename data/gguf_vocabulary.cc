@@ -55,7 +55,7 @@ void complete(Vocabulary& v, int64_t vocabulary, const fs::path& file) {
       v.types[id] = kUnused;
     }
     if (!seen.insert(v.tokens[id]).second)
-      throw UsageError(fmt::format("{}: two ids have the token '{}', which llama.cpp refuses", file.string(), v.tokens[id]));
+      throw FormatError(file, -1, fmt::format("two ids have the token '{}', which llama.cpp refuses", v.tokens[id]));
   }
 }
 
@@ -72,13 +72,13 @@ void write(const Vocabulary& v, std::string_view model, std::string_view pre, Gg
   id("eos", v.eos);
   id("unknown", v.unknown);
   id("padding", v.padding);
-  // Always said: llama.cpp takes a default from the pre-tokeniser's name.
+  // Always written: llama.cpp takes a default from the pre-tokeniser's name.
   out.add_bool("tokenizer.ggml.add_bos_token", v.add_bos && v.bos >= 0);
   out.add_bool("tokenizer.ggml.add_eos_token", v.add_eos && v.eos >= 0);
   if (!v.chat_template.empty()) out.add_text("tokenizer.chat_template", v.chat_template);
 }
 
-/// What a tokenizer adds before (or after) a text: its template of one text says so, else tokenizer_config.json.
+/// The tokens that a tokenizer adds before (or after) a text: from its template of one text, else from tokenizer_config.json.
 bool adds_special(const Json& tokenizer, const Json& config, bool first, std::string_view token, bool fallback) {
   if (const auto post = tokenizer.find("post_processor"); post != tokenizer.end() && post->is_object()) {
     const Json list = post->contains("processors") ? (*post)["processors"] : Json::array({*post});
@@ -123,8 +123,7 @@ void add_configured_ids(const fs::path& folder, Vocabulary& v) {
 std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path& file, int64_t vocabulary, GgufMetadata& out) {
   const GgufPreTokenizer* pre = find_gguf_pre_tokenizer(definition);
   if (!pre) {
-    throw UsageError(fmt::format(
-        "{}: llama.cpp has no pre-tokeniser that cuts as this one does, so a GGUF of it would give other ids", file.string()));
+    throw FormatError(file, -1, "llama.cpp has no pre-tokeniser that splits as this one does, so a GGUF of it would give other ids");
   }
   std::vector<std::string> notes;
   if (definition.nfc)
@@ -139,7 +138,7 @@ std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path
     v.types[size_t(token.id)] = token.special ? kControl : kUserDefined;
     strips |= token.lstrip || token.rstrip || token.single_word;
   }
-  if (strips) notes.emplace_back("added tokens take white space along or stand as single words only, which GGUF cannot say");
+  if (strips) notes.emplace_back("added tokens take white space along or are single words only, which GGUF cannot express");
   v.bos = definition.bos;
   v.eos = definition.eos;
   v.unknown = definition.unknown;
@@ -155,14 +154,14 @@ std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path
   for (const auto& [left, right] : definition.merges) {
     // llama.cpp parts a merge at its first space; byte-level symbols have none.
     if (left.find(' ') != std::string::npos || right.find(' ') != std::string::npos)
-      throw UsageError(fmt::format("{}: a merge holds a space", file.string()));
+      throw FormatError(file, -1, "a merge contains a space");
     merges.push_back(left + ' ' + right);
   }
   out.add_texts("tokenizer.ggml.merges", merges);
   return notes;
 }
 
-/// Tokens beside the pieces of a SentencePiece model.
+/// Tokens in addition to the pieces of a SentencePiece model.
 void add_tokens(const Json& config, const Json& added, const fs::path& folder, Vocabulary& v) {
   const auto place = [&](const fs::path& file, int64_t id, const std::string& text, bool special) {
     if (id < 0 || id > int64_t(v.tokens.size()) + 65536)
@@ -197,10 +196,10 @@ void add_tokens(const Json& config, const Json& added, const fs::path& folder, V
 std::vector<std::string> add_sentencepiece(const fs::path& file, int64_t vocabulary, GgufMetadata& out) {
   const SentencePieceVocabulary model = read_sentencepiece_vocabulary(read_file(file, int64_t{256} << 20), file);
   if (model.kind != SentencePieceVocabulary::Kind::bpe) {
-    throw UsageError(fmt::format("{}: only SentencePiece models of the kind BPE are written as GGUF", file.string()));
+    throw FormatError(file, -1, "only SentencePiece models of the kind BPE can be written as GGUF");
   }
   if (std::ranges::count(model.pieces, kByte, &SentencePieceVocabulary::Piece::type) != 256) {
-    throw UsageError(fmt::format("{}: without the 256 byte pieces llama.cpp cannot take every text", file.string()));
+    throw FormatError(file, -1, "has no 256 byte pieces, without which llama.cpp cannot encode every text");
   }
   std::vector<std::string> notes;
   if (model.normalises)
@@ -230,7 +229,7 @@ std::vector<std::string> add_sentencepiece(const fs::path& file, int64_t vocabul
 }
 
 /// A SentencePiece model of the kind BPE as transformers saves it when no .model comes along: tokenizer.json with byte fallback,
-/// where a piece's score is lost and its merge's rank stands for it. Nothing when the file is of another kind.
+/// where a piece's score is lost and its merge's rank is used instead. Nothing when the file is of another kind.
 std::optional<Vocabulary> read_hf_pieces(const Json& root, const fs::path& file, bool& prefix) {
   const auto fail = [&](const std::string& cause) -> void { throw FormatError(file, -1, cause); };
   const Json model = root.value("model", Json());
@@ -279,7 +278,7 @@ std::optional<Vocabulary> read_hf_pieces(const Json& root, const fs::path& file,
 std::vector<std::string> add_hf_pieces(Vocabulary v, const Json& root, bool prefix, const fs::path& file, int64_t vocabulary,
                                        GgufMetadata& out) {
   if (std::ranges::count(v.types, kByte) != 256)
-    throw UsageError(fmt::format("{}: without 256 byte tokens llama.cpp cannot take every text", file.string()));
+    throw FormatError(file, -1, "has no 256 byte tokens, without which llama.cpp cannot encode every text");
   const fs::path folder = file.parent_path();
   const Json config = read_json_if_there(folder / "tokenizer_config.json");
   Json added = Json::object();
@@ -326,7 +325,7 @@ std::optional<fs::path> sentencepiece_of(const fs::path& folder) {
     if (entry.path().extension() == ".model") models.push_back(entry.path());
   }
   if (models.size() > 1)
-    throw UsageError(fmt::format("{}: holds several .model files; the tokenizer's is called tokenizer.model", folder.string()));
+    throw FormatError(folder, -1, "has several .model files; that of the tokenizer is called tokenizer.model");
   return models.empty() ? std::nullopt : std::optional(models[0]);
 }
 
@@ -354,7 +353,7 @@ std::vector<std::string> add_gguf_vocabulary(const fs::path& checkpoint, int64_t
   }
   if (pieces) return add_sentencepiece(*pieces, vocabulary, out);
   out.add_text("tokenizer.ggml.model", "none");
-  return {"there is no tokenizer beside the model: llama.cpp will take and give ids only"};
+  return {"the model has no tokenizer: llama.cpp will read and write ids only"};
 }
 
 }  // namespace overproof

@@ -1,7 +1,7 @@
 #pragma once
 // The order of training is a keyed permutation of window indices: a balanced Feistel network with cycle-walking
-// (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). It costs no bytes, and its inverse says at which
-// position a window was used.
+// (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). It takes no storage, and its inverse gives the position at
+// which a window was used.
 
 #include <array>
 #include <cstdint>
@@ -26,11 +26,11 @@ class Permutation {
 };
 
 /// The key of a training order: SHA-256 over the corpus root and the user's seed, so that it cannot be chosen before
-/// the corpus is fixed. Whoever trains can still try seeds. `beacon`: public randomness in hex that came out after the corpus was
-/// published, a drand round for instance; with it and a seed named before, nothing is left to choose.
+/// the corpus is fixed. A trainer can still try seeds. `beacon`: public randomness in hex that was published after the corpus, a
+/// drand round for instance; with it and a seed that was announced before, the trainer has no choice left.
 ///   without beacon   SHA-256("overproof training order v1" || root || seed)
-///   with             SHA-256("overproof training order v2" || root || beacon's length in bytes || beacon || seed)      numbers:
-///   U64 little-endian
+///   with beacon      SHA-256("overproof training order v2" || root || beacon's length in bytes || beacon || seed)
+///   numbers          U64 little-endian
 /// Throws UsageError unless the beacon is "" or 1 to 512 bytes in hex.
 Digest order_key(const Digest& corpus_root, int64_t seed, std::string_view beacon = {});
 

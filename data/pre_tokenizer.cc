@@ -22,7 +22,7 @@ struct Cut {
   bool match;
 };
 
-/// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E besides in the other.
+/// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E in addition in the other.
 /// Escapes that cannot be rewritten as simply are refused.
 std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file) {
   static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZAC";

@@ -11,9 +11,9 @@
 
 namespace overproof {
 
-/// One step of cutting. Steps run in order, each on every piece that the step before left.
+/// One step of splitting. Steps run in order, each on every piece of the step before.
 struct SplitStep {
-  /// What becomes of a match: its own piece, dropped, joined with a neighbour, or joined with matches beside it.
+  /// What happens to a match: its own piece, dropped, joined with a neighbour, or joined with adjacent matches.
   enum class Behaviour { isolated, removed, merged_with_previous, merged_with_next, contiguous };
   std::string pattern;
   bool literal = false;           ///< `pattern` is plain text, not an expression
@@ -23,7 +23,7 @@ struct SplitStep {
   bool operator==(const SplitStep&) const = default;
 };
 
-/// What GPT-2's ByteLevel step cuts by when use_regex is set.
+/// The pattern of GPT-2's ByteLevel step (use_regex).
 extern const char* const kGpt2Pattern;
 
 class PreTokenizer {

@@ -168,7 +168,7 @@ class SentencePieceTokenizer final : public Tokenizer {
  private:
   void check_id(int32_t id) const {
     if (id < 0 || id >= vocab_size())
-      throw UsageError(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size()));
+      throw MismatchError(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()));
   }
   fs::path file_;
   Digest model_digest_;  // the model holds all that decides the ids

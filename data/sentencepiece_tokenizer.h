@@ -20,7 +20,7 @@ std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const std:
 /// and whose normalisation trie stays inside its own bytes: the library follows that trie unchecked.
 void check_sentencepiece_model(std::string_view model, const std::filesystem::path& file);
 
-/// What a .model says of itself, for writing it in another format.
+/// The content of a .model, for writing it in another format.
 struct SentencePieceVocabulary {
   enum class Kind : int64_t { unigram = 1, bpe = 2, word = 3, character = 4 };
   struct Piece {

@@ -64,7 +64,7 @@ int64_t SpanIndex::words() const {
   return sum;
 }
 
-/// How many words of the text, up to which one, stand in the corpus as they are from word w on: the end, which never falls as w
+/// One past the last word of the longest run from word w on that is in the corpus verbatim: the end, which never falls as w
 /// grows. Words are looked up in rounds, each in all shards at once.
 class SpanIndex::Ends {
  public:

@@ -2,17 +2,17 @@
 // The artifact of stage `index`: a corpus's texts sorted, so that the documents which hold a passage are found without reading
 // them all. Mapped, never loaded.
 //
-//   index/documents.safetensors       first_byte I64 [documents + 1], where each document begins in all texts joined, in the
-//   order of
-//                                     the corpus's table, each followed by a byte FF (which no UTF-8 holds);
-//                                     record_offset I64 [documents], of its line in the corpus's documents.jsonl
-//                                     metadata: corpus_root, shards, format_version
-//   index/suffixes-00000.safetensors  a shard of whole documents: suffixes U32 [words], sorted (data/suffix_array.h), from the
-//   start
-//                                     of text U8 [bytes]; metadata: first_byte
+//   documents.safetensors       first_byte    I64 [documents + 1]  where each document begins in all texts joined, in the order of
+//                                                                  the corpus's table, each followed by a byte FF (not in UTF-8)
+//                               record_offset I64 [documents]      of its line in the corpus's documents.jsonl
+//                               metadata: corpus_root, shards, format_version
+//   suffixes-00000.safetensors  a shard of whole documents
+//                               suffixes      U32 [words]          sorted (data/suffix_array.h), from the start of `text`
+//                               text          U8 [bytes]
+//                               metadata: first_byte
 //
 // A verbatim passage is found as OLMoTrace does (Liu et al. 2025, arXiv 2504.07096; infini-gram, arXiv 2401.17377), but over
-// bytes and not over tokens: so an answer does not hang on how a tokenizer cuts the ends of a passage.
+// bytes and not over tokens, so that the result does not depend on how a tokenizer splits the ends of a passage.
 
 #include <memory>
 #include <string>
@@ -37,7 +37,7 @@ struct SpanHit {
   int64_t byte = 0;      ///< in the document's text
 };
 
-/// A span of whole words of the text that was asked about, which stands in the corpus as it is and is in no longer one.
+/// A span of whole words of the query that is in the corpus verbatim, and is not part of a longer one.
 struct MatchedSpan {
   int64_t begin = 0, end = 0, words = 0;  ///< bytes [begin, end) of the text
   int64_t occurrences = 0;                ///< in the whole corpus, exactly

@@ -17,7 +17,7 @@ namespace {
 struct CodeRange {
   char32_t first, last;
 };
-/// Scripts whose words stand without spaces between them.
+/// Scripts that are written without spaces between words.
 constexpr CodeRange kWithoutSpaces[] = {{0x0e00, 0x109f},     // Thai, Lao, Tibetan, Myanmar
                                         {0x1780, 0x17ff},     // Khmer
                                         {0x2e80, 0xa4cf},     // Han, kana, bopomofo, Yi

@@ -34,7 +34,7 @@ class SuffixArray {
   /// Where in the text the suffix of a place begins.
   int64_t position(int64_t place) const;
 
-  /// Bytes of the longest beginning of `pattern` that stands in the text (at a word's beginning).
+  /// Bytes of the longest prefix of `pattern` that is in the text (at a word's beginning).
   int64_t longest_match(std::string_view pattern) const;
   /// The places [first, last) of all suffixes that begin with `pattern`.
   struct Range {

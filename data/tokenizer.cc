@@ -63,13 +63,13 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
       for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
         if (entry.path().extension() != suffix) continue;
         if (!found.empty()) {
-          throw UsageError(fmt::format("{} holds several {} files; name the one that is meant", path.string(), suffix));
+          throw UsageError(fmt::format("{} has several {} files; give the path of one", path.string(), suffix));
         }
         found = entry.path();
       }
       if (!found.empty()) return open_tokenizer(found);
     }
-    throw IoError(path, "holds no tokenizer (tokenizer.json, a .model or a .gguf)", 0);
+    throw IoError(path, "has no tokenizer (tokenizer.json, a .model or a .gguf)", 0);
   }
   if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);
   if (path.extension() == ".json") return std::make_unique<BpeTokenizer>(read_tokenizer_json(path), path);

@@ -155,13 +155,13 @@ BpeDefinition parse_tokenizer_json(std::string_view text, const fs::path& file) 
   const Json json = parse_json(text, file);
   const JsonObject root(json, file, "", JsonNull::absent);
   BpeDefinition out;
-  if (!root.has("model")) root.fail("it has no 'model', so it is no tokenizer.json");
+  if (!root.has("model")) root.fail("has no 'model', so it is not a tokenizer.json");
   read_model(root.object("model"), out);
   read_added_tokens(root, out);
   if (const auto normalizer = root.find_object("normalizer")) read_normalizer(*normalizer, out);
   bool bytes_seen = false;
   if (const auto pre = root.find_object("pre_tokenizer")) read_pre_tokenizer(*pre, out, bytes_seen);
-  if (!bytes_seen) root.fail("it has no ByteLevel pre-tokeniser; only byte-level BPE is supported");
+  if (!bytes_seen) root.fail("has no ByteLevel pre-tokeniser; only byte-level BPE is supported");
   return out;
 }
 

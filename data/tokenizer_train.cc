@@ -55,7 +55,7 @@ std::vector<std::string> read_lines(const fs::path& input, size_t most_bytes) {
       append_lines(read_file(file), most_bytes, lines);
     }
   }
-  if (lines.empty()) throw UsageError(fmt::format("{} holds no text to train on", input.string()));
+  if (lines.empty()) throw FormatError(input, -1, "has no text to train on");
   return lines;
 }
 
@@ -85,7 +85,7 @@ int64_t run_tokenizer_train(const TokenizerTrainConfig& config) {
        {"character_coverage", fmt::format("{}", config.character_coverage)},
        {"byte_fallback", config.byte_fallback ? "true" : "false"},
        {"normalization_rule_name", config.normalization},
-       // Text must come back as it was: spaces are kept, a leading one is not invented.
+       // Decoding must give the text back: spaces are kept, and no leading one is added.
        {"remove_extra_whitespaces", config.normalization == "identity" ? "false" : "true"},
        {"add_dummy_prefix", "false"},
        {"split_digits", "true"},

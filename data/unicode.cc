@@ -1,7 +1,5 @@
 #include "data/unicode.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <utf8proc.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/regex.h"
 #include "core/utf8.h"
 
 namespace overproof {
@@ -20,24 +19,15 @@ bool is_white_space(char32_t code) {
 }
 
 bool is_word(char32_t code) {
-  static const auto pattern = [] {
-    const char* text = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
-    int error = 0;
-    size_t offset = 0;
-    pcre2_code* compiled =
-        pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
-    OVERPROOF_CHECK(compiled);
-    return std::unique_ptr<pcre2_code, decltype(&pcre2_code_free)>(compiled, &pcre2_code_free);
-  }();
+  if (code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return false;  // no character
+  static const Regex word("[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]", Regex::Text::utf8, "word characters");
   std::string text;
   append_utf8(text, code);
-  const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(pcre2_match_data_create(1, nullptr),
-                                                                                  &pcre2_match_data_free);
-  return pcre2_match(pattern.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0, 0, match.get(), nullptr) > 0;
+  return word.matches_start(text, 1000);
 }
 
 bool surely_nfc(std::string_view text) {
-  // Nothing below U+0300 decomposes away or combines with what stands before it; 0xcc leads U+0300.
+  // No character below U+0300 changes under NFC or combines with the one before it; 0xcc is the lead byte of U+0300.
   return std::all_of(text.begin(), text.end(), [](char c) { return uint8_t(c) < 0xcc; });
 }
 

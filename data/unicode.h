@@ -1,5 +1,5 @@
 #pragma once
-// The little Unicode that tokenisers need besides regular expressions.
+// The Unicode functions that tokenisers need in addition to regular expressions.
 
 #include <string>
 #include <string_view>
@@ -14,7 +14,7 @@ bool is_word(char32_t code);
 /// Normalization Form C (UAX #15) of valid UTF-8, with utf8proc's tables. Hugging Face's `tokenizers` still has those of
 /// Unicode 9: marks encoded later keep their place there and are put in canonical order here.
 std::string to_nfc(std::string_view text);
-/// True when nothing in `text` can change under NFC, by a test that is cheap and may say false for NFC text.
+/// True when `text` cannot change under NFC; a cheap test that may return false for NFC text.
 bool surely_nfc(std::string_view text);
 
 }  // namespace overproof

@@ -8,7 +8,7 @@
 namespace overproof {
 namespace {
 
-constexpr float kEpsilon = 0x1p-23f;  ///< the scale that compressed-tensors puts in the place of zero
+constexpr float kEpsilon = 0x1p-23f;  ///< the scale that compressed-tensors uses instead of zero
 constexpr float kFp8Largest = 448.0f;
 
 /// Adding and taking away 1.5 x 2^23 rounds |x| < 2^22 to an integer, ties to even, as the vector units do it.

@@ -1,5 +1,5 @@
 #pragma once
-// Rounding what goes into a Linear to 8 bits and back ("fake quantisation"), as W8A8 and fp8 checkpoints are meant to be run.
+// Rounding the inputs of a Linear to 8 bits and back ("fake quantisation"), as W8A8 and fp8 checkpoints are meant to be run.
 //
 // Arithmetic of compressed-tensors 0.20 (quantization/utils/helpers.py calculate_qparams, lifecycle/forward.py), in f32:
 //   int8, symmetric    scale = amax / 127.5, code = round(x / scale) clipped to [-128, 127]

@@ -49,10 +49,9 @@ Architecture::Architecture(const Json& config) {
   std::vector<std::string_view> types;
   for (const ModelKind& k : model_kinds()) types.push_back(k.model_type);
   assumption_ = fmt::format(
-      "model type '{}' is not one of {}: matrices called .weight inside numbered layers are taken for Linear weights; what is "
-      "called gate or "
-      "router{} for a router; embeddings, the head, vision and audio towers, norms, biases and tensors that stack experts are "
-      "left alone",
+      "model type '{}' is not one of {}: matrices called .weight inside numbered layers are taken for Linear weights, and those "
+      "called gate or router{} for routers; embeddings, the head, vision and audio towers, norms, biases and tensors that stack "
+      "experts are left unchanged",
       model_type_, fmt::join(types, ", "),
       experts_ > 0 ? fmt::format(", or has as many rows as there are experts ({}),", experts_) : "");
 }
@@ -100,10 +99,10 @@ std::vector<TensorPart> Architecture::split(const std::filesystem::path& file, c
   const auto refuse = [&](const std::string& cause) {
     throw FormatError(file, -1, fmt::format("'{}' [{}] {}", tensor.name, fmt::join(tensor.shape, ", "), cause));
   };
-  if (tensor.shape.size() != 3 || tensor.elements() == 0) refuse("is no stack of experts' matrices");
+  if (tensor.shape.size() != 3 || tensor.elements() == 0) refuse("is not a stack of experts' matrices");
   if (tensor.shape[0] > kMaxExperts) refuse(fmt::format("has more than {} experts", kMaxExperts));
   if (experts_ >= 0 && tensor.shape[0] != experts_) refuse(fmt::format("does not have the {} experts of config.json", experts_));
-  if (gate_up && tensor.shape[1] % 2 != 0) refuse("does not hold as many gate rows as up rows");
+  if (gate_up && tensor.shape[1] % 2 != 0) refuse("does not have as many gate rows as up rows");
 
   const int64_t rows = gate_up ? tensor.shape[1] / 2 : tensor.shape[1];
   std::vector<TensorPart> parts;

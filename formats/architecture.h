@@ -1,6 +1,6 @@
 #pragma once
-// What the tensors of a model are for, by the names that transformers saves them under: read from formats/model_kinds.h, or
-// guessed from names and shapes for a model type that is not there; assumption() tells.
+// The roles of a model's tensors, by the names under which transformers saves them: from formats/model_kinds.h, or guessed from
+// names and shapes for an unknown model type; assumption() describes the guess.
 
 #include <cstdint>
 #include <optional>
@@ -14,7 +14,7 @@
 
 namespace overproof {
 
-/// A part of a fused tensor under the name that it has alone.
+/// A part of a fused tensor, under the name that it has as a tensor of its own.
 struct TensorPart {
   std::string name;
   int64_t expert = 0;               ///< index of the fused tensor's first dimension
@@ -31,10 +31,10 @@ class Architecture {
 
   TensorRole role(const TensorInfo& tensor) const;
   /// How `mlp.experts.gate_up_proj` [E, 2 I, H] and `mlp.experts.down_proj` [E, H, I] are cut into one matrix an expert: gate
-  /// rows before up rows, in the order of the file. Empty when the tensor is no such thing or stays fused (granitemoe, unknown
+  /// rows before up rows, in the order of the file. Empty when the tensor is another one or stays fused (granitemoe, unknown
   /// types). Throws FormatError naming `file` when its shape contradicts its name or the config's number of experts.
   std::vector<TensorPart> split(const std::filesystem::path& file, const TensorInfo& tensor) const;
-  /// The name that loaders look for, where a tensor saved beside fused experts has that of the module in memory (mixtral's
+  /// The name that loaders look for: a tensor saved together with fused experts may have that of the module in memory (mixtral's
   /// router).
   std::string saved_name(std::string_view tensor) const;
 
@@ -42,7 +42,7 @@ class Architecture {
   TensorRole guess(const TensorInfo& tensor) const;
   const ModelKind* kind_ = nullptr;  // null: not known
   std::string model_type_, assumption_;
-  int64_t layers_ = -1, experts_ = -1;  // -1: config.json does not say
+  int64_t layers_ = -1, experts_ = -1;  // -1: not in config.json
 };
 
 }  // namespace overproof

@@ -1,4 +1,4 @@
-// open_checkpoint: finds out what stands at a path. Declared in formats/tensor_source.h.
+// open_checkpoint: detects the format of a path. Declared in formats/tensor_source.h.
 
 #include <fmt/format.h>
 
@@ -56,7 +56,7 @@ Checkpoint open_folder(const fs::path& path) {
 }  // namespace
 
 Checkpoint open_checkpoint(const fs::path& path) {
-  if (!fs::exists(path)) throw IoError(path, "there is no checkpoint: neither a folder nor a .gguf file", 0);
+  if (!fs::exists(path)) throw IoError(path, "no checkpoint here: neither a folder nor a .gguf file", 0);
   if (!fs::is_directory(path)) {
     if (path.extension() != ".gguf") throw FormatError(path, -1, "is neither a folder nor a .gguf file");
     return open_gguf(path, path);

@@ -25,7 +25,7 @@ struct Q4_1 {  // value = d * q + m
   uint8_t q[kSmall / 2];
   void values(float* out) const;
 };
-struct Q5_0 {  // value = d * (q - 16); the fifth bits stand in `high`
+struct Q5_0 {  // value = d * (q - 16); the fifth bits are in `high`
   half d;
   uint8_t high[4];
   uint8_t q[kSmall / 2];

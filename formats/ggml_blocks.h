@@ -1,5 +1,5 @@
 #pragma once
-// ggml's tensor types as they stand in GGUF files, and their values as f32.
+// ggml's tensor types as stored in GGUF files, and their values as f32.
 // Layouts: ggml/src/ggml-common.h of llama.cpp. The arithmetic is done in f32 in the order of the reference
 // (gguf.quants.dequantize of PyPI gguf), so results are equal to the bit.
 
@@ -31,7 +31,7 @@ struct GgmlLayout {
   int64_t block_bytes;
 };
 
-/// Nothing for a type we do not read.
+/// nullopt for a type that is not supported.
 std::optional<GgmlLayout> ggml_layout(uint32_t type);
 GgmlLayout ggml_layout(GgmlType type);
 

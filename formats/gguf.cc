@@ -62,11 +62,11 @@ class Reader {
     return v;
   }
 
-  /// A u64 that counts things of at least `each` bytes that must still follow in the file.
+  /// A u64 count of items of at least `each` bytes that follow in the file.
   int64_t count(std::string_view what, int64_t each) {
     const int64_t at = at_;
     const auto n = scalar<uint64_t>(what);
-    if (n > uint64_t(left() / each)) refuse(at, fmt::format("{} says {}, more than the file can hold", what, n));
+    if (n > uint64_t(left() / each)) refuse(at, fmt::format("{} is {}, more than the file can contain", what, n));
     return int64_t(n);
   }
 
@@ -85,7 +85,7 @@ class Reader {
   GgufType type(std::string_view what) {
     const int64_t at = at_;
     const auto t = scalar<uint32_t>(what);
-    if (t > uint32_t(GgufType::f64)) refuse(at, fmt::format("{} is {}, which is no GGUF type", what, t));
+    if (t > uint32_t(GgufType::f64)) refuse(at, fmt::format("{} is {}, which is not a GGUF type", what, t));
     return GgufType(t);
   }
 
@@ -218,7 +218,7 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
     const int64_t at = in.position();
     std::string key = in.name("a key");
     const GgufValue v = in.value(key);
-    if (!keys_.emplace(key, metadata_.size()).second) in.refuse(at, fmt::format("the key '{}' is there twice", key));
+    if (!keys_.emplace(key, metadata_.size()).second) in.refuse(at, fmt::format("duplicate key '{}'", key));
     metadata_.emplace_back(std::move(key), v);
   }
   if (const GgufValue* v = value("general.alignment")) {
@@ -239,7 +239,7 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
     Extent e = read_extent(in, name);
     const auto offset = in.scalar<uint64_t>("a tensor's offset");
     if (offset > uint64_t(file_.size())) in.refuse(at, fmt::format("tensor '{}' begins after the end of the file", name));
-    if (!names_.emplace(name, tensors_.size()).second) in.refuse(at, fmt::format("the tensor '{}' is there twice", name));
+    if (!names_.emplace(name, tensors_.size()).second) in.refuse(at, fmt::format("duplicate tensor '{}'", name));
     places.push_back({at, int64_t(offset), e.bytes});
     tensors_.push_back({std::move(name), e.type, std::move(e.shape), {}});
   }
@@ -261,7 +261,7 @@ GgufFile::GgufFile(const fs::path& file) : file_(file) {
     expected = padded(expected + places[i].bytes);
   }
   if (file_.size() > data + expected) in.refuse(data + expected, "bytes follow the last tensor");
-  // Some writers leave the last tensor's padding out; a part of it is left by a file that was cut.
+  // Some writers omit the padding of the last tensor; a partial padding means that the file was truncated.
   if (tensors_.empty() || file_.size() == data + expected) return;
   const std::span<const uint8_t> last = tensors_.back().data;
   if (file_.bytes().data() + file_.size() != last.data() + last.size())

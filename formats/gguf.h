@@ -21,7 +21,7 @@ namespace overproof {
 
 enum class GgufType : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
 
-/// A metadata value where it stands in the file; checked, not yet decoded.
+/// A metadata value as stored in the file; checked, not yet decoded.
 struct GgufValue {
   GgufType type;  ///< of the value, or of an array's elements
   bool is_array = false;

@@ -114,7 +114,7 @@ int64_t stored_row_bytes(const GgufTensor& tensor, int64_t columns) {
   return columns / layout.block_values * layout.block_bytes;
 }
 
-/// Rows of the last dimension, whatever stands above it.
+/// Rows of the last dimension, over all dimensions before it.
 void read_matrix_rows(const GgufTensor& tensor, int64_t first, int64_t rows, std::span<float> out) {
   ggml_to_f32(tensor.type, tensor.data.data() + first * stored_row_bytes(tensor, tensor.shape.back()),
               out.first(size_t(rows * tensor.shape.back())));
@@ -129,7 +129,7 @@ void read_gate_up(const GgufTensor& gate, const GgufTensor& up, int64_t first, i
   }
 }
 
-/// Rows of kv_b_proj: of each head first the keys, which stand transposed in `k`, then the values.
+/// Rows of kv_b_proj: of each head first the keys, which are stored transposed in `k`, then the values.
 void read_latent(const GgufTensor& k, const GgufTensor& v, int64_t first, int64_t rows, std::span<float> out) {
   const int64_t rank = k.shape[1], nope = k.shape[2], value = v.shape[1];
   std::vector<float> keys;

@@ -1,6 +1,6 @@
 #pragma once
 // A GGUF file seen as the Hugging Face checkpoint that it was made from: names, row order and config.json. Architectures: those
-// of formats/gguf_names.h; a Mistral is a llama to llama.cpp and comes back as one.
+// of formats/gguf_names.h; llama.cpp treats a Mistral as a llama, so it is read as one.
 
 #include <vector>
 
@@ -12,8 +12,8 @@
 namespace overproof {
 
 /// Tensors are dequantised as they are read. llama.cpp stores the rows of q_proj and k_proj of the llama architecture so that
-/// the two halves of each head interleave; they are put back. Stacked experts appear one by one, or two halves in one tensor
-/// where transformers has it so. Throws FormatError for a tensor without a Hugging Face name: nothing is dropped silently.
+/// the two halves of each head interleave; the rows are put back in order. Stacked experts appear one by one, or two halves in one tensor
+/// where transformers has it so. Throws FormatError for a tensor without a Hugging Face name: no tensor is dropped silently.
 class GgufCheckpoint : public TensorSource {
  public:
   explicit GgufCheckpoint(const fs::path& file);
@@ -25,13 +25,13 @@ class GgufCheckpoint : public TensorSource {
   void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
                    std::span<float> out) const override;
   const GgufFile& gguf() const { return file_; }
-  /// config.json as transformers would have it.
+  /// The config.json of transformers for this model.
   Json config() const;
 
  private:
   struct Source {
     const GgufTensor* tensor = nullptr;
-    const GgufTensor* second = nullptr;  // what the tensor is put together with: such rows stand in no one place
+    const GgufTensor* second = nullptr;  // the second source of the tensor, whose rows are then not stored in one place
     int64_t first_row = 0;               // of the expert's slice
     int64_t half_head = 0;               // rows of half a head to put back in order; 0: as stored
   };
@@ -48,7 +48,7 @@ class GgufCheckpoint : public TensorSource {
   const ModelKind& family_;
   std::string arch_;
   TensorTable table_;
-  std::vector<Source> sources_;  // beside table_.list()
+  std::vector<Source> sources_;  // in the order of table_.list()
 };
 
 }  // namespace overproof

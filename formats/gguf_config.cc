@@ -51,8 +51,7 @@ class Keys {
 
  private:
   [[noreturn]] void refuse(const std::string& cause) const {
-    throw UsageError(fmt::format("{}: {}; llama.cpp computes '{}' otherwise, so this model cannot be written as GGUF",
-                                 config_.origin().string(), cause, family_.arch));
+    config_.fail(fmt::format("{}; llama.cpp computes '{}' differently, so this model cannot be written as GGUF", cause, family_.arch));
   }
   std::string key(std::string_view name) const { return fmt::format("{}.{}", family_.arch, name); }
   void u32(std::string_view name, int64_t value) { out_.add_u32(key(name), value); }
@@ -67,8 +66,8 @@ class Keys {
     return in.integer(name, 0, INT32_MAX, fallback);
   }
 
-  /// llama.cpp gives these architectures no attention window. Up to the window's width that is the same function, and no
-  /// further does the file claim to be one.
+  /// llama.cpp gives these architectures no attention window. Up to the window's width the function is the same, and the file
+  /// declares no longer context.
   int64_t context_length() {
     const int64_t context = positive("max_position_embeddings");
     int64_t window = 0;
@@ -127,11 +126,10 @@ class Keys {
   }
 
   void add_rope() {
-    // transformers 5 keeps everything in rope_parameters; before, rope_theta stood beside rope_scaling.
-    const Json* object = config_.find("rope_parameters");
-    if (!object) object = config_.find("rope_scaling");
+    // transformers 5 has everything in rope_parameters; older versions have rope_theta and rope_scaling.
     const Json none = Json::object();
-    const JsonObject rope(object ? *object : none, config_.origin(), "rope_parameters", JsonNull::absent);
+    const auto given = config_.find_object(config_.has("rope_parameters") ? "rope_parameters" : "rope_scaling");
+    const JsonObject rope = given ? *given : JsonObject(none, config_.origin(), "rope_parameters", JsonNull::absent);
     const double theta = rope.number("rope_theta", config_.number("rope_theta", family_.id == F::mixtral ? 1e6 : 10000.0));
     if (!(theta > 0)) config_.fail("rope_theta is not positive");
     f32("rope.freq_base", theta);
@@ -149,7 +147,7 @@ class Keys {
     if (type == "default") return out_.add_text(key("rope.scaling.type"), "none");
     if (type == "llama3") {
       if (!family_.interleaved_rope) refuse("its RoPE scaling is 'llama3'");  // the only loaders that read rope_freqs.weight
-      // No loader needs the length: it lets the factors be read back as what they were made from.
+      // No loader needs the length; with it the factors can be read back as the parameters they were made from.
       u32("rope.scaling.original_context_length", count(rope, "original_max_position_embeddings"));
       shape_.rope_factors = llama3_rope_factors(shape_.head_dim, theta, rope.number("factor"), rope.number("low_freq_factor"),
                                                 rope.number("high_freq_factor"), rope.number("original_max_position_embeddings"));
@@ -168,7 +166,7 @@ class Keys {
     f32("rope.scaling.yarn_beta_fast", rope.number("beta_fast", 32.0));
     f32("rope.scaling.yarn_beta_slow", rope.number("beta_slow", 1.0));
     if (!rope.flag("truncate", true)) refuse("its RoPE scaling does not truncate");
-    // llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, as transformers does when nothing else is asked for.
+    // llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, the default of transformers.
     const double usual = 0.1 * std::log(factor) + 1;
     const double mscale = rope.number("mscale", 0.0), mscale_all = rope.number("mscale_all_dim", 0.0);
     if (family_.id == F::deepseek_v3) {
@@ -221,7 +219,7 @@ class Keys {
     const int64_t groups = positive("n_group", 1), used = positive("topk_group", 1);
     if (groups == 1 || used >= groups) return;
     if (shape_.experts % groups != 0 || shape_.experts / groups < 2)
-      refuse(fmt::format("{} experts stand in {} groups", shape_.experts, groups));
+      refuse(fmt::format("{} experts are in {} groups", shape_.experts, groups));
     u32("expert_group_count", groups);
     u32("expert_group_used_count", used);
   }

@@ -13,7 +13,7 @@
 
 namespace overproof {
 
-/// What the tensors' layout depends on.
+/// What the layout of the tensors depends on.
 struct GgufShape {
   int64_t layers = 0;        ///< without those that predict further tokens
   int64_t dense_layers = 0;  ///< leading layers without experts; all of them when there are none
@@ -22,12 +22,12 @@ struct GgufShape {
   int64_t qk_nope = 0, v_head_dim = 0, kv_rank = 0;  ///< of multi-head latent attention (deepseek_v3)
   bool tied = false;                                 ///< the head is the embedding
   std::vector<float> rope_factors;                   ///< divisors of each RoPE frequency, as rope_freqs.weight holds them
-  std::vector<std::string> notes;                    ///< what a user should know of the result
+  std::vector<std::string> notes;                    ///< for the user: what differs in the result
 };
 
 /// Appends "{arch}.*" and general.architecture. `nextn_layers` of the checkpoint predict further tokens; `vocabulary` are the
-/// rows of the embedding. A model that llama.cpp would compute otherwise than transformers throws UsageError saying why;
-/// a config.json that is wrong in itself throws FormatError naming `file`.
+/// rows of the embedding. Throws FormatError naming `file` for a
+/// config.json that is wrong, and for a model that llama.cpp would compute differently from transformers.
 GgufShape add_architecture_keys(const Json& config, const std::filesystem::path& file, const ModelKind& family,
                                 int64_t vocabulary, int64_t nextn_layers, GgufMetadata& out);
 

@@ -1,5 +1,5 @@
 #pragma once
-// What a tensor is called in a Hugging Face checkpoint and in a GGUF file: formats/model_kinds.h, read in both directions.
+// Names of tensors in a Hugging Face checkpoint and in a GGUF file: formats/model_kinds.h, read in both directions.
 
 #include <cstdint>
 #include <span>
@@ -10,10 +10,10 @@
 
 namespace overproof {
 
-/// Divisors of the RoPE frequencies: a tensor that stands for a part of config.json.
+/// Divisors of the RoPE frequencies: a tensor that holds a part of config.json.
 inline constexpr std::string_view kGgufRopeFactors = "rope_freqs.weight";
 
-/// What a GGUF architecture is in transformers; nullptr when it cannot be read. Mixtral calls itself llama; a Mistral is one.
+/// The kind of a GGUF architecture; nullptr when it is not supported. In GGUF Mixtral and Mistral have the architecture llama.
 const ModelKind* kind_of_gguf(std::string_view arch, bool experts);
 /// The model types, or with `gguf` the architectures, comma-separated: for messages.
 std::string list_model_kinds(bool gguf);

@@ -22,7 +22,7 @@ GgufPartReader::GgufPartReader(const TensorSource& source, const GgufPart& part)
     for (size_t i = 0; i < all.size(); ++i) held_[i] = all[size_t(row_of_interleaved(int64_t(i), part.half_head))];
     return;
   }
-  // A row of the source is an expert: the part lies in those from `first` on.
+  // A row of the source is an expert: the part is in those from `first` on.
   const int64_t each = info->shape.size() == 2 ? 1 : info->row_elements() / columns_;
   const int64_t first = part.first_row / each, last = (part.first_row + part.rows + each - 1) / each;
   std::vector<float> whole(size_t((last - first) * info->row_elements()));
@@ -81,7 +81,7 @@ void GgufParts::read_f32(std::string_view name, int64_t first_row, int64_t rows,
     std::copy_n(e.output->values.begin() + first_row, rows, out.begin());
     return;
   }
-  // Parts that are not read by rows are small, or whole experts: to keep them from one call to the next would hold them too long.
+  // Parts that are not read by rows are small, or whole experts: they are not cached between calls.
   const GgufPartReader reader(source_, *e.part);
   if (tensor->shape.size() > 1) return reader.read(first_row, rows, out);
   std::vector<float> all(size_t(tensor->elements()));  // a vector is one row to the plan, and rows of one element here

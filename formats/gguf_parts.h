@@ -1,6 +1,6 @@
 #pragma once
-// A checkpoint seen as the parts of a GGUF file, in the file's order: what a streaming engine that knows tensors and rows, and
-// nothing of GGUF, can go through one after another.
+// A checkpoint seen as the parts of a GGUF file, in the file's order: a TensorSource for a streaming engine that knows tensors and
+// rows, but not GGUF.
 
 #include <map>
 #include <memory>
@@ -10,7 +10,7 @@
 
 namespace overproof {
 
-/// Reads a part in the order in which it is stored. A part that cannot be read row by row (transposed, or inside a fused tensor,
+/// Reads a part in its stored order. A part that cannot be read row by row (transposed, or inside a fused tensor,
 /// whose rows are whole experts) is read whole by the constructor: the memory of one expert. Thread-safe once made.
 class GgufPartReader {
  public:
@@ -28,7 +28,7 @@ class GgufPartReader {
 };
 
 /// One tensor for each part of the plan's outputs, [rows, columns] or [n], called like the output, with "#k" behind it for the
-/// k-th of several. Rows come in the order in which they are stored. Values that the plan computes are tensors here like others.
+/// k-th of several. Rows come in the order in which they are stored. Values that the plan computes are tensors here, too.
 /// `source` and `plan` must outlive this.
 class GgufParts final : public TensorSource {
  public:

@@ -58,11 +58,11 @@ class Planner {
     const std::string type = JsonObject(config_, config_file_, "", JsonNull::absent).text("model_type", "");
     family_ = find_model_kind(type);
     if (!family_) {
-      throw UsageError(fmt::format("{}: model_type '{}' cannot be written as GGUF; {} can", config_file_.string(), type,
-                                   list_model_kinds(false)));
+      throw FormatError(config_file_, -1,
+                        fmt::format("model_type '{}' cannot be written as GGUF; supported: {}", type, list_model_kinds(false)));
     }
     const TensorInfo& embedding = required("model.embed_tokens.weight");
-    if (embedding.shape.size() != 2) refuse("'model.embed_tokens.weight' is no matrix");
+    if (embedding.shape.size() != 2) refuse("'model.embed_tokens.weight' is not a matrix");
     const int64_t layers = config_.contains("num_hidden_layers") && config_["num_hidden_layers"].is_number_integer()
                                ? config_["num_hidden_layers"].get<int64_t>()
                                : 0;  // checked when the keys are made
@@ -93,12 +93,12 @@ class Planner {
   [[noreturn]] void refuse(const std::string& cause) const { throw FormatError(path_, -1, cause); }
   const TensorInfo& required(const std::string& name) const {
     const TensorInfo* info = source_.find(name);
-    if (!info) refuse(fmt::format("has no tensor '{}', which its config.json asks for", name));
+    if (!info) refuse(fmt::format("has no tensor '{}', which its config.json requires", name));
     return *info;
   }
   void expect(const TensorInfo& info, const std::vector<int64_t>& shape) const {
     if (info.shape != shape) {
-      refuse(fmt::format("tensor '{}' has shape [{}]; its config.json asks for [{}]", info.name, fmt::join(info.shape, ", "),
+      refuse(fmt::format("tensor '{}' has shape [{}]; its config.json requires [{}]", info.name, fmt::join(info.shape, ", "),
                          fmt::join(shape, ", ")));
     }
   }
@@ -117,7 +117,7 @@ class Planner {
     plan_.outputs.push_back({std::move(info), std::move(parts), {}});
   }
 
-  /// A tensor that keeps its shape; false when it is not there and need not be.
+  /// A tensor that keeps its shape; false when it is missing and optional.
   bool add_same(const std::string& gguf, const std::string& hf, int64_t half_head, bool needed) {
     const TensorInfo* info = needed ? &required(hf) : source_.find(hf);
     if (!info) return false;
@@ -129,7 +129,7 @@ class Planner {
     return true;
   }
 
-  /// The head is left out where it is the embedding, but qwen2moe's loader always wants one.
+  /// The head is left out where it is the embedding; only qwen2moe's loader always needs one.
   void add_head(const TensorEntry& name) {
     const bool own = source_.find(name.hf) != nullptr;
     if (shape_.tied && own) {
@@ -150,7 +150,7 @@ class Planner {
       const bool misplaced = (name.need == Need::dense && moe) ||
                              ((name.need == Need::moe || name.need == Need::moe_optional) && !moe) ||
                              (name.need == Need::nextn && layer < shape_.layers);
-      if (misplaced) continue;  // and so left over, which is found out at the end
+      if (misplaced) continue;  // and so left over, which account_for_all() reports
       const bool q = name.gguf.starts_with("attn_q."), k = name.gguf.starts_with("attn_k.");
       const std::string source = hf + std::string(name.hf);
       if ((q || k) && family_->id != F::deepseek_v3) {
@@ -165,7 +165,7 @@ class Planner {
 
   void expect_rows(const TensorInfo& info, int64_t rows) const {
     if (info.shape.empty() || info.shape[0] != rows) {
-      refuse(fmt::format("tensor '{}' has {} rows; its config.json asks for {}", info.name,
+      refuse(fmt::format("tensor '{}' has {} rows; its config.json requires {}", info.name,
                          info.shape.empty() ? 0 : info.shape[0], rows));
     }
   }
@@ -199,7 +199,7 @@ class Planner {
     for (int64_t expert = 0; expert < shape_.experts; ++expert) {
       const TensorInfo& info = required(hf + expert_tensor_name(*family_, expert, part));
       if (expert == 0) shape = info.shape;
-      if (shape.size() != 2 || info.elements() == 0) refuse(fmt::format("tensor '{}' is no matrix", info.name));
+      if (shape.size() != 2 || info.elements() == 0) refuse(fmt::format("tensor '{}' is not a matrix", info.name));
       expect(info, shape);
       parts.push_back({info.name, 0, info.shape[0]});
     }
@@ -225,11 +225,11 @@ class Planner {
   void account_for_all() {
     for (const TensorInfo& info : source_.tensors()) {
       if (placed_.contains(info.name)) continue;
-      if (!info.name.ends_with("rotary_emb.inv_freq")) {  // old checkpoints keep what follows from rope_theta
-        throw UsageError(
-            fmt::format("{}: llama.cpp has no place for tensor '{}' in a model of the architecture '{}'; without it the model "
-                        "would be another one",
-                        path_.string(), info.name, family_->arch));
+      if (!info.name.ends_with("rotary_emb.inv_freq")) {  // derived from rope_theta; in old checkpoints
+        throw FormatError(path_, -1,
+                          fmt::format("llama.cpp has no place for tensor '{}' in a model of the architecture '{}', and without it "
+                                      "the model would compute something else",
+                                      info.name, family_->arch));
       }
       plan_.skipped.push_back(info.name);
     }

@@ -1,6 +1,6 @@
 #pragma once
 // A checkpoint as a GGUF file that llama.cpp loads: which tensors, in which order, made of which rows. plan_gguf() reads no
-// weights; whoever streams them goes through formats/gguf_parts.h.
+// weights; formats/gguf_parts.h streams them.
 
 #include <functional>
 #include <memory>
@@ -26,7 +26,7 @@ struct GgufPart {
 
 struct GgufOutput {
   GgufTensorInfo info;
-  std::vector<GgufPart> parts;  ///< one after another they are the tensor: an expert each in a stack
+  std::vector<GgufPart> parts;  ///< concatenated they are the tensor: an expert each in a stack
   std::vector<float> values;    ///< instead of parts: a small tensor that is computed
 };
 
@@ -34,17 +34,17 @@ struct GgufPlan {
   GgufMetadata metadata;             ///< of the architecture; a vocabulary is to be added
   std::vector<GgufOutput> outputs;   ///< in the order of the file
   std::vector<std::string> skipped;  ///< source tensors that are left out because the model does not use them
-  std::vector<std::string> notes;    ///< what a user should know of the result
+  std::vector<std::string> notes;    ///< for the user: what differs in the result
   int64_t values = 0;                ///< of all outputs
   std::vector<GgufTensorInfo> infos() const;
 };
 
-/// The type in which a matrix shall be written. `source` is its Hugging Face name, of expert 0 for a stack of experts. Asked for
-/// matrices only: what is a vector, a router or its bias is F32 always. A row that is no multiple of the type's block is F16.
+/// The type in which a matrix is written. `source` is its Hugging Face name, of expert 0 for a stack of experts. Called for
+/// matrices only: vectors, routers and their biases are always F32. A row that is no multiple of the type's block is F16.
 using GgufChoice = std::function<GgmlType(const std::string& source, const GgufTensorInfo& info)>;
 
-/// Every source tensor is placed, or named in `skipped`. Throws UsageError when llama.cpp has no place for the model or for one
-/// of its tensors, FormatError when config.json and tensors do not agree.
+/// Every source tensor is placed, or named in `skipped`. Throws FormatError when llama.cpp has no place for the model or for one
+/// of its tensors, and when config.json and tensors disagree.
 GgufPlan plan_gguf(const Checkpoint& checkpoint, const GgufChoice& choice);
 
 }  // namespace overproof

@@ -134,7 +134,7 @@ void GgufWriter::advance(const uint8_t* from, int64_t bytes) {
     bytes -= part;
     left_ -= part;
     if (left_ > 0) break;
-    file_.write(kZeros, size_t(padding(tensors_[current_].bytes())));  // passed over, too, where an earlier run wrote them
+    file_.write(kZeros, size_t(padding(tensors_[current_].bytes())));  // passed over where an earlier run wrote them
     if (++current_ < tensors_.size()) left_ = tensors_[current_].bytes();
   }
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Writes GGUF version 3 (layout: formats/gguf.h), streaming: keys and tensors are declared first, then the tensors' bytes come
-// in that order. Every tensor is padded to 32 bytes with zeros, the last one, too: ggml reads whole padded tensors.
+// Writes GGUF version 3 (layout: formats/gguf.h), streaming: keys and tensors are declared first, then the tensors' bytes are
+// written in that order. Every tensor, including the last, is padded to 32 bytes with zeros: ggml reads whole padded tensors.
 
 #include <cstdint>
 #include <set>
@@ -15,7 +15,7 @@
 
 namespace overproof {
 
-/// Keys and values in the order in which they are added. A key that is there already is our bug, not the input's.
+/// Keys and values in the order in which they are added. Adding a key twice is a bug of the caller.
 class GgufMetadata {
  public:
   void add_text(std::string_view key, std::string_view value);
@@ -29,7 +29,7 @@ class GgufMetadata {
   void add_copy(std::string_view key, const GgufValue& value);
   bool has(std::string_view key) const { return keys_.contains(key); }
   int64_t count() const { return int64_t(keys_.size()); }
-  const std::string& bytes() const { return bytes_; }  ///< as they stand in the file
+  const std::string& bytes() const { return bytes_; }  ///< as in the file
 
  private:
   void begin(std::string_view key, GgufType type);
@@ -43,11 +43,11 @@ struct GgufTensorInfo {
   GgmlType type = GgmlType::f32;
   std::vector<int64_t> shape;  ///< row-major, slowest first; 1 to 4 dimensions; the last is a multiple of the type's block
   int64_t elements() const;
-  int64_t row_bytes() const;  ///< of one run of the last dimension
+  int64_t row_bytes() const;  ///< of one row (the last dimension)
   int64_t bytes() const;
 };
 
-/// Throws IoError. Without close() nothing stays behind.
+/// Throws IoError. Without close() no file is left.
 class GgufWriter final : public TensorSink {
  public:
   GgufWriter(OutputFolder& folder, const std::string& name, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors);
@@ -55,9 +55,9 @@ class GgufWriter final : public TensorSink {
   void append(const void* data, size_t bytes) { append({static_cast<const uint8_t*>(data), bytes}); }
   void skip(int64_t bytes) override { advance(nullptr, bytes); }
   std::vector<FileRecord> sync() override { return {file_.sync()}; }
-  /// The tensor that the next byte belongs to; nullptr when all have come.
+  /// The tensor that the next byte belongs to; nullptr when all are written.
   const GgufTensorInfo* current() const { return current_ < tensors_.size() ? &tensors_[current_] : nullptr; }
-  /// All declared bytes must have come. Hands the file's record to the folder.
+  /// All declared bytes must have been written. Passes the file's record to the folder.
   void close() override;
 
  private:

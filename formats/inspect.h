@@ -1,5 +1,5 @@
 #pragma once
-// What is in a tensor file or a folder of them, for people and for programs.
+// The content of a tensor file or of a folder of them, as text and as JSON.
 
 #include <filesystem>
 
@@ -20,7 +20,7 @@ struct InspectConfig {
   template <class V>
   void visit(V&& v) {
     v("as-model", as_model, any_value(),
-      "lists the tensors as every stage sees them: 8-bit weights as what they stand for, experts one by one, each with its role");
+      "lists the tensors as every stage sees them: 8-bit weights dequantised, experts one by one, each with its role");
     v("digests", digests, any_value(), "with --as-model: SHA-256 of each tensor's values as little-endian f32, row by row");
   }
 };

@@ -17,7 +17,7 @@ T parse(const SafetensorsFile& file, const std::string& key, T least, T most) {
   if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
     throw FormatError(
         file.path(), -1,
-        fmt::format("metadata '{}' is '{}', which is no number from {} to {}", key, text.substr(0, 40), least, most));
+        fmt::format("metadata '{}' is '{}', not a number from {} to {}", key, text.substr(0, 40), least, most));
   return value;
 }
 
@@ -41,7 +41,7 @@ Digest metadata_digest(const SafetensorsFile& file, const std::string& key) {
   try {
     return Digest::from_hex(metadata_text(file, key));
   } catch (const UsageError&) {
-    throw FormatError(file.path(), -1, fmt::format("metadata '{}' is no SHA-256 digest", key));
+    throw FormatError(file.path(), -1, fmt::format("metadata '{}' is not a SHA-256", key));
   }
 }
 

@@ -1,6 +1,5 @@
 #pragma once
-// Entries of a safetensors file's metadata. All throw FormatError naming file and entry when it is missing or is not what it must
-// be.
+// Entries of a safetensors file's metadata. All throw FormatError naming file and entry when it is missing or invalid.
 
 #include <cstdint>
 #include <string>

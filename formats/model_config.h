@@ -1,5 +1,5 @@
 #pragma once
-// The shape of a decoder: what config.json says, for the dense teachers and the glm4_moe student.
+// The shape of a decoder, from config.json: dense teachers and the glm4_moe student.
 
 #include <cstdint>
 #include <filesystem>
@@ -10,7 +10,7 @@
 namespace overproof {
 
 /// RoPE frequencies of Llama 3.1: wavelengths beyond the original context are stretched by `factor`, with a smooth
-/// passage between the two (rope_type "llama3" in config.json).
+/// transition between the two (rope_type "llama3" in config.json).
 struct RopeScaling {
   double factor = 1.0, low_freq_factor = 1.0, high_freq_factor = 4.0;
   int64_t original_max_position = 8192;
@@ -42,7 +42,7 @@ struct ModelConfig {
   /// From config.json; throws FormatError naming `file` and what is wrong or not supported (sliding windows in use, other
   /// activations, ...).
   static ModelConfig from_json(const Json& config, const std::filesystem::path& file);
-  /// As transformers reads it: LlamaForCausalLM etc. for dense, Glm4MoeForCausalLM with every trap closed.
+  /// As transformers reads it: LlamaForCausalLM etc. for dense models, Glm4MoeForCausalLM with every default written out.
   Json to_json() const;
 };
 

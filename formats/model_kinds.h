@@ -17,15 +17,15 @@ namespace overproof {
 enum class TensorRole {
   linear,         ///< [out, in] weight of a projection that every token passes
   expert_linear,  ///< the same, of one expert among several
-  fused_experts,  ///< [experts, out, in]: stays in one piece, because loaders want it so
-  router,         ///< weight that decides which experts see a token, or how much of a shared one it takes
-  router_bias,    ///< added to the router's scores when it chooses
+  fused_experts,  ///< [experts, out, in]: stays in one tensor, as loaders need it
+  router,         ///< weight that selects the experts of a token, or scales the output of a shared one
+  router_bias,    ///< added to the router's scores for the selection only
   norm,
   embedding,
   head,
-  mtp,           ///< anything of the layers that predict further tokens: model.layers.N from num_hidden_layers on
+  mtp,           ///< any tensor of the layers that predict further tokens: model.layers.N with N >= num_hidden_layers
   quantization,  ///< scale or zero point of a module's activations
-  other          ///< biases and whatever the model type has besides
+  other          ///< biases and everything else
 };
 std::string_view role_name(TensorRole role);  ///< "expert_linear"
 
@@ -42,7 +42,7 @@ struct ModelKind {
     deepseek_v3 = 1 << 8,
     granitemoe = 1 << 9
   };
-  /// How an expert's matrices are named where each is a tensor: gate_proj, or w1. stay_fused: loaders want them in one tensor.
+  /// How an expert's matrices are named where each is a tensor: gate_proj, or w1. stay_fused: loaders need them in one tensor.
   enum class Experts { none, by_projection, by_number, stay_fused };
   /// What transformers assumes when config.json leaves a key out; a checkpoint may rely on it.
   struct Defaults {

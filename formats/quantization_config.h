@@ -1,5 +1,5 @@
 #pragma once
-// What config.json's `quantization_config` says: how weights were rounded, and how activations are to be. Two dialects:
+// The `quantization_config` of config.json: how weights were rounded, and how activations have to be. Two dialects:
 //
 //   compressed-tensors   config_groups {targets, weights, input_activations, format}, ignore
 //                        (compressed_tensors/quantization/{quant_config,quant_scheme,quant_args}.py of PyPI compressed-tensors
@@ -31,17 +31,17 @@ struct QuantArgs {
   QuantType type = QuantType::integer;
   QuantStrategy strategy = QuantStrategy::tensor;
   bool symmetric = true;
-  bool dynamic = false;             ///< the scale is taken from the values at hand; otherwise it stands in the file
+  bool dynamic = false;             ///< the scale is computed from the values that are rounded; otherwise it is stored in the file
   int64_t group_size = 0;           ///< columns; only with QuantStrategy::group and tensor_group
   std::array<int64_t, 2> block{};   ///< rows, columns; only with QuantStrategy::block
   bool power_of_two_scale = false;  ///< scales are E8M0, as in the OCP MX formats
   bool operator==(const QuantArgs&) const = default;
 };
 
-/// Modules that are quantised alike.
+/// Modules that are quantised in the same way.
 struct QuantGroup {
   std::string name;                  ///< "group_0"
-  std::string format;                ///< "pack-quantized", ...; empty where the config leaves it to the file
+  std::string format;                ///< "pack-quantized", ...; empty where the file decides
   std::vector<std::string> targets;  ///< module names, classes ("Linear") or "re:" and a regular expression
   std::optional<QuantArgs> weights, input_activations, output_activations;
 };
@@ -58,11 +58,11 @@ class QuantizationConfig {
   QuantDialect dialect() const;
   const std::vector<QuantGroup>& groups() const;
   const std::vector<std::string>& ignored() const;  ///< as the config has them
-  /// The group that quantises the module, nullptr when it is ignored or nobody's target. Of several the most specific wins: exact
+  /// The group that quantises the module, nullptr when it is ignored or no group's target. The most specific target wins: exact
   /// name, regular expression, class. A module whose name ends with "embed_tokens" is an Embedding, every other a Linear.
   const QuantGroup* group_for(std::string_view module) const;
   bool is_ignored(std::string_view module) const;
-  /// What reading the file showed: this module's weight is not quantised, whatever the config says.
+  /// Records that this module's weight is not quantised in the file, whatever its config.json states.
   void add_plain(std::string_view module);
 
  private:
@@ -70,7 +70,7 @@ class QuantizationConfig {
   std::unique_ptr<Impl> impl_;
 };
 
-/// True when config.json says that the weights are quantised in any way.
+/// True when config.json declares quantised weights.
 bool has_quantization_config(const Json& config);
 
 /// The tensors that hold the static scale and the zero point of a module's input, e.g. "X.input_scale"; they are among a

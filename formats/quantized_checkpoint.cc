@@ -92,7 +92,7 @@ void QuantizedCheckpoint::add_plain(const TensorInfo& t, QuantizationConfig& con
     if (stored_.find(joined(t.name, "_scale")) || stored_.find(joined(t.name, "_scale_inv"))) {
       refuse(module, "quantised experts that are stacked in one tensor cannot be read; save them one by one");
     }
-    if (config.group_for(module)) refuse(module, fmt::format("weight is {}, but no scales stand beside it", dtype_name(t.dtype)));
+    if (config.group_for(module)) refuse(module, fmt::format("weight is {}, but has no scales", dtype_name(t.dtype)));
   }
   if (name.ends_with(kWeight) && config.group_for(module)) config.add_plain(module);
   if (!table_.add(t)) refuse(module, "is there both packed and plain");
@@ -160,7 +160,7 @@ void QuantizedCheckpoint::add(const std::string& module, const TensorInfo& codes
   weight->name = codes.name;
   weight->bytes = stored_.bytes(codes.name);
   if (codes.shape.size() != 2 || codes.elements() == 0)
-    refuse(module, fmt::format("codes have the shape [{}] and are no matrix that holds anything", fmt::join(codes.shape, ", ")));
+    refuse(module, fmt::format("codes have the shape [{}]; a matrix with elements is needed", fmt::join(codes.shape, ", ")));
   int64_t dims[2] = {codes.shape[0], codes.shape[1]};
   const auto formats = [&](std::initializer_list<std::string_view> allowed) {
     if (!group->format.empty() && std::ranges::find(allowed, group->format) == allowed.end()) {
@@ -172,7 +172,7 @@ void QuantizedCheckpoint::add(const std::string& module, const TensorInfo& codes
     weight->codes = Codes::packed;
     formats({"pack-quantized"});
     const TensorInfo* shape = stored_.find(joined(module, kShape));
-    if (!shape) refuse(module, "weight_packed needs weight_shape beside it");
+    if (!shape) refuse(module, "weight_packed needs weight_shape");
     if (codes.dtype != DType::i32) refuse(module, "weight_packed is not I32");
     if (shape->dtype != DType::i64 || shape->shape != std::vector<int64_t>{2}) refuse(module, "weight_shape is not I64 [2]");
     std::memcpy(dims, stored_.bytes(shape->name).data(), sizeof dims);
@@ -192,7 +192,7 @@ void QuantizedCheckpoint::add(const std::string& module, const TensorInfo& codes
   }
   const auto [rows, columns] = dims;
   if ((args.type == QuantType::floating) != (weight->codes == Codes::f8)) {
-    refuse(module, fmt::format("codes are {}, but quantization_config says {}", dtype_name(codes.dtype),
+    refuse(module, fmt::format("codes are {}, but {} in quantization_config", dtype_name(codes.dtype),
                                args.type == QuantType::floating ? "float" : "int"));
   }
   weight->scale_type = scale_values(scale->dtype);

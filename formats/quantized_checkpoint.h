@@ -1,12 +1,11 @@
 #pragma once
-// A checkpoint with 8-bit weights, seen as f32: X.weight stands for the codes, the scales and what else belongs to them.
+// A checkpoint with 8-bit weights, seen as f32: X.weight is computed from codes, scales and zero points.
 //
 //   codes    X.weight I8 or F8_E4M3 [o, i]; or X.weight_packed I32 [o, ceil(i / 4)] with X.weight_shape I64 [2] = {o, i}
 //   scales   X.weight_scale, or X.weight_scale_inv in the fp8 dialect (which multiplies, too): F32, F16, BF16, or U8 and F8_E8M0
-//   for
-//            powers of two. [1] or [] per tensor, [o, 1] or [o] per channel, [o, ceil(i / g)] per group,
+//            for powers of two. [1] or [] per tensor, [o, 1] or [o] per channel, [o, ceil(i / g)] per group,
 //            [ceil(o / r), ceil(i / c)] per block of r x c
-//   zeros    X.weight_zero_point, shaped as the scales; beside packed codes I32 [ceil(o / 4), groups], packed along the rows
+//   zeros    X.weight_zero_point, shaped as the scales; with packed codes I32 [ceil(o / 4), groups], packed along the rows
 //
 //   weight = (code - zero) x scale, computed in f32 (peers round to the scale's type: their values differ in the last bits).
 //
@@ -21,13 +20,13 @@
 
 namespace overproof {
 
-/// Which tensors are quantised is read off the file; the config must then agree: it targets the module, with 8 bits, the type of
+/// Which tensors are quantised follows from the file, and the config must agree: it targets the module, with 8 bits, the type of
 /// the codes and the shape of the scales. Scales and input scales of activations, and every tensor that belongs to no quantised
-/// weight, pass through under their own names. Throws FormatError naming the tensor otherwise, and where codes or scales stand
-/// alone.
+/// weight, pass through under their own names. Throws FormatError naming the tensor otherwise, and for codes without
+/// scales or scales without codes.
 class QuantizedCheckpoint : public TensorSource {
  public:
-  /// Modules whose weight stands unquantised in the file are added to `config` as plain.
+  /// Modules whose weight is not quantised in the file are added to `config` as plain.
   QuantizedCheckpoint(const fs::path& folder, QuantizationConfig& config);
   const std::vector<TensorInfo>& tensors() const override { return table_.list(); }
   const TensorInfo* find(std::string_view name) const override { return table_.find(name); }
@@ -64,11 +63,11 @@ class QuantizedCheckpoint : public TensorSource {
   fs::path folder_;
   SafetensorsCheckpoint stored_;
   TensorTable table_;
-  std::vector<std::unique_ptr<Weight>> weights_;  // beside table_.list(); null for a tensor that passes through
+  std::vector<std::unique_ptr<Weight>> weights_;  // in the order of table_.list(); null for a tensor that passes through
 };
 
-/// Throws FormatError when a checkpoint without quantization_config holds the parts of quantised weights: their codes would be
-/// taken for weights.
+/// Throws FormatError when a checkpoint without quantization_config has the parts of quantised weights: their codes would be read
+/// as weights.
 void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder);
 
 }  // namespace overproof

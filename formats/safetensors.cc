@@ -183,7 +183,7 @@ SafetensorsWriter::SafetensorsWriter(OutputFolder& folder, std::string name, std
   skip_finished();
 }
 
-/// Moves on to the next tensor that still wants bytes.
+/// Advances to the next tensor with missing bytes.
 void SafetensorsWriter::skip_finished() {
   while (left_ == 0 && current_ < tensors_.size()) {
     if (++current_ < tensors_.size()) left_ = tensors_[current_].bytes();

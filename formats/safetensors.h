@@ -51,11 +51,11 @@ class SafetensorsWriter {
   void append(const void* data, size_t bytes);
   /// f32 values converted to the dtype of the tensor they fall in (f32, f16, bf16), never across a tensor's end.
   void append_f32(std::span<const float> values);
-  /// Passes over bytes that an earlier run left; OutputFile::skip.
+  /// Passes over bytes that an earlier run has written; OutputFile::skip.
   void skip(int64_t bytes);
   /// OutputFile::sync.
   FileRecord sync() { return file_.sync(); }
-  /// All declared bytes must have come. Hands the file's record to the folder.
+  /// All declared bytes must have been written. Passes the file's record to the folder.
   void close();
 
  private:

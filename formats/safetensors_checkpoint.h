@@ -31,8 +31,8 @@ class SafetensorsCheckpoint : public TensorSource {
   std::vector<SafetensorsFile> shards_;
   std::vector<fs::path> files_;                  // of shards_
   TensorTable table_;                            // all shards' tensors, one after another
-  std::vector<std::span<const uint8_t>> data_;   // beside table_.list()
-  std::vector<std::pair<int, int64_t>> places_;  // shard and offset in its file, beside table_.list()
+  std::vector<std::span<const uint8_t>> data_;   // in the order of table_.list()
+  std::vector<std::pair<int, int64_t>> places_;  // shard and offset in its file, in the order of table_.list()
 };
 
 }  // namespace overproof

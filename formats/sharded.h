@@ -10,7 +10,7 @@ namespace overproof {
 
 inline constexpr int64_t kDefaultShardBytes = int64_t{5} << 30;
 
-/// All tensors are declared first, their bytes come in that order. They are cut into as few shards as fit into
+/// All tensors are declared first, their bytes are written in that order. They are cut into as few shards as fit into
 /// `max_shard_bytes` in order; a tensor is never split, so a larger one has a shard of its own. One shard is called
 /// model.safetensors, more are model-00001-of-00002.safetensors, ... and model.safetensors.index.json. Throws IoError.
 class ShardedWriter final : public TensorSink {
@@ -21,11 +21,11 @@ class ShardedWriter final : public TensorSink {
   void append(const void* data, size_t bytes) { append({static_cast<const uint8_t*>(data), bytes}); }
   /// f32 values in the dtype of the current tensor (f32, f16, bf16).
   void append_f32(std::span<const float> values);
-  /// The tensor that the next bytes belong to; nullptr when all have come.
+  /// The tensor that the next bytes belong to; nullptr when all are written.
   const TensorInfo* current() const { return current_ < tensors_.size() ? &tensors_[current_] : nullptr; }
   void skip(int64_t bytes) override;
   std::vector<FileRecord> sync() override;
-  /// All declared bytes must have come. Finishes the last shard and writes the index.
+  /// All declared bytes must have been written. Finishes the last shard and writes the index.
   void close() override;
 
  private:

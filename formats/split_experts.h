@@ -9,12 +9,11 @@
 
 namespace overproof {
 
-/// Each fused tensor gives way to its parts, in its place; the others keep name and place. Values, dtypes and bytes are
-/// untouched.
+/// Each fused tensor is replaced by its parts; the others keep name and place. Values, dtypes and bytes do not change.
 class SplitExperts : public TensorSource {
  public:
   /// `stored` is where `source` takes the bytes of unquantised tensors from (it may be `source` itself) and outlives this.
-  /// Throws FormatError when a part's name is taken, or a fused tensor's shape is not what its name says.
+  /// Throws FormatError when a part's name is taken, or a fused tensor's shape contradicts its name.
   SplitExperts(std::unique_ptr<TensorSource> source, const SafetensorsCheckpoint& stored, const Architecture& architecture,
                const fs::path& folder);
   /// False when nothing in `source` would be split or renamed.

@@ -9,7 +9,7 @@ namespace {
 
 using Part = TensorName::Part;
 
-/// Digits without a leading zero, below 10^9: two names never stand for the same place.
+/// Digits without a leading zero, below 10^9: two names never denote the same tensor.
 std::optional<int64_t> number_in(std::string_view text) {
   if (text.empty() || text.size() > 9 || (text.size() > 1 && text[0] == '0')) return std::nullopt;
   int64_t value = 0;
@@ -20,7 +20,7 @@ std::optional<int64_t> number_in(std::string_view text) {
   return value;
 }
 
-constexpr std::string_view kLists[] = {"layers", "layer", "h", "blocks"};  // of layers, in the architectures that are guessed at, too
+constexpr std::string_view kLists[] = {"layers", "layer", "h", "blocks"};  // of layers, also in architectures that are guessed
 
 constexpr std::pair<std::string_view, Part> kModules[] = {
     {"q_proj", Part::q},       {"k_proj", Part::k}, {"v_proj", Part::v},   {"o_proj", Part::o}, {"gate_proj", Part::gate},

@@ -1,5 +1,5 @@
 #pragma once
-// What the name of a tensor of a Hugging Face checkpoint says: "model.layers.3.mlp.experts.5.up_proj.weight".
+// Parses the name of a tensor of a Hugging Face checkpoint: "model.layers.3.mlp.experts.5.up_proj.weight".
 
 #include <cstdint>
 #include <string_view>
@@ -8,7 +8,7 @@ namespace overproof {
 
 /// Refers to the text that was parsed, which must outlive it.
 struct TensorName {
-  /// What a module does, under the names of all known architectures: w1, w3 and w2 of mixtral are gate, up and down.
+  /// The function of the module, in all known architectures: w1, w3 and w2 of mixtral are gate, up and down.
   enum class Part { other, q, k, v, o, gate, up, down, router, router_bias };
 
   std::string_view list;    ///< "model.layers" before the layer's number; "" outside of a numbered layer
@@ -19,7 +19,7 @@ struct TensorName {
   int64_t expert = -1;      ///< number of a routed expert; -1: none
   std::string_view expert_prefix;  ///< "model.layers.3.mlp.experts.5."; "" when expert is -1
   bool shared = false;      ///< of shared experts
-  Part part = Part::other;  ///< of a .weight or .bias; other for scales and whatever else a module has
+  Part part = Part::other;  ///< of a .weight or .bias; other for scales and everything else
   bool bias = false;
 
   bool in_decoder() const { return list == "model.layers"; }

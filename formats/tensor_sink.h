@@ -1,6 +1,6 @@
 #pragma once
-// Where a stream of tensors goes, whatever container is made of it. The tensors are declared to whoever makes the sink, so
-// that headers can stand before data; their bytes then come in that order.
+// The destination of a stream of tensors in some container format. The tensors are declared when the sink is made, so that headers
+// can precede data; their bytes are then written in that order.
 
 #include <cstdint>
 #include <functional>
@@ -18,11 +18,11 @@ class TensorSink {
   virtual ~TensorSink() = default;
   /// The next bytes, in pieces of any size; they need not end where a tensor ends.
   virtual void append(std::span<const uint8_t> bytes) = 0;
-  /// Passes over bytes that an earlier run left (OutputFile::skip); only at the very beginning.
+  /// Passes over bytes that an earlier run has written (OutputFile::skip); only at the beginning.
   virtual void skip(int64_t bytes) = 0;
-  /// Puts everything on the disk; returns all files so far, finished or not, with the digests of what stands in them.
+  /// Flushes everything to the disk; returns all files so far, finished or not, with the digests of their current content.
   virtual std::vector<FileRecord> sync() = 0;
-  /// All declared bytes have come. Hands every file to the folder.
+  /// All declared bytes are written. Passes every file to the folder.
   virtual void close() = 0;
 };
 

@@ -1,5 +1,5 @@
 #pragma once
-// A model checkpoint as named tensors, whatever container it came in. Names and shapes follow Hugging Face's
+// A model checkpoint as named tensors, independent of its container format. Names and shapes follow Hugging Face's
 // convention ("model.layers.0.mlp.down_proj.weight", row-major), also for GGUF.
 
 #include <cstdint>
@@ -57,7 +57,7 @@ struct TensorInfo {
   bool operator==(const TensorInfo&) const = default;
 };
 
-/// Where a tensor's rows stand on disk, for those who stream files past the map.
+/// Where a tensor's rows are on disk, for streaming reads that bypass the map.
 struct RowExtent {
   int file = 0;           ///< in TensorSource::files()
   int64_t offset = 0;     ///< of row 0, from the start of that file
@@ -77,17 +77,17 @@ class TensorSource {
   virtual void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const = 0;
   std::vector<float> read_all_f32(std::string_view name) const;
 
-  /// The files that the tensors' rows stand in; none for tensors that are made, not read.
+  /// The files that contain the tensors' rows; none for computed tensors.
   virtual const std::vector<std::filesystem::path>& files() const;
-  /// nullopt when there is no such tensor, or its rows stand in no file of their own.
+  /// nullopt when there is no such tensor, or its rows are not stored in one range of a file.
   virtual std::optional<RowExtent> extent(std::string_view name) const;
-  /// read_f32 of rows whose bytes somebody else has read: `stored` are rows x row_bytes from the extent. first_row and rows are
+  /// read_f32 of rows whose bytes the caller has read: `stored` are rows x row_bytes from the extent. first_row and rows are
   /// multiples of row_unit (or end with the tensor).
   virtual void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
                            std::span<float> out) const;
 };
 
-/// Tensors in order, with look-up by name: what the sources keep their lists in.
+/// Tensors in order, with look-up by name, for implementations of TensorSource.
 class TensorTable {
  public:
   const std::vector<TensorInfo>& list() const { return list_; }
@@ -117,7 +117,7 @@ struct Checkpoint {
 };
 
 /// Opens a folder with config.json and safetensors (sharded or not), a folder with exactly one .gguf, or a .gguf file.
-/// Throws IoError when nothing is there, FormatError when the content is at fault.
+/// Throws IoError when nothing is there, FormatError when the content is invalid.
 Checkpoint open_checkpoint(const std::filesystem::path& path);
 
 }  // namespace overproof

@@ -18,7 +18,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::require(config.active_parameters() > 0 && config.active_parameters() <= config.parameters());
     fuzz::require(config.ffn_activation() > 0 && config.ffn_activation() <= 1);
   } catch (const FormatError&) {
-  } catch (const UsageError&) {
   }
   return 0;
 }

@@ -152,7 +152,7 @@ TEST_CASE("two documents with one digest are refused") {
   builder.add(document(1), Split::train, 1, 0);
   builder.add(document(2), Split::train, 1, 1);
   builder.add(document(1), Split::train, 1, 2);
-  CHECK_THROWS_AS(builder.write(out, 3), UsageError);
+  CHECK_THROWS_AS(builder.write(out, 3), MismatchError);
 }
 
 TEST_CASE("presence and absence of every document of small corpora are proved") {
@@ -249,7 +249,7 @@ TEST_CASE("a private corpus: the right secret only, and no other salt hides a do
   CHECK(made.roots.is_private());
   CHECK(made.roots.documents.root != open.roots.documents.root);
   CHECK_THROWS_AS(commitment.prove(document(1), CorpusTree::documents, nullptr), UsageError);
-  CHECK_THROWS_AS(commitment.prove(document(1), CorpusTree::documents, &other), UsageError);
+  CHECK_THROWS_AS(commitment.prove(document(1), CorpusTree::documents, &other), MismatchError);
 
   CorpusProof present = signed_proof(commitment, signer, document(1), CorpusTree::documents, &salt);
   CHECK(present.salt == salt.document_salt(document(1)));

@@ -127,9 +127,9 @@ TEST_CASE("a vocabulary that llama.cpp cannot take is refused") {
                     Catch::Contains("258 tokens; the model's embedding has 257 rows"));
   definition.pre_tokenizer = {{"[a-z]+"}};
   put_tokenizer(folder, definition);
-  CHECK_THROWS_AS(vocabulary_file(folder, folder / "hf", count), UsageError);
+  CHECK_THROWS_AS(vocabulary_file(folder, folder / "hf", count), FormatError);
   CHECK_THROWS_WITH(vocabulary_file(folder, folder / "hf", count),
-                    Catch::Contains("no pre-tokeniser that cuts as this one does"));
+                    Catch::Contains("no pre-tokeniser that splits as this one does"));
   definition = small_bpe({});
   definition.added[1].lstrip = true;
   put_tokenizer(folder, definition);

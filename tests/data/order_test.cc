@@ -98,8 +98,8 @@ TEST_CASE("the training order visits every taught window once an epoch, and can 
     (p < 200 ? first : second).push_back(block);
   }
   CHECK(first != second);
-  CHECK_THROWS_AS(TrainingOrder(Digest{}, 10, 11), UsageError);
-  CHECK_THROWS_AS(TrainingOrder(Digest{}, 10, 0), UsageError);
+  CHECK_THROWS_AS(TrainingOrder(Digest{}, 10, 11), MismatchError);
+  CHECK_THROWS_AS(TrainingOrder(Digest{}, 10, 0), MismatchError);
 }
 
 }  // namespace

@@ -154,5 +154,5 @@ TEST_CASE_METHOD(Fixture, "more tokens than there are means all of them, and the
 
 TEST_CASE_METHOD(Fixture, "a corpus cut with another tokenizer is refused") {
   make_corpus(folder.path() / "corpus", sha256("another"), 257);
-  CHECK_THROWS_AS(evaluate({}), UsageError);
+  CHECK_THROWS_AS(evaluate({}), MismatchError);
 }

@@ -177,7 +177,7 @@ TEST_CASE("quantization_configs that we cannot read say why") {
   refused("/config_groups/group_0", Json::array({"Linear"}), "not an object");
   refused("/config_groups/group_0/format", "marlin-24", "'marlin-24' of group_0 cannot be read");
   refused("/config_groups/group_0/format", "int-quantized", "not what format 'int-quantized' stores");
-  refused("/config_groups/group_0/targets", Json::array({"re:("}), "no regular expression");
+  refused("/config_groups/group_0/targets", Json::array({"re:("}), "not a valid regular expression");
   refused("/config_groups/group_0/targets", Json::array({1}), "something else than text");
   refused("/config_groups/group_0/weights", Json(), "targets its weight");
   refused("/ignore", Json::array({"re:.*down_proj"}), "ignores it");

@@ -215,7 +215,7 @@ REFUSED = [
     ("llama", dict(rope_parameters=ROPE["yarn-mscale"]), "has an mscale"),
     ("llama", dict(rope_parameters=dict(ROPE["yarn"], attention_factor=2.0)), "attention_factor is 2"),
     ("granitemoe", dict(attention_multiplier=0.0), "attention_multiplier is 0"),
-    ("llama", dict(model_type="gemma3"), "'gemma3' cannot be written as GGUF; llama, mistral"),
+    ("llama", dict(model_type="gemma3"), "'gemma3' cannot be written as GGUF; supported: llama, mistral"),
 ]
 
 
@@ -224,7 +224,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused(family, change, cause, tmp
     make_model(family, tmp_path / "hf")
     config = json.loads((tmp_path / "hf/config.json").read_text())
     (tmp_path / "hf/config.json").write_text(json.dumps({**config, **change}))
-    assert cause in export(tmp_path / "hf", tmp_path / "out", code=2).stderr
+    assert cause in export(tmp_path / "hf", tmp_path / "out", code=3).stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -232,7 +232,7 @@ def test_tensors_are_accounted_for(tmp_path):
     make_model("qwen3", tmp_path / "hf")
     tensors = load_file(tmp_path / "hf/model.safetensors")
     save_file({**tensors, "model.layers.0.self_attn.o_proj.bias": torch.zeros(64)}, tmp_path / "hf/model.safetensors")
-    assert "no place for tensor 'model.layers.0.self_attn.o_proj.bias'" in export(tmp_path / "hf", tmp_path / "out", code=2).stderr
+    assert "no place for tensor 'model.layers.0.self_attn.o_proj.bias'" in export(tmp_path / "hf", tmp_path / "out", code=3).stderr
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, tmp_path / "hf/model.safetensors")
     assert "has no tensor 'model.layers.1.mlp.up_proj.weight'" in export(tmp_path / "hf", tmp_path / "out", code=3).stderr
@@ -343,7 +343,7 @@ def test_pre_tokenisers_that_llama_cpp_has_not_got(text, tmp_path):
     tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=300, show_progress=False, special_tokens=["<|begin|>", "<|end|>"],
                                                               initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     save_tokenizer(tokenizer, tmp_path / "hf")
-    assert "no pre-tokeniser that cuts as this one does" in export(tmp_path / "hf", tmp_path / "out", code=2).stderr
+    assert "no pre-tokeniser that splits as this one does" in export(tmp_path / "hf", tmp_path / "out", code=3).stderr
 
 
 MISTRAL = sorted((Path(importlib.util.find_spec("mistral_common").origin).parent / "data").glob("*.model.v*"))
