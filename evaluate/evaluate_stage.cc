@@ -11,15 +11,14 @@
 #include "core/progress.h"
 #include "data/tokenizer.h"
 #include "evaluate/compare.h"
+#include "records/evaluation.h"
 
 namespace overproof {
 namespace {
 
 struct Row {
-  std::string name;
-  double perplexity = 0, kl_mean = 0, kl_p99 = 0, top1 = 0, tokens_per_second = 0;
-  int64_t bytes = 0, parameters = 0, active_parameters = 0;
-  double ffn_activation = 1, parameter_activation = 1;
+  EvaluationRow measured;
+  double tokens_per_second = 0;
 };
 
 /// Bytes of the weight files of a checkpoint (safetensors or GGUF).
@@ -36,42 +35,35 @@ int64_t weight_bytes(const fs::path& checkpoint) {
 Row measure(const std::string& name, const fs::path& path, const Decoder& teacher, const at::Tensor& teacher_hidden,
             const Decoder& model, const States& states, const TokenWindows& held_out) {
   const Divergence d = compare_states(teacher, teacher_hidden, model, states.hidden, held_out.labels);
-  Row row{name, d.perplexity, d.kl_mean, d.kl_p99, d.top1};
+  const ModelConfig& config = model.config();
+  Row row;
+  row.measured = {.name = name,
+                  .perplexity = d.perplexity,
+                  .kl_mean = d.kl_mean,
+                  .kl_p99 = d.kl_p99,
+                  .top1_agreement = d.top1,
+                  .ffn_activation = config.ffn_activation(),
+                  .parameter_activation = double(config.active_parameters()) / double(config.parameters()),
+                  .bytes = weight_bytes(path),
+                  .parameters = config.parameters(),
+                  .active_parameters = config.active_parameters()};
   row.tokens_per_second = double(held_out.tokens()) / (states.seconds + d.head_seconds);
-  row.bytes = weight_bytes(path);
-  row.parameters = model.config().parameters();
-  row.active_parameters = model.config().active_parameters();
-  row.ffn_activation = model.config().ffn_activation();
-  row.parameter_activation = double(row.active_parameters) / double(row.parameters);
   return row;
-}
-
-Json to_json(const Row& row) {
-  return {{"name", row.name},
-          {"perplexity", row.perplexity},
-          {"kl_mean", row.kl_mean},
-          {"kl_p99", row.kl_p99},
-          {"top1_agreement", row.top1},
-          {"bytes", row.bytes},
-          {"parameters", row.parameters},
-          {"active_parameters", row.active_parameters},
-          {"ffn_activation", row.ffn_activation},
-          {"parameter_activation", row.parameter_activation}};
 }
 
 std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows& held_out) {
   size_t width = 5;
-  for (const Row& row : rows) width = std::max(width, row.name.size());
+  for (const Row& row : rows) width = std::max(width, row.measured.name.size());
   std::vector<std::string> lines;
   lines.push_back(
       fmt::format("{} held-out tokens in {} windows; KL(teacher || model) in nats a token", held_out.tokens(), held_out.windows));
   lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>8}", "model", width,
                               "perplexity", "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "tokens/s"));
-  for (const Row& row : rows)
+  for (const auto& [m, tokens_per_second] : rows)
     lines.push_back(fmt::format(
-        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>8.0f}", row.name,
-        width, row.perplexity, row.kl_mean, row.kl_p99, 100 * row.top1, 100 * row.ffn_activation, 100 * row.parameter_activation,
-        double(row.parameters) * 1e-6, double(row.bytes) * 1e-6, row.tokens_per_second));
+        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>8.0f}", m.name, width,
+        *m.perplexity, *m.kl_mean, *m.kl_p99, 100 * *m.top1_agreement, 100 * *m.ffn_activation, 100 * *m.parameter_activation,
+        double(*m.parameters) * 1e-6, double(*m.bytes) * 1e-6, tokens_per_second));
   return lines;
 }
 
@@ -104,14 +96,14 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     const States states = states_of(model, slot);
     rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out));
   }
-  std::ranges::stable_sort(rows, {}, &Row::kl_mean);
+  std::ranges::stable_sort(rows, {}, [](const Row& row) { return row.measured.kl_mean.value(); });
   rows.insert(rows.begin(),
               measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out));
 
-  Json list = Json::array();
-  for (const Row& row : rows) list.push_back(to_json(row));
-  const Json evaluation = {{"tokens", held_out.tokens()}, {"windows", held_out.windows}, {"models", list}};
-  outputs.folder().write_file("evaluation.json", evaluation.dump(1) + "\n");
+  Evaluation result{held_out.tokens(), held_out.windows, {}};
+  for (const Row& row : rows) result.rows.push_back(row.measured);
+  const Json evaluation = to_json(result);
+  outputs.folder().write_file(kEvaluationFile, evaluation.dump(1) + "\n");
 
   StageReport report;
   report.metrics() = evaluation;

@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fs::remove_all(folder / name);
     fs::create_directory(folder / name);
   }
-  folder.put("formats/model_config.json", fuzz::take_bytes(rest, sizes[0]));
+  folder.put("model/config.json", fuzz::take_bytes(rest, sizes[0]));
   folder.put("model/model.safetensors", fuzz::take_bytes(rest, sizes[1]));
   folder.put(kActivationsFile, rest);
 

@@ -11,7 +11,7 @@
 
 #include "core/json_fwd.h"
 #include "model/decoder.h"
-#include "student/statistics.h"
+#include "formats/tensor_source.h"
 
 namespace overproof {
 

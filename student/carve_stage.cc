@@ -7,10 +7,10 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "records/ffn_statistics.h"
 #include "student/carve.h"
 #include "student/certificate.h"
 #include "student/ffn.h"
-#include "student/statistics.h"
 
 namespace overproof {
 namespace {
@@ -36,12 +36,11 @@ double mean_of(const std::vector<LayerCarving>& layers, double CarveQuality::*me
 StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
   at::NoGradGuard no_grad;
-  const Statistics statistics(inputs.path("statistics"));
-  if (statistics.teacher_root() != inputs.root("teacher"))
-    throw UsageError("the statistics were taken of another teacher; observe this one first");
+  const FfnStatistics statistics(inputs.path("statistics"));
   const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
   const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
-  statistics.require_shape_of(teacher.config());
+  const ModelConfig& dense_shape = teacher.config();
+  statistics.require_teacher(inputs.root("teacher"), dense_shape.layers, dense_shape.hidden_size, dense_shape.intermediate_size);
 
   const CarveOptions options{config.experts,       config.shared,       config.top_k, config.clustering_iterations,
                              config.ranking_steps, config.router_scale, config.ridge, config.seed};
@@ -53,7 +52,8 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
     for (int64_t l = 0; l < shape.layers; ++l) {
       throw_if_interrupted();
       const LayerWeights& dense = teacher.layers()[size_t(l)];
-      layers.push_back(carve_layer(dense.gate_up, dense.down, statistics.ffn_input(l), options, l));
+      const at::Tensor input = at::tensor(statistics.ffn_input(l)).view({-1, shape.hidden_size});
+      layers.push_back(carve_layer(dense.gate_up, dense.down, input, options, l));
       const CarveQuality& q = layers.back().quality;
       progress.update(l + 1,
                       fmt::format("recall {:.2f}, error {:.3f} (static {:.3f})", q.recall, q.router_error, q.static_error));
@@ -61,9 +61,9 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   }
 
   Decoder student(shape, CarvedTensors(*checkpoint.tensors, teacher, shape, layers));
-  const int64_t length = statistics.window_length();
-  const Certificate certificate =
-      certify_equivalence(teacher, student, statistics.windows((config.certificate_tokens + length - 1) / length));
+  const int64_t length = statistics.shape().window_length;
+  const std::vector<int64_t> ids = statistics.ids((config.certificate_tokens + length - 1) / length, shape.vocab_size);
+  const Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}));
   if (!certificate.holds())
     throw FormatError(
         inputs.path("teacher"), -1,

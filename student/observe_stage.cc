@@ -11,7 +11,7 @@
 #include "data/tokenizer.h"
 #include "model/windows.h"
 #include "student/ffn.h"
-#include "student/statistics.h"
+#include "records/ffn_statistics.h"
 
 namespace overproof {
 
@@ -46,28 +46,22 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
     progress.update((first + count) * length);
   }
 
-  std::vector<TensorInfo> infos = {{"tokens", DType::i32, {tokens}}};
-  for (int64_t l = 0; l < shape.layers; ++l) {
-    infos.push_back({fmt::format("layers.{}.ffn_input", l), DType::f16, {tokens, shape.hidden_size}});
-    infos.push_back({fmt::format("layers.{}.importance", l), DType::f32, {shape.intermediate_size}});
-  }
-  const Metadata metadata = {{"format_version", "1"},
-                             {"teacher_root", inputs.root("teacher").hex()},
-                             {"corpus_root", inputs.root("corpus").hex()},
-                             {"tokens", std::to_string(tokens)},
-                             {"window_length", std::to_string(length)},
-                             {"layers", std::to_string(shape.layers)},
-                             {"hidden_size", std::to_string(shape.hidden_size)},
-                             {"intermediate_size", std::to_string(shape.intermediate_size)}};
-  SafetensorsWriter writer(outputs.folder(), kStatisticsFile, infos, metadata);
   const at::Tensor narrow_ids = ids.to(at::kInt);
-  writer.append(narrow_ids.data_ptr(), size_t(narrow_ids.nbytes()));
-  for (int64_t l = 0; l < shape.layers; ++l) {
-    writer.append(seen[size_t(l)].data_ptr(), size_t(seen[size_t(l)].nbytes()));
-    const at::Tensor mean = (importance[size_t(l)] / double(tokens)).to(at::kFloat);
-    writer.append(mean.data_ptr(), size_t(mean.nbytes()));
-  }
-  writer.close();
+  at::Tensor mean;
+  write_ffn_statistics({.teacher_root = inputs.root("teacher"),
+                        .corpus_root = inputs.root("corpus"),
+                        .tokens = tokens,
+                        .window_length = length,
+                        .layers = shape.layers,
+                        .hidden_size = shape.hidden_size,
+                        .intermediate_size = shape.intermediate_size},
+                       {narrow_ids.const_data_ptr<int32_t>(), size_t(tokens)},
+                       [&](int64_t l) -> FfnObservation {
+                         mean = (importance[size_t(l)] / double(tokens)).to(at::kFloat);
+                         const auto* input = reinterpret_cast<const uint16_t*>(seen[size_t(l)].const_data_ptr<at::Half>());
+                         return {{input, size_t(seen[size_t(l)].numel())}, {mean.const_data_ptr<float>(), size_t(mean.numel())}};
+                       },
+                       outputs.folder());
 
   StageReport report;
   report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", shape.layers}};

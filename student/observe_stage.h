@@ -1,5 +1,6 @@
 #pragma once
-// observe: runs the teacher over a sample of training windows and writes student/statistics.h's file.
+// observe: runs the teacher over a sample of training windows and writes statistics of its FFN layers
+// (records/ffn_statistics.h).
 
 #include "core/config.h"
 #include "core/stage.h"

@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <fstream>
 #include <set>
-#include <thread>
 
+#include "core/direct_file.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/rng.h"
@@ -25,6 +26,7 @@
 #include "student/tiny_teacher_stage.h"
 #include "records/resume.h"
 #include "records/soft_targets.h"
+#include "records/step_records.h"
 #include "teacher/teach_stage.h"
 #include "tests/model/random_model.h"
 #include "tests/support.h"
@@ -200,7 +202,7 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
   }
 }
 
-TEST_CASE("a run that stops in the middle resumes bitwise the same") {
+TEST_CASE("a killed training resumes, and ends with the same bytes") {
   const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
@@ -208,33 +210,22 @@ TEST_CASE("a run that stops in the middle resumes bitwise the same") {
   Outputs whole = world.outputs("whole");
   const StageReport expected = run_distill(config, world.distill_inputs(), whole);
 
-  SECTION("killed with SIGKILL at several moments") {
+  SECTION("killed with SIGKILL at a write of data, again and again") {
     ::setenv("OVERPROOF_TEST_WORLD", folder.path().c_str(), 1);
     const std::string self = fs::read_symlink("/proc/self/exe").string();
-    const fs::path checkpoint = folder.path() / "killed.scratch" / kResumeFile;
-    int kills = 0;
-    for (int round = 0; round < 4; ++round) {
+    // One write a checkpoint or kept state: each process makes some steps more than the one before it had left.
+    for (const char* write : {"1", "3", "6", "9"}) {
+      ::setenv("OVERPROOF_TEST_WRITES", write, 1);
       std::string program = self, child = "[killed-child]";
       char* arguments[] = {program.data(), child.data(), nullptr};
       pid_t process = 0;
       REQUIRE(::posix_spawn(&process, program.c_str(), nullptr, nullptr, arguments, environ) == 0);
-      const auto before = fs::exists(checkpoint) ? fs::last_write_time(checkpoint) : fs::file_time_type::min();
       int status = 0;
-      bool ended = false;
-      // Wait for a checkpoint of this round, then a moment of another length each time: mid-step, or while writing the next.
-      while (!(ended = ::waitpid(process, &status, WNOHANG) == process) &&
-             (!fs::exists(checkpoint) || fs::last_write_time(checkpoint) == before))
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      std::this_thread::sleep_for(std::chrono::milliseconds(7 * round));
-      if (!ended) {
-        ::kill(process, SIGKILL);
-        ::waitpid(process, &status, 0);
-      }
-      if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) ++kills;
+      ::waitpid(process, &status, 0);
+      REQUIRE((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
       fs::remove_all(folder.path() / "killed");  // what pipeline/run_stage does with an unfinished folder
     }
-    CHECK(kills >= 2);
-    CHECK(fs::exists(checkpoint));
+    REQUIRE(fs::exists(folder.path() / "killed.scratch" / kResumeFile));
     Outputs out = world.outputs("killed");
     const StageReport report = run_distill(config, world.distill_inputs(), out);
     CHECK(weights_of(world, "killed") == weights_of(world, "whole"));
@@ -248,16 +239,27 @@ TEST_CASE("a run that stops in the middle resumes bitwise the same") {
         states += entry.path().extension() == ".safetensors";
       return states;
     };
+    const std::string state = read_file(folder.path() / "killed.scratch" / kResumeFile);
+    CHECK(Json::parse(state.substr(0, state.find('\n')))["progress"]["steps"] == 23);
     CHECK(kept() == 3);  // one each 6 steps, at the end of its segment of 4: after 8, 12, 20; the end is the artifact itself
   }
 
-  SECTION("a checkpoint of another configuration is not resumed") {
+  SECTION("a checkpoint of another stage key, or one that was changed, is not resumed from") {
+    // With these losses in its log a resumed run would show them again.
+    fs::rename(folder.path() / "whole.scratch", folder.path() / "other.scratch");
     DistillConfig other = config;
     other.training.learning_rate = 5e-4;
-    fs::rename(folder.path() / "whole.scratch", folder.path() / "other.scratch");
-    Outputs out = world.outputs("other", "key of the other configuration");
+    Outputs out = world.outputs("other", "another key");
     run_distill(other, world.distill_inputs(), out);
     CHECK(steps_of(world, "other").at(5).at("lr") != steps_of(world, "whole").at(5).at("lr"));
+    Outputs again = world.outputs("other", "another key");
+    run_distill(config, world.distill_inputs(), again);  // the key is trusted to name the configuration: 23 of 24 steps are resumed
+    CHECK(steps_of(world, "other").at(5).at("lr") != steps_of(world, "whole").at(5).at("lr"));
+    const fs::path checkpoint = folder.path() / "other.scratch" / "checkpoint-23.safetensors";
+    std::fstream(checkpoint, std::ios::in | std::ios::out | std::ios::binary).seekp(-9, std::ios::end) << '\xff';
+    Outputs fresh = world.outputs("other", "another key");
+    run_distill(config, world.distill_inputs(), fresh);
+    CHECK(weights_of(world, "other") == weights_of(world, "whole"));
   }
 }
 
@@ -265,6 +267,12 @@ TEST_CASE("a run that stops in the middle resumes bitwise the same") {
 TEST_CASE("distils the world it is given", "[.][killed-child]") {
   const char* folder = std::getenv("OVERPROOF_TEST_WORLD");
   REQUIRE(folder != nullptr);
+  static int64_t left = 0;
+  left = std::atoll(std::getenv("OVERPROOF_TEST_WRITES"));
+  file_calls().pwrite = [](int fd, const void* from, size_t bytes, off_t at) {
+    if (--left == 0) ::kill(::getpid(), SIGKILL);
+    return ::pwrite(fd, from, bytes, at);
+  };
   const World world{folder};
   Outputs out = world.outputs("killed");
   run_distill(short_run(), world.distill_inputs(), out);

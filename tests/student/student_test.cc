@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "data/tokenizer.h"
+#include "records/ffn_statistics.h"
 #include "student/carve.h"
 #include "student/carve_stage.h"
 #include "student/certificate.h"
@@ -45,27 +46,24 @@ void make_statistics(const Decoder& teacher, const fs::path& folder, const Diges
   Rng rng(3, "ids");
   at::Tensor ids = at::empty({windows, length}, at::kLong);
   for (int64_t i = 0; i < tokens; ++i) ids.data_ptr<int64_t>()[i] = int64_t(rng.below(uint64_t(c.vocab_size)));
-  std::vector<at::Tensor> tensors = {ids.to(at::kInt).view({-1})};
-  std::vector<TensorInfo> infos = {{"tokens", DType::i32, {tokens}}};
+  std::vector<at::Tensor> inputs, importance;
   ForwardOptions options;
   options.on_ffn_input = [&](int64_t l, const at::Tensor& input) {
     const LayerWeights& w = teacher.layers()[size_t(l)];
-    tensors.push_back(input.to(at::kHalf));
-    tensors.push_back(neuron_contributions(neuron_activations(w.gate_up, input), w.down).mean(0));
-    infos.push_back({fmt::format("layers.{}.ffn_input", l), DType::f16, {tokens, c.hidden_size}});
-    infos.push_back({fmt::format("layers.{}.importance", l), DType::f32, {c.intermediate_size}});
+    inputs.push_back(input.to(at::kHalf));
+    importance.push_back(neuron_contributions(neuron_activations(w.gate_up, input), w.down).mean(0));
   };
   teacher.hidden(ids, options);
   OutputFolder out(folder);
-  SafetensorsWriter writer(out, kStatisticsFile, infos,
-                           {{"teacher_root", root.hex()},
-                            {"tokens", std::to_string(tokens)},
-                            {"window_length", std::to_string(length)},
-                            {"layers", std::to_string(c.layers)},
-                            {"hidden_size", std::to_string(c.hidden_size)},
-                            {"intermediate_size", std::to_string(c.intermediate_size)}});
-  for (const at::Tensor& t : tensors) writer.append(t.data_ptr(), size_t(t.nbytes()));
-  writer.close();
+  const at::Tensor narrow = ids.to(at::kInt);
+  write_ffn_statistics({root, Digest{}, tokens, length, c.layers, c.hidden_size, c.intermediate_size},
+                       {narrow.const_data_ptr<int32_t>(), size_t(tokens)},
+                       [&](int64_t l) -> FfnObservation {
+                         const at::Tensor &in = inputs[size_t(l)], &mean = importance[size_t(l)];
+                         return {{reinterpret_cast<const uint16_t*>(in.const_data_ptr<at::Half>()), size_t(in.numel())},
+                                 {mean.const_data_ptr<float>(), size_t(mean.numel())}};
+                       },
+                       out);
 }
 
 }  // namespace
@@ -121,8 +119,8 @@ TEST_CASE("carving deals out every neuron once and keeps the function") {
   make_statistics(teacher, folder.path() / "statistics", root);
 
   const CarveOptions options{7, 1, 2, 10, 20, 0.0625, 0.01, 0};
-  const LayerCarving carving = carve_layer(teacher.layers()[0].gate_up, teacher.layers()[0].down,
-                                           Statistics(folder.path() / "statistics").ffn_input(0), options, 0);
+  const at::Tensor input = at::tensor(FfnStatistics(folder.path() / "statistics").ffn_input(0)).view({-1, 32});
+  const LayerCarving carving = carve_layer(teacher.layers()[0].gate_up, teacher.layers()[0].down, input, options, 0);
   const at::Tensor sorted = std::get<0>(carving.neurons.sort());
   CHECK(at::equal(sorted, at::arange(64, at::kLong)));
   CHECK(carving.quality.oracle_error <= carving.quality.router_error + 1e-9);
@@ -159,7 +157,7 @@ TEST_CASE("statistics of another teacher are refused") {
   const Inputs inputs(
       {{"teacher", {folder.path() / "teacher", Digest{}}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
   Outputs outputs(folder.path() / "student", folder.path());
-  CHECK_THROWS_AS(run_carve({}, inputs, outputs), UsageError);
+  CHECK_THROWS_AS(run_carve({}, inputs, outputs), MismatchError);
 }
 
 TEST_CASE("shapes that cannot be carved are refused") {

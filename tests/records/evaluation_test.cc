@@ -1,0 +1,36 @@
+#include "records/evaluation.h"
+
+#include <catch2/catch.hpp>
+
+#include "core/error.h"
+#include "core/json.h"
+
+using namespace overproof;
+
+TEST_CASE("an evaluation comes back as it was written") {
+  const Evaluation evaluation{64,
+                              2,
+                              {{.name = "teacher", .perplexity = 12.5, .kl_mean = 0.0, .bytes = 3000, .parameters = 7},
+                               {.name = "int8", .perplexity = 20.25, .kl_p99 = 3.5, .top1_agreement = 0.71}}};
+  const std::string text = to_json(evaluation).dump(1);
+  const Evaluation back = parse_evaluation(text, "evaluation.json");
+  CHECK(to_json(back).dump(1) == text);
+  CHECK(back.tokens == 64);
+  REQUIRE(back.rows.size() == 2);
+  CHECK(back.rows[0].kl_mean == 0.0);
+  CHECK(back.rows[0].bytes == 3000);
+  CHECK_FALSE(back.rows[0].active_parameters);
+  CHECK(back.rows[1].top1_agreement == 0.71);
+}
+
+TEST_CASE("what an evaluation does not have, or has of another type, is absent") {
+  const Evaluation e = parse_evaluation(
+      R"({"tokens": -5, "models": [{"name": 7, "perplexity": 1}, 3, {"name": "a", "perplexity": "x", "kl_mean": 1, "bytes": 1.5}]})", "x");
+  CHECK_FALSE(e.tokens);
+  REQUIRE(e.rows.size() == 1);
+  CHECK(e.rows[0].name == "a");
+  CHECK_FALSE(e.rows[0].perplexity);
+  CHECK(e.rows[0].kl_mean == 1.0);
+  CHECK_FALSE(e.rows[0].bytes);
+  for (const char* text : {"[]", "{}", R"({"models": 3})", "{", ""}) CHECK_THROWS_AS(parse_evaluation(text, "x"), FormatError);
+}
