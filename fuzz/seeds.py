@@ -201,6 +201,19 @@ def statistics(seeds):
     for kind, entries, size in [("sample", sample, 3), ("top-k", top, 5)]:
         seeds.put("soft_targets_fuzz", tensors({**targets, "kind": kind}, row_lengths=numpy.array([1, 2], u1), entries=numpy.frombuffer(entries, u1),
                                                block_offsets=numpy.array([0, 3 * size], i8)))
+    shape = {"format_version": "1", "teacher_root": "a" * 64, "corpus_root": "b" * 64, "tokens": "4", "window_length": "2", "layers": "1",
+             "hidden_size": "3", "intermediate_size": "2"}
+    layer = {"tokens": numpy.arange(4, dtype="<i4"), "layers.0.ffn_input": numpy.ones((4, 3), "<f2"), "layers.0.importance": numpy.ones(2, f4)}
+    seeds.put("ffn_statistics_fuzz", tensors(shape, **layer))
+    seeds.put("evaluation_fuzz", {"tokens": 5, "windows": 1, "models": [{"name": "int8", "perplexity": 20.5, "kl_p99": 3, "bytes": 7}, {"name": 1}]})
+    seeds.put("sampled_tokens_fuzz", '{"before": [1], "tokens": [2, 3]}\n{"before": [], "tokens": []}\n')
+    file = {"bytes": 3, "name": "a.bin", "sha256": "0" * 64}
+    key = hashlib.sha256(b"key").hexdigest()
+    seeds.put("resume_fuzz", b"\0" + encode({"files": [file], "format_version": 1, "progress": {"batches": 2}, "stage_key": key}))
+    seeds.put("resume_fuzz", b"\1" + bytes([1, 1, 2]) + bytes([1, 0]) + b"ab" + bytes([2]) + b"abcd")
+    # 24 bytes for counts and range, then amax, samples and Hessian: 24 + 3*4 + 2*3*2 and 24 + 2*4 + 2*2*2 + 2*2*4 + 8
+    groups = [[["a", "b"], 3, 2, False], [["c"], 2, 4, True]]
+    seeds.put("resume_fuzz", b"\2" + encode({"layers": 1, "experts": [0, 0, 0, 0], "groups": groups}))
     weights = hashlib.sha256(b"w").digest()
     facts = b'{"batch_root":"overproof batch v1","digest_every":2,"ranks":1,"terms":["forward-kl","cross-entropy"]}'
     for version, first in [(1, b"overproof step chain v1" + weights), (2, b"overproof step chain v2" + weights + facts)]:
