@@ -1,4 +1,4 @@
-// FFN statistics: any bytes are refused with a FormatError, or give values of the shapes that the metadata says, finite and in range.
+// FFN statistics: any bytes are refused with a FormatError, or give values of the shapes in the metadata, finite and in range.
 
 #include <cmath>
 

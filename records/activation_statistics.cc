@@ -1,6 +1,6 @@
 #include "records/activation_statistics.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <cstring>
@@ -18,7 +18,7 @@ void require(const SafetensorsFile& file, const std::string& name, DType dtype, 
   const TensorInfo& info = file.info(name);
   if (info.dtype != dtype || info.shape != shape)
     throw FormatError(file.path(), file.offset(name),
-                      fmt::format("'{}' has another type or shape than its group asks for", name));
+                      fmt::format("'{}' is not {} [{}]", name, dtype_name(dtype), fmt::join(shape, ", ")));
 }
 
 }  // namespace
@@ -26,13 +26,13 @@ void require(const SafetensorsFile& file, const std::string& name, DType dtype, 
 ActivationStatistics::ActivationStatistics(const fs::path& path)
     : file_(fs::is_directory(path) ? path / kActivationsFile : path) {
   if (const std::string& version = metadata_text(file_, "format_version"); version != "1")
-    throw FormatError(file_.path(), -1, fmt::format("format_version is '{}'; 1 can be read", version));
+    throw FormatError(file_.path(), -1, fmt::format("format_version is '{}'; only 1 is known", version));
   model_root_ = metadata_digest(file_, "model_root");
   const Json map = parse_json(metadata_text(file_, "groups"), file_.path());
-  if (!map.is_object()) throw FormatError(file_.path(), -1, "metadata 'groups' is no JSON object");
+  if (!map.is_object()) throw FormatError(file_.path(), -1, "metadata 'groups' is not a JSON object");
   std::set<std::string> names;
   for (const auto& [weight, group] : map.items()) {
-    if (!group.is_string()) throw FormatError(file_.path(), -1, fmt::format("the group of '{}' is no text", weight));
+    if (!group.is_string()) throw FormatError(file_.path(), -1, fmt::format("metadata 'groups': the group of '{}' is not a string", weight));
     groups_.emplace(weight, group.get<std::string>());
     names.insert(group.get<std::string>());
   }
@@ -66,7 +66,7 @@ std::vector<int64_t> ActivationStatistics::counts(const std::string& group) cons
   std::vector<int64_t> both(2);
   std::memcpy(both.data(), file_.bytes(group + ".tokens").data(), 2 * sizeof(int64_t));
   if (both[0] < 0 || both[1] < 0 || !checked_add(both[0], both[1]))
-    throw FormatError(file_.path(), file_.offset(group + ".tokens"), fmt::format("'{}.tokens' are no counts", group));
+    throw FormatError(file_.path(), file_.offset(group + ".tokens"), fmt::format("'{}.tokens' has a negative count, or counts that sum to more than 2^63 - 1", group));
   return both;
 }
 
@@ -77,7 +77,7 @@ std::vector<float> ActivationStatistics::values(const std::string& name) const {
   for (size_t i = 0; i < result.size(); ++i)
     if (!std::isfinite(result[i]))
       throw FormatError(file_.path(), file_.offset(name) + int64_t(i) * dtype_bytes(info.dtype),
-                        fmt::format("'{}' holds an infinity or NaN", name));
+                        fmt::format("'{}' has an infinity or NaN", name));
   return result;
 }
 
@@ -87,7 +87,7 @@ LinearStatistics ActivationStatistics::read(const std::string& group, Parts part
   s.amax = values(group + ".amax");
   for (const float a : s.amax)
     if (a < 0)
-      throw FormatError(file_.path(), file_.offset(group + ".amax"), fmt::format("'{}.amax' holds a negative magnitude", group));
+      throw FormatError(file_.path(), file_.offset(group + ".amax"), fmt::format("'{}.amax' has a negative value", group));
   const std::vector<float> range = values(group + ".range");
   s.least = range[0];
   s.largest = range[1];

@@ -1,13 +1,13 @@
 #pragma once
-// What calibration saw of the inputs of a model's Linear weights, as the `activations` artifact keeps it. Read here as plain
-// safetensors; written by evaluate/, which runs the model.
+// Statistics of the inputs of a model's Linear weights: the `activations` artifact, for calibrated quantization. Written by
+// ActivationJournal (records/activation_journal.h).
 //
-//   activations/activations.safetensors      one group for each set of weights that are given the same input
+//   activations/activations.safetensors      one group for each set of weights that share an input
 //     G.amax      F32 [in]        largest magnitude of each input channel
 //     G.range     F32 [2]         least and largest value over all channels
 //     G.samples   F16 [n, in]     rows of the input, n <= `samples`
-//     G.hessian   F32 [in, in]    mean over tokens of x x^T; only when asked for
-//     G.tokens    I64 [2]         tokens that the router sent here, and tokens that were sent here by force besides
+//     G.hessian   F32 [in, in]    mean over tokens of x x^T; only with --hessians
+//     G.tokens    I64 [2]         tokens that the router sent here; tokens added to reach the minimum
 //   metadata: model_root, corpus_root, tokens, format_version, and "groups": JSON {weight name: group name}
 //
 // G is the first weight of the group without ".weight": "model.layers.0.self_attn.q_proj" (also k and v),
@@ -28,7 +28,7 @@ namespace overproof {
 
 inline constexpr char kActivationsFile[] = "activations.safetensors";
 
-/// One group, read into memory: the largest part is the Hessian, in x in floats.
+/// One group in memory. The largest part is the Hessian: in x in floats.
 struct LinearStatistics {
   int64_t columns = 0;
   std::vector<float> amax;  ///< [in]
@@ -36,12 +36,12 @@ struct LinearStatistics {
   int64_t sample_rows = 0;
   std::vector<float> samples;  ///< [sample_rows, in]
   std::vector<float> hessian;  ///< [in, in], or empty
-  int64_t tokens = 0;          ///< seen in all
-  int64_t forced_tokens = 0;   ///< of which the router would not have sent here
+  int64_t tokens = 0;          ///< all, forced ones included
+  int64_t forced_tokens = 0;   ///< those of them that the router did not send here
 };
 
-/// The file, mapped. Throws FormatError naming file and tensor when it is not whole: shapes that disagree, groups without
-/// tensors, negative counts; and when what is read is not finite.
+/// The file, mapped. Throws FormatError naming file and tensor for shapes that disagree, groups without tensors, negative counts and
+/// values that are not finite.
 class ActivationStatistics {
  public:
   /// A folder with activations.safetensors, or the file itself.
@@ -53,9 +53,9 @@ class ActivationStatistics {
   /// nullptr when this weight's input was not recorded.
   const std::string* group_of(std::string_view weight) const;
   int64_t columns(const std::string& group) const;
-  int64_t tokens(const std::string& group) const;  ///< seen in all
+  int64_t tokens(const std::string& group) const;  ///< all, forced ones included
   bool has_hessian(const std::string& group) const { return file_.contains(group + ".hessian"); }
-  enum class Parts { small, samples, hessian };  ///< amax, range and counts always; samples or the Hessian besides
+  enum class Parts { small, samples, hessian };  ///< `small`: amax, range and counts; the others add samples or the Hessian
   LinearStatistics read(const std::string& group, Parts parts) const;
 
  private:

@@ -22,7 +22,7 @@ namespace overproof {
 
 inline constexpr const char* kFfnStatisticsFile = "statistics.safetensors";
 
-/// What the metadata says.
+/// The metadata.
 struct FfnStatisticsShape {
   Digest teacher_root, corpus_root;
   int64_t tokens = 0, window_length = 0;  ///< tokens: a multiple of window_length
@@ -43,7 +43,7 @@ void write_ffn_statistics(const FfnStatisticsShape& shape, std::span<const int32
 class FfnStatistics {
  public:
   /// `artifact`: a folder with statistics.safetensors, or the file itself. Throws FormatError when a tensor is missing or has another
-  /// type or shape than the metadata says.
+  /// type or shape than the metadata gives.
   explicit FfnStatistics(const fs::path& artifact);
   const fs::path& path() const { return file_.path(); }
   const FfnStatisticsShape& shape() const { return shape_; }

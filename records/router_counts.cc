@@ -16,25 +16,25 @@ namespace {
 
 std::vector<std::string> read_sources(const SafetensorsFile& file) {
   const auto found = file.metadata().find("sources");
-  if (found == file.metadata().end()) throw FormatError(file.path(), -1, "its metadata lacks 'sources'");
+  if (found == file.metadata().end()) throw FormatError(file.path(), -1, "metadata 'sources' is missing");
   const Json list = parse_json(found->second, file.path());
   std::vector<std::string> sources;
-  if (!list.is_array()) throw FormatError(file.path(), -1, "its metadata 'sources' is no list");
+  if (!list.is_array()) throw FormatError(file.path(), -1, "metadata 'sources' is not a list of names");
   for (const Json& name : list) {
-    if (!name.is_string()) throw FormatError(file.path(), -1, "its metadata 'sources' holds what is no name");
+    if (!name.is_string()) throw FormatError(file.path(), -1, "metadata 'sources' is not a list of names");
     sources.push_back(name.get<std::string>());
     if (sources.size() > 1 && sources[sources.size() - 2] >= sources.back())
-      throw FormatError(file.path(), -1, fmt::format("its sources are not in ascending order at '{}'", sources.back()));
+      throw FormatError(file.path(), -1, fmt::format("metadata 'sources' does not ascend at '{}'", sources.back()));
   }
   return sources;
 }
 
-/// Every sum that a reader may take fits when the sum of all does.
+/// Throws FormatError unless all counts are >= 0 and their sum fits: then every partial sum fits as well.
 void require_counts(const std::vector<int64_t>& values, const fs::path& file, const char* name) {
   int64_t sum = 0;
   for (const int64_t value : values) {
     const auto next = checked_add(sum, value);
-    if (value < 0 || !next) throw FormatError(file, -1, fmt::format("'{}' holds what is no count", name));
+    if (value < 0 || !next) throw FormatError(file, -1, fmt::format("'{}' has a negative count, or counts that sum to more than 2^63 - 1", name));
     sum = *next;
   }
 }
@@ -68,10 +68,10 @@ int64_t RouterCounts::find(const std::string& source) const {
   const auto it = std::lower_bound(sources.begin(), sources.end(), source);
   if (it != sources.end() && *it == source) return it - sources.begin();
   const std::string near = nearest(source, sources);
-  throw UsageError(fmt::format("no token of a source '{}' was counted; {}", source,
+  throw UsageError(fmt::format("no source '{}' in the router counts; {}", source,
                                !near.empty()     ? "did you mean '" + near + "'?"
-                               : sources.empty() ? "there are no sources at all"
-                                                 : fmt::format("there are {} sources, from '{}' to '{}'", sources.size(),
+                               : sources.empty() ? "they have no sources"
+                                                 : fmt::format("they have {}, from '{}' to '{}'", sources.size(),
                                                                sources.front(), sources.back())));
 }
 
@@ -114,8 +114,8 @@ void write_router_counts(OutputFolder& folder, const RouterCounts& c) {
 
 RouterCounts add_router_counts(const RouterCounts& a, const RouterCounts& b) {
   if (a.layers != b.layers || a.experts != b.experts)
-    throw UsageError(fmt::format("router counts of {} layers with {} experts and of {} with {} cannot be added", a.layers,
-                                 a.experts, b.layers, b.experts));
+    throw MismatchError(fmt::format("router counts differ in shape: {} layers of {} experts, and {} of {}", a.layers, a.experts,
+                                    b.layers, b.experts));
   std::map<std::string, std::vector<std::pair<const RouterCounts*, size_t>>> parts;
   for (const RouterCounts* c : {&a, &b})
     for (size_t s = 0; s < c->sources.size(); ++s) parts[c->sources[s]].emplace_back(c, s);
@@ -129,8 +129,11 @@ RouterCounts add_router_counts(const RouterCounts& a, const RouterCounts& b) {
     sum.counts.resize(sum.counts.size() + cells);
     int64_t* to = sum.counts.data() + sum.counts.size() - cells;
     for (const auto& [c, s] : list) {
-      sum.tokens.back() += c->tokens[s];
-      for (size_t i = 0; i < cells; ++i) to[i] += c->counts[s * cells + i];
+      const auto add = [](int64_t& total, int64_t count) {
+        if (__builtin_add_overflow(total, count, &total)) throw MismatchError("router counts sum to more than 2^63 - 1");
+      };
+      add(sum.tokens.back(), c->tokens[s]);
+      for (size_t i = 0; i < cells; ++i) add(to[i], c->counts[s * cells + i]);
     }
   }
   return sum;

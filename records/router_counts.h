@@ -1,6 +1,6 @@
 #pragma once
-// Which data shaped which expert: how many tokens of each source every routed expert took in all the training that an artifact
-// has behind it.
+// Router counts: how many tokens of each source the router sent to every routed expert, in all training steps that led to an
+// artifact.
 //
 //   routing/router_counts.safetensors
 //     counts  I64 [sources, layers, experts]  tokens of a source that a layer's router sent to an expert; a token counts once
@@ -8,9 +8,9 @@
 //     tokens  I64 [sources]                   tokens of a source that were trained on; each passes every layer
 //   metadata: sources (a JSON list of names, ascending), format_version
 //
-// A token is of the source of the document it stands in (Document::source). The file stands in a folder of its own because vLLM
-// takes every *.safetensors beside config.json for weights.
-// Counts are exact whole numbers; an estimate is only what somebody concludes from them about a single document.
+// A token's source is that of its document (Document::source). The file has a folder of its own because vLLM loads every
+// *.safetensors next to config.json as weights.
+// Counts are exact. What they imply for a single document is an estimate.
 
 #include <cstdint>
 #include <string>
@@ -34,21 +34,21 @@ struct RouterCounts {
   int64_t of_expert(int64_t layer, int64_t expert) const;  ///< of all sources
   int64_t of_source(int64_t source, int64_t layer) const;  ///< to all experts
   int64_t all_tokens() const;
-  /// The share of an expert's tokens that came from a source, in [0, 1]; 0 for an expert that took none.
+  /// Fraction of an expert's tokens that came from a source, in [0, 1]; 0 for an expert without tokens.
   double mass(int64_t source, int64_t layer, int64_t expert) const;
   /// Index of a source. Throws UsageError with the nearest name.
   int64_t find(const std::string& source) const;
 };
 
-/// True when the artifact keeps counts.
+/// True when the artifact has counts.
 bool has_router_counts(const fs::path& artifact);
-/// Throws IoError when there are none, FormatError when they are not whole: shapes, negative counts, sums beyond 63 bits.
+/// Throws IoError when the file is missing, FormatError for wrong shapes, negative counts and sums above 2^63 - 1.
 RouterCounts read_router_counts(const fs::path& artifact);
 /// The same of one file.
 RouterCounts read_router_counts_file(const fs::path& file);
 void write_router_counts(OutputFolder& folder, const RouterCounts& counts);
 
-/// Both together, by names of sources. Throws UsageError when layers or experts differ.
+/// Sums of both, by names of sources. Throws MismatchError when numbers of layers or experts differ, or a sum exceeds 2^63 - 1.
 RouterCounts add_router_counts(const RouterCounts& a, const RouterCounts& b);
 
 }  // namespace overproof

@@ -13,9 +13,9 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kBlock = 64;  // ids whose probabilities are summed before the cumulative sum is looked at
+constexpr int64_t kBlock = 64;  // ids between two stored values of the cumulative sum
 
-/// The `count` uniform numbers of a row, ascending. Each position owns 32 counters of four words.
+/// The `count` uniform numbers of a row, ascending. Each position has 32 counters of four words.
 std::vector<double> sorted_uniforms(const RowEncoding& encoding, const Digest& document, int64_t position) {
   uint64_t substream;
   std::memcpy(&substream, document.bytes.data(), 8);
@@ -59,7 +59,7 @@ int64_t encode_sample(std::span<const float> logits, const RowEncoding& encoding
   for (const double u : sorted_uniforms(encoding, document, position)) {
     const double target = u * ends.back();  // below ends.back(), as u < 1 - 2^-54
     while (ends[block] <= target) ++block;
-    // The same additions in the same order as in cumulate(), so the walk ends inside the block at the latest at its last id.
+    // The same additions in the same order as in cumulate(): the loop ends at the last id of the block at the latest.
     const double start = block == 0 ? 0.0 : ends[block - 1];
     int64_t id = int64_t(block) * kBlock;
     const int64_t end = std::min(id + kBlock, int64_t(p.size()));

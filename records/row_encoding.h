@@ -1,5 +1,11 @@
 #pragma once
-// One row of soft targets: from the teacher's logits at one position to a few bytes, and back.
+// One row of soft targets: the teacher's distribution at one position in a few bytes.
+//
+// An entry, little-endian:
+//   sample  3 bytes   U24  id << 6 | draws     draws 1 .. 63, ids below 2^18
+//   top-k   5 bytes   U24  id                  ids below 2^24
+//                     F16  log-probability
+// A row is its entries by ascending id.
 
 #include <cstdint>
 #include <span>
@@ -15,13 +21,13 @@ struct RowEncoding {
   double temperature = 1.0;
   int64_t seed = 0;
   int64_t entry_bytes() const { return kind == Kind::sample ? 3 : 5; }
-  /// Ids that fit an entry.
+  /// Largest vocabulary whose ids fit an entry.
   int64_t max_vocab() const { return kind == Kind::sample ? int64_t{1} << 18 : int64_t{1} << 24; }
 };
 
-/// Appends the entries of one row, ascending ids, and returns how many there are. Draws are uniform numbers keyed by
-/// (seed, document, position in the document), turned into ids by the inverse of the cumulative distribution; so a row depends
-/// on its logits and key alone. Throws UsageError when a logit is not finite. `scratch` is working memory, reused between calls.
+/// Appends the entries of one row and returns their number. Draws are uniform numbers keyed by (seed, document, position in the
+/// document), mapped to ids by the inverse of the cumulative distribution: a row depends on its logits and key only. Throws
+/// DivergenceError when a logit is not finite. `scratch` is working memory, reused between calls.
 int64_t encode_row(std::span<const float> logits, const RowEncoding& encoding, const Digest& document, int64_t position,
                    std::vector<float>& scratch, std::vector<uint8_t>& entries);
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 
 namespace overproof {
 namespace {
@@ -20,23 +20,21 @@ std::vector<SampledTokens> read_sampled_tokens(const fs::path& folder, int64_t v
   std::vector<SampledTokens> documents;
   for (size_t at = 0; at < all.size();) {
     const size_t end = std::min(all.find('\n', at), all.size());
-    const Json record = parse_json(std::string_view(all).substr(at, end - at), file, int64_t(at));
+    const Json json = parse_json(std::string_view(all).substr(at, end - at), file, int64_t(at));
+    const JsonObject record(json, file, "", JsonNull::value, int64_t(at));
     const auto ids = [&](const char* name) {
       std::vector<int32_t> out;
-      if (!record.is_object() || !record.contains(name) || !record[name].is_array())
-        throw FormatError(file, int64_t(at), fmt::format("'{}' is missing or is no list of ids", name));
-      for (const Json& id : record[name]) {
-        if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= vocabulary)
-          throw FormatError(file, int64_t(at),
-                            fmt::format("'{}' holds what is no id of this vocabulary of {}", name, vocabulary));
-        out.push_back(int32_t(id.get<int64_t>()));
+      for (const Json& id : record.list(name)) {
+        if (!id.is_number_unsigned() || id.get<uint64_t>() >= uint64_t(vocabulary))
+          record.fail(name, fmt::format("has an id outside the vocabulary of {}", vocabulary));
+        out.push_back(int32_t(id.get<uint64_t>()));
       }
       return out;
     };
     documents.push_back({ids("before"), ids("tokens")});
     at = end + 1;
   }
-  if (documents.empty()) throw FormatError(file, 0, "holds no document");
+  if (documents.empty()) throw FormatError(file, 0, "has no documents");
   return documents;
 }
 

@@ -1,5 +1,9 @@
 #pragma once
-// The ids of documents that `overproof sample` wrote: tokens.jsonl, one JSON object a document, {"name", "before", "tokens"}.
+// Ids of the documents that `sample` wrote: the input of watermark detection.
+//
+//   tokens.jsonl   one JSON object per document: {"name": "samples/000000.txt", "before": [1, 2], "tokens": [3, 4, 5]}
+//     before       last ids of the prompt: as many as decide the first green lists; none without a watermark
+//     tokens       the drawn ids
 
 #include <cstdint>
 #include <vector>
@@ -11,11 +15,11 @@ namespace overproof {
 inline constexpr const char* kSampledTokensName = "tokens.jsonl";
 
 struct SampledTokens {
-  std::vector<int32_t> before;  ///< the last ids of the prompt, as many as decided a green list; none without a watermark
-  std::vector<int32_t> tokens;  ///< the ids drawn
+  std::vector<int32_t> before, tokens;
 };
 
-/// Throws FormatError naming the line's offset, where a member is missing or an id is outside [0, vocabulary).
+/// Reads `<folder>/tokens.jsonl`. Throws FormatError with the line's offset when a member is missing or an id is outside
+/// [0, vocabulary).
 std::vector<SampledTokens> read_sampled_tokens(const fs::path& folder, int64_t vocabulary);
 
 }  // namespace overproof

@@ -20,7 +20,7 @@ void SoftTargets::fail(std::string_view cause) const { throw FormatError(file_.p
 
 SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.safetensors") {
   if (const auto version = metadata_integer(file_, "format_version", 0); version != kFormatVersion)
-    fail(fmt::format("soft targets of format {} cannot be read; {} can", version, kFormatVersion));
+    fail(fmt::format("format_version is {}; only {} is known", version, kFormatVersion));
   kind_ = metadata_text(file_, "kind");
   if (kind_ != "sample" && kind_ != "top-k") fail(fmt::format("unknown kind '{}' of soft targets", kind_));
   const bool sample = kind_ == "sample";
@@ -43,16 +43,16 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.s
   const auto lengths = file_.values<uint8_t>("row_lengths");
   const auto offsets = file_.values<int64_t>("block_offsets");
   blocks_ = int64_t(offsets.size()) - 1;
-  if (blocks_ < 1) fail("there are no blocks");
+  if (blocks_ < 1) fail("block_offsets has no block");
   if (checked_mul(blocks_, window_length_) != int64_t(lengths.size()))
     fail(fmt::format("{} rows are not {} blocks of {}", lengths.size(), blocks_, window_length_));
-  if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements()) fail("block offsets do not span the entries");
+  if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements()) fail("block_offsets do not begin at 0 and end with the entries");
   for (int64_t b = 0; b < blocks_; ++b) {
     const auto rows = lengths.subspan(size_t(b * window_length_), size_t(window_length_));
-    // Sums stay far below 2^63: a row has at most 255 entries, and what a file says comes after the sum, not into it.
+    // The sum stays far below 2^63: a row has at most 255 entries. The offset from the file is only compared with it.
     if (offsets[size_t(b) + 1] !=
         offsets[size_t(b)] + std::accumulate(rows.begin(), rows.end(), int64_t{0}) * encoding_.entry_bytes())
-      fail(fmt::format("the row lengths of block {} do not add up to its bytes", b));
+      fail(fmt::format("the row lengths of block {} do not sum to its bytes", b));
   }
 }
 
@@ -100,10 +100,10 @@ void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
   for (int64_t r = 0; r < window_length_; ++r) {
     int64_t draws = 0, last = -1;
     double mass = 0;
-    require(lengths[size_t(r)] > 0, r, "it is empty");
+    require(lengths[size_t(r)] > 0, r, "has no entries");
     for (int i = 0; i < lengths[size_t(r)]; ++i, entry += encoding_.entry_bytes()) {
       const DecodedEntry e = decode_entry(entry, encoding_);
-      require(e.id > last && e.id < vocab_size_, r, "its ids do not ascend within the vocabulary");
+      require(e.id > last && e.id < vocab_size_, r, "ids do not ascend within the vocabulary");
       require(sample ? e.draws > 0 : e.probability <= 1.0f, r, "a probability is outside its range");
       last = e.id;
       draws += e.draws;
@@ -111,8 +111,8 @@ void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
       out.ids.push_back(e.id);
       out.probabilities.push_back(e.probability);
     }
-    require(!sample || draws == encoding_.count, r, "its draws do not add up");
-    require(mass <= 1.01, r, "its probabilities add up to more than one");  // f16 logarithms round by up to 2^-8
+    require(!sample || draws == encoding_.count, r, "draws do not sum to count");
+    require(mass <= 1.01, r, "probabilities sum to more than 1");  // f16 logarithms round by up to 2^-8
     out.offsets.push_back(int64_t(out.ids.size()));
     out.tail.push_back(sample ? 0.0f : float(std::max(0.0, 1.0 - mass)));
   }

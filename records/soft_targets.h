@@ -1,17 +1,17 @@
 #pragma once
-// What the teacher said, in few bytes, re-derivable row by row.
+// Soft targets: the teacher's distribution at every position of the taught windows, in a few bytes each, so that one row can be
+// computed again and compared.
 //
 //   soft-targets/targets.safetensors
-//     row_lengths U8  [rows]        distinct ids of each row; row = block x window_length + position
-//     entries     U8  [bytes]       sample: 3 bytes an entry, little-endian (id << 6 | count); top-k: 5 bytes (U24 id, F16
-//     log-probability) block_offsets I64 [blocks+1]  where the entries of each block start, in bytes
+//     block_offsets  I64 [blocks + 1]  where the entries of each block start, in bytes; a block is one window
+//     row_lengths    U8  [rows]        entries of each row; row = block x window_length + position
+//     entries        U8  [bytes]       rows one after another, ids ascending in each (records/row_encoding.h)
 //   metadata: kind ("sample" or "top-k"), count (draws or k), temperature, vocab_size, window_length, batch_windows, seed,
-//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version; order_beacon where the order was drawn with
-//             one
+//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version; order_beacon where the order was drawn with one
 //
-// sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` tokens drawn from the teacher's
-// distribution, counts / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).
-// top-k: the k most probable ids with their log-probabilities; what is missing to one is the tail bin.
+// sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` ids are drawn from the teacher's
+// distribution; count / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).
+// top-k: the k most probable ids with their log-probabilities; what is missing to one is the tail.
 
 #include <span>
 #include <string>
@@ -25,32 +25,33 @@
 
 namespace overproof {
 
-/// The soft targets of one block (window): row r has entries [offsets[r], offsets[r + 1]).
+/// The soft targets of one block: row r has entries [offsets[r], offsets[r + 1]).
 struct TargetBlock {
   std::vector<int64_t> offsets;  ///< [window_length + 1]
   std::vector<int32_t> ids;
-  std::vector<float> probabilities;  ///< sum to one a row (sample), or to one less the tail (top-k)
+  std::vector<float> probabilities;  ///< of a row: they sum to 1 (sample) or to 1 - tail (top-k)
   std::vector<float> tail;           ///< [window_length]; 0 for samples
 };
 
 class SoftTargets {
  public:
-  explicit SoftTargets(const fs::path& artifact);  ///< throws FormatError when the header or sizes do not hold
+  /// Opens `<artifact>/targets.safetensors`. Throws FormatError when metadata, shapes and sizes do not agree.
+  explicit SoftTargets(const fs::path& artifact);
   const std::string& kind() const { return kind_; }
   int64_t blocks() const { return blocks_; }
   int64_t window_length() const { return window_length_; }
   int64_t vocab_size() const { return vocab_size_; }
   double temperature() const { return encoding_.temperature; }
   const RowEncoding& encoding() const { return encoding_; }
-  /// Windows that went through the teacher together. A row made again in the same company is made again bit for bit.
+  /// Windows in one forward pass of the teacher. A row that is computed again in the same batch has the same bits.
   int64_t batch_windows() const { return batch_windows_; }
-  double bytes_per_token() const;
+  double bytes_per_token() const;  ///< of the whole file
   const Digest& order_key() const { return order_key_; }
   const std::string& order_beacon() const { return order_beacon_; }  ///< "" where the order was drawn without one
   const Digest& corpus_root() const { return corpus_root_; }
   const Digest& teacher_root() const { return teacher_root_; }
   const TokenizerIdentity& tokenizer() const { return tokenizer_; }
-  /// Throws FormatError when the entries are not what the header promises (ids, order, counts).
+  /// Throws FormatError when ids do not ascend within the vocabulary, or counts and probabilities are out of range.
   void read_block(int64_t block, TargetBlock& out) const;
   /// SHA-256 of what is stored of one block: the lengths of its rows, then their entries.
   Digest block_digest(int64_t block) const;

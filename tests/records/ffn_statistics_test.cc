@@ -72,7 +72,7 @@ TEST_CASE("values that no observation has are refused where they are read") {
   CHECK_NOTHROW(s.ids(1, 4));
 }
 
-TEST_CASE("a file of FFN statistics must be what its metadata says") {
+TEST_CASE("tensors of FFN statistics must have the shapes of the metadata") {
   const TempFolder t;
   const Metadata good = {{"format_version", "1"}, {"teacher_root", kTeacher.hex()}, {"corpus_root", kTeacher.hex()}, {"tokens", "2"},
                          {"window_length", "2"}, {"layers", "1"}, {"hidden_size", "1"}, {"intermediate_size", "1"}};

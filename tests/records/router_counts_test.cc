@@ -65,7 +65,7 @@ TEST_CASE("counts of two trainings are added by the names of sources") {
   RouterCounts other = small({"a"}, 1);
   other.experts = 6;
   other.layers = 1;
-  CHECK_THROWS_AS(add_router_counts(other, small({"a"}, 1)), UsageError);
+  CHECK_THROWS_AS(add_router_counts(other, small({"a"}, 1)), MismatchError);
 }
 
 TEST_CASE("counts that are not whole are refused") {

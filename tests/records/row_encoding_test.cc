@@ -120,7 +120,7 @@ TEST_CASE("logits that are not finite are refused") {
   encoding.kind = GENERATE(RowEncoding::Kind::sample, RowEncoding::Kind::top_k);
   std::vector<float> scratch;
   std::vector<uint8_t> bytes;
-  CHECK_THROWS_AS(encode_row(logits, encoding, {}, 0, scratch, bytes), UsageError);
+  CHECK_THROWS_AS(encode_row(logits, encoding, {}, 0, scratch, bytes), DivergenceError);
 }
 
 }  // namespace overproof

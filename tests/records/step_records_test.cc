@@ -66,7 +66,7 @@ TEST_CASE("step records come back as they were written") {
   CHECK(back.optimizer_after(0) == Digest{});
 }
 
-TEST_CASE("the first link binds the initial weights and all that the metadata says of the records") {
+TEST_CASE("the first link binds the initial weights and the metadata of the records") {
   const Digest first = StepRecords(format_of(2)).chain();
   const auto changed = [](const std::function<void(StepFormat&)>& change) {
     StepFormat format = format_of(2);
@@ -100,7 +100,7 @@ TEST_CASE("no bit of a step record can be changed without breaking the chain") {
   CHECK(StepRecords::from_bytes(bytes.substr(0, 3 * 320), format_of(2), "x", StepRecords::Ended::no).steps().size() == 3);
 }
 
-TEST_CASE("records that were chained anew are still held to what records can say") {
+TEST_CASE("records with a new, valid chain are still checked for values that no training has") {
   const auto refuse = [](const std::function<void(StepRecord&)>& change, const char* why) {
     const StepRecords good = some_records(4, 1);
     StepRecords forged(good.format());
@@ -149,11 +149,11 @@ TEST_CASE("differences between records are named, also those that == does not se
   b = a;
   b.optimizer = kWeights;
   CHECK(first_difference(a, b) == "optimizer");
-  b.weights = b.optimizer = Digest{};  // a record without a state speaks of none
+  b.weights = b.optimizer = Digest{};  // states are compared only where both have one
   CHECK(first_difference(a, b).empty());
 }
 
-TEST_CASE("a file of step records must be what its header says") {
+TEST_CASE("a file of step records must agree with its metadata") {
   const TempFolder folder;
   const auto write = [&](Metadata metadata, std::vector<int64_t> shape, DType dtype, const std::string& bytes) {
     OutputFolder out(folder.path());
