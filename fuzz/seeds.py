@@ -257,7 +257,10 @@ def stages(seeds):
     activations = save(arrays, metadata={"model_root": "0" * 64, "corpus_root": "b" * 64, "tokens": "500", "format_version": "1", "groups": json.dumps(groups)})
     for option in range(32):
         put("quantize_fuzz", option, llama, model(dense), b"" if option < 12 else activations)
-    put("prune_fuzz", 0, llama, model(dense), tensors({}, **{"layers.0.importance": numpy.arange(64, dtype="<f4")}))
+    put("prune_fuzz", 0, llama, model(dense), tensors(
+        {"format_version": "1", "teacher_root": "0" * 64, "corpus_root": "0" * 64, "tokens": "2", "window_length": "2", "layers": "1", "hidden_size": "4",
+         "intermediate_size": "64"},
+        **{"tokens": numpy.zeros(2, "<i4"), "layers.0.ffn_input": numpy.zeros((2, 4), "<f2"), "layers.0.importance": numpy.arange(64, dtype="<f4")}))
     sparse = {**attention, "mlp.gate": (4, 4)}
     for expert in range(4):
         sparse |= {f"mlp.experts.{expert}.{name}": shape for name, shape in [("gate_proj", (2, 4)), ("up_proj", (2, 4)), ("down_proj", (4, 2))]}

@@ -13,6 +13,7 @@
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
 #include "formats/safetensors.h"
+#include "records/ffn_statistics.h"
 #include "formats/tensor_name.h"
 
 namespace overproof {
@@ -75,10 +76,6 @@ int64_t integer_of(const Json& config, const char* key, const fs::path& where) {
   return config[key].get<int64_t>();
 }
 
-fs::path statistics_file(const fs::path& artifact) {
-  return fs::is_directory(artifact) ? artifact / "statistics.safetensors" : artifact;
-}
-
 }  // namespace
 
 int64_t kept_neurons(int64_t neurons, double keep) {
@@ -99,23 +96,17 @@ std::vector<int64_t> most_important(std::span<const float> importance, int64_t c
 
 StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& inputs, Outputs& outputs) {
   const Checkpoint teacher = open_checkpoint(inputs.path("teacher"));
-  const SafetensorsFile statistics(statistics_file(inputs.path("statistics")));
-  const auto origin = statistics.metadata().find("teacher_root");
-  if (origin == statistics.metadata().end() || origin->second != inputs.root("teacher").hex())
-    throw MismatchError(fmt::format("{}: was recorded of another model than {}; run observe on this one",
-                                    statistics.path().string(), teacher.path.string()));
+  const FfnStatistics statistics(inputs.path("statistics"));
   const int64_t layers = integer_of(*teacher.config, "num_hidden_layers", teacher.path);
   const int64_t neurons = integer_of(*teacher.config, "intermediate_size", teacher.path);
+  statistics.require_teacher(inputs.root("teacher"), layers, integer_of(*teacher.config, "hidden_size", teacher.path), neurons);
   const int64_t kept = kept_neurons(neurons, config.keep);
 
   // The selection, and its share of the importance, for each layer.
   std::vector<std::vector<int64_t>> picked;
   double share_sum = 0, share_least = 1;
   for (int64_t layer = 0; layer < layers; ++layer) {
-    const std::string name = fmt::format("layers.{}.importance", layer);
-    const std::span<const float> importance = statistics.values<float>(name);
-    if (int64_t(importance.size()) != neurons || !std::ranges::all_of(importance, [](float x) { return std::isfinite(x); }))
-      throw FormatError(statistics.path(), -1, fmt::format("{} must hold {} finite numbers", name, neurons));
+    const std::vector<float> importance = statistics.importance(layer);
     picked.push_back(most_important(importance, kept));
     double all = 0, left = 0;
     for (const float x : importance) all += x;

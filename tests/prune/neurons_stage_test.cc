@@ -1,12 +1,16 @@
 #include "prune/neurons_stage.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <fstream>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
+#include "records/ffn_statistics.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -49,10 +53,31 @@ void write_teacher(const fs::path& folder, int64_t neurons_in_config = kNeurons)
   std::ofstream(folder / "tokenizer.json") << "{\"version\":\"1.0\"}";
 }
 
+std::vector<float> importance_of(int64_t layer, int64_t neurons) {
+  std::vector<float> values = random_values(neurons, fmt::format("importance of layer {}", layer));
+  for (float& x : values) x = std::abs(x);
+  return values;
+}
+
 void write_statistics(const fs::path& folder, int64_t neurons = kNeurons, const Digest& teacher = {}) {
-  std::vector<TensorInfo> tensors;
-  for (int64_t l = 0; l < kLayers; ++l) tensors.push_back({"layers." + std::to_string(l) + ".importance", DType::f32, {neurons}});
-  write_tensors(folder, "statistics.safetensors", tensors, {{"teacher_root", teacher.hex()}});
+  const std::vector<int32_t> ids(4);
+  const std::vector<uint16_t> input(4 * kHidden);
+  std::vector<float> importance;
+  fs::create_directories(folder);
+  OutputFolder out(folder);
+  write_ffn_statistics({.teacher_root = teacher,
+                        .corpus_root = {},
+                        .tokens = 4,
+                        .window_length = 2,
+                        .layers = kLayers,
+                        .hidden_size = kHidden,
+                        .intermediate_size = neurons},
+                       ids,
+                       [&](int64_t layer) -> FfnObservation {
+                         importance = importance_of(layer, neurons);
+                         return {input, importance};
+                       },
+                       out);
 }
 
 StageReport prune(const fs::path& root, double keep) {
@@ -100,8 +125,7 @@ TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") 
       CHECK(a == b);
       continue;
     }
-    const std::string layer = info.name.substr(6, mlp - 6);  // "layers.0"
-    const std::vector<int64_t> kept = most_important(random_values(kNeurons, layer + ".importance"), 32);
+    const std::vector<int64_t> kept = most_important(importance_of(info.name[13] - '0', kNeurons), 32);  // "model.layers.0..."
     const bool down = info.name.find("down_proj") != std::string::npos;
     REQUIRE(b.size() == size_t(32 * kHidden));
     for (int64_t j = 0; j < 32; ++j)
@@ -115,9 +139,9 @@ TEST_CASE("statistics or weights of another width are refused") {
   const TempFolder folder;
   write_teacher(folder.path() / "teacher");
   write_statistics(folder.path() / "statistics", kNeurons - 1);
-  CHECK_THROWS_AS(prune(folder.path(), 0.34), FormatError);
-  write_statistics(folder.path() / "statistics");
-  write_teacher(folder.path() / "teacher", kNeurons / 2);
+  CHECK_THROWS_AS(prune(folder.path(), 0.34), MismatchError);
+  write_statistics(folder.path() / "statistics", kNeurons / 2);
+  write_teacher(folder.path() / "teacher", kNeurons / 2);  // its weights still have kNeurons
   CHECK_THROWS_AS(prune(folder.path(), 0.34), FormatError);
 }
 
