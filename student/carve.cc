@@ -26,7 +26,7 @@ at::Tensor expert_norms(const at::Tensor& activations, const at::Tensor& down, c
   return norms;
 }
 
-// Relative squared error of the FFN output when only neurons with mask 1 are computed. mask [tokens, ff] or [ff].
+// Relative squared error of the FFN output when only neurons with mask 1 are used. mask [tokens, ff] or [ff].
 double output_error(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& mask) {
   const double whole = square_sum(at::matmul(activations, down.t()));
   return whole > 0 ? square_sum(at::matmul(activations * (1 - mask), down.t())) / whole : 0.0;
@@ -105,12 +105,12 @@ LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, cons
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options) {
   const int64_t parts = options.experts + options.shared;
   if (teacher.intermediate_size % parts != 0)
-    throw UsageError(fmt::format("{} experts and {} shared do not divide the teacher's FFN width {}", options.experts,
+    throw UsageError(fmt::format("experts + shared = {} + {} does not divide the teacher's FFN width {}", options.experts,
                                  options.shared, teacher.intermediate_size));
   if (options.top_k > options.experts)
     throw UsageError(fmt::format("top-k {} is more than the {} routed experts", options.top_k, options.experts));
   if (teacher.has_rope_scaling)
-    throw UsageError("glm4_moe has no Llama-3 RoPE scaling in other runtimes; this teacher cannot be carved without changing it");
+    throw MismatchError("the teacher has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved");
   ModelConfig config = teacher;
   config.model_type = "glm4_moe";
   config.tie_embeddings = false;

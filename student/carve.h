@@ -1,8 +1,8 @@
 #pragma once
-// Carving: the neurons of a dense FFN dealt out to a shared expert and to routed experts of equal width, without changing
-// a weight. Follows CMoE (Pei et al. 2025, arXiv 2502.04416): always-useful neurons are shared, the others are clustered
-// by which tokens they serve. Here a neuron's profile is what it adds to the residual stream at each observed token
-// (not only whether it fired), and the router is fitted to the experts' true output.
+// Carving: distributes the neurons of a dense FFN over shared experts and routed experts of equal width, without changing a
+// weight. Follows CMoE (Pei et al. 2025, arXiv 2502.04416): the most important neurons are shared, the others are clustered by
+// the tokens that activate them. Differences to CMoE: a neuron's profile is the length of what it adds to the residual stream at
+// each observed token, not only whether it is active; and the router is fitted to the output norms of the experts.
 
 #include <ATen/core/Tensor.h>
 
@@ -22,14 +22,14 @@ struct CarveOptions {
   int64_t seed = 0;
 };
 
-/// How well one layer was carved, measured on observed tokens that nothing was fitted to (the last quarter). Errors are
-/// sums of squares of the FFN output's change over sums of squares of the output.
+/// Quality of one carved layer, measured on the last quarter of the observed tokens, to which nothing was fitted. Errors are the
+/// sum of squares of the FFN output's change over the sum of squares of the output.
 struct CarveQuality {
-  double recall = 0;           ///< of the top_k experts with the largest true output, how many the router picks
-  double centroid_recall = 0;  ///< the same for the mean gate vector of each expert, for comparison
-  double router_error = 0;     ///< with the experts that the router picks
-  double oracle_error = 0;     ///< with those of the largest true output
-  double static_error = 0;     ///< with as many neurons, the most important ones, the same for each token
+  double recall = 0;           ///< fraction of the top_k experts with the largest output norm that the router selects
+  double centroid_recall = 0;  ///< the same with the mean gate vector of each expert as router, for comparison
+  double router_error = 0;     ///< with the experts that the router selects
+  double oracle_error = 0;     ///< with the experts of the largest output norm
+  double static_error = 0;     ///< with as many neurons, the most important ones, for every token
   double load_spread = 0;      ///< largest expert load over the mean load
 };
 
@@ -44,10 +44,11 @@ struct LayerCarving {
 LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
                          int64_t layer);
 
-/// The student's shape: the teacher's with a glm4_moe FFN and an output head of its own.
+/// The student's shape: the teacher's with a glm4_moe FFN and a separate output head. Throws UsageError when the options do not fit the
+/// teacher, MismatchError when the teacher cannot be expressed as glm4_moe.
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options);
 
-/// The carved checkpoint, read straight out of the teacher's tensors under glm4_moe's names. The references must outlive it.
+/// The carved checkpoint under the names of glm4_moe, read from the teacher's tensors. The references must outlive it.
 class CarvedTensors : public TensorSource {
  public:
   CarvedTensors(const TensorSource& teacher_tensors, const Decoder& teacher, const ModelConfig& config,

@@ -65,10 +65,10 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   const std::vector<int64_t> ids = statistics.ids((config.certificate_tokens + length - 1) / length, shape.vocab_size);
   const Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}));
   if (!certificate.holds())
-    throw FormatError(
-        inputs.path("teacher"), -1,
-        fmt::format("the carved student does not compute what this teacher does: logits differ by {:.3g} at logits up to {:.3g}",
-                    certificate.largest_difference, certificate.largest_logit));
+    throw DivergenceError(fmt::format(
+        "{}: with all experts active and a zero gate the carved student's logits differ from this teacher's by {:.3g}, at logits up to "
+        "{:.3g}",
+        inputs.path("teacher").string(), certificate.largest_difference, certificate.largest_logit));
 
   Json per_layer = Json::array();
   for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l].quality));
@@ -93,18 +93,18 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   report.summary = {
       fmt::format("{} layers carved into {} routed experts and {} shared of width {}, {} routed active", shape.layers,
                   config.experts, config.shared, shape.moe_intermediate_size, config.top_k),
-      fmt::format("equivalence: logits differ by at most {:.2g} over {} tokens with all experts active (largest logit {:.1f})",
+      fmt::format("certificate: with all experts active and a zero gate, logits differ by at most {:.2g} over {} tokens (largest logit {:.1f})",
                   certificate.largest_difference, certificate.tokens, certificate.largest_logit),
       fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all {:.1f} million parameters",
                   100 * shape.ffn_activation(), 100 * active, double(shape.parameters()) / 1e6),
       fmt::format(
-          "router picks {:.0f} % of the experts that matter (centroid router {:.0f} %); FFN output error {:.3f}, oracle {:.3f}, "
-          "static neurons {:.3f}",
+          "router recall {:.0f} % (centroid router {:.0f} %); FFN output error {:.3f}, with the best experts {:.3f}, with the same neurons for "
+          "all tokens {:.3f}",
           100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
           mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
           mean_of(layers, &CarveQuality::static_error))};
   if (shape.moe_intermediate_size % 32 != 0)
-    report.summary.push_back("note: the expert width is not a multiple of 32, so a GGUF export cannot use 32-wide blocks in it");
+    report.summary.push_back("note: the expert width is not a multiple of 32, so GGUF block formats of 32 columns cannot store the experts");
   return report;
 }
 

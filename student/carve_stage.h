@@ -16,20 +16,20 @@ struct CarveConfig {
   template <class V>
   void visit(V&& v) {
     v("experts", experts, in_range(2, 4096), "routed experts in each layer");
-    v("shared", shared, in_range(0, 64), "experts' worth of neurons that every token uses");
+    v("shared", shared, in_range(0, 64), "shared experts, which every token uses");
     v("top-k", top_k, in_range(1, 4096), "routed experts a token uses");
-    v("clustering-iterations", clustering_iterations, in_range(1, 1000), "most rounds of balanced k-means");
-    v("ranking-steps", ranking_steps, in_range(0, 100000), "steps that fit the router's ranking after the regression");
+    v("clustering-iterations", clustering_iterations, in_range(1, 1000), "maximum number of rounds of balanced k-means");
+    v("ranking-steps", ranking_steps, in_range(0, 100000), "steps of fitting the router's ranking, after the regression");
     v("router-scale", router_scale, in_range(1e-4, 4),
       "root mean square of the router's logits; expert weights are 2 sigmoid(z)");
     v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the first cluster centres");
-    v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the equivalence is shown");
+    v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the certificate compares the logits");
   }
 };
 
-/// Slots: teacher, statistics. Writes an f32 glm4_moe checkpoint with the teacher's tokenizer, carving.json (per-layer
-/// quality) and certificate.json.
+/// Slots: teacher (dense), statistics of this teacher. Writes an f32 glm4_moe checkpoint with the teacher's tokenizer, carving.json
+/// (CarveQuality of each layer) and certificate.json. Throws MismatchError for statistics of another teacher.
 StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

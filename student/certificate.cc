@@ -14,7 +14,7 @@ bool Certificate::holds() const {
 }
 
 Json Certificate::to_json() const {
-  return {{"claim", "with all experts active and a zero gate the student's f32 logits are the teacher's"},
+  return {{"claim", "with all experts active and a zero gate, the student's f32 logits equal the teacher's within the bound"},
           {"tokens", tokens},
           {"largest_difference", largest_difference},
           {"largest_logit", largest_logit},
@@ -25,7 +25,7 @@ Json Certificate::to_json() const {
 
 Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const at::Tensor& windows) {
   at::NoGradGuard no_grad;
-  constexpr int64_t kRows = 64;  // logits are compared in pieces: a vocabulary can be large
+  constexpr int64_t kRows = 64;  // rows of logits in memory at a time
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
   for (LayerWeights& layer : student.layers()) {
     kept.emplace_back(layer.router.clone(), layer.router_bias.clone());

@@ -1,5 +1,7 @@
 #pragma once
-// The equivalence certificate: the carved student with all experts active and a zero gate computes what the teacher does.
+// The equivalence certificate: with all experts active and a zero gate, the carved student computes the same function as its
+// teacher. It shows that no neuron was lost or changed. It does not show that the student as saved equals the teacher: its fitted
+// gate gives the experts weights 2 sigmoid(z) that are not exactly 1, and only top_k experts are active.
 
 #include <ATen/core/Tensor.h>
 
@@ -14,13 +16,13 @@ struct Certificate {
   int64_t tokens = 0;
   double largest_difference = 0;  ///< of any logit
   double largest_logit = 0;       ///< of the teacher, in absolute value
-  /// The bound is absolute for logits up to 1 and relative to the largest logit beyond: f32 rounding grows with it.
+  /// |difference| <= kEquivalenceBound x max(1, largest_logit): f32 rounding grows with the logits.
   bool holds() const;
   Json to_json() const;
 };
 
-/// Compares the logits of both on `windows` (I64 [windows, length]). The student's gate and bias are zero during the
-/// comparison and restored after it.
+/// Compares the f32 logits of both on `windows` (I64 [windows, length]) with all of the student's routed experts active. The student's
+/// gate and bias are set to zero for the comparison and restored after it.
 Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const at::Tensor& windows);
 
 }  // namespace overproof

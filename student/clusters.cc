@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kMostSwapRounds = 64;
 
-// Rows in order of what they lose when their best cluster is full; each takes the best one that still has room.
+// Rows in the order of their regret (best score - second best); each takes the best cluster that still has room.
 std::vector<int64_t> greedy_assignment(const float* scores, int64_t rows, int64_t clusters) {
   std::vector<float> regret(static_cast<size_t>(rows));
   for (int64_t r = 0; r < rows; ++r) {
@@ -41,9 +41,9 @@ std::vector<int64_t> greedy_assignment(const float* scores, int64_t rows, int64_
   return chosen;
 }
 
-// Swaps the two rows of clusters a and b that gain most by changing places; false when none gains.
+// Swaps the two rows of clusters a and b whose exchange increases the sum of scores most; false when none does.
 bool swap_best(const float* scores, int64_t clusters, int64_t a, int64_t b, std::vector<int64_t>& chosen) {
-  constexpr float kLeastGain = 1e-6f;  // below this, rounding could swap back and forth
+  constexpr float kLeastGain = 1e-6f;  // a smaller gain may be rounding, and swaps would not end
   int64_t from_a = -1, from_b = -1;
   float gain_a = 0, gain_b = 0;
   for (int64_t r = 0; r < int64_t(chosen.size()); ++r) {
@@ -56,7 +56,8 @@ bool swap_best(const float* scores, int64_t clusters, int64_t a, int64_t b, std:
   return true;
 }
 
-// k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn with a chance that grows with its distance.
+// k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn with a probability proportional to its squared
+// distance from the nearest centre.
 at::Tensor first_centres(const at::Tensor& profiles, int64_t clusters, uint64_t seed, uint64_t substream) {
   Rng rng(seed, "carve/kmeans", substream);
   const int64_t rows = profiles.size(0);
@@ -76,7 +77,7 @@ at::Tensor first_centres(const at::Tensor& profiles, int64_t clusters, uint64_t 
       left -= weight[r];
       if (left < 0.0) break;
     }
-    if (next < 0) next = int64_t(picked.size()) % rows;  // all rows alike: any will do
+    if (next < 0) next = int64_t(picked.size()) % rows;  // all rows are equal
     picked.push_back(next);
   }
   return profiles.index_select(0, at::tensor(picked));

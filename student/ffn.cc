@@ -20,8 +20,8 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down) 
 Decoder open_dense_teacher(const fs::path& path) {
   Decoder teacher(open_checkpoint(path));
   if (teacher.config().is_moe())
-    throw UsageError(
-        fmt::format("{}: the teacher is a mixture of experts already; a dense one is needed here", path.filename().string()));
+    throw MismatchError(
+        fmt::format("{}: is a mixture of experts; this stage needs a teacher with dense FFNs", path.filename().string()));
   return teacher;
 }
 

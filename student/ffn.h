@@ -1,5 +1,5 @@
 #pragma once
-// The dense SwiGLU feed-forward layer taken apart into neurons: y = sum_j h_j down[:, j], h = silu(gate x) * (up x).
+// The dense SwiGLU feed-forward layer by neurons: y = sum_j h_j down[:, j], h = silu(gate x) * (up x).
 
 #include <ATen/core/Tensor.h>
 
@@ -10,10 +10,10 @@ namespace overproof {
 /// h for each token and neuron. gate_up [2 x ff, hidden] (gate rows, then up rows), input [tokens, hidden] -> [tokens, ff].
 at::Tensor neuron_activations(const at::Tensor& gate_up, const at::Tensor& input);
 
-/// What each neuron adds to the residual stream, in length: |h_j| x ||down[:, j]||, [tokens, ff]. Overwrites `activations`.
+/// Length of what each neuron adds to the residual stream: |h_j| x ||down[:, j]||, [tokens, ff]. Overwrites `activations`.
 at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down);
 
-/// Opens the teacher of a slot and refuses anything that has no dense FFN in each layer.
+/// Opens a teacher with a dense FFN in each layer. Throws MismatchError for a mixture of experts.
 Decoder open_dense_teacher(const fs::path& path);
 
 

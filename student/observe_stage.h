@@ -1,5 +1,5 @@
 #pragma once
-// observe: runs the teacher over a sample of training windows and writes statistics of its FFN layers
+// Stage "observe": runs the teacher over a sample of training windows and records statistics of its FFN layers
 // (records/ffn_statistics.h).
 
 #include "core/config.h"
@@ -19,7 +19,8 @@ struct ObserveConfig {
   }
 };
 
-/// Slots: teacher (a dense checkpoint), corpus. Only windows of the train split are looked at.
+/// Slots: teacher (a dense checkpoint), corpus. Only windows of the training split are used. Throws MismatchError when teacher and
+/// corpus have different tokenizers.
 StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

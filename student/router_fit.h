@@ -1,11 +1,11 @@
 #pragma once
-// A linear router fitted to what the experts would have added.
+// A linear router fitted to the output norms of the experts.
 
 #include <ATen/core/Tensor.h>
 
 namespace overproof {
 
-/// z = input gate^T; the experts with the largest sigmoid(z) + bias are chosen.
+/// z = input gate^T; the experts with the largest sigmoid(z) + bias are selected.
 struct RouterFit {
   at::Tensor gate;  ///< f32 [experts, hidden]
   at::Tensor bias;  ///< f32 [experts], mean zero
@@ -18,13 +18,13 @@ struct RouterFitOptions {
   double scale = 0.0625;  ///< root mean square of z over the fitted tokens
 };
 
-/// Ridge regression from the FFN input to each expert's output norm, then steps of softmax regression towards the top_k
-/// experts of largest norm (the ranking is what counts, not the norms), both in whitened coordinates, then scaled to a
-/// small z. The intercept goes into the bias: sigmoid(z) is 1/2 + z/4 near zero, so a quarter of it.
+/// Ridge regression from the FFN input to each expert's output norm, then steps of softmax regression towards the top_k experts of
+/// largest norm (only the ranking matters for selection), both in whitened coordinates, then scaled to a small z. A quarter of the
+/// intercept becomes the bias: sigmoid(z) is 1/2 + z/4 near zero.
 ///   input f32 [tokens, hidden]; norms f32 [tokens, experts]
 RouterFit fit_router(const at::Tensor& input, const at::Tensor& norms, const RouterFitOptions& options);
 
-/// The chosen experts as a 0/1 mask, f32 [tokens, experts].
+/// The selected experts as a 0/1 mask, f32 [tokens, experts].
 at::Tensor choose(const RouterFit& router, const at::Tensor& input, int64_t top_k);
 
 /// 0/1 mask of each row's `top_k` largest values.

@@ -14,8 +14,8 @@ namespace {
 
 constexpr int64_t kEndOfText = 256;
 
-// Every weight is normal with variance 1 / fan-in, drawn from a stream of its own name; norms are one. The head is
-// larger, so that the teacher has opinions worth distilling.
+// Weights are normal with variance 1 / fan-in, each tensor from the random stream of its name; norms are 1. The head is 3 times larger,
+// so that the teacher's distribution is far from uniform.
 class RandomTensors final : public TensorSource {
  public:
   RandomTensors(const ModelConfig& c, uint64_t seed) : seed_(seed) {

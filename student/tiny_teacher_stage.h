@@ -1,6 +1,6 @@
 #pragma once
-// tiny-teacher: a small Llama of random weights with a byte-level tokenizer, made from a seed alone: examples and tests run
-// without any download.
+// Stage "tiny-teacher": a small Llama with random weights and a byte-level tokenizer, made from a seed: examples and tests need no
+// download.
 
 #include "core/config.h"
 #include "core/stage.h"
@@ -17,7 +17,7 @@ struct TinyTeacherConfig {
     v("heads", heads, in_range(1, 64), "query heads");
     v("kv-heads", kv_heads, in_range(1, 64), "key and value heads; divides heads");
     v("intermediate-size", intermediate_size, in_range(8, 65536), "neurons of each FFN");
-    v("seed", seed, in_range(0, 9007199254740991.0), "the weights are drawn from it");
+    v("seed", seed, in_range(0, 9007199254740991.0), "of the random weights");
   }
 };
 

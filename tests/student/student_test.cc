@@ -110,7 +110,7 @@ TEST_CASE("the fitted router finds the experts that a linear function of the inp
   CHECK(std::abs(fit.bias.mean().item<double>()) < 1e-6);
 }
 
-TEST_CASE("carving deals out every neuron once and keeps the function") {
+TEST_CASE("carving uses every neuron once, and with all experts active and a zero gate the student equals the teacher") {
   const TempFolder folder;
   make_tiny_teacher(folder.path() / "teacher");
   const Digest root = sha256(std::string_view("the tiny teacher"));
@@ -143,7 +143,19 @@ TEST_CASE("carving deals out every neuron once and keeps the function") {
   CHECK(certificate.tokens == 40);
   CHECK(student.layers()[0].router.abs().max().item<double>() > 0);  // restored
 
-  // The certificate is no formality: one changed neuron breaks it.
+  // It is about a zero gate. With the fitted gate the experts have weights 2 sigmoid(z), so the saved student differs from its teacher
+  // also with all experts active, and with top_k experts it differs more.
+  ForwardOptions all;
+  all.top_k = 7;
+  const at::Tensor expected = teacher.logits(teacher.hidden(window));
+  const auto difference = [&](const ForwardOptions& options) {
+    return (student.logits(student.hidden(window, options)) - expected).abs().max().item<double>();
+  };
+  const double bound = kEquivalenceBound * std::max(1.0, certificate.largest_logit);
+  CHECK(difference(all) > 10 * bound);
+  CHECK(difference({}) > difference(all));
+
+  // One changed neuron breaks the certificate.
   student.layers()[1].expert_down[3][0][0] += 0.5;
   CHECK_FALSE(certify_equivalence(teacher, student, window).holds());
 }
