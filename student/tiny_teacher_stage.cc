@@ -68,7 +68,7 @@ std::string utf8(int code) {
 }  // namespace
 
 std::string byte_tokenizer_json() {
-  // GPT-2's printable stand-ins for bytes: themselves where printable, else 256 and up in order.
+  // GPT-2's printable characters for bytes: the byte itself where printable, else U+0100 and up in order.
   Json vocabulary = Json::object();
   int next = 256;
   for (int b = 0; b < 256; ++b) {

@@ -330,7 +330,7 @@ TEST_CASE("a changed step record is detected") {
     ForgedRun::rewrite(run / "student", kStepRecordsFile,
                        [](auto& tensors, Metadata&) { tensors.at("steps")[7 * 320 + 56] ^= 1; });
     run.reseal();
-    CHECK(verifies(run.path(), "does not follow from the one before it"));
+    CHECK(verifies(run.path(), "does not follow from the record before it"));
     CHECK(has(replayed(run.path(), 1).faults, "does not follow"));
   }
   SECTION("and chained anew, under the chain that was signed: by verify") {
