@@ -5,7 +5,6 @@
 
 #include "core/error.h"
 #include "data/tokenizer.h"
-#include "student/ffn.h"
 
 namespace overproof {
 

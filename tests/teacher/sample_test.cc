@@ -156,6 +156,7 @@ class CountingTokenizer final : public Tokenizer {
   std::string token_text(int32_t id) const override { return {char(id)}; }
   int32_t bos_id() const override { return -1; }
   int32_t eos_id() const override { return -1; }
+  Digest definition_digest() const override { return {}; }
   mutable int64_t decoded = 0;
 };
 
