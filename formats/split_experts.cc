@@ -19,7 +19,7 @@ SplitExperts::SplitExperts(std::unique_ptr<TensorSource> source, const Safetenso
     : source_(std::move(source)), stored_(stored), folder_(folder) {
   const auto add = [&](TensorInfo info, Origin from) {
     if (table_.find(info.name)) {
-      throw FormatError(folder, -1, fmt::format("duplicate tensor '{}': once alone, and once as a part of '{}'", info.name, from.name));
+      throw FormatError(folder, -1, fmt::format("duplicate tensor '{}', the second one from '{}'", info.name, from.name));
     }
     table_.add(std::move(info));
     origins_.push_back(std::move(from));

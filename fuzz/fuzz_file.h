@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -31,7 +32,7 @@ class FuzzFile {
   int fd_;
 };
 
-/// A folder in memory, for parsers of several files or of a file whose name matters. It goes when the process ends.
+/// A folder in memory, for parsers of several files or of a file whose name matters. It is removed when the process ends.
 class FuzzFolder : public TempFolder {
  public:
   FuzzFolder() : TempFolder("/dev/shm") {}
@@ -43,7 +44,7 @@ class FuzzFolder : public TempFolder {
   }
 };
 
-/// Takes what stands before the next zero byte, or all, off the beginning of `rest`.
+/// Removes the part before the next zero byte, or all, from the beginning of `rest`, and returns it.
 inline std::string_view take_part(std::string_view& rest) {
   const size_t zero = std::min(rest.find('\0'), rest.size());
   const std::string_view part = rest.substr(0, zero);
@@ -51,16 +52,31 @@ inline std::string_view take_part(std::string_view& rest) {
   return part;
 }
 
-/// Takes so many bytes, or all, off the beginning of `rest`.
+/// Removes this many bytes, or all, from the beginning of `rest`, and returns them.
 inline std::string_view take_bytes(std::string_view& rest, size_t bytes) {
   const std::string_view part = rest.substr(0, bytes);
   rest.remove_prefix(part.size());
   return part;
 }
 
-/// What a fuzz target asserts; stays in release builds.
+/// The assertion of a fuzz target; stays in release builds.
 inline void require(bool holds) {
   if (!holds) abort();
+}
+
+/// Asserts that run(2048) does not take far more than 16 times the processor time of run(128): quadratic work takes 256 times.
+template <class Run>
+void require_linear(const Run& run) {
+  const auto seconds = [&](size_t count) {
+    timespec begin{}, end{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+    run(count);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+    return double(end.tv_sec - begin.tv_sec) + 1e-9 * double(end.tv_nsec - begin.tv_nsec);
+  };
+  const double once = seconds(128);
+  // Below some milliseconds the clock and the caches decide.
+  require(seconds(2048) < 64 * once + 0.02);
 }
 
 }  // namespace overproof::fuzz

@@ -83,6 +83,13 @@ def checkpoints(seeds):
               {"weight_map": {"a": "a.safetensors"}}, {"weight_map": {"a": "b.safetensors"}}, {"weight_map": {"a": "../a.safetensors"}})
 
 
+def texts(seeds):
+    """JSON and regular expressions."""
+    seeds.put("json_fuzz", "{}", {"leaves": [{}, {}, [], None, True, -1.5, "\u00e9"]}, '{"a":1,"a":2}', "[" * 300, "[1e999]", "18446744073709551615")
+    for pattern in [r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", r"(?=a*b)a", "(a+)+$", r"\C", r"(?<=ab)c|x*$", r"[^\r\n]+\K"]:
+        seeds.put("regex_fuzz", pattern.encode() + b"\0" + TEXT.encode(), pattern.encode() + b"\0aaaa", pattern.encode() + b"\0abc \n")
+
+
 def tokenizers(seeds, scratch):
     """Byte-level BPE and SentencePiece models of a few words, by those whose formats they are."""
     bpe = Tokenizer(models.BPE())
@@ -294,6 +301,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         checkpoints(seeds)
+        texts(seeds)
         tokenizers(seeds, scratch)
         corpus(seeds, scratch)
         signed(seeds, scratch)

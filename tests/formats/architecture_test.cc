@@ -161,7 +161,7 @@ TEST_CASE("stacks that contradict their names are refused") {
   refused({{kDown, DType::bf16, {int64_t{1} << 40, 0, 4}}}, "no stack");
   refused({{kDown, DType::bf16, {70'000, 1, 1}}}, "more than 65536");
   refused({{kDown, DType::bf16, {3, 1, 1}}, {"model.layers.0.mlp.experts.1.down_proj.weight", DType::bf16, {1, 1}}},
-          "there twice");
+          "duplicate tensor");
 }
 
 TEST_CASE("every source decodes the bytes at its extents to what it reads") {

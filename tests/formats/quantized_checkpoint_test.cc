@@ -186,7 +186,7 @@ TEST_CASE("quantization_configs that we cannot read say why") {
   refused(weights + "/num_bits", 4, "num_bits is 4");
   refused(weights + "/num_bits", -8, "positive whole number");
   refused(weights + "/num_bits", 1e9, "positive whole number");
-  refused(weights + "/type", "float", "says float");
+  refused(weights + "/type", "float", "but float");
   refused(weights + "/type", "posit", "int and float are known");
   refused(weights + "/symmetric", false, "no weight_zero_point");
   refused(weights + "/symmetric", "yes", "neither true nor false");
@@ -229,8 +229,8 @@ TEST_CASE("quantised tensors that do not go together are refused") {
   check_refused(pack, {packed, scale, shape}, "does not go with", 3, 8);
   check_refused(pack, {packed, scale, shape}, "does not go with", 2, -8);
   check_refused(pack, {packed, scale, shape}, "does not go with", INT64_MIN, INT64_MIN);
-  check_refused(pack, {{"m.weight_packed", DType::i32, {0, int64_t{1} << 60}}, scale, shape}, "no matrix", 0, 0);
-  check_refused(pack, {{"m.weight_packed", DType::i32, {2, 2, 1}}, scale, shape}, "no matrix");
+  check_refused(pack, {{"m.weight_packed", DType::i32, {0, int64_t{1} << 60}}, scale, shape}, "a matrix with elements", 0, 0);
+  check_refused(pack, {{"m.weight_packed", DType::i32, {2, 2, 1}}, scale, shape}, "a matrix with elements");
   check_refused(pack, {{"m.weight_packed", DType::u8, {2, 8}}, scale, shape}, "not I32");
   check_refused(pack, {packed, {"m.weight_scale", DType::f32, {2, 3}}, shape}, "the file has [2, 3]");
   check_refused(pack, {packed, {"m.weight_scale", DType::f32, {0, 1}}, shape}, "the file has [0, 1]");
@@ -251,7 +251,7 @@ TEST_CASE("quantised tensors that do not go together are refused") {
   check_refused(ints, {scale}, "without");
   check_refused(ints, {scale, {"m.weight", DType::bf16, {2, 8}}}, "weight is BF16");
   check_refused(ints, {scale, {"m.weight", DType::f8_e4m3, {2, 8}}}, "not what format");
-  check_refused(ints, {scale, {"m.weight", DType::i8, {2, 2, 4}}}, "no matrix");
+  check_refused(ints, {scale, {"m.weight", DType::i8, {2, 2, 4}}}, "a matrix with elements");
   check_refused(ints, {{"m.experts.w", DType::i8, {2, 2, 4}}, {"m.experts.w_scale", DType::f32, {2}}}, "stacked in one tensor");
   check_refused(ints, {scale, codes, {"m.weight_zero_point", DType::f64, {2, 1}}}, "is F64");
   check_refused(ints, {scale, codes, {"m.weight_zero_point", DType::i8, {1, 1}}}, "belongs to scales");
@@ -264,7 +264,7 @@ TEST_CASE("quantised tensors that do not go together are refused") {
   expect_opens(fp8, {{"m.weight_scale", DType::f32, {}}, f8}, "m.weight");
   check_refused(fp8, {{"m.weight_scale_inv", DType::f32, {4, 3}}, f8}, "the file has [4, 3]");
   check_refused(fp8, {inverse, {"m.weight_scale", DType::f32, {2, 3}}, f8}, "both weight_scale and weight_scale_inv");
-  check_refused(fp8, {inverse, {"m.weight", DType::i8, {6, 9}}}, "says float");
+  check_refused(fp8, {inverse, {"m.weight", DType::i8, {6, 9}}}, "but float");
   check_refused(fp8, {f8}, "no scales");
   check_refused(config_with("float-quantized", {{"type", "float"}}), {inverse, f8}, "without");
 
