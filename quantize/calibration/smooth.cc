@@ -12,6 +12,7 @@
 #include "core/json_object.h"
 #include "core/parallel.h"
 #include "formats/architecture.h"
+#include "formats/model_kinds.h"
 #include "quantize/kernels/int8.h"
 #include "quantize/kernels/int8_cpu.h"
 #include "quantize/calibration/products.h"
@@ -149,6 +150,115 @@ Candidate make_candidate(const SmoothSite& site, int64_t columns, std::optional<
   return c;
 }
 
+/// Throws for architectures whose layers may be connected differently.
+void check_kind(const std::string& model_type) {
+  const ModelKind* kind = find_model_kind(model_type);
+  if (kind && kind->computed) return;
+  std::vector<std::string_view> known;
+  for (const ModelKind& k : model_kinds())
+    if (k.computed) known.push_back(k.model_type);
+  throw UsageError(
+      fmt::format("smooth supports the architectures {}, not '{}'; leave --smooth out", fmt::join(known, ", "), model_type));
+}
+
+/// The tensors of a decoder layer that smoothing connects; "" for one that does not exist.
+struct LayerTensors {
+  struct Ffn {
+    std::string gate, up, down;
+  };
+  enum class FfnKind { dense, shared, expert };
+  std::string input_norm, post_norm, q, k, v, v_bias, o, router;
+  std::map<std::pair<FfnKind, int64_t>, Ffn> ffns;  // experts by number
+};
+
+std::map<int64_t, LayerTensors> layers_of(const TensorSource& tensors) {
+  using Part = TensorName::Part;
+  using Kind = LayerTensors::FfnKind;
+  std::map<int64_t, LayerTensors> layers;
+  for (const TensorInfo& info : tensors.tensors()) {
+    const TensorName name = TensorName::parse(info.name);
+    if (!name.in_decoder()) continue;
+    LayerTensors& layer = layers[name.layer];
+    if (name.rest == "input_layernorm.weight") layer.input_norm = info.name;
+    else if (name.rest == "post_attention_layernorm.weight") layer.post_norm = info.name;
+    else if (name.part == Part::v && name.bias) layer.v_bias = info.name;
+    if (name.bias) continue;
+    const auto ffn = [&]() -> LayerTensors::Ffn& {
+      return layer.ffns[{name.expert >= 0 ? Kind::expert : name.shared ? Kind::shared : Kind::dense, name.expert}];
+    };
+    switch (name.part) {
+      case Part::q: layer.q = info.name; break;
+      case Part::k: layer.k = info.name; break;
+      case Part::v: layer.v = info.name; break;
+      case Part::o: layer.o = info.name; break;
+      case Part::gate: ffn().gate = info.name; break;
+      case Part::up: ffn().up = info.name; break;
+      case Part::down: ffn().down = info.name; break;
+      case Part::router: layer.router = info.name; break;
+      default: break;
+    }
+  }
+  return layers;
+}
+
+/// Collects sites whose tensors fit together: factors are looked up by channel later, and config.json does not ensure the shapes.
+class SiteList {
+ public:
+  SiteList(const TensorSource& tensors, const fs::path& folder, const std::function<bool(const std::string&)>& is_quantized)
+      : tensors_(tensors), folder_(folder), is_quantized_(is_quantized) {}
+
+  int64_t rows(const std::string& name) const {
+    const std::vector<int64_t>& shape = tensors_.find(name)->shape;
+    return shape.empty() ? 1 : shape[0];
+  }
+  int64_t columns(const std::string& name) const {
+    const TensorInfo& info = *tensors_.find(name);
+    return info.shape.size() == 2 ? info.shape[1] : -1;
+  }
+  bool is_quantized(const std::string& name) const { return is_quantized_(name); }
+
+  /// `readers`: weights whose columns read the channels; "" is skipped. A site without a quantized reader is not kept.
+  void add(SmoothSite site, const std::vector<std::string>& readers) {
+    std::vector<std::string> kept;
+    for (const std::string& name : readers)
+      if (!name.empty()) (is_quantized_(name) ? site.consumers : kept).push_back(name);
+    if (site.consumers.empty()) return;
+    site.compensated.insert(site.compensated.begin(), kept.begin(), kept.end());
+    site.channels = rows(site.producers[0]);
+    const int64_t width = site.channel_of.empty() ? site.channels : int64_t(site.channel_of.size());
+    for (const std::string& name : site.producers)
+      if (rows(name) != site.channels) refuse(name, "rows", site.channels, site);
+    for (const auto* list : {&site.consumers, &site.compensated})
+      for (const std::string& name : *list)
+        if (columns(name) != width) refuse(name, "columns", width, site);
+    sites_.push_back(std::move(site));
+  }
+  std::vector<SmoothSite> take() { return std::move(sites_); }
+
+ private:
+  [[noreturn]] void refuse(const std::string& name, std::string_view what, int64_t wanted, const SmoothSite& site) const {
+    throw FormatError(folder_, -1, fmt::format("'{}' does not have {} {}, as '{}' needs", name, wanted, what, site.producers[0]));
+  }
+
+  const TensorSource& tensors_;
+  const fs::path& folder_;
+  const std::function<bool(const std::string&)>& is_quantized_;
+  std::vector<SmoothSite> sites_;
+};
+
+/// Sets channel_of for o_proj, which reads each KV head once for every query head of its group. False when it is not quantized, or
+/// the heads do not divide its columns.
+bool map_heads(const SiteList& sites, const LayerTensors& layer, int64_t heads, int64_t kv_heads, SmoothSite& o) {
+  if (layer.o.empty() || !sites.is_quantized(layer.o)) return false;
+  const int64_t width = sites.columns(layer.o);
+  if (heads <= 0 || kv_heads <= 0 || heads % kv_heads != 0 || width <= 0 || width % heads != 0 ||
+      width / heads * kv_heads != sites.rows(layer.v))
+    return false;
+  const int64_t dim = width / heads;
+  for (int64_t c = 0; c < width; ++c) o.channel_of.push_back(int32_t(c / dim / (heads / kv_heads) * dim + c % dim));
+  return true;
+}
+
 }  // namespace
 
 void TensorScaling::apply(int64_t first_row, int64_t count, std::span<float> x) const {
@@ -200,77 +310,31 @@ void smooth_statistics(LinearStatistics& statistics, std::span<const float> s) {
 
 std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& tensors,
                                      const std::function<bool(const std::string&)>& is_quantized) {
-  const std::string type(Architecture(config).model_type());
-  const std::vector<std::string> known = {"llama", "mistral", "qwen2", "qwen3", "glm4_moe"};
-  if (std::ranges::find(known, type) == known.end())
-    throw UsageError(
-        fmt::format("smoothing knows how channels flow in {}, not in '{}'; leave --smooth out", fmt::join(known, ", "), type));
+  check_kind(Architecture(config).model_type());
   const fs::path folder = tensors.files().empty() ? fs::path() : tensors.files().front().parent_path();
-  const JsonObject fields(config, folder / "config.json", "", JsonNull::absent);
-  std::vector<SmoothSite> sites;
-  const auto has = [&](const std::string& name) { return tensors.find(name) != nullptr; };
-  const auto consume = [&](SmoothSite& site, const std::string& name) {
-    if (has(name)) (is_quantized(name) ? site.consumers : site.compensated).push_back(name);
-  };
-  const auto rows_of = [&](const std::string& name) {
-    const std::vector<int64_t>& shape = tensors.find(name)->shape;
-    return shape.empty() ? 1 : shape[0];
-  };
-  // Factors are looked up by channel later, and config.json does not ensure that the shapes match.
-  const auto finish = [&](SmoothSite site) {
-    if (site.consumers.empty()) return;
-    const int64_t columns = site.channel_of.empty() ? site.channels : int64_t(site.channel_of.size());
-    const auto refuse = [&](const std::string& name, std::string_view what, int64_t wanted) {
-      throw FormatError(folder, -1,
-                        fmt::format("'{}' does not have the {} {} that go with '{}'", name, wanted, what, site.producers[0]));
-    };
-    for (const std::string& name : site.producers)
-      if (rows_of(name) != site.channels) refuse(name, "rows", site.channels);
-    for (const auto* list : {&site.consumers, &site.compensated})
-      for (const std::string& name : *list)
-        if (const TensorInfo& info = *tensors.find(name); info.shape.size() != 2 || info.shape[1] != columns)
-          refuse(name, "columns", columns);
-    sites.push_back(std::move(site));
-  };
-  for (int64_t l = 0; has(fmt::format("model.layers.{}.input_layernorm.weight", l)); ++l) {
-    const std::string layer = fmt::format("model.layers.{}.", l), attention = layer + "self_attn.", mlp = layer + "mlp.";
-    if (!has(attention + "q_proj.weight") || !has(attention + "v_proj.weight")) continue;  // a layer of another kind
-    SmoothSite qkv{{layer + "input_layernorm.weight"}, {}, {}, {}, rows_of(layer + "input_layernorm.weight")};
-    for (const char* name : {"q_proj", "k_proj", "v_proj"}) consume(qkv, fmt::format("{}{}.weight", attention, name));
-    finish(std::move(qkv));
+  const JsonObject object(config, folder / "config.json", "", JsonNull::absent);
+  SiteList sites(tensors, folder, is_quantized);
+  for (const auto& [number, layer] : layers_of(tensors)) {
+    if (layer.input_norm.empty() || layer.q.empty() || layer.v.empty()) continue;  // a layer of another kind
+    sites.add({.producers = {layer.input_norm}}, {layer.q, layer.k, layer.v});
 
-    SmoothSite o{{attention + "v_proj.weight"}, {}, {}, {}, rows_of(attention + "v_proj.weight")};
-    if (has(attention + "v_proj.bias")) o.producers.push_back(attention + "v_proj.bias");
-    consume(o, attention + "o_proj.weight");
-    const int64_t heads = fields.integer("num_attention_heads", 0, INT32_MAX, 0), kv_heads = fields.integer("num_key_value_heads", 0, INT32_MAX, heads);
-    const int64_t width = o.consumers.empty() ? 0 : tensors.find(o.consumers[0])->shape[1];
-    if (heads > 0 && kv_heads > 0 && heads % kv_heads == 0 && width > 0 && width % heads == 0 &&
-        width / heads * kv_heads == o.channels) {
-      for (int64_t c = 0; c < width; ++c) {
-        const int64_t dim = width / heads;
-        o.channel_of.push_back(int32_t(c / dim / (heads / kv_heads) * dim + c % dim));
-      }
-      finish(std::move(o));
-    }
+    SmoothSite o{.producers = {layer.v}};
+    if (!layer.v_bias.empty()) o.producers.push_back(layer.v_bias);
+    const int64_t heads = object.integer("num_attention_heads", 0, INT32_MAX, 0),
+                  kv_heads = object.integer("num_key_value_heads", 0, INT32_MAX, heads);
+    if (map_heads(sites, layer, heads, kv_heads, o)) sites.add(std::move(o), {layer.o});
 
-    std::vector<std::string> ffns = {mlp, mlp + "shared_experts."};
-    for (int64_t e = 0; has(fmt::format("{}experts.{}.up_proj.weight", mlp, e)); ++e)
-      ffns.push_back(fmt::format("{}experts.{}.", mlp, e));
-    std::erase_if(ffns, [&](const std::string& at) { return !has(at + "up_proj.weight"); });
-    SmoothSite ffn{{layer + "post_attention_layernorm.weight"}, {}, {}, {}, 0};
-    if (!has(ffn.producers[0])) continue;
-    ffn.channels = rows_of(ffn.producers[0]);
-    for (const std::string& at : ffns)
-      for (const char* name : {"gate_proj", "up_proj"}) consume(ffn, fmt::format("{}{}.weight", at, name));
-    if (has(mlp + "gate.weight")) ffn.compensated.push_back(mlp + "gate.weight");
-    finish(std::move(ffn));
-    for (const std::string& at : ffns) {
-      SmoothSite down{{at + "up_proj.weight"}, {}, {}, {}, rows_of(at + "up_proj.weight")};
-      consume(down, at + "down_proj.weight");
-      finish(std::move(down));
-    }
+    if (layer.post_norm.empty()) continue;
+    std::vector<std::string> readers;
+    for (const auto& [order, ffn] : layer.ffns)
+      if (!ffn.up.empty()) readers.insert(readers.end(), {ffn.gate, ffn.up});
+    SmoothSite post{.producers = {layer.post_norm}};
+    if (!layer.router.empty()) post.compensated.push_back(layer.router);
+    sites.add(std::move(post), readers);
+    for (const auto& [order, ffn] : layer.ffns)
+      if (!ffn.up.empty()) sites.add({.producers = {ffn.up}}, {ffn.down});
   }
-  return sites;
+  return sites.take();
 }
 
 SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const ActivationStatistics& statistics,
@@ -281,8 +345,7 @@ SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const A
   const int64_t columns = tensors.find(site.consumers[0])->shape[1];
   for (const std::string& weight : site.consumers) {
     each_piece(tensors, weight, [&](int64_t rows, int64_t width, std::span<const float> values) {
-      if (width != columns)
-        throw FormatError(statistics.path(), -1, fmt::format("'{}' has {} columns, not {}", weight, width, columns));
+      OVERPROOF_CHECK(width == columns);
       for (int64_t i = 0; i < rows * width; ++i) {
         float& a = amax_w[size_t(channel(site, i % width))];
         a = std::max(a, std::abs(values[size_t(i)]));
@@ -291,9 +354,8 @@ SmoothResult smooth(const SmoothSite& site, const TensorSource& tensors, const A
     const std::string* group = statistics.group_of(weight);
     if (!group || statistics.tokens(*group) < std::max<int64_t>(1, options.min_tokens)) continue;
     if (statistics.columns(*group) != columns)
-      throw FormatError(
-          statistics.path(), -1,
-          fmt::format("'{}' has {} channels; '{}' has {} columns", *group, statistics.columns(*group), weight, columns));
+      throw MismatchError(fmt::format("{}: records {} channels for '{}', which has {} columns", statistics.path().string(),
+                                      statistics.columns(*group), weight, columns));
     inputs[*group].push_back(weight);
   }
   if (inputs.empty()) return {};

@@ -40,7 +40,7 @@ struct SmoothSite {
   int64_t channels = 0;
 };
 
-/// The sites of a checkpoint whose layers are those of Llama (llama, mistral, qwen2, qwen3, glm4_moe), in order:
+/// The sites of a checkpoint whose layers are those of Llama (the kinds that model/ computes, formats/model_kinds.h), in order:
 ///   input_layernorm -> q, k, v;  v -> o (a KV head's channel has one factor for all its query heads);
 ///   post_attention_layernorm -> gate and up of the FFN or of all experts, and the router;  up -> down of each FFN
 /// is_quantized(name) separates consumers from compensated weights. Throws UsageError for another model_type, whose layers may be

@@ -21,7 +21,7 @@ class InputDigests {
   void update(size_t file, std::span<const uint8_t> bytes);
 
   // Thread-safe:
-  /// True once a file was not what an expected mark says.
+  /// True once a file differs from an expected mark.
   bool mismatch() const { return mismatch_; }
   /// One mark for each file of which bytes were read so far.
   std::vector<InputMark> marks();

@@ -1,7 +1,7 @@
 #include "quantize/engine/journal.h"
 
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 
 namespace overproof {
 
@@ -28,23 +28,23 @@ Json to_json(const Journal& journal, const Plan& plan) {
 }
 
 std::optional<Journal> journal_from_json(const Json& json, const Plan& plan) try {
+  const JsonObject object(json, "resume.json", "progress");
+  if (object.digest("layout") != layout_digest(plan)) return std::nullopt;
   Journal journal;
-  if (json.at("layout") != layout_digest(plan).hex()) return std::nullopt;
-  journal.items = json.at("items").get<size_t>();
-  journal.bytes = json.at("bytes").get<int64_t>();
-  for (const Json& e : json.at("errors")) journal.errors.push_back({e.at(0).get<double>(), e.at(1).get<double>()});
-  for (const Json& m : json.at("inputs"))
-    journal.inputs.push_back(
-        {m.at("file").get<int>(), m.at("bytes").get<int64_t>(), Digest::from_hex(m.at("sha256").get<std::string>())});
-  if (journal.items > plan.items.size() || journal.errors.size() != journal.items) return std::nullopt;
+  journal.items = size_t(object.integer("items", 0, int64_t(plan.items.size())));
+  journal.bytes = object.count("bytes");
+  for (const Json& e : object.list("errors")) {
+    if (!e.is_array() || e.size() != 2 || !e[0].is_number() || !e[1].is_number()) return std::nullopt;
+    journal.errors.push_back({e[0].get<double>(), e[1].get<double>()});
+  }
+  for (const JsonObject& mark : object.objects("inputs"))
+    journal.inputs.push_back({int(mark.integer("file", 0, INT32_MAX)), mark.count("bytes"), mark.digest("sha256")});
   int64_t bytes = 0;
   for (size_t i = 0; i < journal.items; ++i)
     for (const TensorInfo& out : plan.items[i].outputs) bytes += out.bytes();
-  if (bytes != journal.bytes) return std::nullopt;
+  if (journal.errors.size() != journal.items || journal.bytes != bytes) return std::nullopt;
   return journal;
-} catch (const Json::exception&) {
-  return std::nullopt;
-} catch (const Error&) {  // not a digest
+} catch (const FormatError&) {
   return std::nullopt;
 }
 

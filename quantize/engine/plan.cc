@@ -10,15 +10,23 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/architecture.h"
+#include "formats/tensor_name.h"
 
 namespace overproof {
 namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
+/// Modules that are never quantized, as transformers' and llm-compressor's configs list them.
+constexpr std::string_view kHeadModule = "lm_head", kGateModule = "mlp.gate";
+constexpr const char* kEmbeddingPattern = "re:.*embed_tokens.*";
+constexpr const char* kGatePattern = "re:.*mlp.gate$";
+
 bool matches_any(std::string_view text, const StringList& patterns) {
   return std::ranges::any_of(patterns, [&](const std::string& p) { return matches_pattern(text, p); });
 }
+
+std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, weight.name.size() - kWeight.size()); }
 
 /// Which tensors may be quantized: matrices with the role of a Linear weight.
 class Weights {
@@ -39,9 +47,9 @@ class Weights {
   bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
   bool must_be_ignored(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
-    const bool named_below = role == TensorRole::embedding || role == TensorRole::head ||
-                             (role == TensorRole::router && info.name.ends_with("mlp.gate.weight"));
-    return is_matrix(info) && role != TensorRole::norm && !named_below;
+    const bool has_pattern = role == TensorRole::embedding || role == TensorRole::head ||
+                             (role == TensorRole::router && module_of(info).ends_with(kGateModule));
+    return is_matrix(info) && role != TensorRole::norm && !has_pattern;
   }
 
  private:
@@ -59,18 +67,6 @@ std::vector<std::string> choose_fused(const PlanOptions& options, const TensorSo
     if (weights.architecture().role(info) == TensorRole::fused_experts && is_included(options, info.name))
       chosen.push_back(info.name);
   return chosen;
-}
-
-std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, weight.name.size() - kWeight.size()); }
-
-/// "model.layers.0.mlp.experts.3." of one of that expert's weights; "" for others.
-std::string_view expert_of(std::string_view name) {
-  constexpr std::string_view kExperts = ".experts.";
-  const size_t at = name.find(kExperts);
-  if (at == std::string_view::npos) return {};
-  const size_t number = at + kExperts.size(), dot = name.find('.', number);
-  if (dot == std::string_view::npos || name.find_first_not_of("0123456789", number) != dot) return {};
-  return name.substr(0, dot + 1);
 }
 
 /// The dtype in which a kept tensor is written: its own, except for fp8, which cannot be stored without its scales.
@@ -127,7 +123,7 @@ void check_experts(const TensorSource& source, const std::vector<const Scheme*>&
   std::map<std::string_view, size_t> first;
   for (size_t i = 0; i < chosen.size(); ++i) {
     const TensorInfo& info = source.tensors()[i];
-    const std::string_view expert = expert_of(info.name);
+    const std::string_view expert = TensorName::parse(info.name).expert_prefix;
     if (expert.empty() || !Weights::is_matrix(info)) continue;
     const size_t other = first.emplace(expert, i).first->second;
     if (chosen[other] == chosen[i]) continue;
@@ -149,10 +145,10 @@ void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& cho
   };
   std::set<std::string_view> experts;
   for (size_t i = 0; i < chosen.size(); ++i)
-    if (chosen[i] && !chosen[i]->takes(source.tensors()[i])) experts.insert(expert_of(source.tensors()[i].name));
+    if (chosen[i] && !chosen[i]->takes(source.tensors()[i])) experts.insert(TensorName::parse(source.tensors()[i].name).expert_prefix);
   for (size_t i = 0; i < chosen.size(); ++i) {
     const TensorInfo& info = source.tensors()[i];
-    const std::string_view expert = expert_of(info.name);
+    const std::string_view expert = TensorName::parse(info.name).expert_prefix;
     if (!chosen[i] || (chosen[i]->takes(info) && (expert.empty() || !experts.contains(expert)))) continue;
     chosen[i] = fallback_of(chosen[i]);
     (chosen[i] ? plan.fallen_back : plan.not_taken).push_back(info.name);
@@ -227,7 +223,7 @@ Plan make_plan(const PlanOptions& options, const Checkpoint& model) {
     plan.bytes_in += item.source.bytes();
     if (item.scheme) {
       ++plan.quantized;
-      if (item.source.name == "lm_head.weight") head_kept = false;
+      if (module_of(item.source) == kHeadModule) head_kept = false;
       item.outputs = item.scheme->outputs(item.source);
     } else {
       item.kept_as = kept_dtype(item.source);
@@ -243,9 +239,9 @@ Plan make_plan(const PlanOptions& options, const Checkpoint& model) {
     if (!names.insert(out.name).second)
       throw FormatError(model.path, -1, fmt::format("two tensors of the output would have the name '{}'", out.name));
   // Listed even when the checkpoint has no lm_head tensor: with tied embeddings the module exists all the same.
-  if (head_kept) plan.ignored.insert(plan.ignored.begin(), "lm_head");
-  plan.ignored.push_back("re:.*embed_tokens.*");
-  plan.ignored.push_back("re:.*mlp.gate$");
+  if (head_kept) plan.ignored.insert(plan.ignored.begin(), std::string(kHeadModule));
+  plan.ignored.push_back(kEmbeddingPattern);
+  plan.ignored.push_back(kGatePattern);
   if (plan.quantized == 0 && (plan.fused.empty() || plan.schemes[0]->container() != Container::gguf)) {
     if (!plan.not_taken.empty())
       throw UsageError(fmt::format("scheme {} cannot hold any of the chosen weights, for example {}; choose another scheme",
@@ -275,7 +271,7 @@ Json quantization_config(const Plan& plan) {
   // transformers uses the first group with a pattern for experts for all routed experts, so theirs comes before that of shared ones.
   std::stable_partition(used.begin(), used.end(), [&](const Scheme* scheme) {
     return std::ranges::any_of(plan.items,
-                               [&](const PlanItem& i) { return i.scheme == scheme && !expert_of(i.source.name).empty(); });
+                               [&](const PlanItem& i) { return i.scheme == scheme && TensorName::parse(i.source.name).expert >= 0; });
   });
   if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
   Json groups = Json::object();

@@ -132,11 +132,11 @@ struct InputRange {
 };
 
 /// As compressed-tensors' calculate_qparams, in f32: the range is widened to hold zero; symmetric spreads the larger magnitude
-/// over 127.5 steps, asymmetric the range over 255. Throws UsageError naming the weight when the range is not finite.
+/// over 127.5 steps, asymmetric the range over 255. Throws DivergenceError naming the weight when the range is not finite.
 InputRange input_range(const TensorInfo& weight, const LinearStatistics& statistics, bool asymmetric) {
   const float least = std::min(statistics.least, 0.0f), most = std::max(statistics.largest, 0.0f);
   if (!std::isfinite(statistics.least) || !std::isfinite(statistics.largest))
-    throw UsageError(
+    throw DivergenceError(
         fmt::format("the recorded inputs of {} are not finite; record activations again with other text", weight.name));
   InputRange range;
   // Halved, because the difference of two finite floats may overflow.

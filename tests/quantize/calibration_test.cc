@@ -95,7 +95,7 @@ std::vector<TensorInfo> llama_layer(const std::map<std::string, std::vector<int6
 
 }  // namespace
 
-TEST_CASE("smoothing refuses tensors that do not fit together, before it looks anything up by channel") {
+TEST_CASE("smoothing refuses tensors that do not fit together") {
   const Json config = {{"model_type", "llama"}, {"num_attention_heads", 2}, {"num_key_value_heads", 1}};
   const auto all = [](const std::string&) { return true; };
   const auto sites = [&](const std::map<std::string, std::vector<int64_t>>& change) {
@@ -162,7 +162,7 @@ TEST_CASE("gptq's output error is below that of rounding, for correlated inputs,
   }
 }
 
-TEST_CASE("gptq's factor is the inverse's, for any number of threads, and its rows do not know each other") {
+TEST_CASE("gptq's factor is the inverse's, for any number of threads, and its rows are independent") {
   const int64_t n = 150, rows = 70;
   const std::vector<float> hessian = correlated_hessian(n, "mix");
   set_thread_count(1);
@@ -200,7 +200,7 @@ TEST_CASE("gptq's factor is the inverse's, for any number of threads, and its ro
   CHECK(whole == parts);
 }
 
-TEST_CASE("a Hessian that cannot be factored is damped more, or given up") {
+TEST_CASE("a Hessian that cannot be factored is damped more, or not used") {
   const int64_t n = 80;
   std::vector<float> singular(size_t(n * n), 1.0f);  // rank one
   const auto factor = gptq_factor(singular, n, {1e-9, false});

@@ -139,7 +139,7 @@ TEST_CASE("values that a type cannot hold are refused by name, and nothing is le
   CHECK_NOTHROW(run({.type = GgmlType::f16}, t.path() / "fits", t.path() / "fitting"));
 }
 
-TEST_CASE("blocks of Q8_0 go where 32 divides the rows, and the file says what it mostly is") {
+TEST_CASE("blocks of Q8_0 go where 32 divides the rows, and its header names the main type") {
   const TempFolder t;
   const fs::path out = t.path() / "out";
   fs::create_directories(out);

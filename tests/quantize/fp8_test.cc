@@ -77,7 +77,7 @@ TEST_CASE("the cast alone saturates infinities and keeps NaN as torch does") {
   CHECK(sha256(codes).hex() == read_json(kGolden / "bf16.json")["e4m3_cast"]);
 }
 
-TEST_CASE("f32 numbers on and beside every tie of E4M3 round as torch's cast does") {
+TEST_CASE("f32 numbers at and next to every tie of E4M3 round as torch's cast does") {
   const SafetensorsFile golden(kGolden / "f32.safetensors");
   const std::vector<float> x = values_of<float>(golden, "x");
   const std::vector<uint8_t> expected = values_of<uint8_t>(golden, "code");

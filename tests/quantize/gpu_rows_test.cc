@@ -21,7 +21,7 @@ using Fault = emulated::Device::Fault;
 
 namespace {
 
-/// A fresh emulated device; all memory is given back at the end, and nothing was written beside it.
+/// A fresh emulated device; checks at the end that all memory was released and nothing written outside it.
 struct Emulation {
   explicit Emulation(int32_t capability = 90, Fault fault = Fault::none) {
     emulated::device() = {};
@@ -117,7 +117,7 @@ TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums
   }
 }
 
-TEST_CASE("a device that computes something else shows in the bytes: what the test above compares is the device's") {
+TEST_CASE("a device that computes something else changes the bytes, so the test above compares the device") {
   const TempFolder t;
   write_model(t.path() / "in");
   const Emulation emulation(90, Fault::flipped_code);
@@ -125,7 +125,7 @@ TEST_CASE("a device that computes something else shows in the bytes: what the te
   CHECK(run({}, t.path() / "in", t.path() / "gpu", &gpu).bytes != run({}, t.path() / "in", t.path() / "cpu", nullptr).bytes);
 }
 
-TEST_CASE("what has no kernels stays on the CPU") {
+TEST_CASE("schemes without kernels use the CPU") {
   const TempFolder t;
   write_model(t.path() / "in");
   const Emulation emulation;
@@ -163,7 +163,7 @@ TEST_CASE("a GPU names the tensor and row of an infinity or NaN as the CPU does,
   CHECK_THROWS_WITH(run({}, t.path() / "in", t.path() / "gpu", &gpu), Catch::Contains("fell off the bus"));
 }
 
-TEST_CASE("a device is taken when it is asked for and there") {
+TEST_CASE("a device is opened when it is requested and exists") {
   std::string note;
   const GpuPlugin plugin{&emulated::api(), "emulated", ""};
   {
@@ -185,7 +185,7 @@ TEST_CASE("a device is taken when it is asked for and there") {
   CHECK_THAT(note, Catch::Contains("on the CPU") && Catch::Contains("driver is missing"));
 }
 
-TEST_CASE("without a GPU, cuda is refused with the way out, and auto says that the CPU did it and changes nothing") {
+TEST_CASE("without a GPU, cuda is refused, and auto reports that it used the CPU and changes nothing else") {
   const TempFolder t;
   write_model(t.path() / "in");
   const PluginName name("/nowhere/liboverproof_cuda.so");

@@ -25,7 +25,7 @@ using Fault = emulated::Device::Fault;
 
 namespace {
 
-/// A fresh emulated device; checks at the end that all memory was given back and nothing written beside it.
+/// A fresh emulated device; checks at the end that all memory was released and nothing written outside it.
 struct Emulation {
   explicit Emulation(int32_t capability, Fault fault = Fault::none) {
     emulated::device() = {};
@@ -203,7 +203,7 @@ TEST_CASE("error sums are those of double precision up to rounding") {
   }
 }
 
-TEST_CASE("kernels keep to ragged edges where rows follow each other without a gap") {
+TEST_CASE("kernels write nothing beyond ragged edges when rows have no gap between them") {
   const Emulation emulation(90);
   for (const ScaleTiles& tiles :
        {per_row(9, 37), per_group(9, 37, 6), per_group(9, 38, 7), per_block(9, 37, 5), per_tensor(700, 201), per_row(3, 3)})
@@ -313,7 +313,7 @@ TEST_CASE("what each architecture multiplies with") {
   CHECK(block.weight_scales.scale_index(1, 3) == 1 * 8 + 3);      // 8 blocks of columns, a multiple of 4
   CHECK(plan_for(90, E::f8_e4m3, S::block_128, 7, 250, 1100).weight_scales.row_step == 12);
   CHECK(plan_for(90, E::f8_e4m3, S::block_128, 7, 250, 1100).weight_scale_count == 24);
-  CHECK_THROWS_WITH(plan_for(75, E::int8, S::token_channel), Catch::Contains("7.5") && Catch::Contains("use the CPU"));
+  CHECK_THROWS_WITH(plan_for(75, E::int8, S::token_channel), Catch::Contains("7.5") && Catch::Contains("--device cpu"));
   CHECK_THROWS_AS(plan_for(90, E::int8, S::token_channel, 0), UsageError);
   CHECK_THROWS_AS(plan_for(90, E::int8, S::token_channel, 1, int64_t{1} << 31), UsageError);
 }
@@ -348,13 +348,13 @@ TEST_CASE("the reference product is within its stated bound of exact arithmetic,
   CHECK_THROWS_WITH(gemm_scaling(x.matrix, w.matrix), Catch::Contains("token x channel"));
 }
 
-TEST_CASE("what is missing for a GPU is said, and the CPU named as the way out") {
+TEST_CASE("a message names what a GPU needs and the option for the CPU") {
   {
     const PluginName name("/nowhere/liboverproof_cuda.so");
     const GpuPlugin plugin = open_gpu_plugin();
     CHECK(plugin.api == nullptr);
     CHECK_THAT(plugin.reason, Catch::Contains("/nowhere/liboverproof_cuda.so") && Catch::Contains("CUDA toolkit"));
-    CHECK_THROWS_WITH(require_gpu(plugin), Catch::Contains("run on the CPU"));
+    CHECK_THROWS_WITH(require_gpu(plugin), Catch::Contains("--device cpu"));
   }
   {
     const PluginName name(OVERPROOF_SOURCE_DIR "/README.md");
@@ -363,7 +363,7 @@ TEST_CASE("what is missing for a GPU is said, and the CPU named as the way out")
   {
     const PluginName name("/lib/x86_64-linux-gnu/libm.so.6");
     if (fs::exists("/lib/x86_64-linux-gnu/libm.so.6"))
-      CHECK_THAT(open_gpu_plugin().reason, Catch::Contains("no GPU plugin of this version"));
+      CHECK_THAT(open_gpu_plugin().reason, Catch::Contains("not a GPU plugin of this version"));
   }
   const Emulation emulation(90, Fault::no_driver);
   std::string reason;
@@ -372,7 +372,7 @@ TEST_CASE("what is missing for a GPU is said, and the CPU named as the way out")
   CHECK_THROWS_AS(require_gpu({&emulated::api(), {}, {}}), UsageError);
 }
 
-TEST_CASE("the verb lists, and says 'not run' when nothing was run") {
+TEST_CASE("the verb lists devices, and prints 'not run' when there is none") {
   const PluginName name("/nowhere/liboverproof_cuda.so");
   const Answer listing = run_gpu({}), tested = run_gpu({.self_test = true});
   CHECK(listing.exit_code == 0);

@@ -36,7 +36,7 @@ inline int32_t fail(std::string why) {
 }
 
 /// Walks a body. Threads of a phase run in an order that changes from block to block, and shared memory begins as rubbish: a body
-/// that needs an order, or a value nobody wrote, gives other codes than the CPU.
+/// that depends on an order, or on a value that was never written, gives other codes than the CPU.
 struct Walk {
   template <class Body>
   void operator()(const Body& body, int64_t blocks) const {

@@ -71,7 +71,7 @@ TEST_CASE("error stays within half a step") {
   CHECK(result.error.signal == Approx(signal).epsilon(1e-5));
 }
 
-TEST_CASE("a row with an infinity or NaN is reported by all kernels, wherever it stands") {
+TEST_CASE("all kernels report a row with an infinity or NaN at any position") {
   for (const float bad :
        {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
     for (size_t at = 0; at < 40; ++at) {

@@ -182,7 +182,7 @@ TEST_CASE("bytes do not depend on threads or block size, and shards hold the sam
   }
 }
 
-TEST_CASE("exclude leaves weights alone and tells the loader") {
+TEST_CASE("exclude keeps weights and lists them for the loader") {
   const TempFolder folder;
   write_model(folder.path() / "in", moe_tensors());
   const StageReport report =

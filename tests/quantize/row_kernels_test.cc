@@ -49,7 +49,7 @@ std::vector<float> row_of_kind(int kind, int64_t n) {
         x = f8_e4m3_to_f32(uint8_t(rng.below(127))) * (1.0f + float(rng.below(3)) * 0x1p-4f) - float(rng.below(2)) * 0x1p-10f;
         break;
       default:
-        x = float(normal * 1e-6) + (rng.below(16) == 0 ? 7.0f : 0.0f);  // outliers; tiny f16 scales beside large
+        x = float(normal * 1e-6) + (rng.below(16) == 0 ? 7.0f : 0.0f);  // outliers; tiny f16 scales next to large ones
     }
   }
   return row;
@@ -151,7 +151,7 @@ TEST_CASE("kernels agree on long rows and at unaligned addresses") {
   }
 }
 
-TEST_CASE("error sums are those of the values that codes stand for") {
+TEST_CASE("error sums are those of the dequantized values") {
   const std::vector<float> row = row_of_kind(7, 1024);
   for (const RowKernels* kernels : all_row_kernels()) {
     const InputKernels<float>& k = kernels->f32;
@@ -182,7 +182,7 @@ TEST_CASE("error sums are those of the values that codes stand for") {
   }
 }
 
-TEST_CASE("groups with an infinity, a NaN or what f16 scales cannot hold are refused wherever they stand") {
+TEST_CASE("groups with an infinity, a NaN or a value that f16 scales cannot hold are refused at any position") {
   const float bads[] = {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::quiet_NaN()};
   for (const RowKernels* kernels : all_row_kernels())
     for (size_t at = 0; at < 288; at += 5) {

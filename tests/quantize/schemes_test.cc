@@ -101,7 +101,7 @@ std::vector<float> f32_of(const std::vector<uint8_t>& bytes) {
   return values;
 }
 
-/// The values that a scheme's output stands for, by definition of its format.
+/// Dequantizes a scheme's output, by the definition of its format.
 std::vector<float> dequantized(const Scheme& scheme, const Weight& w, const Made& made) {
   const int64_t rows = w.info.shape[0], columns = w.info.shape[1];
   std::vector<float> out(w.values.size());
@@ -275,7 +275,7 @@ TEST_CASE("zero rows, tiny rows and the largest numbers come back finite, zeros 
       w.values[4 * 128 + c] = 1e-37f * float(c);
       w.values[5 * 128 + c] = (scheme->format() == "gguf" ? 8e6f : 3.1e38f) * (c % 2 ? 1.0f : -1.0f);
     }
-    const bool shared = scheme->row_unit() > 1 || scheme->needs_amax();  // with the largest: all else is nothing beside it
+    const bool shared = scheme->row_unit() > 1 || scheme->needs_amax();  // with the largest number in the same scale all others round to zero
     const std::vector<float> back = dequantized(*scheme, w, run(*scheme, w, 1));
     for (size_t i = 0; i < back.size(); ++i) {
       if (!std::isfinite(back[i])) FAIL("element " << i);
@@ -297,7 +297,7 @@ TEST_CASE("MSE clipping never does worse, and does better where one outlier sets
   }
 }
 
-TEST_CASE("w8a8-static takes the range of calibration as compressed-tensors does, and says so when there is none") {
+TEST_CASE("w8a8-static uses the recorded range as compressed-tensors does, and refuses to run without one") {
   const Weight w = random_weight(4, 8, "model.layers.0.mlp.up_proj");
   for (const Json& item : read_json(kGolden / "eight_bit" / "activations.json")) {
     LinearStatistics statistics;
@@ -326,7 +326,7 @@ TEST_CASE("w8a8-static takes the range of calibration as compressed-tensors does
   CHECK_THROWS_AS(find_scheme("w8a8-static", {})->prepare(w.info, facts), UsageError);
 }
 
-TEST_CASE("fp8 per tensor has one scale, and asks for the largest magnitude") {
+TEST_CASE("fp8 per tensor has one scale, and needs the largest magnitude") {
   const auto scheme = find_scheme("fp8", {.per_tensor = true});
   CHECK(scheme->needs_amax());
   CHECK(scheme->row_scales(10, 10) == 0);
@@ -346,14 +346,14 @@ TEST_CASE("shapes that a format cannot hold are not taken, and options that a sc
   CHECK_FALSE(find_scheme("fp8-block", {})->takes({"a.weight", DType::f32, {4, 4, 4}}));
   CHECK(find_scheme("fp8-block", {})->takes({"a.weight", DType::f32, {3, 5}}));
   CHECK_THROWS_WITH(find_scheme("q8_0", {.clipping = Clipping::mse}), Catch::Contains("llama.cpp"));
-  CHECK_THROWS_WITH(find_scheme("mxfp8", {.clipping = Clipping::mse}), Catch::Contains("power of two"));
+  CHECK_THROWS_WITH(find_scheme("mxfp8", {.clipping = Clipping::mse}), Catch::Contains("powers of two"));
   CHECK_THROWS_WITH(find_scheme("int8", {.per_tensor = true}), Catch::Contains("'fp8'"));
   CHECK_THROWS_WITH(find_scheme("fp8", {.asymmetric = true}), Catch::Contains("asymmetric"));
   CHECK_THROWS_AS(find_scheme("fp8", {.clipping = Clipping::mse, .per_tensor = true}), UsageError);
   CHECK_THROWS_WITH(find_scheme("int4", {}), Catch::Contains("int8-g128"));
 }
 
-TEST_CASE("what a scheme promises in types is what its quantization_config tells loaders") {
+TEST_CASE("typed members of a scheme agree with its quantization_config") {
   for (const std::string& name : scheme_names())
     for (const bool asymmetric : {false, true}) {
       if (asymmetric && !name.starts_with("w8a8")) continue;
