@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-git -C "$here" archive 46399e7 examples | tar -x
+git -C "$here/../../.." archive 46399e7 examples | tar -x
 # Two sources, so that router counts tell them apart.
 sed -i '1,4s/"source": *"[^"]*"/"source": "notes"/' examples/texts/documents.jsonl
 
@@ -21,7 +21,7 @@ quiet=(--quiet --threads 1)
 "$overproof" run examples/kill-test.ini --out run --set student.keep-every=100 "${quiet[@]}"
 "$overproof" index --corpus run/corpus --out run/index "${quiet[@]}"
 "$overproof" prune --teacher run/teacher --statistics run/statistics --out run/pruned "${quiet[@]}"
-"$overproof" prune --student run/calibrated --drop-source notes --threshold 0.3 --uneven rank --out run/dropped "${quiet[@]}"
+"$overproof" prune --student run/calibrated --drop-source notes --threshold 0.5 --uneven rank --out run/dropped "${quiet[@]}"
 "$overproof" export --type f32 run/student-init run/gguf --acknowledge unspecified "${quiet[@]}"
 "$overproof" import --path run/gguf --license Apache-2.0 --out run/imported "${quiet[@]}"
 
