@@ -11,14 +11,14 @@ namespace overproof {
 
 struct CommitmentCheck {
   std::vector<Fault> faults;
-  /// The corpus is private and no secret was given: trees and index were held against each other, but not against the table's
-  /// digests.
+  /// The corpus is private and no secret was given: trees and index were compared with each other, but not with the
+  /// table's digests.
   bool values_unchecked = false;
 };
 
 /// Reads documents.jsonl line by line and makes both trees again: every leaf, every stored hash, both roots, that the sorted tree
 /// is strictly ascending and of the same documents, and every entry of the index. Of an artifact without commitment (made by an
-/// earlier version) nothing is said. Bad files are faults, too. Memory: about 0.3 bytes a document.
+/// earlier version) nothing is reported. Bad files are faults, too. Memory: about 0.3 bytes a document.
 CommitmentCheck check_commitment(const fs::path& corpus, const CorpusSalt* salt);
 
 }  // namespace overproof

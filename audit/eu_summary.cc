@@ -228,7 +228,7 @@ class Summary {
     });
     other.say("How this can be checked",
               "Every figure here comes from signed statements: 'overproof audit verify' checks them, 'overproof audit trace' "
-              "says how a document was used.");
+              "shows how a document was used.");
     if (!complete_)
       other.say("Limits", "Some ancestors of the model are not here, so that data may be missing from this summary.");
     list_.push_back(std::move(other));

@@ -1,8 +1,8 @@
 #pragma once
 // `overproof audit summary --eu`: the public summary of training content that Article 53(1)(d) of Regulation (EU) 2024/1689 asks
 // of providers of general-purpose AI models, in the sections of the Commission's template (C(2025) 8311 final of 5 December 2025,
-// first presented on 24 July 2025), filled in as far as signed statements go. What no statement says reads "not recorded" and is
-// for the provider to write: a summary with holes that are named is worth more than one that guesses.
+// first presented on 24 July 2025), filled in as far as signed statements go. What no statement records reads "not recorded" and is
+// for the provider to write.
 
 #include <string>
 

@@ -74,7 +74,7 @@ std::string unverified_note_text(std::string_view note, const fs::path& origin);
 std::optional<std::string> open_note(std::string_view note, const NoteVerifier& key, const fs::path& origin);
 
 /// The text of a checkpoint (tlog-checkpoint). Lines after the third are not written, and refused: the signature would cover what
-/// nobody checks.
+/// no verifier checks.
 struct TreeHead {
   std::string origin;  ///< unlike any other tree's: two trees under one origin must be prefixes of each other
   int64_t size = 0;
