@@ -1,4 +1,4 @@
-// Audit records: any bytes are refused with a FormatError or accepted, and nothing that nobody signed counts as signed.
+// Audit records: any bytes are refused with a FormatError or accepted, and no unsigned content counts as signed.
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"
@@ -22,7 +22,7 @@ std::optional<AuditRecord> read(std::string_view text, const PublicKey* trusted)
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Key key = Key::generate();
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  if (const auto record = read(text, &key.public_key())) fuzz::require(!record->signature_valid);  // nobody else has this key
+  if (const auto record = read(text, &key.public_key())) fuzz::require(!record->signature_valid);  // the key is random
   read(text, nullptr);
   // The input as what was signed: base64 hides it from mutation.
   const Envelope envelope = sign_envelope(kInTotoPayloadType, std::string(text), key, key.public_key().hint());

@@ -23,7 +23,7 @@ void read_payload(std::string_view payload) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  read_payload(text);  // a statement by itself: base64 hides it from mutation
+  read_payload(text);  // a statement alone: base64 hides it from mutation
   const fuzz::FuzzFile file(text);
   try {
     for (const Envelope& claim : read_claims(file.path())) {

@@ -1,5 +1,5 @@
-// index.safetensors and tiles.safetensors, each with its length before it, beside roots for their size: refused with a
-// FormatError, or every question is answered or refused, and a proof that holds under the signed roots is only of what is there.
+// index.safetensors and tiles.safetensors, each with its length before it, with roots for their size: refused with a
+// FormatError, or every query is answered or refused, and only documents that are present have a valid proof under the signed roots.
 
 #include <cstring>
 

@@ -1,5 +1,5 @@
 // A cache of digests: any bytes are refused with a FormatError or accepted; what is accepted has states within its files. And a
-// rotation of keys: nobody here has signed one.
+// rotation of keys: none here is signed.
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"

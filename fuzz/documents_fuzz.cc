@@ -1,4 +1,4 @@
-// documents.jsonl beside a stream of ten and five tokens: refused with a FormatError, or every token has its document.
+// documents.jsonl with streams of ten and five tokens: refused with a FormatError, or every token has its document.
 
 #include "core/error.h"
 #include "data/corpus.h"

@@ -1,4 +1,4 @@
-// A tokenizer on its way into GGUF: refused, or keys that read back with a token for every id. The first byte says whether the
+// A tokenizer to be written as GGUF: refused, or keys that read back with a token for every id. The first byte selects whether the
 // rest is a tokenizer.json, its tokenizer_config.json or a SentencePiece model.
 
 #include "core/error.h"

@@ -1,4 +1,4 @@
-// `quantize` on whatever stands in a checkpoint and in the activations recorded of it: refused with an error of ours, or a
+// `quantize` on any content of a checkpoint and of the activations recorded from it: refused with an error of ours, or a
 // checkpoint that opens, with as many tensors as the first, whose values decode.
 //
 // The input: a byte for the options, the sizes of two files (U16, little-endian), config.json, model.safetensors, activations.

@@ -1,5 +1,5 @@
-// Recipes and configurations: any bytes are refused with an error of ours, or give steps that stand after what they need, with
-// options in their ranges, which read back from JSON as a statement holds them.
+// Recipes and configurations: any bytes are refused with an error of ours, or give steps in the order of their inputs, with
+// options in their ranges, which read back from the JSON of a statement.
 
 #include <set>
 
@@ -36,7 +36,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   } catch (const UsageError&) {
   }
-  // The configuration in somebody else's statement.
+  // The configuration in a foreign statement.
   try {
     const Json json = parse_json(text, "statement");
     for (const StageSpec& spec : stages()) {
@@ -50,7 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   } catch (const FormatError&) {
   }
-  // What an earlier run said: of no consequence, so whatever is wrong with it is passed over.
+  // The log of an earlier run: it is informative only, so faults in it are ignored.
   folder.put("run.json", text);
   recall_summary(folder / "student", Digest());
   return 0;

@@ -1,6 +1,6 @@
-// A run whose statements hold but say strange things: one artifact of a small run gets a configuration, metrics and a file of the
-// fuzzer's, and is signed with them, as whoever makes an artifact may. Every audit answers, finds fault or refuses with an error
-// of ours, and what it writes as JSON is JSON.
+// A run with valid signatures over arbitrary statements: one artifact of a small run gets a configuration, metrics and a file of the
+// fuzzer, and is signed with them, as a dishonest maker can do. Every audit answers, reports a fault or refuses with an error of
+// ours, and its JSON output is valid.
 //
 // The input, parts apart by zero bytes: an artifact's digit with a byte for the question, the artifact's configuration, its
 // metrics, a file's name, and the file.

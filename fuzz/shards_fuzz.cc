@@ -1,4 +1,4 @@
-// model.safetensors.index.json beside two shards: refused with a FormatError, or it places every tensor where it stands.
+// model.safetensors.index.json with two shards: refused with a FormatError, or it names the shard of every tensor.
 
 #include "core/error.h"
 #include "core/json.h"

@@ -1,5 +1,5 @@
 // An index of texts: the input is a shard; its table is made to fit. Any bytes are refused with a FormatError, or the spans that
-// are found stand in the texts.
+// are found are in the texts.
 
 #include "core/error.h"
 #include "data/span_index.h"

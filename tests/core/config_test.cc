@@ -50,7 +50,7 @@ TEST_CASE("an option is parsed, checked and written back") {
   CHECK(to_json(other) == to_json(options));
 }
 
-TEST_CASE("what a statement says of an option must be of its type and in its range") {
+TEST_CASE("an option in a statement must have its type and be in its range") {
   Sample s;
   Options options = options_of(s);
   const auto refused = [&](const Json& object) { return message_of([&] { from_json(options, object, "claims.jsonl"); }); };
@@ -65,7 +65,7 @@ TEST_CASE("what a statement says of an option must be of its type and in its ran
   CHECK((s.fast && s.rate == 2.0));
 }
 
-TEST_CASE("a wrong option says what is wrong and what was meant") {
+TEST_CASE("the message of a wrong option names the fault and the nearest option") {
   Sample s;
   Options options = options_of(s);
   CHECK_THAT(message_of([&] { find_option(options, "tpo-k", "a.ini: line 3"); }),
@@ -79,7 +79,7 @@ TEST_CASE("a wrong option says what is wrong and what was meant") {
   CHECK_THROWS_AS(find_option(options, "top-k", "").check(), UsageError);
 }
 
-TEST_CASE("a list is what stands between its commas") {
+TEST_CASE("a list has the elements between its commas") {
   CHECK(split_list("").empty());
   CHECK(split_list(" , ,,").empty());
   CHECK(split_list("a") == std::vector<std::string>{"a"});

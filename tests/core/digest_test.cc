@@ -139,7 +139,7 @@ TEST_CASE("a message moves between lanes in the middle of a block") {
   });
 }
 
-TEST_CASE("a hash goes on from the state of another, with or without SHA instructions") {
+TEST_CASE("a hash resumes from the state of another, with or without SHA instructions") {
   const std::vector<uint8_t> data = noise(5000, 4);
   Sha256 first;
   first.update(data.data(), 4096);
@@ -205,7 +205,7 @@ TEST_CASE("files hashed at once have the digests of their bytes, whatever the nu
   std::vector<FileToHash> files;
   std::vector<Digest> expected;
   for (size_t i = 0; i < 40; ++i) {
-    // One large file beside many small ones, empty ones, and sizes around the length of a read.
+    // One large file and many small ones, empty ones, and sizes around the length of a read.
     const size_t bytes = i == 7 ? 9000001 : i % 5 == 0 ? 0 : i % 5 == 1 ? (64 << 10) + i - 20 : i * 1000;
     const std::vector<uint8_t> data = noise(bytes, uint32_t(i));
     files.push_back(folder.write(std::to_string(i), data));

@@ -121,7 +121,7 @@ TEST_CASE("short reads and writes, and signals in between, change nothing") {
   CHECK(read_in_pieces(reader, 2500000) == text);
 }
 
-TEST_CASE("a file system without direct input and output serves as well, and says so") {
+TEST_CASE("a file system without direct I/O works, and direct() is false") {
   const TempFolder t;
   const std::string text = noise((size_t{9} << 20) + 5);
   {

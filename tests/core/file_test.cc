@@ -48,7 +48,7 @@ TEST_CASE("an output file that is not closed leaves nothing") {
   CHECK(fs::is_empty(t.path()));
 }
 
-TEST_CASE("a file size limit is an error that names the file, and nothing half-written stays") {
+TEST_CASE("a file size limit is an error that names the file, and no partial file is left") {
   const TempFolder t;
   const pid_t child = fork();  // the limit must not outlive this test
   if (child == 0) {

@@ -27,7 +27,7 @@ using Pieces = std::vector<std::string>;
 
 TEST_CASE("merges are taken by rank, then from the left") {
   const BpeTokenizer t(small_bpe({{"b", "c"}, {"a", "b"}, {"a", "bc"}, {"a", "a"}}), "test");
-  CHECK(pieces(t, "abc") == Pieces{"abc"});  // "bc" first, although "ab" stands further left
+  CHECK(pieces(t, "abc") == Pieces{"abc"});  // "bc" first, although "ab" is further left
   CHECK(pieces(t, "aaa") == Pieces{"aa", "a"});
   CHECK(pieces(t, "aab") == Pieces{"a", "ab"});  // rank of "ab" is lower than that of "aa"
   CHECK(pieces(t, "a bc") == Pieces{"a", "Ġ", "bc"});
@@ -95,7 +95,7 @@ TEST_CASE("flags of added tokens") {
     token.lstrip = token.rstrip = true;
     CHECK(pieces(BpeTokenizer(d, "test"), "a \n<tool>\t b") == Pieces{"a", "<tool>", "b"});
   }
-  SECTION("single_word wants no letter beside it") {
+  SECTION("single_word needs no adjacent letter") {
     token.single_word = true;
     CHECK(pieces(BpeTokenizer(d, "test"), "-<tool>-") == Pieces{"-", "<tool>", "-"});
     CHECK(pieces(BpeTokenizer(d, "test"), "é<tool>").size() == 8);
@@ -107,7 +107,7 @@ TEST_CASE("flags of added tokens") {
   }
 }
 
-TEST_CASE("split behaviours, as the names say") {
+TEST_CASE("split behaviours, as in Hugging Face tokenizers") {
   using enum SplitStep::Behaviour;
   const auto cut = [](SplitStep step, const std::string& text) {
     const PreTokenizer pre({step}, "test");
@@ -205,7 +205,7 @@ TEST_CASE("a tokenizer's identity is its whole definition, and a probe compares 
   CHECK_FALSE(BpeTokenizer(d, "test.gguf").identity().matches(BpeTokenizer(other, "test.gguf").identity()));
 }
 
-TEST_CASE("the probe tells tokenizers of one size apart") {
+TEST_CASE("the probe differs for tokenizers of the same size") {
   const Digest base = BpeTokenizer(small_bpe({{"t", "h"}}), "test").probe();
   CHECK(base == BpeTokenizer(small_bpe({{"t", "h"}}), "test").probe());
   CHECK(base != BpeTokenizer(small_bpe({{"h", "e"}}), "test").probe());

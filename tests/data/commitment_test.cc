@@ -50,7 +50,7 @@ std::string fault_of(const CorpusProof& proof, const NoteSigner& signer) {
   return check_corpus_proof(proof, signer.verifier(), "memory").fault;
 }
 
-TEST_CASE("both trees have the roots of their leaves, and the files say so") {
+TEST_CASE("both trees have the roots of their leaves, and the files contain them") {
   for (const int64_t n : {0, 1, 2, 255, 256, 257, 1000}) {
     INFO(n);
     const Committed made(n);
@@ -191,7 +191,7 @@ TEST_CASE("no proof shows what is not so") {
   SECTION("another document") {
     present.document = document(6);
     CHECK(fault_of(present, signer) != "");
-    absent.document = document(5);  // is in the corpus, and stands elsewhere
+    absent.document = document(5);  // is in the corpus, at another place
     CHECK(fault_of(absent, signer) != "");
   }
   SECTION("a document that is there, between its true neighbours but itself") {
@@ -258,7 +258,7 @@ TEST_CASE("a private corpus: the right secret only, and no other salt hides a do
   present.salt.reset();
   CHECK_THAT(fault_of(present, signer), Catch::Contains("reveals no salt"));
 
-  // The owner of document 1 asks; whoever answers invents a salt under which its value is not in the tree.
+  // The owner of document 1 asks; the prover invents a salt under which its value is not in the tree.
   CorpusProof absent;
   absent.document = document(1);
   absent.tree = CorpusTree::sorted;
@@ -292,7 +292,7 @@ TEST_CASE("every changed byte of a proof is refused") {
     const auto accepted = [&](const std::string& changed) {
       try {
         const CorpusProof proof = CorpusProof::parse(changed, "memory");
-        // Whoever checks knows the document.
+        // The verifier knows the document.
         return proof.document == d && proof.present == (d == document(4)) &&
                check_corpus_proof(proof, signer.verifier(), "memory").holds();
       } catch (const FormatError&) {

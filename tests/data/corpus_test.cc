@@ -82,7 +82,7 @@ TEST_CASE("the corpus artifact holds every document once, with licence, tokens a
   CHECK(corpus.find("alpha/usr/man2/doc1.2")->license_rule == "path");
   CHECK(corpus.find("alpha/usr/man2/doc2.2")->license_rule == "package");
   CHECK(corpus.find("beta/notes/doc45") == nullptr);  // "copy" comes first and has the same text
-  CHECK(corpus.find("nobody") == nullptr);
+  CHECK(corpus.find("unknown") == nullptr);
   CHECK(corpus.find(std::string(64, '0')) == nullptr);
 
   // The windows give back the stream: ids of the documents, each followed by the separator.
@@ -111,7 +111,7 @@ TEST_CASE("the corpus artifact holds every document once, with licence, tokens a
   CHECK(visited == 60);
 }
 
-TEST_CASE("the corpus commits to its table, and its index says what the table says") {
+TEST_CASE("the corpus commits to its table, and its index agrees with the table") {
   const Source source;
   const StageReport report = source.run("out", Source::config());
   const Corpus corpus(source.folder / "out");
@@ -169,9 +169,9 @@ TEST_CASE("single documents are found as in memory, with an index and without") 
         REQUIRE(found == expected);
       }
     CHECK(finder.at(Split::train, 5, 5).empty());
-    for (const std::string& nobody : {std::string("nobody"), std::string("doc1"), std::string(), std::string("MIT"),
+    for (const std::string& unknown : {std::string("unknown"), std::string("doc1"), std::string(), std::string("MIT"),
                                       std::string(64, '0'), corpus.documents()[0].source})
-      CHECK_FALSE(finder.find(nobody));
+      CHECK_FALSE(finder.find(unknown));
   };
   same();
   // The index and the table's order lead to every document, without a search.
@@ -180,12 +180,12 @@ TEST_CASE("single documents are found as in memory, with an index and without") 
     CHECK(finder.look_up(d.name).value().digest == d.digest);
     CHECK(finder.look_up(d.digest.hex()).value().name == d.name);
   }
-  CHECK_FALSE(DocumentFinder(source.folder / "out").look_up("nobody"));
+  CHECK_FALSE(DocumentFinder(source.folder / "out").look_up("unknown"));
   for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) fs::remove(source.folder / "out" / name);
   same();
 }
 
-TEST_CASE("an index that hides a document, or says something else, is caught when it is asked") {
+TEST_CASE("an index that hides a document, or contradicts the table, is refused when it is used") {
   const Source source;
   source.run("out", Source::config());
   const Corpus corpus(source.folder / "out");
@@ -216,7 +216,7 @@ TEST_CASE("an index that hides a document, or says something else, is caught whe
   CHECK(finder.document(finder.documents() - 1).name == corpus.documents().back().name);
   const Document& longer = corpus.documents()[1];
   CHECK_THROWS_AS(finder.at(longer.split, longer.first_token, longer.first_token + longer.tokens), FormatError);
-  // Streams of another length than the index says are refused at once.
+  // Streams whose length differs from the index are refused at once.
   {
     OutputFolder out(source.folder / "out");
     SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {1}}, {"held_out", DType::u16, {1}}},
@@ -227,7 +227,7 @@ TEST_CASE("an index that hides a document, or says something else, is caught whe
   CHECK_THROWS_AS(DocumentFinder(source.folder / "out"), FormatError);
 }
 
-TEST_CASE("a private corpus is the same but for its trees, and needs a secret that nobody else may read") {
+TEST_CASE("a private corpus differs in its trees only, and needs a secret that only its owner can read") {
   const Source source;
   source.run("open", Source::config());
   const fs::path salt = source.folder / "corpus.salt";
@@ -316,7 +316,7 @@ TEST_CASE("a generic folder brings its own table") {
   CHECK(corpus.find("two.txt")->license == "CC0-1.0");
   CHECK(corpus.find("two.txt")->license_rule == "given");
   CHECK(document_text(source.folder / "out", *corpus.find("two.txt")) == text_of(2));  // the source's name stays inside texts/
-  // A text may stand in the table itself: the same documents, wherever they are.
+  // A text may be in the table itself: the same documents in either place.
   const auto record = [](const char* name, const char* license, const char* from, const Json& text) {
     return Json{{"name", name}, {"license", license}, {"source", from}, {"text", text}}.dump() + "\n";
   };

@@ -70,7 +70,7 @@ TEST_CASE("an installed path finds the stanza of its source path, the last one w
   CHECK(license_of(bare, "usr/c").rule == "none");
 }
 
-TEST_CASE("patterns match as the specification says") {
+TEST_CASE("patterns match as specified") {
   CHECK(matches_files_pattern("*", "a/b/c"));
   CHECK(matches_files_pattern("debian/*", "debian/a/b"));
   CHECK_FALSE(matches_files_pattern("debian/*", "x/debian/a"));

@@ -31,7 +31,7 @@ std::string some_text(uint64_t seed, size_t words) {
   return text;
 }
 
-/// By trying every start of a word: what longest_match must say.
+/// By trying every start of a word: the expected result of longest_match.
 size_t longest_by_trying(std::string_view text, const Words& words, std::string_view pattern) {
   size_t longest = 0;
   for (const int64_t begin : words.begins) {
@@ -49,7 +49,7 @@ int64_t count_by_trying(std::string_view text, const Words& words, std::string_v
 
 using WordSpan = std::pair<int64_t, int64_t>;
 
-/// By trying: for each word, the most words that stand anywhere in a document at a word's beginning.
+/// By trying: for each word, the most words that are anywhere in a document at a word's beginning.
 std::vector<WordSpan> spans_by_trying(const std::vector<std::string>& texts, std::string_view query, int64_t min_words,
                                       int64_t min_bytes) {
   const Words words = words_of(query);
@@ -151,7 +151,7 @@ TEST_CASE("longest matches and ranges are those that trying every word finds") {
 TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards or threads") {
   std::vector<std::string> texts;
   for (uint64_t i = 0; i < 30; ++i) texts.push_back(some_text(100 + i, 40 + 10 * (i % 5)));
-  const std::string shared = "A passage that two documents hold, word for word, and nobody else.";
+  const std::string shared = "A passage that two documents hold, word for word, and no others.";
   texts[3] += shared + "\n";
   texts[17] = shared + " " + texts[17];
   const IndexedCorpus c(texts, 1024);
@@ -161,7 +161,7 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
   CHECK(index.corpus_root() == sha256("corpus"));
   for (int64_t d = 0; d < 30; ++d) CHECK(index.text_of(d) == c.texts[size_t(d)]);
 
-  std::string query = "Somebody wrote: " + shared + " Zebras, " + some_text(999, 200) +
+  std::string query = "It is written: " + shared + " Zebras, " + some_text(999, 200) +
                       texts[8].substr(0, texts[8].find(' ', 150)) + "unheard of";
   SpanQuery options;
   options.min_words = 3;
@@ -263,7 +263,7 @@ TEST_CASE("a whole document is one span, and no span crosses from one into the n
   for (const MatchedSpan& s : index.find("two three four five six", options))
     found.push_back(std::string("two three four five six").substr(size_t(s.begin), size_t(s.end - s.begin)));
   CHECK(found == std::vector<std::string>{"two three four", "five six"});
-  // A word of the text that only begins a longer one of the corpus is not matched beyond what stands there; parts of words are
+  // A word of the text that only begins a longer one of the corpus is not matched beyond its end; parts of words are
   // not starts.
   CHECK(index.find("wo three", options).size() == 1);
   CHECK_THROWS_AS(index.find("\xff", options), UsageError);

@@ -25,7 +25,7 @@ void append(std::string& bytes, const T& value) {
 
 }  // namespace
 
-TEST_CASE("the batch root is what the header says, byte by byte") {
+TEST_CASE("the batch root is as specified in the header, byte by byte") {
   TokenBatch b = two_sequences();
   const std::vector<Digest> taught = {sha256("a"), Digest{}};
   const bool plain = GENERATE(true, false);

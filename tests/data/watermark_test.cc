@@ -47,7 +47,7 @@ TEST_CASE("green lists, commitments and HMAC equal an independent implementation
     CHECK(hmac_sha256(from_hex(c[0].get<std::string>()), from_hex(c[1].get<std::string>())).hex() == c[2].get<std::string>());
 }
 
-TEST_CASE("a watermark key is made once, is private, and means the same for ever") {
+TEST_CASE("a watermark key is made once, is private, and its meaning does not change") {
   const TempFolder folder;
   const fs::path file = folder.path() / "deep" / "key.json";
   const WatermarkKey made = WatermarkKey::create(file, 0.25, 2);

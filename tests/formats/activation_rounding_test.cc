@@ -3,43 +3,27 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <vector>
 
 #include "core/float_bits.h"
-#include "core/json.h"
 #include "core/parallel.h"
+#include "formats/safetensors.h"
 
 using namespace overproof;
 
 namespace {
 
-/// The golden file without formats/, which stands above: F32 tensors of a safetensors file.
+/// F32 tensors of the golden file.
 class Golden {
  public:
-  Golden() {
-    std::ifstream in(std::string(OVERPROOF_SOURCE_DIR) + "/tests/golden/activation_rounding/rounded.safetensors",
-                     std::ios::binary);
-    bytes_.assign(std::istreambuf_iterator<char>(in), {});
-    REQUIRE(bytes_.size() > 8);
-    uint64_t header = 0;
-    std::memcpy(&header, bytes_.data(), 8);
-    header_ = Json::parse(bytes_.substr(8, header));
-    data_ = 8 + header;
-  }
   std::vector<float> operator[](const std::string& name) const {
-    const Json& info = header_.at(name);
-    const size_t begin = info["data_offsets"][0], end = info["data_offsets"][1];
-    std::vector<float> values((end - begin) / 4);
-    std::memcpy(values.data(), bytes_.data() + data_ + begin, end - begin);
-    return values;
+    const auto values = file_.values<float>(name);
+    return {values.begin(), values.end()};
   }
 
  private:
-  std::string bytes_;
-  Json header_;
-  size_t data_ = 0;
+  SafetensorsFile file_{std::string(OVERPROOF_SOURCE_DIR) + "/tests/golden/activation_rounding/rounded.safetensors"};
 };
 
 constexpr int64_t kColumns = 256;
@@ -90,7 +74,7 @@ TEST_CASE("the fp8 grid holds every E4M3 value and nothing between") {
   }
 }
 
-TEST_CASE("rounding does not depend on threads, and keeps NaN where it stands") {
+TEST_CASE("rounding does not depend on threads, and keeps NaN") {
   const Golden golden;
   std::vector<float> one = golden["x"], two = one;
   one[kColumns + 3] = two[kColumns + 3] = std::numeric_limits<float>::quiet_NaN();

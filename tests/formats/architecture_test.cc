@@ -42,7 +42,7 @@ const std::string kGateUp = "model.layers.0.mlp.experts.gate_up_proj", kDown = "
 
 }  // namespace
 
-TEST_CASE("tensors of known models have the roles that their names say") {
+TEST_CASE("tensors of known models have the roles of their names") {
   const Architecture deepseek({{"model_type", "deepseek_v3"}, {"num_hidden_layers", 2}, {"n_routed_experts", 4}});
   CHECK(deepseek.known());
   CHECK(deepseek.assumption().empty());
@@ -73,7 +73,7 @@ TEST_CASE("tensors of known models have the roles that their names say") {
   CHECK(role_of(qwen, "model.layers.0.mlp.shared_expert.down_proj.weight") == "linear");
 }
 
-TEST_CASE("tensors of unknown models are guessed, and the guess is said") {
+TEST_CASE("tensors of unknown models are guessed, and the guess is described") {
   const Architecture unknown({{"model_type", "newest"}, {"text_config", {{"num_hidden_layers", 2}, {"num_experts", 16}}}});
   CHECK_FALSE(unknown.known());
   CHECK_THAT(unknown.assumption(), Catch::Contains("'newest'") && Catch::Contains("deepseek_v3") && Catch::Contains("16"));
@@ -99,7 +99,7 @@ TEST_CASE("tensors of unknown models are guessed, and the guess is said") {
   CHECK_FALSE(Architecture(Json::array()).known());
 }
 
-TEST_CASE("stacked experts are seen one by one, with their bytes where they stand") {
+TEST_CASE("stacked experts are seen one by one, with their bytes in place") {
   const Json qwen = {{"model_type", "qwen3_moe"}, {"num_hidden_layers", 1}, {"num_experts", 3}};
   const std::vector<TensorInfo> tensors = {{"model.norm.weight", DType::f32, {5}},
                                            {kGateUp, DType::bf16, {3, 4, 5}},
@@ -136,7 +136,7 @@ TEST_CASE("stacked experts are seen one by one, with their bytes where they stan
   CHECK(mixtral.tensors->find("model.layers.0.block_sparse_moe.gate.weight"));
   CHECK(check_contract(*mixtral.tensors) == 11);
 
-  // Beside quantised weights the stack stays plain.
+  // With quantised weights the stack stays unquantised.
   Json config = qwen;
   config["quantization_config"] = {{"quant_method", "compressed-tensors"},
                                    {"config_groups", {{"g", {{"targets", {"Linear"}}, {"weights", Json::object()}}}}}};

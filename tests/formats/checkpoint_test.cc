@@ -245,7 +245,7 @@ TEST_CASE("Llama 3's RoPE factors are recognised, others refused") {
   CHECK_THROWS_WITH(open_checkpoint(write_text(t.path() / "x.gguf", b.bytes())), Catch::Contains("not Llama 3's scaling"));
 }
 
-TEST_CASE("a GGUF model that we cannot read says why") {
+TEST_CASE("an unsupported GGUF model is refused with the cause") {
   const TempFolder t;
   const auto refused = [&](GgufBuilder b, const std::string& cause) {
     CHECK_THROWS_AS(open_checkpoint(write_text(t.path() / "x.gguf", b.bytes())), FormatError);
@@ -271,7 +271,7 @@ TEST_CASE("a GGUF model that we cannot read says why") {
   refused(llama().integer("llama.rope.dimension_count", 2), "part of the head");
 }
 
-TEST_CASE("opening nothing, or something else, is an error that says so") {
+TEST_CASE("opening a missing path or another kind of file is an error") {
   const TempFolder t;
   CHECK_THROWS_AS(open_checkpoint(t.path() / "none"), IoError);
   CHECK_THROWS_AS(open_checkpoint(t.path()), IoError);

@@ -57,7 +57,7 @@ inline int64_t check_contract(const TensorSource& source) {
         check_rows(source, t, all, first, std::min(piece, rows - first));
     }
     check_rows(source, t, all, rows, 0);
-    if (rows > 2) {  // rows alone need no unit when they are not decoded by somebody else
+    if (rows > 2) {  // single rows need no unit unless the caller reads their bytes
       std::vector<float> one(size_t(t.row_elements()));
       source.read_f32(t.name, 1, 1, one);
       CHECK(std::memcmp(one.data(), all.data() + t.row_elements(), one.size() * sizeof(float)) == 0);

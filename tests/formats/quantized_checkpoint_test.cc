@@ -1,4 +1,4 @@
-// 8-bit checkpoints: what peers made of them, bit for bit; what the config says of modules; and what is refused.
+// 8-bit checkpoints: as peers decode them, bit for bit; modules in the config; and what is refused.
 #include <catch2/catch.hpp>
 
 #include <cstring>
@@ -119,7 +119,7 @@ TEST_CASE("modules belong to the groups that the peers find for them") {
   }
 }
 
-TEST_CASE("the config says how activations are rounded") {
+TEST_CASE("the config gives the rounding of activations") {
   const auto config_of = [](const std::string& name) { return open_checkpoint(kGolden / "formats_8bit" / name); };
   const Checkpoint ints = config_of("int_quantized");
   REQUIRE(ints.quantization);
@@ -157,7 +157,7 @@ TEST_CASE("the config says how activations are rounded") {
                              Catch::Contains("2 tensors"));
 }
 
-TEST_CASE("quantization_configs that we cannot read say why") {
+TEST_CASE("unsupported quantization_configs are refused with the cause") {
   const Json good = read_json(kGolden / "formats_packed_int8/config.json")["quantization_config"];
   const auto refused = [&](const std::string& pointer, const Json& value, const std::string& cause) {
     Json q = good;
