@@ -1,6 +1,6 @@
 // The program `overproof-torch`: the same command line, linked with libtorch.
 #include "cli/program.h"
-#include "model/runtime.h"
+#include "model/torch_setup.h"
 #include "pipeline/torch_functions.h"
 
 int main(int argc, char** argv) {

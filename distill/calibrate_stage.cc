@@ -7,6 +7,7 @@
 
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "data/tokenizer_files.h"
 #include "distill/calibration.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
@@ -103,7 +104,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   if (!keep)
     for (auto [tensor, value] : kept) tensor.copy_(value);
   save_decoder(student, outputs.folder(), save_dtype(options.dtype));
-  copy_tokenizer(inputs.path("student"), outputs.folder());
+  copy_tokenizer_files(inputs.path("student"), outputs.folder());
   // Tuning that is undone shaped nothing, so its counts are left out.
   if (keep && options.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
   else if (has_router_counts(inputs.path("student")))

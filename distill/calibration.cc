@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "model/open_model.h"
 
 namespace overproof {
 namespace {
@@ -20,20 +21,19 @@ int64_t top_k_for_activation(double target, int64_t experts, int64_t shared) {
 
 RouterCalibration make_calibration(const CalibrateConfig& config, const Inputs& inputs) {
   auto corpus = std::make_shared<const Corpus>(inputs.path("corpus"));
-  auto student = open_model(inputs, "student", *corpus);
-  std::shared_ptr<const Decoder> teacher = open_model(inputs, "teacher", *corpus);
-  ModelConfig& shape = student->config();
+  auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
+  const auto teacher = std::make_shared<const Decoder>(open_model_for(*corpus, inputs, "teacher"));
+  const ModelConfig& shape = student->config();
   const int64_t windows = corpus->windows(Split::train);
   if (!shape.is_moe()) throw MismatchError("the student has no routed experts, so there is no router to calibrate");
   if (corpus->windows(Split::held_out) < 1)
     throw MismatchError("the corpus has no held-out window to measure the calibration on; make it with held-out above 0");
   if (windows < 1) throw MismatchError("the corpus has no training window to calibrate with");
   const int64_t given = shape.top_k;
-  shape.top_k = top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts);
+  student->set_active_experts(top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts));
   const Digest key = order_key(inputs.root("corpus"), config.seed);
-  auto batches =
-      std::make_unique<WindowBatches>(corpus, Split::train, order_of(Permutation(key, kTrainTweak, windows), windows),
-                                      config.training.batch_size, config.training.steps);
+  auto batches = std::make_unique<WindowBatches>(corpus, Split::train, order_of(Permutation(key, kTrainTweak, windows), windows),
+                                                 config.training.batch_size, config.training.steps);
   Training training(std::move(student), std::move(batches), live_signal(teacher), {{&kForwardKl, 1.0}}, config.training);
   return {std::move(corpus), std::move(teacher), std::move(training), given, key};
 }

@@ -21,14 +21,14 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const int64_t steps = training.steps(), tokens = steps * training.step_tokens();
 
   StepRecord last;
-  const StepLog log = train_all(training,
-                                {"distill", digest_interval(options.digest_every, training.step_tokens()),
-                                 config.checkpoint_every, options.keep_every},
-                                outputs, last);
+  const StepLog log = train_all(
+      training,
+      {"distill", digest_interval(options.digest_every, training.step_tokens()), config.checkpoint_every, options.keep_every},
+      outputs, last);
 
   at::NoGradGuard no_grad;
   save_decoder(training.student(), outputs.folder(), save_dtype(options.dtype));
-  copy_tokenizer(inputs.path("student"), outputs.folder());
+  copy_tokenizer_files(inputs.path("student"), outputs.folder());
   if (training.routing()) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "model/open_model.h"
 
 namespace overproof {
 namespace {
@@ -12,8 +13,7 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
     throw MismatchError("the soft targets are of another corpus; run teach on this one");
   if (targets.order_key() != order_key(inputs.root("corpus"), targets.encoding().seed, targets.order_beacon()))
     throw MismatchError("the soft targets have another order of windows than corpus and seed give; run teach again");
-  if (!targets.tokenizer().matches(corpus.tokenizer()))
-    throw MismatchError("soft targets and corpus have different tokenizers");
+  if (!targets.tokenizer().matches(corpus.tokenizer())) throw MismatchError("soft targets and corpus have different tokenizers");
   if (targets.window_length() != corpus.window_length())
     throw MismatchError(
         fmt::format("window lengths differ: soft targets {} tokens, corpus {}", targets.window_length(), corpus.window_length()));
@@ -40,7 +40,7 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
   const TrainOptions& options = config.training;
   const int64_t windows = corpus->windows(Split::train), taught = targets->blocks();
   const int64_t steps = options.steps > 0 ? options.steps : (taught + options.batch_size - 1) / options.batch_size;
-  auto student = open_model(inputs, "student", *corpus);
+  auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
   auto batches = std::make_unique<WindowBatches>(
       corpus, Split::train, order_of(TrainingOrder(targets->order_key(), windows, taught)), options.batch_size, steps);
   return {Training(std::move(student), std::move(batches), stored_signal(targets, windows), std::move(losses), options), taught};

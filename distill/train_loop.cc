@@ -55,13 +55,4 @@ StepLog train_all(Training& training, const TrainingRecording& recording, const 
   return log;
 }
 
-void write_step_log(const StepLog& log, OutputFolder& folder, Json& metrics) {
-  folder.write_file("steps.jsonl", log.lines);
-  if (!log.records) return;
-  write_step_records(*log.records, folder);
-  metrics["step_chain"] = log.records->chain().hex();
-  metrics["digest_every"] = log.records->digest_every();
-  metrics["segments"] = log.records->segment_ends().size() - 1;
-}
-
 }  // namespace overproof

@@ -168,7 +168,7 @@ void Trainer::update_weights(double rate) {
 
 // Balancing without an auxiliary loss (Wang et al. 2024, arXiv 2408.15664): bias += rate x sign(mean load - load). Only
 // differences of biases matter, so their mean is taken out again.
-void balance_bias(at::Tensor& bias, const at::Tensor& load, double rate) {
+void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate) {
   const at::Tensor f32 = load.to(at::kFloat);
   bias.add_((f32.mean() - f32).sign(), rate);
   bias.sub_(bias.mean());

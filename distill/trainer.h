@@ -32,7 +32,7 @@ std::string trained_group(const std::string& parameter);
 double learning_rate_at(const TrainOptions& options, int64_t step);
 
 /// New balancing bias [experts] of a router: bias + rate x sign(mean load - load), less its mean. `load` I64 [experts].
-void balance_bias(at::Tensor& bias, const at::Tensor& load, double rate);
+void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate);
 
 class Trainer {
  public:

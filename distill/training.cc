@@ -4,14 +4,8 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "data/tokenizer.h"
 
 namespace overproof {
-
-std::unique_ptr<Decoder> open_model(const Inputs& inputs, const char* slot, const Corpus& corpus) {
-  require_tokenizer(inputs.path(slot), corpus.tokenizer(), "the corpus");
-  return std::make_unique<Decoder>(open_checkpoint(inputs.path(slot)));
-}
 
 LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_t first, int64_t count, const at::Tensor& hidden,
                     const at::Tensor& head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
@@ -54,8 +48,7 @@ Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource
       group_(std::move(group)) {
   const ModelConfig& shape = student_->config();
   if (signal_->vocab_size() != shape.vocab_size)
-    throw MismatchError(
-        fmt::format("vocabulary sizes differ: teacher {}, student {}", signal_->vocab_size(), shape.vocab_size));
+    throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, student {}", signal_->vocab_size(), shape.vocab_size));
   options_.steps = batches_->steps();
   trainer_ = std::make_unique<Trainer>(*student_, options_, group_);
   if (!shape.is_moe()) return;

@@ -57,7 +57,4 @@ class Training {
 LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_t first, int64_t count, const at::Tensor& hidden,
                     const at::Tensor& head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
 
-/// The model of a slot. Throws MismatchError when its tokenizer is not the corpus's.
-std::unique_ptr<Decoder> open_model(const Inputs& inputs, const char* slot, const Corpus& corpus);
-
 }  // namespace overproof

@@ -5,7 +5,8 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "model/functions.h"
+#include "model/host_values.h"
+#include "model/ops/linear.h"
 
 namespace overproof {
 namespace {
@@ -34,18 +35,18 @@ void InputRecord::add(const at::Tensor& x) {
   for (; kept_ < count; ++kept_) {
     const int64_t row = (2 * kept_ + 1) * rows_ / (2 * count);
     if (row >= seen_ + n) break;
-    samples_[kept_].copy_(x[row - seen_].clamp(-kF16Largest, kF16Largest));  // f16 has no room for the wildest activations
+    samples_[kept_].copy_(x[row - seen_].clamp(-kF16Largest, kF16Largest));  // f16 cannot hold the largest activations
   }
-  if (hessian_.defined()) nn::matmul_into(hessian_, x.t(), x, seen_ > 0);
+  if (hessian_.defined()) ops::matmul_into(hessian_, x.t(), x, seen_ > 0);
   seen_ += n;
 }
 
 void InputRecord::file(ActivationJournal& journal, std::vector<std::string> weights, int64_t routed, int64_t forced) const {
   OVERPROOF_CHECK(seen_ == rows_ && seen_ == routed + forced);
-  const auto floats = [](const at::Tensor& t) { return std::span(t.const_data_ptr<float>(), size_t(t.numel())); };
+  const auto floats = host_values<float>;
   const at::Tensor amax = amax_.contiguous(), range = range_.contiguous(),
                    hessian = hessian_.defined() ? (hessian_ / double(std::max<int64_t>(1, seen_))).contiguous() : at::Tensor();
-  const auto samples = reinterpret_cast<const uint16_t*>(samples_.const_data_ptr<at::Half>());
+  const auto samples = reinterpret_cast<const uint16_t*>(host_bytes(samples_).data());
   journal.add({.weights = std::move(weights),
                .amax = floats(amax),
                .range = {floats(range)[0], floats(range)[1]},

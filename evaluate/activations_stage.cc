@@ -9,12 +9,11 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
-#include "data/tokenizer.h"
 #include "evaluate/activation_recorder.h"
 #include "model/decoder.h"
-#include "model/functions.h"
-#include "model/rounded_ffn.h"
-#include "model/windows.h"
+#include "model/host_values.h"
+#include "model/open_model.h"
+#include "model/sample_windows.h"
 #include "records/activation_journal.h"
 
 namespace overproof {
@@ -22,24 +21,25 @@ namespace {
 
 using at::Tensor;
 
-/// The tokens that the router would rather have sent to `expert` than any other it did not send there: the `count` highest
-/// scores among tokens that are not in `routed` (ascending); the lower token on ties. Ascending.
+/// The `count` tokens with the highest router score for `expert` among those that are not in `routed` (ascending); the lower token
+/// on ties. Returned in ascending order.
 std::vector<int64_t> next_best(const Tensor& scores, int64_t expert, const std::vector<int64_t>& routed, int64_t count) {
   const int64_t tokens = scores.size(0);
   const Tensor column = scores.select(1, expert).contiguous();
-  const float* score = column.const_data_ptr<float>();
+  const std::span<const float> score = host_values<float>(column);
   std::vector<int64_t> others(static_cast<size_t>(tokens));
   std::iota(others.begin(), others.end(), 0);
   std::erase_if(others, [&](int64_t t) { return std::ranges::binary_search(routed, t); });
   count = std::min(count, int64_t(others.size()));
-  std::partial_sort(others.begin(), others.begin() + count, others.end(),
-                    [&](int64_t a, int64_t b) { return score[a] != score[b] ? score[a] > score[b] : a < b; });
+  std::partial_sort(others.begin(), others.begin() + count, others.end(), [&](int64_t a, int64_t b) {
+    return score[size_t(a)] != score[size_t(b)] ? score[size_t(a)] > score[size_t(b)] : a < b;
+  });
   others.resize(size_t(count));
   std::ranges::sort(others);
   return others;
 }
 
-/// Takes the residual stream of all windows through one layer after another.
+/// Takes the residual stream of all windows through one layer after another, in the decoder's own steps.
 class LayerByLayer {
  public:
   /// `stream` f32 [tokens, hidden] is the input of the layer after the finished ones.
@@ -62,8 +62,7 @@ class LayerByLayer {
       if (model_.config().is_moe()) mixture(layer);
       else dense(layer);
       ++layers_.layers_done;
-      const Tensor stream = stream_.contiguous();
-      journal_.checkpoint(layers_, {stream.const_data_ptr<float>(), size_t(stream.numel())});
+      journal_.checkpoint(layers_, host_values<float>(stream_.contiguous()));
     }
   }
 
@@ -92,23 +91,23 @@ class LayerByLayer {
       o.add(seen.o);
       progress_.update(done_ += count / 2, fmt::format("layer {} of {}", layer + 1, c.layers));
     });
-    qkv.file(journal_, {name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")}, tokens(),
-             0);
+    qkv.file(journal_, {name(layer, "self_attn.q_proj"), name(layer, "self_attn.k_proj"), name(layer, "self_attn.v_proj")},
+             tokens(), 0);
     o.file(journal_, {name(layer, "self_attn.o_proj")}, tokens(), 0);
   }
 
-  /// Runs one FFN over `rows` tokens and files what its Linears are given. x(first, count) gives the input of a batch, use(first,
-  /// count, out) takes what came of it.
+  /// Runs one FFN of a layer over `rows` tokens and records the inputs of its Linears. x(first, count) returns the input of a
+  /// batch, use(first, count, out) takes its output.
   template <class Input, class Use>
-  void ffn(const std::string& at, const Tensor& gate_up, const Tensor& down, const FfnRounding& rounding, int64_t rows,
-           int64_t forced, const Input& x, const Use& use) {
-    InputRecord in(gate_up.size(1), rows, options_), activation(down.size(1), rows, options_);
+  void ffn(const std::string& at, int64_t layer, int64_t ffn, int64_t width, int64_t rows, int64_t forced, const Input& x,
+           const Use& use) {
+    InputRecord in(model_.config().hidden_size, rows, options_), activation(width, rows, options_);
     const int64_t step = config_.batch_size * length_;
     for (int64_t first = 0; first < rows; first += step) {
       throw_if_interrupted();
       const int64_t count = std::min(step, rows - first);
       const Tensor input = x(first, count);
-      const FfnPass pass = rounded_feed_forward(input, gate_up, down, rounding);
+      const FfnPass pass = model_.ffn_pass(layer, ffn, input);
       in.add(input);
       activation.add(pass.activation);
       use(first, count, pass.out);
@@ -118,9 +117,8 @@ class LayerByLayer {
   }
 
   void dense(int64_t layer) {
-    const LayerWeights& w = model_.layers()[size_t(layer)];
     ffn(
-        name(layer, "mlp."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), tokens(), 0,
+        name(layer, "mlp."), layer, kDenseFfn, model_.config().intermediate_size, tokens(), 0,
         [&](int64_t first, int64_t count) { return model_.ffn_input(layer, stream_.narrow(0, first, count)); },
         [&](int64_t first, int64_t count, const Tensor& out) {
           stream_.narrow(0, first, count).add_(out);
@@ -130,46 +128,43 @@ class LayerByLayer {
 
   void mixture(int64_t layer) {
     const ModelConfig& c = model_.config();
-    const LayerWeights& w = model_.layers()[size_t(layer)];
     const int64_t n = tokens();
-    Tensor input = at::empty_like(stream_), selected = at::empty({n, c.top_k}, at::kInt),
-           weights = at::empty({n, c.top_k}, at::kFloat), scores = at::empty({n, c.n_routed_experts}, at::kFloat);
+    const Tensor input = at::empty_like(stream_), selected = at::empty({n, c.top_k}, at::kInt),
+                 weights = at::empty({n, c.top_k}, at::kFloat), scores = at::empty({n, c.n_routed_experts}, at::kFloat);
     each_batch([&](int64_t first, int64_t count) {
       const Tensor h = model_.ffn_input(layer, stream_.narrow(0, first, count));
-      const Routing routing = route(h, w.router, w.router_bias, c.top_k, c);
+      const ops::Routing routing = model_.route(layer, h);
       input.narrow(0, first, count).copy_(h);
       selected.narrow(0, first, count).copy_(routing.selected);
       weights.narrow(0, first, count).copy_(routing.weights);
-      nn::matmul_into(scores.narrow(0, first, count), h, w.router.t());  // sigmoid keeps their order
+      scores.narrow(0, first, count).copy_(routing.scores);
     });
-    if (w.gate_up.defined())
+    if (c.n_shared_experts > 0)
       ffn(
-          name(layer, "mlp.shared_experts."), w.gate_up, w.down, w.rounding ? w.rounding->dense : FfnRounding(), n, 0,
+          name(layer, "mlp.shared_experts."), layer, kDenseFfn, c.n_shared_experts * c.moe_intermediate_size, n, 0,
           [&](int64_t first, int64_t count) { return input.narrow(0, first, count); },
           [&](int64_t first, int64_t count, const Tensor& out) { stream_.narrow(0, first, count).add_(out); });
     const Tensor flat_weights = weights.reshape({-1});
     for (int64_t e = 0; e < c.n_routed_experts; ++e) {
-      expert(layer, e, input, pairs_of_expert(selected, e), flat_weights, scores);
+      expert(layer, e, input, ops::pairs_of_expert(selected, e), flat_weights, scores);
       progress_.update(done_ + (n - n / 2) * (e + 1) / c.n_routed_experts, fmt::format("layer {} of {}", layer + 1, c.layers));
     }
     done_ += n - n / 2;
   }
 
   void expert(int64_t layer, int64_t e, const Tensor& input, const Tensor& pairs, const Tensor& weights, const Tensor& scores) {
-    const LayerWeights& w = model_.layers()[size_t(layer)];
     const Tensor routed = pairs.div(model_.config().top_k, "floor");
     const int64_t sent = routed.numel(), wanted = std::min(config_.min_tokens, tokens());
-    std::vector<int64_t> ids(routed.const_data_ptr<int64_t>(), routed.const_data_ptr<int64_t>() + sent);
+    const std::span<const int64_t> values = host_values<int64_t>(routed);
+    std::vector<int64_t> ids(values.begin(), values.end());
     if (sent < wanted) {
       const std::vector<int64_t> more = next_best(scores, e, ids, wanted - sent);
-      ids.insert(ids.end(), more.begin(), more.end());  // behind those whose output counts
+      ids.insert(ids.end(), more.begin(), more.end());  // after those whose output counts
     }
     const int64_t rows = int64_t(ids.size()), forced = rows - sent;
     const Tensor tokens_of = at::tensor(ids, at::kLong), scale = weights.index_select(0, pairs).unsqueeze(1);
-    const bool rounds = w.rounding && !w.rounding->experts.empty();
     ffn(
-        name(layer, fmt::format("mlp.experts.{}.", e)), w.expert_gate_up[e], w.expert_down[e],
-        rounds ? w.rounding->experts[size_t(e)] : FfnRounding(), rows, forced,
+        name(layer, fmt::format("mlp.experts.{}.", e)), layer, e, model_.config().moe_intermediate_size, rows, forced,
         [&](int64_t first, int64_t count) { return input.index_select(0, tokens_of.narrow(0, first, count)); },
         [&](int64_t first, int64_t count, const Tensor& out) {
           const int64_t real = std::clamp<int64_t>(sent - first, 0, count);
@@ -199,8 +194,7 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   prepare_torch();
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
-  require_tokenizer(inputs.path("model"), corpus.tokenizer(), "the corpus");
-  const Decoder model(open_checkpoint(inputs.path("model")));
+  const Decoder model = open_model_for(corpus, inputs, "model");
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const int64_t windows = ids.size(0), tokens = ids.numel(), layers = model.config().layers;
 
@@ -210,7 +204,7 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   Tensor stream;
   if (resumed > 0) {
     stream = at::empty({tokens, hidden}, at::kFloat);
-    journal.read_stream({stream.mutable_data_ptr<float>(), size_t(stream.numel())});
+    journal.read_stream(mutable_host_values<float>(stream));
   } else {
     stream = model.embed(ids);
   }

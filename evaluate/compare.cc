@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "model/host_values.h"
 
 namespace overproof {
 namespace {
@@ -26,7 +27,7 @@ double percentile(std::vector<double>& values, double p) {
   return values[rank - 1];
 }
 
-/// The middle of each of `wanted` equal parts of `available` windows; read(window, ids) fills [length + 1] ids.
+/// The middle of each of equal parts of `available` windows; read(window, ids) fills [length + 1] ids.
 TokenWindows spread_windows(int64_t available, int64_t length, int64_t tokens, int64_t batch,
                             const std::function<void(int64_t window, std::span<int64_t> ids)>& read) {
   TokenWindows result;
@@ -51,7 +52,9 @@ TokenWindows spread_windows(int64_t available, int64_t length, int64_t tokens, i
 
 TokenWindows held_out_windows(const Corpus& corpus, int64_t tokens, int64_t batch) {
   const int64_t length = corpus.window_length(), available = corpus.windows(Split::held_out);
-  if (available < 1) throw UsageError(fmt::format("the corpus has no held-out window of {} tokens", length));
+  if (available < 1)
+    throw MismatchError(
+        fmt::format("the corpus has no held-out window of {} tokens; make it with more held-out documents", length));
   return spread_windows(available, length, tokens, batch,
                         [&](int64_t window, std::span<int64_t> ids) { corpus.read_window(Split::held_out, window, ids); });
 }
@@ -68,8 +71,8 @@ TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int6
   for (const fs::path& file : files) tokenizer.encode(read_file(file), ids);
   const int64_t available = (int64_t(ids.size()) - 1) / length;
   if (available < 1)
-    throw UsageError(
-        fmt::format("{}: has {} tokens, less than one window of {}; name a longer text", text.string(), ids.size(), length));
+    throw FormatError(text, -1,
+                      fmt::format("the text has {} tokens, less than one window of {}; use a longer text", ids.size(), length));
   return spread_windows(available, length, tokens, batch, [&](int64_t window, std::span<int64_t> out) {
     std::copy_n(ids.begin() + window * length, length + 1, out.begin());
   });
@@ -78,7 +81,7 @@ TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int6
 States final_states(const Decoder& model, const TokenWindows& windows, const std::function<void(int64_t)>& step) {
   at::NoGradGuard no_grad;
   std::vector<at::Tensor> parts;
-  model.hidden(windows.batches[0].narrow(0, 0, 1));  // touches every weight once, so that speed is not that of page faults
+  model.hidden(windows.batches[0].narrow(0, 0, 1));  // touches every weight once, so that page faults are not measured
   const Clock::time_point start = Clock::now();
   for (const at::Tensor& batch : windows.batches) {
     throw_if_interrupted();
@@ -110,14 +113,15 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
     nll -= log_q.gather(1, label).sum(at::kDouble).item<double>();
     teacher_nll -= log_p.gather(1, label).sum(at::kDouble).item<double>();
     agree += log_q.argmax(-1).eq(log_p.argmax(-1)).sum().item<int64_t>();
-    // sum_v p (log p - log q); exp in place of a softmax of its own.
+    // sum_v p (log p - log q)
     const at::Tensor divergence = log_p.exp().mul_(log_p - log_q).sum(-1, false, at::kDouble);
-    const double* values = divergence.const_data_ptr<double>();
-    for (int64_t i = 0; i < count; ++i) {
-      kl_sum += values[i];
-      kl.push_back(values[i]);
+    for (const double value : host_values<double>(divergence)) {
+      kl_sum += value;
+      kl.push_back(value);
     }
   }
+  if (!std::isfinite(kl_sum) || !std::isfinite(nll))
+    throw DivergenceError("the logits of the model or of its teacher are not finite, so their divergence is undefined");
   result.perplexity = std::exp(nll / double(tokens));
   result.teacher_perplexity = std::exp(teacher_nll / double(tokens));
   result.kl_mean = kl_sum / double(tokens);

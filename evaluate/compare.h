@@ -1,5 +1,5 @@
 #pragma once
-// How far one model's next-token distribution is from another's, on windows of text that neither has seen in training.
+// Divergence of one model's next-token distribution from another's, on windows of text that neither has seen in training.
 
 #include <ATen/core/Tensor.h>
 
@@ -24,17 +24,17 @@ struct TokenWindows {
 };
 
 /// About `tokens` held-out tokens of a corpus: whole windows, the middle of each of equal parts of the held-out stream.
-/// Throws UsageError when there is none.
+/// Throws MismatchError when the corpus has no whole held-out window.
 TokenWindows held_out_windows(const Corpus& corpus, int64_t tokens, int64_t batch);
 
 /// The same of a text file, or of every file of a folder in the order of their names, in windows of `length` tokens. Throws
-/// UsageError when the text is shorter than one window, IoError.
+/// FormatError when the text is shorter than one window, IoError.
 TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int64_t length, int64_t tokens, int64_t batch);
 
-/// Final hidden states of all tokens, [tokens, hidden], and the seconds it took.
+/// Hidden states of all tokens after the last norm.
 struct States {
-  at::Tensor hidden;
-  double seconds = 0;
+  at::Tensor hidden;   ///< [tokens, hidden]
+  double seconds = 0;  ///< that the forward passes took
 };
 /// Calls step(tokens) after each batch. Throws Interrupted.
 States final_states(const Decoder& model, const TokenWindows& windows, const std::function<void(int64_t tokens)>& step = {});
@@ -45,8 +45,8 @@ struct Divergence {
   double top1 = 0;          ///< fraction of positions where the most probable token is the teacher's
   double head_seconds = 0;  ///< spent on the model's own logits
 };
-/// KL(teacher || model) and the rest from both models' hidden states, in chunks of tokens: a vocabulary times tokens of logits
-/// is more than any machine wants to keep.
+/// All of it from both models' hidden states [tokens, hidden], in chunks of tokens, so that whole logits are never in memory. labels
+/// I64 [tokens]. Throws DivergenceError when a KL is not finite.
 Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,
                           const at::Tensor& hidden, const at::Tensor& labels);
 

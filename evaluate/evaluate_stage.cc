@@ -9,8 +9,8 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
-#include "data/tokenizer.h"
 #include "evaluate/compare.h"
+#include "model/open_model.h"
 #include "records/evaluation.h"
 
 namespace overproof {
@@ -70,9 +70,10 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
 }  // namespace
 
 StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
-  require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
+  const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   const TokenWindows held_out = held_out_windows(corpus, config.tokens, config.batch);
 
   int64_t models = 1;
@@ -83,16 +84,15 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     return final_states(model, held_out, [&](int64_t tokens) { progress.update(done += tokens, name); });
   };
 
-  const Decoder teacher(open_checkpoint(inputs.path("teacher")));
   const States teacher_states = states_of(teacher, "teacher");
   const at::Tensor& teacher_hidden = teacher_states.hidden;
   std::vector<Row> rows;
   for (const auto& [slot, artifact] : inputs.all()) {
     if (slot == "teacher" || slot == "corpus") continue;
-    const Decoder model(open_checkpoint(artifact.path));  // one at a time: it is gone before the next is opened
+    const Decoder model(open_checkpoint(artifact.path));  // one at a time in memory
     if (model.config().vocab_size != teacher.config().vocab_size)
-      throw UsageError(fmt::format("model '{}' has a vocabulary of {} tokens, the teacher {}", slot, model.config().vocab_size,
-                                   teacher.config().vocab_size));
+      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}", teacher.config().vocab_size, slot,
+                                      model.config().vocab_size));
     const States states = states_of(model, slot);
     rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out));
   }

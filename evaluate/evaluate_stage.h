@@ -1,5 +1,5 @@
 #pragma once
-// The `evaluate` stage: how far each model is from its teacher on documents that neither training nor calibration saw.
+// The `evaluate` stage: the divergence of each model from its teacher on documents that neither training nor calibration used.
 
 #include <cstdint>
 
@@ -28,11 +28,12 @@ struct EvaluateConfig {
 ///   top1       fraction of positions where the most probable token is the teacher's
 ///   bytes      of the weight files on disk
 ///   activation fraction of FFN neurons, and of all parameters, that one token touches
-/// Speed depends on machine and hour, so it is no part of any file of the artifact: tokens/s of the forward pass stand in
-/// the summary's table alone. (An 8-bit checkpoint is dequantised when it is read, so its speed is that of f32.)
+/// Speed depends on the machine and its load, so no file of the artifact contains it: tokens/s of the forward pass are in the
+/// summary's table only. (An 8-bit checkpoint is dequantised when it is read, so its speed is that of f32.)
 ///
 /// Memory: the teacher, one model, the teacher's final hidden states [tokens, hidden], and one chunk of logits. Throws
-/// UsageError when the corpus was cut with another tokenizer or a model's vocabulary differs from the teacher's.
+/// MismatchError when the corpus was made with another tokenizer, has no held-out window, or a model's vocabulary differs from the
+/// teacher's; DivergenceError when logits are not finite.
 StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -9,16 +9,17 @@
 #include <ostream>
 #include <set>
 
+#include "core/config.h"
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/config.h"
 #include "core/progress.h"
-#include "evaluate/distributions.h"
 #include "data/tokenizer.h"
+#include "evaluate/distributions.h"
 #include "evaluate/evidence_run.h"
 #include "evaluate/evidence_scores.h"
 #include "evaluate/evidence_tests.h"
 #include "evaluate/evidence_weights.h"
+#include "model/host_values.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
 #include "records/sampled_tokens.h"
@@ -271,11 +272,11 @@ class Comparison {
       const at::Tensor tokens =
           at::tensor(std::vector<int64_t>(ids.begin() + begin, ids.begin() + begin + n), at::kLong).unsqueeze(0);
       const at::Tensor best = predict_tokens(suspect(), tokens).contiguous();
+      const std::span<const int64_t> predicted = host_values<int64_t>(best);
       for (int64_t i = 0; i < n; ++i) {
         const std::span<const int32_t> so_far(ids.data(), size_t(begin + i + 1));
         if (i + 1 < context) count.skip(so_far);
-        else
-          count.add(so_far, int32_t(best.const_data_ptr<int64_t>()[i]), begin + i + 1 < size ? ids[size_t(begin + i + 1)] : -1);
+        else count.add(so_far, int32_t(predicted[size_t(i)]), begin + i + 1 < size ? ids[size_t(begin + i + 1)] : -1);
       }
     }
   }

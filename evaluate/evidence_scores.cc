@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/interrupt.h"
+#include "model/host_values.h"
 
 namespace overproof {
 namespace {
@@ -14,16 +15,18 @@ int64_t chunk_rows(const Decoder& model) { return std::max<int64_t>(1, (int64_t{
 
 void append_means(const at::Tensor& per_token, int64_t length, std::vector<double>& out) {
   const at::Tensor means = per_token.view({-1, length}).mean(1).contiguous();
-  out.insert(out.end(), means.const_data_ptr<double>(), means.const_data_ptr<double>() + means.numel());
+  const std::span<const double> values = host_values<double>(means);
+  out.insert(out.end(), values.begin(), values.end());
 }
 
 }  // namespace
 
 at::Tensor read_windows(const Corpus& corpus, Split split, const std::vector<int64_t>& windows) {
   const int64_t width = corpus.window_length() + 1;
-  at::Tensor ids = at::empty({int64_t(windows.size()), width}, at::kLong);
+  const at::Tensor ids = at::empty({int64_t(windows.size()), width}, at::kLong);
+  const std::span<int64_t> values = mutable_host_values<int64_t>(ids);
   for (size_t w = 0; w < windows.size(); ++w)
-    corpus.read_window(split, windows[w], {ids.data_ptr<int64_t>() + int64_t(w) * width, size_t(width)});
+    corpus.read_window(split, windows[w], values.subspan(w * size_t(width), size_t(width)));
   return ids;
 }
 
@@ -83,7 +86,7 @@ std::vector<int32_t> predict_last(const Decoder& model, const at::Tensor& window
     const at::Tensor hidden =
         model.hidden(windows.narrow(0, w, count).contiguous()).view({count, length, -1}).select(1, length - 1);
     const at::Tensor best = model.logits(hidden.contiguous()).argmax(-1).contiguous();
-    for (int64_t i = 0; i < count; ++i) out.push_back(int32_t(best.const_data_ptr<int64_t>()[i]));
+    for (const int64_t id : host_values<int64_t>(best)) out.push_back(int32_t(id));
     if (step) step(w + count);
   }
   return out;

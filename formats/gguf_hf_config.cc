@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/gguf_config.h"
+#include "formats/model_config.h"
 
 namespace overproof {
 namespace {
@@ -100,8 +101,8 @@ Json GgufCheckpoint::config() const {
             {"rope_theta", theta},
             {"attention_bias", find("model.layers.0.self_attn.q_proj.bias") != nullptr},
             {"mlp_bias", find("model.layers.0.mlp.up_proj.bias") != nullptr},
-            {"tie_word_embeddings", find("lm_head.weight") == nullptr},
-            {"torch_dtype", "float32"}};
+            {"tie_word_embeddings", find("lm_head.weight") == nullptr}};
+  set_stored_dtype(c, DType::f32);
   Json scaling = rope_scaling(head_dim, theta);
   if (scaling.is_object()) c["rope_scaling"] = scaling;
   else scaling = {{"rope_type", "default"}};

@@ -216,4 +216,10 @@ double ModelConfig::ffn_activation() const {
   return is_moe() ? double(top_k + n_shared_experts) / double(n_routed_experts + n_shared_experts) : 1.0;
 }
 
+void set_stored_dtype(Json& config, DType dtype) {
+  OVERPROOF_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16);
+  config["dtype"] = dtype == DType::f32 ? "float32" : dtype == DType::f16 ? "float16" : "bfloat16";
+  config.erase("torch_dtype");
+}
+
 }  // namespace overproof

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/json_fwd.h"
+#include "formats/tensor_source.h"
 
 namespace overproof {
 
@@ -45,5 +46,9 @@ struct ModelConfig {
   /// As transformers reads it: LlamaForCausalLM etc. for dense models, Glm4MoeForCausalLM with every default written out.
   Json to_json() const;
 };
+
+/// Records in a config.json in which type the weights are stored (f32, f16 or bf16), under the name that transformers 4.56 and later
+/// write, "dtype"; they still read the older "torch_dtype", which is removed.
+void set_stored_dtype(Json& config, DType dtype);
 
 }  // namespace overproof

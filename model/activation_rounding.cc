@@ -1,6 +1,5 @@
 #include "model/activation_rounding.h"
 
-#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,8 +7,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "formats/quantization_config.h"
 #include "formats/model_config.h"
+#include "formats/quantization_config.h"
 
 namespace overproof {
 namespace {
@@ -75,14 +74,6 @@ class Reader {
 };
 
 }  // namespace
-
-at::Tensor rounded(const std::optional<ActivationRounding>& rounding, const at::Tensor& x) {
-  if (!rounding) return x;
-  const at::Tensor copy = x.detach().clone(at::MemoryFormat::Contiguous);
-  const int64_t columns = copy.size(-1);
-  rounding->apply(copy.data_ptr<float>(), copy.numel() / columns, columns);
-  return copy;
-}
 
 std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json& config, const ModelConfig& shape,
                                                                       const TensorSource& tensors, const fs::path& file) {

@@ -1,30 +1,41 @@
 #include "model/decoder.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "model/activation_rounding.h"
-#include "model/functions.h"
-#include "model/moe.h"
-#include "model/rounded_ffn.h"
+#include "model/ops/attention.h"
+#include "model/ops/linear.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/swiglu.h"
 
 namespace overproof {
 namespace {
 
 using at::Tensor;
 
-struct Angles {
-  Tensor cos, sin;  ///< [length, head_dim / 2]
-};
-
-Angles angles(const Tensor& inverse_frequencies, int64_t first, int64_t length) {
-  const Tensor positions = at::arange(first, first + length, at::kFloat);
-  const Tensor a = positions.unsqueeze(1) * inverse_frequencies.unsqueeze(0);
-  return {a.cos(), a.sin()};
+/// Radians per position of each pair of a head, [head_dim / 2], in f32 as transformers computes them; with Llama-3 scaling long
+/// wavelengths are stretched.
+Tensor inverse_frequencies(const ModelConfig& c) {
+  const Tensor exponents = at::arange(0, c.head_dim, 2, at::kFloat) / double(c.head_dim);
+  Tensor f = at::pow(at::Scalar(c.rope_theta), exponents).reciprocal();
+  if (!c.has_rope_scaling) return f;
+  const RopeScaling& s = c.rope_scaling;
+  const double long_wave = double(s.original_max_position) / s.low_freq_factor;
+  const double short_wave = double(s.original_max_position) / s.high_freq_factor;
+  const Tensor wavelength = 2.0 * std::numbers::pi / f;
+  const Tensor blend =
+      (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+  const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
+  return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between));
 }
 
 /// [batch x length, heads, dim] -> [batch, heads, length, dim], a view.
@@ -32,60 +43,7 @@ Tensor by_head(const Tensor& x, int64_t batch, int64_t length) {
   return x.view({batch, length, x.size(1), x.size(2)}).transpose(1, 2);
 }
 
-/// Attention with its output projection and residual. With a cache, its keys and values come first and are extended.
-Tensor attention(const Tensor& x, const LayerWeights& w, const ModelConfig& c, const Angles& angle, int64_t batch, int64_t length,
-                 KvCache* cache, size_t layer, AttentionInputs* seen = nullptr) {
-  static const LayerRounding kAsTheyAre;
-  const LayerRounding& rounding = w.rounding ? *w.rounding : kAsTheyAre;
-  const Tensor h = nn::rms_norm(x, w.input_norm, c.rms_norm_eps);
-  const Tensor for_q = rounded(rounding.q, h);
-  const Tensor for_k = rounding.k == rounding.q ? for_q : rounded(rounding.k, h);  // dynamic scales: one tensor for all three
-  const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
-  Tensor q = nn::linear(for_q, w.q, w.q_bias).view({-1, c.heads, c.head_dim});
-  Tensor k = nn::linear(for_k, w.k, w.k_bias).view({-1, c.kv_heads, c.head_dim});
-  Tensor v = by_head(nn::linear(for_v, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
-  if (w.q_norm.defined()) {
-    q = nn::rms_norm(q, w.q_norm, c.rms_norm_eps);
-    k = nn::rms_norm(k, w.k_norm, c.rms_norm_eps);
-  }
-  q = by_head(nn::rotate_positions(q, angle.cos, angle.sin), batch, length);
-  k = by_head(nn::rotate_positions(k, angle.cos, angle.sin), batch, length);
-  bool causal = length > 1;
-  std::optional<Tensor> mask;
-  if (cache) {
-    if (cache->length > 0) {
-      k = at::cat({cache->keys[layer], k}, 2);
-      v = at::cat({cache->values[layer], v}, 2);
-      // The built-in causal mask would align the first query with the first key.
-      if (causal) mask = at::ones({length, k.size(2)}, at::kBool).tril(cache->length);
-      causal = false;
-    }
-    cache->keys[layer] = k;
-    cache->values[layer] = v;
-  }
-  const Tensor out = at::scaled_dot_product_attention(q, k, v, mask, 0.0, causal, std::nullopt, c.heads != c.kv_heads);
-  const Tensor mixed = out.transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
-  if (seen) *seen = {h, mixed};
-  return nn::linear(rounded(rounding.o, mixed), w.o, {}, x);
-}
-
-Tensor ffn(const Tensor& x, const LayerWeights& w, const ModelConfig& c, const ForwardOptions& options, int64_t layer) {
-  const Tensor h = nn::rms_norm(x, w.post_norm, c.rms_norm_eps);
-  if (options.on_ffn_input) options.on_ffn_input(layer, h);
-  const FfnRounding* dense = w.rounding && w.rounding->dense.any() ? &w.rounding->dense : nullptr;
-  Tensor out = x;
-  if (w.gate_up.defined())
-    out = dense ? rounded_feed_forward(h, w.gate_up, w.down, *dense).out.add_(x) : nn::feed_forward(h, w.gate_up, w.down, x);
-  if (!c.is_moe()) return out;
-  const Routing routing = route(h, w.router, w.router_bias, options.top_k > 0 ? options.top_k : c.top_k, c);
-  if (options.routing)
-    options.routing->push_back(
-        {expert_load(routing.selected, c.n_routed_experts), options.record_selected ? routing.selected : Tensor()});
-  if (w.rounding) return rounded_mixture(h, out, routing, w.expert_gate_up, w.expert_down, w.rounding->experts);
-  return expert_mixture(h, out, routing, w.expert_gate_up, w.expert_down);
-}
-
-/// Rounding has no gradient, so training would go on without noticing that nothing is learnt.
+/// Rounding has no gradient: training would run and learn nothing.
 void require_trainable(const std::vector<LayerWeights>& layers) {
   if (!at::GradMode::is_enabled()) return;
   for (const LayerWeights& w : layers)
@@ -104,59 +62,165 @@ void check_tokens(const Tensor& tokens, const ModelConfig& config) {
 
 }  // namespace
 
+Decoder::Decoder(ModelConfig config, const TensorSource& tensors, const Placement& placement)
+    : config_(std::move(config)), placement_(placement), weights_(load_weights(config_, tensors, placement, "checkpoint")) {
+  inverse_frequencies_ = inverse_frequencies(config_).to(placement.options().dtype(wide_type(placement.dtype)));
+}
+
+Decoder::Decoder(const Checkpoint& checkpoint, const Placement& placement)
+    : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())),
+      placement_(placement),
+      weights_(load_weights(config_, *checkpoint.tensors, placement, checkpoint.path)) {
+  inverse_frequencies_ = inverse_frequencies(config_).to(placement.options().dtype(wide_type(placement.dtype)));
+  auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, checkpoint.path / "config.json");
+  for (size_t i = 0; i < rounding.size(); ++i) weights_.layers[i].rounding = std::move(rounding[i]);
+}
+
 Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) const {
-  require_trainable(layers_);
+  require_trainable(weights_.layers);
   const int64_t batch = tokens.size(0), length = tokens.size(1);
-  const Angles angle = angles(inverse_frequencies_, 0, length);
+  const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
   Tensor x = embed(tokens);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    x = attention(x, layers_[i], config_, angle, batch, length, nullptr, i);
-    x = ffn(x, layers_[i], config_, options, int64_t(i));
+  for (int64_t l = 0; l < config_.layers; ++l) {
+    x = attention(l, x, angles, batch, length, nullptr, nullptr);
+    x = ffn_block(l, x, options);
   }
-  return nn::rms_norm(x, final_norm_, config_.rms_norm_eps);
+  return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
 }
 
 Tensor Decoder::hidden_cached(const Tensor& tokens, KvCache& cache) const {
-  check_tokens(tokens, config_);
   OVERPROOF_CHECK(tokens.size(0) == 1);
   const int64_t length = tokens.size(1);
-  cache.keys.resize(layers_.size());
-  cache.values.resize(layers_.size());
-  const Angles angle = angles(inverse_frequencies_, cache.length, length);
-  Tensor x = at::embedding(embedding_, tokens.reshape({-1}));
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    x = attention(x, layers_[i], config_, angle, 1, length, &cache, i);
-    x = ffn(x, layers_[i], config_, {}, int64_t(i));
+  cache.keys.resize(weights_.layers.size());
+  cache.values.resize(weights_.layers.size());
+  const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, cache.length, length);
+  Tensor x = embed(tokens);
+  for (int64_t l = 0; l < config_.layers; ++l) {
+    x = attention(l, x, angles, 1, length, &cache, nullptr);
+    x = ffn_block(l, x, {});
   }
   cache.length += length;
-  return nn::rms_norm(x, final_norm_, config_.rms_norm_eps);
+  return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
 }
+
+Tensor Decoder::logits(const Tensor& hidden) const { return ops::linear(hidden, head()); }
 
 Tensor Decoder::embed(const Tensor& tokens) const {
   check_tokens(tokens, config_);
-  return at::embedding(embedding_, tokens.reshape({-1}));
+  return at::embedding(weights_.embedding, tokens.reshape({-1}).to(placement_.device));
 }
 
 Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen) const {
   const int64_t length = x.size(0) / batch;
-  return attention(x, layers_[size_t(layer)], config_, angles(inverse_frequencies_, 0, length), batch, length, nullptr,
-                   size_t(layer), seen);
+  return attention(layer, x, ops::rotary_angles(inverse_frequencies_, 0, length), batch, length, nullptr, seen);
+}
+
+/// Attention with its output projection and residual. With a cache, its keys and values come first and are extended.
+Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
+                          KvCache* cache, AttentionInputs* seen) const {
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  static const LayerRounding kNone;
+  const LayerRounding& rounding = w.rounding ? *w.rounding : kNone;
+  const Tensor h = ops::rms_norm(x, w.input_norm, c.rms_norm_eps);
+  const Tensor for_q = rounded(rounding.q, h);
+  const Tensor for_k = rounding.k == rounding.q ? for_q : rounded(rounding.k, h);  // dynamic scales: one tensor for all three
+  const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
+  Tensor q = ops::linear(for_q, w.q, w.q_bias).view({-1, c.heads, c.head_dim});
+  Tensor k = ops::linear(for_k, w.k, w.k_bias).view({-1, c.kv_heads, c.head_dim});
+  Tensor v = by_head(ops::linear(for_v, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
+  if (w.q_norm.defined()) {
+    q = ops::rms_norm(q, w.q_norm, c.rms_norm_eps);
+    k = ops::rms_norm(k, w.k_norm, c.rms_norm_eps);
+  }
+  q = by_head(ops::rotate_positions(q, angles), batch, length);
+  k = by_head(ops::rotate_positions(k, angles), batch, length);
+  if (cache) {
+    if (cache->length > 0) {
+      k = at::cat({cache->keys[size_t(layer)], k}, 2);
+      v = at::cat({cache->values[size_t(layer)], v}, 2);
+    }
+    cache->keys[size_t(layer)] = k;
+    cache->values[size_t(layer)] = v;
+  }
+  const Tensor mixed = ops::attention(q, k, v).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
+  if (seen) *seen = {h, mixed};
+  return ops::linear(rounded(rounding.o, mixed), w.o, {}, x);
 }
 
 Tensor Decoder::ffn_input(int64_t layer, const Tensor& x) const {
-  return nn::rms_norm(x, layers_[size_t(layer)].post_norm, config_.rms_norm_eps);
+  return ops::rms_norm(x, weights_.layers[size_t(layer)].post_norm, config_.rms_norm_eps);
 }
 
-Tensor Decoder::logits(const Tensor& hidden) const { return nn::linear(hidden, head()); }
+ops::Routing Decoder::route(int64_t layer, const Tensor& ffn_input, int64_t top_k) const {
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  return ops::route(ffn_input, w.router, w.router_bias, top_k > 0 ? top_k : config_.top_k, config_);
+}
+
+FfnPass Decoder::ffn_pass(int64_t layer, int64_t ffn, const Tensor& rows) const {
+  at::NoGradGuard no_grad;
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  static const FfnRounding kNone;
+  const Tensor gate_up = ffn == kDenseFfn ? w.gate_up : w.expert_gate_up[ffn];
+  const Tensor down = ffn == kDenseFfn ? w.down : w.expert_down[ffn];
+  const FfnRounding& rounding = !w.rounding ? kNone : ffn == kDenseFfn ? w.rounding->dense : w.rounding->experts[size_t(ffn)];
+  const int64_t width = down.size(1);
+  const Tensor z = at::empty({rows.size(0), 2 * width}, rows.options());
+  if (rounding.gate == rounding.up) {
+    ops::matmul_into(z, rounded(rounding.gate, rows), gate_up.t());
+  } else {
+    ops::matmul_into(z.narrow(1, 0, width), rounded(rounding.gate, rows), gate_up.narrow(0, 0, width).t());
+    ops::matmul_into(z.narrow(1, width, width), rounded(rounding.up, rows), gate_up.narrow(0, width, width).t());
+  }
+  const FfnPass pass{ops::swiglu(z), at::empty({rows.size(0), down.size(0)}, rows.options())};
+  ops::matmul_into(pass.out, rounded(rounding.down, pass.activation), down.t());
+  return pass;
+}
+
+Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const ForwardOptions& options) const {
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  const Tensor h = ffn_input(layer, x);
+  if (options.on_ffn_input) options.on_ffn_input(layer, h);
+  Tensor out = x;
+  if (w.gate_up.defined())
+    out = w.rounding && w.rounding->dense.any() ? ffn_pass(layer, kDenseFfn, h).out.add_(x)
+                                                : ops::feed_forward(h, w.gate_up, w.down, x);
+  if (!config_.is_moe()) return out;
+  const ops::Routing routing = route(layer, h, options.top_k);
+  if (options.routing)
+    options.routing->push_back(
+        {ops::expert_load(routing.selected, config_.n_routed_experts), options.record_selected ? routing.selected : Tensor()});
+  if (w.rounding) return rounded_mixture(layer, h, out, routing);
+  return ops::expert_mixture(h, out, routing, w.expert_gate_up, w.expert_down);
+}
+
+/// As ops::expert_mixture, each expert with its own rounding.
+Tensor Decoder::rounded_mixture(int64_t layer, const Tensor& x, const Tensor& base, const ops::Routing& routing) const {
+  const int64_t k = routing.selected.size(1);
+  const Tensor weights = routing.weights.reshape({-1});
+  const Tensor out = base.clone();
+  for (int64_t e = 0; e < config_.n_routed_experts; ++e) {  // ascending, so that each token's sum has one order
+    const Tensor pairs = ops::pairs_of_expert(routing.selected, e);
+    if (pairs.numel() == 0) continue;
+    const Tensor tokens = pairs.div(k, "floor"), y = ffn_pass(layer, e, x.index_select(0, tokens)).out;
+    out.index_add_(0, tokens, y.mul_(weights.index_select(0, pairs).unsqueeze(1)));  // a token occurs at most once in `tokens`
+  }
+  return out;
+}
+
+void Decoder::set_active_experts(int64_t top_k) {
+  OVERPROOF_CHECK(config_.is_moe() && top_k >= 1 && top_k <= config_.n_routed_experts);
+  config_.top_k = top_k;
+}
 
 std::vector<NamedTensor> Decoder::parameters() const {
   std::vector<NamedTensor> all;
   const auto add = [&](std::string name, const Tensor& tensor) {
     if (tensor.defined()) all.push_back({std::move(name), tensor});
   };
-  add("embedding", embedding_);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const LayerWeights& w = layers_[i];
+  add("embedding", weights_.embedding);
+  for (size_t i = 0; i < weights_.layers.size(); ++i) {
+    const LayerWeights& w = weights_.layers[i];
     const std::string at = fmt::format("layers.{}.", i);
     add(at + "input_norm", w.input_norm);
     add(at + "attention.q", w.q);
@@ -176,8 +240,8 @@ std::vector<NamedTensor> Decoder::parameters() const {
     add(at + "router", w.router);
     add(at + "router_bias", w.router_bias);
   }
-  add("final_norm", final_norm_);
-  add("head", head_);
+  add("final_norm", weights_.final_norm);
+  add("head", weights_.head);
   return all;
 }
 

@@ -1,51 +1,37 @@
 #pragma once
 // The decoder that teacher and student are made of (Llama-type pre-norm transformer, optionally with a DeepSeek-V3-type
-// mixture of experts). f32 on the CPU through libtorch; differentiable.
+// mixture of experts), composed of the operators in model/ops/. Differentiable, on any device and in any number type.
 
 #include <ATen/core/Tensor.h>
 
 #include <functional>
-#include <memory>
-#include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/file.h"
-#include "formats/tensor_source.h"
 #include "formats/model_config.h"
-#include "model/runtime.h"
+#include "formats/tensor_source.h"
+#include "model/decoder_weights.h"
+#include "model/ops/expert_mixture.h"
+#include "model/ops/rotary.h"
+#include "model/placement.h"
+#include "model/torch_setup.h"
 
 namespace overproof {
 
-struct LayerRounding;  // activation_rounding.h
-
-/// Weights of one layer. A dense layer fills gate_up [2 x ff, hidden] and down [hidden, ff]; a MoE layer fills the rest too:
-/// gate_up and down then are the shared expert's (undefined when there is none).
-struct LayerWeights {
-  at::Tensor input_norm, post_norm;   // [hidden]
-  at::Tensor q, k, v, o;              // [heads x head_dim, hidden], ..., o [hidden, heads x head_dim]
-  at::Tensor q_bias, k_bias, v_bias;  // [..] or undefined
-  at::Tensor q_norm, k_norm;          // [head_dim] or undefined
-  at::Tensor gate_up, down;
-  at::Tensor expert_gate_up;                      // [experts, 2 x width, hidden]; rows: gate then up
-  at::Tensor expert_down;                         // [experts, hidden, width]
-  at::Tensor router;                              // [experts, hidden]
-  at::Tensor router_bias;                         // [experts], e_score_correction_bias: selection only, never a gradient
-  std::shared_ptr<const LayerRounding> rounding;  // null: the Linears' inputs stay as they are (activation_rounding.h)
-};
-
-/// What the Linears of an attention block are given, before any rounding.
+/// The inputs of the Linears of an attention block, before any rounding.
 struct AttentionInputs {
   at::Tensor qkv;  ///< [tokens, hidden]
   at::Tensor o;    ///< [tokens, heads x head_dim]
 };
 
-/// A weight with its canonical name. Fused tensors have one name here ("layers.0.experts.gate_up") and are written
-/// apart under Hugging Face's names by save_decoder.
-struct NamedTensor {
-  std::string name;
-  at::Tensor tensor;
+/// One feed-forward block of a layer: kDenseFfn is the dense or the shared one, 0 and up are the routed experts.
+inline constexpr int64_t kDenseFfn = -1;
+
+/// One pass through a feed-forward block.
+struct FfnPass {
+  at::Tensor activation;  ///< silu(gate) * up, the input of down_proj before any rounding, [tokens, width]
+  at::Tensor out;         ///< [tokens, hidden], without residual; not shared with any other tensor
 };
 
 /// What a MoE layer saw in one forward pass, for balancing and reports.
@@ -70,56 +56,69 @@ struct KvCache {
 
 class Decoder {
  public:
-  /// Reads all weights as f32, and how config.json wants activations rounded; a model that rounds can be run but not trained.
-  /// Throws FormatError naming a missing tensor or a wrong shape.
-  explicit Decoder(const Checkpoint& checkpoint);
-  Decoder(ModelConfig config, const TensorSource& tensors);
+  /// Reads all weights, and from config.json how activations are rounded; a model that rounds can be run but not trained. Throws
+  /// FormatError naming a missing tensor, a wrong shape or what config.json asks for that is not supported.
+  explicit Decoder(const Checkpoint& checkpoint, const Placement& placement = {});
+  Decoder(ModelConfig config, const TensorSource& tensors, const Placement& placement = {});
 
   const ModelConfig& config() const { return config_; }
-  ModelConfig& config() { return config_; }
-  /// tokens I64 [batch, length] -> hidden states after the last norm, [batch x length, hidden].
+  const Placement& placement() const { return placement_; }
+
+  /// tokens I64 [batch, length] on the CPU -> hidden states after the last norm, [batch x length, hidden]. Throws UsageError for
+  /// an id outside the vocabulary, and for a model that rounds when gradients are recorded.
   at::Tensor hidden(const at::Tensor& tokens, const ForwardOptions& options = {}) const;
   /// One sequence, continuing `cache`: tokens I64 [1, new] -> [new, hidden].
   at::Tensor hidden_cached(const at::Tensor& tokens, KvCache& cache) const;
   /// hidden [n, hidden] -> [n, vocab]. Large: use it in chunks.
   at::Tensor logits(const at::Tensor& hidden) const;
-  // The pieces of hidden(), for those who look at one layer at a time:
-  /// tokens I64 [batch, length] -> residual stream [batch x length, hidden].
+
+  // The steps of hidden(), for a caller that takes all tokens through one layer at a time. x is the residual stream, [batch x
+  // length, hidden].
+  /// tokens I64 [batch, length] -> x.
   at::Tensor embed(const at::Tensor& tokens) const;
-  /// x after the attention block of `layer`, residual included; x [batch x length, hidden]. `seen` may be null.
+  /// x after the attention block of `layer`, residual included. `seen` may be null.
   at::Tensor attention_block(int64_t layer, const at::Tensor& x, int64_t batch, AttentionInputs* seen = nullptr) const;
-  /// What the FFN (dense, shared, experts and router) of `layer` is given: x after the norm.
+  /// The input of the FFN (dense, shared, experts and router) of `layer`: x after the norm.
   at::Tensor ffn_input(int64_t layer, const at::Tensor& x) const;
+  /// The experts of `layer` for each row of its ffn_input(); top_k 0 means the model's own.
+  ops::Routing route(int64_t layer, const at::Tensor& ffn_input, int64_t top_k = 0) const;
+  /// One block alone, with the rounding that the checkpoint asks for. Rows [n, hidden] of ffn_input(). No gradient.
+  FfnPass ffn_pass(int64_t layer, int64_t ffn, const at::Tensor& rows) const;
 
   /// The output head, [vocab, hidden]; the embedding itself when tied.
-  const at::Tensor& head() const { return head_.defined() ? head_ : embedding_; }
+  const at::Tensor& head() const { return weights_.head.defined() ? weights_.head : weights_.embedding; }
+  const std::vector<LayerWeights>& layers() const { return weights_.layers; }
+  const DecoderWeights& weights() const { return weights_; }
 
-  /// Every weight, in a fixed order. The tensors are the decoder's own: set requires_grad or write into them in place.
+  /// Every weight under a name of this program, in a fixed order. Fused tensors have one name here ("layers.0.experts.gate_up");
+  /// save_decoder() writes their parts under Hugging Face's. The tensors share the decoder's memory: set requires_grad on them,
+  /// or write into them in place.
   std::vector<NamedTensor> parameters() const;
-  std::vector<LayerWeights>& layers() { return layers_; }
-  const std::vector<LayerWeights>& layers() const { return layers_; }
+
+  /// Changes how many routed experts a token uses, in [1, n_routed_experts]; config() and a saved copy have the new number.
+  void set_active_experts(int64_t top_k);
 
  private:
+  at::Tensor attention(int64_t layer, const at::Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
+                       KvCache* cache, AttentionInputs* seen) const;
+  at::Tensor ffn_block(int64_t layer, const at::Tensor& x, const ForwardOptions& options) const;
+  at::Tensor rounded_mixture(int64_t layer, const at::Tensor& x, const at::Tensor& base, const ops::Routing& routing) const;
+
   ModelConfig config_;
-  at::Tensor embedding_, final_norm_, head_;
+  Placement placement_;
+  DecoderWeights weights_;
   at::Tensor inverse_frequencies_;
-  std::vector<LayerWeights> layers_;
-  friend struct DecoderAccess;
 };
 
 enum class SaveDType { f32, bf16 };
 /// Of an option that takes "f32" or "bf16".
 SaveDType save_dtype(std::string_view name);
 /// Writes config.json, generation_config.json and safetensors under Hugging Face's names: experts one by one, router
-/// and its bias always f32, lm_head.weight written also when tied if the config says so.
+/// and its bias always f32, lm_head.weight only when it is not tied to the embedding.
 void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype);
 
-/// The weights as save_decoder writes them, under Hugging Face's names: the decoder's own tensors, contiguous slices of fused
+/// The weights as save_decoder() writes them, under Hugging Face's names: the decoder's own tensors, contiguous slices of fused
 /// ones.
 std::vector<NamedTensor> stored_weights(const Decoder& decoder);
-
-/// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model) from one checkpoint to another, or
-/// writes tokenizer.json from a GGUF's metadata, so that every exported student can be loaded alone.
-void copy_tokenizer(const fs::path& from_checkpoint, OutputFolder& folder);
 
 }  // namespace overproof

@@ -1,38 +1,23 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
-#include <cmath>
-#include <numbers>
+#include <algorithm>
 
 #include "core/error.h"
-#include "core/json.h"
 #include "core/parallel.h"
-#include "model/activation_rounding.h"
-#include "model/decoder_access.h"
+#include "model/decoder_weights.h"
+#include "model/host_values.h"
 
 namespace overproof {
 namespace {
 
 using at::Tensor;
 
-/// Inverse frequencies in f32, as transformers computes them; with Llama-3 scaling long wavelengths are stretched.
-Tensor make_inverse_frequencies(const ModelConfig& c) {
-  const Tensor exponents = at::arange(0, c.head_dim, 2, at::kFloat) / double(c.head_dim);
-  Tensor f = at::pow(at::Scalar(c.rope_theta), exponents).reciprocal();
-  if (!c.has_rope_scaling) return f;
-  const RopeScaling& s = c.rope_scaling;
-  const double long_wave = double(s.original_max_position) / s.low_freq_factor;
-  const double short_wave = double(s.original_max_position) / s.high_freq_factor;
-  const Tensor wavelength = 2.0 * std::numbers::pi / f;
-  const Tensor blend =
-      (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-  const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
-  return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between));
-}
-
-Tensor weight(std::initializer_list<int64_t> shape) { return at::empty(shape, at::kFloat); }
-
-LayerWeights empty_layer(const ModelConfig& c) {
+LayerWeights empty_layer(const ModelConfig& c, const Placement& placement) {
+  const auto weight = [&](std::initializer_list<int64_t> shape) { return at::empty(shape, placement.options()); };
+  const auto router = [&](std::initializer_list<int64_t> shape) {
+    return at::empty(shape, placement.options().dtype(wide_type(placement.dtype)));
+  };
   const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   LayerWeights w;
   w.input_norm = weight({hidden});
@@ -58,13 +43,13 @@ LayerWeights empty_layer(const ModelConfig& c) {
   if (c.is_moe()) {
     w.expert_gate_up = weight({c.n_routed_experts, 2 * c.moe_intermediate_size, hidden});
     w.expert_down = weight({c.n_routed_experts, hidden, c.moe_intermediate_size});
-    w.router = weight({c.n_routed_experts, hidden});
-    w.router_bias = weight({c.n_routed_experts});
+    w.router = router({c.n_routed_experts, hidden});
+    w.router_bias = router({c.n_routed_experts});
   }
   return w;
 }
 
-/// The shapes a checkpoint of this configuration must have, by name, before anything of a size from a file is allocated.
+/// Checks names and shapes of all tensors that a checkpoint of this configuration must have.
 void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::path& where) {
   const auto expect = [&](const std::string& name, const std::vector<int64_t>& shape) {
     const TensorInfo* info = tensors.find(name);
@@ -112,8 +97,9 @@ void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::p
   }
 }
 
-/// Reads in pieces of about a megabyte, so that one large embedding does not keep the other cores waiting.
-void read_all(const std::vector<StoredTensor>& stored, const TensorSource& tensors) {
+/// Reads t.target, which is f32 on the CPU, in pieces of about a megabyte, so that one large embedding does not leave the other
+/// cores without work.
+void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& tensors) {
   struct Piece {
     const StoredTensor* tensor;
     int64_t first, rows;
@@ -128,27 +114,37 @@ void read_all(const std::vector<StoredTensor>& stored, const TensorSource& tenso
     for (int64_t i = begin; i < end; ++i) {
       const auto& [tensor, first, rows] = pieces[size_t(i)];
       const int64_t width = tensor->target.numel() / tensor->target.size(0);
-      float* to = tensor->target.data_ptr<float>() + first * width;
-      tensors.read_f32(tensor->name, first, rows, {to, size_t(rows * width)});
+      const auto values = mutable_host_values<float>(tensor->target).subspan(size_t(first * width), size_t(rows * width));
+      tensors.read_f32(tensor->name, first, rows, values);
     }
   });
 }
 
-void load(Decoder& d, const TensorSource& tensors, const fs::path& where) {
-  const ModelConfig& c = d.config();
-  check_shapes(c, tensors, where);
-  DecoderAccess::embedding(d) = weight({c.vocab_size, c.hidden_size});
-  DecoderAccess::final_norm(d) = weight({c.hidden_size});
-  if (!c.tie_embeddings) DecoderAccess::head(d) = weight({c.vocab_size, c.hidden_size});
-  DecoderAccess::inverse_frequencies(d) = make_inverse_frequencies(c);
-  for (int64_t i = 0; i < c.layers; ++i) d.layers().push_back(empty_layer(c));
-  read_all(stored_tensors(d), tensors);
-}
-
 }  // namespace
 
-std::vector<StoredTensor> stored_tensors(const Decoder& decoder) {
-  auto& d = const_cast<Decoder&>(decoder);  // reads only: the accessors hand out references for load()
+DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, const Placement& placement,
+                            const fs::path& where) {
+  check_shapes(c, tensors, where);
+  DecoderWeights weights;
+  weights.embedding = at::empty({c.vocab_size, c.hidden_size}, placement.options());
+  weights.final_norm = at::empty({c.hidden_size}, placement.options());
+  if (!c.tie_embeddings) weights.head = at::empty({c.vocab_size, c.hidden_size}, placement.options());
+  for (int64_t i = 0; i < c.layers; ++i) weights.layers.push_back(empty_layer(c, placement));
+  std::vector<StoredTensor> here;
+  for (StoredTensor& t : stored_tensors(weights)) {
+    if (placement_of(t.target) == Placement{}) {
+      here.push_back(std::move(t));
+      continue;
+    }
+    const at::Tensor staging = at::empty(t.target.sizes(), Placement{}.options());  // one tensor at a time on its way
+    read_on_cpu({{t.name, staging, t.keep_f32}}, tensors);
+    t.target.copy_(staging);
+  }
+  read_on_cpu(here, tensors);
+  return weights;
+}
+
+std::vector<StoredTensor> stored_tensors(const DecoderWeights& weights) {
   std::vector<StoredTensor> all;
   const auto add = [&](std::string name, const Tensor& tensor, bool keep_f32 = false) {
     if (tensor.defined()) all.push_back({std::move(name), tensor.detach(), keep_f32});
@@ -160,9 +156,9 @@ std::vector<StoredTensor> stored_tensors(const Decoder& decoder) {
     add(at + "up_proj.weight", gate_up.narrow(0, width, width));
     add(at + "down_proj.weight", down);
   };
-  add("model.embed_tokens.weight", DecoderAccess::embedding(d));
-  for (size_t i = 0; i < d.layers().size(); ++i) {
-    const LayerWeights& w = d.layers()[i];
+  add("model.embed_tokens.weight", weights.embedding);
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    const LayerWeights& w = weights.layers[i];
     const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
     add(layer + "input_layernorm.weight", w.input_norm);
     add(attention + "q_proj.weight", w.q);
@@ -185,20 +181,9 @@ std::vector<StoredTensor> stored_tensors(const Decoder& decoder) {
     add(layer + "mlp.gate.weight", w.router, true);
     add(layer + "mlp.gate.e_score_correction_bias", w.router_bias, true);
   }
-  add("model.norm.weight", DecoderAccess::final_norm(d));
-  if (!d.config().tie_embeddings) add("lm_head.weight", d.head());
+  add("model.norm.weight", weights.final_norm);
+  add("lm_head.weight", weights.head);
   return all;
-}
-
-Decoder::Decoder(const Checkpoint& checkpoint)
-    : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())) {
-  load(*this, *checkpoint.tensors, checkpoint.path);
-  auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, checkpoint.path / "config.json");
-  for (size_t i = 0; i < layers_.size(); ++i) layers_[i].rounding = std::move(rounding[i]);
-}
-
-Decoder::Decoder(ModelConfig config, const TensorSource& tensors) : config_(std::move(config)) {
-  load(*this, tensors, "checkpoint");
 }
 
 }  // namespace overproof

@@ -1,9 +1,9 @@
 #include <ATen/ATen.h>
 
 #include "core/json.h"
-#include "data/tokenizer_files.h"
 #include "formats/sharded.h"
-#include "model/decoder_access.h"
+#include "model/decoder.h"
+#include "model/host_values.h"
 
 namespace overproof {
 namespace {
@@ -13,20 +13,19 @@ constexpr int64_t kShardBytes = int64_t{2} << 30;
 }  // namespace
 
 void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype) {
-  const std::vector<StoredTensor> stored = stored_tensors(decoder);
+  const std::vector<StoredTensor> stored = stored_tensors(decoder.weights());
   std::vector<TensorInfo> infos;
   for (const StoredTensor& t : stored)
     infos.push_back({t.name, t.keep_f32 || dtype == SaveDType::f32 ? DType::f32 : DType::bf16, t.target.sizes().vec()});
   ShardedWriter writer(folder, infos, {{"format", "pt"}}, kShardBytes);
   for (const StoredTensor& t : stored) {
-    const at::Tensor values = t.target.contiguous();
-    writer.append_f32({values.const_data_ptr<float>(), size_t(values.numel())});
+    writer.append_f32(host_values<float>(t.target.to(Placement{}.options()).contiguous()));
   }
   writer.close();
 
   const ModelConfig& c = decoder.config();
   Json config = c.to_json();
-  config["torch_dtype"] = dtype == SaveDType::f32 ? "float32" : "bfloat16";
+  set_stored_dtype(config, dtype == SaveDType::f32 ? DType::f32 : DType::bf16);
   folder.write_file("config.json", config.dump(2) + "\n");
   Json generation = {{"_from_model_config", true}};
   if (c.bos_id >= 0) generation["bos_token_id"] = c.bos_id;
@@ -36,12 +35,10 @@ void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype)
 
 std::vector<NamedTensor> stored_weights(const Decoder& decoder) {
   std::vector<NamedTensor> all;
-  for (StoredTensor& t : stored_tensors(decoder)) all.push_back({std::move(t.name), std::move(t.target)});
+  for (StoredTensor& t : stored_tensors(decoder.weights())) all.push_back({std::move(t.name), std::move(t.target)});
   return all;
 }
 
 SaveDType save_dtype(std::string_view name) { return name == "bf16" ? SaveDType::bf16 : SaveDType::f32; }
-
-void copy_tokenizer(const fs::path& from_checkpoint, OutputFolder& folder) { copy_tokenizer_files(from_checkpoint, folder); }
 
 }  // namespace overproof

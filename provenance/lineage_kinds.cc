@@ -7,7 +7,7 @@
 namespace overproof {
 namespace {
 
-// Tweaks of the permutations by which stages choose windows (model/windows.cc, distill/router_calibration.cc): ASCII text.
+// Tweaks of the permutations by which stages choose windows (model/sample_windows.cc, distill/calibration.cc): ASCII text.
 constexpr uint64_t kObserveTweak = 0x6f62736572766564;    // "observed"
 constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;  // "calibrat"
 

@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
+#include "formats/model_config.h"
 #include "formats/safetensors.h"
 #include "records/ffn_statistics.h"
 #include "formats/tensor_name.h"
@@ -156,8 +157,7 @@ StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& in
 
   Json out_config = *teacher.config;
   out_config["intermediate_size"] = kept;
-  out_config["dtype"] = "float32";
-  out_config.erase("torch_dtype");  // the earlier name of dtype
+  set_stored_dtype(out_config, DType::f32);
   out_config.erase("quantization_config");
   folder.write_file("config.json", out_config.dump(2) + "\n");
   copy_tokenizer_files(teacher.path, folder);

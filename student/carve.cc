@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "formats/tensor_name.h"
+#include "model/host_values.h"
 #include "student/clusters.h"
 #include "student/ffn.h"
 #include "student/router_fit.h"
@@ -151,8 +152,8 @@ at::Tensor CarvedTensors::carved(std::string_view name) const {
   const LayerCarving& carving = layers_.at(size_t(parsed.layer));
   if (routes) return parsed.part == Part::router ? carving.gate : carving.bias;
   const int64_t width = config_.moe_intermediate_size, shared = config_.n_shared_experts * width;
-  const at::Tensor neurons = parsed.expert < 0 ? carving.neurons.narrow(0, 0, shared)
-                                                : carving.neurons.narrow(0, shared + parsed.expert * width, width);
+  const at::Tensor neurons =
+      parsed.expert < 0 ? carving.neurons.narrow(0, 0, shared) : carving.neurons.narrow(0, shared + parsed.expert * width, width);
   const LayerWeights& dense = teacher_.layers().at(size_t(parsed.layer));
   if (parsed.part == Part::down) return dense.down.index_select(1, neurons);
   const int64_t ff = dense.down.size(1);
@@ -165,7 +166,7 @@ void CarvedTensors::read_f32(std::string_view name, int64_t first_row, int64_t r
   if (!tensor.defined()) return source_.read_f32(name, first_row, rows, out);
   const at::Tensor part = tensor.narrow(0, first_row, rows).contiguous();
   OVERPROOF_CHECK(int64_t(out.size()) == part.numel());
-  std::copy_n(part.const_data_ptr<float>(), out.size(), out.begin());
+  std::ranges::copy(host_values<float>(part), out.begin());
 }
 
 }  // namespace overproof

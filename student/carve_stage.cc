@@ -7,6 +7,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/tokenizer_files.h"
 #include "records/ffn_statistics.h"
 #include "student/carve.h"
 #include "student/certificate.h"
@@ -73,7 +74,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   Json per_layer = Json::array();
   for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l].quality));
   save_decoder(student, outputs.folder(), SaveDType::f32);
-  copy_tokenizer(inputs.path("teacher"), outputs.folder());
+  copy_tokenizer_files(inputs.path("teacher"), outputs.folder());
   outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
   outputs.folder().write_file("certificate.json", certificate.to_json().dump(1) + "\n");
 

@@ -27,7 +27,7 @@ Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const 
   at::NoGradGuard no_grad;
   constexpr int64_t kRows = 64;  // rows of logits in memory at a time
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
-  for (LayerWeights& layer : student.layers()) {
+  for (const LayerWeights& layer : student.layers()) {
     kept.emplace_back(layer.router.clone(), layer.router_bias.clone());
     layer.router.zero_();
     layer.router_bias.zero_();

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "model/host_values.h"
 
 namespace overproof {
 namespace {
@@ -68,13 +69,13 @@ at::Tensor first_centres(const at::Tensor& profiles, int64_t clusters, uint64_t 
     const at::Tensor d = (2.0 - 2.0 * at::matmul(profiles, profiles[picked.back()])).to(at::kDouble).clamp_min(0.0);
     distance = at::minimum(distance, d);
     distance[picked.back()] = 0.0;
-    const double* weight = distance.const_data_ptr<double>();
-    double left = rng.uniform() * std::accumulate(weight, weight + rows, 0.0);
+    const std::span<const double> weight = host_values<double>(distance);
+    double left = rng.uniform() * std::accumulate(weight.begin(), weight.end(), 0.0);
     int64_t next = -1;
     for (int64_t r = 0; r < rows; ++r) {
-      if (weight[r] <= 0.0) continue;
+      if (weight[size_t(r)] <= 0.0) continue;
       next = r;
-      left -= weight[r];
+      left -= weight[size_t(r)];
       if (left < 0.0) break;
     }
     if (next < 0) next = int64_t(picked.size()) % rows;  // all rows are equal
@@ -89,7 +90,7 @@ std::vector<int64_t> balanced_assignment(const at::Tensor& scores) {
   const at::Tensor s = scores.contiguous();
   const int64_t rows = s.size(0), clusters = s.size(1);
   OVERPROOF_CHECK(clusters > 0 && rows % clusters == 0);
-  const float* values = s.const_data_ptr<float>();
+  const float* values = host_values<float>(s).data();
   std::vector<int64_t> chosen = greedy_assignment(values, rows, clusters);
   for (int round = 0; round < kMostSwapRounds; ++round) {
     bool any = false;

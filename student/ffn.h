@@ -16,5 +16,4 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down);
 /// Opens a teacher with a dense FFN in each layer. Throws MismatchError for a mixture of experts.
 Decoder open_dense_teacher(const fs::path& path);
 
-
 }  // namespace overproof

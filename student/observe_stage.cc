@@ -9,7 +9,7 @@
 #include "core/progress.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
-#include "model/windows.h"
+#include "model/sample_windows.h"
 #include "student/ffn.h"
 #include "records/ffn_statistics.h"
 

@@ -10,7 +10,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "data/order.h"
-#include "data/tokenizer.h"
+#include "model/open_model.h"
 #include "records/batch_spool.h"
 #include "teacher/teach_rows.h"
 
@@ -50,8 +50,7 @@ Totals write_targets(const BatchSpool& spool, int64_t blocks, int64_t length, co
 StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
   const Corpus corpus(inputs.path("corpus"));
-  require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
-  const Decoder teacher(open_checkpoint(inputs.path("teacher")));
+  const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   RowEncoding encoding;
   const bool sample = config.mode == RowEncoding::Kind::sample;
   encoding.kind = config.mode;

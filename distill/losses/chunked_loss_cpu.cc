@@ -7,6 +7,8 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "distill/losses/losses.h"
+#include "model/ops/head_loss.h"
+#include "model/placement.h"
 
 namespace overproof {
 namespace {
@@ -28,8 +30,14 @@ class SparseTeacher final : public TeacherRows {
   explicit SparseTeacher(const SparseTargets& targets, std::span<const float> row_weight)
       : targets_(targets), row_weight_(row_weight) {}
 
-  void apply(int64_t first, at::Tensor& log_q, const at::Tensor&, const LossOptions& options, double keep,
+  void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
              std::vector<double>& values) override {
+    if (!has_cpu_kernels(placement_of(log_q))) {  // the rows are in host memory, and so is this loop
+      at::Tensor here = log_q.to(Placement{}.options());
+      apply(first, here, weight, options, keep, values);
+      log_q.copy_(here);
+      return;
+    }
     const int64_t rows = log_q.size(0), vocab = log_q.size(1);
     const auto offsets = targets_.offsets.subspan(size_t(first), size_t(rows) + 1);
     const int64_t base = offsets[0];
@@ -49,16 +57,14 @@ class SparseTeacher final : public TeacherRows {
       for (int64_t r = begin; r < end; ++r) {
         const size_t from = size_t(offsets[size_t(r)]), count = size_t(offsets[size_t(r) + 1]) - from;
         const SparseRow row{targets_.probabilities.subspan(from, count),
-                            std::span<const float>(logs_).subspan(from - size_t(base), count),
-                            targets_.tail[size_t(first + r)]};
+                            std::span<const float>(logs_).subspan(from - size_t(base), count), targets_.tail[size_t(first + r)]};
         gradient.rest = gradient.named = 0;
         gradient.at.assign(count, 0.0);
         for (size_t t = 0; t < terms; ++t) {
           const LossTerm& term = options.terms[t];
           if (!term.loss->sparse) continue;
           // d (T^2 f(z / T)) / d z = T f'(z / T)
-          const double value =
-              term.loss->sparse(row, term.weight * options.temperature, options.gradient ? &gradient : nullptr);
+          const double value = term.loss->sparse(row, term.weight * options.temperature, options.gradient ? &gradient : nullptr);
           of_rows[size_t(r) * terms + t] = row_weight_.empty() ? value : double(row_weight_[size_t(first + r)]) * value;
         }
         if (!options.gradient) continue;
@@ -97,8 +103,8 @@ class DenseTeacher final : public TeacherRows {
     for (size_t t = 0; t < options.terms.size(); ++t) {
       const LossTerm& term = options.terms[t];
       if (!term.loss->dense) continue;
-      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, logits, weight},
-                                                                  term.weight * options.temperature, &gradient);
+      values[t] += square(options.temperature) *
+                   term.loss->dense({log_q, log_p, logits, weight}, term.weight * options.temperature, &gradient);
     }
     if (options.gradient) log_q.exp_().mul_(gradient.q + keep).add_(logits, gradient.p);
   }
@@ -111,8 +117,7 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
                       const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
   at::NoGradGuard no_grad;
   const at::Tensor hidden = hidden_in.detach().contiguous();
-  const int64_t tokens = hidden.size(0), vocab = head.size(0),
-                chunk = std::max<int64_t>(1, std::min(tokens, loss_chunk_rows(vocab)));
+  const int64_t tokens = hidden.size(0), vocab = head.size(0), chunk = std::min(tokens, ops::logits_chunk_rows(vocab));
   const double temperature = options.temperature;
   const bool one_softmax = temperature == 1.0;  // then losses at temperature 1 and at T share it, and the second costs nothing
   const bool with_labels = std::ranges::any_of(options.terms, [](const LossTerm& t) { return t.loss->labels != nullptr; });
@@ -120,18 +125,18 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
   OVERPROOF_CHECK(rows_in.weight.empty() || int64_t(rows_in.weight.size()) == tokens);
   OVERPROOF_CHECK(!options.gradient || d_hidden != nullptr);
   if (options.gradient) *d_hidden = at::empty_like(hidden);
-  at::Tensor logits_buffer = at::empty({chunk, vocab}, hidden.options()), log_q_buffer = at::empty_like(logits_buffer);
+  at::Tensor log_q_buffer;
 
   LossSums sums;
   sums.values.resize(options.terms.size());
-  for (int64_t first = 0; first < tokens; first += chunk) {
-    const int64_t rows = std::min(chunk, tokens - first);
-    const at::Tensor part = hidden.narrow(0, first, rows);
-    at::Tensor z = logits_buffer.narrow(0, 0, rows), log_q = log_q_buffer.narrow(0, 0, rows), weight;
+  const auto loss_of_chunk = [&](int64_t first, at::Tensor& z) -> at::Tensor {
+    const int64_t rows = z.size(0);
+    if (!log_q_buffer.defined()) log_q_buffer = at::empty({chunk, vocab}, z.options());
+    at::Tensor log_q = log_q_buffer.narrow(0, 0, rows), weight;
     if (!rows_in.weight.empty())
-      weight = at::tensor(at::ArrayRef<float>(rows_in.weight.data() + first, size_t(rows)), at::kFloat).to(at::kDouble);
+      weight =
+          at::tensor(at::ArrayRef<float>(rows_in.weight.data() + first, size_t(rows)), at::kFloat).to(z.device(), at::kDouble);
     sums.weight += weight.defined() ? weight.sum().item<double>() : double(rows);
-    at::mm_out(z, part, head.t());
 
     at::Tensor label, label_q;  // label_q: q at temperature 1 where that is another one
     LabelGradient of_labels;
@@ -141,7 +146,8 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
         if (const LossTerm& term = options.terms[t]; term.loss->labels)
           sums.values[t] += term.loss->labels({at_label, weight}, term.weight, &of_labels);
     };
-    if (with_labels) label = at::tensor(at::ArrayRef<int64_t>(rows_in.labels.data() + first, size_t(rows))).unsqueeze(1);
+    if (with_labels)
+      label = at::tensor(at::ArrayRef<int64_t>(rows_in.labels.data() + first, size_t(rows))).unsqueeze(1).to(z.device());
     if (with_labels && !one_softmax) {
       label_q = at::log_softmax(z, 1);
       compare_labels(label_q);
@@ -153,15 +159,18 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
 
     at::Tensor& gradient = log_q;  // apply() turns one into the other
     teacher.apply(first, log_q, weight, options, one_softmax ? of_labels.q : 0.0, sums.values);
-    if (!options.gradient) continue;
+    if (!options.gradient) return {};
     if (of_labels.q != 0 && !one_softmax) gradient.add_(label_q, of_labels.q);
-    if (of_labels.label != 0) gradient.scatter_add_(1, label, at::full({rows, 1}, of_labels.label, hidden.options()));
-    if (weight.defined()) gradient.mul_(weight.to(at::kFloat).unsqueeze(1));
-    at::Tensor out = d_hidden->narrow(0, first, rows);
-    at::mm_out(out, gradient, head);
-    out.mul_(options.grad_scale);
-    if (d_head) d_head->addmm_(gradient.t(), part, 1.0, options.grad_scale);
+    if (of_labels.label != 0) gradient.scatter_add_(1, label, at::full({rows, 1}, of_labels.label, z.options()));
+    if (weight.defined()) gradient.mul_(weight.to(gradient.scalar_type()).unsqueeze(1));
+    return gradient;
+  };
+  if (!options.gradient) {
+    ops::head_loss(hidden, head, chunk, loss_of_chunk, nullptr);
+    return sums;
   }
+  ops::HeadGradients gradients{*d_hidden, d_head ? *d_head : at::Tensor(), options.grad_scale};
+  ops::head_loss(hidden, head, chunk, loss_of_chunk, &gradients);
   return sums;
 }
 

@@ -27,16 +27,17 @@ LossTerms parse_losses(const StringMap& weights) {
     double weight = -1;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), weight);
     if (error != std::errc() || end != text.data() + text.size() || !(weight >= 0 && weight <= 1e6))
-      throw UsageError(fmt::format("option 'loss': the weight of '{}' is '{}', not a number from 0 to 1000000", loss->name, text));
+      throw UsageError(
+          fmt::format("option 'loss': the weight of '{}' is '{}', not a number from 0 to 1000000", loss->name, text));
     terms.push_back({loss, weight});
     sum += weight;
   }
   for (const auto& [name, weight] : weights)
     if (std::ranges::find(names, name) == names.end()) {
       const std::string near = nearest(name, names);
-      throw UsageError(fmt::format("option 'loss': unknown loss '{}'; {}", name,
-                                   near.empty() ? fmt::format("losses are {}", fmt::join(names, ", "))
-                                                : fmt::format("did you mean '{}'?", near)));
+      throw UsageError(fmt::format(
+          "option 'loss': unknown loss '{}'; {}", name,
+          near.empty() ? fmt::format("losses are {}", fmt::join(names, ", ")) : fmt::format("did you mean '{}'?", near)));
     }
   if (!(sum > 0)) throw UsageError("option 'loss': at least one loss needs a weight above 0");
   return terms;
@@ -53,11 +54,6 @@ LossSums& LossSums::operator+=(const LossSums& other) {
   for (size_t i = 0; i < other.values.size(); ++i) values[i] += other.values[i];
   weight += other.weight;
   return *this;
-}
-
-int64_t loss_chunk_rows(int64_t vocab_size) {
-  constexpr int64_t kBufferElements = int64_t{4} << 20;
-  return std::clamp<int64_t>(kBufferElements / std::max<int64_t>(vocab_size, 1), 16, 1024);
 }
 
 }  // namespace overproof

@@ -124,7 +124,4 @@ LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::
                     const at::Tensor& teacher_head, const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden,
                     at::Tensor* d_head);
 
-/// Rows of a chunk: as many as keep one buffer of logits near 16 MiB.
-int64_t loss_chunk_rows(int64_t vocab_size);
-
 }  // namespace overproof

@@ -23,9 +23,9 @@
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 #include "model/decoder.h"
-#include "model/functions.h"
-#include "model/moe.h"
-#include "model/windows.h"
+#include "model/ops/linear.h"
+#include "model/ops/rms_norm.h"
+#include "model/sample_windows.h"
 #include "quantize/calibration/calibration.h"
 #include "quantize/quantize_stage.h"
 #include "records/activation_statistics.h"
@@ -59,10 +59,10 @@ struct Fixture {
     fs::create_directories(folder.path() / "model");
     OutputFolder out(folder.path() / "model");
     Decoder decoder(config, RandomSource(config));
-    for (LayerWeights& w : decoder.layers()) {
-      w.input_norm[5] *= 8;
-      w.post_norm[11] *= -8;
-      if (w.router.defined()) w.router_bias[1] -= 100;  // an expert that the router never sends anything
+    for (const LayerWeights& w : decoder.layers()) {
+      w.input_norm[5].mul_(8);
+      w.post_norm[11].mul_(-8);
+      if (w.router.defined()) w.router_bias[1].sub_(100);  // an expert that the router never sends anything
     }
     save_decoder(decoder, out, SaveDType::f32);
     out.write_file("tokenizer.json", byte_tokenizer_json());
@@ -195,7 +195,7 @@ TEST_CASE("a dense model's inputs are recorded as a whole forward pass sees them
   const Decoder model = f.model();
   CHECK(*file.group_of("model.layers.1.self_attn.v_proj.weight") == "model.layers.1.self_attn.q_proj");
   check_input(file, "model.layers.0.self_attn.q_proj",
-              nn::rms_norm(model.embed(f.ids()), model.layers()[0].input_norm, model.config().rms_norm_eps), 10);
+              ops::rms_norm(model.embed(f.ids()), model.layers()[0].input_norm, model.config().rms_norm_eps), 10);
   ForwardOptions options;
   options.on_ffn_input = [&](int64_t layer, const at::Tensor& x) {
     const std::string at = "model.layers." + std::to_string(layer) + ".mlp.";
@@ -299,8 +299,7 @@ TEST_CASE("a run does not resume from files that were changed, or from another r
   const Fixture f(random_moe_config());
   f.observe(SignalledChild::kOptions);
   const std::string expected = f.bytes("activations/activations.safetensors");
-  const fs::path spill = f.folder.path() / "scratch" / "activations.spill",
-                 state = f.folder.path() / "scratch" / kResumeFile;
+  const fs::path spill = f.folder.path() / "scratch" / "activations.spill", state = f.folder.path() / "scratch" / kResumeFile;
   const auto damage = [](const fs::path& file, int64_t from_end) {
     std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-from_end, std::ios::end) << "\xff\x01";
   };
@@ -311,7 +310,8 @@ TEST_CASE("a run does not resume from files that were changed, or from another r
     if (what == "spill") std::fstream(spill, std::ios::in | std::ios::out | std::ios::binary).seekp(100) << "\xff\x01";
     if (what == "stream") {
       const std::string text = read_file(state);
-      damage(f.folder.path() / "scratch" / Json::parse(text.substr(0, text.find('\n')))["files"][1]["name"].get<std::string>(), 10);
+      damage(f.folder.path() / "scratch" / Json::parse(text.substr(0, text.find('\n')))["files"][1]["name"].get<std::string>(),
+             10);
     }
     if (what == "state") fs::resize_file(state, fs::file_size(state) / 2);
     if (what == "short") fs::resize_file(spill, 1000);
@@ -412,7 +412,7 @@ TEST_CASE("what cannot be calibrated is refused with a remedy") {
   Decoder model = f.model();
   CHECK_NOTHROW(model.hidden(f.ids()));
   f.quantize({.scheme = "w8a8"}, "w8a8");
-  Decoder rounding = f.model("w8a8");
+  const Decoder rounding = f.model("w8a8");
   rounding.layers()[0].q.set_requires_grad(true);
   CHECK_THROWS_WITH(rounding.hidden(f.ids()), Catch::Contains("not trained"));
 }

@@ -1,6 +1,7 @@
 #include "evaluate/evaluate_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/parallel.h"
 #include "core/rng.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
@@ -31,11 +33,11 @@ void make_model(const fs::path& folder, int64_t seed) {
 }
 
 /// A corpus of random ids: one document a split.
-void make_corpus(const fs::path& folder, const Digest& probe, int64_t vocab) {
+void make_corpus(const fs::path& folder, const Digest& probe, int64_t vocab, int64_t held_out = kHeldOut) {
   fs::create_directories(folder);
   OutputFolder out(folder);
   std::string table;
-  const std::vector<std::pair<std::string, int64_t>> splits = {{"train", 100}, {"held_out", kHeldOut}};
+  const std::vector<std::pair<std::string, int64_t>> splits = {{"train", 100}, {"held_out", held_out}};
   for (const auto& [split, tokens] : splits)
     table += Json{{"digest", sha256(split).hex()},
                   {"name", split},
@@ -49,7 +51,7 @@ void make_corpus(const fs::path& folder, const Digest& probe, int64_t vocab) {
                  .dump() +
              "\n";
   out.write_file("documents.jsonl", table);
-  SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {100}}, {"held_out", DType::u16, {kHeldOut}}},
+  SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {100}}, {"held_out", DType::u16, {held_out}}},
                            {{"vocab_size", std::to_string(vocab)},
                             {"window_length", std::to_string(kLength)},
                             {"tokenizer_probe", probe.hex()},
@@ -116,7 +118,7 @@ Expected by_definition(const fs::path& root, const std::string& name, const std:
 
 }  // namespace
 
-TEST_CASE_METHOD(Fixture, "every figure is what its definition says") {
+TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
   const StageReport report = evaluate({.tokens = 100, .batch = 3});
   const Json evaluation = read_json(folder.path() / "out" / "evaluation.json");
   CHECK(evaluation["tokens"] == 128);  // whole windows
@@ -152,7 +154,36 @@ TEST_CASE_METHOD(Fixture, "more tokens than there are means all of them, and the
   CHECK(single["models"][2]["kl_mean"].get<double>() == Approx(whole["models"][2]["kl_mean"].get<double>()).epsilon(1e-5));
 }
 
-TEST_CASE_METHOD(Fixture, "a corpus cut with another tokenizer is refused") {
+TEST_CASE_METHOD(Fixture, "a corpus made with another tokenizer is refused") {
   make_corpus(folder.path() / "corpus", sha256("another"), 257);
   CHECK_THROWS_AS(evaluate({}), MismatchError);
+  CHECK_THROWS_WITH(evaluate({}), Catch::Contains("another tokenizer than that of teacher"));
+}
+
+TEST_CASE_METHOD(Fixture, "a corpus without a held-out window is refused") {
+  slots["corpus"] = {folder.path() / "short", {}};
+  make_corpus(folder.path() / "short", open_tokenizer(folder.path() / "teacher")->probe(), 257, kLength);
+  CHECK_THROWS_AS(evaluate({}), MismatchError);
+}
+
+TEST_CASE_METHOD(Fixture, "a model whose logits are not finite is refused") {
+  const Decoder model(open_checkpoint(folder.path() / "stranger"));
+  model.weights().final_norm.fill_(NAN);
+  fs::create_directories(folder.path() / "broken");
+  OutputFolder broken(folder.path() / "broken");
+  save_decoder(model, broken, SaveDType::f32);
+  slots["stranger"] = {folder.path() / "broken", {}};
+  CHECK_THROWS_AS(evaluate({}), DivergenceError);
+}
+
+TEST_CASE_METHOD(Fixture, "evaluate runs on the thread count of the command, whatever an earlier stage has set") {
+  set_thread_count(1);
+  at::set_num_threads(3);
+  const std::string first = evaluate({}).metrics().dump();
+  CHECK(at::get_num_threads() == 1);
+  CHECK(evaluate({}).metrics().dump() == first);
+  set_thread_count(2);
+  evaluate({});
+  CHECK(at::get_num_threads() == 2);
+  set_thread_count(0);
 }

@@ -8,7 +8,6 @@
 #include <catch2/catch.hpp>
 
 #include "core/json.h"
-#include "model/moe.h"
 #include "tests/model/random_model.h"
 #include "tests/support.h"
 
@@ -43,16 +42,126 @@ TEST_CASE("a saved decoder is read back") {
   CHECK(again.config().to_json() == config.to_json());
 }
 
-TEST_CASE("an untied copy of a tied model writes its head") {
+TEST_CASE("the head is written when it is not tied to the embedding") {
+  ModelConfig config = random_dense_config();
+  for (const bool tied : {true, false}) {
+    config.tie_embeddings = tied;
+    const Decoder decoder(config, RandomSource(config));
+    TempFolder scratch;
+    OutputFolder folder(scratch.path());
+    save_decoder(decoder, folder, SaveDType::f32);
+    const Checkpoint checkpoint = open_checkpoint(scratch.path());
+    CHECK((checkpoint.tensors->find("lm_head.weight") != nullptr) != tied);
+    const Decoder again(checkpoint);
+    CHECK(at::equal(again.head(), decoder.head()));
+    CHECK(again.parameters().back().name == (tied ? "final_norm" : "head"));
+  }
+}
+
+TEST_CASE("config.json names the stored type as current transformers does, and nothing else") {
   const ModelConfig config = random_dense_config();
+  const Decoder decoder(config, RandomSource(config));
+  for (const SaveDType dtype : {SaveDType::f32, SaveDType::bf16}) {
+    TempFolder scratch;
+    OutputFolder folder(scratch.path());
+    save_decoder(decoder, folder, dtype);
+    const Json written = *open_checkpoint(scratch.path()).config;
+    CHECK(written.at("dtype") == (dtype == SaveDType::f32 ? "float32" : "bfloat16"));
+    CHECK_FALSE(written.contains("torch_dtype"));
+  }
+}
+
+TEST_CASE("a decoder in f64 gives what the f32 one gives, and its gradients") {
+  ModelConfig config = random_config(GENERATE(false, true));
+  config.qk_norm = false;
+  const RandomSource source(config);
+  const Decoder ours(config, source), wide(config, source, {at::kCPU, at::kDouble});
+  CHECK(ours.placement() == Placement{});
+  for (const Decoder* d : {&ours, &wide})
+    for (NamedTensor& p : d->parameters()) p.tensor.set_requires_grad(p.name.find("router_bias") == std::string::npos);
+  const at::Tensor tokens = some_tokens(3, 23);
+  const at::Tensor a = ours.logits(ours.hidden(tokens)), b = wide.logits(wide.hidden(tokens));
+  CHECK(b.scalar_type() == at::kDouble);
+  CHECK((a - b).abs().max().item<double>() <= 2e-5 * b.abs().max().item<double>());
+  a.pow(2).mean().backward();
+  b.pow(2).mean().backward();
+  const auto pa = ours.parameters(), pb = wide.parameters();
+  for (size_t i = 0; i < pa.size(); ++i) {
+    if (!pa[i].tensor.requires_grad()) continue;
+    INFO(pa[i].name);
+    const at::Tensor ga = pa[i].tensor.grad(), gb = pb[i].tensor.grad();
+    CHECK((ga - gb).abs().max().item<double>() <= 1e-4 * gb.abs().max().item<double>());
+  }
+  // The cache as well: a prompt, then one token, then several.
+  at::NoGradGuard no_grad;
+  KvCache one, two;
+  for (const auto& [first, count] : {std::pair{0, 9}, {9, 1}, {10, 6}}) {
+    const at::Tensor piece = tokens.narrow(0, 0, 1).narrow(1, first, count);
+    const at::Tensor ha = ours.hidden_cached(piece, one), hb = wide.hidden_cached(piece, two);
+    CHECK((ha - hb).abs().max().item<double>() <= 2e-5 * hb.abs().max().item<double>());
+  }
+}
+
+TEST_CASE("a decoder in bf16 is near the f32 one, and saves the weights that it has") {
+  const ModelConfig config = random_config(GENERATE(false, true));
+  const RandomSource source(config);
+  const Decoder ours(config, source), half(config, source, {at::kCPU, at::kBFloat16});
+  const at::Tensor tokens = some_tokens(2, 19);
+  at::NoGradGuard no_grad;
+  ForwardOptions all;  // every expert, so that rounding cannot change which are chosen
+  if (config.is_moe()) all.top_k = config.n_routed_experts;
+  const at::Tensor a = ours.hidden(tokens, all), b = half.hidden(tokens, all);
+  CHECK(b.scalar_type() == at::kBFloat16);
+  CHECK((a - b.to(at::kFloat)).norm().item<double>() <= 0.05 * a.norm().item<double>());
+  if (config.is_moe()) CHECK(half.layers()[0].router.scalar_type() == at::kFloat);
+  TempFolder scratch;
+  OutputFolder folder(scratch.path());
+  save_decoder(half, folder, SaveDType::bf16);
+  const Decoder again(open_checkpoint(scratch.path()), {at::kCPU, at::kBFloat16});
+  CHECK(at::equal(again.hidden(tokens), half.hidden(tokens)));
+}
+
+TEST_CASE("one FFN at a time gives what the whole block gives") {
+  const ModelConfig config = random_config(GENERATE(false, true));
+  const Decoder decoder(config, RandomSource(config));
+  at::NoGradGuard no_grad;
+  const int64_t tokens = 21;
+  std::vector<at::Tensor> inputs;
+  ForwardOptions options;
+  options.on_ffn_input = [&](int64_t, const at::Tensor& x) { inputs.push_back(x); };
+  const at::Tensor ids = some_tokens(1, tokens), whole = decoder.hidden(ids, options);
+  at::Tensor x = decoder.embed(ids);
+  for (int64_t l = 0; l < config.layers; ++l) {
+    x = decoder.attention_block(l, x, 1);
+    const at::Tensor h = decoder.ffn_input(l, x);
+    CHECK(at::allclose(h, inputs[size_t(l)], 1e-4, 1e-5));
+    x = x + decoder.ffn_pass(l, kDenseFfn, h).out;
+    if (!config.is_moe()) continue;
+    const ops::Routing routing = decoder.route(l, h);
+    for (int64_t e = 0; e < config.n_routed_experts; ++e) {
+      const at::Tensor y = decoder.ffn_pass(l, e, h).out;
+      x = x + y * (routing.weights * routing.selected.eq(e)).sum(1, true);
+    }
+  }
+  const at::Tensor last = decoder.weights().final_norm * (x * (x.pow(2).mean(-1, true) + config.rms_norm_eps).rsqrt());
+  CHECK(at::allclose(last, whole, 1e-4, 1e-5));
+}
+
+TEST_CASE("the number of active experts can be changed, and is saved") {
+  const ModelConfig config = random_moe_config();
   Decoder decoder(config, RandomSource(config));
-  decoder.config().tie_embeddings = false;
+  at::NoGradGuard no_grad;
+  ForwardOptions three;
+  three.top_k = 3;
+  const at::Tensor ids = some_tokens(1, 12), expected = decoder.hidden(ids, three);
+  CHECK_FALSE(at::equal(decoder.hidden(ids), expected));
+  decoder.set_active_experts(3);
+  CHECK(at::equal(decoder.hidden(ids), expected));
   TempFolder scratch;
   OutputFolder folder(scratch.path());
   save_decoder(decoder, folder, SaveDType::f32);
-  const Decoder again(open_checkpoint(scratch.path()));
-  CHECK(at::equal(again.head(), decoder.head()));
-  CHECK(again.parameters().back().name == "head");
+  CHECK(Decoder(open_checkpoint(scratch.path())).config().top_k == 3);
+  CHECK_THROWS_AS(decoder.set_active_experts(6), std::logic_error);
 }
 
 TEST_CASE("gradients reach every weight that asks and no other") {
@@ -91,7 +200,7 @@ TEST_CASE("routing is recorded on request") {
   CHECK(seen == std::vector<int64_t>{0, 1});
   REQUIRE(records.size() == 2);
   CHECK(records[0].load.sum().item<int64_t>() == 30 * config.top_k);
-  CHECK(at::equal(records[0].load, expert_load(records[0].selected, config.n_routed_experts)));
+  CHECK(at::equal(records[0].load, ops::expert_load(records[0].selected, config.n_routed_experts)));
 
   records.clear();
   options.on_ffn_input = nullptr;

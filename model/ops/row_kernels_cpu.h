@@ -4,12 +4,12 @@
 
 #include <cstdint>
 
-namespace overproof::kernels {
+namespace overproof::ops::kernels {
 
 /// y = w * x * rstd, rstd = (mean(x^2) + eps)^-1/2, over `width` (Zhang and Sennrich 2019). x, y [rows, width].
 void rms_norm(const float* x, const float* weight, float* y, float* rstd, int64_t rows, int64_t width, double eps);
 
-/// Gradients of rms_norm; dx or dweight may be null when nobody wants them.
+/// Gradients of rms_norm; dx or dweight may be null when it is not needed.
 void rms_norm_backward(const float* x, const float* weight, const float* rstd, const float* dy, float* dx, float* dweight,
                        int64_t rows, int64_t width);
 
@@ -26,4 +26,4 @@ void swiglu_backward(const float* gate_up, const float* scale, const float* da, 
 void rotate(const float* x, const float* cos, const float* sin, float* y, int64_t rows, int64_t length, int64_t heads,
             int64_t dim, float sign);
 
-}  // namespace overproof::kernels
+}  // namespace overproof::ops::kernels

@@ -1,4 +1,4 @@
-#include "model/row_kernels.h"
+#include "model/ops/row_kernels_cpu.h"
 
 #include <ATen/Parallel.h>
 
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-namespace overproof::kernels {
+namespace overproof::ops::kernels {
 namespace {
 
 constexpr int64_t kGrain = 32;  // rows a task
@@ -145,4 +145,4 @@ void rotate(const float* x, const float* cos, const float* sin, float* y, int64_
   });
 }
 
-}  // namespace overproof::kernels
+}  // namespace overproof::ops::kernels

@@ -1,3 +1,5 @@
+#include "model/torch_setup.h"
+
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
@@ -5,7 +7,6 @@
 #include <cstdlib>
 
 #include "core/parallel.h"
-#include "model/decoder.h"
 
 namespace overproof {
 
@@ -13,13 +14,13 @@ void ensure_passive_waiting(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY")) return;
   setenv("OMP_WAIT_POLICY", "passive", 1);
   execv("/proc/self/exe", argv);
-  // Not being able to start again costs speed only.
+  // If the restart fails, the program runs on as it is: slower, not wrong.
 }
 
 void prepare_torch() {
   at::set_num_threads(int(thread_count()));
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-  // Filling fresh memory with NaN would hide nothing here and costs a pass over every tensor.
+  // Filling fresh memory with NaN would find no error here, and costs a pass over every tensor.
   at::globalContext().setDeterministicFillUninitializedMemory(false);
 }
 

@@ -1,5 +1,3 @@
-#include "model/moe.h"
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -11,16 +9,15 @@
 #include <limits>
 #include <numeric>
 
-#include "core/error.h"
-#include "model/functions.h"
-#include "model/row_kernels.h"
+#include "model/host_values.h"
+#include "model/ops/expert_mixture.h"
+#include "model/ops/row_kernels_cpu.h"
 
-namespace overproof {
+namespace overproof::ops::cpu {
 namespace {
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
-using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 /// The pairs (token, slot) sorted by expert, tokens ascending within an expert.
@@ -92,7 +89,7 @@ Tensor sorted_weights(const Tensor& weights, const Sorted& sorted) {
   return out;
 }
 
-class ExpertMixture : public Function<ExpertMixture> {
+class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& base, const Tensor& weights, const Tensor& selected,
                         const Tensor& gate_up, const Tensor& down) {
@@ -176,7 +173,8 @@ class ExpertMixture : public Function<ExpertMixture> {
   }
 };
 
-/// The k largest of scores + bias in each row, as ascending ids. NaN counts as the smallest.
+}  // namespace
+
 Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {
   const int64_t tokens = scores.size(0), experts = scores.size(1);
   const Tensor selected = at::empty({tokens, k}, scores.options().dtype(at::kInt));
@@ -203,19 +201,6 @@ Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {
   return selected;
 }
 
-}  // namespace
-
-Routing route(const Tensor& x, const Tensor& router, const Tensor& bias, int64_t k, const ModelConfig& config) {
-  OVERPROOF_CHECK(k >= 1 && k <= router.size(0));
-  const Tensor z = nn::linear(x, router);
-  Routing routing;
-  routing.selected = select_experts(z.detach().sigmoid(), bias, k);
-  Tensor weights = z.gather(1, routing.selected.to(at::kLong)).sigmoid();
-  if (config.norm_topk_prob) weights = weights / (weights.sum(1, true) + 1e-20);
-  routing.weights = weights * config.routed_scaling_factor;
-  return routing;
-}
-
 Tensor expert_load(const Tensor& selected, int64_t experts) {
   const Tensor load = at::zeros({experts}, selected.options().dtype(at::kLong));
   int64_t* count = load.data_ptr<int64_t>();
@@ -229,4 +214,4 @@ Tensor expert_mixture(const Tensor& x, const Tensor& base, const Routing& routin
   return ExpertMixture::apply(x, base, routing.weights, routing.selected, expert_gate_up, expert_down);
 }
 
-}  // namespace overproof
+}  // namespace overproof::ops::cpu

@@ -3,7 +3,8 @@
 
 namespace overproof {
 
-/// Sets the thread count (core/parallel.h) and deterministic algorithms. Call once, before any tensor work.
+/// Sets libtorch's thread count to core/parallel.h's and turns on deterministic algorithms. Every stage and verb that computes with
+/// tensors calls it first: the results of a matrix product may depend on the number of threads.
 void prepare_torch();
 
 /// libtorch's OpenMP threads spin while they wait, which on shared cores makes two threads slower than one. The library

@@ -1,0 +1,62 @@
+#pragma once
+// The weights of a decoder, and under which names and shapes a checkpoint stores them.
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/file.h"
+#include "formats/model_config.h"
+#include "formats/tensor_source.h"
+#include "model/placement.h"
+
+namespace overproof {
+
+struct LayerRounding;  // activation_rounding.h
+
+/// Weights of one layer. A dense layer fills gate_up [2 x ff, hidden] and down [hidden, ff]; a MoE layer fills the rest too:
+/// gate_up and down then are the shared expert's (undefined when there is none). All have the placement's type, except router
+/// and router_bias, which are never rounded to 16 bits: that would change which experts are chosen.
+struct LayerWeights {
+  at::Tensor input_norm, post_norm;   // [hidden]
+  at::Tensor q, k, v, o;              // [heads x head_dim, hidden], ..., o [hidden, heads x head_dim]
+  at::Tensor q_bias, k_bias, v_bias;  // [..] or undefined
+  at::Tensor q_norm, k_norm;          // [head_dim] or undefined
+  at::Tensor gate_up, down;
+  at::Tensor expert_gate_up;                      // [experts, 2 x width, hidden]; rows: gate then up
+  at::Tensor expert_down;                         // [experts, hidden, width]
+  at::Tensor router;                              // [experts, hidden]
+  at::Tensor router_bias;                         // [experts], e_score_correction_bias: selection only, never a gradient
+  std::shared_ptr<const LayerRounding> rounding;  // null: the inputs of the Linears are not rounded
+};
+
+struct DecoderWeights {
+  at::Tensor embedding;   // [vocab, hidden]
+  at::Tensor final_norm;  // [hidden]
+  at::Tensor head;        // [vocab, hidden]; undefined when tied to the embedding
+  std::vector<LayerWeights> layers;
+};
+
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+
+/// One tensor of a checkpoint and its place among the weights: a weight, or a contiguous slice of a fused one.
+struct StoredTensor {
+  std::string name;  ///< Hugging Face's
+  at::Tensor target;
+  bool keep_f32;  ///< router and its bias
+};
+
+/// All tensors of a checkpoint, in the order in which they are written. The targets share the weights' memory.
+std::vector<StoredTensor> stored_tensors(const DecoderWeights& weights);
+
+/// Reads all weights. Throws FormatError (file `where`) naming a missing tensor or a wrong shape, before it allocates anything of
+/// a size that the file gives.
+DecoderWeights load_weights(const ModelConfig& config, const TensorSource& tensors, const Placement& placement,
+                            const fs::path& where);
+
+}  // namespace overproof

@@ -1,0 +1,13 @@
+#include <ATen/ATen.h>
+
+#include "model/ops/rms_norm.h"
+#include "model/placement.h"
+
+namespace overproof::ops::aten {
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  const at::Tensor wide = x.to(wide_type(x.scalar_type()));
+  return weight * (wide * (wide.pow(2).mean(-1, true) + eps).rsqrt()).to(x.scalar_type());
+}
+
+}  // namespace overproof::ops::aten

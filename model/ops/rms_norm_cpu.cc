@@ -1,0 +1,44 @@
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "model/host_values.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/row_kernels_cpu.h"
+
+namespace overproof::ops::cpu {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+const float* data(const Tensor& t) { return host_values<float>(t).data(); }
+float* mutable_data(const Tensor& t) { return t.defined() ? mutable_host_values<float>(t).data() : nullptr; }
+
+class RmsNorm : public torch::autograd::Function<RmsNorm> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, double eps) {
+    const int64_t width = x.size(-1), rows = x.numel() / width;
+    const Tensor y = at::empty_like(x), rstd = at::empty({rows}, x.options());
+    kernels::rms_norm(data(x), data(weight), mutable_data(y), mutable_data(rstd), rows, width, eps);
+    ctx->save_for_backward({x, weight, rstd});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor dy = grads[0].contiguous();
+    const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
+    const Tensor dx = ctx->needs_input_grad(0) ? at::empty_like(x) : Tensor();
+    const Tensor dweight = ctx->needs_input_grad(1) ? at::empty_like(weight) : Tensor();
+    kernels::rms_norm_backward(data(x), data(weight), data(rstd), data(dy), mutable_data(dx), mutable_data(dweight), rstd.size(0),
+                               x.size(-1));
+    return {dx, dweight, Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return RmsNorm::apply(x, weight, eps); }
+
+}  // namespace overproof::ops::cpu
