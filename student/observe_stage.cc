@@ -9,6 +9,7 @@
 #include "core/progress.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
+#include "model/host_values.h"
 #include "model/sample_windows.h"
 #include "student/ffn.h"
 #include "records/ffn_statistics.h"
@@ -55,11 +56,11 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
                         .layers = shape.layers,
                         .hidden_size = shape.hidden_size,
                         .intermediate_size = shape.intermediate_size},
-                       {narrow_ids.const_data_ptr<int32_t>(), size_t(tokens)},
+                       host_values<int32_t>(narrow_ids),
                        [&](int64_t l) -> FfnObservation {
                          mean = (importance[size_t(l)] / double(tokens)).to(at::kFloat);
-                         const auto* input = reinterpret_cast<const uint16_t*>(seen[size_t(l)].const_data_ptr<at::Half>());
-                         return {{input, size_t(seen[size_t(l)].numel())}, {mean.const_data_ptr<float>(), size_t(mean.numel())}};
+                         const auto* input = reinterpret_cast<const uint16_t*>(host_bytes(seen[size_t(l)]).data());
+                         return {{input, size_t(seen[size_t(l)].numel())}, host_values<float>(mean)};
                        },
                        outputs.folder());
 
