@@ -21,7 +21,7 @@ Digest digest_of(const std::string& wanted, const fs::path& corpus) {
   if (const auto digest = as_digest(wanted)) return *digest;
   if (fs::is_regular_file(wanted)) return sha256_file(wanted);
   const MappedFile table(corpus / "documents.jsonl");
-  const std::string quoted = Json(wanted).dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string quoted = dump_text(wanted);
   std::optional<Digest> found;
   for_each_line(table, [&](std::string_view line, int64_t offset) {
     if (found || line.find(quoted) == std::string_view::npos) return;

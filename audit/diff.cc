@@ -132,7 +132,7 @@ const ArtifactFacts* named(const LineageFacts& facts, const std::string& name) {
 std::string shorter(const Json& value) {
   std::string text = value.is_string() ? value.get<std::string>()
                      : value.is_null() ? "-"
-                                       : value.dump(-1, ' ', false, Json::error_handler_t::replace);
+                                       : dump_text(value);
   if (text.size() > 80) text = text.substr(0, 77) + "...";
   return printable(text);
 }

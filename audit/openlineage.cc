@@ -126,7 +126,7 @@ Answer audit_openlineage(const OpenLineageConfig& config, const fs::path& folder
       if (event.type == "COMPLETE")
         event.outputs = {{name, "sha256:" + lineage.root.hex(), lineage.kind, a.bytes, int64_t(lineage.files.size())}};
       events.push_back(openlineage_event(event));
-      text += events.back().dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+      text += dump_text(events.back()) + "\n";
     }
   }
   return deliver(text, std::move(events), config.out);

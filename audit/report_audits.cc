@@ -155,7 +155,7 @@ void flatten(const Json& value, const std::string& path, std::vector<std::pair<s
     for (const auto& [name, item] : value.items()) flatten(item, path.empty() ? name : path + "." + name, values);
   } else {
     values.emplace_back(
-        path, value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, Json::error_handler_t::replace));
+        path, value.is_string() ? value.get<std::string>() : dump_text(value));
   }
 }
 

@@ -155,7 +155,7 @@ const std::vector<Question> kQuestions = {
 void ask(const Question& question, const fs::path& folder, const std::string& artifact) {
   try {
     const Answer answer = question(folder, artifact);
-    fuzz::require(Json::accept(answer.json.dump(-1, ' ', false, Json::error_handler_t::replace)));
+    fuzz::require(Json::accept(dump_text(answer.json)));
   } catch (const Error&) {
   }
 }

@@ -217,7 +217,7 @@ Digest stat_fingerprint(const fs::path& path) {
   } catch (const fs::filesystem_error& e) {
     throw IoError(e.path1(), "cannot read size and time of change", e.code().value());
   }
-  return sha256(seen.dump(-1, ' ', false, Json::error_handler_t::replace));
+  return sha256(dump_text(seen));
 }
 
 Lineage seal_artifact(const fs::path& folder, const std::vector<FileRecord>& files, Lineage lineage, const Key& key) {

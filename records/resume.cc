@@ -57,11 +57,10 @@ std::string encode_resume(const ResumePoint& point, const Digest& stage_key) {
   OVERPROOF_CHECK(point.progress.is_object());
   Json files = Json::array();
   for (const FileRecord& r : point.files) files.push_back({{"name", r.name}, {"bytes", r.bytes}, {"sha256", r.digest.hex()}});
-  const std::string line = Json{{"format_version", kFormatVersion},
-                                {"stage_key", stage_key.hex()},
-                                {"files", std::move(files)},
-                                {"progress", point.progress}}
-                               .dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string line = dump_text({{"format_version", kFormatVersion},
+                                      {"stage_key", stage_key.hex()},
+                                      {"files", std::move(files)},
+                                      {"progress", point.progress}});
   return line + "\n" + sha256(line).hex() + "\n";
 }
 

@@ -103,7 +103,7 @@ RouterCounts read_router_counts_file(const fs::path& path) {
 void write_router_counts(OutputFolder& folder, const RouterCounts& c) {
   const auto sources = int64_t(c.sources.size());
   OVERPROOF_CHECK(int64_t(c.counts.size()) == sources * c.layers * c.experts && int64_t(c.tokens.size()) == sources);
-  const std::string names = Json(c.sources).dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string names = dump_text(c.sources);
   SafetensorsWriter writer(folder, kRouterCountsFile,
                            {{"counts", DType::i64, {sources, c.layers, c.experts}}, {"tokens", DType::i64, {sources}}},
                            {{"sources", names}, {"format_version", "1"}});

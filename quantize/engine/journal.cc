@@ -13,7 +13,7 @@ Digest layout_digest(const Plan& plan) {
     items.push_back({item.source.name, dtype_name(item.source.dtype), item.source.shape,
                      item.scheme ? item.scheme->name() : "none", outputs});
   }
-  return sha256(items.dump(-1, ' ', false, Json::error_handler_t::replace));
+  return sha256(dump_text(items));
 }
 
 Json to_json(const Journal& journal, const Plan& plan) {

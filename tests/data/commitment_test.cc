@@ -205,7 +205,7 @@ TEST_CASE("no proof shows what is not so") {
     CHECK_THAT(fault_of(absent, signer), Catch::Contains("not in the signed tree"));
     absent.leaves = {{rank, document(5), commitment.tree(CorpusTree::sorted).inclusion(rank)},
                      {rank + 1, commitment.index().key(rank + 1), commitment.tree(CorpusTree::sorted).inclusion(rank + 1)}};
-    CHECK_THAT(fault_of(absent, signer), Catch::Contains("does not stand between"));
+    CHECK_THAT(fault_of(absent, signer), Catch::Contains("is not between"));
   }
   SECTION("one neighbour where there are two") {
     absent.leaves.pop_back();
