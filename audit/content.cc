@@ -3,20 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "audit/commitment_check.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "data/corpus.h"
 #include "data/order.h"
+#include "records/soft_targets.h"
 #include "records/step_log.h"
 #include "formats/safetensors.h"
 
 namespace overproof {
 namespace {
-
-constexpr const char* kTargets = "targets.safetensors";
 
 /// Soft targets carry the roots of teacher and corpus in their own metadata (records/soft_targets.h), an index that of its corpus
 /// (data/span_index.h).
@@ -108,35 +106,27 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
 
 /// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: it may not be chosen.
 void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
-  const SafetensorsFile file(node.path / kTargets);
-  const auto text = [&](const char* key) {
-    const auto found = file.metadata().find(key);
-    return found == file.metadata().end() ? std::string() : found->second;
-  };
-  const std::string seed_text = text("seed"), beacon = text("order_beacon"), key = text("order_key");
+  const SoftTargetsOrigin origin = read_soft_targets_origin(node.path);
   const auto corpus = node.lineage()->inputs.find("corpus");
-  if (corpus == node.lineage()->inputs.end() || key.empty()) return;
+  if (corpus == node.lineage()->inputs.end()) return;
   const Json& config = node.lineage()->config;
-  const auto said = [&](const char* option, const Json& otherwise) {
+  const auto configured = [&](const char* option, const Json& otherwise) {
     return config.is_object() && config.contains(option) ? config[option] : otherwise;
   };
-  int64_t seed = 0;
-  const auto [end, error] = std::from_chars(seed_text.data(), seed_text.data() + seed_text.size(), seed);
-  if (error != std::errc() || end != seed_text.data() + seed_text.size())
-    throw FormatError(file.path(), -1, "metadata: 'seed' is no whole number");
-  if (said("seed", seed) != Json(seed) || said("order-beacon", beacon) != Json(beacon))
-    faults.push_back({kTargets, "was made with another seed or order beacon than the statement names",
+  if (configured("seed", origin.seed) != Json(origin.seed) || configured("order-beacon", origin.order_beacon) != Json(origin.order_beacon))
+    faults.push_back({kSoftTargetsFile, "was made with another seed or order beacon than the statement names",
                       "one of the two is false: make it again"});
-  std::string expected;
+  Digest expected;
   try {
-    expected = order_key(corpus->second.root, seed, beacon).hex();
+    expected = order_key(corpus->second.root, origin.seed, origin.order_beacon);
   } catch (const UsageError& e) {
-    throw FormatError(file.path(), -1, e.what());
+    throw FormatError(node.path / kSoftTargetsFile, -1, e.what());
   }
-  if (key != expected)
-    faults.push_back(
-        {kTargets, fmt::format("trains in the order of key {}, but corpus, seed and beacon draw {}", key.substr(0, 64), expected),
-         "the order was chosen, not drawn: make it again"});
+  if (origin.order_key != expected)
+    faults.push_back({kSoftTargetsFile,
+                      fmt::format("trains in the order of key {}, but corpus, seed and beacon draw {}", origin.order_key.hex(),
+                                  expected.hex()),
+                      "the order was chosen, not drawn: make it again"});
 }
 
 }  // namespace
@@ -147,7 +137,7 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
     const LineageKind* kind = node.kind();
     if (!kind) return check;
     if (kind->role == Role::targets) {
-      check_roots(node, kTargets, check.faults);
+      check_roots(node, kSoftTargetsFile, check.faults);
       check_order(node, check.faults);
     }
     if (kind->role == Role::index) check_roots(node, "documents.safetensors", check.faults);

@@ -6,7 +6,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
-#include "formats/metadata.h"
+#include "records/soft_targets.h"
 
 namespace overproof {
 namespace {
@@ -30,10 +30,8 @@ int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const cha
 }  // namespace
 
 TaughtBlocks read_taught_blocks(const ArtifactNode& node) {
-  const SafetensorsFile file(node.path / "targets.safetensors");
-  const int64_t offsets = file.info("block_offsets").elements();
-  if (offsets < 2) throw FormatError(file.path(), -1, "'block_offsets' has no block");
-  return {metadata_digest(file, "order_key"), offsets - 1};
+  const SoftTargetsOrigin origin = read_soft_targets_origin(node.path);
+  return {origin.order_key, origin.blocks};
 }
 
 bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {

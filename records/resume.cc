@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/json_object.h"
 
 namespace overproof {
 namespace {
@@ -12,42 +13,21 @@ constexpr int kFormatVersion = 1;
 constexpr int64_t kMostBytes = int64_t{256} << 20;
 constexpr size_t kMostFiles = 65536;
 
-const char* const kMembers[] = {"files", "format_version", "progress", "stage_key"};
-
-std::optional<Digest> digest_of(const Json& value) {
-  if (!value.is_string()) return std::nullopt;
-  const auto& text = value.get_ref<const std::string&>();
-  const bool hex = text.size() == 64 && std::ranges::all_of(text, [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-  });
-  return hex ? std::optional(Digest::from_hex(text)) : std::nullopt;
-}
-
-std::optional<FileRecord> record_of(const Json& value) {
-  if (!value.is_object() || value.size() != 3 || !value.contains("name") || !value.contains("bytes") || !value.contains("sha256"))
-    return std::nullopt;
-  const Json &name = value["name"], &bytes = value["bytes"];
-  const std::optional<Digest> digest = digest_of(value["sha256"]);
-  if (!digest || !name.is_string() || !is_safe_relative_name(name.get_ref<const std::string&>())) return std::nullopt;
-  if (!bytes.is_number_unsigned() || bytes.get<uint64_t>() > uint64_t(INT64_MAX)) return std::nullopt;
-  return FileRecord{name.get<std::string>(), bytes.get<int64_t>(), *digest};
-}
-
-std::optional<ResumePoint> point_of(const Json& json, const Digest& stage_key) {
-  if (!json.is_object() || json.size() != std::size(kMembers) ||
-      !std::ranges::all_of(kMembers, [&](const char* name) { return json.contains(name); }))
-    return std::nullopt;
-  if (json["format_version"] != kFormatVersion || digest_of(json["stage_key"]) != stage_key) return std::nullopt;
-  const Json& files = json["files"];
-  if (!files.is_array() || files.size() > kMostFiles || !json["progress"].is_object()) return std::nullopt;
-  ResumePoint point;
+/// Throws FormatError.
+ResumePoint point_of(const JsonObject& json, const Digest& stage_key) {
+  json.expect_only({"files", "format_version", "progress", "stage_key"});
+  json.integer("format_version", kFormatVersion, kFormatVersion);
+  if (json.digest("stage_key") != stage_key) json.fail("has another stage key");
+  const std::vector<JsonObject> files = json.objects("files");
+  if (files.size() > kMostFiles) json.fail("has too many files");
+  ResumePoint point{{}, json.object("progress").json()};
   std::set<std::string> names;
-  for (const Json& file : files) {
-    auto record = record_of(file);
-    if (!record || !names.insert(record->name).second) return std::nullopt;
-    point.files.push_back(std::move(*record));
+  for (const JsonObject& file : files) {
+    file.expect_only({"name", "bytes", "sha256"});
+    point.files.push_back({file.text("name"), file.integer("bytes", 0, INT64_MAX), file.digest("sha256")});
+    if (const std::string& name = point.files.back().name; !is_safe_relative_name(name) || !names.insert(name).second)
+      file.fail("name", "is not the name of a file here, or is there twice");
   }
-  point.progress = json["progress"];
   return point;
 }
 
@@ -70,7 +50,8 @@ std::optional<ResumePoint> parse_resume(std::string_view text, const Digest& sta
   const std::string_view line = text.substr(0, end);
   if (text.substr(end + 1) != sha256(line).hex() + "\n") return std::nullopt;
   try {
-    return point_of(parse_json(line, kResumeFile), stage_key);
+    const Json json = parse_json(line, kResumeFile);
+    return point_of(JsonObject(json, kResumeFile), stage_key);
   } catch (const FormatError&) {
     return std::nullopt;
   }

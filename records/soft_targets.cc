@@ -13,41 +13,91 @@ namespace overproof {
 namespace {
 
 constexpr int64_t kFormatVersion = 1;
+constexpr const char *kSample = "sample", *kTopK = "top-k";
+
+SoftTargetsOrigin origin_of(const SafetensorsFile& file) {
+  SoftTargetsOrigin origin;
+  origin.corpus_root = metadata_digest(file, "corpus_root");
+  origin.teacher_root = metadata_digest(file, "teacher_root");
+  origin.order_key = metadata_digest(file, "order_key");
+  if (const auto found = file.metadata().find("order_beacon"); found != file.metadata().end()) origin.order_beacon = found->second;
+  origin.seed = metadata_integer(file, "seed", INT64_MIN, INT64_MAX);
+  const TensorInfo& offsets = file.info("block_offsets");
+  if (offsets.dtype != DType::i64 || offsets.shape.size() != 1 || offsets.shape[0] < 2)
+    throw FormatError(file.path(), -1, "'block_offsets' is not I64 [blocks + 1] with at least one block");
+  origin.blocks = offsets.shape[0] - 1;
+  return origin;
+}
 
 }  // namespace
 
+SoftTargetsOrigin read_soft_targets_origin(const fs::path& artifact) {
+  return origin_of(SafetensorsFile(artifact / kSoftTargetsFile));
+}
+
+SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchSpool& spool, OutputFolder& folder) {
+  std::vector<int64_t> offsets = {0};
+  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) {
+    OVERPROOF_CHECK(int64_t(lengths.size()) % header.window_length == 0);
+    for (; !lengths.empty(); lengths = lengths.subspan(size_t(header.window_length))) {
+      const auto block = lengths.first(size_t(header.window_length));
+      offsets.push_back(offsets.back() +
+                        std::accumulate(block.begin(), block.end(), int64_t{0}) * header.encoding.entry_bytes());
+    }
+  });
+  const int64_t blocks = int64_t(offsets.size()) - 1, rows = blocks * header.window_length;
+  Metadata metadata = {{"format_version", std::to_string(kFormatVersion)},
+                       {"kind", header.encoding.kind == RowEncoding::Kind::sample ? kSample : kTopK},
+                       {"count", fmt::format("{}", header.encoding.count)},
+                       {"temperature", fmt::format("{}", header.encoding.temperature)},
+                       {"vocab_size", fmt::format("{}", header.vocab_size)},
+                       {"window_length", fmt::format("{}", header.window_length)},
+                       {"batch_windows", fmt::format("{}", header.batch_windows)},
+                       {"seed", fmt::format("{}", header.encoding.seed)},
+                       {"order_key", header.origin.order_key.hex()},
+                       {"corpus_root", header.origin.corpus_root.hex()},
+                       {"teacher_root", header.origin.teacher_root.hex()}};
+  if (!header.origin.order_beacon.empty()) metadata["order_beacon"] = header.origin.order_beacon;
+  header.tokenizer.put_into(metadata);
+  // Widest elements first, so that each tensor is aligned.
+  SafetensorsWriter writer(
+      folder, kSoftTargetsFile,
+      {{"block_offsets", DType::i64, {blocks + 1}}, {"row_lengths", DType::u8, {rows}}, {"entries", DType::u8, {offsets.back()}}},
+      metadata);
+  writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
+  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) { writer.append(lengths.data(), lengths.size()); });
+  spool.for_each([&](std::span<const uint8_t>, std::span<const uint8_t> entries) { writer.append(entries.data(), entries.size()); });
+  writer.close();
+  return {rows, offsets.back() / header.encoding.entry_bytes(), offsets.back() + rows + 8 * (blocks + 1)};
+}
+
 void SoftTargets::fail(std::string_view cause) const { throw FormatError(file_.path(), -1, cause); }
 
-SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.safetensors") {
+SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / kSoftTargetsFile) {
   if (const auto version = metadata_integer(file_, "format_version", 0); version != kFormatVersion)
     fail(fmt::format("format_version is {}; only {} is known", version, kFormatVersion));
-  kind_ = metadata_text(file_, "kind");
-  if (kind_ != "sample" && kind_ != "top-k") fail(fmt::format("unknown kind '{}' of soft targets", kind_));
-  const bool sample = kind_ == "sample";
+  const std::string& kind = metadata_text(file_, "kind");
+  if (kind != kSample && kind != kTopK) fail(fmt::format("kind '{}' is unknown; {} and {} are known", kind.substr(0, 40), kSample, kTopK));
+  const bool sample = kind == kSample;
+  origin_ = origin_of(file_);
   encoding_.kind = sample ? RowEncoding::Kind::sample : RowEncoding::Kind::top_k;
   encoding_.count = metadata_integer(file_, "count", 1, sample ? 63 : 255);
   encoding_.temperature = metadata_number(file_, "temperature", 1e-3, 1e3);
-  encoding_.seed = metadata_integer(file_, "seed", INT64_MIN, INT64_MAX);
+  encoding_.seed = origin_.seed;
   vocab_size_ = metadata_integer(file_, "vocab_size", 1, encoding_.max_vocab());
   window_length_ = metadata_integer(file_, "window_length", 1, INT32_MAX);
   batch_windows_ = metadata_integer(file_, "batch_windows", 1, INT32_MAX);
-  order_key_ = metadata_digest(file_, "order_key");
-  if (const auto found = file_.metadata().find("order_beacon"); found != file_.metadata().end()) order_beacon_ = found->second;
-  corpus_root_ = metadata_digest(file_, "corpus_root");
-  teacher_root_ = metadata_digest(file_, "teacher_root");
   tokenizer_ = TokenizerIdentity::from_metadata(file_.metadata(), file_.path());
 
-  for (const auto& [name, dtype] : {std::pair{"row_lengths", DType::u8}, {"entries", DType::u8}, {"block_offsets", DType::i64}})
+  for (const auto& [name, dtype] : {std::pair{"row_lengths", DType::u8}, {"entries", DType::u8}})
     if (const TensorInfo& info = file_.info(name); info.dtype != dtype || info.shape.size() != 1)
       fail(fmt::format("tensor '{}' must be {} with one dimension", name, dtype_name(dtype)));
   const auto lengths = file_.values<uint8_t>("row_lengths");
   const auto offsets = file_.values<int64_t>("block_offsets");
-  blocks_ = int64_t(offsets.size()) - 1;
-  if (blocks_ < 1) fail("block_offsets has no block");
-  if (checked_mul(blocks_, window_length_) != int64_t(lengths.size()))
-    fail(fmt::format("{} rows are not {} blocks of {}", lengths.size(), blocks_, window_length_));
+  if (checked_mul(origin_.blocks, window_length_) != int64_t(lengths.size()))
+    fail(fmt::format("{} rows are not {} blocks of {}", lengths.size(), origin_.blocks, window_length_));
   if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements()) fail("block_offsets do not begin at 0 and end with the entries");
-  for (int64_t b = 0; b < blocks_; ++b) {
+  for (int64_t b = 0; b < origin_.blocks; ++b) {
     const auto rows = lengths.subspan(size_t(b * window_length_), size_t(window_length_));
     // The sum stays far below 2^63: a row has at most 255 entries. The offset from the file is only compared with it.
     if (offsets[size_t(b) + 1] !=
@@ -57,12 +107,12 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / "targets.s
 }
 
 double SoftTargets::bytes_per_token() const {
-  const int64_t rows = blocks_ * window_length_;
-  return double(file_.info("entries").elements() + rows + 8 * (blocks_ + 1)) / double(rows);
+  const int64_t rows = origin_.blocks * window_length_;
+  return double(file_.info("entries").elements() + rows + 8 * (origin_.blocks + 1)) / double(rows);
 }
 
 std::span<const uint8_t> SoftTargets::block_bytes(int64_t block) const {
-  OVERPROOF_CHECK(block >= 0 && block < blocks_);
+  OVERPROOF_CHECK(block >= 0 && block < origin_.blocks);
   const auto offsets = file_.values<int64_t>("block_offsets").subspan(size_t(block), 2);
   return file_.bytes("entries").subspan(size_t(offsets[0]), size_t(offsets[1] - offsets[0]));
 }
@@ -77,7 +127,7 @@ Digest SoftTargets::block_digest(int64_t block) const {
 }
 
 std::span<const uint8_t> SoftTargets::row_bytes(int64_t row) const {
-  OVERPROOF_CHECK(row >= 0 && row < blocks_ * window_length_);
+  OVERPROOF_CHECK(row >= 0 && row < origin_.blocks * window_length_);
   const auto lengths = file_.values<uint8_t>("row_lengths");
   const int64_t first = row / window_length_ * window_length_;
   const int64_t before = std::accumulate(lengths.begin() + first, lengths.begin() + row, int64_t{0});

@@ -21,9 +21,40 @@
 #include "core/file.h"
 #include "formats/safetensors.h"
 #include "formats/tokenizer_identity.h"
+#include "records/batch_spool.h"
 #include "records/row_encoding.h"
 
 namespace overproof {
+
+inline constexpr const char* kSoftTargetsFile = "targets.safetensors";
+
+/// What the targets were made of, and the order of their blocks.
+struct SoftTargetsOrigin {
+  Digest corpus_root, teacher_root;
+  Digest order_key;          ///< order_key(corpus root, seed, beacon) of data/order.h
+  std::string order_beacon;  ///< "" where the order was drawn without one
+  int64_t seed = 0;
+  int64_t blocks = 0;  ///< >= 1
+};
+
+/// Reads only this of `<artifact>/targets.safetensors`. Throws FormatError.
+SoftTargetsOrigin read_soft_targets_origin(const fs::path& artifact);
+
+/// What a writer states of its targets. `origin.seed` is that of the encoding; `origin.blocks` follows from the spool.
+struct SoftTargetsHeader {
+  SoftTargetsOrigin origin;
+  RowEncoding encoding;
+  int64_t vocab_size = 0, window_length = 0, batch_windows = 0;
+  TokenizerIdentity tokenizer;
+};
+
+/// What was written.
+struct SoftTargetsSize {
+  int64_t rows = 0, entries = 0, bytes = 0;
+};
+
+/// Writes targets.safetensors from a full spool of whole blocks, in three passes over it.
+SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchSpool& spool, OutputFolder& folder);
 
 /// The soft targets of one block: row r has entries [offsets[r], offsets[r + 1]).
 struct TargetBlock {
@@ -37,8 +68,7 @@ class SoftTargets {
  public:
   /// Opens `<artifact>/targets.safetensors`. Throws FormatError when metadata, shapes and sizes do not agree.
   explicit SoftTargets(const fs::path& artifact);
-  const std::string& kind() const { return kind_; }
-  int64_t blocks() const { return blocks_; }
+  int64_t blocks() const { return origin_.blocks; }
   int64_t window_length() const { return window_length_; }
   int64_t vocab_size() const { return vocab_size_; }
   double temperature() const { return encoding_.temperature; }
@@ -46,10 +76,11 @@ class SoftTargets {
   /// Windows in one forward pass of the teacher. A row that is computed again in the same batch has the same bits.
   int64_t batch_windows() const { return batch_windows_; }
   double bytes_per_token() const;  ///< of the whole file
-  const Digest& order_key() const { return order_key_; }
-  const std::string& order_beacon() const { return order_beacon_; }  ///< "" where the order was drawn without one
-  const Digest& corpus_root() const { return corpus_root_; }
-  const Digest& teacher_root() const { return teacher_root_; }
+  const SoftTargetsOrigin& origin() const { return origin_; }
+  const Digest& order_key() const { return origin_.order_key; }
+  const std::string& order_beacon() const { return origin_.order_beacon; }
+  const Digest& corpus_root() const { return origin_.corpus_root; }
+  const Digest& teacher_root() const { return origin_.teacher_root; }
   const TokenizerIdentity& tokenizer() const { return tokenizer_; }
   /// Throws FormatError when ids do not ascend within the vocabulary, or counts and probabilities are out of range.
   void read_block(int64_t block, TargetBlock& out) const;
@@ -62,11 +93,9 @@ class SoftTargets {
   [[noreturn]] void fail(std::string_view cause) const;
   std::span<const uint8_t> block_bytes(int64_t block) const;
   SafetensorsFile file_;
+  SoftTargetsOrigin origin_;
   RowEncoding encoding_;
-  std::string kind_;
-  int64_t blocks_ = 0, window_length_ = 0, vocab_size_ = 0, batch_windows_ = 0;
-  std::string order_beacon_;
-  Digest order_key_, corpus_root_, teacher_root_;
+  int64_t window_length_ = 0, vocab_size_ = 0, batch_windows_ = 0;
   TokenizerIdentity tokenizer_;
 };
 

@@ -11,41 +11,10 @@
 #include "core/progress.h"
 #include "data/order.h"
 #include "model/open_model.h"
-#include "records/batch_spool.h"
+#include "records/soft_targets.h"
 #include "teacher/teach_rows.h"
 
 namespace overproof {
-namespace {
-
-struct Totals {
-  int64_t rows = 0, entries = 0, entry_bytes = 0;
-};
-
-/// Writes targets.safetensors from the finished batches, in three passes over the spool rather than all of it in memory.
-Totals write_targets(const BatchSpool& spool, int64_t blocks, int64_t length, const RowEncoding& encoding, const Metadata& metadata,
-                     OutputFolder& folder) {
-  std::vector<int64_t> offsets = {0};
-  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) {
-    for (size_t r = 0; r < lengths.size(); r += size_t(length)) {
-      int64_t entries = 0;
-      for (int64_t i = 0; i < length; ++i) entries += lengths[r + size_t(i)];
-      offsets.push_back(offsets.back() + entries * encoding.entry_bytes());
-    }
-  });
-  // Widest elements first, so that each tensor stays aligned.
-  SafetensorsWriter writer(folder, "targets.safetensors",
-                           {{"block_offsets", DType::i64, {blocks + 1}},
-                            {"row_lengths", DType::u8, {blocks * length}},
-                            {"entries", DType::u8, {offsets.back()}}},
-                           metadata);
-  writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
-  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) { writer.append(lengths.data(), lengths.size()); });
-  spool.for_each([&](std::span<const uint8_t>, std::span<const uint8_t> entries) { writer.append(entries.data(), entries.size()); });
-  writer.close();
-  return {blocks * length, offsets.back() / encoding.entry_bytes(), offsets.back() + blocks * length + 8 * (blocks + 1)};
-}
-
-}  // namespace
 
 StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
@@ -87,25 +56,21 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
-  Metadata metadata = {{"format_version", "1"},
-                       {"kind", kind},
-                       {"count", fmt::format("{}", encoding.count)},
-                       {"temperature", fmt::format("{}", encoding.temperature)},
-                       {"vocab_size", fmt::format("{}", vocab)},
-                       {"window_length", fmt::format("{}", length)},
-                       {"batch_windows", fmt::format("{}", batch)},
-                       {"seed", fmt::format("{}", config.seed)},
-                       {"order_key", key.hex()},
-                       {"corpus_root", inputs.root("corpus").hex()},
-                       {"teacher_root", inputs.root("teacher").hex()}};
-  corpus.tokenizer().put_into(metadata);
-  if (!config.order_beacon.empty()) metadata["order_beacon"] = config.order_beacon;
-  const Totals totals = write_targets(spool, blocks, length, encoding, metadata, outputs.folder());
+  const SoftTargetsSize size = write_soft_targets({.origin = {.corpus_root = inputs.root("corpus"),
+                                                              .teacher_root = inputs.root("teacher"),
+                                                              .order_key = key,
+                                                              .order_beacon = config.order_beacon},
+                                                   .encoding = encoding,
+                                                   .vocab_size = vocab,
+                                                   .window_length = length,
+                                                   .batch_windows = batch,
+                                                   .tokenizer = corpus.tokenizer()},
+                                                  spool, outputs.folder());
 
-  const double bytes = double(totals.entry_bytes) / double(totals.rows), ids = double(totals.entries) / double(totals.rows);
+  const double bytes = double(size.bytes) / double(size.rows), ids = double(size.entries) / double(size.rows);
   StageReport report;
-  report.metrics() = {{"windows", blocks}, {"tokens", totals.rows}, {"bytes_per_token", bytes}, {"ids_per_token", ids}};
-  report.summary = {fmt::format("taught {} tokens in {} windows of {} (the corpus has {})", totals.rows, blocks, length, windows),
+  report.metrics() = {{"windows", blocks}, {"tokens", size.rows}, {"bytes_per_token", bytes}, {"ids_per_token", ids}};
+  report.summary = {fmt::format("taught {} tokens in {} windows of {} (the corpus has {})", size.rows, blocks, length, windows),
                     fmt::format("{:.1f} bytes and {:.1f} distinct ids a token", bytes, ids)};
   if (taught > 0)
     report.summary.push_back(fmt::format("{} tokens taught now, {:.0f} a second", taught, double(taught) / seconds));
