@@ -17,6 +17,7 @@
 #include "core/json_object.h"
 #include "core/printable.h"
 #include "provenance/oms.h"
+#include "records/evaluation.h"
 
 namespace overproof {
 namespace {
@@ -66,17 +67,14 @@ CorpusFacts corpus_facts(const ArtifactNode& node) {
 
 EvaluationFacts evaluation_facts(const ArtifactNode& node) {
   EvaluationFacts facts;
-  const auto text = sealed_text(node, "evaluation.json");
+  const auto text = sealed_text(node, kEvaluationFile);
   if (!text) return facts;
-  const fs::path origin = node.path / "evaluation.json";
-  const Json json = parse_json(*text, origin);
-  const JsonObject evaluation(json, origin);
-  facts.tokens = optional_number(evaluation, "tokens");
-  for (const JsonObject& model : evaluation.objects_or_empty("models")) {
-    const auto number = [&](const char* name) { return optional_number(model, name); };
-    facts.models.push_back({model.text("name"), -1, number("perplexity"), number("kl_mean"), number("kl_p99"),
-                            number("top1_agreement"), number("ffn_activation"), number("parameter_activation"), number("bytes")});
-  }
+  const Evaluation evaluation = parse_evaluation(*text, node.path / kEvaluationFile);
+  const auto as_number = [](std::optional<int64_t> count) { return count ? std::optional(double(*count)) : std::nullopt; };
+  facts.tokens = as_number(evaluation.tokens);
+  for (const EvaluationRow& row : evaluation.rows)
+    facts.models.push_back({row.name, -1, row.perplexity, row.kl_mean, row.kl_p99, row.top1_agreement, row.ffn_activation,
+                            row.parameter_activation, as_number(row.bytes)});
   return facts;
 }
 

@@ -1,10 +1,8 @@
 #include "records/evaluation.h"
 
-#include <cmath>
 #include <utility>
 
-#include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 
 namespace overproof {
 namespace {
@@ -13,18 +11,6 @@ constexpr std::array<std::pair<const char*, std::optional<int64_t> EvaluationRow
     {{"bytes", &EvaluationRow::bytes},
      {"parameters", &EvaluationRow::parameters},
      {"active_parameters", &EvaluationRow::active_parameters}}};
-
-std::optional<double> number_of(const Json& object, const char* name) {
-  const auto found = object.find(name);
-  if (found == object.end() || !found->is_number() || !std::isfinite(found->get<double>())) return std::nullopt;
-  return found->get<double>();
-}
-
-std::optional<int64_t> count_of(const Json& object, const char* name) {
-  const auto found = object.find(name);
-  if (found == object.end() || !found->is_number_unsigned() || found->get<uint64_t>() > uint64_t(INT64_MAX)) return std::nullopt;
-  return found->get<int64_t>();
-}
 
 }  // namespace
 
@@ -46,14 +32,16 @@ Json to_json(const Evaluation& evaluation) {
 
 Evaluation parse_evaluation(std::string_view text, const fs::path& origin) {
   const Json json = parse_json(text, origin);
-  if (!json.is_object() || !json.contains("models") || !json["models"].is_array())
-    throw FormatError(origin, -1, "is no JSON object with a list 'models'");
-  Evaluation evaluation{count_of(json, "tokens"), count_of(json, "windows"), {}};
-  for (const Json& model : json["models"]) {
-    if (!model.is_object() || !model.contains("name") || !model["name"].is_string()) continue;
-    EvaluationRow row{.name = model["name"].get<std::string>()};
-    for (const auto& [name, value] : kEvaluationMetrics) row.*value = number_of(model, name);
-    for (const auto& [name, count] : kCounts) row.*count = count_of(model, name);
+  const JsonObject object(json, origin, "", JsonNull::absent);
+  const auto count = [](const JsonObject& from, const char* name) {
+    return from.has(name) ? std::optional(from.integer(name, 0, INT64_MAX)) : std::nullopt;
+  };
+  Evaluation evaluation{count(object, "tokens"), count(object, "windows"), {}};
+  for (const JsonObject& model : object.objects("models")) {
+    EvaluationRow row{.name = model.text("name")};
+    for (const auto& [name, value] : kEvaluationMetrics)
+      if (model.has(name)) row.*value = model.number(name);
+    for (const auto& [name, value] : kCounts) row.*value = count(model, name);
     evaluation.rows.push_back(std::move(row));
   }
   return evaluation;

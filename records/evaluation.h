@@ -55,8 +55,8 @@ struct Evaluation {
 /// What is absent is left out.
 Json to_json(const Evaluation& evaluation);
 
-/// Reads the file's text. Other versions may have fewer members: a member that is missing, of another type or not finite is absent, and
-/// a row without a name is left out. Throws FormatError naming `origin` when it is no JSON object with a list "models".
+/// Reads the file's text. A measurement that is missing or null (JSON's form of a NaN) is absent. Throws FormatError naming `origin` and
+/// the member when "models" or a name is missing, or a member has another type.
 Evaluation parse_evaluation(std::string_view text, const fs::path& origin);
 
 }  // namespace overproof
