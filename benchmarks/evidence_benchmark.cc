@@ -22,14 +22,14 @@
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/rng.h"
-#include "evaluate/distributions.h"
 #include "data/order.h"
+#include "evaluate/distributions.h"
 #include "evaluate/evidence_run.h"
 #include "evaluate/evidence_scores.h"
 #include "evaluate/evidence_tests.h"
 #include "evaluate/evidence_weights.h"
-#include "teacher/sample_stage.h"
 #include "records/sampled_tokens.h"
+#include "teacher/sample_stage.h"
 
 using namespace overproof;
 

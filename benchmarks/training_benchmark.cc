@@ -168,7 +168,8 @@ int main(int argc, char** argv) try {
     }
     TokenBatch batch{windows, length, {}, {}, std::vector<float>(size_t(windows * length), 1.0f)};
     for (int64_t w = 0; w < windows; ++w) {  // one more id for the last label
-      batch.ids.insert(batch.ids.end(), ids.const_data_ptr<int64_t>() + w * length, ids.const_data_ptr<int64_t>() + (w + 1) * length);
+      batch.ids.insert(batch.ids.end(), ids.const_data_ptr<int64_t>() + w * length,
+                       ids.const_data_ptr<int64_t>() + (w + 1) * length);
       batch.ids.push_back(0);
     }
     batch.segment.resize(batch.weight.size());

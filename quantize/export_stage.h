@@ -19,12 +19,12 @@ struct ExportConfig {
 
   template <class V>
   void visit(V&& v) {
-    v("type", type,
-      enum_of<GgmlType>({{"f16", GgmlType::f16}, {"bf16", GgmlType::bf16}, {"f32", GgmlType::f32}}),
+    v("type", type, enum_of<GgmlType>({{"f16", GgmlType::f16}, {"bf16", GgmlType::bf16}, {"f32", GgmlType::f32}}),
       "type of matrices; routers, norms and biases are always f32");
     v("name", name, any_value(), "general.name of the file; empty: none");
     v("acknowledge", acknowledge, any_value(),
-      "comma-separated names of licences and terms that you have reviewed and the policy asks for; recorded in the signed statement");
+      "comma-separated names of licences and terms that you have reviewed and the policy asks for; recorded in the signed "
+      "statement");
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
       "bytes read, converted and written at a time; does not change the result");
   }

@@ -91,15 +91,15 @@ std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, 
   // A model without a statement has no root until it has been read, so it is read once more here.
   const Digest wanted = open->statistics.model_root();
   if (wanted != inputs.root("model") && wanted != scan_artifact(inputs.path("model")).root)
-    throw MismatchError(fmt::format("the activations {} were recorded from another model than {}; run `overproof activations` on it",
-                                    inputs.path("activations").string(), inputs.path("model").string()));
+    throw MismatchError(
+        fmt::format("the activations {} were recorded from another model than {}; run `overproof activations` on it",
+                    inputs.path("activations").string(), inputs.path("model").string()));
   return open;
 }
 
 /// Plans a GGUF file: chosen weights become blocks of ggml, the others keep their type, or become f32 where GGUF lacks it.
 std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpoint& model, Plan chosen) {
-  if (config.smooth || config.gptq)
-    throw UsageError(fmt::format("smooth and gptq do not support scheme {}", config.scheme));
+  if (config.smooth || config.gptq) throw UsageError(fmt::format("smooth and gptq do not support scheme {}", config.scheme));
   std::map<std::string, const PlanItem*, std::less<>> items;
   for (const PlanItem& item : chosen.items) items[item.source.name] = &item;
   const std::set<std::string> fused(chosen.fused.begin(), chosen.fused.end());
@@ -114,12 +114,13 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
     const GgmlType type = run->parts->output_of(i).info.type;
     const std::string* source = run->parts->source_of(i);
     if (source && quantizes(*source) != (type == GgmlType::q8_0) && type != GgmlType::f16)
-      throw UsageError(
-          fmt::format("{}: GGUF stacks all experts of a layer in one tensor of one type; use a pattern that matches all of them", *source));
+      throw UsageError(fmt::format(
+          "{}: GGUF stacks all experts of a layer in one tensor of one type; use a pattern that matches all of them", *source));
   }
   run->plan.not_taken = std::move(chosen.not_taken);
   run->plan.assumption = std::move(chosen.assumption);
-  for (const std::string& name : run->gguf.skipped) run->notes.push_back("not written, because the model does not use it: " + name);
+  for (const std::string& name : run->gguf.skipped)
+    run->notes.push_back("not written, because the model does not use it: " + name);
   return run;
 }
 
@@ -166,8 +167,8 @@ class QuantizeRun {
     report_tensors(quality, report);
     report_exceptions(report);
     if (gpu_)
-      device_note_ = fmt::format("{} quantized {} of {} weights, the CPU the others", gpu_->device().name, made_.by_gpu,
-                                 plan().quantized);
+      device_note_ =
+          fmt::format("{} quantized {} of {} weights, the CPU the others", gpu_->device().name, made_.by_gpu, plan().quantized);
     if (!device_note_.empty())
       report.summary.push_back("note: " + device_note_);  // not in the statement: it depends on the machine
     if (calibration_) {
@@ -231,9 +232,9 @@ class QuantizeRun {
       report.summary.push_back("note: " + plan().assumption);
     }
     if (!gguf_ && !plan_.fused.empty())
-      notes_.push_back(fmt::format(
-          "kept {} stacks of experts, because no loader of this architecture reads them in 8 bits ({}, ...)",
-          plan_.fused.size(), plan_.fused[0]));
+      notes_.push_back(
+          fmt::format("kept {} stacks of experts, because no loader of this architecture reads them in 8 bits ({}, ...)",
+                      plan_.fused.size(), plan_.fused[0]));
     if (!plan().fallen_back.empty()) {
       report.metrics()["fallen_back"] = plan().fallen_back;
       notes_.push_back(fmt::format(

@@ -12,8 +12,8 @@
 #include "core/config.h"
 #include "core/stage.h"
 #include "quantize/engine/engine.h"
-#include "quantize/gpu/gpu.h"
 #include "quantize/engine/plan.h"
+#include "quantize/gpu/gpu.h"
 #include "quantize/schemes/scheme.h"
 
 namespace overproof {
@@ -37,10 +37,12 @@ struct QuantizeConfig {
   template <class V>
   void visit(V&& v) {
     v("scheme", scheme, one_of(scheme_names()),
-      "8-bit format of Linear weights. int8: one scale per output channel; int8-g128: one per 128 columns; w8a8, w8a8-static: int8 "
+      "8-bit format of Linear weights. int8: one scale per output channel; int8-g128: one per 128 columns; w8a8, w8a8-static: "
+      "int8 "
       "weights and activations; fp8, fp8-block, fp8-native (DeepSeek), mxfp8; q8_0: GGUF");
     v("clipping", clipping, enum_of<Clipping>({{"absmax", Clipping::absmax}, {"mse", Clipping::mse}}),
-      "scale of a row: absmax is the largest magnitude over the largest code, mse the clipped scale with the least squared error");
+      "scale of a row: absmax is the largest magnitude over the largest code, mse the clipped scale with the least squared "
+      "error");
     v("per-tensor", per_tensor, any_value(), "fp8: one scale per weight instead of one per output channel");
     v("asymmetric", asymmetric, any_value(), "w8a8, w8a8-static: activations get a zero point");
     v("include", include, any_value(),
@@ -50,7 +52,8 @@ struct QuantizeConfig {
       "comma-separated PATTERN=SCHEME, or PATTERN=none to keep weights; the first match decides, before include and exclude");
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
       "bytes read, converted and written at a time; does not change the result");
-    v("max-shard-bytes", max_shard_bytes, at_least(1 << 20), "size of a safetensors file above which shards with an index are written");
+    v("max-shard-bytes", max_shard_bytes, at_least(1 << 20),
+      "size of a safetensors file above which shards with an index are written");
     v("smooth", smooth, any_value(),
       "SmoothQuant: move outliers of activations into weights; needs --activations and a scheme that rounds activations");
     v("smooth-strength", smooth_strength, or_word("auto", in_range(0, 1)),

@@ -17,9 +17,9 @@ inline int skipped_cases = 0;
 
 }  // namespace overproof
 
-#define SKIP_CASE(reason)                         \
-  do {                                            \
-    std::cout << "skipped: " << reason << "\n";   \
-    ++::overproof::skipped_cases;                 \
-    return;                                       \
+#define SKIP_CASE(reason)                       \
+  do {                                          \
+    std::cout << "skipped: " << reason << "\n"; \
+    ++::overproof::skipped_cases;               \
+    return;                                     \
   } while (false)

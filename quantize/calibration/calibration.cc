@@ -16,16 +16,17 @@ Calibration::Calibration(const CalibrationOptions& options, const Checkpoint& mo
                          const ActivationStatistics& statistics, std::function<bool(const std::string&)> is_quantized)
     : options_(options), scheme_(scheme), statistics_(statistics), is_quantized_(std::move(is_quantized)) {
   if (options_.gptq && !scheme.int8_layout())
-    throw UsageError(
-        fmt::format("gptq needs an int8 scheme (int8, int8-g128, w8a8 or w8a8-static); scheme '{}' has other codes", scheme.name()));
+    throw UsageError(fmt::format("gptq needs an int8 scheme (int8, int8-g128, w8a8 or w8a8-static); scheme '{}' has other codes",
+                                 scheme.name()));
   for (const auto& [weight, group] : statistics.groups()) {
     const TensorInfo* info = model.tensors->find(weight);
     if (!info || info->shape.size() != 2 || info->shape[1] != statistics.columns(group))
       throw MismatchError(fmt::format("{}: records {} input channels of '{}', and the model has no such weight",
                                       statistics.path().string(), statistics.columns(group), weight));
     if (options_.gptq && !statistics.has_hessian(group))
-      throw MismatchError(fmt::format("{}: gptq needs Hessians, which were not recorded; run `overproof activations` with --hessians",
-                                      statistics.path().string()));
+      throw MismatchError(
+          fmt::format("{}: gptq needs Hessians, which were not recorded; run `overproof activations` with --hessians",
+                      statistics.path().string()));
   }
   if (options_.smooth) find_scaling(model);
 }
@@ -153,15 +154,16 @@ std::vector<std::string> Calibration::summary() const {
   if (options_.smooth && smoothed_sites_ > 0)
     lines.push_back(fmt::format(
         "smoothed {} of {} sites, mean strength {:.2f}{}", smoothed_sites_, sites_, strengths_ / double(smoothed_sites_),
-        options_.strength ? ""
-                          : fmt::format("; output error of these x {:.2f} (geometric mean)",
-                                        std::exp(errors_ / double(smoothed_sites_)))));
+        options_.strength
+            ? ""
+            : fmt::format("; output error of these x {:.2f} (geometric mean)", std::exp(errors_ / double(smoothed_sites_)))));
   else if (options_.smooth) lines.push_back(fmt::format("smoothed none of {} sites: it lowers the error of no output", sites_));
   if (options_.gptq) {
     lines.push_back(fmt::format("quantized {} weights with gptq, {} without", by_gptq_, data_free_.size()));
     const auto reason = [&](const std::string& weight) {
       if (!statistics_.group_of(weight)) return "its input was not recorded";
-      return usable_group(weight) ? "its scheme has no int8 codes, or its Hessian cannot be inverted" : "its input saw too few tokens";
+      return usable_group(weight) ? "its scheme has no int8 codes, or its Hessian cannot be inverted"
+                                  : "its input saw too few tokens";
     };
     constexpr size_t kNamed = 8;
     for (size_t i = 0; i < std::min(kNamed, data_free_.size()); ++i)

@@ -19,8 +19,8 @@
 
 #include "core/json_fwd.h"
 #include "quantize/calibration/gptq.h"
-#include "quantize/schemes/scheme.h"
 #include "quantize/calibration/smooth.h"
+#include "quantize/schemes/scheme.h"
 
 namespace overproof {
 
@@ -79,7 +79,7 @@ class Calibration {
     std::shared_ptr<const GptqFactor> factor;
   };
   std::shared_ptr<Factor> factor_of(const std::string& group) const;
-  mutable std::mutex mutex_;                          // guards the members below
+  mutable std::mutex mutex_;                              // guards the members below
   mutable std::vector<std::shared_ptr<Factor>> factors_;  // newest last
   mutable int64_t by_gptq_ = 0;
   mutable std::vector<std::string> data_free_;

@@ -10,8 +10,8 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "quantize/kernels/int8.h"
 #include "quantize/calibration/products.h"
+#include "quantize/kernels/int8.h"
 
 namespace overproof {
 namespace {
@@ -187,8 +187,8 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
         }
       }
       if (stop < n)
-        subtract_product(w.data() + stop, n, errors.data(), kColumnBlock, factor.upper.data() + block * n + stop, n, count, n - stop,
-                         stop - block);
+        subtract_product(w.data() + stop, n, errors.data(), kColumnBlock, factor.upper.data() + block * n + stop, n, count,
+                         n - stop, stop - block);
     }
   }
   return loss;

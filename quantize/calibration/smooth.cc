@@ -13,9 +13,9 @@
 #include "core/parallel.h"
 #include "formats/architecture.h"
 #include "formats/model_kinds.h"
+#include "quantize/calibration/products.h"
 #include "quantize/kernels/int8.h"
 #include "quantize/kernels/int8_cpu.h"
-#include "quantize/calibration/products.h"
 
 namespace overproof {
 namespace {
@@ -52,8 +52,8 @@ int64_t channel(const SmoothSite& site, int64_t column) {
 
 struct Candidate {
   std::optional<double> strength;  ///< nullopt: no smoothing, all factors are 1
-  std::vector<float> factors;  ///< by channel
-  std::vector<float> columns;  ///< by column
+  std::vector<float> factors;      ///< by channel
+  std::vector<float> columns;      ///< by column
 };
 
 /// The samples of one input, unrounded and as rounded with each candidate: all transposed, [in, rows].
@@ -187,15 +187,32 @@ std::map<int64_t, LayerTensors> layers_of(const TensorSource& tensors) {
       return layer.ffns[{name.expert >= 0 ? Kind::expert : name.shared ? Kind::shared : Kind::dense, name.expert}];
     };
     switch (name.part) {
-      case Part::q: layer.q = info.name; break;
-      case Part::k: layer.k = info.name; break;
-      case Part::v: layer.v = info.name; break;
-      case Part::o: layer.o = info.name; break;
-      case Part::gate: ffn().gate = info.name; break;
-      case Part::up: ffn().up = info.name; break;
-      case Part::down: ffn().down = info.name; break;
-      case Part::router: layer.router = info.name; break;
-      default: break;
+      case Part::q:
+        layer.q = info.name;
+        break;
+      case Part::k:
+        layer.k = info.name;
+        break;
+      case Part::v:
+        layer.v = info.name;
+        break;
+      case Part::o:
+        layer.o = info.name;
+        break;
+      case Part::gate:
+        ffn().gate = info.name;
+        break;
+      case Part::up:
+        ffn().up = info.name;
+        break;
+      case Part::down:
+        ffn().down = info.name;
+        break;
+      case Part::router:
+        layer.router = info.name;
+        break;
+      default:
+        break;
     }
   }
   return layers;

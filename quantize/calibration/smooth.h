@@ -16,8 +16,8 @@
 #include <string_view>
 #include <vector>
 
-#include "formats/activation_rounding.h"
 #include "core/json_fwd.h"
+#include "formats/activation_rounding.h"
 #include "formats/tensor_source.h"
 #include "records/activation_statistics.h"
 

@@ -101,7 +101,8 @@ class PlanCutter {
       const auto extent = item.source.elements() > 0 ? source.extent(item.source.name) : std::nullopt;
       extents_.push_back(extent);
       if (!extent) continue;
-      OVERPROOF_CHECK(extent->file >= 0 && size_t(extent->file) < file_sizes.size() && extent->offset >= 0 && extent->row_unit > 0);
+      OVERPROOF_CHECK(extent->file >= 0 && size_t(extent->file) < file_sizes.size() && extent->offset >= 0 &&
+                      extent->row_unit > 0);
       const int64_t size = file_sizes[size_t(extent->file)];
       if (extent->offset + stored_bytes(extents_.size() - 1) > size)
         throw FormatError(source.files()[size_t(extent->file)], size,

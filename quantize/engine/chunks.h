@@ -11,8 +11,8 @@ namespace overproof {
 /// Rows of one tensor within a chunk.
 struct RowTask {
   enum class Kind {
-    copy,       ///< the output has the stored bytes
-    convert,    ///< decode, and encode in another dtype
+    copy,     ///< the output has the stored bytes
+    convert,  ///< decode, and encode in another dtype
     quantize,
     find_amax,  ///< first pass over a weight whose scheme needs its largest magnitude
   };

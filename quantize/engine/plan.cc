@@ -128,9 +128,10 @@ void check_experts(const TensorSource& source, const std::vector<const Scheme*>&
     const size_t other = first.emplace(expert, i).first->second;
     if (chosen[other] == chosen[i]) continue;
     const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
-    throw UsageError(fmt::format(
-        "{} would get scheme {}, and {} scheme {}; runtimes need one scheme for all projections of an expert: use the pattern {}*",
-        source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]), expert));
+    throw UsageError(
+        fmt::format("{} would get scheme {}, and {} scheme {}; runtimes need one scheme for all projections of an expert: use "
+                    "the pattern {}*",
+                    source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]), expert));
   }
 }
 
@@ -145,7 +146,8 @@ void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& cho
   };
   std::set<std::string_view> experts;
   for (size_t i = 0; i < chosen.size(); ++i)
-    if (chosen[i] && !chosen[i]->takes(source.tensors()[i])) experts.insert(TensorName::parse(source.tensors()[i].name).expert_prefix);
+    if (chosen[i] && !chosen[i]->takes(source.tensors()[i]))
+      experts.insert(TensorName::parse(source.tensors()[i].name).expert_prefix);
   for (size_t i = 0; i < chosen.size(); ++i) {
     const TensorInfo& info = source.tensors()[i];
     const std::string_view expert = TensorName::parse(info.name).expert_prefix;
@@ -270,8 +272,8 @@ Json quantization_config(const Plan& plan) {
       used.push_back(scheme.get());
   // transformers uses the first group with a pattern for experts for all routed experts, so theirs comes before that of shared ones.
   std::stable_partition(used.begin(), used.end(), [&](const Scheme* scheme) {
-    return std::ranges::any_of(plan.items,
-                               [&](const PlanItem& i) { return i.scheme == scheme && TensorName::parse(i.source.name).expert >= 0; });
+    return std::ranges::any_of(
+        plan.items, [&](const PlanItem& i) { return i.scheme == scheme && TensorName::parse(i.source.name).expert >= 0; });
   });
   if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
   Json groups = Json::object();

@@ -19,10 +19,10 @@ class Calibration;
 /// Which weights are quantized, and how. Patterns match whole tensor names; '*' matches any text.
 struct PlanOptions {
   std::string scheme = "int8";
-  SchemeOptions scheme_options;              ///< of all schemes, those of overrides included
-  StringList include = {"model.layers.*"};   ///< Linear weights that get the main scheme ...
-  StringList exclude;                        ///< ... unless one of these matches
-  StringPairs overrides;                     ///< pattern and scheme, or pattern and "none" (keep); the first match decides
+  SchemeOptions scheme_options;             ///< of all schemes, those of overrides included
+  StringList include = {"model.layers.*"};  ///< Linear weights that get the main scheme ...
+  StringList exclude;                       ///< ... unless one of these matches
+  StringPairs overrides;                    ///< pattern and scheme, or pattern and "none" (keep); the first match decides
 };
 
 /// One tensor of the source.

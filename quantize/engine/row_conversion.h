@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "quantize/engine/chunks.h"
-#include "quantize/gpu/gpu_rows.h"
 #include "quantize/engine/plan.h"
+#include "quantize/gpu/gpu_rows.h"
 
 namespace overproof {
 

@@ -72,8 +72,8 @@ std::unique_ptr<GpuSession> open_device(DeviceChoice device, const GpuPlugin& pl
   std::string reason = plugin.reason;
   const auto devices = plugin.api ? gpu_devices(*plugin.api, reason) : std::vector<GpuDeviceInfo>{};
   if (!devices.empty() && devices[0].capability < kOldestCapability) {
-    reason = fmt::format("{} has compute capability {}.{}; the kernels need 8.0 or later", devices[0].name, devices[0].capability / 10,
-                         devices[0].capability % 10);
+    reason = fmt::format("{} has compute capability {}.{}; the kernels need 8.0 or later", devices[0].name,
+                         devices[0].capability / 10, devices[0].capability % 10);
     if (device == DeviceChoice::cuda) throw UsageError(fmt::format("{}; use --device cpu", reason));
   } else if (!devices.empty()) {
     return std::make_unique<GpuSession>(*plugin.api, 0);

@@ -87,7 +87,9 @@ Json to_json(const QuantizationArgs& args) {
 Json to_json(const std::optional<ActivationRounding>& inputs) {
   if (!inputs) return nullptr;
   QuantizationArgs args{.type = inputs->type == ActivationRounding::Type::fp8 ? "float" : "int",
-                        .strategy = inputs->is_static ? "tensor" : inputs->group > 0 ? "group" : "token",
+                        .strategy = inputs->is_static   ? "tensor"
+                                    : inputs->group > 0 ? "group"
+                                                        : "token",
                         .symmetric = inputs->symmetric,
                         .dynamic = !inputs->is_static};
   if (inputs->group > 0) args.group_size = inputs->group;

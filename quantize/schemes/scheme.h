@@ -13,8 +13,8 @@
 #include <string_view>
 #include <vector>
 
-#include "formats/activation_rounding.h"
 #include "core/json_fwd.h"
+#include "formats/activation_rounding.h"
 #include "formats/tensor_source.h"
 #include "quantize/kernels/int8_cpu.h"
 #include "quantize/kernels/tiles.h"

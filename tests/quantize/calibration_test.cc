@@ -13,8 +13,8 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
-#include "quantize/kernels/int8.h"
 #include "quantize/calibration/products.h"
+#include "quantize/kernels/int8.h"
 
 using namespace overproof;
 

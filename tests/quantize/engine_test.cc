@@ -165,11 +165,11 @@ Made run(const fs::path& model, const fs::path& at, const EngineOptions& options
 /// The same tensors in reverse order, or without extents in files.
 class RearrangedSource final : public TensorSource {
  public:
-  RearrangedSource(std::unique_ptr<TensorSource> source, bool reversed, bool placed) : source_(std::move(source)), placed_(placed) {
+  RearrangedSource(std::unique_ptr<TensorSource> source, bool reversed, bool placed)
+      : source_(std::move(source)), placed_(placed) {
     list_ = source_->tensors();
     if (reversed) std::reverse(list_.begin(), list_.end());
-    if (!placed)
-      std::erase_if(list_, [](const TensorInfo& t) { return t.dtype == DType::i64; });  // cannot be read as f32
+    if (!placed) std::erase_if(list_, [](const TensorInfo& t) { return t.dtype == DType::i64; });  // cannot be read as f32
   }
   const std::vector<TensorInfo>& tensors() const override { return list_; }
   void read_f32(std::string_view n, int64_t f, int64_t r, std::span<float> out) const override {

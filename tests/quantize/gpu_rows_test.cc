@@ -91,9 +91,9 @@ TEST_CASE("the engine with a GPU's kernels writes the bytes of the CPU, and sums
   const Emulation emulation;
   GpuSession gpu(emulated::api(), 0);
   const PlanOptions per_tensor{.scheme = "fp8", .scheme_options = {.per_tensor = true}};
-  const std::vector<PlanOptions> covered = {{.scheme = "int8"},      {.scheme = "int8-g128"}, {.scheme = "w8a8"},
-                                            {.scheme = "fp8"},       per_tensor,              {.scheme = "fp8-block"},
-                                            {.scheme = "fp8-native"}};
+  const std::vector<PlanOptions> covered = {
+      {.scheme = "int8"}, {.scheme = "int8-g128"}, {.scheme = "w8a8"},      {.scheme = "fp8"},
+      per_tensor,         {.scheme = "fp8-block"}, {.scheme = "fp8-native"}};
   for (const PlanOptions& options : covered) {
     CAPTURE(options.scheme, options.scheme_options.per_tensor);
     const Made cpu = run(options, t.path() / "in", t.path() / "cpu", nullptr);

@@ -275,7 +275,8 @@ TEST_CASE("zero rows, tiny rows and the largest numbers come back finite, zeros 
       w.values[4 * 128 + c] = 1e-37f * float(c);
       w.values[5 * 128 + c] = (scheme->format() == "gguf" ? 8e6f : 3.1e38f) * (c % 2 ? 1.0f : -1.0f);
     }
-    const bool shared = scheme->row_unit() > 1 || scheme->needs_amax();  // with the largest number in the same scale all others round to zero
+    const bool shared =
+        scheme->row_unit() > 1 || scheme->needs_amax();  // with the largest number in the same scale all others round to zero
     const std::vector<float> back = dequantized(*scheme, w, run(*scheme, w, 1));
     for (size_t i = 0; i < back.size(); ++i) {
       if (!std::isfinite(back[i])) FAIL("element " << i);
