@@ -222,7 +222,7 @@ def statistics(seeds):
     groups = [[["a", "b"], 3, 2, False], [["c"], 2, 4, True]]
     seeds.put("resume_fuzz", b"\2" + encode({"layers": 1, "experts": [0, 0, 0, 0], "groups": groups}))
     weights = hashlib.sha256(b"w").digest()
-    facts = b'{"batch_root":"overproof batch v1","digest_every":2,"ranks":1,"terms":["forward-kl","cross-entropy"]}'
+    facts = b'{"batch_root":"plain","digest_every":2,"ranks":1,"terms":["forward-kl","cross-entropy"]}'
     for version, first in [(1, b"overproof step chain v1" + weights), (2, b"overproof step chain v2" + weights + facts)]:
         records, chain = b"", hashlib.sha256(first).digest()
         for step in range(4):

@@ -18,7 +18,7 @@ namespace overproof {
 namespace {
 
 constexpr const char* kTensor = "steps";
-constexpr const char* kBatchRoot = "overproof batch v1";
+constexpr const char* kBatchRoot = "plain";
 constexpr int64_t kMostRanks = int64_t{1} << 20;
 constexpr size_t kMostTermName = 64;
 static_assert(std::endian::native == std::endian::little, "records are little-endian");
@@ -175,7 +175,7 @@ StepFormat format_of(const SafetensorsFile& file) {
   StepFormat format{version, initial_weights, digest_every, {}, metadata_integer(file, "ranks", 1, kMostRanks)};
   if (const std::string& recipe = metadata_text(file, "batch_root"); recipe != kBatchRoot)
     throw FormatError(file.path(), -1,
-                      fmt::format("batch roots by '{}' are unknown; '{}' is known", recipe.substr(0, 80), kBatchRoot));
+                      fmt::format("batch_root '{}' is unknown; '{}' is known", recipe.substr(0, 80), kBatchRoot));
   const Json terms = parse_json(metadata_text(file, "terms"), file.path());
   if (!terms.is_array() || !std::ranges::all_of(terms, [](const Json& name) { return name.is_string(); }))
     throw FormatError(file.path(), -1, "metadata 'terms' is not a list of names");

@@ -9,7 +9,7 @@
 //                       terms           JSON array of the names of the loss terms, 1 to 14 names of [a-z0-9-], for example
 //                                       ["forward-kl","cross-entropy"]
 //                       ranks           number of processes that trained together; their sums are added in rank order
-//                       batch_root      recipe of the batch roots, "overproof batch v1" (data/token_batch.h)
+//                       batch_root      how batch roots are made: "plain", as data/token_batch.h describes
 //                       chain           hex, link of the last record
 //
 // A record of version 2: 320 bytes, little-endian
@@ -32,7 +32,7 @@
 //
 // Its first link is SHA-256("overproof step chain v2" | initial weights, 32 bytes | JSON), where JSON is the object of
 // batch_root, digest_every, ranks and terms (numbers as numbers, keys sorted, no spaces): the metadata is bound by the chain.
-// A batch root that hides private texts behind a key becomes another `batch_root` recipe; records keep their layout.
+// Batch roots that hide private texts behind a key will have another value of `batch_root`; records keep their layout.
 //
 // A record of version 1 (readable, no longer written): 256 bytes, little-endian
 //     0  U64  step, position, tokens, tokens_seen

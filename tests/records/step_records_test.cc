@@ -164,7 +164,7 @@ TEST_CASE("a file of step records must agree with its metadata") {
   const StepRecords records = some_records(2, 1);
   const Metadata good = {{"format_version", "2"}, {"initial_weights", kWeights.hex()}, {"digest_every", "1"},
                          {"terms", R"(["forward-kl","cross-entropy","hidden"])"}, {"ranks", "2"},
-                         {"batch_root", "overproof batch v1"}, {"chain", records.chain().hex()}};
+                         {"batch_root", "plain"}, {"chain", records.chain().hex()}};
   write(good, {2, 320}, DType::u8, records.bytes());
   CHECK_NOTHROW(read_step_records(folder.path()));
   write(good, {640}, DType::u8, records.bytes());
@@ -180,7 +180,7 @@ TEST_CASE("a file of step records must agree with its metadata") {
                                                                      {"terms", R"(["forward-kl","cross-entropy","hidden","forward-kl"])"},
                                                                      {"terms", R"(["forward-kl","cross-entropy","other"])"},
                                                                      {"terms", R"(["1","2","3","4","5","6","7","8","9","a","b","c","d","e","f"])"},
-                                                                     {"batch_root", "overproof batch v9"},
+                                                                     {"batch_root", "keyed"},
                                                                      {"initial_weights", "0"},
                                                                      {"digest_every", "0"},
                                                                      {"digest_every", "1x"},
