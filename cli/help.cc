@@ -41,7 +41,7 @@ std::string usage(const VerbSpec& verb) {
 }
 
 /// Removes the options of `group` from `options` if all of them are in it with the same meaning; returns whether they were.
-bool take_away(Options& options, const Options& group) {
+bool remove_group(Options& options, const Options& group) {
   const auto is_in = [](const Options& list, const Option& o) {
     return std::any_of(list.begin(), list.end(),
                        [&](const Option& x) { return x.name == o.name && x.help == o.help && x.text() == o.text(); });
@@ -153,7 +153,7 @@ std::string reference_page() {
     Options options = instance->options();
     std::string also;
     for (const auto& [title, group] : shared)
-      if (take_away(options, group)) {
+      if (remove_group(options, group)) {
         std::string anchor = title;
         for (char& c : anchor) c = c == ' ' ? '-' : char(std::tolower(c));
         also += fmt::format("{}[{}](#{})", also.empty() ? "" : " and the ", char(std::tolower(title[0])) + std::string(title + 1),

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "pipeline/file_lock.h"
 #include "pipeline/run_stage.h"
 #include "provenance/artifact.h"
 #include "tests/support.h"
@@ -23,10 +24,12 @@ struct EchoConfig {
 };
 
 int g_runs = 0;
+std::string g_stage_key;
 
 // Copies its input `times` times; small, but a stage like any other.
 StageReport run_echo(const EchoConfig& config, const Inputs& inputs, Outputs& outputs) {
   ++g_runs;
+  g_stage_key = outputs.stage_key().hex();
   std::string text = read_file(inputs.path("text")), all;
   for (int64_t i = 0; i < config.times; ++i) all += text;
   outputs.folder().write_file("sub/echo.txt", all);
@@ -91,6 +94,7 @@ TEST_CASE("a stage's artifact is sealed, and made once only") {
   const ArtifactCheck check = check_artifact(f.path / "out", VerifyFiles::yes, &f.key.public_key());
   CHECK(check.faults.empty());
   CHECK(check.lineage->stage == "echo");
+  CHECK(check.lineage->stage_key == g_stage_key);
   CHECK(check.lineage->config["times"] == 1);
   CHECK(check.lineage->config["text-sha256"] == scan_artifact(f.path / "in.txt").root.hex());
   CHECK(check.lineage->metrics["bytes"] == 5);
@@ -196,4 +200,22 @@ TEST_CASE("a stage that digests its input while reading it is held to the input'
   run("", "unsigned");
   CHECK(check_artifact(f.path / "unsigned", VerifyFiles::yes, nullptr).lineage->inputs.at("text").root ==
         scan_artifact(f.path / "out").root);
+}
+
+TEST_CASE("an artifact that a killed replacement has moved aside is put back before anything else") {
+  Fixture f;
+  const Digest first = run_stage(f.request(), f.key).root;
+  fs::rename(f.path / "out", f.path / ".out.previous");  // the state between the two renames
+  f.set("fail", "usage");
+  CHECK_THROWS_AS(run_stage(f.request(), f.key), UsageError);
+  CHECK(check_artifact(f.path / "out", VerifyFiles::yes, nullptr).lineage->root == first);
+  CHECK_FALSE(fs::exists(f.path / ".out.previous"));
+}
+
+TEST_CASE("two runs cannot build one artifact at the same time") {
+  Fixture f;
+  const FileLock other(f.path / ".out.lock", FileLock::Busy::fails);
+  CHECK_THROWS_AS(run_stage(f.request(), f.key), IoError);
+  CHECK_THROWS_WITH(run_stage(f.request(), f.key), Catch::StartsWith((f.path / "out").string() + ": another overproof process"));
+  CHECK(g_runs == 0);
 }
