@@ -147,7 +147,9 @@ def test_numbers_that_are_not_finite_are_8(tmp_path, key):
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(tmp_path / "teacher" / name, broken / name)
     data = bytearray((broken / "model.safetensors").read_bytes())
-    data[-4:] = struct.pack("<f", float("nan"))
+    (length,) = struct.unpack_from("<Q", data)
+    norm = json.loads(data[8:8 + length])["model.norm.weight"]
+    struct.pack_into("<f", data, 8 + length + norm["data_offsets"][0], float("nan"))
     (broken / "model.safetensors").write_bytes(data)
     fault(8, "divergence", "teach", "--teacher", broken, "--corpus", tmp_path / "corpus", "--tokens", 64, "--out", tmp_path / "targets", *key)
     assert not (tmp_path / "targets").exists()
