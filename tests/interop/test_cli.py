@@ -75,17 +75,6 @@ def fault(code, kind, *words, **more):
 LLAMA = SOURCE / "tests/golden/decoder/llama"
 
 
-def write_safetensors(path, metadata, **tensors):
-    """F32 vectors."""
-    header, data = {"__metadata__": metadata}, b""
-    for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": [len(values)], "data_offsets": [len(data), len(data) + 4 * len(values)]}
-        data += struct.pack(f"<{len(values)}f", *values)
-    text = json.dumps(header).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
 @pytest.fixture
 def key(tmp_path):
     return ["--key", tmp_path / "key.pem"]
@@ -134,14 +123,21 @@ def test_a_bound_that_is_not_kept_is_6(tmp_path, key):
     assert not (tmp_path / "int8").exists()
 
 
+def tiny_world(folder, key):
+    """A teacher of one layer and a corpus."""
+    overproof("tiny-teacher", "--layers", 1, "--out", folder / "teacher", *key)
+    overproof("corpus", "--source", SOURCE / "examples/texts", "--tokenizer", folder / "teacher", "--window-length", 64, "--out", folder / "corpus", *key)
+
+
 def test_inputs_that_do_not_belong_together_are_7(tmp_path, key):
-    write_safetensors(tmp_path / "statistics/statistics.safetensors", {"teacher_root": "0" * 64})
-    fault(7, "mismatch", "prune-neurons", "--teacher", LLAMA, "--statistics", tmp_path / "statistics", "--out", tmp_path / "o", *key)
+    tiny_world(tmp_path, key)
+    overproof("tiny-teacher", "--layers", 1, "--seed", 2, "--out", tmp_path / "other", *key)
+    overproof("observe", "--teacher", tmp_path / "other", "--corpus", tmp_path / "corpus", "--tokens", 64, "--out", tmp_path / "statistics", *key)
+    fault(7, "mismatch", "prune-neurons", "--teacher", tmp_path / "teacher", "--statistics", tmp_path / "statistics", "--out", tmp_path / "o", *key)
 
 
 def test_numbers_that_are_not_finite_are_8(tmp_path, key):
-    overproof("tiny-teacher", "--layers", 1, "--out", tmp_path / "teacher", *key)
-    overproof("corpus", "--source", SOURCE / "examples/texts", "--tokenizer", tmp_path / "teacher", "--window-length", 64, "--out", tmp_path / "corpus", *key)
+    tiny_world(tmp_path, key)
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
