@@ -37,11 +37,10 @@ struct OpenSpan {
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) throw IoError(span.file, fmt::format("cannot read at byte {}", span.begin + done), errno);
       if (got == 0)
-        throw IoError(
-            span.file,
-            fmt::format("truncated while being read: ends at byte {}; stop other writers and run the command again",
-                        span.begin + done),
-            0);
+        throw IoError(span.file,
+                      fmt::format("truncated while being read: ends at byte {}; stop other writers and run the command again",
+                                  span.begin + done),
+                      0);
       done += got;
     }
     span.begin += want;

@@ -93,7 +93,8 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
   };
   set(CURLOPT_URL, url.c_str());
   // Before libcurl 7.85 the names of the protocols are an unknown option, and a mask is set instead.
-  if (library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK) set(kProtocolMask, long(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+  if (library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK)
+    set(kProtocolMask, long(CURLPROTO_HTTP | CURLPROTO_HTTPS));
   set(CURLOPT_FOLLOWLOCATION, 0L);
   set(CURLOPT_POSTFIELDS, json.c_str());
   set(CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(json.size()));

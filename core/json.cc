@@ -45,8 +45,7 @@ class Builder {
   bool parse_error(size_t position, const std::string&, const Json::exception& error) {
     const std::string_view message = error.what();  // "[json.exception.parse_error.101] parse error at ..."
     const size_t mark = message.find("] ");
-    fail_at(int64_t(position) - 1,
-            fmt::format("not valid JSON: {}", mark == message.npos ? message : message.substr(mark + 2)));
+    fail_at(int64_t(position) - 1, fmt::format("not valid JSON: {}", mark == message.npos ? message : message.substr(mark + 2)));
   }
 
  private:
@@ -115,8 +114,6 @@ Json parse_json(std::string_view text, const fs::path& file, int64_t base_offset
 
 Json read_json(const fs::path& file, int64_t max_bytes) { return parse_json(read_file(file, max_bytes), file); }
 
-std::string dump_text(const Json& value, int indent) {
-  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
+std::string dump_text(const Json& value, int indent) { return value.dump(indent, ' ', false, Json::error_handler_t::replace); }
 
 }  // namespace overproof

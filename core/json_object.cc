@@ -132,7 +132,9 @@ std::vector<JsonObject> JsonObject::objects_in(const Json& list, std::string_vie
 }
 
 std::vector<JsonObject> JsonObject::objects(std::string_view name) const { return objects_in(list(name), name); }
-std::vector<JsonObject> JsonObject::objects_or_empty(std::string_view name) const { return objects_in(list_or_empty(name), name); }
+std::vector<JsonObject> JsonObject::objects_or_empty(std::string_view name) const {
+  return objects_in(list_or_empty(name), name);
+}
 
 void JsonObject::expect_only(std::initializer_list<std::string_view> known) const {
   for (const auto& [name, value] : json_->get_ref<const Json::object_t&>())

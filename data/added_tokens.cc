@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "data/unicode.h"
 #include "core/utf8.h"
+#include "data/unicode.h"
 
 namespace overproof {
 

@@ -114,7 +114,8 @@ Digest BpeDefinition::digest() const {
   number(int64_t(pre_tokenizer.size()));
   for (const SplitStep& step : pre_tokenizer) {
     text(step.pattern);
-    number(int64_t(step.literal) | int64_t(step.invert) << 1 | int64_t(step.add_prefix_space) << 2 | int64_t(step.behaviour) << 3);
+    number(int64_t(step.literal) | int64_t(step.invert) << 1 | int64_t(step.add_prefix_space) << 2 |
+           int64_t(step.behaviour) << 3);
   }
   std::vector<AddedToken> sorted = added;
   std::ranges::stable_sort(sorted, {}, &AddedToken::id);
@@ -135,9 +136,9 @@ struct BpeTokenizer::Impl {
   PreTokenizer pre_tokenizer;
   AddedTokenFinder raw_added, normalized_added;
   std::array<int32_t, 256> byte_ids{};
-  std::unordered_map<uint64_t, Merge> merges;             // by (left id, right id)
-  std::unordered_map<std::string_view, int32_t> by_text;  // of definition.tokens
-  std::vector<std::string> decoded;                       // by id: the bytes of a token
+  std::unordered_map<uint64_t, Merge> merges;              // by (left id, right id)
+  std::unordered_map<std::string_view, int32_t> by_text;   // of definition.tokens
+  std::vector<std::string> decoded;                        // by id: the bytes of a token
   std::unordered_map<std::string_view, int32_t> by_bytes;  // whole pieces, of `decoded`, for ignore_merges
   mutable WordCache cache;
 

@@ -214,7 +214,8 @@ void for_each_text_while(const fs::path& artifact, const std::function<bool(cons
       more = visit(*next, text);
       advance();
     });
-    if (more && next && next->source == source) throw FormatError(path, -1, fmt::format("the text of '{}' is missing", next->name));
+    if (more && next && next->source == source)
+      throw FormatError(path, -1, fmt::format("the text of '{}' is missing", next->name));
   }
 }
 

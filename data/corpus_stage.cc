@@ -15,11 +15,11 @@
 #include "core/json_object.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "core/utf8.h"
 #include "data/commitment.h"
 #include "data/corpus.h"
 #include "data/dep5.h"
 #include "data/tokenizer.h"
-#include "core/utf8.h"
 #include "formats/safetensors.h"
 
 namespace overproof {

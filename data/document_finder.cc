@@ -23,9 +23,7 @@ std::optional<Digest> as_digest(std::string_view text) {
   }
 }
 
-std::string as_json(std::string_view text) {
-  return dump_text(std::string(text));
-}
+std::string as_json(std::string_view text) { return dump_text(std::string(text)); }
 
 /// The first of [low, high) for which `below` is false.
 template <class Below>
@@ -90,9 +88,8 @@ Document DocumentFinder::document(int64_t ordinal) const {
   // The keys of a private corpus are salted.
   const bool same_digest = is_private_ || index_->key(index_->rank(ordinal)) == document.digest;
   if (!same_digest || tokens.split != document.split || tokens.first != document.first_token || tokens.count != document.tokens)
-    throw FormatError(
-        index_->path(), -1,
-        fmt::format("contradicts the table about document {} (sha256:{})", ordinal, document.digest.hex()));
+    throw FormatError(index_->path(), -1,
+                      fmt::format("contradicts the table about document {} (sha256:{})", ordinal, document.digest.hex()));
   return document;
 }
 

@@ -123,7 +123,8 @@ void add_configured_ids(const fs::path& folder, Vocabulary& v) {
 std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path& file, int64_t vocabulary, GgufMetadata& out) {
   const GgufPreTokenizer* pre = find_gguf_pre_tokenizer(definition);
   if (!pre) {
-    throw FormatError(file, -1, "llama.cpp has no pre-tokeniser that splits as this one does, so a GGUF of it would give other ids");
+    throw FormatError(file, -1,
+                      "llama.cpp has no pre-tokeniser that splits as this one does, so a GGUF of it would give other ids");
   }
   std::vector<std::string> notes;
   if (definition.nfc)

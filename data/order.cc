@@ -111,7 +111,7 @@ Digest order_key(const Digest& corpus_root, int64_t seed, std::string_view beaco
 TrainingOrder::TrainingOrder(const Digest& key, int64_t windows, int64_t taught) : key_(key), windows_(windows), taught_(taught) {
   if (taught < 1 || taught > windows) {
     throw MismatchError("the number of taught windows, " + std::to_string(taught) + ", must be between 1 and the corpus's " +
-                     std::to_string(windows));
+                        std::to_string(windows));
   }
 }
 

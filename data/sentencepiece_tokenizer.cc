@@ -10,8 +10,8 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "data/added_tokens.h"
 #include "core/utf8.h"
+#include "data/added_tokens.h"
 
 namespace overproof {
 

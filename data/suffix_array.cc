@@ -8,8 +8,8 @@
 #include <limits>
 
 #include "core/error.h"
-#include "data/unicode.h"
 #include "core/utf8.h"
+#include "data/unicode.h"
 
 namespace overproof {
 namespace {

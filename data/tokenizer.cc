@@ -49,9 +49,10 @@ TokenizerIdentity Tokenizer::identity() const { return {probe(), definition_dige
 
 void require_tokenizer(const fs::path& model, const TokenizerIdentity& made_by, const std::string& what) {
   if (!made_by.matches(open_tokenizer(model)->identity()))
-    throw MismatchError(fmt::format("{} was made with another tokenizer than that of {}, so its ids mean other text. Make it again "
-                                    "with this tokenizer",
-                                    what, model.filename().string()));
+    throw MismatchError(
+        fmt::format("{} was made with another tokenizer than that of {}, so its ids mean other text. Make it again "
+                    "with this tokenizer",
+                    what, model.filename().string()));
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {

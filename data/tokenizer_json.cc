@@ -78,7 +78,8 @@ void read_pre_tokenizer(const JsonObject& in, BpeDefinition& out, bool& bytes_se
 void set_token(const JsonObject& in, BpeDefinition& out, int32_t id, const std::string& text) {
   if (size_t(id) >= out.tokens.size()) out.tokens.resize(size_t(id) + 1);
   std::string& place = out.tokens[size_t(id)];
-  if (!place.empty() && place != text) in.fail(fmt::format("id {} belongs to both '{}' and '{}'", id, place.substr(0, 200), text.substr(0, 200)));
+  if (!place.empty() && place != text)
+    in.fail(fmt::format("id {} belongs to both '{}' and '{}'", id, place.substr(0, 200), text.substr(0, 200)));
   place = text;
 }
 
@@ -145,7 +146,8 @@ int32_t named_token(const JsonObject& config, const char* name, const BpeDefinit
   if (!value) return now;
   const std::string text = value->is_object() ? config.object(name).text("content") : config.text(name);
   const auto it = std::find(definition.tokens.begin(), definition.tokens.end(), text);
-  if (it == definition.tokens.end()) config.fail(name, fmt::format("is '{}', which is not in the vocabulary", text.substr(0, 200)));
+  if (it == definition.tokens.end())
+    config.fail(name, fmt::format("is '{}', which is not in the vocabulary", text.substr(0, 200)));
   return int32_t(it - definition.tokens.begin());
 }
 
@@ -174,8 +176,7 @@ BpeDefinition read_tokenizer_json(const fs::path& file) {
     out.eos = named_token(config, "eos_token", out, out.eos);
     out.unknown = named_token(config, "unk_token", out, out.unknown);
     out.padding = named_token(config, "pad_token", out, out.padding);
-    if (const Json* chat = config.find("chat_template"); chat && chat->is_string())
-      out.chat_template = chat->get<std::string>();
+    if (const Json* chat = config.find("chat_template"); chat && chat->is_string()) out.chat_template = chat->get<std::string>();
   }
   if (const fs::path path = file.parent_path() / "config.json"; fs::exists(path)) {
     const Json json = read_json(path);

@@ -10,10 +10,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/interrupt.h"
+#include "core/utf8.h"
 #include "data/corpus.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "data/tokenizer_tools.h"
-#include "core/utf8.h"
 
 namespace overproof {
 

@@ -73,7 +73,8 @@ Digest WatermarkKey::commitment() const {
 
 Answer make_watermark_key(const WatermarkKeyConfig& config) {
   if (config.out.empty()) throw UsageError("option 'out' is missing: the new file of the key");
-  const std::string commitment = "sha256:" + WatermarkKey::create(config.out, config.green_fraction, config.context).commitment().hex();
+  const std::string commitment =
+      "sha256:" + WatermarkKey::create(config.out, config.green_fraction, config.context).commitment().hex();
   return {{{"out", config.out.string()}, {"commitment", commitment}},
           fmt::format("{}: new watermark key; keep it secret. Commitment {}\n", config.out.string(), commitment)};
 }

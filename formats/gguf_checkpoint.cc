@@ -78,7 +78,8 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
 
 void GgufCheckpoint::map_experts(const GgufTensor& tensor, TensorName::Part part, const std::string& blk,
                                  const std::string& prefix) {
-  if (!family_.has_experts()) refuse(tensor, fmt::format("makes this a mixture of experts, which '{}' without experts is not", arch_));
+  if (!family_.has_experts())
+    refuse(tensor, fmt::format("makes this a mixture of experts, which '{}' without experts is not", arch_));
   if (tensor.shape.size() != 3) refuse(tensor, "does not have three dimensions");
   const std::vector<int64_t>& shape = tensor.shape;
   if (shape[0] > file_.integer(arch_ + ".expert_count")) refuse(tensor, "has more experts than expert_count");

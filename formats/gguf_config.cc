@@ -51,7 +51,8 @@ class Keys {
 
  private:
   [[noreturn]] void refuse(const std::string& cause) const {
-    config_.fail(fmt::format("{}; llama.cpp computes '{}' differently, so this model cannot be written as GGUF", cause, family_.arch));
+    config_.fail(
+        fmt::format("{}; llama.cpp computes '{}' differently, so this model cannot be written as GGUF", cause, family_.arch));
   }
   std::string key(std::string_view name) const { return fmt::format("{}.{}", family_.arch, name); }
   void u32(std::string_view name, int64_t value) { out_.add_u32(key(name), value); }

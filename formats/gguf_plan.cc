@@ -226,10 +226,11 @@ class Planner {
     for (const TensorInfo& info : source_.tensors()) {
       if (placed_.contains(info.name)) continue;
       if (!info.name.ends_with("rotary_emb.inv_freq")) {  // derived from rope_theta; in old checkpoints
-        throw FormatError(path_, -1,
-                          fmt::format("llama.cpp has no place for tensor '{}' in a model of the architecture '{}', and without it "
-                                      "the model would compute something else",
-                                      info.name, family_->arch));
+        throw FormatError(
+            path_, -1,
+            fmt::format("llama.cpp has no place for tensor '{}' in a model of the architecture '{}', and without it "
+                        "the model would compute something else",
+                        info.name, family_->arch));
       }
       plan_.skipped.push_back(info.name);
     }

@@ -15,9 +15,8 @@ T parse(const SafetensorsFile& file, const std::string& key, T least, T most) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most))
-    throw FormatError(
-        file.path(), -1,
-        fmt::format("metadata '{}' is '{}', not a number from {} to {}", key, text.substr(0, 40), least, most));
+    throw FormatError(file.path(), -1,
+                      fmt::format("metadata '{}' is '{}', not a number from {} to {}", key, text.substr(0, 40), least, most));
   return value;
 }
 

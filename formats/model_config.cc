@@ -83,7 +83,8 @@ void read_experts(const JsonObject& f, ModelConfig& c) {
   if (c.top_k > c.n_routed_experts) f.fail("num_experts_per_tok is larger than n_routed_experts");
   if (f.integer("first_k_dense_replace", 0, INT32_MAX, 1) != 0)
     f.fail("dense layers before the MoE layers (first_k_dense_replace) are not supported");
-  if (size(f, "n_group", 1) != 1 || size(f, "topk_group", 1) != 1) f.fail("grouped routing (n_group, topk_group) is not supported");
+  if (size(f, "n_group", 1) != 1 || size(f, "topk_group", 1) != 1)
+    f.fail("grouped routing (n_group, topk_group) is not supported");
 }
 
 /// Holds products of sizes below 2^31 with room to spare.

@@ -111,8 +111,9 @@ constexpr TensorEntry kLayer[] = {
 }  // namespace
 
 std::string_view role_name(TensorRole role) {
-  static constexpr std::string_view kNames[] = {"linear", "expert_linear", "fused_experts", "router", "router_bias",  "norm",
-                                                "embedding", "head",       "mtp",           "quantization", "other"};
+  static constexpr std::string_view kNames[] = {"linear",      "expert_linear", "fused_experts", "router",
+                                                "router_bias", "norm",          "embedding",     "head",
+                                                "mtp",         "quantization",  "other"};
   return kNames[size_t(role)];
 }
 

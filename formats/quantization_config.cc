@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kRegexMark = "re:";
 constexpr int64_t kMatchWork = 100'000;  // of one pattern on one module name; names are short, so only hostile patterns need more
-constexpr size_t kMaxRegexes = 1'000;      // each is tried on each module
+constexpr size_t kMaxRegexes = 1'000;    // each is tried on each module
 constexpr int64_t kMaxSize = int64_t{1} << 31;
 
 struct Names {

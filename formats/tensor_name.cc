@@ -23,9 +23,9 @@ std::optional<int64_t> number_in(std::string_view text) {
 constexpr std::string_view kLists[] = {"layers", "layer", "h", "blocks"};  // of layers, also in architectures that are guessed
 
 constexpr std::pair<std::string_view, Part> kModules[] = {
-    {"q_proj", Part::q},       {"k_proj", Part::k}, {"v_proj", Part::v},   {"o_proj", Part::o}, {"gate_proj", Part::gate},
-    {"up_proj", Part::up},     {"down_proj", Part::down}, {"w1", Part::gate}, {"w3", Part::up},   {"w2", Part::down},
-    {"gate", Part::router}, {"router", Part::router}};
+    {"q_proj", Part::q},       {"k_proj", Part::k},   {"v_proj", Part::v},       {"o_proj", Part::o},
+    {"gate_proj", Part::gate}, {"up_proj", Part::up}, {"down_proj", Part::down}, {"w1", Part::gate},
+    {"w3", Part::up},          {"w2", Part::down},    {"gate", Part::router},    {"router", Part::router}};
 
 }  // namespace
 

@@ -13,7 +13,7 @@ namespace overproof {
 struct TokenizerIdentity {
   Digest probe;                      ///< Tokenizer::probe
   std::optional<Digest> definition;  ///< Tokenizer::definition_digest
-  bool from_gguf = false;            ///< GGUF names a pre-tokenizer instead of defining it, so the definition differs from others'
+  bool from_gguf = false;  ///< GGUF names a pre-tokenizer instead of defining it, so the definition differs from others'
 
   /// Throws FormatError naming `file`.
   static TokenizerIdentity from_metadata(const Metadata& metadata, const std::filesystem::path& file);

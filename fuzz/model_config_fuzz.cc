@@ -2,8 +2,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "fuzz/fuzz_file.h"
 #include "formats/model_config.h"
+#include "fuzz/fuzz_file.h"
 
 using namespace overproof;
 

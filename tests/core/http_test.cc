@@ -5,7 +5,8 @@
 using namespace overproof;
 
 TEST_CASE("a request whose options libcurl refuses is not sent") {
-  const HttpAnswer answer = post_json("http://127.0.0.1:9/" + std::string(9'000'000, 'x'), "{}", "");  // libcurl's limit is 8,000,000
+  const HttpAnswer answer =
+      post_json("http://127.0.0.1:9/" + std::string(9'000'000, 'x'), "{}", "");  // libcurl's limit is 8,000,000
   CHECK(answer.status == 0);
   CHECK_THAT(answer.problem, Catch::Contains("refused an option"));
 }

@@ -56,8 +56,9 @@ TEST_CASE("JSON: duplicate keys, deep nesting and numbers beyond a double are re
 }
 
 TEST_CASE("JSON: parsing builds what nlohmann's own parser builds") {
-  for (const char* text : {R"({"b":[1,-2,3.5,true,false,null,"x\u00e9\n",{}],"a":{"c":[[],[[]]]}})", "null", "18446744073709551615",
-                           "-9223372036854775808", "[]", "{}", R"([{"a":[{"b":1},2]},3])", "\xef\xbb\xbf[1]"})
+  for (const char* text :
+       {R"({"b":[1,-2,3.5,true,false,null,"x\u00e9\n",{}],"a":{"c":[[],[[]]]}})", "null", "18446744073709551615",
+        "-9223372036854775808", "[]", "{}", R"([{"a":[{"b":1},2]},3])", "\xef\xbb\xbf[1]"})
     CHECK(parse_json(text, "f") == Json::parse(text));
 }
 
@@ -68,9 +69,10 @@ TEST_CASE("JSON: time grows with the text, not with its square") {
 }
 
 TEST_CASE("a JSON object's members are read by type, and a fault names file and member") {
-  const Json json = parse_json(R"({"text":"a","whole":7,"big":9223372036854775808,"real":1.5,"flag":true,"null":null,"list":["x",1],
+  const Json json =
+      parse_json(R"({"text":"a","whole":7,"big":9223372036854775808,"real":1.5,"flag":true,"null":null,"list":["x",1],
       "nested":{"deep":{"n":-1}},"rows":[{"n":1},{"n":"x"}],"digest":"AB"})",
-                               "f");
+                 "f");
   const JsonObject object(json, "dir/f.json");
   CHECK(object.text("text") == "a");
   CHECK(object.text("missing", "fallback") == "fallback");
@@ -118,9 +120,12 @@ TEST_CASE("printable text cannot steer a terminal or begin a line of its own") {
   const std::string mark = "\xef\xbf\xbd";
   CHECK(printable("a\nb\rc") == "a" + mark + "b" + mark + "c");
   CHECK(printable("\x1b[2J\x7f") == mark + "[2J" + mark);
-  CHECK(printable("\xc2\x9b" "2J") == mark + "2J");                                       // C1: CSI as one character
-  CHECK(printable("x\xe2\x80\xaegpj.exe") == "x" + mark + "gpj.exe");                     // right-to-left override
-  CHECK(printable("a\xe2\x80\xa8" "b\xe2\x81\xa6" "c") == "a" + mark + "b" + mark + "c");   // line separator, isolate
+  CHECK(printable("\xc2\x9b"
+                  "2J") == mark + "2J");                               // C1: CSI as one character
+  CHECK(printable("x\xe2\x80\xaegpj.exe") == "x" + mark + "gpj.exe");  // right-to-left override
+  CHECK(printable("a\xe2\x80\xa8"
+                  "b\xe2\x81\xa6"
+                  "c") == "a" + mark + "b" + mark + "c");  // line separator, isolate
   CHECK(printable("\xff\xc3") == mark + mark);
   CHECK(printable_lines("a\nb\x1b") == "a\nb" + mark);
 }

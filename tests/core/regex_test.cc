@@ -41,7 +41,8 @@ TEST_CASE("a scan finds the matches from left to right, also beyond the window t
   CHECK(all_matches(utf8("z"), word + "z") == std::vector<RegexMatch>{{40'000, 40'001}});
   CHECK(all_matches(utf8("y"), word).empty());
   // What a match looks at behind itself is not cut by a window, nor what it looks at before.
-  CHECK(all_matches(utf8("\\s+(?!\\S)|\\s+"), std::string(9'000, ' ') + "x") == std::vector<RegexMatch>{{0, 8'999}, {8'999, 9'000}});
+  CHECK(all_matches(utf8("\\s+(?!\\S)|\\s+"), std::string(9'000, ' ') + "x") ==
+        std::vector<RegexMatch>{{0, 8'999}, {8'999, 9'000}});
   CHECK(all_matches(utf8("(?<=ab)c"), std::string(4'094, '.') + "abc") == std::vector<RegexMatch>{{4'096, 4'097}});
   CHECK(all_matches(utf8("\\.+$"), gap) == std::vector<RegexMatch>{{0, 10'000}});
   CHECK(all_matches(utf8("^z"), std::string(4'096, '.') + "z").empty());
@@ -60,9 +61,10 @@ TEST_CASE("an expression that takes more than linear time on a text is given up,
   CHECK_THROWS_WITH(all_matches(utf8("(a+)+$"), std::string(100, 'a') + "b"), Catch::Contains("given up"));
 
   // What tokenizers use: long runs cost a few times their length, and twice the text costs about twice.
-  for (const char* pattern :
-       {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
-        R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}]+|\s*[\r\n]+|\s+(?!\S)|\s+)"})
+  for (
+      const char* pattern :
+      {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
+       R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}]+|\s*[\r\n]+|\s+(?!\S)|\s+)"})
     for (const char* part : {"A", " ", "word ", "1", "?!", "\n", "\xe4\xb8\xad"}) {
       CAPTURE(pattern, part);
       const std::string text = repeated(part, 200'000);

@@ -126,7 +126,8 @@ TEST_CASE("split behaviours, as in Hugging Face tokenizers") {
   CHECK(cut({"", false, false, true, isolated}, "a b") == Pieces{" a b"});
   CHECK_THROWS_AS(PreTokenizer({{"(unclosed"}}, "test"), FormatError);
   CHECK_THROWS_AS(PreTokenizer({{"\\w+"}}, "test"), FormatError);  // means another set of characters elsewhere
-  CHECK_THROWS_AS(PreTokenizer({{"\\C"}, {"[^a]+"}}, "test"), FormatError);  // one byte of a character: the next step would leave the text
+  CHECK_THROWS_AS(PreTokenizer({{"\\C"}, {"[^a]+"}}, "test"),
+                  FormatError);  // one byte of a character: the next step would leave the text
   CHECK_THROWS_AS(PreTokenizer({{"(?:a|[\\C])"}}, "test"), FormatError);
 }
 

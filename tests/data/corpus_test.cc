@@ -170,7 +170,7 @@ TEST_CASE("single documents are found as in memory, with an index and without") 
       }
     CHECK(finder.at(Split::train, 5, 5).empty());
     for (const std::string& unknown : {std::string("unknown"), std::string("doc1"), std::string(), std::string("MIT"),
-                                      std::string(64, '0'), corpus.documents()[0].source})
+                                       std::string(64, '0'), corpus.documents()[0].source})
       CHECK_FALSE(finder.find(unknown));
   };
   same();

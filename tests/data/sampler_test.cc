@@ -46,8 +46,8 @@ TEST_CASE("sorting only the top of the vocabulary draws what sorting all of it d
 }
 
 TEST_CASE("logits that are not finite are refused, not sampled") {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity()})
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()})
     for (const double temperature : {0.0, 1.0}) {
       std::vector<float> logits(50, 0.5f);
       logits[17] = bad;

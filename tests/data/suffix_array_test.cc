@@ -161,8 +161,8 @@ TEST_CASE("spans are maximal, whole, counted exactly, and do not hang on shards 
   CHECK(index.corpus_root() == sha256("corpus"));
   for (int64_t d = 0; d < 30; ++d) CHECK(index.text_of(d) == c.texts[size_t(d)]);
 
-  std::string query = "It is written: " + shared + " Zebras, " + some_text(999, 200) +
-                      texts[8].substr(0, texts[8].find(' ', 150)) + "unheard of";
+  std::string query =
+      "It is written: " + shared + " Zebras, " + some_text(999, 200) + texts[8].substr(0, texts[8].find(' ', 150)) + "unheard of";
   SpanQuery options;
   options.min_words = 3;
   options.min_bytes = 8;

@@ -10,8 +10,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "records/sampled_tokens.h"
 #include "data/sampler.h"
+#include "records/sampled_tokens.h"
 #include "tests/support.h"
 
 namespace overproof {

@@ -167,7 +167,7 @@ TEST_CASE("a GGUF file by the gguf package reads as the model it was made from")
   CHECK((*c.config)["head_dim"] == 8);
 
   CHECK_THAT(inspect(golden).text, Catch::Contains("token_embd.weight  [8, 32]") && Catch::Contains("general.name = \"tiny\"") &&
-                             Catch::Contains("11 tensors"));
+                                       Catch::Contains("11 tensors"));
   const Json report = inspect(golden / "tiny.gguf").json;
   CHECK(report["files"][0]["tensors"].size() == 11);
   CHECK(report["files"][0]["metadata"]["llama.vocab_size"] == 8);

@@ -152,9 +152,10 @@ TEST_CASE("the config gives the rounding of activations") {
         QuantArgs{8, QuantType::floating, QuantStrategy::tensor, true, false});
   CHECK(open_checkpoint(kGolden / "decoder/llama").quantization == nullptr);
 
-  CHECK_THAT(inspect_model({false, true}, kGolden / "formats_8bit/fp8_tensor").text, Catch::Contains("linear         model.layers.0.mlp.up_proj.weight  [4, 6]  from 8 bits (fp8)  ") &&
-                             Catch::Contains("quantization   model.layers.0.mlp.up_proj.activation_scale  []  ") &&
-                             Catch::Contains("2 tensors"));
+  CHECK_THAT(inspect_model({false, true}, kGolden / "formats_8bit/fp8_tensor").text,
+             Catch::Contains("linear         model.layers.0.mlp.up_proj.weight  [4, 6]  from 8 bits (fp8)  ") &&
+                 Catch::Contains("quantization   model.layers.0.mlp.up_proj.activation_scale  []  ") &&
+                 Catch::Contains("2 tensors"));
 }
 
 TEST_CASE("unsupported quantization_configs are refused with the cause") {

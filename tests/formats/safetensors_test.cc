@@ -95,8 +95,9 @@ TEST_CASE("the header of 46,000 tensors is read in time that grows with its leng
   const auto make = [&](size_t tensors) {
     std::string header = "{";
     for (size_t i = 0; i < tensors; ++i)
-      header += fmt::format(R"({}"model.layers.{}.mlp.experts.{}.up_proj.weight":{{"dtype":"U8","shape":[1],"data_offsets":[{},{}]}})",
-                            i ? "," : "", i / 256, i % 256, i, i + 1);
+      header +=
+          fmt::format(R"({}"model.layers.{}.mlp.experts.{}.up_proj.weight":{{"dtype":"U8","shape":[1],"data_offsets":[{},{}]}})",
+                      i ? "," : "", i / 256, i % 256, i, i + 1);
     return write_text(t.path() / fmt::format("{}.safetensors", tensors), file_of(header + "}", tensors));
   };
   const auto read = [](const fs::path& file) { CHECK(SafetensorsFile(file).tensors().size() >= 2875); };

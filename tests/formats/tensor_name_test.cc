@@ -56,8 +56,8 @@ TEST_CASE("names outside of a numbered layer, of other lists and of no model") {
   CHECK(other.list == "transformer.h");
   CHECK(other.layer == 4);
   CHECK_FALSE(other.in_decoder());
-  for (const char* name : {"", ".", "model.layers.", "model.layers.x.mlp", "model.layers.3", "model.layers.-1.a", "model.layers.01.a",
-                           "model.layers.1000000000.a", "layers", "3.weight", "....", "xlayers.3.a"}) {
+  for (const char* name : {"", ".", "model.layers.", "model.layers.x.mlp", "model.layers.3", "model.layers.-1.a",
+                           "model.layers.01.a", "model.layers.1000000000.a", "layers", "3.weight", "....", "xlayers.3.a"}) {
     INFO(name);
     CHECK(TensorName::parse(name).layer == -1);
     CHECK(TensorName::parse(name).rest == name);
