@@ -79,6 +79,16 @@ TEST_CASE("the message of a wrong option names the fault and the nearest option"
   CHECK_THROWS_AS(find_option(options, "top-k", "").check(), UsageError);
 }
 
+TEST_CASE("an empty value does not set a flag, and a short word is near to no other") {
+  Sample s;
+  Options options = options_of(s);
+  CHECK_THROWS_WITH(find_option(options, "fast", "").assign(""), Catch::Contains("true or false"));
+  CHECK_FALSE(s.fast);
+  CHECK(nearest("a", {"b", "top-k"}).empty());
+  CHECK(nearest("ab", {"b", "cb"}).empty());
+  CHECK(nearest("abc", {"abd", "xyz"}) == "abd");
+}
+
 TEST_CASE("a list has the elements between its commas") {
   CHECK(split_list("").empty());
   CHECK(split_list(" , ,,").empty());

@@ -157,8 +157,8 @@ TEST_CASE("stacks that contradict their names are refused") {
   };
   refused({{kGateUp, DType::bf16, {3, 3, 5}}}, "as many gate rows as up rows");
   refused({{kGateUp, DType::bf16, {2, 4, 5}}}, "does not have the 3 experts");
-  refused({{kGateUp, DType::bf16, {3, 4}}}, "no stack");
-  refused({{kDown, DType::bf16, {int64_t{1} << 40, 0, 4}}}, "no stack");
+  refused({{kGateUp, DType::bf16, {3, 4}}}, "not a stack");
+  refused({{kDown, DType::bf16, {int64_t{1} << 40, 0, 4}}}, "not a stack");
   refused({{kDown, DType::bf16, {70'000, 1, 1}}}, "more than 65536");
   refused({{kDown, DType::bf16, {3, 1, 1}}, {"model.layers.0.mlp.experts.1.down_proj.weight", DType::bf16, {1, 1}}},
           "duplicate tensor");

@@ -101,19 +101,19 @@ TEST_CASE("hostile GGUF files are refused with file and offset") {
   check_refused(b, "big-endian");
   b.version = 3;
   b.tensor_count = uint64_t(1) << 60;
-  check_refused(b, "more than the file can hold");
+  check_refused(b, "more than the file can contain");
   b.tensor_count.reset();
   b.key_count = 1;
-  check_refused(b, "more than the file can hold");
+  check_refused(b, "more than the file can contain");
 
-  check_refused(GgufBuilder().integer("k", 1).integer("k", 2), "twice");
-  check_refused(GgufBuilder().f32("w", {1}, {1}).f32("w", {1}, {1}), "twice");
-  check_refused(GgufBuilder().key("k", GgufType(13), "12345678"), "no GGUF type");
+  check_refused(GgufBuilder().integer("k", 1).integer("k", 2), "duplicate");
+  check_refused(GgufBuilder().f32("w", {1}, {1}).f32("w", {1}, {1}), "duplicate");
+  check_refused(GgufBuilder().key("k", GgufType(13), "12345678"), "not a GGUF type");
   check_refused(GgufBuilder().key("k", GgufType::boolean, "\2"), "bool of value 2");
   check_refused(GgufBuilder().array("k", GgufType::array, 1, raw(uint32_t(0)) + raw(uint64_t(0))), "array of arrays");
-  check_refused(GgufBuilder().array("k", GgufType::u8, UINT64_MAX, "x"), "more than the file can hold");
-  check_refused(GgufBuilder().array("k", GgufType::string, 1, raw(UINT64_MAX)), "more than the file can hold");
-  check_refused(GgufBuilder().key("k", GgufType::string, raw(uint64_t(9)) + "12345678"), "more than the file can hold");
+  check_refused(GgufBuilder().array("k", GgufType::u8, UINT64_MAX, "x"), "more than the file can contain");
+  check_refused(GgufBuilder().array("k", GgufType::string, 1, raw(UINT64_MAX)), "more than the file can contain");
+  check_refused(GgufBuilder().key("k", GgufType::string, raw(uint64_t(9)) + "12345678"), "more than the file can contain");
   check_refused(GgufBuilder().integer("", 1), "a key has 0 bytes");
   check_refused(GgufBuilder().integer("general.alignment", 0), "power of two");
   check_refused(GgufBuilder().integer("general.alignment", 24), "power of two");
