@@ -2,11 +2,13 @@
 //   0  resume.json as it is, with the digest of its first line put right: read back, it is the same point
 //   1  a spool of rows: 8 bytes of shape, then the bytes of its batches
 //   2  statistics of layers: the progress of a resume point whose files are what they should be
+//   3  ids of drawn documents
 
 #include "core/error.h"
 #include "fuzz/fuzz_file.h"
 #include "records/activation_journal.h"
 #include "records/batch_spool.h"
+#include "records/document_spool.h"
 #include "records/resume.h"
 
 using namespace overproof;
@@ -72,15 +74,22 @@ void layers(std::string_view text) {
   journal.finish(folder_out, {{"model_root", kKey.hex()}});
 }
 
+void documents(std::string_view text) {
+  if (const auto drawn = parse_drawn_documents(text, 1000))
+    for (const auto& ids : *drawn)
+      for (const int32_t id : ids) fuzz::require(id >= 0 && id < 1000);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  switch (data[0] % 3) {
+  switch (data[0] % 4) {
     case 0: point(rest); break;
     case 1: spool(rest); break;
-    default: layers(rest);
+    case 2: layers(rest); break;
+    default: documents(rest);
   }
   return 0;
 }

@@ -218,6 +218,7 @@ def statistics(seeds):
     key = hashlib.sha256(b"key").hexdigest()
     seeds.put("resume_fuzz", b"\0" + encode({"files": [file], "format_version": 1, "progress": {"batches": 2}, "stage_key": key}))
     seeds.put("resume_fuzz", b"\1" + bytes([1, 1, 2]) + bytes([1, 0]) + b"ab" + bytes([2]) + b"abcd")
+    seeds.put("resume_fuzz", b"\3[1,2]\n[]\n[999]\n")
     # 24 bytes for counts and range, then amax, samples and Hessian: 24 + 3*4 + 2*3*2 and 24 + 2*4 + 2*2*2 + 2*2*4 + 8
     groups = [[["a", "b"], 3, 2, False], [["c"], 2, 4, True]]
     seeds.put("resume_fuzz", b"\2" + encode({"layers": 1, "experts": [0, 0, 0, 0], "groups": groups}))

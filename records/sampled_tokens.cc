@@ -14,6 +14,10 @@ constexpr int64_t kMostBytes = int64_t{4} << 30;
 
 }  // namespace
 
+std::string sampled_tokens_line(const std::string& name, const SampledTokens& document) {
+  return Json{{"name", name}, {"before", document.before}, {"tokens", document.tokens}}.dump() + "\n";
+}
+
 std::vector<SampledTokens> read_sampled_tokens(const fs::path& folder, int64_t vocabulary) {
   const fs::path file = folder / kSampledTokensName;
   const std::string all = read_file(file, kMostBytes);

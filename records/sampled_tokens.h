@@ -6,6 +6,7 @@
 //     tokens       the drawn ids
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/file.h"
@@ -17,6 +18,9 @@ inline constexpr const char* kSampledTokensName = "tokens.jsonl";
 struct SampledTokens {
   std::vector<int32_t> before, tokens;
 };
+
+/// The line of a document, with its line end.
+std::string sampled_tokens_line(const std::string& name, const SampledTokens& document);
 
 /// Reads `<folder>/tokens.jsonl`. Throws FormatError with the line's offset when a member is missing or an id is outside
 /// [0, vocabulary).

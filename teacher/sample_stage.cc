@@ -16,7 +16,7 @@
 #include "data/sampler.h"
 #include "data/tokenizer.h"
 #include "model/decoder.h"
-#include "records/resume.h"
+#include "records/document_spool.h"
 #include "records/sampled_tokens.h"
 #include "teacher/last_logits.h"
 
@@ -131,60 +131,6 @@ std::vector<Prompt> read_prompts(const SampleConfig& config, const Inputs& input
   return prompts;
 }
 
-/// The ids of finished documents, in the scratch folder: a killed run resumes after the last one that was saved.
-///
-///   drawn.jsonl   one JSON array of ids a document
-///   resume.json   records/resume.h; progress {"documents": n}
-class DocumentSpool {
- public:
-  DocumentSpool(const fs::path& scratch, const Digest& stage_key, int64_t count, int64_t vocabulary)
-      : resume_(scratch, stage_key), folder_(scratch, Unfinished::kept) {
-    fs::create_directories(scratch);
-    if (const auto point = resume_.read(&folder_))
-      if (point->files.size() == 1 && point->files[0].name == kFile) read(*point, scratch / kFile, count, vocabulary);
-    if (documents_.empty()) {
-      resume_.clear();
-      folder_ = OutputFolder(scratch, Unfinished::kept);
-    }
-    file_.emplace(folder_.open(kFile));
-    file_->skip(file_->kept_bytes_left());
-  }
-  const std::vector<std::vector<int32_t>>& documents() const { return documents_; }
-  void append(std::vector<int32_t> ids) {
-    file_->write(Json(ids).dump() + "\n");
-    documents_.push_back(std::move(ids));
-  }
-  /// Everything appended so far is on the disk when this returns.
-  void save() { resume_.write({{file_->sync()}, {{"documents", documents_.size()}}}); }
-
- private:
-  static constexpr const char* kFile = "drawn.jsonl";
-
-  /// Leaves no documents when the file does not hold what the point says.
-  void read(const ResumePoint& point, const fs::path& file, int64_t count, int64_t vocabulary) {
-    const std::string text = read_file(file).substr(0, size_t(point.files[0].bytes));
-    std::vector<std::vector<int32_t>> documents;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = std::min(text.find('\n', at), text.size());
-      const Json ids = Json::parse(text.substr(at, end - at), nullptr, false);
-      if (!ids.is_array()) return;
-      documents.emplace_back();
-      for (const Json& id : ids) {
-        if (!id.is_number_unsigned() || id.get<uint64_t>() >= uint64_t(vocabulary)) return;
-        documents.back().push_back(id.get<int32_t>());
-      }
-      at = end + 1;
-    }
-    if (point.progress.value("documents", Json()) == documents.size() && int64_t(documents.size()) <= count)
-      documents_ = std::move(documents);
-  }
-
-  Resume resume_;
-  OutputFolder folder_;
-  std::optional<OutputFile> file_;
-  std::vector<std::vector<int32_t>> documents_;
-};
-
 /// Share of the tokens that are green, of those with enough tokens before them.
 struct GreenShare {
   int64_t green = 0, scored = 0;
@@ -245,7 +191,7 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
     records += Json{{"name", name}, {"license", config.license}, {"source", source}, {"parents", parents}}.dump() + "\n";
     const size_t kept = watermark ? std::min(prompt.ids.size(), size_t(watermark->context())) : 0;
     const std::vector<int32_t> before(prompt.ids.end() - ptrdiff_t(kept), prompt.ids.end());
-    ids += Json{{"name", name}, {"before", before}, {"tokens", drawn}}.dump() + "\n";
+    ids += sampled_tokens_line(name, {before, drawn});
     if (watermark) share.count(*watermark, before, drawn);
     ++documents;
     tokens += int64_t(drawn.size());

@@ -14,6 +14,7 @@
 #include "records/activation_journal.h"
 #include "records/activation_statistics.h"
 #include "records/batch_spool.h"
+#include "records/document_spool.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -244,6 +245,40 @@ TEST_CASE("a spool starts over when it is another's, or was changed") {
     resume.write(*point);
     CHECK(left(kKey, shape) == 0);
   }
+}
+
+TEST_CASE("documents that are killed at any write resume after the last saved one") {
+  const TempFolder t;
+  const auto fill_documents = [](DocumentSpool& spool) {
+    const auto there = int64_t(spool.documents().size());
+    for (int64_t i = there; i < 6; ++i) {
+      spool.append(std::vector<int32_t>(size_t(i % 3), int32_t(i)));
+      if (i % 2 == 1) spool.save();
+    }
+    return there;
+  };
+  DocumentSpool whole(t.path() / "whole", kKey, 6, 10);
+  fill_documents(whole);
+  int64_t most = 0;
+  bool killed = true;
+  for (int64_t n = 1; killed; ++n) {
+    REQUIRE(n < 50);
+    const fs::path at = t.path() / std::to_string(n);
+    killed = killed_at_write(n, [&] {
+      DocumentSpool spool(at, kKey, 6, 10);
+      fill_documents(spool);
+    });
+    DocumentSpool spool(at, kKey, 6, 10);
+    most = std::max(most, fill_documents(spool));
+    CHECK(spool.documents() == whole.documents());
+  }
+  CHECK(most == 6);
+  CHECK(DocumentSpool(t.path() / "whole", kKey, 6, 10).documents().size() == 6);
+  CHECK(DocumentSpool(t.path() / "whole", kKey, 6, 5).documents().empty());  // an id is outside this vocabulary, and all is begun anew
+  CHECK(DocumentSpool(t.path() / "1", kOther, 6, 10).documents().empty());
+  CHECK(DocumentSpool(t.path() / "2", kKey, 5, 10).documents().empty());
+  for (const char* text : {"[1]", "1\n", "[-1]\n", "[1.5]\n", "[10]\n", "[1\n", "\n"}) CHECK_FALSE(parse_drawn_documents(text, 10));
+  CHECK(parse_drawn_documents("[9]\n[]\n", 10)->size() == 2);
 }
 
 TEST_CASE("statistics that are killed at any write resume after the last whole layer, and give the same file") {
