@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "core/printable.h"
+#include "core/markdown.h"
 
 namespace overproof {
 namespace {
@@ -242,23 +242,9 @@ class Summary {
   std::vector<Section> list_;
 };
 
-/// Text of a file in Markdown: what would be markup is shown as it is.
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : printable_lines(text)) {
-    if (c == '\n') {
-      out += ' ';
-      continue;
-    }
-    if (std::string_view("\\`*_{}[]<>#|").find(c) != std::string_view::npos) out += '\\';
-    out += c;
-  }
-  return out;
-}
-
 std::string cells(const Json& row) {
   std::string line = "|";
-  for (const Json& c : row) line += " " + escaped(c.get<std::string>()) + " |";
+  for (const Json& c : row) line += " " + escape_markdown(c.get<std::string>()) + " |";
   return line + "\n";
 }
 
@@ -277,8 +263,8 @@ std::string markdown(const Json& summary) {
       text += fmt::format("\n{} {} {}\n", number.size() > 3 ? "####" : "###", number, s["title"].get<std::string>());
     text += '\n';
     for (const Json& a : s["answers"]) {
-      const std::string answer = a["basis"] == kNotRecorded ? "*not recorded*" : escaped(a["answer"].get<std::string>());
-      text += fmt::format("- **{}**: {}\n", escaped(a["question"].get<std::string>()), answer);
+      const std::string answer = a["basis"] == kNotRecorded ? "*not recorded*" : escape_markdown(a["answer"].get<std::string>());
+      text += fmt::format("- **{}**: {}\n", escape_markdown(a["question"].get<std::string>()), answer);
     }
     if (!s.contains("table")) continue;
     text += "\n" + cells(s["table"]["columns"]) + "|";

@@ -267,7 +267,7 @@ LineageFacts collect_facts(RunFolder run, const FactsOptions& options) {
       facts.artifacts.push_back(facts_of(node, int(i)));
     } catch (const Error& e) {
       throw_if_interrupted();
-      if (!options.tolerate_faults || asked) throw;
+      if (!options.tolerate_faults || (asked && !options.tolerate_subject)) throw;
       facts.left_out.push_back({int(i), e.what()});
       continue;
     }

@@ -131,6 +131,7 @@ bool ancestors_missing(const LineageFacts& facts, const ArtifactFacts& of);
 struct FactsOptions {
   VerifyFiles verify = VerifyFiles::size;
   bool tolerate_faults = false;  ///< artifacts that do not hold are left out instead of refused
+  bool tolerate_subject = false;  ///< with tolerate_faults: also the artifact that was asked about
   bool audits = false;           ///< read the audit records of the run, too
 };
 

@@ -5,7 +5,6 @@
 #include "audit/openlineage.h"
 #include "audit/policy.h"
 #include "audit/prove.h"
-#include "audit/report.h"
 #include "audit/sbom.h"
 #include "audit/statement_tool.h"
 #include "audit/trace.h"
@@ -15,6 +14,7 @@
 #include "evaluate/evidence_compare.h"
 #include "pipeline/recompute.h"
 #include "pipeline/torch_functions.h"
+#include "report/report.h"
 #include "teacher/check_rows.h"
 
 namespace overproof {
@@ -123,7 +123,7 @@ std::vector<VerbSpec> audit_verbs() {
        .needs = Needs::torch,
        .make = make_verb(torch_function<decltype(audit_replay)>)},
       {.name = "audit compare",
-       .help = "Tests whether two models are related; every p-value names the data that it rests on, and none is a verdict.",
+       .help = "Tests whether two models are related; each p-value comes with its assumptions, and no test is a verdict.",
        .example = "overproof audit compare runs/smollm2-moe runs/suspect/int8 --controls runs/other/student --record",
        .arguments = {{"a", "a run, or the model that may be the parent or teacher"},
                      {"b", "the suspect: a checkpoint folder or a .gguf file"}},

@@ -6,19 +6,17 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <ostream>
-#include <set>
 
 #include "core/config.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "data/tokenizer.h"
-#include "evaluate/distributions.h"
-#include "evaluate/evidence_run.h"
 #include "evaluate/evidence_scores.h"
-#include "evaluate/evidence_tests.h"
-#include "evaluate/evidence_weights.h"
+#include "evidence/committed_order.h"
+#include "evidence/distributions.h"
+#include "evidence/output_tests.h"
+#include "evidence/weight_tests.h"
 #include "model/host_values.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
@@ -46,22 +44,16 @@ class Comparison {
  public:
   Comparison(const CompareConfig& config, const fs::path& a, const fs::path& b)
       : config_(config), asked_(a), b_(b), trusted_(config.trust.key()), run_(find_training_run(a, trusted_.get())) {
-    const std::vector<std::string> known = {"order", "weights", "agreement", "radioactivity"};
-    for (const std::string& word : split_list(config.only)) {
-      if (!std::count(known.begin(), known.end(), word))
-        throw UsageError(fmt::format("--only: there is no test '{}'; tests are {}", word, fmt::join(known, ", ")));
-      only_.insert(word);
-    }
     if (!fs::exists(a)) throw IoError(a, "cannot read", ENOENT);
     if (!is_model(b))
-      throw UsageError(fmt::format("{}: holds no model; B is the suspect, a checkpoint folder or a .gguf file", b.string()));
+      throw UsageError(fmt::format("{}: holds no model; B is the suspect: a checkpoint folder or a .gguf file", b.string()));
     if (is_model(a)) a_ = a;
     else if (run_.missing.empty()) a_ = run_.student;
     else if (run_.broken) throw ProvenanceError(fmt::format("{}: {}", a.string(), run_.missing));
     else throw UsageError(fmt::format("{}: holds no model, and as a run {}", a.string(), run_.missing));
     if (!trusted_) return;
     if (!fs::is_directory(a_))
-      throw UsageError(fmt::format("{}: a lone file is signed by nobody, so --public-key has nothing to check", a_.string()));
+      throw UsageError(fmt::format("{}: a file outside an artifact has no signature that --public-key could check", a_.string()));
     if (const ArtifactCheck check = check_artifact(a_, VerifyFiles::yes, trusted_.get()); !check.faults.empty())
       throw ProvenanceError(fmt::format("{}: {}", (a_ / check.faults[0].file).string(), check.faults[0].what));
   }
@@ -71,27 +63,29 @@ class Comparison {
 
   std::vector<EvidenceTest> tests() {
     std::vector<EvidenceTest> list;
-    if (wanted("order")) list.push_back(order());
-    if (wanted("weights"))
+    if (is_chosen("order")) list.push_back(order());
+    if (is_chosen("weights"))
       for (EvidenceTest& test : weights()) list.push_back(std::move(test));
-    if (wanted("agreement")) list.push_back(agreement());
-    if (wanted("radioactivity")) list.push_back(radioactivity());
+    if (is_chosen("agreement")) list.push_back(agreement());
+    if (is_chosen("radioactivity")) list.push_back(radioactivity());
     return list;
   }
 
  private:
-  bool wanted(const char* test) const { return only_.empty() || only_.contains(test); }
+  bool is_chosen(const char* test) const {
+    return config_.only.empty() || std::count(config_.only.begin(), config_.only.end(), test);
+  }
 
   const Decoder& suspect() {
     if (!suspect_) suspect_ = std::make_unique<Decoder>(open_checkpoint(b_));
     return *suspect_;
   }
 
-  /// Why a model cannot be asked about ids of the tokenizer with this probe; "" when it can.
+  /// Why a model cannot read ids of the tokenizer with this probe; "" when it can.
   static std::string tokenizer_fault(const fs::path& model, const Digest& probe, const std::string& what) {
     try {
       if (open_tokenizer(model)->probe() == probe) return "";
-      return fmt::format("'{}' has another tokenizer than {}: the same ids would mean other text", name_of(model), what);
+      return fmt::format("the tokenizers of '{}' and {} differ, so the same ids would be different text", name_of(model), what);
     } catch (const Error& e) {
       return fmt::format("the tokenizer of '{}' cannot be read: {}", name_of(model), e.what());
     }
@@ -109,19 +103,19 @@ class Comparison {
     const Corpus corpus(run_.corpus);
     const SoftTargets targets(run_.targets);
     if (targets.blocks() > corpus.windows(Split::train) || targets.window_length() != corpus.window_length())
-      return refuse("soft targets and corpus of the run do not belong together");
+      return refuse("the soft targets of the run are not of its corpus");
     if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the run's corpus"); !fault.empty())
       return refuse(fault);
     const VisitedWindows visited = visited_windows(targets.order_key(), corpus.windows(Split::train), targets.blocks(),
                                                    run_.steps * run_.batch_size, config_.windows);
 
-    const fs::path teacher_path = config_.teacher.empty() ? run_.teacher : fs::path(config_.teacher);
-    const bool by_kl = config_.score == "kl" && !teacher_path.empty();
+    const fs::path teacher_path = config_.teacher.empty() ? run_.teacher : config_.teacher;
+    const bool by_kl = config_.score == OrderScore::kl && !teacher_path.empty();
     std::unique_ptr<Decoder> teacher, reference;
     if (by_kl) teacher = std::make_unique<Decoder>(open_checkpoint(teacher_path));
     const fs::path reference_path = config_.reference == "none" ? fs::path()
                                     : config_.reference.empty() ? run_.initial
-                                                                : fs::path(config_.reference);
+                                                                : config_.reference;
     if (!reference_path.empty()) reference = std::make_unique<Decoder>(open_checkpoint(reference_path));
     std::vector<const Decoder*> models{&suspect()};
     if (reference) models.push_back(reference.get());
@@ -130,9 +124,9 @@ class Comparison {
         return refuse(fmt::format("a model has a vocabulary of {} tokens, the run of {}", model->config().vocab_size,
                                   targets.vocab_size()));
 
-    std::string adjusted = teacher ? "the teacher says of" : "";
-    if (reference) adjusted = fmt::format("'{}' says of", name_of(reference_path));
-    if (teacher && reference) adjusted = fmt::format("the teacher and '{}' say of", name_of(reference_path));
+    std::string adjusted = teacher ? "the teacher's" : "";
+    if (reference) adjusted = fmt::format("those of '{}'", name_of(reference_path));
+    if (teacher && reference) adjusted = fmt::format("those of the teacher and '{}'", name_of(reference_path));
 
     std::vector<double> scores;
     if (!visited.windows.empty()) {
@@ -141,7 +135,7 @@ class Comparison {
           score_windows(teacher.get(), models, read_windows(corpus, Split::train, visited.windows), config_.batch,
                         [&](int64_t windows) { progress.update(windows); });
       scores = by_kl ? all[0].kl : all[0].loss;
-      std::vector<std::vector<double>> known;  // what makes a window hard for anybody; none of it knows the order
+      std::vector<std::vector<double>> known;  // how hard a window is for any model; independent of the order
       if (reference)
         for (const auto& column : {all[1].loss, all[1].kl})
           if (!column.empty()) known.push_back(column);
@@ -153,7 +147,7 @@ class Comparison {
     test.computed_on =
         fmt::format("{} of {} windows that '{}' was trained on, {:.2f} epochs; score: {}{}", scores.size(), visited.taught,
                     run_.student_name, visited.epochs, by_kl ? "KL to the teacher" : "loss on the text",
-                    adjusted.empty() ? std::string() : fmt::format(", adjusted for what {} a window", adjusted));
+                    adjusted.empty() ? std::string() : fmt::format(", adjusted by scores on the same windows: {}", adjusted));
     test.details["taught_windows"] = visited.taught;
     test.details["epochs"] = visited.epochs;
     test.details["order_key"] = targets.order_key().hex();
@@ -174,15 +168,14 @@ class Comparison {
 
   EvidenceTest agreement() {
     const auto refuse = [](const std::string& why) { return not_run("agreement", kAgreementQuestion, why); };
-    const std::vector<std::string> controls = split_list(config_.controls);
-    if (controls.empty()) return refuse("there is no control model; name some by --controls");
+    if (config_.controls.empty()) return refuse("there is no control model (--controls)");
     const auto path = corpus_path();
-    if (!path) return refuse("there is no corpus to take prompts from; name one by --corpus");
+    if (!path) return refuse("there is no corpus for the prompts (--corpus)");
     const Corpus corpus(*path);
     const int64_t available = corpus.windows(Split::held_out), count = std::min(available, config_.prompts);
     if (count < 1) return refuse("the corpus has no held-out window");
     std::vector<fs::path> models{b_, a_};
-    models.insert(models.end(), controls.begin(), controls.end());
+    models.insert(models.end(), config_.controls.begin(), config_.controls.end());
     for (const fs::path& model : models)
       if (const std::string fault = tokenizer_fault(model, corpus.tokenizer_probe(), "the corpus"); !fault.empty())
         return refuse(fault);
@@ -200,7 +193,7 @@ class Comparison {
     const std::vector<int32_t> from_b = answers(suspect(), b_);
     const std::vector<int32_t> from_a = answers(Decoder(open_checkpoint(a_)), a_);
     std::vector<ControlAnswers> from_controls;
-    for (const std::string& control : controls)
+    for (const std::string& control : config_.controls)
       from_controls.push_back({name_of(control), answers(Decoder(open_checkpoint(control)), control)});
     return agreement_test(from_b, from_a, from_controls);
   }
@@ -208,7 +201,7 @@ class Comparison {
   EvidenceTest radioactivity() {
     const auto refuse = [](const std::string& why) { return not_run("radioactivity", kRadioactivityQuestion, why); };
     if (config_.watermark_key.empty())
-      return refuse("there is no watermark key (--watermark-key); it must have been planted while the teacher was sampled");
+      return refuse("there is no watermark key (--watermark-key); a watermark can be set only while the teacher is sampled");
     const WatermarkKey key = WatermarkKey::read(config_.watermark_key);
     const int64_t vocabulary = suspect().config().vocab_size, context = key.context();
     RadioactivityCount count(key);
@@ -231,7 +224,7 @@ class Comparison {
         std::vector<int32_t> ids = text.before;
         for (const int32_t id : text.tokens) {
           if (int64_t(ids.size()) >= int64_t(text.before.size()) + context)
-            break;  // from here on the suspect can be shown the context
+            break;  // from here on the context fits a piece
           count.skip(ids);
           ids.push_back(id);
         }
@@ -242,7 +235,7 @@ class Comparison {
       what = fmt::format("{} tokens of {} documents that were sampled with it", tokens, documents);
     } else {
       const auto path = corpus_path();
-      if (!path) return refuse("there is no text to show the suspect; name one by --watermark-text or --corpus");
+      if (!path) return refuse("there is no text for the suspect (--watermark-text or --corpus)");
       const Corpus corpus(*path);
       if (const std::string fault = tokenizer_fault(b_, corpus.tokenizer_probe(), "the corpus"); !fault.empty())
         return refuse(fault);
@@ -258,13 +251,12 @@ class Comparison {
         progress.update(w + 1);
       }
       tokens = windows * length;
-      what = fmt::format("{} tokens of held-out text, which must not have been sampled with this key", tokens);
+      what = fmt::format("{} tokens of held-out text, which must not be a sample with this key", tokens);
     }
     return count.test(fmt::format("{} contexts in {}", count.scored(), what));
   }
 
-  /// Shows the suspect a document in pieces. The contexts that reach over the beginning of a piece are passed over, but count as
-  /// seen.
+  /// Gives a document to the suspect in pieces. A context that begins before its piece is skipped, but counts as seen.
   void count_document(RadioactivityCount& count, const std::vector<int32_t>& ids, int64_t length, int64_t context) {
     const auto size = int64_t(ids.size());
     for (int64_t begin = 0; begin < size; begin += length) {
@@ -285,27 +277,28 @@ class Comparison {
   fs::path asked_, a_, b_;
   std::shared_ptr<const PublicKey> trusted_;
   FoundRun run_;
-  std::set<std::string> only_;
   std::unique_ptr<Decoder> suspect_;
 };
 
-void print(const std::vector<EvidenceTest>& tests, std::ostream& out) {
+std::string described(const std::vector<EvidenceTest>& tests) {
+  std::string text;
   for (const EvidenceTest& test : tests) {
-    out << "\n" << test.name << "\n";
+    text += "\n" + test.name + "\n";
     if (!test.ran()) {
-      out << "  not run: " << test.not_run << "\n";
+      text += "  not run: " + test.not_run + "\n";
       continue;
     }
-    out << fmt::format("  {}: {:.4g}\n  p = {} ({})\n  on {}\n  null hypothesis: {}\n  cannot show {}\n", test.statistic,
-                       test.value, p_text(test.log_p), test.p_kind, test.computed_on, test.question, test.cannot_show);
+    text += fmt::format("  {}: {:.4g}\n  p = {} ({})\n  on {}\n  null hypothesis: {}\n  cannot show {}\n", test.statistic,
+                        test.value, p_text(test.log_p), test.p_kind, test.computed_on, test.question, test.cannot_show);
     for (const char* more : {"monte_carlo_p", "rank_p"})
-      if (test.details.contains(more)) out << fmt::format("  {}: {:.3g}\n", more, test.details[more].get<double>());
+      if (test.details.contains(more)) text += fmt::format("  {}: {:.3g}\n", more, test.details[more].get<double>());
   }
+  return text;
 }
 
 }  // namespace
 
-int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path& b, bool json, std::ostream& out) {
+Answer audit_compare(const CompareConfig& config, const fs::path& a, const fs::path& b) {
   const bool of_a = run_of(a).has_value();
   const AuditRecorder recorder(config.record, of_a ? a : b);
   prepare_torch();
@@ -313,24 +306,18 @@ int audit_compare(const CompareConfig& config, const fs::path& a, const fs::path
   Comparison comparison(config, a, b);
   const std::vector<EvidenceTest> tests = comparison.tests();
   const AuditSubject subject_a = audit_subject(comparison.a()), subject_b = audit_subject(b);
-  const auto described = [](const AuditSubject& s) { return Json{{"name", s.name}, {"digest", "sha256:" + s.root.hex()}}; };
-  Json result = {{"a", described(subject_a)}, {"b", described(subject_b)}, {"tests", Json::array()}};
-  for (const EvidenceTest& test : tests) result["tests"].push_back(test.to_json());
-  result["note"] = "each test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict";
-
-  const AuditRecord record{"compare", {subject_a, subject_b}, result};
-  const std::string& other = of_a ? subject_b.name : subject_a.name;  // in the run of one, named after the other
-  if (json) {
-    out << result.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
-    recorder.write(other, record);
-    return 0;
-  }
-  out << fmt::format("A: {} sha256:{}\nB: {} sha256:{}\n", subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name,
-                     subject_b.root.hex().substr(0, 16));
-  print(tests, out);
-  out << "\nEach test states its null hypothesis and what it cannot show; none of them, nor all together, is a verdict.\n";
-  out << recorder.write(other, record);
-  return 0;
+  const auto identity = [](const AuditSubject& s) { return Json{{"name", s.name}, {"digest", "sha256:" + s.root.hex()}}; };
+  Answer answer;
+  answer.json = {{"a", identity(subject_a)}, {"b", identity(subject_b)}, {"tests", Json::array()}};
+  for (const EvidenceTest& test : tests) answer.json["tests"].push_back(test.to_json());
+  answer.json["note"] = "each test states its null hypothesis and what it cannot show; neither one test nor all together are a verdict";
+  // In the run of one, the record is named after the other.
+  const std::string written = recorder.write(of_a ? subject_b.name : subject_a.name, {"compare", {subject_a, subject_b}, answer.json});
+  answer.text = fmt::format("A: {} sha256:{}\nB: {} sha256:{}\n{}\nEach test states its null hypothesis and what it cannot show; "
+                            "neither one test nor all together are a verdict.\n{}",
+                            subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name, subject_b.root.hex().substr(0, 16),
+                            described(tests), written);
+  return answer;
 }
 
 }  // namespace overproof

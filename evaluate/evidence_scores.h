@@ -1,5 +1,5 @@
 #pragma once
-// What models say about windows of text, window by window.
+// Outputs of models on windows of text, by window.
 
 #include <ATen/core/Tensor.h>
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "audit/report.h"
+#include "report/render.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "fuzz/fuzz_file.h"
@@ -15,7 +15,7 @@ namespace {
 /// Tags of the page; a name that got through unescaped would begin with another, or with none.
 bool is_ours(std::string_view rest) {
   for (const char* tag :
-       {"!DOCTYPE", "a ",     "body",  "caption", "code", "dd",   "desc",  "details", "div",  "dl",     "dt",    "figcaption",
+       {"!DOCTYPE", "a ",     "bdi",  "body",  "caption", "code", "dd",   "desc",  "details", "div",  "dl",     "dt",    "figcaption",
         "figure",   "footer", "g ",    "g>",      "h1",   "h2",   "h3",    "head",    "html", "li",     "link",  "main",
         "meta",     "nav",    "ol",    "p ",      "p>",   "path", "rect",  "section", "span", "strong", "style", "summary",
         "svg",      "table",  "tbody", "td",      "text", "th",   "title", "tr",      "ul",   "a>"})
@@ -44,15 +44,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                               1,
                               {},
                               true,
-                              true,
                               true});
   report.artifacts.push_back(
-      {"student", "distilled-from", "distill", "", "", "", {{"student", text}}, {0}, {}, 1, 1, {}, false, true, true});
+      {"student", "distilled-from", "distill", "", "", "", {{"student", text}}, {0}, {}, 1, 1, {}, false, true});
   report.findings.push_back({Severity::failure, text, text, text, text});
   report.signers = {text};
   ReportAudit audit{"record.json",
                     kKinds[data[0] % 4],
-                    AuditStanding::counts,
+                    RecordStatus::counts,
                     "",
                     text,
                     data[0] % 8 < 4,
@@ -64,7 +63,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } catch (const FormatError&) {
     audit.result = text;
   }
-  add_audit(report.audits, std::move(audit), RunFolder{});
+  add_audit(report.audits, std::move(audit));
   judge_claims(report);
   const std::string page = report_html(report);
   const size_t style = page.find("<style>"), body = page.find("</style>");
@@ -72,6 +71,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::require((at > style && at < body) || is_ours(std::string_view(page).substr(at + 1, 12)));
   const std::string markdown = report_markdown(report);
   fuzz::require(markdown.find('<') == std::string::npos || markdown.find('`') < markdown.find('<'));  // in code alone
-  parse_json(report_json(report), "report.json");
+  parse_json(report_json(report).dump(-1, ' ', true, Json::error_handler_t::replace), "report.json");
   return 0;
 }

@@ -6,7 +6,6 @@
 // metrics, a file's name, and the file.
 
 #include <functional>
-#include <sstream>
 
 #include "audit/croissant.h"
 #include "audit/diff.h"
@@ -14,7 +13,7 @@
 #include "audit/impact.h"
 #include "audit/openlineage.h"
 #include "audit/policy.h"
-#include "audit/report.h"
+#include "report/report.h"
 #include "audit/sbom.h"
 #include "audit/statement_tool.h"
 #include "audit/trace.h"
@@ -123,12 +122,6 @@ void seal(const fs::path& run, const Step& step, Json config, Json metrics, std:
   sealed[step.name] = seal_artifact(run / step.name, record.files, lineage, key);
 }
 
-Answer report(const fs::path& folder, const char* format) {
-  std::ostringstream out;
-  const int code = audit_report({.out = "-", .format = format}, folder, false, out);
-  return {{}, out.str(), code};
-}
-
 using Question = std::function<Answer(const fs::path&, const std::string&)>;
 
 /// What is asked about a folder and an artifact in it.
@@ -141,9 +134,9 @@ const std::vector<Question> kQuestions = {
     [](auto& folder, auto& artifact) { return audit_trace({.artifact = artifact, .reached = true}, folder); },
     [](auto& folder, auto& artifact) { return audit_trace({.step = artifact + ":0"}, folder); },
     [](auto& folder, auto&) { return audit_trace({.document = "notes/one"}, folder); },
-    [](auto& folder, auto&) { return report(folder, "html"); },
-    [](auto& folder, auto&) { return report(folder, "markdown"); },
-    [](auto& folder, auto&) { return report(folder, "json"); },
+    [](auto& folder, auto&) { return audit_report({.out = "-", .format = ReportFormat::html}, folder); },
+    [](auto& folder, auto&) { return audit_report({.out = "-", .format = ReportFormat::markdown}, folder); },
+    [](auto& folder, auto&) { return audit_report({.out = "-", .format = ReportFormat::json}, folder); },
     [](auto& folder, auto&) { return audit_sbom({.format = SbomConfig::Format::cyclonedx}, folder); },
     [](auto& folder, auto&) { return audit_sbom({.format = SbomConfig::Format::spdx}, folder); },
     [](auto& folder, auto&) { return audit_croissant({}, folder); },

@@ -13,11 +13,12 @@ LEVEL = {
     "core": 1,
     "formats": 2, "provenance": 2,
     "data": 3, "records": 3,
-    "model": 4,
+    "model": 4, "evidence": 4,
     "teacher": 5, "student": 5,
-    "distill": 6, "prune": 6, "quantize": 6, "evaluate": 6, "audit": 6, "report": 6,
-    "pipeline": 7,
-    "cli": 8,
+    "distill": 6, "prune": 6, "quantize": 6, "evaluate": 6, "audit": 6,
+    "report": 7,
+    "pipeline": 8,
+    "cli": 9,
 }
 WITH_TORCH = {"model", "teacher", "student", "distill", "evaluate"}
 LONGEST = 700

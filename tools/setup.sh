@@ -16,7 +16,7 @@ mkdir -p "$cache"
 say() { printf '== %s\n' "$*" >&2; }
 
 packages=(g++ cmake ninja-build ccache git ca-certificates pkg-config python3 python3-venv
-  libboost-program-options-dev libeigen3-dev libfmt-dev nlohmann-json3-dev libssl-dev libcurl4-openssl-dev libtbb-dev libpcre2-dev libutf8proc-dev libdivsufsort-dev
+  libboost-program-options-dev libboost-math-dev libkainjow-mustache-dev libeigen3-dev libfmt-dev nlohmann-json3-dev libssl-dev libcurl4-openssl-dev libtbb-dev libpcre2-dev libutf8proc-dev libdivsufsort-dev
   libsentencepiece-dev catch2)
 if [ "$level" != build ]; then
   # The corpus script names what it needs; it is the one who knows.

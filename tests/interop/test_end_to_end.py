@@ -119,7 +119,7 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     (base / "auditor.pub").write_text(statement["predicate"]["auditor"])
     report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-", "--auditor-key", base / "auditor.pub").stdout)
     (claim,) = [c for c in report["claims"] if c["id"] == "rows-soft-targets"]
-    assert claim["standing"] == "sampled" and f"8 of {found['rows_total']} rows" in claim["how"]
+    assert claim["status"] == "sampled" and f"8 of {found['rows_total']} rows" in claim["how"]
     # Signed by another key than the one that is trusted.
     overproof("key", "new", "--out", base / "stranger.pem")
     (base / "stranger.pub").write_text(overproof("key", "show", "--key", base / "stranger.pem", "--pem").stdout)

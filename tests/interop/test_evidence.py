@@ -160,7 +160,7 @@ def test_a_teacher_alone_or_a_broken_run_has_no_order(run, tmp_path):
     content[-1] ^= 1
     file.write_bytes(content)
     found = compare(tmp_path / "broken/student", run / "student", "--only", "order")["committed-order"]
-    assert not found["ran"] and "not as it was signed" in found["not_run"]
+    assert not found["ran"] and "not the signed one" in found["not_run"]
 
 
 def ffn(folder, layer):
@@ -324,7 +324,7 @@ def test_a_student_of_watermarked_text_is_radioactive_and_others_are_not(run, sa
 
 def test_findings_are_recorded_signed_and_never_a_verdict(run):
     answer = overproof("audit", "compare", run, run / "int8", "--weight-permutations", 9, "--draws", 100, "--record")
-    assert "none of them, nor all together, is a verdict" in answer.stdout and "audits/compare-int8.json" in answer.stdout
+    assert "neither one test nor all together are a verdict" in answer.stdout and "audits/compare-int8.json" in answer.stdout
     import base64
     envelope = json.loads((run / "audits/compare-int8.json").read_text())
     statement = json.loads(base64.b64decode(envelope["payload"]))
@@ -355,7 +355,7 @@ def test_a_record_belongs_to_a_run_and_the_signer_can_be_named(run, tmp_path):
 
 
 def test_mistakes_are_named(run, tmp_path):
-    assert "no test 'ordr'" in overproof("audit", "compare", run, run / "int8", "--only", "ordr", code=2).stderr
+    assert "did you mean 'order'" in overproof("audit", "compare", run, run / "int8", "--only", "ordr", code=2).stderr
     assert "holds no model" in overproof("audit", "compare", run, run / "corpus", code=2).stderr
     overproof("audit", "compare", tmp_path / "nothing", run / "int8", code=5)
     (tmp_path / "key.json").write_text("{}")

@@ -1,11 +1,12 @@
-"""Golden values of evaluate/distributions, by scipy: log tails down to 1e-300, Spearman with ties, full counts of pairings.
+"""Golden values of evidence/distributions, by scipy and mpmath: log tails, Spearman with ties, full counts of pairings.
 
-Usage: python3 generate.py > statistics.json (needs scipy). All of it deterministic.
+Usage: python3 generate.py > statistics.json (needs scipy and mpmath). All of it deterministic.
 """
 import itertools
 import json
 import math
 
+import mpmath
 import numpy
 from scipy import special, stats
 
@@ -23,6 +24,13 @@ def tails():
     for a, b, x in ((0.5, 0.5, 0.3), (10.0, 2.0, 0.05), (300.0, 0.5, 0.2), (2000.0, 0.5, 0.9), (3.0, 800.0, 0.6)):
         value = special.betainc(a, b, x)
         rows.append(["beta", [a, b, x], float(math.log(value))])
+    mpmath.mp.dps = 40  # far below what any double holds
+    for z in (200.0, 3000.0):
+        rows.append(["normal", [z], float(mpmath.log(mpmath.erfc(mpmath.mpf(z) / mpmath.sqrt(2)) / 2))])
+    for x, df in ((30000.0, 12.0), (2e5, 600.0)):
+        rows.append(["chi2", [x, df], float(mpmath.log(mpmath.gammainc(mpmath.mpf(df) / 2, mpmath.mpf(x) / 2, regularized=True)))])
+    for a, b, x in ((5000.0, 2.5, 0.03), (40.0, 3e4, 1e-130)):
+        rows.append(["beta", [a, b, x], float(mpmath.log(mpmath.betainc(a, b, 0, x, regularized=True)))])
     return rows
 
 

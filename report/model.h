@@ -1,0 +1,151 @@
+#pragma once
+// The content of a report as plain values. What statements, licences and evaluations state comes from LineageFacts
+// (audit/facts.h); router counts, training logs and audit records are read here. json.cc and view.h write it down.
+//
+// Nothing is taken from an artifact that does not hold: its files are not the ones that were signed. It is listed in
+// `Report::left_out`. An audit record counts only if its signature holds and the artifact that it examined is here, by root.
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "audit/facts.h"
+#include "audit/verify.h"
+#include "records/step_log.h"
+#include "report/audits.h"
+
+namespace overproof {
+
+/// How far a claim can be trusted. The order is that of the report's legend.
+enum class ClaimStatus {
+  proved,     ///< follows from what was checked while the report was made
+  sampled,    ///< an audit record: a random part was repeated with the same result
+  audited,    ///< an audit record: all of it was repeated with the same result
+  estimated,  ///< a statistic with an error
+  recorded,   ///< the signer states it; no check here shows it
+  unchecked,  ///< can be checked, and was not
+  failed,     ///< was checked, and does not hold
+};
+inline constexpr int kClaimStatuses = 7;
+std::string_view status_id(ClaimStatus status);       ///< in JSON: "proved", "recorded", ...
+std::string_view status_name(ClaimStatus status);     ///< "proved", "only recorded", ...
+std::string_view status_meaning(ClaimStatus status);  ///< one sentence
+
+struct ReportClaim {
+  std::string id;  ///< stable, for programs: "files-unchanged"
+  std::string claim;
+  ClaimStatus status = ClaimStatus::recorded;
+  std::string how;      ///< by which check, or why not
+  std::string command;  ///< shows more; "" when no command does
+};
+
+/// A remaining way to deceive, and what it would have to defeat.
+struct ReportLimit {
+  std::string trick, obstacle, here;
+};
+
+struct ReportLicense {
+  std::string recorded;             ///< "unspecified" when no licence was recorded
+  std::string spdx;                 ///< as an SPDX expression; "NOASSERTION" when no licence was recorded
+  std::vector<std::string> duties;  ///< names, each required by some licence in the expression
+  bool known = false;               ///< every licence in it is in the table of audit/licenses.h
+  bool choice = false;              ///< alternatives, so not every duty need apply
+};
+ReportLicense report_license(const std::string& recorded);
+
+struct ReportCorpus {
+  std::string artifact;
+  CorpusFacts facts;  ///< licences and sources with most text first
+};
+
+struct ReportOrigin {  ///< a model that came from outside, or was drawn from a seed
+  std::string artifact, name, kind;
+  bool teaches = false;
+  ReportLicense license;
+};
+
+struct ReportArtifact {
+  std::string name, kind, stage, root, signer;                 ///< root and signer in hex
+  std::string story;                                           ///< what was done, in a sentence
+  std::vector<std::pair<std::string, std::string>> made_from;  ///< slot, artifact
+  std::vector<int> parents;                                    ///< for each of made_from: index in Report::artifacts; -1: not here
+  std::vector<std::string> missing;                            ///< inputs that are not here
+  int64_t files = 0, bytes = 0;
+  std::optional<double> ffn_activation;
+  bool holds = true;
+  bool is_end = false;  ///< a model from which no other artifact here was made; an evaluation does not count as one
+  const LineageKind* row() const { return find_lineage_kind(kind); }  ///< nullptr where another tool signed it
+  bool is_model() const { return row() && row()->is_model(); }
+  bool is_shown_by(ShownBy check) const { return row() && row()->shown_by == check; }
+};
+
+struct ReportShare {
+  std::string source;
+  int64_t tokens = 0;
+  double mass = 0, lift = 0;  ///< as `audit impact` defines them
+};
+
+struct ReportExpert {
+  int64_t layer = 0, expert = 0, tokens = 0;
+  std::vector<ReportShare> sources;  ///< largest mass first; the first few
+};
+
+struct ReportExperts {
+  std::string artifact;
+  int64_t layers = 0, experts = 0, tokens = 0;
+  std::vector<SourceCount> sources;              ///< tokens alone; most first
+  std::vector<std::vector<ReportExpert>> layer;  ///< of each, the experts that differ most from the mean mixture, then by number
+  int64_t left_out = 0;                          ///< experts of each layer that are not listed
+};
+
+struct ReportQuality {
+  std::string artifact;
+  EvaluationFacts facts;
+};
+
+struct ReportTraining {
+  std::string artifact;
+  std::vector<StepSeries> losses, balance;
+  std::vector<std::vector<double>> loads;  ///< [layers][experts]
+  std::string fault;                       ///< why the log could not be read; "" when it could
+};
+
+struct Report {
+  std::string title;
+  bool single = false, holds = true;
+  bool trusted_key = false, trusted_auditor = false;
+  int64_t files = 0, bytes = 0;
+  std::vector<std::string> signers;       ///< key hints
+  std::vector<ReportArtifact> artifacts;  ///< parents before children
+  std::vector<std::string> left_out;
+  std::vector<Finding> findings;
+  std::vector<ReportOrigin> origins;
+  std::vector<ReportCorpus> corpora;
+  std::optional<int64_t> taught_tokens;   ///< of the corpora, that soft targets cover
+  std::vector<std::string> beacons;       ///< public randomness that orders of training are bound to
+  std::vector<std::string> acknowledged;  ///< "gguf: GPL-3.0-only", as signed by exports
+  std::vector<ReportExperts> experts;
+  std::vector<ReportQuality> quality;
+  std::vector<ReportTraining> training;
+  ReportAudits audits;
+  std::vector<ReportClaim> claims;
+  std::vector<ReportLimit> limits;
+  std::map<std::string, std::string> builders;  ///< programs and versions in the statements
+};
+
+struct ReportTrust {
+  bool signer = false;               ///< the verification was made with a key that the reader trusts
+  std::optional<PublicKey> auditor;  ///< the auditor whom the reader trusts
+};
+
+/// Throws IoError; faults of the artifacts become findings.
+Report gather_report(const Verification& verification, const ReportTrust& trust);
+
+/// Fills in the claims and limits from the rest of the report; gather_report calls it.
+void judge_claims(Report& report);
+
+/// The report as JSON, "format_version" 1.
+Json report_json(const Report& report);
+
+}  // namespace overproof

@@ -1,0 +1,55 @@
+#include "report/report.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "core/printable.h"
+#include "provenance/oms.h"
+#include "report/render.h"
+
+namespace overproof {
+namespace {
+
+/// In a sealed artifact the report would be an unsigned file.
+void require_outside_artifacts(const fs::path& file) {
+  const fs::path whole = fs::weakly_canonical(fs::absolute(file));
+  for (fs::path folder = whole.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
+    if (fs::exists(folder / kClaimsName) || fs::exists(folder / kModelSignatureName))
+      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside it",
+                                   file.string(), folder.filename().string()));
+}
+
+fs::path default_file(const RunFolder& run, ReportFormat format) {
+  const std::string name = format == ReportFormat::html ? "report.html" : format == ReportFormat::json ? "report.json" : "report.md";
+  return run.single ? run.path.parent_path() / (run.path.filename().string() + "-" + name) : run.path / name;
+}
+
+}  // namespace
+
+Answer audit_report(const ReportConfig& config, const fs::path& folder) {
+  ReportTrust trust;
+  trust.signer = config.verify.trust.given();
+  if (!config.auditor_key.empty()) trust.auditor = PublicKey::read(config.auditor_key);
+  if (config.out != "-" && !config.out.empty()) require_outside_artifacts(config.out);
+
+  const Verification v = verify_run(folder, config.verify);
+  const Report report = gather_report(v, trust);
+  const std::string text = config.format == ReportFormat::html ? report_html(report)
+                           : config.format == ReportFormat::markdown
+                               ? report_markdown(report)
+                               : report_json(report).dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
+  Answer answer{{{"holds", report.holds}}, text, report.holds ? 0 : 4};
+  if (config.out == "-") {
+    answer.json["report"] = config.format == ReportFormat::json ? Json::parse(text) : Json(text);
+    return answer;
+  }
+  const fs::path file = config.out.empty() ? default_file(v.run, config.format) : config.out;
+  write_file_atomically(file, text);
+  answer.json["out"] = file.string();
+  answer.text = fmt::format("{}: {} artifacts, {}\n", printable(file.string()), v.run.nodes.size(),
+                            report.holds ? "everything holds" : "this run does not hold");
+  return answer;
+}
+
+}  // namespace overproof
