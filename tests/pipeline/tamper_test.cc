@@ -240,7 +240,7 @@ TEST_CASE("one changed weight is detected") {
     CHECK(verifies(run.path(), "its weights are not those that training ended with"));
     CHECK(of(recomputed(run / "student"), "student").status == Recomputed::Status::differs);
   }
-  SECTION("with a record that says so: by replaying the last segment, or the whole") {
+  SECTION("with a matching record: by replaying the last segment, or all") {
     nudge("student");
     const Digest weights = digest_of_checkpoint(run / "student");
     run.change_records("student", [&](StepRecord& r) {
@@ -312,7 +312,7 @@ TEST_CASE("a changed row of the teacher is detected by rows and by replay") {
     CHECK_FALSE(r.holds());
     CHECK(has(r.faults, "batch root"));
   }
-  SECTION("with batch roots that say so: then by the losses of the segment") {
+  SECTION("with matching batch roots: by the losses of the segment") {
     run.reseal();
     run.change_records("student", [&](StepRecord& r) { r.batch = batch_root(run.path(), r.position, 4); });
     run.reseal();
