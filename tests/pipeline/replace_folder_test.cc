@@ -37,9 +37,9 @@ std::string version_of(const fs::path& folder) {
   return version;
 }
 
-/// Runs `action` in a child process and kills it on entry to its system call number `calls` (from 0). Returns false when the action
-/// ends before it has made so many.
-bool killed_at_call(int64_t calls, const std::function<void()>& action) {
+/// Runs `action` in a child process, which stops before and after each of its system calls, and kills it at stop number `stop` (from
+/// 0). Returns false when the action ends before it.
+bool killed_at(int64_t stop, const std::function<void()>& action) {
   const pid_t child = ::fork();
   REQUIRE(child >= 0);
   if (child == 0) {
@@ -51,9 +51,8 @@ bool killed_at_call(int64_t calls, const std::function<void()>& action) {
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
   REQUIRE(WIFSTOPPED(status));
-  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
-  bool entering = false;  // the first stop is the end of raise()
-  for (int64_t made = 0;;) {
+  REQUIRE(::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL) == 0);
+  for (int64_t stops = 0;;) {
     REQUIRE(::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr) == 0);
     REQUIRE(::waitpid(child, &status, 0) == child);
     if (WIFEXITED(status)) {
@@ -61,9 +60,7 @@ bool killed_at_call(int64_t calls, const std::function<void()>& action) {
       return false;
     }
     REQUIRE(WIFSTOPPED(status));
-    if (WSTOPSIG(status) != (SIGTRAP | 0x80)) continue;
-    entering = !entering;
-    if (entering && made++ == calls) {
+    if (WSTOPSIG(status) == (SIGTRAP | 0x80) && stops++ == stop) {
       ::kill(child, SIGKILL);
       REQUIRE(::waitpid(child, &status, 0) == child);
       return true;
@@ -77,17 +74,17 @@ TEST_CASE("a kill at any system call of a replacement leaves the old or the new 
   const bool exchange = GENERATE(true, false);
   INFO((exchange ? "exchange" : "two renames"));
   bool old_seen = false, new_seen = false;
-  int64_t calls = 0;
-  for (bool killed = true; killed; ++calls) {
+  int64_t stops = 0;
+  for (bool killed = true; killed; ++stops) {
     const TempFolder folder;
     const fs::path out = folder / "out", finished = folder / ".out.partial";
     write_version(out, "old");
     write_version(finished, "new");
-    killed = killed_at_call(calls, [&] {
+    killed = killed_at(stops, [&] {
       if (exchange) replace_folder(finished, out);
       else replace_by_two_renames(finished, out);
     });
-    INFO("killed at system call " << calls);
+    INFO("killed at stop " << stops);
     if (!exchange) restore_previous(out);  // as the next run does first
     const std::string version = version_of(out);
     CHECK((version == "old" || version == "new"));
@@ -96,7 +93,7 @@ TEST_CASE("a kill at any system call of a replacement leaves the old or the new 
     if (!killed) CHECK((version == "new" && !fs::exists(finished)));
   }
   CHECK((old_seen && new_seen));
-  CHECK(calls > 5);
+  CHECK(stops > 10);
 }
 
 TEST_CASE("a folder moves to a free name, and an exchange leaves nothing else") {
