@@ -3,11 +3,9 @@
 
 #include <filesystem>
 #include <functional>
-#include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -88,26 +86,6 @@ VerbMaker make_verb(Answer (*run)(const Config&, Paths...)) {
     return [&]<size_t... i>(std::index_sequence<i...>) {
       return run(config, std::filesystem::path(arguments[i])...);
     }(std::index_sequence_for<Paths...>());
-  });
-}
-
-/// Verbs that still print by themselves and return an exit code.
-template <class Config>
-VerbMaker make_verb(int (*run)(const Config&, bool, std::ostream&)) {
-  return verb_maker<Config>([run](const CommonConfig& common, const Config& config, const Arguments&) {
-    return Answer{{}, {}, run(config, common.json, std::cout)};
-  });
-}
-template <class Config>
-VerbMaker make_verb(int (*run)(const Config&, const std::filesystem::path&, bool, std::ostream&)) {
-  return verb_maker<Config>([run](const CommonConfig& common, const Config& config, const Arguments& a) {
-    return Answer{{}, {}, run(config, a[0], common.json, std::cout)};
-  });
-}
-template <class Config>
-VerbMaker make_verb(int (*run)(const Config&, const std::filesystem::path&, const std::filesystem::path&, bool, std::ostream&)) {
-  return verb_maker<Config>([run](const CommonConfig& common, const Config& config, const Arguments& a) {
-    return Answer{{}, {}, run(config, a[0], a[1], common.json, std::cout)};
   });
 }
 
