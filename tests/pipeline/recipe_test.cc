@@ -45,7 +45,7 @@ TEST_CASE("a recipe's artifacts are made after what they need, whatever the orde
   CHECK(to_json(recipe.steps[0].instance->options())["license"] == "Apache-2.0");
   CHECK(recipe.steps[1].spec->name == "quantize");
   CHECK(recipe.steps[1].artifacts.at("model") == "teacher");
-  CHECK(to_json(recipe.steps[1].instance->options())["exclude"] == "*.down_proj.weight");
+  CHECK(to_json(recipe.steps[1].instance->options())["exclude"] == Json::array({"*.down_proj.weight"}));
 }
 
 TEST_CASE("a fault of a recipe names the section and the nearest known word") {
@@ -56,7 +56,7 @@ TEST_CASE("a fault of a recipe names the section and the nearest known word") {
   CHECK_THAT(RecipeFile(kGood + "[x]\nstage = quantize\n").fault(), Contains("'model' is missing"));
   CHECK_THAT(RecipeFile(kGood + "[x]\nstage = import\n").fault(), Contains("'path' is missing"));
   CHECK_THAT(RecipeFile(kGood + "license = x\n").fault(), Contains("gives 'license' twice"));
-  CHECK_THAT(RecipeFile("a = 1\n").fault(), Contains("no [section]"));
+  CHECK_THAT(RecipeFile("a = 1\n").fault(), Contains("'a' is outside any [section]"));
   CHECK_THAT(RecipeFile("[../up]\nstage = import\n").fault(), Contains("cannot be the name"));
   CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(), Contains("dependency cycle: a -> b -> a"));
   CHECK_THAT(RecipeFile("").fault(), Contains("no [section]"));
