@@ -112,7 +112,7 @@ struct Fixture {
   double divergence(const std::string& name) const {
     at::NoGradGuard no_grad;
     const Decoder a = model(), b = model(name);
-    ForwardOptions all;  // near a tie of the router the function jumps, and the distance then says nothing about the weights
+    ForwardOptions all;  // a router's choice near a tie would hide what rounding the weights changes
     all.top_k = config.n_routed_experts;
     const at::Tensor p = at::log_softmax(a.logits(a.hidden(ids(), all)), -1),
                      q = at::log_softmax(b.logits(b.hidden(ids(), all)), -1);
