@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Holds the house to its plan: includes only point down, files stay short, libtorch stays where it may be, no two types share a name.
+"""Checks the rules of docs/architecture.md: a folder includes only lower layers, libtorch is used only in the folders that may
+use it, raw data pointers of tensors only in *_cpu.cc, files are not too long, no two types have the same name.
 
-Prints one line a fault and ends with 1 if there is any. Run it anywhere: tools/check_layers.py
+Prints one line for each violation and ends with 1 if there is any. The current directory does not matter: tools/check_layers.py
 """
 import pathlib
 import re
@@ -22,13 +23,16 @@ LEVEL = {
 }
 WITH_TORCH = {"model", "teacher", "student", "distill", "evaluate"}
 LONGEST = 700
+# A pointer into a tensor is valid on the CPU only, so the files that may take one are named *_cpu.cc; others use model/host_values.h.
+RAW_POINTER = re.compile(r"\b(?:const_|mutable_)?data_ptr\b|\b(?:packed_)?accessor(?:32|64)?\s*<")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 TYPE = re.compile(r"^(?:class|struct|union|enum(?: class| struct)?)\s+(\w+)\b(?!::)[^;]*$")
 ALIAS = re.compile(r"^using\s+(\w+)\s*=")
 
 
 def types(file):
-    """The types of the namespace overproof that a file defines for the whole program: (line, name, text). Layout decides, as the formatter keeps it."""
+    """The types that a file defines in the namespace overproof, outside anonymous namespaces: (line, name, text). Relies on the
+    formatter's layout."""
     private = False
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("namespace {"):
@@ -40,8 +44,8 @@ def types(file):
 
 
 def twins():
-    """Two types of one name are one type to the linker, which takes either's functions for both and says nothing. An alias may be
-    said twice, in the same words; another meaning would wait for the first unit that includes both headers."""
+    """Two types of the same name are one type to the linker, which uses the functions of either for both without a message. An
+    alias may be repeated in the same words."""
     first = {}
     for folder in LEVEL:
         for file in sorted((ROOT / folder).rglob("*")):
@@ -60,7 +64,10 @@ def faults():
             if file.suffix not in {".h", ".cc", ".cu", ".cuh"}:
                 continue
             name = file.relative_to(ROOT)
+            pointers = folder in WITH_TORCH | {"pipeline"} and not file.name.endswith("_cpu.cc")
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+                if pointers and RAW_POINTER.search(line.split("//")[0]):
+                    yield f"{name}:{number}: a raw pointer into a tensor belongs in a *_cpu.cc; or use model/host_values.h"
                 match = INCLUDE.match(line)
                 if not match:
                     continue
@@ -71,7 +78,7 @@ def faults():
                 elif match[1] == '"' and top != folder and LEVEL[top] >= level:
                     yield f"{name}:{number}: {folder}/ (layer {level}) must not include {top}/ (layer {LEVEL[top]})"
                 elif top in {"ATen", "torch", "c10"} and folder not in WITH_TORCH and not file.stem.endswith("_torch"):
-                    yield f"{name}:{number}: {folder}/ does not know libtorch"
+                    yield f"{name}:{number}: {folder}/ must not use libtorch"
     ours = [file for folder in [*LEVEL, "tests", "tools", "cmake", "benchmarks", "fuzz"] for file in (ROOT / folder).rglob("*")]
     for file in sorted(ours):
         if file.suffix not in {".h", ".cc", ".cu", ".cuh", ".py", ".sh", ".cmake"}:
@@ -82,5 +89,5 @@ def faults():
 
 
 found = [*faults(), *twins()]
-print("\n".join(found) if found else "the house stands: includes follow the layers, no file is too long")
+print("\n".join(found) if found else "layers hold: includes, libtorch, data pointers, file lengths and type names follow the rules")
 sys.exit(1 if found else 0)
