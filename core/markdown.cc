@@ -8,7 +8,8 @@ namespace overproof {
 
 std::string one_line(std::string_view text) {
   std::string line = printable_lines(text);
-  std::replace_if(line.begin(), line.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
   return line;
 }
 
@@ -22,8 +23,8 @@ std::string escape_markdown(std::string_view raw) {
     const bool markup = std::string_view("\\`*_[]|~$!#").find(c) != std::string_view::npos;
     const bool begins_line = i == 0 && std::string_view("+-=:").find(c) != std::string_view::npos;
     const bool begins_item = i > 0 && i == digits && (c == '.' || c == ')') && (rest.size() == 1 || rest[1] == ' ');
-    const bool begins_link = rest.starts_with("://") || (c == '.' && i >= 3 && (text.compare(i - 3, 3, "www") == 0 ||
-                                                                              text.compare(i - 3, 3, "WWW") == 0));
+    const bool begins_link = rest.starts_with("://") ||
+                             (c == '.' && i >= 3 && (text.compare(i - 3, 3, "www") == 0 || text.compare(i - 3, 3, "WWW") == 0));
     if (c == '<') out += "&lt;";
     else if (c == '>') out += "&gt;";
     else if (c == '&') out += "&amp;";

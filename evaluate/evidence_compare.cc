@@ -223,8 +223,7 @@ class Comparison {
         throw_if_interrupted();
         std::vector<int32_t> ids = text.before;
         for (const int32_t id : text.tokens) {
-          if (int64_t(ids.size()) >= int64_t(text.before.size()) + context)
-            break;  // from here on the context fits a piece
+          if (int64_t(ids.size()) >= int64_t(text.before.size()) + context) break;  // from here on the context fits a piece
           count.skip(ids);
           ids.push_back(id);
         }
@@ -310,13 +309,16 @@ Answer audit_compare(const CompareConfig& config, const fs::path& a, const fs::p
   Answer answer;
   answer.json = {{"a", identity(subject_a)}, {"b", identity(subject_b)}, {"tests", Json::array()}};
   for (const EvidenceTest& test : tests) answer.json["tests"].push_back(test.to_json());
-  answer.json["note"] = "each test states its null hypothesis and what it cannot show; neither one test nor all together are a verdict";
+  answer.json["note"] =
+      "each test states its null hypothesis and what it cannot show; neither one test nor all together are a verdict";
   // In the run of one, the record is named after the other.
-  const std::string written = recorder.write(of_a ? subject_b.name : subject_a.name, {"compare", {subject_a, subject_b}, answer.json});
-  answer.text = fmt::format("A: {} sha256:{}\nB: {} sha256:{}\n{}\nEach test states its null hypothesis and what it cannot show; "
-                            "neither one test nor all together are a verdict.\n{}",
-                            subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name, subject_b.root.hex().substr(0, 16),
-                            described(tests), written);
+  const std::string written =
+      recorder.write(of_a ? subject_b.name : subject_a.name, {"compare", {subject_a, subject_b}, answer.json});
+  answer.text = fmt::format(
+      "A: {} sha256:{}\nB: {} sha256:{}\n{}\nEach test states its null hypothesis and what it cannot show; "
+      "neither one test nor all together are a verdict.\n{}",
+      subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name, subject_b.root.hex().substr(0, 16), described(tests),
+      written);
   return answer;
 }
 

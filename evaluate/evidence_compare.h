@@ -33,7 +33,8 @@ struct CompareConfig {
     v("corpus", corpus, any_value(),
       "agreement, radioactivity: corpus whose held-out windows are the prompts; empty: that of A's run");
     v("reference", reference, any_value(),
-      "order: model that estimates how hard a window is for any model; empty: the model that A's training began with; none: no such "
+      "order: model that estimates how hard a window is for any model; empty: the model that A's training began with; none: no "
+      "such "
       "model");
     v("score", score, enum_of<OrderScore>({{"kl", OrderScore::kl}, {"loss", OrderScore::loss}}),
       "order: what is correlated, KL to the teacher or the loss on the text; without teacher, the loss");

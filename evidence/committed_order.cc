@@ -52,7 +52,8 @@ FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   };
   const ArtifactNode *targets = parent(*student, "targets"), *corpus = parent(*student, "corpus");
   if (!targets || !corpus)
-    return missing(fmt::format("the soft targets or the corpus that '{}' was trained on are missing from its run", student->name));
+    return missing(
+        fmt::format("the soft targets or the corpus that '{}' was trained on are missing from its run", student->name));
   for (const ArtifactNode* node : {student, targets, corpus}) {
     const ArtifactNode checked{node->name, node->path, check_artifact(node->path, VerifyFiles::yes, trusted), {}};
     if (const std::string fault = fault_of(checked); !fault.empty()) {

@@ -24,10 +24,10 @@ constexpr double kLogTwo = 0.693147180559945309417;
 constexpr size_t kCountedPairs = 12;
 
 /// Probabilities below what a long double holds are 0, no error.
-constexpr auto kQuiet = boost::math::policies::make_policy(
-    boost::math::policies::underflow_error<boost::math::policies::ignore_error>(),
-    boost::math::policies::overflow_error<boost::math::policies::ignore_error>(),
-    boost::math::policies::evaluation_error<boost::math::policies::ignore_error>());
+constexpr auto kQuiet =
+    boost::math::policies::make_policy(boost::math::policies::underflow_error<boost::math::policies::ignore_error>(),
+                                       boost::math::policies::overflow_error<boost::math::policies::ignore_error>(),
+                                       boost::math::policies::evaluation_error<boost::math::policies::ignore_error>());
 
 double log_gamma(double x) { return boost::math::lgamma(x); }
 
@@ -57,7 +57,8 @@ double log_gamma_upper(double a, double x) {
   if (x <= 0) return 0;
   if (x == kInfinity) return -kInfinity;
   if (const long double q = boost::math::gamma_q<long double>(a, x, kQuiet); q > kLeast) return double(std::log(q));
-  const double f = continued_fraction([&](int64_t i) { return std::pair(-double(i) * (double(i) - a), x + 2 * double(i) + 1 - a); });
+  const double f =
+      continued_fraction([&](int64_t i) { return std::pair(-double(i) * (double(i) - a), x + 2 * double(i) + 1 - a); });
   return a * std::log(x) - x - log_gamma(a) - std::log(f);
 }
 
@@ -158,7 +159,8 @@ double log_beta_regularised(double a, double b, double x, double y) {
   if (x <= 0) return -kInfinity;
   if (y <= 0) return 0;
   // Of x and y the smaller is exact: the other is known only as 1 less it.
-  const long double p = x < 0.5 ? boost::math::ibeta<long double>(a, b, x, kQuiet) : boost::math::ibetac<long double>(b, a, y, kQuiet);
+  const long double p =
+      x < 0.5 ? boost::math::ibeta<long double>(a, b, x, kQuiet) : boost::math::ibetac<long double>(b, a, y, kQuiet);
   if (p > kLeast) return double(std::log(p));
   // Abramowitz and Stegun 26.5.8.
   const double f = continued_fraction([&](int64_t i) -> std::pair<double, double> {

@@ -25,12 +25,12 @@ EvidenceTest order_test(std::span<const double> positions, std::span<const doubl
   test.statistic = "Spearman correlation of place in training with score; negative where later windows are known better";
   test.value = -rank.rho;
   test.log_p = rank.log_p;
-  test.p_kind =
-      rank.exact
-          ? "exact: all pairings were counted"
-          : "exact null distribution, its tail by the Pearson curve of the exact moments; monte_carlo_p is exact alone";
+  test.p_kind = rank.exact
+                    ? "exact: all pairings were counted"
+                    : "exact null distribution, its tail by the Pearson curve of the exact moments; monte_carlo_p is exact alone";
   test.cannot_show =
-      "that the suspect was taught: it may be this model, or one made from it. Without significance nothing is shown; later training "
+      "that the suspect was taught: it may be this model, or one made from it. Without significance nothing is shown; later "
+      "training "
       "removes the trace. Read as significant only what is below 1e-6, since the owner of the run could have tried many keys";
   test.details = {{"windows", positions.size()}, {"draws", draws}};
   if (draws > 0) {
@@ -128,8 +128,10 @@ EvidenceTest RadioactivityCount::test(const std::string& computed_on) const {
   test.log_p = log_binomial_at_least(green_, scored_, key_.green_fraction());
   test.p_kind = "exact: binomial, each context scored once, where it first occurs";
   test.cannot_show =
-      "how the suspect received the text: it may have been trained on documents that others published. The watermark must have been "
-      "set while the teacher was sampled; without it this test finds nothing. The key must have been fixed before the suspect was "
+      "how the suspect received the text: it may have been trained on documents that others published. The watermark must have "
+      "been "
+      "set while the teacher was sampled; without it this test finds nothing. The key must have been fixed before the suspect "
+      "was "
       "examined (sampling.json has its commitment)";
   test.details = {{"scored", scored_},
                   {"green", green_},

@@ -4,8 +4,8 @@
 #include <set>
 #include <span>
 
-#include "evidence/evidence.h"
 #include "data/watermark.h"
+#include "evidence/evidence.h"
 
 namespace overproof {
 

@@ -31,7 +31,8 @@ constexpr const char* kMatchedNull =
 constexpr const char* kPermutedNull =
     "the models were initialised independently, and training treated the coordinates of the residual stream alike";
 constexpr const char* kCannotShow =
-    "that one model was taught by the other: a student with its own weights is not found. Nor which model is older, nor whether both "
+    "that one model was taught by the other: a student with its own weights is not found. Nor which model is older, nor whether "
+    "both "
     "come from a third. Rotating the residual stream hides what these tests look for";
 
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -109,7 +110,9 @@ NeuronReader::NeuronReader(const Checkpoint& checkpoint) : checkpoint_(checkpoin
     if (shape.empty()) shape = info.shape;
     if (hidden_ == 0) hidden_ = info.shape[1];
     if (shape != info.shape || info.shape[1] != hidden_)
-      throw FormatError(checkpoint.path, -1, fmt::format("tensor '{}': gate and up of an expert must have the same shape, and all the same hidden size", info.name));
+      throw FormatError(
+          checkpoint.path, -1,
+          fmt::format("tensor '{}': gate and up of an expert must have the same shape, and all the same hidden size", info.name));
   }
   for (const auto& [at, part] : parts) {
     if (part.gate.empty() || part.up.empty()) continue;
@@ -209,8 +212,7 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
       none.push_back(not_run(name, question, why));
     return none;
   };
-  if (a.layers() == 0 || b.layers() == 0)
-    return refuse("one of the models has no gated FFN weights under known names");
+  if (a.layers() == 0 || b.layers() == 0) return refuse("one of the models has no gated FFN weights under known names");
   if (a.hidden() != b.hidden())
     return refuse(
         fmt::format("the models have hidden sizes of {} and {}: their neurons cannot be compared", a.hidden(), b.hidden()));
@@ -280,7 +282,8 @@ std::vector<EvidenceTest> weight_tests(const NeuronReader& a, const NeuronReader
   match.statistic = "mean Spearman correlation between matching by gate rows and by up rows";
   match.value = pairs > 0 ? matched_rho / double(pairs) : 0;
   match.log_p = fisher_combined(matched_p);
-  match.p_kind = "nominal: assumes that the two matchings of independent models are independent and uniform, which is not guaranteed";
+  match.p_kind =
+      "nominal: assumes that the two matchings of independent models are independent and uniform, which is not guaranteed";
   match.details = {{"neurons", pairs}, {"agreeing", agreeing}, {"agreeing_expected", "about 1 per layer"}};
 
   if (options.permutations == 0) return {order, match, not_run("weights-permuted", kPermutedNull, "--weight-permutations is 0")};

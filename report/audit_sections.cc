@@ -23,8 +23,8 @@ void add_no_record(Section& s, const std::string& command) {
 
 void add_odds(Table& table, const std::vector<ReplayOdds>& odds, const char* what) {
   for (const ReplayOdds& o : odds)
-    table.add({fmt::format("probability of finding a forged one, if {:g} % of the {} were forged, at least", 100 * o.forged_fraction,
-                           what),
+    table.add({fmt::format("probability of finding a forged one, if {:g} % of the {} were forged, at least",
+                           100 * o.forged_fraction, what),
                percent(o.caught_at_least)});
 }
 
@@ -43,8 +43,8 @@ Section replay(const Report& r) {
       table.add({"outcome", outcome(f.is_equal())});
       table.add({"steps whose order, rate and batch follow from the statement",
                  fmt::format("{} of {}", grouped(f.steps_equal), grouped(f.steps))});
-      table.add({"segments repeated", fmt::format("{} of {}, of which {} were equal", grouped(f.drawn), grouped(f.segments),
-                                                  grouped(f.drawn_equal))});
+      table.add({"segments repeated",
+                 fmt::format("{} of {}, of which {} were equal", grouped(f.drawn), grouped(f.segments), grouped(f.drawn_equal))});
       table.add({"compared", f.bitwise ? "bit for bit" : fmt::format("within {:g} of the weights' movement", f.tolerance)});
       if (!f.seed.empty()) table.add({"seed of the draw", code(f.seed)});
       if (f.drawn > 0 && f.drawn >= f.segments) table.add({"not repeated", "none: every segment was repeated"});
@@ -57,8 +57,9 @@ Section replay(const Report& r) {
     if (!any) add_no_record(s, fmt::format("overproof audit replay RUN --artifact {} --segments 59 --seed HEX --record", a.name));
   }
   if (!r.audits.replays.empty())
-    s.quiet("A replay shows nothing of segments that were not drawn, of whether the soft targets are the teacher's, or of the origin "
-            "of the documents.");
+    s.quiet(
+        "A replay shows nothing of segments that were not drawn, of whether the soft targets are the teacher's, or of the origin "
+        "of the documents.");
   return s;
 }
 
@@ -128,8 +129,9 @@ Section evidence(const Report& r) {
   }
   if (r.audits.compares.empty()) add_no_record(s, "overproof audit compare RUN SUSPECT --record");
   else
-    s.quiet("A p-value is the probability of a statistic at least as extreme if the null hypothesis were true. Read as evidence only "
-            "what is below one in a million. Neither one test nor all together are a verdict.");
+    s.quiet(
+        "A p-value is the probability of a statistic at least as extreme if the null hypothesis were true. Read as evidence only "
+        "what is below one in a million. Neither one test nor all together are a verdict.");
   return s;
 }
 

@@ -11,9 +11,9 @@
 namespace overproof {
 
 enum class RecordStatus {
-  counts,      ///< signed, and about an artifact that is here
-  elsewhere,   ///< signed, but what was examined is not here, by files and statement
-  forged,      ///< the signature does not hold, or is not that of the auditor whom the reader named
+  counts,     ///< signed, and about an artifact that is here
+  elsewhere,  ///< signed, but what was examined is not here, by files and statement
+  forged,     ///< the signature does not hold, or is not that of the auditor whom the reader named
   unreadable,
 };
 

@@ -133,13 +133,14 @@ class Judge {
     if (read.empty()) return;
     read.insert(read.end(), corpora.begin(), corpora.end());
     const auto [status, how] = shown_of(
-        read, "The key of the order is a digest of the corpus root and the seed; the steps that read a document are computed from "
-              "it, not taken from a log. " +
-                  (r_.beacons.empty()
-                       ? std::string("Not shown: that no other seed was tried first, because no public randomness is part of it.")
-                       : fmt::format("Public randomness is part of it ({}); that it was published after the corpus was fixed is for "
-                                     "the reader to look up.",
-                                     joined(r_.beacons))));
+        read,
+        "The key of the order is a digest of the corpus root and the seed; the steps that read a document are computed from "
+        "it, not taken from a log. " +
+            (r_.beacons.empty()
+                 ? std::string("Not shown: that no other seed was tried first, because no public randomness is part of it.")
+                 : fmt::format("Public randomness is part of it ({}); that it was published after the corpus was fixed is for "
+                               "the reader to look up.",
+                               joined(r_.beacons))));
     add("order", "The order of training follows from the corpus and a seed in the statements.", status, how);
   }
 
@@ -153,10 +154,11 @@ class Judge {
             "to others.");
         continue;
       }
-      auto [status, how] = shown_of({find(c.artifact)},
-                                    "The corpus commits to its documents by two Merkle trees; presence and absence of a document can "
-                                    "be proved with the signed roots. Compared byte for byte: a document with one changed character "
-                                    "is another document.");
+      auto [status, how] =
+          shown_of({find(c.artifact)},
+                   "The corpus commits to its documents by two Merkle trees; presence and absence of a document can "
+                   "be proved with the signed roots. Compared byte for byte: a document with one changed character "
+                   "is another document.");
       // Without the secret, the commitment of a private corpus cannot be compared with its table; a note states that.
       for (const Finding& f : r_.findings)
         if (status == ClaimStatus::proved && f.severity == Severity::note && f.artifact == c.artifact)
@@ -195,28 +197,34 @@ class Judge {
       const int remade = recomputed(a->name) == "equal" ? recompute_of(a->name) : -1;
       if (remade >= 0 && (!best || best->is_equal() || (trusted(remade) && !trusted(best->audit)))) {
         add(id, claim, by(remade, ClaimStatus::audited),
-            fmt::format("The whole training was repeated, and all files were equal byte for byte ({}).", auditor(remade)), command);
+            fmt::format("The whole training was repeated, and all files were equal byte for byte ({}).", auditor(remade)),
+            command);
       } else if (!best) {
         add(id, claim, ClaimStatus::unchecked,
-            "No record of a replay is here. Statement, corpus and step records agree with each other, which shows no more than that.",
+            "No record of a replay is here. Statement, corpus and step records agree with each other, which shows no more than "
+            "that.",
             command);
       } else if (!best->is_equal()) {
         add(id, claim, by(best->audit, ClaimStatus::failed),
             fmt::format("A replay found a difference ({}); see below.", auditor(best->audit)), command);
       } else if (best->drawn == 0) {
         add(id, claim, ClaimStatus::unchecked,
-            fmt::format("Order, counts, rates and batches of {} of {} steps follow from statement, corpus and soft targets, but no "
-                        "step was repeated ({}).",
-                        best->steps_equal, best->steps, auditor(best->audit)),
+            fmt::format(
+                "Order, counts, rates and batches of {} of {} steps follow from statement, corpus and soft targets, but no "
+                "step was repeated ({}).",
+                best->steps_equal, best->steps, auditor(best->audit)),
             command);
       } else {
         const bool all = best->drawn >= best->segments;
         add(id, claim,
-            by(best->audit, !best->bitwise ? ClaimStatus::estimated : all ? ClaimStatus::audited : ClaimStatus::sampled),
-            fmt::format("{} of {} segments{} were repeated and were {} ({}).{}", best->drawn, best->segments,
-                        all ? "" : ", drawn at random,",
-                        best->bitwise ? "equal bit for bit" : fmt::format("within {:g} of the weights' movement", best->tolerance),
-                        auditor(best->audit), all ? "" : odds_of(best->odds)),
+            by(best->audit, !best->bitwise ? ClaimStatus::estimated
+                            : all          ? ClaimStatus::audited
+                                           : ClaimStatus::sampled),
+            fmt::format(
+                "{} of {} segments{} were repeated and were {} ({}).{}", best->drawn, best->segments,
+                all ? "" : ", drawn at random,",
+                best->bitwise ? "equal bit for bit" : fmt::format("within {:g} of the weights' movement", best->tolerance),
+                auditor(best->audit), all ? "" : odds_of(best->odds)),
             command);
       }
     }
@@ -274,7 +282,9 @@ class Judge {
     for (const ReportArtifact* a : artifacts([](const auto& x) { return x.is_shown_by(ShownBy::recompute); })) {
       const std::string status = recomputed(a->name);
       const bool sure = !status.empty() && trusted(recompute_of(a->name));
-      std::vector<std::string>& list = status == "equal" ? sure ? equal : stated : status == "differs" ? sure ? differs : contested : open;
+      std::vector<std::string>& list = status == "equal"     ? sure ? equal : stated
+                                       : status == "differs" ? sure ? differs : contested
+                                                             : open;
       list.push_back(quoted(a->name));
       if (!status.empty() && !sure) signers.insert(auditor(recompute_of(a->name)));
     }
@@ -283,7 +293,8 @@ class Judge {
     const auto add_for = [&](const char* id, const std::vector<std::string>& names, ClaimStatus status, const std::string& how) {
       if (names.empty()) return;
       add(id,
-          fmt::format("{} {} exactly what the stated parents and options produce.", joined(names), names.size() == 1 ? "is" : "are"),
+          fmt::format("{} {} exactly what the stated parents and options produce.", joined(names),
+                      names.size() == 1 ? "is" : "are"),
           status, how, "overproof audit recompute RUN --record");
     };
     add_for("derived-equal", equal, ClaimStatus::audited,
@@ -300,26 +311,31 @@ class Judge {
     const auto& compares = r_.audits.compares;
     const bool any_trusted = std::any_of(compares.begin(), compares.end(), [&](const auto& f) { return trusted(f.audit); });
     add("kinship", "Another model is, or is not, derived from one of these.",
-        compares.empty() ? ClaimStatus::unchecked : any_trusted ? ClaimStatus::estimated : ClaimStatus::recorded,
+        compares.empty() ? ClaimStatus::unchecked
+        : any_trusted    ? ClaimStatus::estimated
+                         : ClaimStatus::recorded,
         compares.empty()
             ? "No comparison with another model is recorded here."
-            : fmt::format("{} recorded. Each test has a null hypothesis, a p-value and a list of what it cannot show; neither one "
-                          "test nor all together are a verdict.",
-                          compares.size() == 1 ? "One comparison is" : fmt::format("{} comparisons are", compares.size())),
+            : fmt::format(
+                  "{} recorded. Each test has a null hypothesis, a p-value and a list of what it cannot show; neither one "
+                  "test nor all together are a verdict.",
+                  compares.size() == 1 ? "One comparison is" : fmt::format("{} comparisons are", compares.size())),
         "overproof audit compare RUN SUSPECT --record");
   }
 
   void estimates() {
     if (!r_.quality.empty())
       add("quality", "The quality of the models: perplexity, divergence from the teacher, agreement.", ClaimStatus::estimated,
-          "Measured on the held-out windows of the corpus that each evaluation names; other documents give other values. Not checked: "
+          "Measured on the held-out windows of the corpus that each evaluation names; other documents give other values. Not "
+          "checked: "
           "that no model was trained on these windows.");
     if (!of_role(Role::targets).empty())
       add("soft-targets", "The stored soft targets represent the teacher's whole distribution.", ClaimStatus::estimated,
           "Sampled ones are an unbiased estimate of it; top-k ones keep the most probable ids and the mass of the rest.");
     if (!r_.experts.empty())
       add("experts", "The number of tokens of each source that each expert received.", ClaimStatus::recorded,
-          "Counted exactly by the training program, and signed; a replay of single segments does not repeat the counts. They do not "
+          "Counted exactly by the training program, and signed; a replay of single segments does not repeat the counts. They do "
+          "not "
           "show what an expert learned.",
           "overproof audit impact RUN --source S");
   }
@@ -359,7 +375,8 @@ class Judge {
          "The first weights are made again from their parent or seed; tests on weights find models with a common initialisation.",
          tested("weights", "on weights")},
         {"Write the whole lineage afterwards.",
-         "The order of training is bound to the corpus. That the order existed before the training needs a witness of the corpus root, "
+         "The order of training is bound to the corpus. That the order existed before the training needs a witness of the corpus "
+         "root, "
          "or the test of committed order.",
          tested("committed-order", "of committed order")},
         {"Show different lineages to different readers.", "Readers compare roots, or witnesses sign them.",

@@ -27,8 +27,12 @@ struct Canvas {
     labels.push_back(ViewObject{{"x", at(x)}, {"y", at(y)}, {"anchor", anchor}, {"text", text}});
   }
   View view(int width, int height) const {
-    return ViewObject{{"width", std::to_string(width)}, {"height", std::to_string(height)}, {"paths", paths}, {"boxes", boxes},
-                      {"cells", cells}, {"labels", labels}};
+    return ViewObject{{"width", std::to_string(width)},
+                      {"height", std::to_string(height)},
+                      {"paths", paths},
+                      {"boxes", boxes},
+                      {"cells", cells},
+                      {"labels", labels}};
   }
 };
 
@@ -96,8 +100,8 @@ class LineageDrawing {
         const double top = top_of(p);
         if (i == 0) d += fmt::format("M{:.1f} {:.1f}", p.x, top + kBoxHeight);
         else
-          d += fmt::format("C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}", places_[size_t(c.places[i - 1])].x, top - kGapY * 0.4, p.x,
-                           top - kGapY * 0.6, p.x, top);
+          d += fmt::format("C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}", places_[size_t(c.places[i - 1])].x, top - kGapY * 0.4,
+                           p.x, top - kGapY * 0.6, p.x, top);
         if (i > 0 && i + 1 < c.places.size()) d += fmt::format("V{:.1f}", top + kBoxHeight);
       }
       const ReportArtifact &parent = artifacts_[size_t(places_[size_t(c.places.front())].artifact)],
@@ -111,7 +115,10 @@ class LineageDrawing {
       const ReportArtifact& a = artifacts_[size_t(p.artifact)];
       const double y = top_of(p);
       const bool aside = has_role(a, Role::evaluation) || has_role(a, Role::statistics);
-      canvas.boxes.push_back(ViewObject{{"looks", !a.holds ? "box bad" : aside ? "box aside" : a.is_end ? "box end" : "box"},
+      canvas.boxes.push_back(ViewObject{{"looks", !a.holds   ? "box bad"
+                                                  : aside    ? "box aside"
+                                                  : a.is_end ? "box end"
+                                                             : "box"},
                                         {"tip", a.name + ": " + a.story},
                                         {"x", at(p.x - kBoxWidth / 2)},
                                         {"y", at(y)},

@@ -32,28 +32,25 @@ Json artifact(const ReportArtifact& a) {
   Json inputs = Json::array();
   for (size_t i = 0; i < a.made_from.size(); ++i)
     inputs.push_back({{"slot", a.made_from[i].first}, {"artifact", a.made_from[i].second}, {"here", a.parents[i] >= 0}});
-  return {{"name", a.name},
-          {"kind", a.kind},
-          {"stage", a.stage},
-          {"root", a.root.empty() ? Json(nullptr) : Json("sha256:" + a.root)},
-          {"signer", a.signer},
-          {"story", a.story},
-          {"inputs", inputs},
-          {"files", a.files},
-          {"bytes", a.bytes},
-          {"ffn_activation", optional(a.ffn_activation)},
-          {"holds", a.holds},
-          {"model", a.is_model()},
+  return {{"name", a.name},     {"kind", a.kind},
+          {"stage", a.stage},   {"root", a.root.empty() ? Json(nullptr) : Json("sha256:" + a.root)},
+          {"signer", a.signer}, {"story", a.story},
+          {"inputs", inputs},   {"files", a.files},
+          {"bytes", a.bytes},   {"ffn_activation", optional(a.ffn_activation)},
+          {"holds", a.holds},   {"model", a.is_model()},
           {"end", a.is_end}};
 }
 
 Json corpus(const ReportCorpus& c) {
-  return with(tally(c.facts.total),
-              {{"artifact", c.artifact},
-               {"committed", c.facts.committed},
-               {"licenses", array(c.facts.licenses,
-                                  [](const LicenseCount& l) { return with(license(report_license(l.recorded)), tally(l.count)); })},
-               {"sources", array(c.facts.sources, [](const SourceCount& s) { return with(tally(s.count), {{"name", s.name}}); })}});
+  return with(
+      tally(c.facts.total),
+      {{"artifact", c.artifact},
+       {"committed", c.facts.committed},
+       {"licenses",
+        array(c.facts.licenses, [](const LicenseCount& l) { return with(license(report_license(l.recorded)), tally(l.count)); })},
+       {"sources", array(c.facts.sources, [](const SourceCount& s) {
+          return with(tally(s.count), {{"name", s.name}});
+        })}});
 }
 
 Json experts(const ReportExperts& e) {
@@ -67,7 +64,10 @@ Json experts(const ReportExperts& e) {
           {"layers", e.layers},
           {"experts", e.experts},
           {"tokens", e.tokens},
-          {"sources", array(e.sources, [](const SourceCount& s) { return Json{{"name", s.name}, {"tokens", s.count.tokens}}; })},
+          {"sources", array(e.sources,
+                            [](const SourceCount& s) {
+                              return Json{{"name", s.name}, {"tokens", s.count.tokens}};
+                            })},
           {"by_layer", array(e.layer, [&](const auto& layer) { return array(layer, expert); })},
           {"experts_left_out", e.left_out}};
 }
@@ -83,9 +83,7 @@ Json quality(const ReportQuality& q) {
                 {"parameter_activation", optional(m.parameter_activation)},
                 {"bytes", optional(m.bytes)}};
   };
-  return {{"artifact", q.artifact},
-          {"tokens", optional(q.facts.tokens)},
-          {"models", array(q.facts.models, model)}};
+  return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"models", array(q.facts.models, model)}};
 }
 
 /// First, least and last value of each series; the steps themselves are in the artifact.
@@ -145,14 +143,12 @@ Json report_json(const Report& r) {
                                            {"what", f.what},
                                            {"remedy", f.remedy}};
                              })},
-          {"claims", array(r.claims,
-                           [](const ReportClaim& c) {
-                             return Json{{"id", c.id},
-                                         {"claim", c.claim},
-                                         {"status", status_id(c.status)},
-                                         {"how", c.how},
-                                         {"command", c.command}};
-                           })},
+          {"claims",
+           array(r.claims,
+                 [](const ReportClaim& c) {
+                   return Json{
+                       {"id", c.id}, {"claim", c.claim}, {"status", status_id(c.status)}, {"how", c.how}, {"command", c.command}};
+                 })},
           {"limits", array(r.limits,
                            [](const ReportLimit& l) {
                              return Json{{"trick", l.trick}, {"obstacle", l.obstacle}, {"here", l.here}};

@@ -148,7 +148,8 @@ class Gatherer {
     for (const LeftOut& l : facts_.left_out)
       if (const ArtifactNode& node = run_.nodes[size_t(l.node)]; node.check.faults.empty() && node.lineage())
         note(node.name, "", l.why);
-    for (const auto& [program, versions] : facts_.builders) report_.builders[program] = fmt::format("{}", fmt::join(versions, ", "));
+    for (const auto& [program, versions] : facts_.builders)
+      report_.builders[program] = fmt::format("{}", fmt::join(versions, ", "));
     for (const ArtifactFacts& a : facts_.artifacts) {
       throw_if_interrupted();
       if (a.kind && a.kind->origin != Origin::inputs)
@@ -176,9 +177,8 @@ class Gatherer {
 
  private:
   bool teaches(const ArtifactFacts& model) const {
-    return std::any_of(facts_.artifacts.begin(), facts_.artifacts.end(), [&](const ArtifactFacts& a) {
-      return a.role == Role::targets && facts_.parent(a, "teacher") == &model;
-    });
+    return std::any_of(facts_.artifacts.begin(), facts_.artifacts.end(),
+                       [&](const ArtifactFacts& a) { return a.role == Role::targets && facts_.parent(a, "teacher") == &model; });
   }
   void note(const std::string& artifact, const std::string& file, std::string what) {
     // A message names the whole path; the report is about no machine.
@@ -197,20 +197,21 @@ class Gatherer {
 
 std::string_view status_id(ClaimStatus status) {
   static constexpr std::string_view kIds[kClaimStatuses] = {"proved",   "sampled",   "audited", "estimated",
-                                                        "recorded", "unchecked", "failed"};
+                                                            "recorded", "unchecked", "failed"};
   return kIds[size_t(status)];
 }
 
 std::string_view status_name(ClaimStatus status) {
   static constexpr std::string_view kNames[kClaimStatuses] = {"proved",        "proved by sample", "proved by audit", "estimated",
-                                                          "only recorded", "not checked",      "does not hold"};
+                                                              "only recorded", "not checked",      "does not hold"};
   return kNames[size_t(status)];
 }
 
 std::string_view status_meaning(ClaimStatus status) {
   static constexpr std::string_view kMeanings[kClaimStatuses] = {
       "Follows from digests and signatures that were checked while this report was made.",
-      "The auditor whose key the reader named signed that a randomly drawn part was repeated with the same result. Parts that were "
+      "The auditor whose key the reader named signed that a randomly drawn part was repeated with the same result. Parts that "
+      "were "
       "not drawn are covered by the stated probability only.",
       "The auditor whose key the reader named signed that all of it was repeated with the same result.",
       "A statistic with an error, which is stated.",
@@ -224,7 +225,10 @@ std::string_view status_meaning(ClaimStatus status) {
 ReportLicense report_license(const std::string& recorded) {
   const LicenseExpression expression = parse_license(recorded);
   const std::vector<std::string> ids = expression.ids();
-  ReportLicense license{recorded.empty() ? "unspecified" : recorded, expression.text(), {}, !ids.empty(),
+  ReportLicense license{recorded.empty() ? "unspecified" : recorded,
+                        expression.text(),
+                        {},
+                        !ids.empty(),
                         expression.kind == LicenseExpression::Kind::any_of};
   for (int d = 0; d < kDuties; ++d)
     if (std::any_of(ids.begin(), ids.end(), [&](const auto& id) { return find_license(id) && find_license(id)->has(Duty(d)); }))

@@ -69,8 +69,8 @@ struct ReportArtifact {
   std::string name, kind, stage, root, signer;                 ///< root and signer in hex
   std::string story;                                           ///< what was done, in a sentence
   std::vector<std::pair<std::string, std::string>> made_from;  ///< slot, artifact
-  std::vector<int> parents;                                    ///< for each of made_from: index in Report::artifacts; -1: not here
-  std::vector<std::string> missing;                            ///< inputs that are not here
+  std::vector<int> parents;          ///< for each of made_from: index in Report::artifacts; -1: not here
+  std::vector<std::string> missing;  ///< inputs that are not here
   int64_t files = 0, bytes = 0;
   std::optional<double> ffn_activation;
   bool holds = true;

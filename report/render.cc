@@ -53,8 +53,8 @@ std::string report_markdown(const Report& report) {
   View view = view_of(report);
   // A code span is fenced according to its content, which no template can do.
   view.set("code_span", mustache::lambda2([](const std::string& text, const mustache::renderer& render) {
-    return markdown_code(shown(render(text, false)));
-  }));
+             return markdown_code(shown(render(text, false)));
+           }));
   return render(kPageMarkdown, kWordsMarkdown, view, [](const std::string& text) { return escape_markdown(shown(text)); });
 }
 

@@ -21,7 +21,9 @@ void require_outside_artifacts(const fs::path& file) {
 }
 
 fs::path default_file(const RunFolder& run, ReportFormat format) {
-  const std::string name = format == ReportFormat::html ? "report.html" : format == ReportFormat::json ? "report.json" : "report.md";
+  const std::string name = format == ReportFormat::html   ? "report.html"
+                           : format == ReportFormat::json ? "report.json"
+                                                          : "report.md";
   return run.single ? run.path.parent_path() / (run.path.filename().string() + "-" + name) : run.path / name;
 }
 

@@ -18,7 +18,8 @@ struct ReportConfig {
   template <class V>
   void visit(V&& v) {
     v("out", out, any_value(),
-      "file to write, - for standard output; empty: report.html (.json, .md) in the run folder, NAME-report.html next to a single "
+      "file to write, - for standard output; empty: report.html (.json, .md) in the run folder, NAME-report.html next to a "
+      "single "
       "artifact");
     v("format", format,
       enum_of<ReportFormat>({{"html", ReportFormat::html}, {"json", ReportFormat::json}, {"markdown", ReportFormat::markdown}}),

@@ -20,10 +20,11 @@ void add_figure(Section& s, const std::string& title, const std::string& descrip
 
 Section lineage(const Report& r) {
   Section s("lineage", "Lineage");
-  add_figure(s, "What was made from what",
-             "Artifacts as boxes, from the inputs from outside at the top to the last results at the bottom. The table below has the "
-             "same content.",
-             lineage_drawing(r.artifacts));
+  add_figure(
+      s, "What was made from what",
+      "Artifacts as boxes, from the inputs from outside at the top to the last results at the bottom. The table below has the "
+      "same content.",
+      lineage_drawing(r.artifacts));
   Table table("Artifacts, parents before children", {"artifact", "content", "made from", "size", "identity (sha256)"});
   Table roots("Roots in full", {"artifact", "root"});
   for (const ReportArtifact& a : r.artifacts) {
@@ -77,8 +78,9 @@ Section licences(const Report& r) {
   s.table(meanings);
   s.list("Acknowledged by name when a model was exported, and signed:", r.acknowledged);
   if (!s.empty())
-    s.quiet("Not legal advice: this lists clauses to read, not whether they are met. Whether the licence of a training document "
-            "applies to a model's weights is not settled.");
+    s.quiet(
+        "Not legal advice: this lists clauses to read, not whether they are met. Whether the licence of a training document "
+        "applies to a model's weights is not settled.");
   return s;
 }
 
@@ -108,7 +110,8 @@ void add_experts(Section& s, const ReportExperts& e) {
       for (const ReportShare& share : expert.sources)
         if (share.lift > 1) sided.emplace_back(&expert, &share);
   const auto excess = [](const ReportShare& share) { return share.mass - share.mass / share.lift; };
-  std::stable_sort(sided.begin(), sided.end(), [&](const auto& a, const auto& b) { return excess(*a.second) > excess(*b.second); });
+  std::stable_sort(sided.begin(), sided.end(),
+                   [&](const auto& a, const auto& b) { return excess(*a.second) > excess(*b.second); });
   Table top(fmt::format("‘{}’: the experts with the largest excess of one source", e.artifact),
             {"expert", "source", number("tokens from it"), number("share of the expert's tokens"), number("lift")});
   for (size_t i = 0; i < std::min<size_t>(sided.size(), 10); ++i) {
@@ -121,8 +124,8 @@ void add_experts(Section& s, const ReportExperts& e) {
   for (const auto& layer : e.layer) {
     if (layer.empty()) continue;
     const std::string title = fmt::format("‘{}’, layer {}", e.artifact, layer.front().layer);
-    Table table(title + ": the first sources of each expert", {"expert", number("tokens"), "first source", number("share"), "second",
-                                                               number("share"), "third", number("share")});
+    Table table(title + ": the first sources of each expert", {"expert", number("tokens"), "first source", number("share"),
+                                                               "second", number("share"), "third", number("share")});
     for (const ReportExpert& expert : layer) {
       std::vector<Phrase> row = {std::to_string(expert.expert), grouped(expert.tokens)};
       for (size_t i = 0; i < 3; ++i) {
@@ -135,8 +138,9 @@ void add_experts(Section& s, const ReportExperts& e) {
     s.fold(title);
     s.table(table);
     if (e.left_out > 0)
-      s.quiet(fmt::format("The {} that differ most from their layer; {} more are left out. One expert: ", layer.size(), e.left_out) +
-              code("overproof audit impact RUN --expert LAYER:EXPERT") + ".");
+      s.quiet(
+          fmt::format("The {} that differ most from their layer; {} more are left out. One expert: ", layer.size(), e.left_out) +
+          code("overproof audit impact RUN --expert LAYER:EXPERT") + ".");
     s.unfold();
   }
 }
@@ -148,8 +152,9 @@ Section experts(const Report& r) {
       s.quiet("No artifact here counted which experts received the tokens of each source.");
     return s;
   }
-  s.paragraph("Number of tokens of each source that the routers sent to each expert during training. Lift is an expert's share of a "
-              "source divided by the share of the whole layer: 1 means that the router treats the source like the others.");
+  s.paragraph(
+      "Number of tokens of each source that the routers sent to each expert during training. Lift is an expert's share of a "
+      "source divided by the share of the whole layer: 1 means that the router treats the source like the others.");
   for (const ReportExperts& e : r.experts) add_experts(s, e);
   return s;
 }
@@ -163,8 +168,8 @@ Section quality(const Report& r) {
     for (const EvaluatedModel& model : q.facts.models) {
       const auto value = [](const std::optional<double>& v, const auto& text) { return Phrase(v ? text(*v) : "–"); };
       const auto fixed = [](int digits) { return [digits](double v) { return fmt::format("{:.{}f}", v, digits); }; };
-      table.add({name(model.name), value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)), value(model.kl_p99, fixed(3)),
-                 value(model.top1_agreement, percent), value(model.ffn_activation, percent),
+      table.add({name(model.name), value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
+                 value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.ffn_activation, percent),
                  value(model.parameter_activation, percent), value(model.bytes, bytes_text)});
     }
     s.table(table, "evaluation.json of the artifact");
@@ -187,11 +192,12 @@ void add_loads(Section& s, const ReportTraining& t) {
         most = load, at_layer = l, at_expert = e;
   }
   if (experts > 0)
-    add_figure(s, fmt::format("{}: expert load by layer", t.artifact),
-               fmt::format("{} layers, {} experts. Darker cells have more tokens; full colour is twice the mean of the layer. The "
-                           "largest load is that of expert {} in layer {}, {:.2f} times the mean.",
-                           t.loads.size(), experts, at_expert, at_layer, most),
-               loads_drawing(t.loads));
+    add_figure(
+        s, fmt::format("{}: expert load by layer", t.artifact),
+        fmt::format("{} layers, {} experts. Darker cells have more tokens; full colour is twice the mean of the layer. The "
+                    "largest load is that of expert {} in layer {}, {:.2f} times the mean.",
+                    t.loads.size(), experts, at_expert, at_layer, most),
+        loads_drawing(t.loads));
 }
 
 Section training(const Report& r) {

@@ -24,7 +24,8 @@ Section summary(const Report& r) {
                                 plural(r.files, "file"), plural(int64_t(r.artifacts.size()), "artifact")),
                 "note good");
   else
-    s.paragraph(strong("This run does not hold.") + " The rest of this page may be false where it depends on what is listed under " +
+    s.paragraph(strong("This run does not hold.") +
+                    " The rest of this page may be false where it depends on what is listed under " +
                     link("Findings", "findings") + ".",
                 "note bad");
 
@@ -53,7 +54,7 @@ Section summary(const Report& r) {
   }
 
   Phrase signers = r.signers.size() == 1 ? "Everything is signed with the key "
-                                        : fmt::format("Signed with {}: ", plural(int64_t(r.signers.size()), "key"));
+                                         : fmt::format("Signed with {}: ", plural(int64_t(r.signers.size()), "key"));
   for (size_t i = 0; i < r.signers.size() && i < 4; ++i) signers += (i == 0 ? "" : ", ") + key_hint(r.signers[i]);
   s.paragraph(signers + (r.trusted_key ? ", which is the one that the reader trusts."
                                        : ". The owner of the key was not checked for this report."));
@@ -91,8 +92,7 @@ Section claims(const Report& r) {
   s.folded("How to check it yourself", commands);
 
   Table legend("Meaning of each status", {"status", "meaning"});
-  for (int i = 0; i < kClaimStatuses; ++i)
-    legend.add({badge(ClaimStatus(i)), std::string(status_meaning(ClaimStatus(i)))});
+  for (int i = 0; i < kClaimStatuses; ++i) legend.add({badge(ClaimStatus(i)), std::string(status_meaning(ClaimStatus(i)))});
   s.folded("What these words mean", legend);
 
   s.heading("Remaining ways to deceive");
@@ -164,8 +164,9 @@ Phrase link(const std::string& text, const std::string& section) { return {"link
 Phrase badge(ClaimStatus status) {
   // A sign for each status, so that colour carries no meaning alone.
   static constexpr const char* kSigns[kClaimStatuses] = {"✓", "◐", "✓", "≈", "✎", "○", "✗"};
-  return {"badge",
-          {{"text", std::string(status_name(status))}, {"number", std::to_string(int(status))}, {"sign", kSigns[size_t(status)]}}};
+  return {
+      "badge",
+      {{"text", std::string(status_name(status))}, {"number", std::to_string(int(status))}, {"sign", kSigns[size_t(status)]}}};
 }
 Phrase bar(double share) {
   Phrase cell = percent(share);
@@ -268,10 +269,8 @@ View view_of(const Report& r) {
   if (r.holds) add({findings(r)});
   add({builders(r)});
   const std::string title = fmt::format("Lineage of {}‘{}’", r.single ? "" : "the run ", r.title);
-  return ViewObject{{"title", ViewObject{{"words", Phrase(title).pieces}}},
-                    {"plain_title", title},
-                    {"holds", r.holds},
-                    {"sections", sections}};
+  return ViewObject{
+      {"title", ViewObject{{"words", Phrase(title).pieces}}}, {"plain_title", title}, {"holds", r.holds}, {"sections", sections}};
 }
 
 }  // namespace overproof

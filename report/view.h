@@ -35,8 +35,8 @@ Phrase code(const std::string& text, const std::string& whole = {});  ///< `whol
 Phrase key_hint(const std::string& hex);                              ///< abbreviated; "–" when empty
 Phrase link(const std::string& text, const std::string& section);
 Phrase badge(ClaimStatus status);
-Phrase bar(double share);                       ///< a percentage
-Phrase bar_of(int64_t part, int64_t whole);     ///< "–" of nothing
+Phrase bar(double share);                    ///< a percentage
+Phrase bar_of(int64_t part, int64_t whole);  ///< "–" of nothing
 
 struct Column {
   std::string name;

@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/rng.h"
 #include "core/json.h"
+#include "core/rng.h"
 #include "data/order.h"
 #include "evidence/assignment.h"
 #include "evidence/committed_order.h"
@@ -173,7 +173,8 @@ TEST_CASE("tests on weights equal those of numpy and scipy") {
     std::vector<int64_t> reversed = counted(6);
     std::reverse(reversed.begin(), reversed.end());
     int64_t nearest = 0;
-    for (int64_t layer = 0; layer < 2; ++layer) nearest += nearest_agreements(dense.read(layer, 8), experts.read(layer, 10), reversed);
+    for (int64_t layer = 0; layer < 2; ++layer)
+      nearest += nearest_agreements(dense.read(layer, 8), experts.read(layer, 10), reversed);
     CHECK(nearest == c["nearest_reversed"].get<int64_t>());
     // Either order of the models gives the same: the side with fewer neurons gives the rows.
     CHECK(weight_tests(experts, dense, {.permutations = 0})[1].log_p == tests[1].log_p);

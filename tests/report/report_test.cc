@@ -457,7 +457,8 @@ TEST_CASE("long and broken series still draw") {
   CHECK(page.size() < 40000);
   CHECK(page.find(">nan") == std::string::npos);
   CHECK(is_balanced(page));
-  CHECK_THAT(page, Contains("-title\">student: losses, nats per token</title><desc id=") && Contains("layer 0, expert 1: 0.00 of the mean"));
+  CHECK_THAT(page, Contains("-title\">student: losses, nats per token</title><desc id=") &&
+                       Contains("layer 0, expert 1: 0.00 of the mean"));
   CHECK_FALSE(lines_drawing({{"loss", {}}}));
   CHECK_FALSE(lines_drawing({{"loss", {NAN, NAN, NAN}}}));
   CHECK_FALSE(loads_drawing({}));
