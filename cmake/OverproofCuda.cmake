@@ -1,5 +1,5 @@
-# The CUDA plugin: liboverproof_cuda.so beside the program, opened at run time. Left out where there is no toolkit.
-# No function: CMake wants languages enabled at the top level.
+# The CUDA plugin: liboverproof_cuda.so next to the program, opened at run time. Left out where there is no toolkit.
+# No function: CMake requires languages to be enabled at the top level.
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)

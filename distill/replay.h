@@ -49,7 +49,7 @@ struct ReplayedSegment {
   double weight_difference = -1;  ///< |made again - recorded| / |recorded - before|; -1 when not measured
 };
 
-/// What was found. `faults`: what does not hold, besides segments; `notes`: what could not be compared, and why.
+/// What was found. `faults`: what does not hold, other than segments; `notes`: what could not be compared, and why.
 struct Replay {
   std::string artifact;
   Digest root;

@@ -18,7 +18,7 @@ inline fs::path write_text(const fs::path& file, std::string_view text) {
 }
 
 /// How many times longer `parse` takes for make(large) than for make(small), in time of this thread's processor, so that other
-/// processes count little; the fastest of five runs each. A bound far above large / small and far below its square tells linear
+/// processes count little; the fastest of five runs each. A bound far above large / small and far below its square separates linear
 /// from quadratic work.
 template <class Make, class Parse>
 double growth_of_time(const Make& make, const Parse& parse, size_t small, size_t large) {

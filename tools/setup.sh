@@ -5,7 +5,7 @@
 #   tools/setup.sh demo      build + what renders the corpus
 #   tools/setup.sh test      demo + the peers that the tests compare with
 #
-# Everything that is not a Debian package stands under $OVERPROOF_CACHE (default: .cache in the project). A second run
+# Everything that is not a Debian package is under $OVERPROOF_CACHE (default: .cache in the project). A second run
 # finds its stamps and does nothing. A libtorch of your own is taken from Torch_DIR or LIBTORCH_ROOT instead of the wheel.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,7 +34,7 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
   root=()
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || { echo "these Debian packages are missing, and neither root nor sudo is at hand: ${missing[*]}" >&2; exit 1; }
+    command -v sudo >/dev/null || { echo "these Debian packages are missing, and neither root nor sudo is available: ${missing[*]}" >&2; exit 1; }
     root=(sudo)
   fi
   say "installing Debian packages: ${missing[*]}"

@@ -278,7 +278,7 @@ TEST_CASE("distils the world it is given", "[.][killed-child]") {
   run_distill(short_run(), world.distill_inputs(), out);
 }
 
-TEST_CASE("router counts say which experts every source's tokens were sent to") {
+TEST_CASE("router counts record which experts the tokens of each source were sent to") {
   const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
@@ -385,7 +385,7 @@ TEST_CASE("router counts say which experts every source's tokens were sent to") 
   }
 }
 
-TEST_CASE("ce-weight and loss say the same thing in two ways") {
+TEST_CASE("ce-weight and loss are two forms of the same choice") {
   DistillConfig by_weight, by_name;
   by_weight.ce_weight = 0.25;
   by_name.loss = {{"forward-kl", "0.75"}, {"cross-entropy", "0.25"}};
@@ -412,7 +412,7 @@ TEST_CASE("experts and ffn train the same weights") {
   }
 }
 
-TEST_CASE("top-k is the one nearest to the wanted activation") {
+TEST_CASE("top-k is the one nearest to the requested activation") {
   CHECK(top_k_for_activation(0.25, 15, 1) == 3);
   CHECK(top_k_for_activation(0.5, 15, 1) == 7);
   CHECK(top_k_for_activation(0.01, 15, 1) == 1);

@@ -18,7 +18,7 @@ class Browser:
         names = [os.environ.get("CHROMIUM", ""), "chromium-headless-shell", "chromium", "google-chrome"]
         program = next((found for found in map(shutil.which, filter(None, names)) if found), None)
         assert program, "no Chromium: tools/setup.sh test installs chromium-headless-shell"
-        # The protocol wants descriptors 3 and 4; above 10 nothing is in their way until the child puts them there.
+        # The protocol uses descriptors 3 and 4; above 10 nothing is in their way until the child puts them there.
         commands, self._out = os.pipe()
         self._in, answers = os.pipe()
         child = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (commands, answers)]

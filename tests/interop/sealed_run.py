@@ -110,7 +110,7 @@ def write_safetensors(file, tensors, metadata=None):
 
 
 def write_corpus(folder, documents, window_length=4):
-    """`documents`: (name, source, license, text), written as data/corpus.h says; every byte is a token."""
+    """`documents`: (name, source, license, text), written as described in data/corpus.h; every byte is a token."""
     (folder / "texts").mkdir(parents=True)
     table, streams, by_source = [], {"train": b"", "held_out": b""}, {}
     tallies = {"licenses": {}, "sources": {}, "license_rules": {}}

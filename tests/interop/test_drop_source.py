@@ -51,7 +51,7 @@ steps = 12
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A student trained on three sources, dealt out among the example texts."""
+    """A student trained on three sources, made of the example texts."""
     folder = tmp_path_factory.mktemp("drop")
     os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
     write_labelled_texts(folder / "texts", ["common", "odd", "rare"])
@@ -118,7 +118,7 @@ def test_the_smaller_model_is_the_parent_with_those_experts_shut(run, tmp_path, 
     overproof("logits", out, "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "logits.safetensors")
     assert (load_file(tmp_path / "logits.safetensors")["logits"] - theirs).abs().max() <= 1e-4
 
-    # The lineage goes on from there: it verifies, exports and is traced.
+    # The lineage continues from there: it verifies, exports and is traced.
     overproof("audit", "verify", run)
     overproof("quantize", out, run / f"int8-{uneven}")
     family = json.loads(overproof("audit", "trace", run, "--export", f"int8-{uneven}", "--json").stdout)

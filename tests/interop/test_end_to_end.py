@@ -126,7 +126,7 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     answer = overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--public-key", base / "stranger.pub", code=4)
     assert "1 of 1 rows" in answer.stdout and "is signed by key" in answer.stdout
     assert overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--public-key", base / "auditor.pub").returncode == 0
-    # One draw moved from one id to another, with a header that still adds up, is not what the teacher said.
+    # One draw moved from one id to another, with a header that still adds up, is not what the teacher computed.
     from safetensors import safe_open
     from safetensors.numpy import save_file
     forged = base / "forged"
@@ -145,7 +145,7 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     save_file(tensors, forged / "targets.safetensors", metadata)
     answer = overproof("audit", "rows", forged, "--teacher", run / "teacher", "--corpus", run / "corpus", "--row", row, code=4)
     assert "NOT" in answer.stdout
-    # It stands in no run, so a record of it would have no place; that is said before any work.
+    # It is in no run, so there is no folder for a record of it; the error comes before any work.
     assert "is no run" in overproof("audit", "rows", forged, "--record", code=2).stderr
     answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", code=2)
     assert "teacher" in answer.stderr

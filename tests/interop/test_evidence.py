@@ -196,7 +196,7 @@ def test_weight_tests_are_what_scipy_says(run, a, b):
 
 
 def test_a_student_of_weights_of_its_own_passes_the_weight_tests(run):
-    """They show where weights came from, not who taught: the text says so."""
+    """They show where weights came from, not which teacher was used: the text states that."""
     found = compare(run / "teacher", run / "student", "--only", "weights")
     assert all(test["p_value"] > 1e-3 for test in found.values())
     assert all("taught" in test["cannot_show"] for test in found.values())
@@ -213,7 +213,7 @@ def test_agreement_is_judged_against_controls(run):
         n = control["only_a"] + control["only_control"]
         assert 10 ** control["log10_p"] == pytest.approx(stats.binomtest(control["only_a"], n, alternative="greater").pvalue, rel=1e-6)
     assert found["p_value"] >= max(10 ** c["log10_p"] for c in found["details"]["controls"]) * (1 - 1e-9)
-    # A stranger in the place of A: no closer to the student than the real teacher, who is now a control.
+    # An unrelated model instead of A: no closer to the student than the real teacher, who is now a control.
     swapped = compare(controls[0], run / "student", "--only", "agreement", "--corpus", run / "corpus", "--controls", f"{controls[1]},{run / 'teacher'}")
     assert swapped["agreement"]["p_value"] > 0.5
 
@@ -316,7 +316,7 @@ def test_a_student_of_watermarked_text_is_radioactive_and_others_are_not(run, sa
     assert compare(run / "teacher", sampled / "int8", *words)["radioactivity"]["p_value"] < 1e-6
     for stranger in ("student", "student-init", "../other/stranger"):
         assert compare(run / "teacher", run / stranger, *words)["radioactivity"]["p_value"] > 1e-3
-    # Nor is anybody to another key.
+    # Nor is any text to another key.
     write_key(sampled / "other.json", b"another")
     words[words.index("--watermark-key") + 1] = sampled / "other.json"
     assert compare(run / "teacher", sampled / "student", *words)["radioactivity"]["p_value"] > 1e-3
@@ -340,7 +340,7 @@ def test_a_record_belongs_to_a_run_and_the_signer_can_be_named(run, tmp_path):
     shutil.copytree(run / "int8", tmp_path / "lone")
     for name in ("claims.jsonl", "model.sig"):
         (tmp_path / "lone" / name).unlink()
-    # A is a lone model: the record belongs to the run of B, named after A; nothing is written beside A.
+    # A is a lone model: the record belongs to the run of B, named after A; nothing is written next to A.
     overproof("audit", "compare", tmp_path / "lone", run / "int8", *quick, "--record")
     assert (run / "audits/compare-lone.json").is_file() and not (tmp_path / "audits").exists() and not (tmp_path / "lone/audits").exists()
     answer = overproof("audit", "compare", tmp_path / "lone", tmp_path / "lone", *quick, "--record", code=2)

@@ -136,7 +136,7 @@ def test_q8_0_is_llama_cpps_own(family, tmp_path):
     assert not any("norm" in n or "inp" in n or n in ("token_embd.weight", "output.weight") for n in kinds["Q8_0"])
     experts = [n for n in plain if "_exps" in n]
     assert set(experts) <= set(kinds["Q8_0"]) and sum("attn" in n for n in kinds["Q8_0"]) >= 8
-    # llama.cpp rounds activations to 8 bits, too: near, and where a router is on the edge, few positions far off.
+    # llama.cpp rounds activations to 8 bits, too: near, and where a router is near a tie, few positions far off.
     off = np.abs(llama_logits(tmp_path / "q8_0" / "model.gguf", ids()) - want).max(axis=1)
     assert 1e-4 < np.median(off) < 0.25 and np.median(off) < 0.2 * want.std(), np.median(off)
 
@@ -401,7 +401,7 @@ def test_smollm2(teacher, text, tmp_path):
     for tensor in ours.tensors:
         values = gguf.dequantize(wanted[tensor.name].data, wanted[tensor.name].tensor_type).reshape(tensor.data.shape)
         assert np.array_equal(tensor.data, values.astype(tensor.data.dtype)), tensor.name
-    for key in ours.fields:  # what the converter wrote for llama.cpp is said again, in the same type
+    for key in ours.fields:  # what the converter wrote for llama.cpp is written again, in the same type
         if key in theirs.fields and not key.startswith(("general.", "GGUF.")):
             assert ours.fields[key].types == theirs.fields[key].types, key
             assert ours.fields[key].contents() == theirs.fields[key].contents(), key

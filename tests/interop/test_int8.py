@@ -99,7 +99,7 @@ def forward(model, tokens):
 
 
 def forward_all_experts(model, tokens):
-    """Top-k selection is a step function: near a tie, rounding picks another expert, and the distance then says nothing about
+    """Top-k selection is a step function: near a tie, rounding picks another expert, and the distance is then no measure of
     the weights. With all experts active the function is continuous."""
     for layer in model.model.layers:
         if hasattr(layer.mlp, "experts"):

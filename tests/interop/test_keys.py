@@ -60,7 +60,7 @@ def test_peer_verifies_an_encrypted_p384_key(model, tmp_path):
     made = overproof("key", "new", "--curve", "p384", "--encrypt", "--out", key, "--key-passphrase-file", words, "--json")
     assert made.returncode == 0, made.stderr
     assert key.stat().st_mode & 0o777 == 0o600
-    theirs = serialization.load_pem_private_key(key.read_bytes(), b"correct horse")  # anybody's reader opens it
+    theirs = serialization.load_pem_private_key(key.read_bytes(), b"correct horse")  # an independent reader opens it
     assert isinstance(theirs.curve, ec.SECP384R1)
     public = write_public(tmp_path / "k.pub", theirs)
     assert json.loads(made.stdout)["public_key"] == public.read_text()

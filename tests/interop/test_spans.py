@@ -1,4 +1,4 @@
-"""Passages in a corpus whose texts stand in its table: found by Python's str.find, and the index read as its header says."""
+"""Passages in a corpus whose texts are in its table: found by Python's str.find, and the index read as its header describes."""
 
 import json
 import os

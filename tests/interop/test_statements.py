@@ -243,7 +243,7 @@ def test_spdx_says_what_the_statements_say(run):
 def test_spdx_without_a_time_claims_neither_profile(run):
     document = json.loads(overproof("audit", "sbom", run.path / "int8", "--format", "spdx").stdout)
     created = [e for e in document["@graph"] if e["type"] == "CreationInfo"]
-    assert len(created) == 1 and created[0]["created"] == "1970-01-01T00:00:00Z" and "1970 stands for that" in created[0]["comment"]
+    assert len(created) == 1 and created[0]["created"] == "1970-01-01T00:00:00Z" and "1970 means that" in created[0]["comment"]
     for e in document["@graph"]:
         assert "releaseTime" not in e and "builtTime" not in e
         if e["type"] == "software_Sbom":
@@ -305,7 +305,7 @@ def test_croissant_validates(description):
     done = validate_croissant(description)
     assert done.returncode == 0, done.stderr
     warned = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith("-")]
-    assert len(warned) == 1 and "citeAs" in warned[0]  # nobody's citation is recorded
+    assert len(warned) == 1 and "citeAs" in warned[0]  # no citation is recorded
 
 
 def test_croissant_records_are_the_documents(run, description):
