@@ -46,25 +46,6 @@ bool lists_file(const Lineage& lineage, std::string_view name) {
   return std::ranges::any_of(lineage.files, [&](const FileRecord& f) { return f.name == name; });
 }
 
-CorpusFacts corpus_facts(const ArtifactNode& node) {
-  CorpusFacts facts;
-  facts.committed = lists_file(*node.lineage(), "commitment.json");
-  const auto text = sealed_text(node, "licenses.json");
-  if (!text) return facts;
-  const fs::path origin = node.path / "licenses.json";
-  const Json json = parse_json(*text, origin);
-  const JsonObject table(json, origin);
-  if (const auto licenses = table.find_object("licenses"))
-    for (const auto& [name, value] : licenses->json().items()) {
-      facts.licenses.push_back({name, parse_license(name), tally_of(licenses->object(name))});
-      facts.total.add(facts.licenses.back().count);
-    }
-  if (const auto sources = table.find_object("sources"))
-    for (const auto& [name, value] : sources->json().items())
-      facts.sources.push_back({name, tally_of(sources->object(name))});
-  return facts;
-}
-
 EvaluationFacts evaluation_facts(const ArtifactNode& node) {
   EvaluationFacts facts;
   const auto text = sealed_text(node, kEvaluationFile);
@@ -203,6 +184,25 @@ void Tally::add(const Tally& other) {
   documents = saturating_add(documents, other.documents);
   bytes = saturating_add(bytes, other.bytes);
   tokens = saturating_add(tokens, other.tokens);
+}
+
+CorpusFacts corpus_facts(const ArtifactNode& node) {
+  CorpusFacts facts;
+  facts.committed = lists_file(*node.lineage(), "commitment.json");
+  const auto text = sealed_text(node, "licenses.json");
+  if (!text) return facts;
+  const fs::path origin = node.path / "licenses.json";
+  const Json json = parse_json(*text, origin);
+  const JsonObject table(json, origin);
+  if (const auto licenses = table.find_object("licenses"))
+    for (const auto& [name, value] : licenses->json().items()) {
+      facts.licenses.push_back({name, parse_license(name), tally_of(licenses->object(name))});
+      facts.total.add(facts.licenses.back().count);
+    }
+  if (const auto sources = table.find_object("sources"))
+    for (const auto& [name, value] : sources->json().items())
+      facts.sources.push_back({name, tally_of(sources->object(name))});
+  return facts;
 }
 
 const ArtifactFacts* LineageFacts::parent(const ArtifactFacts& a, const std::string& slot) const {

@@ -121,6 +121,9 @@ struct LineageFacts {
   std::string title() const;  ///< of the subject, else the run folder's name
 };
 
+/// Of a corpus artifact: its licenses.json. Throws FormatError, and ProvenanceError where it is not the file that was signed.
+CorpusFacts corpus_facts(const ArtifactNode& node);
+
 /// All ways in which each artifact (index in `facts.artifacts`) got into `of`; `of` itself is left out. Only ways that shape the
 /// result count: what merely measured it does not.
 std::vector<std::set<Way>> ways_into(const LineageFacts& facts, const ArtifactFacts& of);

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <map>
 
+#include "audit/facts.h"
 #include "audit/trace.h"
 #include "audit/window_order.h"
-#include "core/checked.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -24,19 +24,11 @@ using Counts = std::map<std::string, TracedLicense>;
 
 /// From the corpus's own table by licence (data/corpus.h).
 void add_licenses(const ArtifactNode& corpus, Counts& counts) {
-  const fs::path file = corpus.path / "licenses.json";
-  const Json table = read_json(file);
-  const auto fail = [&] { throw FormatError(file, -1, "'licenses' must have documents and bytes of each licence"); };
-  if (!table.is_object() || !table.contains("licenses") || !table["licenses"].is_object()) fail();
-  for (const auto& [name, row] : table["licenses"].items()) {
-    TracedLicense& count = counts[name];
-    count.license = name;
-    for (const auto& [key, into] : {std::pair{"documents", &count.documents}, std::pair{"bytes", &count.bytes}}) {
-      if (!row.is_object() || !row.contains(key) || !row[key].is_number_integer() || row[key] < 0) fail();
-      const auto sum = checked_add(*into, row[key].get<int64_t>());
-      if (!sum) fail();
-      *into = *sum;
-    }
+  for (const LicenseCount& row : corpus_facts(corpus).licenses) {
+    TracedLicense& count = counts[row.recorded];
+    Tally sum{count.documents, count.bytes, 0};
+    sum.add(row.count);
+    count.documents = sum.documents, count.bytes = sum.bytes;
   }
 }
 

@@ -23,16 +23,12 @@ const ArtifactNode& find_index(const RunFolder& run, const ArtifactNode& corpus)
 }
 
 /// One record of documents.jsonl, read at its offset: the table of a large corpus is not read for a few documents.
-Json record_at(const MappedFile& table, int64_t offset) {
+Document record_at(const MappedFile& table, int64_t offset) {
   const std::string_view all(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
   if (offset < 0 || offset >= int64_t(all.size()))
     throw FormatError(table.path(), offset, "no record begins here, but the index has this offset");
   const std::string_view line = all.substr(size_t(offset), std::min(all.find('\n', size_t(offset)), all.size()) - size_t(offset));
-  const Json record = parse_json(line, table.path(), offset);
-  for (const char* key : {"name", "source", "license", "split", "digest"})
-    if (!record.is_object() || !record.contains(key) || !record[key].is_string())
-      throw FormatError(table.path(), offset, fmt::format("'{}' is missing or is no string", key));
-  return record;
+  return parse_document(line, table.path(), offset);
 }
 
 }  // namespace
@@ -62,15 +58,14 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
   wait_in_parallel(int64_t(places.size()), [&](int64_t i) {
     const auto& [span, at, hit] = places[size_t(i)];
     const std::string& passage = trace.spans[span].text;
-    const Json record = record_at(table, index.record_offset(hit.document));
-    const auto digest = record["digest"].get<std::string>();
+    const Document document = record_at(table, index.record_offset(hit.document));
     // The index is not trusted: the document itself must hold the passage, and be the one of the table.
     const std::string_view whole = index.text_of(hit.document);
-    if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole).hex() != digest)
+    if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole) != document.digest)
       throw ProvenanceError(
-          fmt::format("{}: the text of '{}' is not the corpus's", node.name, record["name"].get<std::string>()));
-    trace.spans[span].documents[at] = {record["name"],  record["source"],         record["license"],
-                                       record["split"], Digest::from_hex(digest), hit.byte};
+          fmt::format("{}: the text of '{}' is not the corpus's", node.name, document.name));
+    trace.spans[span].documents[at] = {document.name,   document.source, document.license, document.split == Split::train ? "train" : "held_out",
+                                       document.digest, hit.byte};
   });
   return trace;
 }
