@@ -3,8 +3,9 @@
 // for every other format: bills of materials, Croissant, summaries, policies. Nothing here is measured or guessed; what no
 // statement records is left empty.
 //
-// One tolerance: a member that is missing is empty; one of the wrong type, a negative or broken count is a FormatError of its
-// file. Counts are at most kMostCount, and sums stop at INT64_MAX.
+// One tolerance: a member that is missing is empty; in licence tables and metrics one of the wrong type, or a negative or broken
+// count, is a FormatError of its file. Evaluations are read as records/evaluation.h does. Counts are at most kMostCount, and sums
+// stop at INT64_MAX.
 
 #include <cstdint>
 #include <map>

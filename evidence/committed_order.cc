@@ -44,7 +44,7 @@ FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   }
   const ArtifactNode* student = nullptr;
   for (const ArtifactNode& node : graph.nodes)  // parents come before children, so the last is the nearest
-    if (node.lineage() && node.lineage()->kind == "distilled-from") student = &node;
+    if (const LineageKind* kind = node.kind(); kind && kind->draw == WindowDraw::targets_order) student = &node;
   if (!student) return missing("its lineage has no distillation, so there is no committed order of training");
   const auto parent = [&](const ArtifactNode& node, const char* slot) -> const ArtifactNode* {
     const auto it = node.parents.find(slot);

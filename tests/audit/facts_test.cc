@@ -124,7 +124,7 @@ TEST_CASE("an evaluation's rows belong to the artifacts in their slots") {
   CHECK(facts.find("student")->inputs.size() == 3);
   CHECK(facts.builders.at("overproof") == std::set<std::string>{"0.1.0"});
 
-  write_text(run.path() / "evaluation/evaluation.json", R"({"models": [{"name": "int8", "kl_mean": "low"}]})");
+  write_text(run.path() / "evaluation/evaluation.json", R"({"models": "int8"})");
   run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
   CHECK_THROWS_AS(collect_facts(run.path(), nullptr), FormatError);
   const LineageFacts tolerant = collect_facts(run.path(), nullptr, {.tolerate_faults = true});

@@ -140,12 +140,21 @@ def open_checkpoint(note, vkey):
     return origin, int(size), base64.b64decode(root, validate=True)
 
 
+def check_binding(binding, corpus_root, tree, size, root):
+    """The corpus root is a digest over the digests of its files; the first is commitment.json, which holds the tree's root."""
+    files = [sha256(binding["commitment"].encode()), *map(bytes.fromhex, binding["files"])]
+    assert sha256(b"".join(files)).hex() == corpus_root
+    committed = json.loads(binding["commitment"])["documents" if tree.startswith("documents") else "sorted"]
+    assert committed == {"size": size, "root": root.hex()}
+
+
 def check_proof(proof, vkey, digest, corpus_root):
     """Whether the document is in the corpus; anything wrong is an AssertionError or a bad signature."""
-    assert proof["format"] == "urn:overproof:corpus-proof:v1" and proof["document_sha256"] == digest.hex()
+    assert proof["format"] == "urn:overproof:corpus-proof:v2" and proof["document_sha256"] == digest.hex()
     origin, size, root = open_checkpoint(proof["checkpoint"], vkey)
     name, corpus, tree = origin.rsplit("/", 2)
     assert name == vkey.split("+")[0] and corpus == corpus_root
+    check_binding(proof["corpus"], corpus_root, tree, size, root)
     value = digest
     if tree == "documents-salted" or tree.startswith("sorted-"):
         salt = bytes.fromhex(proof["salt"])
@@ -247,13 +256,14 @@ def test_a_corpus_that_only_adds(tmp_path, older, newer):
     done = overproof("audit", "prove", large, "--older", checkpoint, "--out", tmp_path / "proof.json", key=key)
     assert done.returncode == 0, done.stderr
     proof = json.loads((tmp_path / "proof.json").read_text())
-    assert proof["format"] == "urn:overproof:corpus-consistency:v1"
+    assert proof["format"] == "urn:overproof:corpus-consistency:v2"
     tree = pymerkle_tree(table_digests(large))
     assert table_digests(large)[:older] == table_digests(small)
     heads = [open_checkpoint(proof[name], note_key(key)) for name in ("older", "checkpoint")]
     assert [size for _, size, _ in heads] == [older, newer]
     assert [root for _, _, root in heads] == [tree.get_root(older), tree.get_root(newer)]
     assert [origin.split("/")[1] for origin, _, _ in heads] == [root_of(small), root_of(large)]
+    check_binding(proof["corpus"], root_of(large), "documents", newer, heads[1][2])
     path = [bytes.fromhex(hash) for hash in proof["path"]]
     assert roots_from_consistency(older, newer, tree.get_root(older), path) == (tree.get_root(older), tree.get_root(newer))
     if older % 2 and 1 < older < newer:  # pymerkle walks another way, over the same hashes where no subtree ends with the older tree

@@ -128,14 +128,14 @@ def test_policy_files(mixed, tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ('{"format": 2}', "'format' must be 1"),
+    ('{"format": 2}', "'format' is 2; allowed: 1 to 1"),
     ("{}", "'format' is missing"),
-    ('{"format": 1, "duty": {}}', "unknown field 'duty'"),
+    ('{"format": 1, "duty": {}}', "'duty' is not a known member"),
     ('{"format": 1, "duties": {"share-alik": "allow"}}', "did you mean 'share-alike'?"),
     ('{"format": 1, "duties": {"share-alike": "maybe"}}', '"allow", "acknowledge" or "deny"'),
     ('{"format": 1, "licenses": {"MIT or ISC": "allow"}}', "one licence at a time"),
     ('{"format": 1, "licenses": {"Expat": "allow", "MIT": "deny"}}', "under two spellings"),
-    ('{"format": 1, "licenses": []}', "is no object"),
+    ('{"format": 1, "licenses": []}', "'licenses' is not a JSON object"),
     ('{"format": 1, "format": 1}', "twice"),
     ("not json", "not valid JSON"),
 ])
