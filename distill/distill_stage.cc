@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/json.h"
+#include "data/tokenizer_files.h"
 #include "distill/distillation.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
