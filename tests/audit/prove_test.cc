@@ -337,7 +337,7 @@ TEST_CASE("a private corpus is proved with its secret, and verified with and wit
   CorpusSalt::create(desk.file("wrong"));
   const ProvableRun run({.salt = CorpusSalt::read(desk.file("salt"))});
   CHECK_THROWS_AS(desk.prove(run.path(), sha256(text_of(1)).hex(), "p.json"), UsageError);
-  CHECK_THROWS_AS(desk.prove(run.path(), sha256(text_of(1)).hex(), "p.json", desk.file("wrong")), UsageError);
+  CHECK_THROWS_AS(desk.prove(run.path(), sha256(text_of(1)).hex(), "p.json", desk.file("wrong")), MismatchError);
   CHECK(desk.prove(run.path(), sha256(text_of(1)).hex(), "p.json", desk.file("salt")) == 0);
   CHECK(desk.check("p.json") == 0);
   CHECK_THAT(desk.said, Contains("is in corpus"));

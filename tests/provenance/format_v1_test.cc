@@ -66,6 +66,7 @@ TEST_CASE("a drop of experts of format 1 is a pruned-from with its slots") {
 
 TEST_CASE("an artifact of format 2 binds its parent of format 1") {
   const TempFolder folder;
+  fs::create_directories(folder / "run");
   fs::copy(kGolden / "run/teacher", folder / "run/teacher", fs::copy_options::recursive);
   const Key key = Key::generate();
   const Lineage parent = *check_artifact(folder / "run/teacher", VerifyFiles::no, nullptr).lineage;

@@ -450,7 +450,7 @@ TEST_CASE("a file that is cut or changes under the engine is refused by name") {
   g_writes = 0;
   g_victim = model.tensors->files().back();
   file_calls().pread = meddling_pread;
-  CHECK_THROWS_WITH(run(model, t.path() / "b"), Catch::Contains("changed while it was read"));
+  CHECK_THROWS_WITH(run(model, t.path() / "b"), Catch::Contains("modified while being read"));
   CHECK(fs::is_empty(t.path() / "b" / "out"));
 }
 

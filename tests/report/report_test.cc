@@ -204,7 +204,7 @@ TEST_CASE("rows that were asked of the teacher again count when chance drew them
   CHECK(asked("rows-c.json", "drawn", false, Key::generate()).status == ClaimStatus::sampled);
   CHECK(asked("rows-d.json", "drawn", false, auditor).status == ClaimStatus::failed);
   const std::string page = report_html(gathered(run.path(), trust));
-  CHECK_THAT(page, Contains("row 700 differs from the teacher's output") && Contains("20261124"));
+  CHECK_THAT(page, Contains("row 700 differs from the teacher&apos;s output") && Contains("20261124"));
   CHECK(is_balanced(page));
 }
 
@@ -419,11 +419,20 @@ TEST_CASE("signed files of any shape make a page") {
   write_text(run.path() / "static-init/steps.jsonl", "{\"loss\": 1}\nnot json\n");
   fs::create_directories(run.path() / "static-init/routing");
   write_text(run.path() / "static-init/routing/router_counts.safetensors", "no tensors");
-  run.seal("static-init", "prune", "pruned-from", {{"teacher", "teacher"}, {"statistics", "statistics"}}, {{"license", {1, 2}}},
-           {{"expert_load", {{1, "x"}, 3, {-1e308, 1e308}}},
-            {"policy", {{"items", {{{"state", "acknowledged"}, {"name", "GPL-3.0-only"}}, 1}}}},
-            {"ffn_activation", "x"}});
-  const Report r = gathered(run.path());
+  const auto seal_static = [&](const Json& config, const Json& metrics) {
+    run.seal("static-init", "prune", "pruned-from", {{"teacher", "teacher"}, {"statistics", "statistics"}}, config, metrics);
+    return gathered(run.path());
+  };
+  // A signed value of the wrong type is a finding that names file and member; the artifact's facts are left out.
+  const Report broken =
+      seal_static({{"license", {1, 2}}}, {{"expert_load", {{1, "x"}, 3, {-1e308, 1e308}}},
+                                          {"policy", {{"items", {{{"state", "acknowledged"}, {"name", "GPL-3.0-only"}}, 1}}}},
+                                          {"ffn_activation", "x"}});
+  CHECK(broken.holds);
+  CHECK(broken.acknowledged.empty());
+  CHECK_THAT(report_html(broken), Contains("static-init/claims.jsonl: &apos;metrics.ffn_activation&apos; is not"));
+  const Report r =
+      seal_static(Json::object(), {{"policy", {{"items", {{{"state", "acknowledged"}, {"name", "GPL-3.0-only"}}}}}}});
   CHECK(r.holds);
   CHECK(r.acknowledged == std::vector<std::string>{"static-init: GPL-3.0-only"});
   const std::string page = report_html(r);
