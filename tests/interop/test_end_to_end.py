@@ -114,7 +114,7 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     assert [o["caught_at_least"] for o in found["odds"]] == pytest.approx([1 - (1 - o["forged_fraction"]) ** 8 for o in found["odds"]])
     record = json.loads((run / "audits/rows-soft-targets.json").read_text())
     statement = json.loads(base64.b64decode(record["payload"]))
-    assert statement["predicateType"] == "urn:overproof:audit:rows:v1" and statement["predicate"]["result"] == found
+    assert statement["predicateType"] == "urn:overproof:audit:rows:v2" and statement["predicate"]["result"] == found
     assert [s["name"] for s in statement["subject"]] == ["soft-targets"] and str(run) not in json.dumps(statement)
     (base / "auditor.pub").write_text(statement["predicate"]["auditor"])
     report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-", "--auditor-key", base / "auditor.pub").stdout)
@@ -159,8 +159,10 @@ def test_bf16_students_load_in_transformers(run, base, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(base / "bf16", dtype="auto").eval()
     assert model.dtype == torch.bfloat16
     ids = list(range(5, 69))
+    # Loaded as f32 the weights are those of the file. As bf16 transformers rounds the router too, which changes the choice near a tie.
+    model = AutoModelForCausalLM.from_pretrained(base / "bf16", dtype=torch.float32).eval()
     with torch.no_grad():
-        theirs = model.float()(torch.tensor([ids])).logits[0].numpy()  # the same weights, f32 arithmetic
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
     assert abs(theirs - logits(base / "bf16", ids, tmp_path)).max() <= 1e-3
 
 
@@ -222,7 +224,7 @@ def test_wrong_tokenizer_is_refused(run, base):
     names = sorted(vocabulary, key=vocabulary.get)
     vocabulary[names[0]], vocabulary[names[1]] = vocabulary[names[1]], vocabulary[names[0]]
     (changed / "tokenizer.json").write_text(json.dumps(content))
-    answer = overproof("teach", "--teacher", changed, "--corpus", run / "corpus", "--out", base / "t", code=2)
+    answer = overproof("teach", "--teacher", changed, "--corpus", run / "corpus", "--out", base / "t", code=7)
     assert "tokenizer" in answer.stderr and not (base / "t").exists()
 
 

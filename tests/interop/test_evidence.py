@@ -328,7 +328,7 @@ def test_findings_are_recorded_signed_and_never_a_verdict(run):
     import base64
     envelope = json.loads((run / "audits/compare-int8.json").read_text())
     statement = json.loads(base64.b64decode(envelope["payload"]))
-    assert statement["predicateType"] == "urn:overproof:audit:compare:v1"
+    assert statement["predicateType"] == "urn:overproof:audit:compare:v2"
     assert [s["name"] for s in statement["subject"]] == ["student", "int8"]
     text = json.dumps(statement)
     assert "verdict" in text and str(run) not in text
@@ -362,4 +362,4 @@ def test_mistakes_are_named(run, tmp_path):
     overproof("audit", "compare", run, run / "int8", "--only", "radioactivity", "--watermark-key", tmp_path / "key.json", code=4)  # others may read it
     (tmp_path / "key.json").chmod(0o600)
     answer = overproof("audit", "compare", run, run / "int8", "--only", "radioactivity", "--watermark-key", tmp_path / "key.json", code=3)
-    assert "watermark key" in answer.stderr
+    assert "key.json: 'format' is missing" in answer.stderr

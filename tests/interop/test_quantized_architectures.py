@@ -95,6 +95,6 @@ def test_a_model_without_a_row_that_groups_divide_is_int8_by_rows(family, tmp_pa
     make_model(family, tmp_path / "fp32")
     done = overproof("quantize", tmp_path / "fp32", tmp_path / "groups", "--scheme", "int8-g128")
     overproof("quantize", tmp_path / "fp32", tmp_path / "rows", "--scheme", "int8")
-    assert "one scale a row" in done.stdout
+    assert "one scale per row" in done.stdout
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "groups" / file).read_bytes() == (tmp_path / "rows" / file).read_bytes()

@@ -139,7 +139,7 @@ def test_findings_are_signed(run):
     for name, kind in (("replay-student", "replay"), ("recompute-int8", "recompute")):
         envelope = json.loads((run / "audits" / f"{name}.json").read_text())
         statement = json.loads(base64.b64decode(envelope["payload"]))
-        assert statement["predicateType"] == f"urn:overproof:audit:{kind}:v1"
+        assert statement["predicateType"] == f"urn:overproof:audit:{kind}:v2"
         assert statement["predicate"]["result"]["holds"] is True
         assert statement["subject"][0]["name"] == name.split("-")[1]
 

@@ -340,7 +340,7 @@ TEST_CASE("a changed step record is detected") {
     run.sign_chain = false;
     run.reseal();
     CHECK(verifies(run.path(), "does not end in the chain that the statement signs"));
-    CHECK(has(replayed(run.path(), 0).faults, "chain that was signed"));
+    CHECK(has(replayed(run.path(), 0).faults, "is not the signed chain"));
   }
   SECTION("and chained and signed anew: by replaying its segment") {
     run.change_records("student", [](StepRecord& r) {
