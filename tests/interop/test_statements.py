@@ -420,7 +420,7 @@ def test_eu_summary_with_missing_ancestors_does_not_say_no(run, tmp_path):
 def test_eu_summary_in_markdown_escapes_what_comes_from_files(tmp_path):
     run = Run(tmp_path / "run", documents=[("a/b", "a|<b>", "MIT", "text one"), ("a/held", "plain", "MIT", "text two")])
     text = overproof("audit", "summary", run.path / "int8", "--eu").stdout
-    assert "a\\|\\<b\\>" in text and "<b>" not in text
+    assert "a\\|&lt;b&gt;" in text and "<b>" not in text
     assert "### 2.5 Synthetic data" in text and "*not recorded*" in text
 
 
