@@ -5,15 +5,16 @@
 #include <algorithm>
 #include <set>
 
+#include "core/config.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
-#include "core/config.h"
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/temp_folder.h"
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
+#include "provenance/lineage_kinds.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
@@ -49,7 +50,9 @@ bool is_selected(const RecomputeConfig& config, const RunFolder& run, const Arti
   const auto listed = [&](std::string_view name) {
     return std::find(config.stages.begin(), config.stages.end(), name) != config.stages.end();
   };
-  return run.single ? node.path == run.path : listed(stage) || listed("all");
+  if (run.single) return node.path == run.path;
+  if (config.stages.empty()) return node.kind() && node.kind()->shown_by == ShownBy::recompute;
+  return listed(stage) || listed("all");
 }
 
 class Recomputer {
@@ -95,9 +98,10 @@ class Recomputer {
  private:
   bool is_asked(const ArtifactNode& node, const StageSpec& spec, Recomputed& result) const {
     if (is_selected(config_, run_, node, spec.name)) return true;
-    const char* sampled = spec.name == "teach"                                 ? "; audit rows samples it"
-                          : spec.name == "distill" || spec.name == "calibrate" ? "; audit replay samples it"
-                                                                               : "";
+    const ShownBy shown_by = node.kind() ? node.kind()->shown_by : ShownBy::nothing;
+    const char* sampled = shown_by == ShownBy::rows     ? "; audit rows samples it"
+                          : shown_by == ShownBy::replay ? "; audit replay samples it"
+                                                        : "";
     result.details.push_back(fmt::format("'{}' is not among --stages{}", spec.name, sampled));
     return false;
   }

@@ -18,8 +18,7 @@
 namespace overproof {
 
 struct RecomputeConfig {
-  StringList stages = {"tiny-teacher", "corpus",      "observe",  "carve",  "prune-neurons",
-                       "prune-source", "activations", "quantize", "export", "evaluate"};
+  StringList stages;  ///< empty: every stage whose lineage kind is shown by recomputing
   StringMap file;
   fs::path work;
   TrustOptions trust;
@@ -27,7 +26,7 @@ struct RecomputeConfig {
   template <class V>
   void visit(V&& v) {
     v("stages", stages, any_value(),
-      "stages of a run to make again, comma-separated, or all; training and teaching are sampled by audit replay and audit rows. An "
+      "stages of a run to make again, comma-separated, or all; empty: every stage that audit replay and audit rows do not sample. An "
       "artifact that is named alone is always made again");
     v("file", file, any_value(), "inputs from outside, comma-separated SLOT=PATH or ARTIFACT.SLOT=PATH, such as source=texts");
     v("work", work, any_value(),

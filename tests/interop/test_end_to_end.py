@@ -147,7 +147,7 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     assert "NOT" in answer.stdout
     # It is in no run, so there is no folder for a record of it; the error comes before any work.
     assert "is no run" in overproof("audit", "rows", forged, "--record", code=2).stderr
-    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", code=2)
+    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", code=7)
     assert "teacher" in answer.stderr
 
 
