@@ -55,7 +55,7 @@ StepTrace trace_step(const fs::path& folder, const TraceConfig& config) {
   if (!order) throw UsageError(fmt::format("{}: has no steps that read the corpus (or its tuning was thrown away)", name));
   if (step >= order->steps()) throw UsageError(fmt::format("{}: has steps 0 to {}, not {}", name, order->steps() - 1, step));
   StepTrace trace{name, corpus_node.name, step, order->steps(), std::vector<StepWindow>(size_t(order->batch()))};
-  wait_in_parallel(order->batch(), [&](int64_t place) {  // the windows of a batch lie all over the corpus
+  wait_in_parallel(order->batch(), [&, step = step](int64_t place) {  // the windows of a batch are all over the corpus
     const int64_t position = step * order->batch() + place, window = order->window_at(position);
     trace.windows[size_t(place)] = {place, window, order->block_at(position),
                                     documents_of(corpus, window, order->reads_labels())};

@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "fuzz/fuzz_file.h"
 #include "pipeline/recipe.h"
+#include "pipeline/run_log.h"
 
 using namespace overproof;
 
