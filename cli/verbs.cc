@@ -95,7 +95,7 @@ Answer show_verb(const CommonConfig&, const NoConfig&, const Arguments& argument
   const std::vector<std::string> summary = recall_summary(folder, lineage->root);
   for (const std::string& line : summary) answer.text += printable(line) + "\n";
   if (summary.empty())
-    answer.text += dump_text(lineage->metrics, 1) + "\n";
+    answer.text += printable_lines(dump_text(lineage->metrics, 1)) + "\n";
   answer.json = {{"artifact", lineage->name},
                  {"kind", lineage->kind},
                  {"stage", lineage->stage},
