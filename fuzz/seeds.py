@@ -282,6 +282,8 @@ def texts(seeds):
     seeds.files("dep5_fuzz", "/usr/share/doc/[b-d]*/copyright")
     seeds.files("recipe_fuzz", ROOT / "examples/*.ini")
     seeds.put("recipe_fuzz", "[teacher]\na %invalid_line% b\n", {"scheme": "int8"}, {"window-length": 8, "held-out": 0.5}, {"student": {"root": "0" * 64, "seconds": 1.5, "summary": ["made"]}})
+    seeds.put("json_fuzz", {"a": [1, 2.5, None, True, {"b": "\u00e9"}]}, "{}", "[{},{},{}]", '{"a":1,"a":2}', "[" * 300, '"\\ud800"', "1e999", '{"a": x}')
+    seeds.put("regex_fuzz", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}\0" + TEXT, "\\s+(?!\\S)|\\s+\0" + TEXT, "(?=a*b)a\0aaaaaaaa", "\\C\0\u00e9")
     seeds.put("report_fuzz", b"\0<b>&amp;\"'`|*_[x](y)\xff", b"\5$x$ <!-- ]]> --> \xe2\x80\xae")
     seeds.put("watermark_fuzz", json.dumps({"format": "overproof-watermark-1", "secret": "a" * 64, "green_fraction": 0.25, "context": 2}) + "\0" + '{"before": [1], "tokens": [2, 3]}\n')
     for number, name, text in [("0", "config.json", '{"model_type": "llama"}'), ("1", "documents.jsonl", '{"name": "notes/one", "license": "MIT", "source": "notes"}\n'),

@@ -93,8 +93,8 @@ TEST_CASE("tensors of FFN statistics must have the shapes of the metadata") {
   for (const auto& [key, value] : std::vector<std::pair<std::string, std::string>>{
            {"format_version", "2"}, {"teacher_root", "x"}, {"tokens", "3"}, {"tokens", "4"}, {"tokens", "-2"}, {"window_length", "0"},
            {"layers", "2"}, {"layers", "99999999999"}, {"hidden_size", "2"}, {"intermediate_size", "2"}})
-    CHECK_THROWS_AS(open([&](Metadata& m, auto&) { m[key] = value; }), FormatError);
-  for (const auto& [key, value] : good) CHECK_THROWS_AS(open([&](Metadata& m, auto&) { m.erase(key); }), FormatError);
+    CHECK_THROWS_AS(open([&key = key, &value = value](Metadata& m, auto&) { m[key] = value; }), FormatError);
+  for (const auto& [key, value] : good) CHECK_THROWS_AS(open([&key = key](Metadata& m, auto&) { m.erase(key); }), FormatError);
   CHECK_THROWS_AS(open([](Metadata&, auto& infos) { infos.pop_back(); }), FormatError);
   CHECK_THROWS_AS(open([](Metadata&, auto& infos) { infos[2].dtype = DType::bf16; }), FormatError);
 }
