@@ -105,6 +105,9 @@ struct Cursor {
 }  // namespace
 
 Json parse_json(std::string_view text, const fs::path& file, int64_t base_offset) {
+  // nlohmann's lexer takes a NUL byte for the end of the text, so what follows it would be accepted unread.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    throw FormatError(file, base_offset + int64_t(nul), "not valid JSON: a NUL byte");
   const char* next = text.data();
   const char* const end = text.data() + text.size();
   Builder builder(text.data(), &next, file, base_offset);

@@ -125,7 +125,7 @@ std::optional<DType> dtype_from_name(std::string_view name) {
 void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out) {
   switch (dtype) {
     case DType::f32:
-      std::memcpy(out.data(), from, out.size_bytes());
+      if (!out.empty()) std::memcpy(out.data(), from, out.size_bytes());
       return;
     case DType::bf16:
       convert_each<uint16_t>(from, out, [](uint16_t v) { return bf16_to_f32(v); });
@@ -257,8 +257,8 @@ size_t TensorTable::row_range(const std::filesystem::path& file, std::string_vie
   const TensorInfo& t = list_[i->second];
   const int64_t all = t.shape.empty() ? 1 : t.shape[0];
   if (first_row < 0 || rows < 0 || first_row > all || rows > all - first_row) {
-    throw FormatError(
-        file, -1, fmt::format("tensor '{}' has {} rows; rows {} to {} were asked for", name, all, first_row, first_row + rows));
+    throw FormatError(file, -1,
+                      fmt::format("tensor '{}' has {} rows; {} rows from row {} were requested", name, all, rows, first_row));
   }
   if (t.dtype == DType::c64) throw FormatError(file, -1, fmt::format("tensor '{}' is complex and has no values as f32", name));
   OVERPROOF_CHECK(int64_t(out.size()) == rows * t.row_elements());

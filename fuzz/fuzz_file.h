@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <sys/stat.h>
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+
 #include <string_view>
 
 #include "core/temp_folder.h"
@@ -21,7 +23,7 @@ namespace overproof::fuzz {
 class FuzzFile {
  public:
   FuzzFile(const void* data, size_t size) : fd_(memfd_create("fuzz", MFD_CLOEXEC)) {
-    if (fd_ < 0 || write(fd_, data, size) != ssize_t(size)) abort();
+    if (fd_ < 0 || fchmod(fd_, 0600) != 0 || write(fd_, data, size) != ssize_t(size)) abort();
   }
   explicit FuzzFile(std::string_view bytes) : FuzzFile(bytes.data(), bytes.size()) {}
   ~FuzzFile() { close(fd_); }

@@ -20,11 +20,15 @@ namespace {
 std::optional<RegexMatch> plain_match(pcre2_code* code, const std::string& text, size_t from, bool& unsure) {
   const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> match(pcre2_match_data_create(1, nullptr),
                                                                                   &pcre2_match_data_free);
+  // A reference that takes long is no reference: the scan under test gives up as well.
+  const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> limits(pcre2_match_context_create(nullptr),
+                                                                                         &pcre2_match_context_free);
+  pcre2_set_match_limit(limits.get(), 100'000);
   std::optional<RegexMatch> found[2];
   unsure = false;
   for (const bool jit : {false, true}) {
     const int rc = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                               PCRE2_NO_UTF_CHECK | (jit ? 0 : PCRE2_NO_JIT), match.get(), nullptr);
+                               PCRE2_NO_UTF_CHECK | (jit ? 0 : PCRE2_NO_JIT), match.get(), limits.get());
     unsure |= rc < 0 && rc != PCRE2_ERROR_NOMATCH;
     const size_t* ends = pcre2_get_ovector_pointer(match.get());
     if (rc >= 0) found[jit] = RegexMatch{ends[0], ends[1]};

@@ -31,7 +31,7 @@ Section summary(const Report& r) {
 
   std::vector<std::string> ends, teachers, origins;
   for (const ReportArtifact& a : r.artifacts)
-    if (a.is_end && a.row()->origin == Origin::inputs) ends.push_back(a.name);
+    if (a.is_end && a.row() && a.row()->origin == Origin::inputs) ends.push_back(a.name);
   for (const ReportOrigin& o : r.origins)
     if (o.teaches)
       teachers.push_back(o.name), origins.push_back(fmt::format("‘{}’ (licence as recorded: {})", o.name, o.license.recorded));

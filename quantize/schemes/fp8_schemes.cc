@@ -201,7 +201,11 @@ class Mxfp8Rows final : public TypedRowQuantizer<Mxfp8Rows> {
   }
 
   std::vector<uint8_t> side_output(int, std::span<const float> scales) const override {
-    return std::vector<uint8_t>(scales.begin(), scales.end());
+    std::vector<uint8_t> exponents(scales.size());
+    // A row that is refused (bad_row) has no exponents.
+    std::transform(scales.begin(), scales.end(), exponents.begin(),
+                   [](float s) { return std::isfinite(s) ? uint8_t(s) : uint8_t{0}; });
+    return exponents;
   }
 
  private:

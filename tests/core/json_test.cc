@@ -55,6 +55,11 @@ TEST_CASE("JSON: duplicate keys, deep nesting and numbers beyond a double are re
   CHECK(parse_json("\"" + std::string(1000, '[') + "\"", "f").is_string());
 }
 
+TEST_CASE("JSON: nothing after a NUL byte is accepted unread") {
+  CHECK_THROWS_AS(parse_json(std::string_view("1\0 x", 4), "t.json"), FormatError);
+  CHECK_THROWS_AS(parse_json(std::string_view("{}\0", 3), "t.json"), FormatError);
+}
+
 TEST_CASE("JSON: parsing builds what nlohmann's own parser builds") {
   for (const char* text :
        {R"({"b":[1,-2,3.5,true,false,null,"x\u00e9\n",{}],"a":{"c":[[],[[]]]}})", "null", "18446744073709551615",

@@ -59,7 +59,8 @@ TEST_CASE("the vectors of RFC 6962's implementations give their roots") {
 
 TEST_CASE("roots are those of pymerkle, in memory and from tiles, however the leaves come") {
   const std::vector<Digest> all = leaf_hashes(70000);
-  for (const Json& tree : golden()["trees"]) {
+  const Json vectors = golden();
+  for (const Json& tree : vectors["trees"]) {
     const size_t size = tree["size"];
     INFO("size " << size);
     const std::span<const Digest> leaves = std::span(all).first(size);
