@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <exception>
 
 #include "core/error.h"
 #include "core/private_file.h"
@@ -87,11 +88,18 @@ struct Asked {
   const PassphraseSource& source;
   std::string key;
   bool asked = false, answered = false;
+  std::exception_ptr failure = {};
 
   static int answer(char* to, int most, int, void* self_pointer) {
     auto& self = *static_cast<Asked*>(self_pointer);
     self.asked = true;
-    std::optional<std::string> secret = self.source ? self.source(self.key) : std::nullopt;
+    std::optional<std::string> secret;
+    try {
+      if (self.source) secret = self.source(self.key);
+    } catch (...) {  // OpenSSL calls this: an exception must not pass through its C frames, which would leak
+      self.failure = std::current_exception();
+      return -1;
+    }
     if (!secret || secret->empty() || int(secret->size()) > most) return -1;
     self.answered = true;
     std::copy(secret->begin(), secret->end(), to);
@@ -102,6 +110,7 @@ struct Asked {
 
   /// After a failure: throws if the passphrase was the cause.
   void check() const {
+    if (failure) std::rethrow_exception(failure);
     if (answered) throw UsageError(fmt::format("{}: the passphrase is wrong, or the key is damaged", key));
     if (asked)
       throw UsageError(
