@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this folder's files with overproof at commit 46399e7, the last one that writes step records of version 1:
-#   git worktree add /tmp/v1 46399e7 && (cd /tmp/v1 && tools/setup.sh && tools/build.sh release overproof)
-#   tests/golden/step_records_v1/make.sh /tmp/v1
+#   git worktree add ../v1 46399e7 && (cd ../v1 && tools/setup.sh build && tools/build.sh release overproof)
+#   tests/golden/step_records_v1/make.sh ../v1
 set -euo pipefail
 old=$(realpath "${1:?usage: make.sh FOLDER_OF_46399e7}")
 here=$(cd "$(dirname "$0")" && pwd)
