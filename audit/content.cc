@@ -76,6 +76,21 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
         {"steps.jsonl", fmt::format("does not have one line for each record of {}", kStepRecordsFile), "restore it"});
 }
 
+/// Weights that were rounded when they were written, after the last step record: the statement has their digest. (Statements of
+/// earlier programs have no dtype and no digest; audit replay compares such weights.)
+void check_rounded_weights(const ArtifactNode& node, std::vector<Fault>& faults) {
+  const Json& metrics = node.lineage()->metrics;
+  if (!metrics.contains(kPublishedWeights)) {
+    if (metrics.contains("dtype"))
+      faults.push_back(
+          {"", "its weights are rounded, but its statement has no digest of them", "its statement was changed: make it again"});
+    return;
+  }
+  if (metrics[kPublishedWeights] != digest_of_checkpoint(node.path).hex())
+    faults.push_back({"", "its weights are not those that training published, by their digest in the statement",
+                      "weights were changed afterwards: make it again"});
+}
+
 /// The records of a training against the signed chain, the readable log and the weights that were published.
 void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
   const Json& metrics = node.lineage()->metrics;
@@ -96,7 +111,7 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
                       fmt::format("has {} records, which is not the number in the statement", records.steps().size()),
                       "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
-  if (!all_f32(node.path)) return;  // rounded: audit replay compares them
+  if (!all_f32(node.path)) return check_rounded_weights(node, faults);
   const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
   const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
   if (digest_of_checkpoint(node.path) != wanted)

@@ -92,18 +92,22 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   const HeldOut before = measure(training, held_out);
 
   const Trainer& trainer = training.trainer();
+  const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
   const auto kept = keep_tuned(student);
   StepRecord last;
   const StepLog log =
       train_all(training, {"calibrate", digest_interval(options.digest_every, training.step_tokens()), 0, options.keep_every},
                 outputs, last);
 
+  round_weights(student, dtype);
   const HeldOut after = options.steps > 0 ? measure(training, held_out) : before;
   const bool keep = after.kl <= before.kl;  // false for NaN as well
   at::NoGradGuard no_grad;
-  if (!keep)
+  if (!keep) {
     for (auto [tensor, value] : kept) tensor.copy_(value);
-  save_decoder(student, outputs.folder(), save_dtype(options.dtype));
+    round_weights(student, dtype);
+  }
+  save_decoder(student, outputs.folder(), dtype);
   copy_tokenizer_files(inputs.path("student"), outputs.folder());
   // Tuning that is undone shaped nothing, so its counts are left out.
   if (keep && options.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
@@ -127,6 +131,8 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"routing_overlap", overlap},
                       {"expert_load", load_rows(keep ? after.load : before.load)}};
   write_step_log(log, outputs.folder(), report.metrics());
+  record_dtype(report.metrics(), dtype);
+  if (log.records && dtype != DType::f32) report.metrics()[kPublishedWeights] = digest_of_weights(student).hex();
   report.summary = {
       fmt::format("top-k {} (was {}): {:.1f} % of the FFN neurons, {:.1f} % of all parameters active", shape.top_k,
                   calibration.given_top_k, 100 * shape.ffn_activation(), 100 * active),

@@ -28,7 +28,9 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
       outputs, last);
 
   at::NoGradGuard no_grad;
-  save_decoder(training.student(), outputs.folder(), save_dtype(options.dtype));
+  const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
+  round_weights(training.student(), dtype);
+  save_decoder(training.student(), outputs.folder(), dtype);
   copy_tokenizer_files(inputs.path("student"), outputs.folder());
   if (training.routing()) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
 
@@ -45,6 +47,8 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"ffn_activation", shape.ffn_activation()},
                       {"expert_load", trainer.expert_load()}};
   write_step_log(log, outputs.folder(), report.metrics());
+  record_dtype(report.metrics(), dtype);
+  if (log.records && dtype != DType::f32) report.metrics()[kPublishedWeights] = digest_of_weights(training.student()).hex();
   std::string terms;
   for (size_t t = 0; t < training.terms().size(); ++t)
     terms += fmt::format("{}{} {:.4f}", t > 0 ? ", " : "", training.terms()[t], last.terms[t]);

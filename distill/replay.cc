@@ -168,17 +168,31 @@ class Replayer {
     const Checkpoint published = open_checkpoint(subject_.path);
     const auto& infos = published.tensors->tensors();
     const bool exact = std::all_of(infos.begin(), infos.end(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
-    if (!exact) {
-      result_.notes.push_back(
-          "the published weights are rounded, so they are compared only when the last segment is replayed");
-      return;
-    }
     const Json& metrics = subject_.lineage.metrics;
     const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
+    if (!exact) return check_published(published, undone);
     const Digest& wanted = undone ? records_.initial_weights() : records_.weights_after(result_.steps);
     fault_if(digest_of_checkpoint(subject_.path) != wanted,
              undone ? "the published weights are not those before the tuning, which was undone"
                     : "the published weights are not those of the last step record");
+  }
+
+  /// Weights that were rounded when they were written, against the digest that was signed for them, and where tuning was undone
+  /// against the parent's, rounded in the same way. Called before the first step.
+  void check_published(const Checkpoint& published, bool undone) {
+    const Digest found = digest_of_checkpoint(subject_.path);
+    const Json& metrics = subject_.lineage.metrics;
+    if (metrics.contains(kPublishedWeights))
+      fault_if(metrics[kPublishedWeights] != found.hex(),
+               "the published weights are not those that the statement has the digest of");
+    bool rounded = false;
+    if (undone)
+      fault_if(digest_rounded_as(session_.run->student(), *published.tensors, rounded) != found,
+               "the published weights are not those before the tuning, which was undone");
+    else
+      result_.notes.push_back(
+          "the published weights are rounded: that they are those of the last step is compared only when the last segment is "
+          "replayed");
   }
 
   void bitwise(const std::vector<int64_t>& drawn, const std::vector<int64_t>& ends) {
@@ -312,11 +326,25 @@ class Replayer {
     return copy;
   }
 
+  /// How far `made` is from the values that round to `stored`, elementwise; for F32 from `stored` itself.
+  static at::Tensor distance(const at::Tensor& made, const at::Tensor& stored, DType dtype) {
+    const at::Tensor apart = (made - stored).abs();
+    if (dtype != DType::bf16 && dtype != DType::f16) return apart;
+    const at::Tensor narrow = stored.to(scalar_type_of(dtype));
+    const at::Tensor next = (narrow.view(at::kShort) + 1).view(scalar_type_of(dtype)).to(at::kFloat);  // larger in magnitude
+    return (apart - (next - stored).abs() / 2).clamp_min(0);
+  }
+
   /// The recorded weights after `steps_done` steps; nothing when they are missing or do not have the recorded digest.
   std::optional<std::vector<NamedTensor>> recorded_weights(int64_t steps_done) {
     if (steps_done == result_.steps) {
-      if (digest_of_checkpoint(subject_.path) != records_.weights_after(steps_done)) return std::nullopt;
-      return copy_of(Decoder(open_checkpoint(subject_.path)));
+      const Checkpoint published = open_checkpoint(subject_.path);
+      const Digest found = digest_of_checkpoint(subject_.path);
+      const Json& metrics = subject_.lineage.metrics;
+      if (found != records_.weights_after(steps_done) &&
+          !(metrics.contains(kPublishedWeights) && metrics[kPublishedWeights] == found.hex()))
+        return std::nullopt;
+      return copy_of(Decoder(published));
     }
     std::string fault;
     if (!load_kept(steps_done, fault)) return std::nullopt;
@@ -347,8 +375,12 @@ class Replayer {
       return;
     }
     double difference = 0, movement = 0;
+    std::optional<Checkpoint> published;
+    if (segment.end_step == result_.steps) published.emplace(open_checkpoint(subject_.path));
     for (size_t i = 0; i < made.size(); ++i) {
-      difference += (made[i].tensor - (*recorded)[i].tensor).square().sum(at::kDouble).item<double>();
+      const TensorInfo* stored = published ? published->tensors->find(made[i].name) : nullptr;
+      const at::Tensor apart = distance(made[i].tensor, (*recorded)[i].tensor, stored ? stored->dtype : DType::f32);
+      difference += apart.square().sum(at::kDouble).item<double>();
       movement += ((*recorded)[i].tensor - before[i].tensor).square().sum(at::kDouble).item<double>();
     }
     segment.weight_difference = difference == 0 ? 0

@@ -28,8 +28,10 @@ class StateDigester {
   std::map<std::string, Digest> frozen_;
 };
 
-/// The digest of the model's weights, as digest_of_checkpoint() has it, with those tensors rounded to bf16 that `published` holds
-/// as bf16. `rounded`: whether there are any.
+/// The digest of the model's weights, as digest_of_checkpoint() has it.
+Digest digest_of_weights(const Decoder& model);
+
+/// The same with those tensors rounded that `published` holds as bf16 or f16. `rounded`: whether there are any.
 Digest digest_rounded_as(const Decoder& model, const TensorSource& published, bool& rounded);
 
 /// Steps between digests of the state that cost at most about a hundredth of the training, whatever the machine. A digest takes

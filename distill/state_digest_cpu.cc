@@ -63,13 +63,15 @@ int64_t StateDigester::bytes() const {
   return sum;
 }
 
+Digest digest_of_weights(const Decoder& model) { return digest_of_tensors(digest_all(stored_weights(model))); }
+
 Digest digest_rounded_as(const Decoder& model, const TensorSource& published, bool& rounded) {
   std::vector<TensorDigest> digests;
   for (const NamedTensor& t : stored_weights(model)) {
     const TensorInfo* info = published.find(t.name);
-    const bool round = info && info->dtype == DType::bf16;
+    const bool round = info && (info->dtype == DType::bf16 || info->dtype == DType::f16);
     rounded |= round;
-    const at::Tensor values = round ? t.tensor.to(at::kBFloat16).to(at::kFloat) : t.tensor;
+    const at::Tensor values = round ? t.tensor.to(scalar_type_of(info->dtype)).to(at::kFloat) : t.tensor;
     digests.push_back({t.name, DType::f32, values.sizes().vec(),
                        sha256(std::span(static_cast<const uint8_t*>(values.const_data_ptr()), size_t(values.nbytes())))});
   }

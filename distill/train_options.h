@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/config.h"
+#include "formats/weight_dtype.h"
 
 namespace overproof {
 
@@ -22,7 +23,7 @@ struct TrainOptions {
   double balance_rate = 0.0;  ///< step of the router bias a step, towards even loads
   StringList train = {"ffn", "router", "norms", "attention"};  ///< groups, see trained_group()
   int64_t digest_every = -1, keep_every = 0;
-  std::string dtype = "f32";
+  WeightDType dtype = WeightDType::automatic;
 
   /// The options of both stages, without `steps`, whose meaning differs.
   template <class V>
@@ -42,7 +43,7 @@ struct TrainOptions {
       "no step records");
     v("keep-every", keep_every, in_range(0, 1e9),
       "steps between states kept in checkpoints/ next to the artifact, from which an auditor replays; 0: none");
-    v("dtype", dtype, one_of({"f32", "bf16"}), "type of the weights that are written; routers stay f32");
+    visit_weight_dtype(v, dtype);
   }
   /// Options of distill only.
   template <class V>

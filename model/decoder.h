@@ -110,12 +110,16 @@ class Decoder {
   at::Tensor inverse_frequencies_;
 };
 
-enum class SaveDType { f32, bf16 };
-/// Of an option that takes "f32" or "bf16".
-SaveDType save_dtype(std::string_view name);
 /// Writes config.json, generation_config.json and safetensors under Hugging Face's names: experts one by one, router
-/// and its bias always f32, lm_head.weight only when it is not tied to the embedding.
-void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype);
+/// and its bias always f32, lm_head.weight only when it is not tied to the embedding. `dtype`: F32, F16 or BF16, see
+/// formats/weight_dtype.h. Throws DivergenceError for a weight beyond the range of F16.
+void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype);
+
+/// Rounds the weights in place to what save_decoder() writes, so that what is measured afterwards is true of the file.
+void round_weights(Decoder& decoder, DType dtype);
+
+/// The ATen type of F32, F16 or BF16.
+at::ScalarType scalar_type_of(DType dtype);
 
 /// The weights as save_decoder() writes them, under Hugging Face's names: the decoder's own tensors, contiguous slices of fused
 /// ones.

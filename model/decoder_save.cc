@@ -1,7 +1,9 @@
 #include <ATen/ATen.h>
 
+#include "core/error.h"
 #include "core/json.h"
 #include "formats/sharded.h"
+#include "formats/weight_dtype.h"
 #include "model/decoder.h"
 #include "model/host_values.h"
 
@@ -10,22 +12,27 @@ namespace {
 
 constexpr int64_t kShardBytes = int64_t{2} << 30;
 
+/// As it is written: f32 on the CPU, within the range of `dtype`.
+at::Tensor checked_values(const StoredTensor& t, DType dtype) {
+  at::Tensor host = t.target.to(Placement{}.options()).contiguous();
+  if (!t.keep_f32) require_range(dtype, host_values<float>(host), t.name);
+  return host;
+}
+
 }  // namespace
 
-void save_decoder(const Decoder& decoder, OutputFolder& folder, SaveDType dtype) {
+void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype) {
+  OVERPROOF_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16);
   const std::vector<StoredTensor> stored = stored_tensors(decoder.weights());
   std::vector<TensorInfo> infos;
-  for (const StoredTensor& t : stored)
-    infos.push_back({t.name, t.keep_f32 || dtype == SaveDType::f32 ? DType::f32 : DType::bf16, t.target.sizes().vec()});
+  for (const StoredTensor& t : stored) infos.push_back({t.name, t.keep_f32 ? DType::f32 : dtype, t.target.sizes().vec()});
   ShardedWriter writer(folder, infos, {{"format", "pt"}}, kShardBytes);
-  for (const StoredTensor& t : stored) {
-    writer.append_f32(host_values<float>(t.target.to(Placement{}.options()).contiguous()));
-  }
+  for (const StoredTensor& t : stored) writer.append_f32(host_values<float>(checked_values(t, dtype)));
   writer.close();
 
   const ModelConfig& c = decoder.config();
   Json config = c.to_json();
-  set_stored_dtype(config, dtype == SaveDType::f32 ? DType::f32 : DType::bf16);
+  set_stored_dtype(config, dtype);
   folder.write_file("config.json", config.dump(2) + "\n");
   Json generation = {{"_from_model_config", true}};
   if (c.bos_id >= 0) generation["bos_token_id"] = c.bos_id;
@@ -39,6 +46,16 @@ std::vector<NamedTensor> stored_weights(const Decoder& decoder) {
   return all;
 }
 
-SaveDType save_dtype(std::string_view name) { return name == "bf16" ? SaveDType::bf16 : SaveDType::f32; }
+void round_weights(Decoder& decoder, DType dtype) {
+  if (dtype == DType::f32) return;
+  at::NoGradGuard no_grad;
+  for (StoredTensor& t : stored_tensors(decoder.weights()))
+    if (!t.keep_f32) t.target.copy_(checked_values(t, dtype).to(scalar_type_of(dtype)));
+}
+
+at::ScalarType scalar_type_of(DType dtype) {
+  OVERPROOF_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16);
+  return dtype == DType::f32 ? at::kFloat : dtype == DType::f16 ? at::kHalf : at::kBFloat16;
+}
 
 }  // namespace overproof

@@ -9,19 +9,20 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
 #include "formats/model_config.h"
 #include "formats/safetensors.h"
-#include "records/ffn_statistics.h"
 #include "formats/tensor_name.h"
+#include "records/ffn_statistics.h"
 
 namespace overproof {
 namespace {
 
 constexpr int64_t kNeuronMultiple = 32;  // blocks of Q8_0 and of vector units
 constexpr int64_t kBlockElements = int64_t{1} << 20;
+constexpr std::string_view kEmbedding = "model.embed_tokens.weight", kHead = "lm_head.weight";
 
 /// How a tensor is cut: by rows, by columns, or not at all.
 enum class Cut { none, rows, columns };
@@ -32,8 +33,27 @@ Cut cut_of(const TensorName& name) {
   return Cut::rows;
 }
 
+/// Whether the head is the embedding: by the configuration, or because both tables are equal.
+bool is_tied(const Checkpoint& model) {
+  const TensorSource& tensors = *model.tensors;
+  const TensorInfo *embedding = tensors.find(kEmbedding), *head = tensors.find(kHead);
+  if (!head) return true;
+  if (!embedding || head->shape != embedding->shape) return false;
+  const JsonObject fields(*model.config, model.path, "", JsonNull::absent);
+  if (fields.flag("tie_word_embeddings", false)) return true;
+  const int64_t block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, head->row_elements()));
+  for (int64_t row = 0; row < head->shape[0]; row += block) {
+    const int64_t n = std::min(block, head->shape[0] - row);
+    std::vector<float> a(size_t(n * head->row_elements())), b(a.size());
+    tensors.read_f32(kHead, row, n, a);
+    tensors.read_f32(kEmbedding, row, n, b);
+    if (a != b) return false;
+  }
+  return true;
+}
+
 /// Writes all rows of `tensor`, or those of `picked`, in blocks.
-void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>* picked,
+void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>* picked, DType dtype,
                SafetensorsWriter& writer) {
   const int64_t rows = tensor.shape.empty() ? 1 : tensor.shape[0], row = rows == 0 ? 0 : tensor.elements() / rows;
   const int64_t block = std::max<int64_t>(1, kBlockElements / std::max<int64_t>(1, row));
@@ -49,12 +69,13 @@ void copy_rows(const TensorSource& source, const TensorInfo& tensor, const std::
       for (int64_t i = 0; i < n; ++i)
         source.read_f32(tensor.name, (*picked)[size_t(begin + i)], 1, std::span(values).subspan(size_t(i * row), size_t(row)));
     }
+    require_range(dtype, values, tensor.name);
     writer.append_f32(values);
   }
 }
 
 /// Writes the `picked` columns of `tensor` in blocks of rows.
-void copy_columns(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>& picked,
+void copy_columns(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>& picked, DType dtype,
                   SafetensorsWriter& writer) {
   const int64_t rows = tensor.shape[0], columns = tensor.shape[1], kept = int64_t(picked.size());
   const int64_t block = std::max<int64_t>(1, kBlockElements / columns);
@@ -67,6 +88,7 @@ void copy_columns(const TensorSource& source, const TensorInfo& tensor, const st
     source.read_f32(tensor.name, begin, n, in);
     for (int64_t r = 0; r < n; ++r)
       for (int64_t j = 0; j < kept; ++j) out[size_t(r * kept + j)] = in[size_t(r * columns + picked[size_t(j)])];
+    require_range(dtype, out, tensor.name);
     writer.append_f32(out);
   }
 }
@@ -117,6 +139,9 @@ StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& in
     share_least = std::min(share_least, share);
   }
 
+  const DType dtype = written_dtype(config.dtype, teacher);
+  const bool teacher_ties = is_tied(teacher), tie = resolve_tie(config.tie, teacher_ties, /*needs_head=*/false);
+  const TensorInfo* embedding = teacher.tensors->find(kEmbedding);
   std::vector<TensorInfo> tensors;
   int64_t cut_tensors = 0, bytes = 0;
   for (TensorInfo info : teacher.tensors->tensors()) {
@@ -135,9 +160,14 @@ StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& in
       info.shape[axis] = kept;
       ++cut_tensors;
     }
-    info.dtype = DType::f32;
-    bytes += info.elements() * 4;
+    if (info.name == kHead && tie) continue;
+    info.dtype = is_always_f32(info.name) ? DType::f32 : dtype;
+    bytes += info.bytes();
     tensors.push_back(std::move(info));
+  }
+  if (!tie && !teacher.tensors->find(kHead) && embedding) {
+    tensors.push_back({std::string(kHead), dtype, embedding->shape});
+    bytes += tensors.back().bytes();
   }
   if (cut_tensors < 3 * layers) throw FormatError(teacher.path, -1, "FFN weights are missing");
 
@@ -146,18 +176,20 @@ StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& in
   Progress progress("prune", bytes, "bytes");
   int64_t done = 0;
   for (const TensorInfo& out : tensors) {
-    const TensorInfo& in = *teacher.tensors->find(out.name);
+    const TensorInfo* stored = teacher.tensors->find(out.name);
+    const TensorInfo& in = stored ? *stored : *embedding;  // a head that the teacher does not have
     const TensorName name = TensorName::parse(in.name);
     const Cut cut = cut_of(name);
-    if (cut == Cut::columns) copy_columns(*teacher.tensors, in, picked[size_t(name.layer)], writer);
-    else copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(name.layer)] : nullptr, writer);
-    progress.update(done += out.elements() * 4);
+    if (cut == Cut::columns) copy_columns(*teacher.tensors, in, picked[size_t(name.layer)], out.dtype, writer);
+    else copy_rows(*teacher.tensors, in, cut == Cut::rows ? &picked[size_t(name.layer)] : nullptr, out.dtype, writer);
+    progress.update(done += out.bytes());
   }
   writer.close();
 
   Json out_config = *teacher.config;
   out_config["intermediate_size"] = kept;
-  set_stored_dtype(out_config, DType::f32);
+  out_config["tie_word_embeddings"] = tie;
+  set_stored_dtype(out_config, dtype);
   out_config.erase("quantization_config");
   folder.write_file("config.json", out_config.dump(2) + "\n");
   copy_tokenizer_files(teacher.path, folder);
@@ -169,10 +201,16 @@ StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& in
                       {"layers", layers},
                       {"importance_kept_mean", share_sum / double(layers)},
                       {"importance_kept_least", share_least}};
+  record_dtype(report.metrics(), dtype);
   report.summary = {fmt::format(
       "kept {} of {} neurons in each of {} layers ({:.1f} %), with {:.1f} % of the measured importance "
       "({:.1f} % in the worst layer)",
       kept, neurons, layers, 100.0 * double(kept) / double(neurons), 100.0 * share_sum / double(layers), 100.0 * share_least)};
+  if (embedding) {
+    const std::string tying =
+        record_tie(report.metrics(), config.tie, teacher_ties, tie, embedding->elements() * dtype_bytes(dtype));
+    if (!tying.empty()) report.summary.push_back(tying);
+  }
   return report;
 }
 

@@ -11,19 +11,25 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "formats/head_tying.h"
+#include "formats/weight_dtype.h"
 
 namespace overproof {
 
 struct PruneNeuronsConfig {
   double keep = 0.25;
+  WeightDType dtype = WeightDType::automatic;
+  Tie tie = Tie::automatic;
   template <class V>
   void visit(V&& v) {
     v("keep", keep, in_range(0.001, 1.0), "fraction of FFN neurons to keep in each layer, rounded to a multiple of 32 neurons");
+    visit_weight_dtype(v, dtype);
+    visit_tie(v, tie);
   }
 };
 
 /// Slots "teacher" (a dense checkpoint) and "statistics" (statistics.safetensors with "layers.{l}.importance" F32 [ff]). Writes a
-/// dense checkpoint of the teacher's architecture in f32 with the smaller intermediate_size, and the tokenizer files. Streams by
+/// dense checkpoint of the teacher's architecture and dtype with the smaller intermediate_size, and the tokenizer files. Streams by
 /// rows: memory does not grow with the model. Throws FormatError when a tensor or statistic is missing or has another shape than
 /// the configuration gives it, MismatchError when the statistics belong to another model.
 StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& inputs, Outputs& outputs);

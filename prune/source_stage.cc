@@ -11,6 +11,7 @@
 #include "core/json_object.h"
 #include "core/progress.h"
 #include "data/tokenizer_files.h"
+#include "formats/model_config.h"
 #include "formats/sharded.h"
 #include "formats/tensor_name.h"
 
@@ -56,6 +57,7 @@ void write_tensor(const TensorSource& source, const Plan& plan, ShardedWriter& w
     } else if (!plan.zero) {
       source.read_f32(plan.from, begin, n, values);
     }
+    require_range(plan.out.dtype, values, plan.out.name);
     writer.append_f32(values);
   }
 }
@@ -206,14 +208,16 @@ StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inpu
   const int64_t source = counts.find(config.drop_source);
   const std::vector<LayerDrop> drops = choose_drop(counts, source, config.threshold, config.uneven);
 
-  const std::vector<Plan> plans = plan_tensors(student, drops, experts);
+  std::vector<Plan> plans = plan_tensors(student, drops, experts);
+  const DType dtype = written_dtype(config.dtype, student);
   std::vector<TensorInfo> tensors;
   int64_t bytes = 0;
-  for (const Plan& plan : plans) {
+  for (Plan& plan : plans) {
     if (plan.out.dtype != DType::f32 && plan.out.dtype != DType::bf16 && plan.out.dtype != DType::f16)
       throw FormatError(
           student.path, -1,
           fmt::format("{} has dtype {}; prune-source reads F32, BF16 and F16", plan.from, dtype_name(plan.out.dtype)));
+    if (config.dtype != WeightDType::automatic && !is_always_f32(plan.out.name)) plan.out.dtype = dtype;
     bytes += plan.out.bytes();
     tensors.push_back(plan.out);
   }
@@ -245,6 +249,7 @@ StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inpu
   Json out_config = *student.config;
   out_config["n_routed_experts"] = places;
   out_config["num_experts_per_tok"] = new_top_k;
+  if (config.dtype != WeightDType::automatic) set_stored_dtype(out_config, dtype);
   folder.write_file("config.json", out_config.dump(2) + "\n");
   copy_tokenizer_files(student.path, folder);
   copy_file_if_present(student.path, "generation_config.json", folder);
@@ -262,6 +267,7 @@ StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inpu
                       {"top_k_before", top_k},
                       {"top_k", new_top_k},
                       {"source_share_left", share_left}};
+  record_dtype(report.metrics(), dtype);
   report.summary = {
       fmt::format("removed {} of {} experts that took more than {:.4g} of their tokens from '{}'{}", removed, layers * experts,
                   config.threshold, config.drop_source, config.uneven == Uneven::rank ? ", and the next by rank in other layers" : ""),

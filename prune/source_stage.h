@@ -18,6 +18,7 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "formats/weight_dtype.h"
 #include "records/router_counts.h"
 
 namespace overproof {
@@ -28,12 +29,14 @@ struct PruneSourceConfig {
   std::string drop_source;
   double threshold = 0.5;
   Uneven uneven = Uneven::empty;
+  WeightDType dtype = WeightDType::automatic;
   template <class V>
   void visit(V&& v) {
     v("drop-source", drop_source, any_value(), "source of the corpus whose experts are removed");
     v("threshold", threshold, in_range(0, 1), "remove an expert when more than this share of its tokens came from the source");
     v("uneven", uneven, enum_of<Uneven>({{"empty", Uneven::empty}, {"rank", Uneven::rank}}),
       "where layers lose different numbers of experts; empty: zeroed experts that receive no token; rank: all layers lose as many");
+    visit_weight_dtype(v, dtype);
   }
 };
 
@@ -48,7 +51,8 @@ struct LayerDrop {
 std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, double threshold, Uneven uneven);
 
 /// Slots "student" (a glm4_moe checkpoint, not quantized) and optionally "counts" (an artifact with the router counts to use; else
-/// the student's own). Writes the smaller checkpoint in the same dtypes, its tokenizer and the counts of the remaining experts.
+/// the student's own). Writes the smaller checkpoint (dtype = auto: each tensor in
+/// its own), its tokenizer and the counts of the remaining experts.
 /// Throws UsageError for an unknown source or an unusable threshold, FormatError for a checkpoint of another kind or with missing
 /// tensors, MismatchError when the counts belong to a model of another shape.
 StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inputs, Outputs& outputs);

@@ -152,6 +152,10 @@ struct TensorDigest {
 /// Digest of a set of tensors: SHA-256 over one line per tensor, "<name> <dtype> <d0>x<d1> <hex>\n", sorted by name.
 Digest digest_of_tensors(std::vector<TensorDigest> tensors);
 
+/// The metric of a training whose weights were rounded when they were written: digest_of_checkpoint() of what was written. The step
+/// records have the digests of the weights before that.
+inline constexpr const char* kPublishedWeights = "published_weights";
+
 /// digest_of_tensors() of a checkpoint's weights, by their Hugging Face names, as f32: equal to `weights` of the record after which
 /// they were saved in f32. Throws FormatError.
 Digest digest_of_checkpoint(const fs::path& path);

@@ -114,7 +114,7 @@ ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& option
     throw MismatchError("the teacher has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved");
   ModelConfig config = teacher;
   config.model_type = "glm4_moe";
-  config.tie_embeddings = false;
+  config.tie_embeddings = options.tie;
   config.n_routed_experts = options.experts;
   config.n_shared_experts = options.shared;
   config.moe_intermediate_size = teacher.intermediate_size / parts;
@@ -128,8 +128,10 @@ CarvedTensors::CarvedTensors(const TensorSource& teacher_tensors, const Decoder&
                              const std::vector<LayerCarving>& layers)
     : source_(teacher_tensors), teacher_(teacher), config_(config), layers_(layers) {
   for (const TensorInfo& info : source_.tensors())
-    if (!is_dense_ffn(info.name)) infos_.push_back({info.name, DType::f32, info.shape});
-  if (!source_.find("lm_head.weight")) infos_.push_back({"lm_head.weight", DType::f32, {config.vocab_size, config.hidden_size}});
+    if (!is_dense_ffn(info.name) && !(config.tie_embeddings && info.name == "lm_head.weight"))
+      infos_.push_back({info.name, DType::f32, info.shape});
+  if (!config.tie_embeddings && !source_.find("lm_head.weight"))
+    infos_.push_back({"lm_head.weight", DType::f32, {config.vocab_size, config.hidden_size}});
   const int64_t width = config.moe_intermediate_size, hidden = config.hidden_size;
   for (int64_t l = 0; l < config.layers; ++l) {
     const std::string mlp = fmt::format("model.layers.{}.mlp.", l);

@@ -20,6 +20,7 @@ struct CarveOptions {
   int64_t clustering_iterations = 20, ranking_steps = 60;
   double router_scale = 0.0625, ridge = 1e-2;
   int64_t seed = 0;
+  bool tie = false;  ///< the student's head is its embedding, which the teacher's must be, too
 };
 
 /// Quality of one carved layer, measured on the last quarter of the observed tokens, to which nothing was fitted. Errors are the
@@ -44,7 +45,7 @@ struct LayerCarving {
 LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
                          int64_t layer);
 
-/// The student's shape: the teacher's with a glm4_moe FFN and a separate output head. Throws UsageError when the options do not fit the
+/// The student's shape: the teacher's with a glm4_moe FFN, and a separate output head unless `tie`. Throws UsageError when the options do not fit the
 /// teacher, MismatchError when the teacher cannot be expressed as glm4_moe.
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options);
 

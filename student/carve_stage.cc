@@ -39,12 +39,16 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   at::NoGradGuard no_grad;
   const FfnStatistics statistics(inputs.path("statistics"));
   const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
-  const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
+  Decoder teacher = open_dense_teacher(inputs.path("teacher"));
   const ModelConfig& dense_shape = teacher.config();
   statistics.require_teacher(inputs.root("teacher"), dense_shape.layers, dense_shape.hidden_size, dense_shape.intermediate_size);
 
-  const CarveOptions options{config.experts,       config.shared,       config.top_k, config.clustering_iterations,
-                             config.ranking_steps, config.router_scale, config.ridge, config.seed};
+  const DType dtype = written_dtype(config.dtype, checkpoint);
+  const bool teacher_ties = dense_shape.tie_embeddings || at::equal(teacher.head(), teacher.weights().embedding);
+  const bool tie = resolve_tie(config.tie, teacher_ties, /*needs_head=*/true);
+  const CarveOptions options{
+      config.experts, config.shared, config.top_k, config.clustering_iterations, config.ranking_steps, config.router_scale,
+      config.ridge,   config.seed,   tie};
   const ModelConfig shape = carved_config(teacher.config(), options);
 
   std::vector<LayerCarving> layers;
@@ -62,9 +66,13 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   }
 
   Decoder student(shape, CarvedTensors(*checkpoint.tensors, teacher, shape, layers));
+  // The certificate is of the weights that are written, so both are rounded; for a teacher of the same dtype this changes nothing.
+  round_weights(student, dtype);
+  round_weights(teacher, dtype);
   const int64_t length = statistics.shape().window_length;
   const std::vector<int64_t> ids = statistics.ids((config.certificate_tokens + length - 1) / length, shape.vocab_size);
-  const Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}));
+  Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}));
+  certificate.dtype = dtype;
   if (!certificate.holds())
     throw DivergenceError(fmt::format(
         "{}: with all experts active and a zero gate the carved student's logits differ from this teacher's by {:.3g}, at logits up to "
@@ -73,7 +81,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
 
   Json per_layer = Json::array();
   for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l].quality));
-  save_decoder(student, outputs.folder(), SaveDType::f32);
+  save_decoder(student, outputs.folder(), dtype);
   copy_tokenizer_files(inputs.path("teacher"), outputs.folder());
   outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
   outputs.folder().write_file("certificate.json", certificate.to_json().dump(1) + "\n");
@@ -91,19 +99,25 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                       {"static_error", mean_of(layers, &CarveQuality::static_error)},
                       {"load_spread", mean_of(layers, &CarveQuality::load_spread)},
                       {"certificate", certificate.to_json()}};
+  record_dtype(report.metrics(), dtype);
+  const std::string tying =
+      record_tie(report.metrics(), config.tie, teacher_ties, tie, shape.vocab_size * shape.hidden_size * dtype_bytes(dtype));
   report.summary = {
       fmt::format("{} layers carved into {} routed experts and {} shared of width {}, {} routed active", shape.layers,
                   config.experts, config.shared, shape.moe_intermediate_size, config.top_k),
-      fmt::format("certificate: with all experts active and a zero gate, logits differ by at most {:.2g} over {} tokens (largest logit {:.1f})",
-                  certificate.largest_difference, certificate.tokens, certificate.largest_logit),
+      fmt::format("certificate: with all experts active and a zero gate, logits differ by at most {:.2g} over {} tokens (largest "
+                  "logit {:.1f}){}",
+                  certificate.largest_difference, certificate.tokens, certificate.largest_logit,
+                  dtype == weight_dtype(checkpoint) ? "" : fmt::format(", both in {}", dtype_name(dtype))),
       fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all {:.1f} million parameters",
                   100 * shape.ffn_activation(), 100 * active, double(shape.parameters()) / 1e6),
-      fmt::format(
-          "router recall {:.0f} % (centroid router {:.0f} %); FFN output error {:.3f}, with the best experts {:.3f}, with the same neurons for "
-          "all tokens {:.3f}",
-          100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
-          mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
-          mean_of(layers, &CarveQuality::static_error))};
+      fmt::format("router recall {:.0f} % (centroid router {:.0f} %); FFN output error {:.3f}, with the best experts {:.3f}, "
+                  "with the same neurons for "
+                  "all tokens {:.3f}",
+                  100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
+                  mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
+                  mean_of(layers, &CarveQuality::static_error))};
+  if (!tying.empty()) report.summary.push_back(tying);
   if (shape.moe_intermediate_size % 32 != 0)
     report.summary.push_back("note: the expert width is not a multiple of 32, so GGUF block formats of 32 columns cannot store the experts");
   return report;

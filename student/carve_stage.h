@@ -4,6 +4,8 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "formats/head_tying.h"
+#include "formats/weight_dtype.h"
 
 namespace overproof {
 
@@ -13,6 +15,8 @@ struct CarveConfig {
   double router_scale = 0.0625, ridge = 0.01;
   int64_t seed = 0;
   int64_t certificate_tokens = 512;
+  WeightDType dtype = WeightDType::automatic;
+  Tie tie = Tie::automatic;
   template <class V>
   void visit(V&& v) {
     v("experts", experts, in_range(2, 4096), "routed experts in each layer");
@@ -25,11 +29,14 @@ struct CarveConfig {
     v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the first cluster centres");
     v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the certificate compares the logits");
+    visit_weight_dtype(v, dtype);
+    visit_tie(v, tie);
   }
 };
 
-/// Slots: teacher (dense), statistics of this teacher. Writes an f32 glm4_moe checkpoint with the teacher's tokenizer, carving.json
-/// (CarveQuality of each layer) and certificate.json. Throws MismatchError for statistics of another teacher.
+/// Slots: teacher (dense), statistics of this teacher. Writes a glm4_moe checkpoint in the teacher's dtype with its tokenizer,
+/// carving.json (CarveQuality of each layer) and certificate.json, which is of the weights before they are rounded to the dtype. Throws
+/// MismatchError for statistics of another teacher, and for tie = yes of a teacher with a head of its own.
 StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "core/interrupt.h"
@@ -14,7 +16,10 @@ bool Certificate::holds() const {
 }
 
 Json Certificate::to_json() const {
-  return {{"claim", "with all experts active and a zero gate, the student's f32 logits equal the teacher's within the bound"},
+  std::string claim = "with all experts active and a zero gate, the student's f32 logits equal the teacher's within the bound";
+  if (dtype != DType::f32)
+    claim += fmt::format("; the teacher's weights are rounded to {} as the student's are", dtype_name(dtype));
+  return {{"claim", claim},
           {"tokens", tokens},
           {"largest_difference", largest_difference},
           {"largest_logit", largest_logit},

@@ -16,6 +16,7 @@ struct Certificate {
   int64_t tokens = 0;
   double largest_difference = 0;  ///< of any logit
   double largest_logit = 0;       ///< of the teacher, in absolute value
+  DType dtype = DType::f32;       ///< to which the weights of both were rounded before
   /// |difference| <= kEquivalenceBound x max(1, largest_logit): f32 rounding grows with the logits.
   bool holds() const;
   Json to_json() const;

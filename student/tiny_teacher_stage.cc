@@ -117,7 +117,7 @@ StageReport run_tiny_teacher(const TinyTeacherConfig& config, const Inputs&, Out
   shape.max_position = 2048;
   shape.bos_id = shape.eos_id = kEndOfText;
   const Decoder teacher(shape, RandomTensors(shape, uint64_t(config.seed)));
-  save_decoder(teacher, outputs.folder(), SaveDType::f32);
+  save_decoder(teacher, outputs.folder(), DType::f32);
   outputs.folder().write_file("tokenizer.json", byte_tokenizer_json());
   outputs.folder().write_file("tokenizer_config.json",
                               Json{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"eos_token", "<|endoftext|>"}}.dump() + "\n");

@@ -111,6 +111,7 @@ DistillConfig short_run() {
   config.checkpoint_every = 1;
   config.training.digest_every = 4;
   config.training.keep_every = 6;
+  config.training.dtype = WeightDType::bf16;
   return config;
 }
 
@@ -206,7 +207,7 @@ TEST_CASE("a killed training resumes, and ends with the same bytes") {
   const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
-  const DistillConfig config = short_run();
+  const DistillConfig config = short_run();  // writes bf16, and resumes in f32
   Outputs whole = world.outputs("whole");
   const StageReport expected = run_distill(config, world.distill_inputs(), whole);
 
@@ -261,6 +262,59 @@ TEST_CASE("a killed training resumes, and ends with the same bytes") {
     run_distill(config, world.distill_inputs(), fresh);
     CHECK(weights_of(world, "other") == weights_of(world, "whole"));
   }
+}
+
+TEST_CASE("a student in bf16 is trained in f32 and rounded once, at the end; its successors keep its type") {
+  const TempFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  DistillConfig config = short_run();
+  config.checkpoint_every = 0;
+  config.training.keep_every = 0;
+  config.training.dtype = WeightDType::f32;
+  Outputs wide = world.outputs("wide");
+  const StageReport reference = run_distill(config, world.distill_inputs(), wide);
+  CHECK(reference.metrics().at("dtype") == "F32");
+  CHECK_FALSE(reference.metrics().contains(kPublishedWeights));
+  config.training.dtype = WeightDType::bf16;
+  Outputs narrow = world.outputs("narrow");
+  const StageReport report = run_distill(config, world.distill_inputs(), narrow);
+  CHECK(report.metrics().at("dtype") == "BF16");
+  CHECK(report.metrics().at(kPublishedWeights) == digest_of_checkpoint(folder.path() / "narrow").hex());
+  for (const char* file : {"steps.jsonl", kStepRecordsFile})  // the training itself is the same
+    CHECK(read_file(folder.path() / "narrow" / file) == read_file(folder.path() / "wide" / file));
+  const Checkpoint a = open_checkpoint(folder.path() / "wide"), b = open_checkpoint(folder.path() / "narrow");
+  for (const TensorInfo& info : a.tensors->tensors()) {
+    const at::Tensor values = at::tensor(a.tensors->read_all_f32(info.name));
+    const bool router = b.tensors->find(info.name)->dtype == DType::f32;
+    CHECK(router == (info.name.find("mlp.gate.") != std::string::npos));
+    CHECK(at::equal(router ? values : values.to(at::kBFloat16).to(at::kFloat), at::tensor(b.tensors->read_all_f32(info.name))));
+  }
+
+  const Inputs inputs(
+      {{"student", world.artifact("narrow")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
+  CalibrateConfig calibrate;
+  calibrate.target_activation = 0.5;
+  calibrate.training.steps = 4;
+  calibrate.training.digest_every = 2;
+  Outputs tuned = world.outputs("tuned");
+  const StageReport done = run_calibrate(calibrate, inputs, tuned);
+  CHECK(done.metrics().at("dtype") == "BF16");
+  CHECK(done.metrics().at(kPublishedWeights) == digest_of_checkpoint(folder.path() / "tuned").hex());
+  // What was measured is what was written.
+  calibrate.training.steps = 0;
+  const Inputs after(
+      {{"student", world.artifact("tuned")}, {"teacher", world.artifact("teacher")}, {"corpus", world.artifact("corpus")}});
+  Outputs measured = world.outputs("tuned-measured");
+  CHECK(run_calibrate(calibrate, after, measured).metrics().at("kl_before") == done.metrics().at("kl_after"));
+  // Tuning that ruins the router is undone to the bytes of the parent.
+  calibrate.training.steps = 4;
+  calibrate.training.learning_rate = 10;
+  calibrate.training.clip = 0;
+  calibrate.training.router_lr_scale = 100;
+  Outputs ruined = world.outputs("ruined");
+  CHECK_FALSE(run_calibrate(calibrate, inputs, ruined).metrics().at("tuning_kept").get<bool>());
+  CHECK(weights_of(world, "ruined") == weights_of(world, "narrow"));
 }
 
 // Not a test of its own: the process that the one above kills.

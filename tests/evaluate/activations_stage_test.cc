@@ -64,7 +64,7 @@ struct Fixture {
       w.post_norm[11].mul_(-8);
       if (w.router.defined()) w.router_bias[1].sub_(100);  // an expert that the router never sends anything
     }
-    save_decoder(decoder, out, SaveDType::f32);
+    save_decoder(decoder, out, DType::f32);
     out.write_file("tokenizer.json", byte_tokenizer_json());
     fs::create_directories(folder.path() / "corpus");
     OutputFolder corpus(folder.path() / "corpus");

@@ -171,7 +171,7 @@ TEST_CASE_METHOD(Fixture, "a model whose logits are not finite is refused") {
   model.weights().final_norm.fill_(NAN);
   fs::create_directories(folder.path() / "broken");
   OutputFolder broken(folder.path() / "broken");
-  save_decoder(model, broken, SaveDType::f32);
+  save_decoder(model, broken, DType::f32);
   slots["stranger"] = {folder.path() / "broken", {}};
   CHECK_THROWS_AS(evaluate({}), DivergenceError);
 }

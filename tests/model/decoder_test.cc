@@ -24,7 +24,7 @@ ModelConfig random_config(bool moe) { return moe ? random_moe_config() : random_
 
 TEST_CASE("a saved decoder is read back") {
   const bool moe = GENERATE(false, true);
-  const SaveDType dtype = GENERATE(SaveDType::f32, SaveDType::bf16);
+  const DType dtype = GENERATE(DType::f32, DType::bf16, DType::f16);
   const ModelConfig config = random_config(moe);
   const Decoder decoder(config, RandomSource(config));
   TempFolder scratch;
@@ -36,10 +36,33 @@ TEST_CASE("a saved decoder is read back") {
   for (size_t i = 0; i < before.size(); ++i) {
     INFO(before[i].name);
     CHECK(before[i].name == after[i].name);
-    const bool exact = dtype == SaveDType::f32 || before[i].name.find("router") != std::string::npos;
-    CHECK(at::equal(exact ? before[i].tensor : before[i].tensor.to(at::kBFloat16).to(at::kFloat), after[i].tensor));
+    const bool exact = dtype == DType::f32 || before[i].name.find("router") != std::string::npos;
+    CHECK(at::equal(exact ? before[i].tensor : before[i].tensor.to(scalar_type_of(dtype)).to(at::kFloat), after[i].tensor));
   }
   CHECK(again.config().to_json() == config.to_json());
+}
+
+TEST_CASE("weights that are rounded in memory are those that are read back, and f16 refuses what it cannot hold") {
+  const ModelConfig config = random_moe_config();
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    Decoder decoder(config, RandomSource(config));
+    const at::Tensor router = decoder.layers()[0].router.clone();
+    round_weights(decoder, dtype);
+    TempFolder scratch;
+    OutputFolder folder(scratch.path());
+    save_decoder(decoder, folder, dtype);
+    const Decoder again(open_checkpoint(scratch.path()));
+    const auto ours = decoder.parameters(), read = again.parameters();
+    for (size_t i = 0; i < ours.size(); ++i) CHECK(at::equal(ours[i].tensor, read[i].tensor));
+    CHECK(at::equal(decoder.layers()[0].router, router));
+    CHECK(open_checkpoint(scratch.path()).tensors->find("model.layers.0.mlp.gate.weight")->dtype == DType::f32);
+
+    decoder.layers()[0].router[0][0] = 1e6;  // stays f32
+    CHECK_NOTHROW(round_weights(decoder, dtype));
+    decoder.layers()[0].q[0][0] = 7e4;
+    if (dtype == DType::bf16) CHECK_NOTHROW(round_weights(decoder, dtype));
+    else CHECK_THROWS_AS(round_weights(decoder, dtype), DivergenceError);
+  }
 }
 
 TEST_CASE("the head is written when it is not tied to the embedding") {
@@ -49,7 +72,7 @@ TEST_CASE("the head is written when it is not tied to the embedding") {
     const Decoder decoder(config, RandomSource(config));
     TempFolder scratch;
     OutputFolder folder(scratch.path());
-    save_decoder(decoder, folder, SaveDType::f32);
+    save_decoder(decoder, folder, DType::f32);
     const Checkpoint checkpoint = open_checkpoint(scratch.path());
     CHECK((checkpoint.tensors->find("lm_head.weight") != nullptr) != tied);
     const Decoder again(checkpoint);
@@ -61,12 +84,13 @@ TEST_CASE("the head is written when it is not tied to the embedding") {
 TEST_CASE("config.json names the stored type as current transformers does, and nothing else") {
   const ModelConfig config = random_dense_config();
   const Decoder decoder(config, RandomSource(config));
-  for (const SaveDType dtype : {SaveDType::f32, SaveDType::bf16}) {
+  for (const auto& [dtype, word] :
+       {std::pair{DType::f32, "float32"}, std::pair{DType::bf16, "bfloat16"}, std::pair{DType::f16, "float16"}}) {
     TempFolder scratch;
     OutputFolder folder(scratch.path());
     save_decoder(decoder, folder, dtype);
     const Json written = *open_checkpoint(scratch.path()).config;
-    CHECK(written.at("dtype") == (dtype == SaveDType::f32 ? "float32" : "bfloat16"));
+    CHECK(written.at("dtype") == word);
     CHECK_FALSE(written.contains("torch_dtype"));
   }
 }
@@ -116,7 +140,7 @@ TEST_CASE("a decoder in bf16 is near the f32 one, and saves the weights that it 
   if (config.is_moe()) CHECK(half.layers()[0].router.scalar_type() == at::kFloat);
   TempFolder scratch;
   OutputFolder folder(scratch.path());
-  save_decoder(half, folder, SaveDType::bf16);
+  save_decoder(half, folder, DType::bf16);
   const Decoder again(open_checkpoint(scratch.path()), {at::kCPU, at::kBFloat16});
   CHECK(at::equal(again.hidden(tokens), half.hidden(tokens)));
 }
@@ -159,7 +183,7 @@ TEST_CASE("the number of active experts can be changed, and is saved") {
   CHECK(at::equal(decoder.hidden(ids), expected));
   TempFolder scratch;
   OutputFolder folder(scratch.path());
-  save_decoder(decoder, folder, SaveDType::f32);
+  save_decoder(decoder, folder, DType::f32);
   CHECK(Decoder(open_checkpoint(scratch.path())).config().top_k == 3);
   CHECK_THROWS_AS(decoder.set_active_experts(6), std::logic_error);
 }

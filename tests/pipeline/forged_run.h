@@ -18,26 +18,29 @@
 
 namespace overproof {
 
-/// Made once for all tests: 24 steps in segments of 4, states kept every 8.
-inline const fs::path& honest_run() {
+/// Made once for all tests with the same `dtype` of the students: 24 steps in segments of 4, states kept every 8.
+inline const fs::path& honest_run(const std::string& dtype = "auto") {
   static const TempFolder folder;
-  static const fs::path run = [] {
+  static std::map<std::string, fs::path> runs;
+  const auto [run, first] = runs.emplace(dtype, folder / dtype / "run");
+  if (first) {
     set_progress_mode(ProgressMode::off);
     bind_torch_functions();
-    const std::vector<std::string> overrides = {"student.steps=24",     "student.warmup=2",         "student.digest-every=4",
-                                                "student.keep-every=8", "soft-targets.tokens=1280", "calibrated.digest-every=2"};
+    std::vector<std::string> overrides = {"student.steps=24",     "student.warmup=2",         "student.digest-every=4",
+                                          "student.keep-every=8", "soft-targets.tokens=1280", "calibrated.digest-every=2"};
+    overrides.push_back("student-init.dtype=" + dtype);  // the others follow it
     const Recipe recipe = read_recipe(fs::path(OVERPROOF_SOURCE_DIR) / "examples/kill-test.ini", overrides);
     RecipeOptions options;
-    options.out = folder / "run";
+    options.out = run->second;
+    fs::create_directories(options.out.parent_path());
     run_recipe(recipe, options, Key::generate());
-    return options.out;
-  }();
-  return run;
+  }
+  return run->second;
 }
 
 class ForgedRun {
  public:
-  ForgedRun() { fs::copy(honest_run(), path(), fs::copy_options::recursive); }
+  explicit ForgedRun(const std::string& dtype = "auto") { fs::copy(honest_run(dtype), path(), fs::copy_options::recursive); }
   fs::path path() const { return folder_ / "run"; }
   fs::path operator/(const fs::path& name) const { return path() / name; }
 

@@ -80,11 +80,11 @@ void write_statistics(const fs::path& folder, int64_t neurons = kNeurons, const 
                        out);
 }
 
-StageReport prune(const fs::path& root, double keep) {
+StageReport prune(const fs::path& root, double keep, WeightDType dtype = WeightDType::automatic, Tie tie = Tie::automatic) {
   const Inputs inputs({{"teacher", {root / "teacher", {}}}, {"statistics", {root / "statistics", {}}}});
   fs::create_directories(root / "out");
   Outputs outputs(root / "out", root / "scratch");
-  return run_prune_neurons({.keep = keep}, inputs, outputs);
+  return run_prune_neurons({.keep = keep, .dtype = dtype, .tie = tie}, inputs, outputs);
 }
 
 }  // namespace
@@ -133,6 +133,33 @@ TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") 
         REQUIRE((down ? b[h * 32 + j] == a[h * kNeurons + kept[j]] : b[j * kHidden + h] == a[kept[j] * kHidden + h]));
   }
   CHECK(read_file(folder.path() / "out" / "tokenizer.json") == "{\"version\":\"1.0\"}");
+}
+
+TEST_CASE("pruning writes the type that is asked for, and a head of its own where that is asked for") {
+  const TempFolder folder;
+  write_teacher(folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics");
+  const StageReport report = prune(folder.path(), 0.34, WeightDType::bf16, Tie::no);
+  CHECK(report.metrics()["dtype"] == "BF16");
+  CHECK(report.metrics()["tied"] == false);
+  CHECK(report.metrics()["tie_would_save"] == kVocab * kHidden * 2);
+  const Checkpoint after = open_checkpoint(folder.path() / "out");
+  CHECK((*after.config)["dtype"] == "bfloat16");
+  CHECK((*after.config)["tie_word_embeddings"] == false);
+  for (const TensorInfo& info : after.tensors->tensors()) CHECK(info.dtype == DType::bf16);
+  CHECK(after.tensors->read_all_f32("lm_head.weight") == after.tensors->read_all_f32("model.embed_tokens.weight"));
+
+  // Two tables that are equal are one: the student of the student is tied again.
+  fs::remove_all(folder.path() / "teacher");
+  fs::rename(folder.path() / "out", folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics", 32);
+  const StageReport again = prune(folder.path(), 1.0, WeightDType::automatic, Tie::yes);
+  CHECK(again.metrics()["dtype"] == "BF16");
+  CHECK(again.metrics()["tied"] == true);
+  const Checkpoint tied = open_checkpoint(folder.path() / "out");
+  CHECK_FALSE(tied.tensors->find("lm_head.weight"));
+  CHECK((*tied.config)["tie_word_embeddings"] == true);
+  CHECK(tied.tensors->tensors().size() + 1 == after.tensors->tensors().size());
 }
 
 TEST_CASE("statistics or weights of another width are refused") {

@@ -160,6 +160,62 @@ TEST_CASE("carving uses every neuron once, and with all experts active and a zer
   CHECK_FALSE(certify_equivalence(teacher, student, window).holds());
 }
 
+TEST_CASE("a carved student has its teacher's type, and one table only where that is asked for and possible") {
+  const TempFolder folder;
+  make_tiny_teacher(folder.path() / "tiny");  // f32, with a head of its own
+  at::NoGradGuard no_grad;
+  const Decoder tiny(open_checkpoint(folder.path() / "tiny"));
+  const Digest root = sha256(std::string_view("the tiny teacher"));
+  make_statistics(tiny, folder.path() / "statistics", root);
+  CarveConfig config;
+  config.experts = 7;
+  config.top_k = 2;
+  config.certificate_tokens = 64;
+  const auto carve = [&](const std::string& teacher, const std::string& out) {
+    const Inputs inputs({{"teacher", {folder.path() / teacher, root}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
+    Outputs outputs(folder.path() / out, folder.path());
+    return run_carve(config, inputs, outputs);
+  };
+  CHECK(carve("tiny", "f32").metrics().at("dtype") == "F32");
+  config.tie = Tie::yes;
+  CHECK_THROWS_AS(carve("tiny", "refused"), MismatchError);
+
+  // The same in bf16 and tied.
+  ModelConfig shape = tiny.config();
+  shape.tie_embeddings = true;
+  {
+    OutputFolder out(folder.path() / "tied");
+    save_decoder(Decoder(shape, *open_checkpoint(folder.path() / "tiny").tensors), out, DType::bf16);
+    fs::copy_file(folder.path() / "tiny" / "tokenizer.json", folder.path() / "tied" / "tokenizer.json");
+  }
+  const int64_t table = shape.vocab_size * shape.hidden_size * 2;
+  const StageReport one = carve("tied", "one-table");
+  CHECK(one.metrics().at("dtype") == "BF16");
+  CHECK(one.metrics().at("tied") == true);
+  CHECK(one.metrics().at("certificate").at("holds") == true);
+  config.tie = Tie::automatic;
+  const StageReport two = carve("tied", "two-tables");
+  CHECK(two.metrics().at("tied") == false);
+  CHECK(two.metrics().at("tie_would_save") == table);
+  CHECK(two.summary.back().find("tie = yes would save") != std::string::npos);
+  const Checkpoint student = open_checkpoint(folder.path() / "two-tables"),
+                   smaller = open_checkpoint(folder.path() / "one-table");
+  for (const TensorInfo& info : student.tensors->tensors()) {
+    INFO(info.name);
+    CHECK(info.dtype == (info.name.find("mlp.gate.") != std::string::npos ? DType::f32 : DType::bf16));
+    if (info.name != "lm_head.weight")
+      CHECK(student.tensors->read_all_f32(info.name) == smaller.tensors->read_all_f32(info.name));
+  }
+  CHECK_FALSE(smaller.tensors->find("lm_head.weight"));
+  CHECK(student.tensors->read_all_f32("lm_head.weight") == student.tensors->read_all_f32("model.embed_tokens.weight"));
+  const at::Tensor window = at::arange(40, at::kLong).view({1, 40});
+  const Decoder a(student), b(smaller);
+  CHECK(at::equal(a.logits(a.hidden(window)), b.logits(b.hidden(window))));
+  // f32 for a bf16 teacher: the certificate is of what is written either way.
+  config.dtype = WeightDType::f32;
+  CHECK(carve("tied", "wide").metrics().at("dtype") == "F32");
+}
+
 TEST_CASE("statistics of another teacher are refused") {
   const TempFolder folder;
   make_tiny_teacher(folder.path() / "teacher");

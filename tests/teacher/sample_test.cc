@@ -133,7 +133,7 @@ TEST_CASE("a teacher with weights that are not numbers is refused, not sampled")
   OutputFolder folder(world.path / "teacher");
   fs::remove(world.path / "teacher/config.json");
   fs::remove(world.path / "teacher/generation_config.json");
-  save_decoder(broken, folder, SaveDType::f32);
+  save_decoder(broken, folder, DType::f32);
   Outputs outputs = world.fresh("samples");
   CHECK_THROWS_AS(run_sample(short_config(), world.inputs(), outputs), DivergenceError);
 }

@@ -41,7 +41,7 @@ struct TinyWorld {
     fs::create_directories(path / "teacher");
     OutputFolder teacher(path / "teacher");
     const ModelConfig config = tiny_config();
-    save_decoder(Decoder(config, RandomSource(config)), teacher, SaveDType::f32);
+    save_decoder(Decoder(config, RandomSource(config)), teacher, DType::f32);
     teacher.write_file("tokenizer.json", byte_tokenizer("<|endoftext|>"));
     fs::create_directories(path / "source");
     std::string records;
