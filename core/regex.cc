@@ -61,9 +61,9 @@ Regex::Regex(std::string_view pattern, Text text, std::filesystem::path origin)
   size_t offset = 0;
   code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options, &error, &offset, nullptr);
   if (!code_->code)
-    throw FormatError(origin_, -1,
-                      fmt::format("'{}' is not a valid regular expression: {} at character {}", pattern.substr(0, 200),
-                                  message_of(error), offset));
+    throw PatternError(origin_, -1,
+                       fmt::format("'{}' is not a valid regular expression: {} at character {}", pattern.substr(0, 200),
+                                   message_of(error), offset));
   // Without JIT (a locked-down machine) the interpreter gives the same matches.
   pcre2_jit_compile(code_->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
 }

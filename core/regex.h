@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/error.h"
+
 namespace overproof {
 
 struct RegexMatch {
@@ -16,10 +18,16 @@ struct RegexMatch {
   bool operator==(const RegexMatch&) const = default;
 };
 
+/// A pattern that cannot be used safely, or at all.
+class PatternError : public FormatError {
+ public:
+  using FormatError::FormatError;
+};
+
 class Regex {
  public:
   enum class Text { bytes, utf8 };  ///< utf8: Unicode properties; every text to match must be valid UTF-8
-  /// Compiles. Throws FormatError naming `origin` for what PCRE2 refuses, and for \C, which would part a character.
+  /// Compiles. Throws PatternError naming `origin` for what PCRE2 refuses, and for \C, which would part a character.
   Regex(std::string_view pattern, Text text, std::filesystem::path origin);
   ~Regex();
   Regex(Regex&&) noexcept;

@@ -25,7 +25,7 @@ struct Cut {
 /// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E in addition in the other.
 /// Escapes that cannot be rewritten as simply are refused.
 std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file) {
-  static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZAC";
+  static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZA";
   std::string out;
   for (size_t i = 0; i < pattern.size(); ++i) {
     if (pattern[i] != '\\' || i + 1 == pattern.size()) {
@@ -37,6 +37,8 @@ std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file
       out += "\\p{White_Space}";
     } else if (c == 'S') {
       out += "\\P{White_Space}";
+    } else if (c == 'C') {  // one byte, so it would part a character
+      throw PatternError(file, -1, fmt::format("the pre-tokeniser's pattern uses \\C, which is not supported: {}", pattern));
     } else if (kOtherMeaning.find(c) != std::string_view::npos) {
       throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern uses \\{}, which is not supported: {}", c, pattern));
     } else {

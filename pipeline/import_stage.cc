@@ -3,12 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/parallel.h"
 #include "core/progress.h"
+#include "core/regex.h"
+#include "data/tokenizer.h"
 #include "formats/architecture.h"
 #include "formats/tensor_source.h"
 
@@ -34,6 +38,59 @@ std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
   return files;
 }
 
+bool is_floating(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+    case DType::bf16:
+    case DType::f32:
+    case DType::f64:
+    case DType::f8_e4m3:
+    case DType::f8_e5m2:
+    case DType::f8_e4m3fnuz:
+    case DType::f8_e5m2fnuz:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// A number that is not finite makes every later stage fail, or measure nonsense.
+void require_finite(const Checkpoint& checkpoint) {
+  constexpr int64_t kElements = 1 << 20;  // read at once by a thread
+  const auto& tensors = *checkpoint.tensors;
+  for (const TensorInfo& t : tensors.tensors()) {
+    if (!is_floating(t.dtype) || t.elements() == 0) continue;
+    const int64_t width = t.row_elements(), rows = t.elements() / width;
+    parallel_for(rows, std::max<int64_t>(1, kElements / width), [&](int64_t begin, int64_t end) {
+      throw_if_interrupted();
+      std::vector<float> values(size_t((end - begin) * width));
+      tensors.read_f32(t.name, begin, end - begin, values);
+      const auto bad = std::ranges::find_if(values, [](float v) { return !std::isfinite(v); });
+      if (bad != values.end())
+        throw FormatError(checkpoint.path, -1,
+                          fmt::format("'{}' holds {} as element {}; weights must be finite", t.name, *bad,
+                                      begin * width + (bad - values.begin())));
+    });
+  }
+}
+
+/// Nothing where the model has no tokenizer or one that can be used here, else why it cannot: other stages may do without. Throws
+/// PatternError, since a pattern that takes characters apart is an attack.
+std::string unusable_tokenizer(const fs::path& path) {
+  const bool there = !fs::is_directory(path) || fs::exists(path / "tokenizer.json") || fs::exists(path / "tokenizer.model");
+  if (!there) return "";
+  try {
+    open_tokenizer(path);
+  } catch (const PatternError&) {
+    throw;
+  } catch (const FormatError& e) {
+    return e.what();
+  } catch (const IoError& e) {  // a single .safetensors file, for one
+    return fs::is_directory(path) ? e.what() : "";
+  }
+  return "";
+}
+
 }  // namespace
 
 StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs& outputs) {
@@ -42,12 +99,15 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
     const Digest wanted = Digest::from_hex(config.sha256);
     const Digest found = fs::is_directory(path) ? inputs.root("path") : sha256_file(path);
     if (wanted != found)
-      throw ProvenanceError(
-          fmt::format("{}: its digest is sha256:{}, but option 'sha256' requires sha256:{}; download the file again, or correct the "
-                      "option",
-                      path.string(), found.hex(), wanted.hex()));
+      throw ProvenanceError(fmt::format(
+          "{}: its digest is sha256:{}, but option 'sha256' requires sha256:{}; download the file again, or correct the "
+          "option",
+          path.string(), found.hex(), wanted.hex()));
   }
-  const Checkpoint checkpoint = open_checkpoint(path);  // fails here rather than in a later stage
+  // What fails, fails here rather than in a later stage.
+  const Checkpoint checkpoint = open_checkpoint(path);
+  require_finite(checkpoint);
+  const std::string unusable = unusable_tokenizer(path);
 
   int64_t total = 0, done = 0;
   const auto files = files_of(path);
@@ -75,6 +135,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
                                        config.name.empty() ? path.filename().string() : config.name, files.size(),
                                        double(total) / 1e6, double(parameters) / 1e6));
+  if (!unusable.empty()) report.summary.push_back("its tokenizer cannot be used here: " + unusable);
   return report;
 }
 
