@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "data/corpus.h"
 
 namespace overproof {
@@ -200,7 +201,7 @@ Answer audit_croissant(const CroissantConfig& config, const fs::path& folder) {
     files = facts.node(*corpus).path.lexically_relative(from).generic_string() + "/";
   }
   const Json document = croissant(facts, *corpus, files, time);
-  return deliver(document.dump(1) + "\n", document, config.out);
+  return deliver(printable_json(document.dump(1)) + "\n", document, config.out);
 }
 
 }  // namespace overproof

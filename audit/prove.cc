@@ -25,10 +25,11 @@ Answer consistency_answer(const MadeConsistency& made) {
   const std::string file = made.file.string(), corpus = hex_of(check.origin.corpus);
   Json json = {{"out", file}, {"kind", "consistency"}};
   json.update(consistency_json(check, check.origin.name));
-  return {json, fmt::format("{}: proof that corpus '{}' ({}, {}) begins with all of corpus {} ({})\n"
-                            "  to check it: overproof audit check-proof {} --checkpoint-key KEY.note.pub --older OLDER --corpus {}\n",
-                            printable(file), printable(made.corpus), corpus, plural(check.newer.size, "document"),
-                            hex_of(check.older_origin.corpus), plural(check.older.size, "document"), printable(file), corpus)};
+  return {json,
+          fmt::format("{}: proof that corpus '{}' ({}, {}) begins with all of corpus {} ({})\n"
+                      "  to check it: overproof audit check-proof {} --checkpoint-key KEY.note.pub --older OLDER --corpus {}\n",
+                      printable(file), printable(made.corpus), corpus, plural(check.newer.size, "document"),
+                      hex_of(check.older_origin.corpus), plural(check.older.size, "document"), printable(file), corpus)};
 }
 
 Answer checked_consistency(const CheckProofConfig& config, const CheckedProof& checked) {
@@ -42,9 +43,11 @@ Answer checked_consistency(const CheckProofConfig& config, const CheckedProof& c
   answer.text = fmt::format("holds: {} committed that corpus {} of {} begins with all of corpus {} of {}\n",
                             printable(checked.signer), hex_of(check.origin.corpus), plural(check.newer.size, "document"),
                             hex_of(check.older_origin.corpus), plural(check.older.size, "document"));
-  if (config.older.empty()) answer.text += "  not checked: that the older checkpoint is the one you were given (pass --older FILE)\n";
+  if (config.older.empty())
+    answer.text += "  not checked: that the older checkpoint is the one you were given (pass --older FILE)\n";
   if (config.corpus.empty())
-    answer.text += "  not checked: that the model was made from the newer corpus (pass --corpus with the root in the model's statement)\n";
+    answer.text +=
+        "  not checked: that the model was made from the newer corpus (pass --corpus with the root in the model's statement)\n";
   return answer;
 }
 
@@ -55,12 +58,14 @@ std::string open_questions(const CheckProofConfig& config, const CheckedProof& c
   if (config.corpus.empty())
     text += "  not checked: that the model was made from this corpus (pass --corpus with the root in the model's statement)\n";
   if (!checked.check.bound)
-    text += fmt::format("  not checked: that the signed tree is the corpus's; a proof of format 1 does not bind them. Compare its root "
-                        "{} with the corpus's commitment.json, or ask for a new proof\n",
-                        checked.check.tree_root.hex());
+    text += fmt::format(
+        "  not checked: that the signed tree is the corpus's; a proof of format 1 does not bind them. Compare its root "
+        "{} with the corpus's commitment.json, or ask for a new proof\n",
+        checked.check.tree_root.hex());
   if (!checked.proof->present)
-    text += "  not shown here: that the signed tree is sorted and complete ('audit verify' of the corpus shows it). A proof that "
-            "this document is present would convict the signer\n";
+    text +=
+        "  not shown here: that the signed tree is sorted and complete ('audit verify' of the corpus shows it). A proof that "
+        "this document is present would convict the signer\n";
   return text;
 }
 
@@ -75,17 +80,18 @@ Answer audit_prove(const ProveConfig& config, const fs::path& folder) {
   const MadeProof made = prove_document(config, folder);
   const CorpusProof& proof = made.proof;
   const std::string file = made.file.string(), document = hex_of(proof.document), corpus = hex_of(made.check.origin.corpus);
-  Answer answer{{{"out", file},
-                 {"kind", proof.present ? "presence" : "absence"},
-                 {"document", document},
-                 {"corpus", corpus},
-                 {"tree", tree_name(proof.tree)},
-                 {"documents", made.head.size},
-                 {"signer", made.check.origin.name}},
-                fmt::format("{}: proof that {} is {} corpus '{}' ({}, {})\n"
-                            "  to check it: overproof audit check-proof {} --checkpoint-key KEY.note.pub --corpus {}\n",
-                            printable(file), document, proof.present ? "in" : "not in", printable(made.corpus), corpus,
-                            plural(made.head.size, "document"), printable(file), corpus)};
+  Answer answer{
+      {{"out", file},
+       {"kind", proof.present ? "presence" : "absence"},
+       {"document", document},
+       {"corpus", corpus},
+       {"tree", tree_name(proof.tree)},
+       {"documents", made.head.size},
+       {"signer", made.check.origin.name}},
+      fmt::format("{}: proof that {} is {} corpus '{}' ({}, {})\n"
+                  "  to check it: overproof audit check-proof {} --checkpoint-key KEY.note.pub --document FILE --corpus {}\n",
+                  printable(file), document, proof.present ? "in" : "not in", printable(made.corpus), corpus,
+                  plural(made.head.size, "document"), printable(file), corpus)};
   if (!proof.present && made.check.origin.is_private)
     answer.text +=
         "  it reveals the salt of the sorted tree: the holder of this proof can test guessed texts against the two values in it, "
@@ -114,10 +120,10 @@ Answer audit_check_proof(const CheckProofConfig& config, const fs::path& file) {
                       {"tree_root", check.tree_root.hex()},
                       {"bound_to_corpus", check.bound},
                       {"private", check.origin.is_private}});
-  answer.text = fmt::format("holds: {} committed that {} is {} corpus {} of {}\n", printable(checked.signer),
-                            hex_of(proof.document), proof.present ? "in" : "not in", hex_of(check.origin.corpus),
-                            plural(check.documents, "document")) +
-                open_questions(config, checked);
+  answer.text =
+      fmt::format("holds: {} committed that {} is {} corpus {} of {}\n", printable(checked.signer), hex_of(proof.document),
+                  proof.present ? "in" : "not in", hex_of(check.origin.corpus), plural(check.documents, "document")) +
+      open_questions(config, checked);
   return answer;
 }
 
@@ -133,9 +139,11 @@ Answer audit_checkpoint(const CheckpointConfig& config, const fs::path& folder) 
     answer.text += fmt::format("{}:\n{}\n", printable(made.files[size_t(tree)].string()), made.notes[size_t(tree)]);
   answer.text += fmt::format("public note key: {}\n", made.note_key);
   if (!config.publish.empty())
-    answer.text += fmt::format(
-        "{}: {} as static files{}\n", printable(config.publish.string()), made.sorted_held_back ? "the documents tree" : "both trees",
-        made.sorted_held_back ? "; the sorted tree of a private corpus is held back, because absence proofs reveal its salt" : "");
+    answer.text += fmt::format("{}: {} as static files{}\n", printable(config.publish.string()),
+                               made.sorted_held_back ? "the documents tree" : "both trees",
+                               made.sorted_held_back
+                                   ? "; the sorted tree of a private corpus is held back, because absence proofs reveal its salt"
+                                   : "");
   return answer;
 }
 

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/program_options.hpp>
@@ -7,6 +8,7 @@
 #include "cli/verb.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "core/printable.h"
 #include "core/progress.h"
 #include "pipeline/stage_registry.h"
 
@@ -109,12 +111,13 @@ void assign_words(const VerbSpec& verb, VerbInstance& instance, Options& options
                                    verb.arguments[i].help, verb.name));
 }
 
-void print_json_line(const Json& value) { fmt::print("{}\n", dump_text(value)); }
+void print_json_line(const Json& value) { fmt::print("{}\n", printable_json(dump_text(value))); }
 
 }  // namespace
 
 void print_answer(const Answer& answer, bool json) {
-  if (!json) fmt::print("{}", answer.text);
+  // What a terminal would obey is shown; a file or another program gets the exact bytes.
+  if (!json) fmt::print("{}", ::isatty(STDOUT_FILENO) ? printable_lines(answer.text) : answer.text);
   else if (answer.json.is_array()) std::ranges::for_each(answer.json, print_json_line);
   else if (!answer.json.is_null()) print_json_line(answer.json);
 }

@@ -19,7 +19,7 @@ int run_program(const std::vector<std::string>& words) {
     fmt::print(stderr, "overproof: {}\n", printable_lines(message));  // may quote a hostile file
     for (const std::string& w : words)
       if (w == "--json")
-        fmt::print("{}\n", dump_text({{"error", kind}, {"message", message}, {"exit_code", code}}));
+        fmt::print("{}\n", printable_json(dump_text({{"error", kind}, {"message", message}, {"exit_code", code}})));
     return code;
   };
   try {

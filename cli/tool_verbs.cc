@@ -1,9 +1,11 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <iostream>
 #include <string_view>
 
 #include "cli/stage_verb.h"
+#include "core/printable.h"
 #include "data/tokenizer_tools.h"
 #include "data/watermark.h"
 #include "formats/inspect.h"
@@ -31,7 +33,11 @@ std::vector<VerbSpec> tool_verbs() {
        .needs = Needs::torch,
        .make = verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {
          TextSink sink;
-         if (!common.json) sink = [](std::string_view text) { std::cout << text << std::flush; };
+         const bool terminal = ::isatty(STDOUT_FILENO);
+         if (!common.json)
+           sink = [terminal](std::string_view text) {
+             std::cout << (terminal ? printable_lines(text) : std::string(text)) << std::flush;
+           };
          return TorchFunction<decltype(run_generate)>::call(config, a[0], sink);
        })},
       {.name = "logits",

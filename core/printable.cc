@@ -1,5 +1,7 @@
 #include "core/printable.h"
 
+#include <fmt/format.h>
+
 #include "core/utf8.h"
 
 namespace overproof {
@@ -29,5 +31,18 @@ std::string neutralised(std::string_view text, bool keep_line_feeds) {
 
 std::string printable(std::string_view text) { return neutralised(text, false); }
 std::string printable_lines(std::string_view text) { return neutralised(text, true); }
+
+std::string printable_json(std::string_view json) {
+  std::string out;
+  out.reserve(json.size());
+  for (size_t i = 0; i < json.size();) {
+    const Utf8Char c = decode_utf8(json.substr(i));
+    // All of them are in the basic plane. A raw control character below U+0020 is white space between values.
+    if (c.valid && c.code >= 0x20 && is_control(c.code)) out += fmt::format("\\u{:04x}", uint32_t(c.code));
+    else out.append(json.substr(i, size_t(c.bytes)));
+    i += size_t(c.bytes);
+  }
+  return out;
+}
 
 }  // namespace overproof

@@ -14,4 +14,8 @@ std::string printable(std::string_view text);
 /// The same for a text of several lines: line feeds are kept.
 std::string printable_lines(std::string_view text);
 
+/// JSON text with the same value: those characters, which JSON allows unescaped in strings, are written as \uXXXX. `json` must be
+/// JSON in UTF-8; its line feeds and indentation are kept.
+std::string printable_json(std::string_view json);
+
 }  // namespace overproof
