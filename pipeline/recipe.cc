@@ -89,10 +89,19 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
   };
   for (const auto& [key, value] : section.keys) {
     if (key == "stage") continue;
-    if (step.spec->more_models && known_section(value) &&
-        std::none_of(options.begin(), options.end(), [&key = key](const Option& o) { return o.name == key; })) {
+    const bool is_option = std::any_of(options.begin(), options.end(), [&key = key](const Option& o) { return o.name == key; });
+    if (step.spec->more_models && !is_option && known_section(value)) {
       step.artifacts[key] = value;
       continue;
+    }
+    // Further models have any name, so either word may be the wrong one.
+    if (step.spec->more_models && !is_option) {
+      std::vector<std::string> option_names;
+      for (const Option& o : options) option_names.push_back(o.name);
+      const std::string section_near = nearest(value, names), option_near = nearest(key, option_names);
+      throw UsageError(fmt::format("{}: '{} = {}' names no section{}, and {} has no option '{}'{}", where, key, value,
+                                   section_near.empty() ? "" : " (did you mean '" + section_near + "'?)", stage, key,
+                                   option_near.empty() ? "" : "; did you mean '" + option_near + "'?"));
     }
     try {
       find_option(options, key, where).assign(value);
@@ -129,7 +138,8 @@ RecipeStep make_step(const Section& section, const std::vector<std::string>& nam
 std::string cycle_in(const std::vector<RecipeStep>& waiting) {
   std::vector<std::string> path = {waiting.front().artifact};
   while (true) {
-    const auto step = std::find_if(waiting.begin(), waiting.end(), [&](const RecipeStep& s) { return s.artifact == path.back(); });
+    const auto step =
+        std::find_if(waiting.begin(), waiting.end(), [&](const RecipeStep& s) { return s.artifact == path.back(); });
     const auto needed = std::find_if(step->artifacts.begin(), step->artifacts.end(), [&](const auto& a) {
       return std::any_of(waiting.begin(), waiting.end(), [&](const RecipeStep& s) { return s.artifact == a.second; });
     });
@@ -158,8 +168,7 @@ Recipe read_recipe(const fs::path& path, const StringList& overrides) {
     const auto ready = std::find_if(waiting.begin(), waiting.end(), [&](const RecipeStep& s) {
       return std::all_of(s.artifacts.begin(), s.artifacts.end(), [&](const auto& a) { return made.contains(a.second); });
     });
-    if (ready == waiting.end())
-      throw UsageError(fmt::format("{}: dependency cycle: {}", path.string(), cycle_in(waiting)));
+    if (ready == waiting.end()) throw UsageError(fmt::format("{}: dependency cycle: {}", path.string(), cycle_in(waiting)));
     made.insert(ready->artifact);
     recipe.steps.push_back(std::move(*ready));
     waiting.erase(ready);
@@ -171,7 +180,8 @@ namespace {
 
 /// The number of steps up to the artifact `only`; all when it is empty.
 size_t steps_until(const Recipe& recipe, const std::string& only) {
-  const auto last = std::find_if(recipe.steps.begin(), recipe.steps.end(), [&](const RecipeStep& s) { return s.artifact == only; });
+  const auto last =
+      std::find_if(recipe.steps.begin(), recipe.steps.end(), [&](const RecipeStep& s) { return s.artifact == only; });
   return last == recipe.steps.end() ? recipe.steps.size() : size_t(last - recipe.steps.begin()) + 1;
 }
 
@@ -203,7 +213,8 @@ void require_artifact(const Recipe& recipe, const std::string& only) {
 
 Needs recipe_needs(const Recipe& recipe, const std::string& only) {
   const auto end = recipe.steps.begin() + ptrdiff_t(steps_until(recipe, only));
-  return std::any_of(recipe.steps.begin(), end, [](const RecipeStep& s) { return needs_of(*s.spec, *s.instance) == Needs::torch; })
+  return std::any_of(recipe.steps.begin(), end,
+                     [](const RecipeStep& s) { return needs_of(*s.spec, *s.instance) == Needs::torch; })
              ? Needs::torch
              : Needs::nothing;
 }

@@ -58,7 +58,8 @@ TEST_CASE("a fault of a recipe names the section and the nearest known word") {
   CHECK_THAT(RecipeFile(kGood + "license = x\n").fault(), Contains("gives 'license' twice"));
   CHECK_THAT(RecipeFile("a = 1\n").fault(), Contains("'a' is outside any [section]"));
   CHECK_THAT(RecipeFile("[../up]\nstage = import\n").fault(), Contains("cannot be the name"));
-  CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(), Contains("dependency cycle: a -> b -> a"));
+  CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(),
+             Contains("dependency cycle: a -> b -> a"));
   CHECK_THAT(RecipeFile("").fault(), Contains("no [section]"));
   CHECK_THAT(RecipeFile("[teacher\n").fault(), Contains("r.ini") && Contains("'[teacher'"));
   CHECK_THAT(RecipeFile("a %invalid_line% b\n").fault(), Contains("'a %invalid_line% b'"));
@@ -101,9 +102,19 @@ TEST_CASE("a stage of version 0.1 that has another name now is refused with that
   CHECK_THAT(RecipeFile("[x]\nstage = prune\n").fault(), Contains("'prune-neurons'") && Contains("'prune-source'"));
 }
 
+TEST_CASE("a further model of evaluate that names no section is said to do so") {
+  using Catch::Contains;
+  const std::string text = "[teacher]\nstage = tiny-teacher\n[corpus]\nsource = texts\ntokenizer = teacher\n[evaluation]\nstage = evaluate\n";
+  CHECK_THAT(RecipeFile(text + "carved = nowhere\n").fault(),
+             Contains("'carved = nowhere' names no section") && Contains("evaluate has no option 'carved'"));
+  CHECK_THAT(RecipeFile(text + "carved = teachr\n").fault(), Contains("did you mean 'teacher'?"));
+  CHECK(RecipeFile(text + "carved = teacher\n").read().steps.size() == 3);
+}
+
 TEST_CASE("a recipe needs libtorch when one of the steps to be made does") {
-  const std::string text = "[teacher]\nstage = import\npath = m.gguf\n[int8]\nstage = quantize\nmodel = teacher\n"
-                           "[measured]\nstage = quantize\nmodel = teacher\nevaluate = true\n";
+  const std::string text =
+      "[teacher]\nstage = import\npath = m.gguf\n[int8]\nstage = quantize\nmodel = teacher\n"
+      "[measured]\nstage = quantize\nmodel = teacher\nevaluate = true\n";
   const Recipe recipe = RecipeFile(text).read();
   CHECK(recipe_needs(recipe, "") == Needs::torch);
   CHECK(recipe_needs(recipe, "teacher") == Needs::nothing);
@@ -118,16 +129,16 @@ TEST_CASE("every stage has a kind of lineage, an example and a sentence of help"
     INFO(spec.name);
     const LineageKind* kind = find_lineage_kind(spec.kind);
     REQUIRE(kind != nullptr);
+    CHECK(kind->made_by(spec.name));
+    for (const Slot& slot : spec.slots) CHECK((slot.kind == Slot::Kind::file || kind->find_entry(slot.name)));
     CHECK(spec.help.ends_with("."));
     CHECK(spec.example.find("overproof " + spec.name + " ") == 0);
     CHECK(renamed_stage(spec.name).empty());
     // Every rule of the kind names a slot of a stage that makes the kind.
     for (const SlotRule& rule : kind->slots) {
-      if (rule.slot.empty()) continue;
       const bool known = std::ranges::any_of(
           stages(), [&](const StageSpec& s) { return s.kind == spec.kind && s.find_slot(rule.slot) != nullptr; });
-      const bool only_in_version_0_1 =
-          spec.kind == "pruned-from" || (spec.kind == "distilled-from" && rule.slot == "teacher");
+      const bool only_in_version_0_1 = spec.kind == "pruned-from" || (spec.kind == "distilled-from" && rule.slot == "teacher");
       CHECK((known || only_in_version_0_1));
     }
   }
