@@ -125,6 +125,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"tokens", options.steps * training.step_tokens()},
                       {"tuned_parameters", trainer.trained_parameters()},
                       {"held_out_tokens", held_out_tokens},
+                      {"evidence", evidence_name(training.signal().evidence())},
                       {"kl_before", before.kl},
                       {"kl_after", after.kl},
                       {"tuning_kept", keep},

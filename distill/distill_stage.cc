@@ -40,6 +40,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"batch_size", options.batch_size},
                       {"tokens", tokens},
                       {"taught_windows", distillation.taught_windows},
+                      {"evidence", evidence_name(training.signal().evidence())},
                       {"trained_parameters", trainer.trained_parameters()},
                       {"final", step_log_line({.terms = training.terms()}, last)},
                       {"parameters", shape.parameters()},

@@ -20,12 +20,21 @@ SoftTargetsOrigin origin_of(const SafetensorsFile& file) {
   origin.corpus_root = metadata_digest(file, "corpus_root");
   origin.teacher_root = metadata_digest(file, "teacher_root");
   origin.order_key = metadata_digest(file, "order_key");
-  if (const auto found = file.metadata().find("order_beacon"); found != file.metadata().end()) origin.order_beacon = found->second;
+  if (const auto found = file.metadata().find("order_beacon"); found != file.metadata().end())
+    origin.order_beacon = found->second;
   origin.seed = metadata_integer(file, "seed", INT64_MIN, INT64_MAX);
   const TensorInfo& offsets = file.info("block_offsets");
   if (offsets.dtype != DType::i64 || offsets.shape.size() != 1 || offsets.shape[0] < 2)
     throw FormatError(file.path(), -1, "'block_offsets' is not I64 [blocks + 1] with at least one block");
   origin.blocks = offsets.shape[0] - 1;
+  if (const auto found = file.metadata().find("evidence"); found != file.metadata().end()) {
+    const auto evidence = evidence_of(found->second);
+    if (!evidence)
+      throw FormatError(
+          file.path(), -1,
+          fmt::format("evidence '{}' is unknown; re-derivable and recorded are known", found->second.substr(0, 40)));
+    origin.evidence = *evidence;
+  }
   return origin;
 }
 
@@ -41,8 +50,7 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
     OVERPROOF_CHECK(int64_t(lengths.size()) % header.window_length == 0);
     for (; !lengths.empty(); lengths = lengths.subspan(size_t(header.window_length))) {
       const auto block = lengths.first(size_t(header.window_length));
-      offsets.push_back(offsets.back() +
-                        std::accumulate(block.begin(), block.end(), int64_t{0}) * header.encoding.entry_bytes());
+      offsets.push_back(offsets.back() + std::accumulate(block.begin(), block.end(), int64_t{0}) * header.encoding.entry_bytes());
     }
   });
   const int64_t blocks = int64_t(offsets.size()) - 1, rows = blocks * header.window_length;
@@ -56,7 +64,8 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
                        {"seed", fmt::format("{}", header.encoding.seed)},
                        {"order_key", header.origin.order_key.hex()},
                        {"corpus_root", header.origin.corpus_root.hex()},
-                       {"teacher_root", header.origin.teacher_root.hex()}};
+                       {"teacher_root", header.origin.teacher_root.hex()},
+                       {"evidence", std::string(evidence_name(header.origin.evidence))}};
   if (!header.origin.order_beacon.empty()) metadata["order_beacon"] = header.origin.order_beacon;
   header.tokenizer.put_into(metadata);
   // Widest elements first, so that each tensor is aligned.
@@ -65,8 +74,10 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
       {{"block_offsets", DType::i64, {blocks + 1}}, {"row_lengths", DType::u8, {rows}}, {"entries", DType::u8, {offsets.back()}}},
       metadata);
   writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
-  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) { writer.append(lengths.data(), lengths.size()); });
-  spool.for_each([&](std::span<const uint8_t>, std::span<const uint8_t> entries) { writer.append(entries.data(), entries.size()); });
+  spool.for_each(
+      [&](std::span<const uint8_t> lengths, std::span<const uint8_t>) { writer.append(lengths.data(), lengths.size()); });
+  spool.for_each(
+      [&](std::span<const uint8_t>, std::span<const uint8_t> entries) { writer.append(entries.data(), entries.size()); });
   writer.close();
   return {rows, offsets.back() / header.encoding.entry_bytes(), offsets.back() + rows + 8 * (blocks + 1)};
 }
@@ -77,7 +88,8 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / kSoftTarge
   if (const auto version = metadata_integer(file_, "format_version", 0); version != kFormatVersion)
     fail(fmt::format("format_version is {}; only {} is known", version, kFormatVersion));
   const std::string& kind = metadata_text(file_, "kind");
-  if (kind != kSample && kind != kTopK) fail(fmt::format("kind '{}' is unknown; {} and {} are known", kind.substr(0, 40), kSample, kTopK));
+  if (kind != kSample && kind != kTopK)
+    fail(fmt::format("kind '{}' is unknown; {} and {} are known", kind.substr(0, 40), kSample, kTopK));
   const bool sample = kind == kSample;
   origin_ = origin_of(file_);
   encoding_.kind = sample ? RowEncoding::Kind::sample : RowEncoding::Kind::top_k;
@@ -96,7 +108,8 @@ SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / kSoftTarge
   const auto offsets = file_.values<int64_t>("block_offsets");
   if (checked_mul(origin_.blocks, window_length_) != int64_t(lengths.size()))
     fail(fmt::format("{} rows are not {} blocks of {}", lengths.size(), origin_.blocks, window_length_));
-  if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements()) fail("block_offsets do not begin at 0 and end with the entries");
+  if (offsets.front() != 0 || offsets.back() != file_.info("entries").elements())
+    fail("block_offsets do not begin at 0 and end with the entries");
   for (int64_t b = 0; b < origin_.blocks; ++b) {
     const auto rows = lengths.subspan(size_t(b * window_length_), size_t(window_length_));
     // The sum stays far below 2^63: a row has at most 255 entries. The offset from the file is only compared with it.

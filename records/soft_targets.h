@@ -7,7 +7,8 @@
 //     row_lengths    U8  [rows]        entries of each row; row = block x window_length + position
 //     entries        U8  [bytes]       rows one after another, ids ascending in each (records/row_encoding.h)
 //   metadata: kind ("sample" or "top-k"), count (draws or k), temperature, vocab_size, window_length, batch_windows, seed,
-//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version; order_beacon where the order was drawn with one
+//             order_key, corpus_root, teacher_root, tokenizer_probe, format_version; order_beacon where the order was drawn with one;
+//             evidence ("re-derivable" or "recorded"; files without it are of version 0.1, which only ran teachers itself)
 //
 // sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` ids are drawn from the teacher's
 // distribution; count / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).
@@ -22,6 +23,7 @@
 #include "formats/safetensors.h"
 #include "formats/tokenizer_identity.h"
 #include "records/batch_spool.h"
+#include "records/evidence.h"
 #include "records/row_encoding.h"
 
 namespace overproof {
@@ -35,6 +37,7 @@ struct SoftTargetsOrigin {
   std::string order_beacon;  ///< "" where the order was drawn without one
   int64_t seed = 0;
   int64_t blocks = 0;  ///< >= 1
+  Evidence evidence = Evidence::re_derivable;
 };
 
 /// Reads only this of `<artifact>/targets.safetensors`. Throws FormatError.

@@ -12,6 +12,7 @@
 #include "data/order.h"
 #include "data/token_batch.h"
 #include "model/decoder.h"
+#include "records/evidence.h"
 #include "records/soft_targets.h"
 
 namespace overproof {
@@ -33,12 +34,6 @@ struct DenseStates {
 
 using Targets = std::variant<SparseRows, DenseStates>;
 
-/// What an auditor can do with a signal.
-enum class Evidence {
-  re_derivable,  ///< compute it again from a teacher with a digest
-  recorded,      ///< read what was recorded; the teacher itself is out of reach
-};
-
 class TeacherSignal {
  public:
   virtual ~TeacherSignal() = default;
@@ -51,6 +46,7 @@ class TeacherSignal {
   /// Digest of the rows of each sequence, [batch], for TokenBatch::root; zeros where they follow from the teacher's weights,
   /// which have a digest of their own.
   virtual std::vector<Digest> digests(const TokenBatch& batch) const = 0;
+  /// Whether an auditor can compute the targets again. What is trained on the signal records it in its metrics.
   virtual Evidence evidence() const = 0;
 };
 

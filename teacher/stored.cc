@@ -33,7 +33,7 @@ class StoredSignal final : public TeacherSignal {
     return list;
   }
 
-  Evidence evidence() const override { return Evidence::re_derivable; }
+  Evidence evidence() const override { return targets_->origin().evidence; }
 
  private:
   int64_t block_of(const TokenBatch& batch, int64_t b) const {

@@ -33,8 +33,9 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
                                     vocab, kind, encoding.max_vocab()));
   const int64_t blocks = std::min(config.tokens / length, windows);
   if (blocks < 1)
-    throw MismatchError(fmt::format("no window to teach: option 'tokens' is {}, a window has {}, the corpus has {} training windows",
-                                    config.tokens, length, windows));
+    throw MismatchError(
+        fmt::format("no window to teach: option 'tokens' is {}, a window has {}, the corpus has {} training windows",
+                    config.tokens, length, windows));
 
   const Digest key = order_key(inputs.root("corpus"), config.seed, config.order_beacon);
   const TrainingOrder order(key, windows, blocks);
@@ -56,10 +57,12 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
-  const SoftTargetsSize size = write_soft_targets({.origin = {.corpus_root = inputs.root("corpus"),
-                                                              .teacher_root = inputs.root("teacher"),
-                                                              .order_key = key,
-                                                              .order_beacon = config.order_beacon},
+  const SoftTargetsOrigin origin = {.corpus_root = inputs.root("corpus"),
+                                    .teacher_root = inputs.root("teacher"),
+                                    .order_key = key,
+                                    .order_beacon = config.order_beacon,
+                                    .evidence = Evidence::re_derivable};  // from a teacher with a digest
+  const SoftTargetsSize size = write_soft_targets({.origin = origin,
                                                    .encoding = encoding,
                                                    .vocab_size = vocab,
                                                    .window_length = length,
@@ -69,7 +72,11 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
 
   const double bytes = double(size.bytes) / double(size.rows), ids = double(size.entries) / double(size.rows);
   StageReport report;
-  report.metrics() = {{"windows", blocks}, {"tokens", size.rows}, {"bytes_per_token", bytes}, {"ids_per_token", ids}};
+  report.metrics() = {{"windows", blocks},
+                      {"tokens", size.rows},
+                      {"bytes_per_token", bytes},
+                      {"ids_per_token", ids},
+                      {"evidence", evidence_name(origin.evidence)}};
   report.summary = {fmt::format("taught {} tokens in {} windows of {} (the corpus has {})", size.rows, blocks, length, windows),
                     fmt::format("{:.1f} bytes and {:.1f} distinct ids a token", bytes, ids)};
   if (taught > 0)
