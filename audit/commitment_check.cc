@@ -149,9 +149,9 @@ CommitmentCheck check_commitment(const fs::path& corpus, const CorpusSalt* salt)
     checker.table();
     checker.sorted();
   } catch (const FormatError& e) {
-    check.faults.push_back({"", e.what(), kRemedy});
+    check.faults.push_back({"", text_within(e, corpus), kRemedy});
   } catch (const IoError& e) {
-    check.faults.push_back({"", e.what(), kRemedy});
+    check.faults.push_back({"", text_within(e, corpus), kRemedy});
   }
   return check;
 }

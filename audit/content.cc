@@ -3,33 +3,74 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "audit/commitment_check.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "data/corpus.h"
 #include "data/order.h"
+#include "formats/safetensors.h"
+#include "formats/weight_dtype.h"
 #include "records/soft_targets.h"
 #include "records/step_log.h"
-#include "formats/safetensors.h"
 
 namespace overproof {
 namespace {
 
 /// Soft targets carry the roots of teacher and corpus in their own metadata (records/soft_targets.h), an index that of its corpus
-/// (data/span_index.h).
+/// (data/span_index.h). Each must be an input of the statement, in a slot whose content enters in that way.
 void check_roots(const ArtifactNode& node, const char* name, std::vector<Fault>& faults) {
   const SafetensorsFile file(node.path / name);
-  for (const auto& [key, slot] : {std::pair{"teacher_root", "teacher"}, std::pair{"corpus_root", "corpus"}}) {
+  for (const auto& [key, what, entry] :
+       {std::tuple{"teacher_root", "teacher", Entry::outputs}, {"corpus_root", "corpus", Entry::documents}}) {
     const auto said = file.metadata().find(key);
-    const auto input = node.lineage()->inputs.find(slot);
-    if (said == file.metadata().end() || input == node.lineage()->inputs.end()) continue;
-    if (said->second != input->second.root.hex())
+    if (said == file.metadata().end()) continue;
+    std::string named;
+    bool found = false;
+    for (const std::string& slot : node.slots_of(entry)) {
+      const std::string root = node.lineage()->inputs.at(slot).root.hex();
+      found |= said->second == root;
+      named += (named.empty() ? "sha256:" : ", sha256:") + root;
+    }
+    if (!found)
       faults.push_back({name,
-                        fmt::format("was made with {} sha256:{}, but the statement names sha256:{}", slot,
-                                    said->second.substr(0, 64), input->second.root.hex()),
+                        fmt::format("was made with {} sha256:{}, but the statement names {}", what, said->second.substr(0, 64),
+                                    named.empty() ? "none" : named),
                         "one of the two is false: make it again"});
   }
+}
+
+/// What the targets record of themselves against the signed metric; recorded rows are named, because no audit can compute them again.
+void check_evidence(const ArtifactNode& node, ContentCheck& check) {
+  const std::string_view evidence = evidence_name(read_soft_targets_origin(node.path).evidence);
+  const Json& metrics = node.lineage()->metrics;
+  const std::string_view otherwise = evidence_name(Evidence::re_derivable);  // statements of 0.1 do not record it
+  if ((metrics.contains("evidence") ? metrics["evidence"] : Json(otherwise)) != Json(evidence))
+    check.faults.push_back({kSoftTargetsFile, fmt::format("states that its rows are {}, which the statement denies", evidence),
+                            "one of the two is false: make it again"});
+  if (evidence == evidence_name(Evidence::recorded))
+    check.notes.push_back("holds recorded rows of a teacher that is out of reach: no audit can compute them again");
+}
+
+/// A statement that calls an artifact by another kind would switch off the checks of its content.
+void check_own_files(const ArtifactNode& node, const LineageKind& kind, ContentCheck& check) {
+  for (const FileRecord& file : node.lineage()->files)
+    if (kind.is_foreign_file(file.name))
+      check.faults.push_back({file.name, fmt::format("does not belong into an artifact of lineage kind '{}'", kind.name),
+                              "its statement names another kind than the one it was made as: make it again"});
+  if (kind.origin == Origin::outside) {
+    std::string ours;
+    for (const FileRecord& file : node.lineage()->files)
+      if (file.name == kStepRecordsFile || file.name == kSoftTargetsFile) ours += (ours.empty() ? "" : ", ") + file.name;
+    if (!ours.empty()) check.notes.push_back(fmt::format("comes from outside with {}: nothing here shows how it was made", ours));
+  }
+  if (!kind.trains && node.lineage()->metrics.contains("step_chain"))
+    check.faults.push_back({"",
+                            fmt::format("signs a chain of training steps as lineage kind '{}', which does not train", kind.name),
+                            "its statement names another kind than the one it was made as: make it again"});
 }
 
 /// The table of documents against their texts, digest by digest, and against the token streams by their counts.
@@ -44,14 +85,42 @@ void check_first_file(const ArtifactNode& node, std::vector<Fault>& faults) {
   const std::vector<FileRecord>& files = node.lineage()->files;
   const bool committed = std::ranges::any_of(files, [](const FileRecord& f) { return f.name == "commitment.json"; });
   if (committed && files.front().name != "commitment.json")
-    faults.push_back({files.front().name, "comes before commitment.json, which is the first file of a corpus, so proofs could hold "
-                                          "another commitment",
+    faults.push_back({files.front().name,
+                      "comes before commitment.json, which is the first file of a corpus, so proofs could hold "
+                      "another commitment",
                       "remove it, or make the corpus again"});
 }
 
-bool all_f32(const fs::path& artifact) {
-  const Checkpoint checkpoint = open_checkpoint(artifact);
-  return std::ranges::all_of(checkpoint.tensors->tensors(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
+/// The type of the weights by the signed metric (formats/weight_dtype.h), else by the option of version 0.1; nothing where the
+/// statement has neither.
+std::optional<DType> signed_dtype(const Lineage& lineage) {
+  const auto text = [](const Json& object, const char* name) {
+    return object.contains(name) && object[name].is_string() ? object[name].get<std::string>() : "";
+  };
+  if (const auto type = dtype_from_name(text(lineage.metrics, "dtype"))) return type;
+  const std::string option = text(lineage.config, "dtype");
+  for (const auto& [word, type] : {std::pair{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}})
+    if (option == word) return type;
+  return std::nullopt;
+}
+
+/// Stored types of the weights against the signed one; where none is signed, all but the routers must have the same. Returns
+/// whether any weight was rounded when it was stored.
+bool check_dtypes(const ArtifactNode& node, std::vector<Fault>& faults) {
+  const Checkpoint checkpoint = open_checkpoint(node.path);
+  std::optional<DType> wanted = signed_dtype(*node.lineage());
+  bool rounded = false, named = false;
+  for (const TensorInfo& t : checkpoint.tensors->tensors()) {
+    rounded |= t.dtype != DType::f32;
+    const bool always_f32 = is_always_f32(t.name);
+    if (!always_f32 && !wanted) wanted = t.dtype;
+    const DType expected = always_f32 ? DType::f32 : *wanted;
+    if (t.dtype == expected || std::exchange(named, true)) continue;
+    faults.push_back({"",
+                      fmt::format("stores {} as {}, but by its statement it is {}", t.name, dtype_name(t.dtype), dtype_name(expected)),
+                      "weights were changed afterwards: make it again"});
+  }
+  return rounded;
 }
 
 /// steps.jsonl has the content of the records, for readers of text.
@@ -77,22 +146,25 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
 }
 
 /// Weights that were rounded when they were written, after the last step record: the statement has their digest. (Statements of
-/// earlier programs have no dtype and no digest; audit replay compares such weights.)
-void check_rounded_weights(const ArtifactNode& node, std::vector<Fault>& faults) {
+/// earlier programs have no dtype and no digest.) That they are those of the last step only audit replay shows.
+void check_rounded_weights(const ArtifactNode& node, ContentCheck& check) {
   const Json& metrics = node.lineage()->metrics;
+  check.notes.push_back(
+      "has rounded weights: that they are those of the last step is shown by audit replay, which always makes the last segment");
   if (!metrics.contains(kPublishedWeights)) {
     if (metrics.contains("dtype"))
-      faults.push_back(
+      check.faults.push_back(
           {"", "its weights are rounded, but its statement has no digest of them", "its statement was changed: make it again"});
     return;
   }
   if (metrics[kPublishedWeights] != digest_of_checkpoint(node.path).hex())
-    faults.push_back({"", "its weights are not those that training published, by their digest in the statement",
-                      "weights were changed afterwards: make it again"});
+    check.faults.push_back({"", "its weights are not those that training published, by their digest in the statement",
+                            "weights were changed afterwards: make it again"});
 }
 
 /// The records of a training against the signed chain, the readable log and the weights that were published.
-void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
+void check_steps(const ArtifactNode& node, ContentCheck& check) {
+  std::vector<Fault>& faults = check.faults;
   const Json& metrics = node.lineage()->metrics;
   const bool there = fs::exists(node.path / kStepRecordsFile);
   if (there != metrics.contains("step_chain")) {
@@ -111,7 +183,7 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
                       fmt::format("has {} records, which is not the number in the statement", records.steps().size()),
                       "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
-  if (!all_f32(node.path)) return check_rounded_weights(node, faults);
+  if (check_dtypes(node, check.faults)) return check_rounded_weights(node, check);
   const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
   const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
   if (digest_of_checkpoint(node.path) != wanted)
@@ -122,18 +194,24 @@ void check_steps(const ArtifactNode& node, std::vector<Fault>& faults) {
 /// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: it may not be chosen.
 void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
   const SoftTargetsOrigin origin = read_soft_targets_origin(node.path);
-  const auto corpus = node.lineage()->inputs.find("corpus");
-  if (corpus == node.lineage()->inputs.end()) return;
+  const std::vector<std::string> corpora = node.slots_of(Entry::documents);
+  if (corpora.size() != 1) {
+    faults.push_back({kSoftTargetsFile,
+                      fmt::format("trains in an order drawn from one corpus, but the statement names {}", corpora.size()),
+                      "its statement is incomplete: make it again"});
+    return;
+  }
   const Json& config = node.lineage()->config;
   const auto configured = [&](const char* option, const Json& otherwise) {
     return config.is_object() && config.contains(option) ? config[option] : otherwise;
   };
-  if (configured("seed", origin.seed) != Json(origin.seed) || configured("order-beacon", origin.order_beacon) != Json(origin.order_beacon))
+  if (configured("seed", origin.seed) != Json(origin.seed) ||
+      configured("order-beacon", origin.order_beacon) != Json(origin.order_beacon))
     faults.push_back({kSoftTargetsFile, "was made with another seed or order beacon than the statement names",
                       "one of the two is false: make it again"});
   Digest expected;
   try {
-    expected = order_key(corpus->second.root, origin.seed, origin.order_beacon);
+    expected = order_key(node.lineage()->inputs.at(corpora[0]).root, origin.seed, origin.order_beacon);
   } catch (const UsageError& e) {
     throw FormatError(node.path / kSoftTargetsFile, -1, e.what());
   }
@@ -151,25 +229,27 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
   try {
     const LineageKind* kind = node.kind();
     if (!kind) return check;
+    check_own_files(node, *kind, check);
     if (kind->role == Role::targets) {
       check_roots(node, kSoftTargetsFile, check.faults);
       check_order(node, check.faults);
+      check_evidence(node, check);
     }
     if (kind->role == Role::index) check_roots(node, "documents.safetensors", check.faults);
     if (kind->role == Role::corpus) {
       CommitmentCheck commitment = check_commitment(node.path, salt);
-      check.faults = std::move(commitment.faults);
+      check.faults.insert(check.faults.end(), commitment.faults.begin(), commitment.faults.end());
       check_first_file(node, check.faults);
       if (commitment.values_unchecked)
         check.notes.push_back(
             "is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
       check_corpus(node);
     }
-    if (kind->trains) check_steps(node, check.faults);
+    if (kind->trains) check_steps(node, check);
   } catch (const FormatError& e) {
-    check.faults.push_back({"", e.what(), "make it again"});
+    check.faults.push_back({"", text_within(e, node.path), "make it again"});
   } catch (const IoError& e) {  // a statement may leave out a file that its kind must have
-    check.faults.push_back({"", e.what(), "restore it, or make it again"});
+    check.faults.push_back({"", text_within(e, node.path), "restore it, or make it again"});
   }
   return check;
 }

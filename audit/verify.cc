@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "provenance/key_rotation.h"
+#include "records/evidence.h"
 
 namespace overproof {
 namespace {
@@ -30,8 +31,7 @@ class Verifier {
       if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
     }
     for (const std::string& folder : run_.unsigned_folders)
-      fail(folder, "", "has no signature",
-           "restore its claims.jsonl and model.sig, or move it elsewhere");
+      fail(folder, "", "has no signature", "restore its claims.jsonl and model.sig, or move it elsewhere");
     result_.signers.assign(signers.begin(), signers.end());
   }
 
@@ -98,6 +98,20 @@ class Verifier {
     }
   }
 
+  /// What was made with recorded outputs of a teacher may not be called re-derivable.
+  void evidence() {
+    for (const ArtifactNode& node : run_.nodes) {
+      if (!is_re_derivable(node)) continue;
+      for (const std::string& slot : node.slots_of(Entry::outputs))
+        if (const int parent = node.parents.at(slot);
+            parent >= 0 && evidence_in(run_.nodes[size_t(parent)]) == Evidence::recorded)
+          fail(node.name, "",
+               fmt::format("calls its teacher's outputs re-derivable, but those in '{}' are recorded",
+                           run_.nodes[size_t(parent)].name),
+               "its statement is false: make it again");
+    }
+  }
+
   void contents(const CorpusSalt* salt) {
     for (const ArtifactNode& node : run_.nodes) {
       if (!node.lineage() || !node.check.faults.empty()) continue;
@@ -120,6 +134,13 @@ class Verifier {
   }
 
  private:
+  static std::optional<Evidence> evidence_in(const ArtifactNode& node) {
+    if (!node.lineage() || !node.lineage()->metrics.contains("evidence")) return std::nullopt;
+    const Json& said = node.lineage()->metrics["evidence"];
+    return said.is_string() ? evidence_of(said.get<std::string>()) : std::nullopt;
+  }
+  static bool is_re_derivable(const ArtifactNode& node) { return evidence_in(node) == Evidence::re_derivable; }
+
   void fail(std::string artifact, std::string file, std::string what, std::string remedy) {
     result_.findings.push_back({Severity::failure, std::move(artifact), std::move(file), std::move(what), std::move(remedy)});
   }
@@ -192,6 +213,7 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   verifier.dependencies();
   verifier.formats();
   verifier.chains();
+  verifier.evidence();
   verifier.contents(salt ? &*salt : nullptr);
   verifier.signers(trusted != nullptr);
   return result;

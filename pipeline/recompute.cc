@@ -135,8 +135,8 @@ class Recomputer {
       used_.insert(given->first);
       if (const std::string found = scan_artifact(given->second).root.hex(); found != recorded) {
         result.status = Status::differs;
-        result.details.push_back(
-            fmt::format("{}: is sha256:{}, but '{}' was made from sha256:{}", given->second, found, node.name, recorded));
+        result.details.push_back(fmt::format("{}: is sha256:{}, but '{}' was made from sha256:{}",
+                                             fs::path(given->second).filename().string(), found, node.name, recorded));
         return false;
       }
       request.inputs[slot.name] = given->second;
@@ -161,7 +161,8 @@ class Recomputer {
       throw;
     } catch (const Error& e) {  // the statement claims that it was made
       result.status = Status::differs;
-      result.details.push_back(fmt::format("cannot be made again from the inputs in its statement: {}", e.what()));
+      result.details.push_back(
+          fmt::format("cannot be made again from the inputs in its statement: {}", text_within(e, run_.path)));
       return;
     }
     const Lineage& signed_one = *node.lineage();
@@ -185,7 +186,8 @@ class Recomputer {
                                              signed_one.metrics.value(name, Json()).dump().substr(0, 80),
                                              value.dump().substr(0, 80)));
     for (const auto& [name, value] : signed_one.metrics.items())
-      if (!made->metrics.contains(name)) result.details.push_back(fmt::format("metric '{}': is signed, but was not made again", name));
+      if (!made->metrics.contains(name))
+        result.details.push_back(fmt::format("metric '{}': is signed, but was not made again", name));
     if (made->kind != signed_one.kind)
       result.details.push_back(fmt::format("lineage kind: signed as '{}', the stage makes '{}'", signed_one.kind, made->kind));
     result.status = result.details.empty() && made->root == signed_one.root ? Status::equal : Status::differs;

@@ -8,8 +8,8 @@
 #include "core/error.h"
 #include "core/hash_files.h"
 #include "provenance/claims.h"
-#include "provenance/signed_json.h"
 #include "provenance/oms.h"
+#include "provenance/signed_json.h"
 
 namespace overproof {
 namespace {
@@ -68,13 +68,14 @@ void hash_files(const fs::path& folder, std::vector<FileRecord>& files, const st
 
 /// Reads a file of signatures through `read`; a fault is noted and answered with nothing.
 template <class Read>
-auto noting_faults(ArtifactCheck& check, std::string_view name, Read read) -> std::optional<decltype(read())> {
+auto noting_faults(ArtifactCheck& check, const fs::path& folder, std::string_view name, Read read)
+    -> std::optional<decltype(read())> {
   try {
     return read();
   } catch (const IoError&) {
     throw;
   } catch (const Error& e) {
-    check.faults.push_back({std::string(name), e.what(), kRestore});
+    check.faults.push_back({std::string(name), text_within(e, folder, name), kRestore});
     return std::nullopt;
   }
 }
@@ -119,7 +120,8 @@ std::optional<PublicKey> choose_key(const Envelope& claim, const PublicKey* trus
     check.faults.push_back({std::string(kClaimsName), "names no signing key", "give the signer's key with --public-key"});
     return std::nullopt;
   }
-  auto key = noting_faults(check, kClaimsName, [&] { return PublicKey::from_pem(check.lineage->signer_pem, origin); });
+  auto key = noting_faults(check, origin.parent_path(), kClaimsName,
+                           [&] { return PublicKey::from_pem(check.lineage->signer_pem, origin); });
   if (key && key->hint() != claim.key_id)
     check.faults.push_back({std::string(kClaimsName), "is signed by another key than the statement names", {}});
   return key;
@@ -137,7 +139,8 @@ void check_claims(const std::vector<Envelope>& claims, const PublicKey& key, Art
   }
 }
 
-void check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck& check) {
+/// Returns whether the signature holds; that it is of the same files is a fault of its own.
+bool check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck& check) {
   const std::string name(kModelSignatureName);
   if (bundle.key_hint != key.hint())
     check.faults.push_back(
@@ -149,6 +152,7 @@ void check_bundle(const OmsManifest& bundle, const PublicKey& key, ArtifactCheck
     check.faults.push_back(
         {name, fmt::format("signs root sha256:{}, the lineage is about sha256:{}", bundle.root.hex(), check.lineage->root.hex()),
          "one of the two was exchanged: restore both"});
+  return bundle.key_hint == key.hint() && bundle.signature_valid;
 }
 
 /// A model signed by another tool. Nothing in it names a key, so one must be given.
@@ -163,6 +167,7 @@ void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest
     check.faults.push_back({std::string(kModelSignatureName), "names no signing key", "give the signer's key with --public-key"});
   } else {
     check.signer_hint = trusted->hint();
+    check.signatures_hold = bundle.signature_valid;
     const bool same_key = bundle.key_hint.empty() || bundle.key_hint == trusted->hint();
     if (!bundle.signature_valid)
       check.faults.push_back(
@@ -175,6 +180,17 @@ void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest
 }
 
 }  // namespace
+
+std::string text_within(const std::exception& error, const fs::path& folder, std::string_view file) {
+  std::string text = error.what();
+  const auto without = [&](const std::string& part) {
+    for (size_t at; (at = text.find(part)) != std::string::npos;) text.erase(at, part.size());
+  };
+  if (!file.empty()) without((folder / file).string() + ": ");
+  without(folder.string() + "/");
+  without(folder.string() + ": ");
+  return text;
+}
 
 std::vector<FileRecord> list_artifact(const fs::path& folder) {
   const fs::file_status status = fs::symlink_status(folder);
@@ -244,7 +260,7 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
   ArtifactCheck check;
   const fs::path claims_file = folder / kClaimsName, bundle_file = folder / kModelSignatureName;
   const auto read_bundle = [&](const PublicKey* key) {
-    return noting_faults(check, kModelSignatureName,
+    return noting_faults(check, folder, kModelSignatureName,
                          [&] { return read_oms_bundle(read_file(bundle_file, kMaxBundleBytes), bundle_file, key); });
   };
   if (!fs::exists(fs::symlink_status(claims_file)) && fs::is_regular_file(fs::symlink_status(bundle_file))) {
@@ -262,9 +278,9 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
       check.faults.push_back({file.filename().string(), "is missing", "restore it from where the artifact was published"});
   if (!check.faults.empty()) return check;
 
-  const auto claims = noting_faults(check, kClaimsName, [&] { return read_claims(claims_file); });
+  const auto claims = noting_faults(check, folder, kClaimsName, [&] { return read_claims(claims_file); });
   if (!claims) return check;
-  const auto claim = noting_faults(check, kClaimsName, [&] {
+  const auto claim = noting_faults(check, folder, kClaimsName, [&] {
     auto found = find_claim(*claims, kLineagePredicateType, claims_file);
     if (!found) throw FormatError(claims_file, -1, "holds no lineage statement");
     // Two would let two readers take two different lineages for the artifact's.
@@ -274,14 +290,16 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
     return *found;
   });
   if (!claim) return check;
-  check.lineage = noting_faults(check, kClaimsName, [&] { return read_statement(claim->payload, claims_file); });
+  check.lineage = noting_faults(check, folder, kClaimsName, [&] { return read_statement(claim->payload, claims_file); });
   if (!check.lineage) return check;
 
   const auto key = choose_key(*claim, trusted, claims_file, check);
   if (key) {
     check.signer_hint = key->hint();
+    const size_t before = check.faults.size();
     check_claims(*claims, *key, check);
-    if (const auto bundle = read_bundle(&*key)) check_bundle(*bundle, *key, check);
+    const bool claims_hold = check.faults.size() == before;
+    if (const auto bundle = read_bundle(&*key)) check.signatures_hold = check_bundle(*bundle, *key, check) && claims_hold;
   }
   if (verify != VerifyFiles::no) check_files(folder, verify, check, known);
   return check;

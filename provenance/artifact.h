@@ -2,7 +2,10 @@
 // An artifact is a folder of files with two signatures: model.sig for other tools (OpenSSF Model Signing), claims.jsonl with the
 // lineage. Neither is part of the root, so signing does not change the identity of the files.
 
+#include <exception>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/stage.h"
@@ -42,10 +45,15 @@ struct Fault {
   std::string file, what, remedy;
 };
 
+/// An error's text for a fault of `file` in `folder` ("": of all of it), without the path of the folder: what a check found goes
+/// into documents about no machine.
+std::string text_within(const std::exception& error, const fs::path& folder, std::string_view file = {});
+
 struct ArtifactCheck {
   std::optional<Lineage> lineage;  ///< set when a lineage could be read, even if it does not hold
   bool foreign = false;            ///< signed by another tool: there is no lineage to read
   std::string signer_hint;         ///< of the key that the checks were made with
+  bool signatures_hold = false;    ///< all of them, by that key, whatever else is wrong
   std::vector<Fault> faults;
 };
 

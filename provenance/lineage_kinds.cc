@@ -11,104 +11,137 @@ namespace {
 constexpr uint64_t kObserveTweak = 0x6f62736572766564;    // "observed"
 constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;  // "calibrat"
 
-constexpr LineageKind kKinds[] = {
-    {.name = "imported",
-     .role = Role::model,
-     .origin = Origin::outside,
-     .shown_by = ShownBy::nothing,
-     .sentence = "A model from outside."},
-    {.name = "seeded", .role = Role::model, .origin = Origin::seed, .sentence = "Weights drawn from a seed, untrained."},
-    {.name = "corpus-of",
-     .role = Role::corpus,
-     .slots = {{{"tokenizer", Entry::tokenizer}}},
-     .sentence = "Documents with their licences and sources, cut into tokens."},
-    {.name = "indexed",
-     .role = Role::index,
-     .needs_corpus = true,
-     .slots = {{{"corpus", Entry::documents}}},
-     .sentence = "The texts of {corpus}, sorted to find passages in them."},
-    {.name = "taught",
-     .role = Role::targets,
-     .needs_model = true,
-     .needs_corpus = true,
-     .shown_by = ShownBy::rows,
-     .slots = {{{"teacher", Entry::outputs}, {"corpus", Entry::documents}}},
-     .sentence = "The outputs of {teacher} on the texts of {corpus}."},
-    {.name = "sampled-from",
-     .role = Role::samples,
-     .needs_model = true,
-     .slots = {{{"teacher", Entry::outputs}, {"corpus", Entry::documents}}},
-     .sentence = "Documents that {teacher} wrote."},
-    {.name = "observed",
-     .role = Role::statistics,
-     .needs_model = true,
-     .needs_corpus = true,
-     .draw = WindowDraw::sample,
-     .window_tweak = kObserveTweak,
-     .slots = {{{"teacher", Entry::statistics}, {"model", Entry::statistics}, {"corpus", Entry::statistics}}},
-     .sentence = "What the layers of {teacher|model} receive on {corpus}."},
-    {.name = "carved-from",
-     .role = Role::model,
-     .needs_model = true,
-     .slots = {{{"teacher", Entry::inherited}, {"statistics", Entry::statistics}}},
-     .sentence = "The feed-forward layers of {teacher} regrouped into experts."},
-    {.name = "distilled-from",
-     .role = Role::model,
-     .needs_model = true,
-     .needs_corpus = true,
-     .trains = true,
-     .shown_by = ShownBy::replay,
-     .draw = WindowDraw::targets_order,
-     .slots = {{{"student", Entry::inherited},
-                {"targets", Entry::outputs},
-                {"teacher", Entry::outputs},
-                {"corpus", Entry::documents}}},
-     .sentence = "{student} trained on the outputs in {targets|teacher}."},
-    // Statements of format 1 also call the dropping of experts "pruned-from", with slots "student" and "counts".
-    {.name = "pruned-from",
-     .role = Role::model,
-     .needs_model = true,
-     .slots = {{{"teacher", Entry::inherited},
-                {"student", Entry::inherited},
-                {"statistics", Entry::statistics},
-                {"counts", Entry::statistics}}},
-     .sentence = "{teacher|student} with parts removed."},
-    {.name = "experts-dropped-from",
-     .role = Role::model,
-     .needs_model = true,
-     .slots = {{{"student", Entry::inherited}, {"counts", Entry::statistics}}},
-     .sentence = "{student} without the experts that a source shaped most."},
-    {.name = "calibrated-from",
-     .role = Role::model,
-     .needs_model = true,
-     .needs_corpus = true,
-     .trains = true,
-     .shown_by = ShownBy::replay,
-     .draw = WindowDraw::sample,
-     .window_tweak = kCalibrateTweak,
-     .slots = {{{"student", Entry::inherited}, {"teacher", Entry::outputs}, {"corpus", Entry::documents}}},
-     .sentence = "{student} with its router calibrated."},
-    // Quality is measured on a corpus or a text; neither changes a weight.
-    {.name = "quantized-from",
-     .role = Role::model,
-     .needs_model = true,
-     .slots = {{{"model", Entry::inherited},
-                {"activations", Entry::statistics},
-                {"corpus", Entry::nothing},
-                {"text", Entry::nothing}}},
-     .sentence = "{model} in fewer bits."},
-    {.name = "exported-from",
-     .role = Role::model,
-     .needs_model = true,
-     .slots = {{{"model", Entry::inherited}}},
-     .sentence = "{model} in another file format."},
-    {.name = "evaluated",
-     .role = Role::evaluation,
-     .needs_model = true,
-     .needs_corpus = true,
-     .other_slots = Entry::nothing,
-     .sentence = "Measurements of models on held-out documents."},
-};
+const std::vector<LineageKind>& all_kinds() {
+  static const std::vector<LineageKind> kinds = {
+      {.name = "imported",
+       .stages = {"import"},
+       .role = Role::model,
+       .origin = Origin::outside,
+       .shown_by = ShownBy::nothing,
+       .sentence = "A model from outside."},
+      {.name = "seeded",
+       .stages = {"tiny-teacher"},
+       .role = Role::model,
+       .origin = Origin::seed,
+       .sentence = "Weights drawn from a seed, untrained."},
+      {.name = "corpus-of",
+       .stages = {"corpus"},
+       .role = Role::corpus,
+       .slots = {{"tokenizer", Entry::tokenizer}, {"samples", Entry::inherited}},
+       .files = {"commitment.json", "documents.jsonl", "index.safetensors", "licenses.json", "tiles.safetensors",
+                 "tokens.safetensors"},
+       .sentence = "Documents with their licences and sources, cut into tokens."},
+      {.name = "indexed",
+       .stages = {"index"},
+       .role = Role::index,
+       .needs_corpus = true,
+       .slots = {{"corpus", Entry::documents}},
+       .files = {"documents.safetensors"},
+       .sentence = "The texts of {corpus}, sorted to find passages in them."},
+      {.name = "taught",
+       .stages = {"teach"},
+       .role = Role::targets,
+       .needs_model = true,
+       .needs_corpus = true,
+       .shown_by = ShownBy::rows,
+       .slots = {{"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .files = {"targets.safetensors"},
+       .sentence = "The outputs of {teacher} on the texts of {corpus}."},
+      {.name = "sampled-from",
+       .stages = {"sample"},
+       .role = Role::samples,
+       .needs_model = true,
+       .slots = {{"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .files = {"documents.jsonl", "sampling.json", "tokens.jsonl"},
+       .sentence = "Documents that {teacher} wrote."},
+      {.name = "observed",
+       .stages = {"observe", "activations"},
+       .role = Role::statistics,
+       .needs_model = true,
+       .needs_corpus = true,
+       .draw = WindowDraw::sample,
+       .window_tweak = kObserveTweak,
+       .slots = {{"teacher", Entry::statistics}, {"model", Entry::statistics}, {"corpus", Entry::statistics}},
+       .files = {"statistics.safetensors", "activations.safetensors"},
+       .sentence = "What the layers of {teacher|model} receive on {corpus}."},
+      {.name = "carved-from",
+       .stages = {"carve", "student"},
+       .role = Role::model,
+       .needs_model = true,
+       .slots = {{"teacher", Entry::inherited}, {"statistics", Entry::statistics}},
+       .files = {"carving.json", "certificate.json"},
+       .sentence = "The feed-forward layers of {teacher} regrouped into experts."},
+      {.name = "distilled-from",
+       .stages = {"distill"},
+       .role = Role::model,
+       .needs_model = true,
+       .needs_corpus = true,
+       .trains = true,
+       .shown_by = ShownBy::replay,
+       .draw = WindowDraw::targets_order,
+       .slots = {{"student", Entry::inherited},
+                 {"targets", Entry::outputs},
+                 {"teacher", Entry::outputs},
+                 {"corpus", Entry::documents}},
+       .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
+       .sentence = "{student} trained on the outputs in {targets|teacher}."},
+      // Statements of format 1 also call the dropping of experts "pruned-from", with slots "student" and "counts".
+      {.name = "pruned-from",
+       .stages = {"prune-neurons", "prune"},
+       .role = Role::model,
+       .needs_model = true,
+       .slots = {{"teacher", Entry::inherited},
+                 {"student", Entry::inherited},
+                 {"statistics", Entry::statistics},
+                 {"counts", Entry::statistics}},
+       .files = {"routing/router_counts.safetensors"},
+       .sentence = "{teacher|student} with parts removed."},
+      {.name = "experts-dropped-from",
+       .stages = {"prune-source"},
+       .role = Role::model,
+       .needs_model = true,
+       .slots = {{"student", Entry::inherited}, {"counts", Entry::statistics}},
+       .files = {"routing/router_counts.safetensors"},
+       .sentence = "{student} without the experts that a source shaped most."},
+      {.name = "calibrated-from",
+       .stages = {"calibrate"},
+       .role = Role::model,
+       .needs_model = true,
+       .needs_corpus = true,
+       .trains = true,
+       .shown_by = ShownBy::replay,
+       .draw = WindowDraw::sample,
+       .window_tweak = kCalibrateTweak,
+       .slots = {{"student", Entry::inherited}, {"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
+       .sentence = "{student} with its router calibrated."},
+      // Quality is measured on a corpus or a text; neither changes a weight.
+      {.name = "quantized-from",
+       .stages = {"quantize"},
+       .role = Role::model,
+       .needs_model = true,
+       .slots = {{"model", Entry::inherited},
+                 {"activations", Entry::statistics},
+                 {"corpus", Entry::nothing},
+                 {"text", Entry::nothing}},
+       .sentence = "{model} in fewer bits."},
+      {.name = "exported-from",
+       .stages = {"export"},
+       .role = Role::model,
+       .needs_model = true,
+       .slots = {{"model", Entry::inherited}},
+       .sentence = "{model} in another file format."},
+      {.name = "evaluated",
+       .stages = {"evaluate"},
+       .role = Role::evaluation,
+       .needs_model = true,
+       .needs_corpus = true,
+       .other_slots = Entry::nothing,
+       .files = {"evaluation.json"},
+       .sentence = "Measurements of models on held-out documents."},
+  };
+  return kinds;
+}
 
 std::string artifact_in(std::string_view slots, const std::vector<std::pair<std::string, std::string>>& made_from) {
   while (!slots.empty()) {
@@ -134,17 +167,30 @@ std::string_view way_name(Way way) {
   return kNames[size_t(way)];
 }
 
-Entry LineageKind::entry(std::string_view slot) const {
-  for (const SlotRule& rule : slots)
-    if (!rule.slot.empty() && rule.slot == slot) return rule.entry;
-  return other_slots;
+std::optional<Entry> LineageKind::find_entry(std::string_view slot) const {
+  const auto rule = std::ranges::find(slots, slot, &SlotRule::slot);
+  return rule == slots.end() ? other_slots : rule->entry;
 }
 
-std::span<const LineageKind> lineage_kinds() { return kKinds; }
+Entry LineageKind::entry(std::string_view slot) const {
+  const std::optional<Entry> found = find_entry(slot);
+  OVERPROOF_CHECK(found.has_value());
+  return *found;
+}
+
+bool LineageKind::made_by(std::string_view stage) const { return std::ranges::find(stages, stage) != stages.end(); }
+
+bool LineageKind::is_foreign_file(std::string_view file) const {
+  if (origin == Origin::outside) return false;
+  const auto lists = [&](const LineageKind& kind) { return std::ranges::find(kind.files, file) != kind.files.end(); };
+  return !lists(*this) && std::ranges::any_of(all_kinds(), lists);
+}
+
+std::span<const LineageKind> lineage_kinds() { return all_kinds(); }
 
 const LineageKind* find_lineage_kind(std::string_view name) {
-  const auto found = std::ranges::find(kKinds, name, &LineageKind::name);
-  return found == std::ranges::end(kKinds) ? nullptr : &*found;
+  const auto found = std::ranges::find(all_kinds(), name, &LineageKind::name);
+  return found == all_kinds().end() ? nullptr : &*found;
 }
 
 const LineageKind& lineage_kind(std::string_view name) {

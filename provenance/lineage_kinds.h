@@ -3,7 +3,6 @@
 // verification, tracing, licences, reports, bills of materials) reads a column of this table, so that a new kind is one new row.
 // A kind exists only together with a stage that makes it, or made it in a statement that must stay readable.
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -61,11 +60,12 @@ enum class WindowDraw {
 
 struct SlotRule {
   std::string_view slot;
-  Entry entry = Entry::inherited;
+  Entry entry = Entry::nothing;
 };
 
 struct LineageKind {
   std::string_view name;
+  std::vector<std::string_view> stages;  ///< that make it, with those of earlier versions
   Role role = Role::unknown;
   Origin origin = Origin::inputs;
   bool needs_model = false;   ///< its chain must reach a model that comes from outside or from a seed
@@ -74,12 +74,20 @@ struct LineageKind {
   ShownBy shown_by = ShownBy::recompute;
   WindowDraw draw = WindowDraw::none;
   uint64_t window_tweak = 0;
-  std::array<SlotRule, 4> slots = {};  ///< unused rules have no name
-  Entry other_slots = Entry::inherited;
+  std::vector<SlotRule> slots = {};
+  std::optional<Entry> other_slots = {};  ///< how a slot without a rule enters; nothing: a statement may have no such slot
+  /// Files of our own formats that it may hold: a kind that does not list one that another lists may not hold it, so that no
+  /// statement can call an artifact by a kind for which its content is not checked.
+  std::vector<std::string_view> files = {};
   std::string_view sentence = {};  ///< for reports; {a|b} is the artifact in slot a, else b, in quotation marks
 
-  /// How the content of `slot` enters.
+  /// How the content of `slot` enters; nothing where the kind has no such slot.
+  std::optional<Entry> find_entry(std::string_view slot) const;
+  /// The same of a slot that was checked before, when its statement was made or read. Another is a bug in the caller.
   Entry entry(std::string_view slot) const;
+  bool made_by(std::string_view stage) const;
+  /// Whether `file` belongs to other kinds only. False of what comes from outside: it is whatever its maker put there.
+  bool is_foreign_file(std::string_view file) const;
   bool is_model() const { return role == Role::model; }
 };
 

@@ -58,10 +58,10 @@ void check_statements(std::vector<ArtifactNode>& nodes) {
       if (input.statement == found) continue;
       node.check.faults.push_back(
           {std::string(kClaimsName),
-           input.statement ? fmt::format("was made from '{}' (as '{}') with statement sha256:{}; the statement here is sha256:{}",
-                                         parent.name, slot, input.statement->hex(), found.hex())
-                           : fmt::format("names its input '{}' (as '{}') by its files alone, although it has a statement",
-                                         parent.name, slot),
+           input.statement
+               ? fmt::format("was made from '{}' (as '{}') with statement sha256:{}; the statement here is sha256:{}",
+                             parent.name, slot, input.statement->hex(), found.hex())
+               : fmt::format("names its input '{}' (as '{}') by its files alone, although it has a statement", parent.name, slot),
            fmt::format("restore the claims.jsonl of '{}', or make this artifact again", parent.name)});
     }
   }
@@ -101,6 +101,15 @@ std::vector<ArtifactNode> pick(std::vector<ArtifactNode>& nodes, const std::vect
 }
 
 }  // namespace
+
+std::vector<std::string> ArtifactNode::slots_of(Entry entry) const {
+  std::vector<std::string> slots;
+  const LineageKind* row = kind();
+  if (!row) return slots;
+  for (const auto& [slot, input] : lineage()->inputs)
+    if (row->entry(slot) == entry) slots.push_back(slot);
+  return slots;
+}
 
 const ArtifactNode* RunFolder::find(std::string_view name) const {
   for (const ArtifactNode& node : nodes)

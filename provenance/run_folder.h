@@ -19,6 +19,8 @@ struct ArtifactNode {
   const Lineage* lineage() const { return check.lineage ? &*check.lineage : nullptr; }
   /// The row of its lineage kind; nullptr where it has no statement of ours.
   const LineageKind* kind() const { return lineage() ? find_lineage_kind(lineage()->kind) : nullptr; }
+  /// The slots of its statement whose content enters it in this way, by name.
+  std::vector<std::string> slots_of(Entry entry) const;
 };
 
 struct RunFolder {

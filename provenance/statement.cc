@@ -1,15 +1,16 @@
 #include "provenance/statement.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "core/error.h"
 #include "core/json_object.h"
 #include "provenance/dsse.h"
-#include "provenance/signed_json.h"
 #include "provenance/lineage_kinds.h"
 #include "provenance/oms.h"
+#include "provenance/signed_json.h"
 
 namespace overproof {
 namespace {
@@ -39,6 +40,12 @@ void check(const Lineage& lineage) {
     throw UsageError(fmt::format("{}: configuration and metrics must be JSON objects", lineage.stage));
   if (kind->origin != Origin::inputs && !lineage.inputs.empty())
     throw UsageError(fmt::format("{}: lineage kind '{}' has no inputs", lineage.stage, lineage.kind));
+  if (!kind->made_by(lineage.stage))
+    throw UsageError(fmt::format("stage '{}' does not make artifacts of lineage kind '{}'; that is made by {}", lineage.stage,
+                                 lineage.kind, fmt::join(kind->stages, ", ")));
+  for (const auto& [slot, input] : lineage.inputs)
+    if (!kind->find_entry(slot))
+      throw UsageError(fmt::format("{}: lineage kind '{}' has no input called '{}'", lineage.stage, lineage.kind, slot));
   for (const FileRecord& file : lineage.files)
     if (!is_safe_relative_name(file.name) || file.bytes < 0)
       throw UsageError(fmt::format("{}: '{}' cannot be a file of an artifact", lineage.stage, file.name));
@@ -59,7 +66,8 @@ void read_definition(const JsonObject& definition, Lineage& lineage) {
   for (const JsonObject& input : definition.objects("resolvedDependencies")) {
     const JsonObject annotations = input.object("annotations");
     Dependency dependency{annotations.text("artifact"), digest_from(input)};
-    if (lineage.format > 1 && annotations.has(kStatementAnnotation)) dependency.statement = annotations.digest(kStatementAnnotation);
+    if (lineage.format > 1 && annotations.has(kStatementAnnotation))
+      dependency.statement = annotations.digest(kStatementAnnotation);
     if (!lineage.inputs.emplace(input.text("name"), std::move(dependency)).second) input.fail("name", "is listed twice");
   }
 }
@@ -72,11 +80,15 @@ void read_run(const JsonObject& run, const fs::path& origin, Lineage& lineage) {
       lineage.signer_pem = base64_decode(item.text("content"), origin);
       if (sha256(lineage.signer_pem) != digest_from(item)) item.fail("the signing key does not match the digest next to it");
     }
+  int64_t metrics = 0;
   for (const JsonObject& item : run.objects("byproducts"))
     if (item.text("name") == "metrics") {
+      ++metrics;
       lineage.metrics = item.at("annotations");
       if (sha256(json_dump(lineage.metrics)) != digest_from(item)) item.fail("the metrics do not match the digest next to them");
     }
+  // Every stage writes one, so that readers cannot take different ones for the measurements.
+  if (metrics != 1) run.fail("byproducts", fmt::format("has {} entries 'metrics', expected 1", metrics));
 }
 
 void read_subjects(const JsonObject& statement, Lineage& lineage) {
@@ -88,7 +100,8 @@ void read_subjects(const JsonObject& statement, Lineage& lineage) {
   for (size_t i = 1; i < lineage.files.size(); ++i)
     if (!oms_name_less(lineage.files[i - 1].name, lineage.files[i].name))
       statement.fail("subject", fmt::format("lists '{}' out of order or twice", lineage.files[i].name));
-  if (oms_root(lineage.files) != lineage.root) statement.fail("subject", "has a root digest that is not that of the files listed");
+  if (oms_root(lineage.files) != lineage.root)
+    statement.fail("subject", "has a root digest that is not that of the files listed");
 }
 
 }  // namespace

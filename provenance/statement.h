@@ -10,7 +10,7 @@
 //   buildDefinition.resolvedDependencies       inputs: name = the slot, digest = root, annotations.artifact = logical name,
 //                                              annotations.statementSha256 = SHA-256 of the input's own statement
 //   runDetails.builder                         id, version and, as builderDependencies, the public key
-//   runDetails.byproducts                      metrics: name = "metrics", digest of their text, annotations = the metrics
+//   runDetails.byproducts                      metrics, exactly once: name = "metrics", digest of their text, annotations = the metrics
 //   overproof_lineage                          {"formatVersion", "kind", "stage"}; SLSA reserves <vendor>_<name> for us
 //
 // Format 2 binds an input by its files (root) and by its statement: statementSha256 is the digest of the statement's text,
@@ -59,7 +59,8 @@ struct Lineage {
   std::string signer_pem;  ///< public key of who sealed it
 };
 
-/// The statement's text. Throws UsageError on an unknown kind, a config or metrics that is no object, an unsafe name.
+/// The statement's text. Throws UsageError on an unknown kind, a stage that does not make that kind, an input that the kind has no
+/// slot for, a config or metrics that is no object, an unsafe name.
 std::string make_statement(const Lineage& lineage);
 
 /// Reads what make_statement wrote, now or in format 1. Throws FormatError naming `origin`; checks that root and files agree, and

@@ -17,6 +17,7 @@ namespace overproof {
 struct SyntheticRun {
   TempFolder folder;
   Key key = Key::generate();
+  std::string evidence;  ///< that soft targets name; "": none, as in version 0.1
   static constexpr int64_t kWindowLength = 8, kTaught = 9, kSeed = 3, kSteps = 10, kBatch = 2;
 
   fs::path path() const { return folder.path(); }
@@ -109,12 +110,13 @@ struct SyntheticRun {
 
   void write_targets() const {
     OutputFolder out(path() / "soft-targets");
-    const Metadata metadata = {{"kind", "sample"},
+    Metadata metadata = {{"kind", "sample"},
                                {"corpus_root", root("corpus").hex()},
                                {"teacher_root", root("teacher").hex()},
                                {"order_key", order_key(root("corpus"), kSeed).hex()},
                                {"seed", std::to_string(kSeed)},
                                {"window_length", std::to_string(kWindowLength)}};
+    if (!evidence.empty()) metadata["evidence"] = evidence;
     const std::vector<int64_t> offsets(kTaught + 1, 0);
     SafetensorsWriter writer(out, "targets.safetensors", {{"block_offsets", DType::i64, {kTaught + 1}}}, metadata);
     writer.append(offsets.data(), offsets.size() * sizeof(int64_t));

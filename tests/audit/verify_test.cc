@@ -153,7 +153,8 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     SECTION("its metrics") { lineage.metrics["loss"] = 0.001; }
     SECTION("its inputs") { lineage.inputs.erase("targets"); }
     seal_artifact(path / "student", lineage.files, lineage, run.key);
-    CHECK_THAT(failures(path), Contains("calibrated/claims.jsonl: was made from 'student' (as 'student') with statement sha256:"));
+    CHECK_THAT(failures(path),
+               Contains("calibrated/claims.jsonl: was made from 'student' (as 'student') with statement sha256:"));
     CHECK(failures(path / "soft-targets").empty());
   }
   SECTION("an input named by its files alone, although it has a statement") {
@@ -184,6 +185,45 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
   SECTION("soft targets whose statement names another corpus than they do") {
     run.seal("soft-targets", "teach", "taught", {{"teacher", "teacher"}, {"corpus", "statistics"}});
     CHECK_THAT(failures(path), Contains("soft-targets/targets.safetensors: was made with corpus"));
+  }
+  SECTION("soft targets whose statement names no teacher, or another") {
+    run.seal("soft-targets", "teach", "taught", {{"corpus", "corpus"}});
+    CHECK_THAT(failures(path),
+               Contains("soft-targets/targets.safetensors: was made with teacher") && Contains("the statement names none"));
+    run.seal("soft-targets", "teach", "taught", {{"teacher", "statistics"}, {"corpus", "corpus"}});
+    CHECK_THAT(failures(path), Contains("soft-targets/targets.safetensors: was made with teacher"));
+  }
+  SECTION("a distilled student signed as carved: its kind and its stage do not belong together") {
+    // The program refuses to sign it, so the statement is changed as text and signed with the maker's key.
+    const std::vector<Envelope> claims = read_claims(path / "student/claims.jsonl");
+    Json statement = Json::parse(claims.front().payload);
+    statement["predicate"]["overproof_lineage"]["kind"] = "carved-from";
+    write_text(path / "student/claims.jsonl",
+               sign_envelope(kInTotoPayloadType, statement.dump(), run.key, run.key.public_key().hint()).to_json().dump() + "\n");
+    CHECK_THAT(failures(path), Contains("student/claims.jsonl:") &&
+                                   Contains("stage 'distill' does not make artifacts of lineage kind 'carved-from'"));
+  }
+  SECTION("a distilled student signed as carved, its stage and inputs to match: by the files that only training leaves") {
+    run.seal("student", "carve", "carved-from", {{"teacher", "student-init"}, {"statistics", "statistics"}});
+    CHECK_THAT(failures(path), Contains("student/steps.jsonl: does not belong into an artifact of lineage kind 'carved-from'") &&
+                                   Contains("student/routing/router_counts.safetensors: does not belong"));
+    for (const char* file : {"steps.jsonl", "routing/router_counts.safetensors"}) fs::remove(path / "student" / file);
+    run.seal("student", "carve", "carved-from", {{"teacher", "student-init"}, {"statistics", "statistics"}}, Json::object(),
+             {{"step_chain", "00"}});
+    CHECK_THAT(failures(path), Contains("student/: signs a chain of training steps as lineage kind 'carved-from'"));
+  }
+  SECTION("soft targets signed as statistics") {
+    run.seal("soft-targets", "observe", "observed", {{"teacher", "teacher"}, {"corpus", "corpus"}});
+    CHECK_THAT(failures(path), Contains("soft-targets/targets.safetensors: does not belong"));
+  }
+  SECTION("a model from outside that holds records of training is no fault, and nothing is claimed of it") {
+    write_text(path / "bought/model.safetensors", "w");
+    write_text(path / "bought/steps.safetensors", "s");
+    run.seal("bought", "import", "imported", {});
+    CHECK(failures(path).empty());
+    const Verification v = verify_run(path, {});
+    CHECK(std::ranges::any_of(
+        v.findings, [](const Finding& f) { return f.what.find("nothing here shows how it was made") != std::string::npos; }));
   }
 }
 

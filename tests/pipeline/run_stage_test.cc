@@ -63,7 +63,7 @@ struct Fixture {
   std::unique_ptr<StageInstance> instance;
   Key key = Key::generate();
   Fixture() {
-    spec = {.name = "echo",
+    spec = {.name = "observe",
             .kind = "observed",
             .slots = {{.name = "text", .kind = Slot::Kind::file}},
             .make = stage_maker<EchoConfig>(run_echo)};
@@ -93,7 +93,7 @@ TEST_CASE("a stage's artifact is sealed, and made once only") {
   CHECK(read_file(f.path / "out/sub/echo.txt") == "hello");
   const ArtifactCheck check = check_artifact(f.path / "out", VerifyFiles::yes, &f.key.public_key());
   CHECK(check.faults.empty());
-  CHECK(check.lineage->stage == "echo");
+  CHECK(check.lineage->stage == "observe");
   CHECK(check.lineage->stage_key == g_stage_key);
   CHECK(check.lineage->config["times"] == 1);
   CHECK(check.lineage->config["text-sha256"] == scan_artifact(f.path / "in.txt").root.hex());
@@ -165,7 +165,7 @@ TEST_CASE("missing inputs and foreign output folders are refused before anything
 TEST_CASE("a stage that digests its input while reading it is held to the input's statement") {
   Fixture f;
   const Digest echo = run_stage(f.request(), f.key).root;
-  const StageSpec spec = {.name = "stream",
+  const StageSpec spec = {.name = "quantize",
                           .kind = "quantized-from",
                           .slots = {{.name = "text", .streamed = true}},
                           .make = stage_maker<EchoConfig>(run_stream)};

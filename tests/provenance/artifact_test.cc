@@ -18,7 +18,7 @@ Lineage some_lineage() {
   lineage.stage_key = "key of the stage";
   lineage.config = {{"learning-rate", 0.001}, {"steps", 7}};
   lineage.inputs["corpus"] = {"corpus", sha256("corpus")};
-  lineage.inputs["soft-targets"] = {"soft-targets", sha256("targets")};
+  lineage.inputs["targets"] = {"soft-targets", sha256("targets")};
   lineage.metrics = {{"loss", 1.5}, {"expert_load", {{1, 2}, {3, 4}}}};
   lineage.builder = {{"overproof", "0.1.0"}};
   return lineage;
@@ -57,7 +57,7 @@ TEST_CASE("a sealed artifact opens to what was sealed") {
   CHECK(read->metrics == expected.metrics);
   CHECK(read->builder == expected.builder);
   CHECK(read->inputs.at("corpus").root == sha256("corpus"));
-  CHECK(read->inputs.at("soft-targets").name == "soft-targets");
+  CHECK(read->inputs.at("targets").name == "soft-targets");
   CHECK(read->root == record.root);
   CHECK(read->signer_pem == key.public_key().pem());
   REQUIRE(read->files.size() == 3);
@@ -233,6 +233,27 @@ TEST_CASE("git's files and signatures are no part of an artifact, and cannot be 
   CHECK_THROWS_AS(seal_artifact(folder.path(), {{"claims.jsonl", 0, {}}}, some_lineage(), Key::generate()), UsageError);
 }
 
+TEST_CASE("a fault of a malformed statement names the file in the artifact, never a path of this machine") {
+  TempFolder folder;
+  fill(folder / "model");
+  const Key key = Key::generate();
+  seal_artifact(folder / "model", scan_artifact(folder / "model").files, some_lineage(), key);
+  const std::string claims = read_file(folder / "model/claims.jsonl"), signature = read_file(folder / "model/model.sig");
+  const auto faults = [&](const std::string& claim, const std::string& bundle) {
+    write_text(folder / "model/claims.jsonl", claim);
+    write_text(folder / "model/model.sig", bundle);
+    return faults_of(folder / "model");
+  };
+  for (const std::string& all :
+       {faults("{", signature), faults(claims, "{"), faults("{}\n", "{}"),
+        faults(sign_envelope(kInTotoPayloadType, "{\"_type\": 7}", key, key.public_key().hint()).to_json().dump(), signature)}) {
+    INFO(all);
+    CHECK_FALSE(all.empty());
+    CHECK(all.find(folder.path().string()) == std::string::npos);
+    CHECK(all.find("claims.jsonl: claims.jsonl") == std::string::npos);
+  }
+}
+
 TEST_CASE("statements that do not make sense are refused") {
   Lineage good = some_lineage();
   good.files = {{"a", 1, sha256("a")}};
@@ -244,6 +265,12 @@ TEST_CASE("statements that do not make sense are refused") {
   bad.kind = "imported";
   CHECK_THROWS_AS(make_statement(bad), UsageError);
   bad = good;
+  bad.kind = "carved-from";
+  CHECK_THROWS_WITH(make_statement(bad), Contains("stage 'distill' does not make artifacts of lineage kind 'carved-from'"));
+  bad = good;
+  bad.inputs["parent"] = {"parent", sha256("parent")};
+  CHECK_THROWS_WITH(make_statement(bad), Contains("'distilled-from' has no input called 'parent'"));
+  bad = good;
   bad.files = {{"../a", 1, sha256("a")}};
   CHECK_THROWS_AS(make_statement(bad), UsageError);
   bad = good;
@@ -253,6 +280,22 @@ TEST_CASE("statements that do not make sense are refused") {
   bad.root = sha256("other");
   CHECK_THROWS_WITH(read_statement(make_statement(bad), "memory"), Contains("root digest"));
   Json statement = Json::parse(make_statement(good));
+  // As a maker with the key can sign them: kind and stage, or a slot, that do not belong together.
+  Json relabelled = statement;
+  relabelled["predicate"]["overproof_lineage"]["kind"] = "carved-from";
+  CHECK_THROWS_AS(read_statement(relabelled.dump(), "memory"), FormatError);
+  relabelled = statement;
+  relabelled["predicate"]["buildDefinition"]["resolvedDependencies"][0]["name"] = "parent";
+  CHECK_THROWS_AS(read_statement(relabelled.dump(), "memory"), FormatError);
+  for (const int64_t copies : {0, 2}) {
+    Json other = statement;
+    Json& byproducts = other["predicate"]["runDetails"]["byproducts"];
+    const Json metrics = byproducts[0];
+    byproducts = Json::array();
+    for (int64_t i = 0; i < copies; ++i) byproducts.push_back(metrics);
+    CHECK_THROWS_WITH(read_statement(other.dump(), "memory"),
+                      Contains(std::to_string(copies) + " entries 'metrics', expected 1"));
+  }
   for (const auto& path :
        {"/subject", "/predicate/buildDefinition", "/predicate/runDetails/builder", "/predicate/overproof_lineage/kind"}) {
     Json broken = statement;

@@ -12,12 +12,17 @@ using namespace overproof;
 using Catch::Contains;
 
 TEST_CASE("every row of the lineage kinds is complete and consistent") {
-  std::set<std::string_view> names;
+  std::set<std::string_view> names, stages;
   for (const LineageKind& kind : lineage_kinds()) {
     INFO(kind.name);
     CHECK(names.insert(kind.name).second);
     CHECK(kind.role != Role::unknown);
     CHECK(kind.sentence.ends_with("."));
+    // A stage makes one kind, so that neither can be signed for the other.
+    CHECK_FALSE(kind.stages.empty());
+    for (const std::string_view stage : kind.stages) CHECK(stages.insert(stage).second);
+    for (const SlotRule& rule : kind.slots) CHECK(std::ranges::count(kind.slots, rule.slot, &SlotRule::slot) == 1);
+    CHECK(kind.trains == (std::ranges::count(kind.files, "steps.safetensors") == 1));
     CHECK(find_lineage_kind(kind.name) == &kind);
     // What has no inputs needs none and can only be a model.
     if (kind.origin != Origin::inputs) CHECK((kind.is_model() && !kind.needs_model && !kind.needs_corpus && !kind.trains));
@@ -25,8 +30,8 @@ TEST_CASE("every row of the lineage kinds is complete and consistent") {
     CHECK((kind.window_tweak != 0) == (kind.draw == WindowDraw::sample));
     // A model made from inputs inherits the weights of one.
     if (kind.is_model() && kind.origin == Origin::inputs)
-      CHECK(std::any_of(kind.slots.begin(), kind.slots.end(),
-                        [](const SlotRule& rule) { return !rule.slot.empty() && rule.entry == Entry::inherited; }));
+      CHECK(
+          std::any_of(kind.slots.begin(), kind.slots.end(), [](const SlotRule& rule) { return rule.entry == Entry::inherited; }));
   }
 }
 
@@ -53,6 +58,23 @@ TEST_CASE("each slot enters by the way of its row") {
   CHECK(way_through(lineage_kind("experts-dropped-from"), "counts", Way::weights) == Way::statistics);
   CHECK(way_through(lineage_kind("quantized-from"), "corpus", Way::weights) == std::nullopt);
   CHECK(way_through(lineage_kind("evaluated"), "int8", Way::weights) == std::nullopt);
+}
+
+TEST_CASE("a slot without a rule is never taken for inherited weights") {
+  CHECK_FALSE(lineage_kind("distilled-from").find_entry("parent"));
+  CHECK_THROWS_AS(lineage_kind("distilled-from").entry("parent"), std::logic_error);
+  CHECK_THROWS_AS(way_through(lineage_kind("taught"), "student", Way::weights), std::logic_error);
+  CHECK(lineage_kind("evaluated").entry("anything") == Entry::nothing);
+  CHECK(lineage_kind("corpus-of").entry("samples") == Entry::inherited);
+}
+
+TEST_CASE("files of our own belong to the kinds that list them") {
+  CHECK(lineage_kind("carved-from").is_foreign_file("steps.safetensors"));
+  CHECK(lineage_kind("carved-from").is_foreign_file("routing/router_counts.safetensors"));
+  CHECK(lineage_kind("quantized-from").is_foreign_file("targets.safetensors"));
+  CHECK_FALSE(lineage_kind("distilled-from").is_foreign_file("steps.safetensors"));
+  CHECK_FALSE(lineage_kind("carved-from").is_foreign_file("model.safetensors"));
+  CHECK_FALSE(lineage_kind("imported").is_foreign_file("steps.safetensors"));  // whatever a publisher put there
 }
 
 TEST_CASE("a sentence names the artifacts in its slots") {
