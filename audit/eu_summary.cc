@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/markdown.h"
+#include "core/printable.h"
 
 namespace overproof {
 namespace {
@@ -162,16 +163,14 @@ class Summary {
 
   void synthetic() {
     Section section{"2.5", "Synthetic data"};
-    std::set<std::string> teachers;
+    std::set<std::string> teachers, modalities;
     std::string amounts;
     each(Role::targets, [&](const ArtifactFacts& a, const auto&) {
       const Lineage& lineage = facts_.lineage(a);
-      const ArtifactFacts* teacher = facts_.parent(a, "teacher");
-      const auto input = lineage.inputs.find("teacher");
-      teachers.insert(
-          teacher ? fmt::format("{} ({}, sha256:{})", teacher->title, license_of(*teacher), facts_.lineage(*teacher).root.hex())
-          : input != lineage.inputs.end() ? fmt::format("{} (not here, sha256:{})", input->second.name, input->second.root.hex())
-                                          : std::string("?"));
+      modalities.insert("a teacher model's probabilities over tokens");
+      if (a.entering(Entry::outputs).empty()) teachers.insert("?");
+      for (const InputFacts* input : a.entering(Entry::outputs))
+        if (!facts_.artifact(*input)) teachers.insert(fmt::format("{} (not here, sha256:{})", input->name, input->root.hex()));
       const auto tokens = lineage.config.find("tokens");
       amounts += fmt::format("{}{}: probabilities over next tokens{}, {} bytes", amounts.empty() ? "" : "; ", a.title,
                              tokens != lineage.config.end() && tokens->is_number_integer()
@@ -179,11 +178,16 @@ class Summary {
                                  : "",
                              a.bytes);
     });
-    // Calibration asks a teacher, too, and keeps no file of its answers.
-    for (const ArtifactFacts& a : facts_.artifacts)
-      if (a.kind && a.kind->trains && a.kind->entry("teacher") == Entry::outputs)
-        if (const ArtifactFacts* t = facts_.parent(a, "teacher"); t && is_used(a))
+    each(Role::samples, [&](const ArtifactFacts&, const auto&) { modalities.insert("documents that a model wrote"); });
+    // Every model whose outputs something was made with: calibration asks a teacher, too, and keeps no file of its answers.
+    for (const ArtifactFacts& a : facts_.artifacts) {
+      if (!is_used(a)) continue;
+      for (const InputFacts* input : a.entering(Entry::outputs))
+        if (const ArtifactFacts* t = facts_.artifact(*input); t && t->role == Role::model) {
           teachers.insert(fmt::format("{} ({}, sha256:{})", t->title, license_of(*t), facts_.lineage(*t).root.hex()));
+          if (a.kind->is_model()) modalities.insert("a teacher model's probabilities over tokens");
+        }
+    }
     const char* question = "Was synthetic AI-generated data created by the provider or on their behalf to train the model?";
     if (teachers.empty()) {
       if (complete_)
@@ -193,7 +197,7 @@ class Summary {
       else section.leave(question);
     } else {
       section.say(question, "Yes");
-      section.say("Modality of the synthetic data", "Text, as a teacher model's probabilities over tokens");
+      section.say("Modality of the synthetic data", fmt::format("Text, as {}", fmt::join(modalities, "; ")));
       section.say("AI model(s) used to generate the synthetic data", fmt::format("{}", fmt::join(teachers, "; ")));
       if (!amounts.empty()) section.say("Additional comments", amounts);
     }
@@ -285,7 +289,8 @@ Answer audit_summary(const SummaryConfig& config, const fs::path& folder) {
   const std::optional<std::string> time = document_time(config.created);
   const LineageFacts facts = collect_facts(folder, trusted.get());
   const Json summary = eu_summary(facts, time);
-  return deliver(config.format == SummaryConfig::Format::json ? summary.dump() + "\n" : markdown(summary), summary, config.out);
+  return deliver(config.format == SummaryConfig::Format::json ? printable_json(summary.dump()) + "\n" : markdown(summary),
+                 summary, config.out);
 }
 
 }  // namespace overproof

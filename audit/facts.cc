@@ -18,6 +18,7 @@
 #include "core/printable.h"
 #include "provenance/oms.h"
 #include "records/evaluation.h"
+#include "records/evidence.h"
 
 namespace overproof {
 namespace {
@@ -91,6 +92,7 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   }
   if (a.role == Role::targets) {
     a.order_beacon = config_text(lineage, "order-beacon");
+    a.recorded = metrics.has("evidence") && metrics.text("evidence") == evidence_name(Evidence::recorded);
     for (const auto& [name, into] : {std::pair{"tokens", &a.taught_tokens}, std::pair{"windows", &a.taught_windows}})
       if (metrics.has(name)) *into = metrics.integer(name, 0, kMostCount);
   }
@@ -200,14 +202,24 @@ CorpusFacts corpus_facts(const ArtifactNode& node) {
       facts.total.add(facts.licenses.back().count);
     }
   if (const auto sources = table.find_object("sources"))
-    for (const auto& [name, value] : sources->json().items())
-      facts.sources.push_back({name, tally_of(sources->object(name))});
+    for (const auto& [name, value] : sources->json().items()) facts.sources.push_back({name, tally_of(sources->object(name))});
   return facts;
 }
 
 const ArtifactFacts* LineageFacts::parent(const ArtifactFacts& a, const std::string& slot) const {
   const auto input = std::ranges::find(a.inputs, slot, &InputFacts::slot);
   return input == a.inputs.end() || input->artifact < 0 ? nullptr : &artifacts[size_t(input->artifact)];
+}
+
+std::vector<const InputFacts*> ArtifactFacts::entering(Entry entry) const {
+  std::vector<const InputFacts*> found;
+  for (const InputFacts& input : inputs)
+    if (kind && kind->entry(input.slot) == entry) found.push_back(&input);
+  return found;
+}
+
+bool LineageFacts::taught_by(const ArtifactFacts& a, const ArtifactFacts& model) const {
+  return std::ranges::any_of(a.entering(Entry::outputs), [&](const InputFacts* input) { return artifact(*input) == &model; });
 }
 
 const ArtifactFacts* LineageFacts::find(std::string_view name) const {
@@ -337,8 +349,8 @@ Answer deliver(const std::string& text, Json json, const fs::path& out) {
   const fs::path file = fs::weakly_canonical(fs::absolute(out));
   for (fs::path folder = file.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
     if (fs::exists(folder / kClaimsName) || fs::exists(folder / kModelSignatureName))
-      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside", out.string(),
-                                   folder.filename().string()));
+      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside",
+                                   out.string(), folder.filename().string()));
   if (!fs::is_directory(file.parent_path())) throw IoError(file.parent_path(), "is no folder to write to", ENOENT);
   write_file_atomically(file, text);
   return {{{"out", out.string()}, {"bytes", text.size()}}, fmt::format("{}: {} bytes\n", printable(out.string()), text.size())};

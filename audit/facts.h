@@ -79,14 +79,18 @@ struct ArtifactFacts {
   std::string license;                ///< as recorded of an imported model; "" elsewhere
   std::optional<CorpusFacts> corpus;
   std::optional<EvaluationFacts> evaluation;
-  std::string architecture;           ///< of a model, from its config.json: "llama"; "" where it has none
-  std::vector<Measurement> measured;  ///< by the evaluations of the run
-  std::optional<double> ffn_activation;               ///< of a model: share of FFN weights that a token uses
-  std::string order_beacon;                           ///< of targets: public randomness that the order is bound to
+  std::string architecture;                              ///< of a model, from its config.json: "llama"; "" where it has none
+  std::vector<Measurement> measured;                     ///< by the evaluations of the run
+  std::optional<double> ffn_activation;                  ///< of a model: share of FFN weights that a token uses
+  std::string order_beacon;                              ///< of targets: public randomness that the order is bound to
   std::optional<int64_t> taught_tokens, taught_windows;  ///< of targets
-  std::vector<std::string> acknowledged;              ///< licences and terms that were acknowledged by name, as signed
+  bool recorded = false;                                 ///< of targets: rows of a teacher that is out of reach
+  std::vector<std::string> acknowledged;                 ///< licences and terms that were acknowledged by name, as signed
   int64_t bytes = 0;
   bool is_end = false;  ///< nothing else here was made from it; measuring it makes nothing
+
+  /// The inputs whose content enters it in this way, by slot: of Entry::outputs, what taught it, whatever the slots are called.
+  std::vector<const InputFacts*> entering(Entry entry) const;
 };
 
 /// An audit record in `audits/` of the run.
@@ -94,8 +98,9 @@ struct AuditFacts {
   std::string file;        ///< its name
   std::string unreadable;  ///< why it cannot be read; then `record` is empty
   AuditRecord record;      ///< checked by the key that it names
-  std::vector<std::string> here;  ///< of each subject the artifact here with those files and that statement; "" where there is none
-  std::string not_here;           ///< why subjects are not here; "" when all are
+  std::vector<std::string>
+      here;              ///< of each subject the artifact here with those files and that statement; "" where there is none
+  std::string not_here;  ///< why subjects are not here; "" when all are
 };
 
 struct LeftOut {
@@ -105,9 +110,9 @@ struct LeftOut {
 
 struct LineageFacts {
   RunFolder run;
-  std::vector<ArtifactFacts> artifacts;  ///< parents before children; what was signed elsewhere has no role
-  std::vector<LeftOut> left_out;         ///< artifacts that do not hold, with FactsOptions::tolerate_faults
-  int subject = -1;                      ///< the artifact asked about; -1: the run as a whole
+  std::vector<ArtifactFacts> artifacts;                   ///< parents before children; what was signed elsewhere has no role
+  std::vector<LeftOut> left_out;                          ///< artifacts that do not hold, with FactsOptions::tolerate_faults
+  int subject = -1;                                       ///< the artifact asked about; -1: the run as a whole
   std::map<std::string, std::set<std::string>> builders;  ///< versions of what made the artifacts
   std::vector<AuditFacts> audits;                         ///< by file name, with FactsOptions::audits
   int64_t audits_not_read = 0;                            ///< files beyond the first thousand
@@ -117,6 +122,11 @@ struct LineageFacts {
   /// The artifact of a node's slot; nullptr where it is not here.
   const ArtifactFacts* parent(const ArtifactFacts& a, const std::string& slot) const;
   const ArtifactFacts* find(std::string_view name) const;  ///< nullptr where it is not here
+  const ArtifactFacts* artifact(const InputFacts& input) const {
+    return input.artifact < 0 ? nullptr : &artifacts[size_t(input.artifact)];
+  }
+  /// Whether `a` was made with the outputs of `model` itself, rather than of an artifact that holds them.
+  bool taught_by(const ArtifactFacts& a, const ArtifactFacts& model) const;
   /// Artifacts that no other is made from, or the subject alone.
   std::vector<const ArtifactFacts*> ends() const;
   std::string title() const;  ///< of the subject, else the run folder's name
@@ -134,9 +144,9 @@ bool ancestors_missing(const LineageFacts& facts, const ArtifactFacts& of);
 
 struct FactsOptions {
   VerifyFiles verify = VerifyFiles::size;
-  bool tolerate_faults = false;  ///< artifacts that do not hold are left out instead of refused
+  bool tolerate_faults = false;   ///< artifacts that do not hold are left out instead of refused
   bool tolerate_subject = false;  ///< with tolerate_faults: also the artifact that was asked about
-  bool audits = false;           ///< read the audit records of the run, too
+  bool audits = false;            ///< read the audit records of the run, too
 };
 
 /// `folder`: a run or one artifact. Throws ProvenanceError where a statement does not hold, since a document in another format

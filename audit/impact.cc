@@ -78,7 +78,7 @@ std::vector<ImpactRow> sources_of_expert(const RouterCounts& counts, int64_t lay
 Impact find_impact(const fs::path& folder, const ImpactConfig& config) {
   if (!config.source.empty() && !config.expert.empty())
     throw UsageError("audit impact: ask for --source or for --expert, not both");
-  const RunFolder run = load_sound_run(folder, config.verify);
+  const RunFolder run = load_sound_run(folder, config.verify, config.trust);
   Impact impact;
   bool found = false;
   for (const ArtifactNode& node : run.nodes) {
@@ -153,8 +153,8 @@ Answer audit_impact(const ImpactConfig& config, const fs::path& folder) {
   const RouterCounts& c = impact.counts;
   const bool overview = config.source.empty() && config.expert.empty();
   return {answer_json(impact, config),
-          fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", printable(impact.artifact),
-                      c.all_tokens(), c.sources.size(), c.layers, c.experts) +
+          fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", printable(impact.artifact), c.all_tokens(),
+                      c.sources.size(), c.layers, c.experts) +
               (overview ? overview_text(c) : rows_text(impact, !config.source.empty()))};
 }
 

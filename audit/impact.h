@@ -18,6 +18,7 @@ struct ImpactConfig {
   std::string source, expert, artifact;
   int64_t top = 3;
   VerifyFiles verify = VerifyFiles::yes;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("source", source, any_value(), "a source of the corpus: the experts of each layer that it shaped most");
@@ -26,6 +27,7 @@ struct ImpactConfig {
       "whose router counts; empty: of the one that was trained on the most tokens, the oldest of equals");
     v("top", top, in_range(1, 1e6), "how many are listed: experts of each layer, or sources");
     v("verify", verify, verify_names(), "what must hold before an answer is given, as for audit trace");
+    trust.visit(v);
   }
 };
 

@@ -1,10 +1,12 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "audit/sbom.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 
 namespace overproof {
 namespace {
@@ -126,8 +128,8 @@ class Bom {
   }
 
   Json data(const ArtifactFacts& a) const {
-    const Lineage& lineage = facts_.lineage(a);
-    Json d = {{"type", a.role == Role::corpus || a.role == Role::targets || a.role == Role::samples ? "dataset" : "other"}, {"name", a.title}};
+    Json d = {{"type", a.role == Role::corpus || a.role == Role::targets || a.role == Role::samples ? "dataset" : "other"},
+              {"name", a.title}};
     Json facts = Json::array();
     if (a.corpus) {
       const CorpusFacts& corpus = *a.corpus;
@@ -139,11 +141,14 @@ class Bom {
       for (const SourceCount& s : corpus.sources)
         facts.push_back(property("source", fmt::format("{}: {} documents, {} bytes", s.name, s.count.documents, s.count.bytes)));
     } else if (a.role == Role::targets) {
-      const ArtifactFacts* teacher = facts_.parent(a, "teacher");
-      d["description"] = fmt::format("answers of the model '{}' to the corpus: synthetic data",
-                                     teacher                              ? teacher->title
-                                     : lineage.inputs.contains("teacher") ? lineage.inputs.at("teacher").name
-                                                                          : "?");
+      std::vector<std::string> teachers;
+      for (const InputFacts* input : a.entering(Entry::outputs)) {
+        const ArtifactFacts* teacher = facts_.artifact(*input);
+        teachers.push_back(fmt::format("'{}'", teacher ? teacher->title : input->name));
+      }
+      d["description"] =
+          fmt::format("answers of the {} {} to the corpus: synthetic data", teachers.size() == 1 ? "model" : "models",
+                      teachers.empty() ? "?" : fmt::format("{}", fmt::join(teachers, " and ")));
     } else {
       d["description"] = a.role == Role::statistics   ? "what a model's layers saw on a corpus"
                          : a.role == Role::evaluation ? "measurements of models"
@@ -235,7 +240,7 @@ Answer audit_sbom(const SbomConfig& config, const fs::path& folder) {
   const std::optional<std::string> time = document_time(config.created);
   const LineageFacts facts = collect_facts(folder, trusted.get());
   const Json document = config.format == SbomConfig::Format::spdx ? spdx_document(facts, time) : cyclonedx_bom(facts, time);
-  return deliver(document.dump(1) + "\n", document, config.out);
+  return deliver(printable_json(document.dump(1)) + "\n", document, config.out);
 }
 
 }  // namespace overproof

@@ -170,10 +170,10 @@ class Document {
       fields["simplelicensing_customIdToUri"].push_back(dictionary_entry(one, text_id));
       const LicenseTerms* known = find_license(one);
       if (made_.insert(text_id).second)
-        element("simplelicensing_SimpleLicensingText", "license-text:" + url_escape(one),
-                {{"name", known ? std::string(known->name) : one},
-                 {"simplelicensing_licenseText",
-                  "The text is not recorded here; it is with the source that the work came from."}});
+        element(
+            "simplelicensing_SimpleLicensingText", "license-text:" + url_escape(one),
+            {{"name", known ? std::string(known->name) : one},
+             {"simplelicensing_licenseText", "The text is not recorded here; it is with the source that the work came from."}});
     }
     element("simplelicensing_LicenseExpression", name, std::move(fields));
     return id;
@@ -205,9 +205,12 @@ class Document {
       inputs.push_back(parent);
       if (a.role == Role::model && p->role == Role::model && a.kind->entry(slot) == Entry::inherited) ancestors.push_back(parent);
       if (a.kind && a.kind->trains && (p->role == Role::corpus || p->role == Role::targets)) trained.push_back(parent);
-      if ((a.role == Role::targets || a.role == Role::samples) && a.kind->entry(slot) == Entry::outputs) relation(parent, "generates", {id});
+      if ((a.role == Role::targets || a.role == Role::samples) && a.kind->entry(slot) == Entry::outputs)
+        relation(parent, "generates", {id});
       if (a.role == Role::evaluation && p->role == Role::model)
-        if (const ArtifactFacts* corpus = facts_.parent(a, "corpus")) relation(parent, "testedOn", {package_id(*corpus)});
+        for (const InputFacts& input : a.inputs)
+          if (const ArtifactFacts* corpus = facts_.artifact(input); corpus && corpus->role == Role::corpus)
+            relation(parent, "testedOn", {package_id(*corpus)});
     }
     relation(id, "trainedOn", trained, complete);
     relation(id, "descendantOf", ancestors, complete);

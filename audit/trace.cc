@@ -1,8 +1,10 @@
 #include "audit/trace.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <set>
 
 #include "audit/window_order.h"
 #include "core/error.h"
@@ -172,18 +174,20 @@ std::string text_of(const Trace& t, const std::string& wanted) {
   out += fmt::format("{}: {}\n", printable(wanted), kStatusNames[size_t(t.status)]);
   if (!t.document) return out;
   const Document& d = *t.document;
-  out += fmt::format(
-      "  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n", printable(d.name),
-      d.digest.hex(), printable(d.source), printable(d.license), d.split == Split::train ? "train" : "held out", d.tokens, d.first_token);
+  out +=
+      fmt::format("  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n",
+                  printable(d.name), d.digest.hex(), printable(d.source), printable(d.license),
+                  d.split == Split::train ? "train" : "held out", d.tokens, d.first_token);
   for (const TracedWindow& w : t.in_windows)
     out += fmt::format("  window     {} of {}, positions {}-{}\n", w.window, t.windows, w.first_position, w.last_position);
   for (const TracedRows& r : t.rows)
-    out += fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", printable(r.artifact), r.first_row, r.last_row, r.block,
-                       r.window);
+    out += fmt::format("  teacher    {}: rows {}-{} (block {}, window {})\n", printable(r.artifact), r.first_row, r.last_row,
+                       r.block, r.window);
   for (const TracedUse& u : t.uses) {
     if (!lineage_kind(u.kind).trains) out += fmt::format("  observed   {}: window {}\n", printable(u.artifact), u.window);
     else
-      out += fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", printable(u.artifact), u.kind, u.step, u.place, u.window);
+      out += fmt::format("  trained    {} ({}): step {}, place {} (window {})\n", printable(u.artifact), u.kind, u.step, u.place,
+                         u.window);
   }
   for (const TracedExperts& x : t.experts) {
     out += fmt::format("  experts    {}: where the {} tokens of its source '{}' went, an estimate for this document\n",
@@ -205,8 +209,15 @@ std::string text_of(const Trace& t, const std::string& wanted) {
 
 }  // namespace
 
-RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify) {
-  RunFolder run = load_run(folder, verify, nullptr);
+RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify, const TrustOptions& trust) {
+  const auto trusted = trust.key();
+  RunFolder run = load_run(folder, verify, trusted.get());
+  std::set<std::string> signers;
+  for (const ArtifactNode& node : run.nodes)
+    if (!node.check.signer_hint.empty()) signers.insert(node.check.signer_hint);
+  if (!trusted && signers.size() > 1)
+    throw ProvenanceError(fmt::format("{}: is signed by {} keys ({}); name the one you trust with --public-key",
+                                      run.path.string(), signers.size(), fmt::join(signers, ", ")));
   for (const ArtifactNode& node : run.nodes)
     // An answer that rests on changed files would be worth nothing.
     if (!node.check.faults.empty())
@@ -231,7 +242,7 @@ const ArtifactNode& only_corpus(const RunFolder& run) {
 Trace trace_document(const fs::path& folder, const TraceConfig& config) {
   if (config.document.empty())
     throw UsageError("audit trace: --document is missing (a text file, a digest or a document's name)");
-  const RunFolder run = load_sound_run(folder, config.verify);
+  const RunFolder run = load_sound_run(folder, config.verify, config.trust);
   const ArtifactNode& corpus = only_corpus(run);
   Trace trace;
   Tracer(run, corpus, trace).find(config.document);

@@ -15,18 +15,22 @@
 #include "core/config.h"
 #include "core/json_fwd.h"
 #include "data/corpus.h"
+#include "provenance/key_rotation.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
 
 /// What must hold before a question is answered.
-inline EnumNames<VerifyFiles> verify_names() { return enum_of<VerifyFiles>({{"files", VerifyFiles::yes}, {"sizes", VerifyFiles::size}}); }
+inline EnumNames<VerifyFiles> verify_names() {
+  return enum_of<VerifyFiles>({{"files", VerifyFiles::yes}, {"sizes", VerifyFiles::size}});
+}
 
 struct TraceConfig {
   std::string document, step, artifact, span;
   bool reached = false;
   int64_t min_words = 8, min_bytes = 32, documents = 10;
   VerifyFiles verify = VerifyFiles::yes;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
@@ -41,6 +45,7 @@ struct TraceConfig {
     v("verify", verify, verify_names(),
       "what must hold before an answer is given: every file's digest, or signatures and sizes alone (faster; for many questions "
       "in a row)");
+    trust.visit(v);
   }
 };
 
@@ -156,7 +161,7 @@ struct SpanTrace {
 SpanTrace trace_span(const fs::path& folder, const TraceConfig& config);
 
 /// Loads a run of which every artifact must hold; throws ProvenanceError naming the first that does not.
-RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify);
+RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify, const TrustOptions& trust = {});
 /// The one corpus; throws UsageError when there is none or several.
 const ArtifactNode& only_corpus(const RunFolder& run);
 

@@ -71,7 +71,7 @@ void add_reached(const RunFolder& run, const std::vector<int>& family, const Art
 }  // namespace
 
 AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) {
-  const RunFolder run = load_sound_run(folder, config.verify);
+  const RunFolder run = load_sound_run(folder, config.verify, config.trust);
   int self = -1;
   std::vector<std::string> names;
   for (size_t i = 0; i < run.nodes.size(); ++i) {
@@ -140,9 +140,11 @@ std::string text_of(const AncestryTrace& t, bool reached) {
   out += fmt::format("{}: made of {} artifacts, {} imported models and documents under {} licences\n", printable(t.artifact),
                      t.ancestors.size() - 1, t.models.size(), t.licenses.size());
   for (const Ancestor& a : t.ancestors)
-    out += fmt::format("  {} ({}){}\n", printable(a.artifact), a.kind,
-                       a.made_from.empty() ? "" : fmt::format(" from {}", printable(fmt::format("{}", fmt::join(a.made_from, ", ")))));
-  for (const auto& [artifact, license] : t.models) out += fmt::format("  model      {}: {}\n", printable(artifact), printable(license));
+    out += fmt::format(
+        "  {} ({}){}\n", printable(a.artifact), a.kind,
+        a.made_from.empty() ? "" : fmt::format(" from {}", printable(fmt::format("{}", fmt::join(a.made_from, ", ")))));
+  for (const auto& [artifact, license] : t.models)
+    out += fmt::format("  model      {}: {}\n", printable(artifact), printable(license));
   for (const TracedLicense& l : t.licenses)
     out += fmt::format("  documents  {}: {} ({} bytes){}\n", printable(l.license), l.documents, l.bytes,
                        reached ? fmt::format(", {} of them reached by training", l.reached) : "");

@@ -15,9 +15,9 @@ namespace {
 /// The index of a corpus that is in the run as well.
 const ArtifactNode& find_index(const RunFolder& run, const ArtifactNode& corpus) {
   for (const ArtifactNode& node : run.nodes)
-    if (node.kind() && node.kind()->role == Role::index && node.lineage()->inputs.contains("corpus") &&
-        node.lineage()->inputs.at("corpus").root == corpus.lineage()->root)
-      return node;
+    if (node.kind() && node.kind()->role == Role::index)
+      for (const std::string& slot : node.slots_of(Entry::documents))
+        if (node.lineage()->inputs.at(slot).root == corpus.lineage()->root) return node;
   throw UsageError(fmt::format("no index of '{}' here; make one with: overproof index --corpus {} --out {}", corpus.name,
                                corpus.path.string(), (corpus.path.parent_path() / "index").string()));
 }
@@ -35,7 +35,7 @@ Document record_at(const MappedFile& table, int64_t offset) {
 
 SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
   const std::string text = config.span.starts_with('@') ? read_file(config.span.substr(1), kLongestQuery) : config.span;
-  const RunFolder run = load_sound_run(folder, config.verify);
+  const RunFolder run = load_sound_run(folder, config.verify, config.trust);
   const ArtifactNode& corpus = only_corpus(run);
   const ArtifactNode& node = find_index(run, corpus);
   const SpanIndex index(node.path);
@@ -62,10 +62,10 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config) {
     // The index is not trusted: the document itself must hold the passage, and be the one of the table.
     const std::string_view whole = index.text_of(hit.document);
     if (whole.substr(size_t(hit.byte), passage.size()) != passage || sha256(whole) != document.digest)
-      throw ProvenanceError(
-          fmt::format("{}: the text of '{}' is not the corpus's", node.name, document.name));
-    trace.spans[span].documents[at] = {document.name,   document.source, document.license, document.split == Split::train ? "train" : "held_out",
-                                       document.digest, hit.byte};
+      throw ProvenanceError(fmt::format("{}: the text of '{}' is not the corpus's", node.name, document.name));
+    trace.spans[span].documents[at] = {document.name,    document.source,
+                                       document.license, document.split == Split::train ? "train" : "held_out",
+                                       document.digest,  hit.byte};
   });
   return trace;
 }

@@ -8,8 +8,8 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "core/printable.h"
 #include "core/parallel.h"
+#include "core/printable.h"
 #include "data/document_finder.h"
 
 namespace overproof {
@@ -41,7 +41,7 @@ std::vector<StepDocument> documents_of(const DocumentFinder& corpus, int64_t win
 
 StepTrace trace_step(const fs::path& folder, const TraceConfig& config) {
   const auto [name, step] = parse_step(config.step);
-  const RunFolder run = load_sound_run(folder, config.verify);
+  const RunFolder run = load_sound_run(folder, config.verify, config.trust);
   const ArtifactNode& corpus_node = only_corpus(run);
   const ArtifactNode* node = run.find(name);
   if (!node) {
@@ -83,12 +83,14 @@ Json to_json(const StepTrace& t) {
 
 std::string text_of(const StepTrace& t) {
   std::string out;
-  out += fmt::format("{}: step {} of {} read {} windows of {}\n", printable(t.artifact), t.step, t.steps, t.windows.size(), printable(t.corpus));
+  out += fmt::format("{}: step {} of {} read {} windows of {}\n", printable(t.artifact), t.step, t.steps, t.windows.size(),
+                     printable(t.corpus));
   for (const StepWindow& w : t.windows) {
     out += fmt::format("  place {}   window {}{}\n", w.place, w.window,
                        w.block >= 0 ? fmt::format(", block {} of the soft targets", w.block) : "");
     for (const StepDocument& d : w.documents)
-      out += fmt::format("    {} tokens {}-{} ({}, {})\n", printable(d.name), d.first_token, d.last_token, printable(d.source), printable(d.license));
+      out += fmt::format("    {} tokens {}-{} ({}, {})\n", printable(d.name), d.first_token, d.last_token, printable(d.source),
+                         printable(d.license));
   }
   return out;
 }

@@ -36,8 +36,12 @@ TaughtBlocks read_taught_blocks(const ArtifactNode& node) {
 
 bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {
   if (!node.lineage()) return false;
-  const auto input = node.lineage()->inputs.find("corpus");
-  return input != node.lineage()->inputs.end() && input->second.root == corpus_root;
+  const LineageKind* kind = node.kind();
+  // Statistics of it count, what was only measured on it does not.
+  return kind && std::ranges::any_of(node.lineage()->inputs, [&](const auto& input) {
+           const Entry entry = kind->entry(input.first);
+           return (entry == Entry::documents || entry == Entry::statistics) && input.second.root == corpus_root;
+         });
 }
 
 std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactNode& node, const Digest& corpus_root,
@@ -53,10 +57,13 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
     order.sample_ = Permutation(order_key(corpus_root, seed), kind->window_tweak, windows);
   };
   if (kind->draw == WindowDraw::targets_order) {
-    const auto parent = node.parents.find("targets");
-    if (parent == node.parents.end() || parent->second < 0)
-      throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
-    const TaughtBlocks targets = read_taught_blocks(run.nodes[size_t(parent->second)]);
+    const ArtifactNode* found = nullptr;
+    for (const std::string& slot : node.slots_of(Entry::outputs))
+      if (const int index = node.parents.at(slot); index >= 0 && !found)
+        if (const ArtifactNode& parent = run.nodes[size_t(index)]; parent.kind() && parent.kind()->role == Role::targets)
+          found = &parent;
+    if (!found) throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
+    const TaughtBlocks targets = read_taught_blocks(*found);
     order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
     order.steps_ = must_be_recorded(node, "steps", "steps", 1);
     order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
@@ -72,7 +79,8 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
   }
   // Numbers in a statement may be anything.
   if (!checked_mul(order.steps_, order.batch_))
-    throw ProvenanceError(fmt::format("{}: its statement records {} steps of {} windows, which overflows", node.name, order.steps_, order.batch_));
+    throw ProvenanceError(
+        fmt::format("{}: its statement records {} steps of {} windows, which overflows", node.name, order.steps_, order.batch_));
   return order;
 }
 
@@ -89,7 +97,8 @@ std::vector<int64_t> WindowOrder::positions_of(int64_t window) const {
   std::vector<int64_t> found;
   const auto add = [&](int64_t position) {
     if (found.size() >= kMostUses)
-      throw ProvenanceError(fmt::format("{}: its statement implies that one window was used more than {} times", name_, kMostUses));
+      throw ProvenanceError(
+          fmt::format("{}: its statement implies that one window was used more than {} times", name_, kMostUses));
     if (position < positions()) found.push_back(position);
   };
   if (taught_) {

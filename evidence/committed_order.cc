@@ -46,11 +46,17 @@ FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   for (const ArtifactNode& node : graph.nodes)  // parents come before children, so the last is the nearest
     if (const LineageKind* kind = node.kind(); kind && kind->draw == WindowDraw::targets_order) student = &node;
   if (!student) return missing("its lineage has no distillation, so there is no committed order of training");
-  const auto parent = [&](const ArtifactNode& node, const char* slot) -> const ArtifactNode* {
-    const auto it = node.parents.find(slot);
-    return it == node.parents.end() || it->second < 0 ? nullptr : &graph.nodes[size_t(it->second)];
+  // What entered `node` in a way, and is such a thing; the first by its slot.
+  const auto parent = [&](const ArtifactNode& node, Entry entry, Role role) -> const ArtifactNode* {
+    for (const std::string& slot : node.slots_of(entry))
+      if (const int index = node.parents.at(slot); index >= 0)
+        if (const ArtifactNode& found = graph.nodes[size_t(index)];
+            role == Role::model || (found.kind() && found.kind()->role == role))
+          return &found;
+    return nullptr;
   };
-  const ArtifactNode *targets = parent(*student, "targets"), *corpus = parent(*student, "corpus");
+  const ArtifactNode *targets = parent(*student, Entry::outputs, Role::targets),
+                     *corpus = parent(*student, Entry::documents, Role::corpus);
   if (!targets || !corpus)
     return missing(
         fmt::format("the soft targets or the corpus that '{}' was trained on are missing from its run", student->name));
@@ -71,8 +77,8 @@ FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   run.student = student->path;
   run.corpus = corpus->path;
   run.targets = targets->path;
-  if (const ArtifactNode* teacher = parent(*targets, "teacher")) run.teacher = teacher->path;
-  if (const ArtifactNode* initial = parent(*student, "student")) run.initial = initial->path;
+  if (const ArtifactNode* teacher = parent(*targets, Entry::outputs, Role::model)) run.teacher = teacher->path;
+  if (const ArtifactNode* initial = parent(*student, Entry::inherited, Role::model)) run.initial = initial->path;
   return run;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "audit/diff.h"
+#include "audit/eu_summary.h"
 #include "audit/policy.h"
 #include "audit/sbom.h"
 #include "core/error.h"
@@ -50,6 +51,33 @@ TEST_CASE("facts are those of the statements") {
   CHECK(one.ends().size() == 1);
   CHECK(one.title() == "int8");
   CHECK_FALSE(ancestors_missing(one, one.artifacts[size_t(one.subject)]));
+}
+
+TEST_CASE("who taught an artifact follows from the lineage kinds, whatever the slot is called") {
+  const SyntheticRun run;
+  // A second model, whose outputs the student was trained on directly: version 0.1 called that slot "teacher".
+  write_text(run.path() / "second/teacher.gguf", std::string(500, 'x'));
+  run.seal("second", "import", "imported", {}, {{"license", "MIT"}, {"name", "Second model"}});
+  run.seal("student", "distill", "distilled-from",
+           {{"student", "student-init"}, {"targets", "soft-targets"}, {"teacher", "second"}, {"corpus", "corpus"}});
+  run.seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
+  run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
+  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  const LineageFacts facts = collect_facts(run.path() / "int8", nullptr);
+  const ArtifactFacts &student = named(facts, "student"), &second = named(facts, "second");
+  CHECK(student.entering(Entry::outputs).size() == 2);
+  CHECK(facts.taught_by(student, second));
+  CHECK_FALSE(facts.taught_by(student, named(facts, "teacher")));  // only through the targets
+  CHECK(facts.taught_by(named(facts, "soft-targets"), named(facts, "teacher")));
+  CHECK(named(facts, "student-init").entering(Entry::outputs).empty());
+
+  SummaryConfig config;
+  config.eu = true;
+  const std::string summary = audit_summary(config, run.path() / "int8").json.dump();
+  CHECK(summary.find("Second model (MIT, sha256:") != std::string::npos);
+  CHECK(summary.find("Tiny <teacher> & co (Apache-2.0, sha256:") != std::string::npos);
+  const std::string bill = audit_sbom({}, run.path() / "int8").json.dump();
+  CHECK(bill.find("answers of the model 'Tiny <teacher> & co' to the corpus") != std::string::npos);
 }
 
 TEST_CASE("ways into a model follow the lineage kinds") {

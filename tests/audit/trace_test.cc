@@ -331,6 +331,24 @@ TEST_CASE("one question is asked at a time") {
   CHECK_THROWS_AS(audit_trace({.document = "pack/1", .step = "student:1"}, run.path()), UsageError);
 }
 
+TEST_CASE("answers are about what the trusted signer signed") {
+  const SyntheticRun run(fill_corpus);
+  const Key stranger = Key::generate();
+  write_text(run.path() / "key.pub", run.key.public_key().pem());
+  write_text(run.path() / "stranger.pub", stranger.public_key().pem());
+  const auto asked = [&](const char* key) {
+    TraceConfig config{.document = "pack/4"};
+    if (*key) config.trust.public_key = run.path() / key;
+    return audit_trace(config, run.path()).json;
+  };
+  CHECK(asked("key.pub") == asked(""));
+  CHECK_THROWS_AS(asked("stranger.pub"), ProvenanceError);
+  // A leaf signed anew by another: whose answer would it be?
+  const Lineage lineage = *open_artifact(run.path() / "int8", VerifyFiles::no, nullptr);
+  seal_artifact(run.path() / "int8", lineage.files, lineage, stranger);
+  CHECK_THROWS_WITH(asked(""), Contains("signed by 2 keys") && Contains("--public-key"));
+}
+
 TEST_CASE("no answer is given about a run that does not hold") {
   const SyntheticRun run(fill_corpus);
   write_text(run.path() / "corpus/texts/one.txt", "Some text");
