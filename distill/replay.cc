@@ -16,8 +16,8 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
-#include "distill/checkpoint.h"
 #include "distill/calibration.h"
+#include "distill/checkpoint.h"
 #include "distill/distillation.h"
 #include "provenance/run_folder.h"
 
@@ -132,8 +132,8 @@ class Replayer {
   bool check_all_steps() {
     const StepFormat& format = records_.format();
     if (format.ranks != session_.run->ranks()) {
-      result_.faults.push_back(fmt::format("the step records name {} processes that trained together, a replay has {}", format.ranks,
-                                           session_.run->ranks()));
+      result_.faults.push_back(fmt::format("the step records name {} processes that trained together, a replay has {}",
+                                           format.ranks, session_.run->ranks()));
       return false;
     }
     if (const std::vector<std::string> terms = session_.run->terms(); !same_terms(terms)) {
@@ -168,37 +168,44 @@ class Replayer {
     const Checkpoint published = open_checkpoint(subject_.path);
     const auto& infos = published.tensors->tensors();
     const bool exact = std::all_of(infos.begin(), infos.end(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
-    const Json& metrics = subject_.lineage.metrics;
-    const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
-    if (!exact) return check_published(published, undone);
-    const Digest& wanted = undone ? records_.initial_weights() : records_.weights_after(result_.steps);
+    if (!exact) return check_published(published);
+    const Digest& wanted = undone() ? records_.initial_weights() : records_.weights_after(result_.steps);
     fault_if(digest_of_checkpoint(subject_.path) != wanted,
-             undone ? "the published weights are not those before the tuning, which was undone"
-                    : "the published weights are not those of the last step record");
+             undone() ? "the published weights are not those before the tuning, which was undone"
+                      : "the published weights are not those of the last step record");
+  }
+
+  /// The segments between `ends` that are made again: those drawn by the seed, and the last.
+  static std::vector<ReplayedSegment> with_last(const std::vector<int64_t>& drawn, const std::vector<int64_t>& ends) {
+    std::vector<ReplayedSegment> segments;
+    for (const int64_t number : drawn) segments.push_back({.number = number});
+    const int64_t last = int64_t(ends.size()) - 2;
+    if (drawn.empty() || drawn.back() != last) segments.push_back({.number = last, .drawn = false});
+    for (ReplayedSegment& s : segments) s.first_step = ends[size_t(s.number)], s.end_step = ends[size_t(s.number) + 1];
+    return segments;
   }
 
   /// Weights that were rounded when they were written, against the digest that was signed for them, and where tuning was undone
   /// against the parent's, rounded in the same way. Called before the first step.
-  void check_published(const Checkpoint& published, bool undone) {
+  void check_published(const Checkpoint& published) {
     const Digest found = digest_of_checkpoint(subject_.path);
     const Json& metrics = subject_.lineage.metrics;
     if (metrics.contains(kPublishedWeights))
       fault_if(metrics[kPublishedWeights] != found.hex(),
                "the published weights are not those that the statement has the digest of");
     bool rounded = false;
-    if (undone)
+    if (undone())
       fault_if(digest_rounded_as(session_.run->student(), *published.tensors, rounded) != found,
                "the published weights are not those before the tuning, which was undone");
     else
       result_.notes.push_back(
-          "the published weights are rounded: that they are those of the last step is compared only when the last segment is "
-          "replayed");
+          "the published weights are rounded: that they are those of the last step is compared once the last segment is made again");
   }
 
   void bitwise(const std::vector<int64_t>& drawn, const std::vector<int64_t>& ends) {
-    Progress progress("replay", int64_t(drawn.size()), "segments");
-    for (const int64_t number : drawn) {
-      ReplayedSegment segment{number, ends[size_t(number)], ends[size_t(number) + 1]};
+    const std::vector<ReplayedSegment> segments = with_last(drawn, ends);
+    Progress progress("replay", int64_t(segments.size()), "segments");
+    for (ReplayedSegment segment : segments) {
       if (!equal_from_nearest(segment, ends)) clean_ = false;
       result_.segments.push_back(segment);
       progress.update(int64_t(result_.segments.size()), segment.equal ? "equal" : "NOT equal");
@@ -206,12 +213,12 @@ class Replayer {
     if (clean_ && session_.at() == result_.steps && result_.steps > 0) check_rounded_weights();
   }
 
-  /// Steps done where recorded weights are available: at the beginning, at kept states, at the end.
+  /// Steps done where recorded weights are available: at the beginning, at kept states, at the end unless tuning was undone.
   std::vector<int64_t> ends_with_weights(const std::vector<int64_t>& ends) {
     std::vector<int64_t> list;
     for (const int64_t end : ends) {
       std::string fault;
-      if (end == 0 || end == result_.steps || load_kept(end, fault)) list.push_back(end);
+      if (end == 0 || (end == result_.steps && !undone()) || load_kept(end, fault)) list.push_back(end);
       else if (!fault.empty()) note_bad_state(end, fault);
     }
     clean_ = list.size() <= 2 && bad_states_.empty();  // else the trainer holds the state that was read last
@@ -219,9 +226,9 @@ class Replayer {
   }
 
   void within_tolerance(const std::vector<int64_t>& drawn, const std::vector<int64_t>& ends) {
-    Progress progress("replay", int64_t(drawn.size()), "segments");
-    for (const int64_t number : drawn) {
-      ReplayedSegment segment{number, ends[size_t(number)], ends[size_t(number) + 1]};
+    const std::vector<ReplayedSegment> segments = with_last(drawn, ends);
+    Progress progress("replay", int64_t(segments.size()), "segments");
+    for (ReplayedSegment segment : segments) {
       measure(segment, ends);
       clean_ = false;  // the state is not exactly the recorded one
       result_.segments.push_back(segment);
@@ -234,7 +241,14 @@ class Replayer {
   bool same_terms(const std::vector<std::string>& terms) const {
     const std::vector<std::string>& recorded = records_.format().terms;
     if (records_.format().version > 1) return terms == recorded;
-    return std::ranges::all_of(terms, [&](const std::string& name) { return std::ranges::find(recorded, name) != recorded.end(); });
+    return std::ranges::all_of(terms,
+                               [&](const std::string& name) { return std::ranges::find(recorded, name) != recorded.end(); });
+  }
+
+  /// Whether calibrate threw its tuning away, so that the published weights are those before it.
+  bool undone() const {
+    const Json& metrics = subject_.lineage.metrics;
+    return metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
   }
 
   std::string difference_of(const StepRecord& recorded, const StepRecord& made, const std::string& field) const {
@@ -311,13 +325,11 @@ class Replayer {
   /// Compares published weights that were rounded on saving with the replayed ones, rounded the same way.
   void check_rounded_weights() {
     const Checkpoint published = open_checkpoint(subject_.path);
-    const Json& metrics = subject_.lineage.metrics;
-    if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return;
+    if (undone()) return;
     bool rounded = false;
     const Digest ours = digest_rounded_as(session_.run->student(), *published.tensors, rounded);
     if (rounded)
-      fault_if(ours != digest_of_checkpoint(subject_.path),
-               "the published weights are not the rounded weights of the last step");
+      fault_if(ours != digest_of_checkpoint(subject_.path), "the published weights are not the rounded weights of the last step");
   }
 
   static std::vector<NamedTensor> copy_of(const Decoder& model) {
@@ -417,7 +429,7 @@ std::optional<StepRecords> open_records(const Subject& subject, Replay& result) 
       result.faults.push_back("the end of the step records is not the signed chain");
     return records;
   } catch (const FormatError& e) {
-    result.faults.push_back(e.what());
+    result.faults.push_back(text_within(e, subject.path));
     return std::nullopt;
   }
 }
@@ -451,7 +463,8 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& e) {  // inputs and configuration are those that were signed, so this is a finding
-    result.faults.push_back(fmt::format("the training cannot be built from what was signed: {}", e.what()));
+    result.faults.push_back(
+        fmt::format("the training cannot be built from what was signed: {}", text_within(e, subject->path.parent_path())));
     return result;
   }
   const std::vector<int64_t> ends = records->segment_ends();

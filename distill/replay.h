@@ -2,7 +2,8 @@
 // `overproof audit replay`: makes some segments of a training again and compares the results with the step records.
 //
 // The segments are drawn from public randomness, so k draws catch a forger of a fraction f of them with a probability of at least
-// 1 - (1 - f)^k. Checks that need no training are made for every step: order, counts, learning rate and batch root.
+// 1 - (1 - f)^k. The last segment is always made, because one forged segment is enough to exchange the whole model. Checks that need
+// no training are made for every step: order, counts, learning rate and batch root.
 
 #include <optional>
 #include <string>
@@ -28,9 +29,8 @@ struct ReplayConfig {
   template <class V>
   void visit(V&& v) {
     v("segments", segments, in_range(0, 1e9),
-      "number of segments to draw and make again; 0: only the checks of every step that need no training");
-    v("seed", seed, any_value(),
-      "public randomness in hex from after the run was published: a beacon's round, a lottery's draw");
+      "number of segments to draw and make again, in addition to the last; 0: only the checks of every step that need no training");
+    v("seed", seed, any_value(), "public randomness in hex from after the run was published: a beacon's round, a lottery's draw");
     v("artifact", artifact, any_value(), "artifact that distill or calibrate trained; unused when the folder is one artifact");
     v("tolerance", tolerance, or_word("bitwise", in_range(1e-12, 0.999)),
       "bitwise, for the build and kind of processor that trained; else the largest difference of the weights as a fraction of "
@@ -44,6 +44,7 @@ struct ReplayedSegment {
   int64_t number = 0;                    ///< of StepRecords::segment_ends; with a tolerance, of the spans between kept states
   int64_t first_step = 0, end_step = 0;  ///< steps [first, end)
   int64_t from_step = 0;                 ///< where the replay began: 0, a kept state, or the end of the segment before
+  bool drawn = true;                     ///< by the seed; else it is the last one, which is always made
   bool equal = false;
   std::string difference;         ///< the first one
   double weight_difference = -1;  ///< |made again - recorded| / |recorded - before|; -1 when not measured
@@ -58,6 +59,7 @@ struct Replay {
   int64_t steps = 0, steps_planned_equal = 0;
   int64_t segments_total = 0;
   std::vector<ReplayedSegment> segments;
+  int64_t drawn() const;  ///< segments that the seed drew
   std::vector<std::string> faults, notes;
   std::string chain;
   double tolerance = 0;  ///< 0: bitwise

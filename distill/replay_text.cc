@@ -24,29 +24,36 @@ std::string text_of(const Replay& r) {
         s.from_step == 0 ? "from the beginning" : fmt::format("from the state after step {}", s.from_step - 1);
     const std::string verdict = r.tolerance > 0 ? fmt::format("weights within {:.2g} of their movement", s.weight_difference)
                                                 : "losses, weights and optimizer equal, bitwise";
-    out += fmt::format("segment {} (steps {} to {}, {}): {}\n", s.number, s.first_step, s.end_step - 1, from,
+    out += fmt::format("segment {} (steps {} to {}, {}{}): {}\n", s.number, s.first_step, s.end_step - 1, from,
+                       s.drawn ? "" : "; the last, which is always made",
                        s.equal ? verdict : "NOT equal: " + printable(s.difference));
   }
   for (const std::string& fault : r.faults) out += fmt::format("FAIL: {}\n", printable(fault));
   for (const std::string& note : r.notes) out += fmt::format("note: {}\n", printable(note));
   if (!r.holds() && r.tolerance == 0 && !r.segments.empty())
-    out += "note: bitwise holds for the build and kind of processor that trained; with others, use --tolerance 1e-4 to "
-           "distinguish rounding from forgery\n";
+    out +=
+        "note: bitwise holds for the build and kind of processor that trained; with others, use --tolerance 1e-4 to "
+        "distinguish rounding from forgery\n";
   if (!r.segments.empty()) {
-    out += fmt::format("{} of {} segments drawn by the seed. Had they been forged, this draw would have caught\n",
-                       r.segments.size(), r.segments_total);
+    out += fmt::format("{} of {} segments drawn by the seed. Had they been forged, this draw would have caught\n", r.drawn(),
+                       r.segments_total);
     const Json all = r.to_json();
     for (const Json& o : all.at("odds"))
       out += fmt::format("  {:>2.0f} % of them with a probability of at least {:.1f} % ({:.1f} % exactly, for {} forged)\n",
                          100 * o.at("forged_fraction").get<double>(), 100 * o.at("caught_at_least").get<double>(),
                          100 * o.at("caught").get<double>(), o.at("forged_segments").get<int64_t>());
   }
-  out += "Not shown: segments that were not drawn; that the teacher's rows are the teacher's (audit rows); where the documents "
-         "came from.\n";
+  out +=
+      "Not shown: segments that were not made again; that the teacher's rows are the teacher's (audit rows); where the documents "
+      "came from.\n";
   return out;
 }
 
 }  // namespace
+
+int64_t Replay::drawn() const {
+  return std::count_if(segments.begin(), segments.end(), [](const ReplayedSegment& s) { return s.drawn; });
+}
 
 bool Replay::holds() const {
   return faults.empty() && std::all_of(segments.begin(), segments.end(), [](const ReplayedSegment& s) { return s.equal; });
@@ -55,16 +62,13 @@ bool Replay::holds() const {
 Json Replay::to_json() const {
   Json list = Json::array(), odds = Json::array();
   for (const ReplayedSegment& s : segments) {
-    Json item = {{"segment", s.number},
-                 {"first_step", s.first_step},
-                 {"end_step", s.end_step},
-                 {"from_step", s.from_step},
-                 {"equal", s.equal}};
+    Json item = {{"segment", s.number},      {"first_step", s.first_step}, {"end_step", s.end_step},
+                 {"from_step", s.from_step}, {"drawn", s.drawn},           {"equal", s.equal}};
     if (!s.difference.empty()) item["difference"] = s.difference;
     if (s.weight_difference >= 0) item["weight_difference"] = s.weight_difference;
     list.push_back(item);
   }
-  const int64_t drawn = int64_t(segments.size());
+  const int64_t drawn = this->drawn();
   for (const double f : {0.01, 0.05, 0.1}) {
     const int64_t forged = std::max<int64_t>(1, std::llround(std::ceil(f * double(segments_total) - 1e-9)));
     odds.push_back({{"forged_fraction", f},
@@ -91,7 +95,8 @@ Json Replay::to_json() const {
 Answer audit_replay(const ReplayConfig& config, const fs::path& folder) {
   const AuditRecorder recorder(config.record, folder);
   const Replay result = replay(config, folder);
-  const std::string line = recorder.write(result.artifact, {"replay", {{result.artifact, result.root, result.statement}}, result.to_json()});
+  const std::string line =
+      recorder.write(result.artifact, {"replay", {{result.artifact, result.root, result.statement}}, result.to_json()});
   return {result.to_json(), text_of(result) + line, result.holds() ? 0 : 4};
 }
 

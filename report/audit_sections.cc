@@ -44,11 +44,12 @@ Section replay(const Report& r) {
       table.add({"steps whose order, rate and batch follow from the statement",
                  fmt::format("{} of {}", grouped(f.steps_equal), grouped(f.steps))});
       table.add({"segments repeated",
-                 fmt::format("{} of {}, of which {} were equal", grouped(f.drawn), grouped(f.segments), grouped(f.drawn_equal))});
+                 fmt::format("{} of {}, of which {} were equal", grouped(f.made), grouped(f.segments), grouped(f.made_equal))});
       table.add({"compared", f.bitwise ? "bit for bit" : fmt::format("within {:g} of the weights' movement", f.tolerance)});
       if (!f.seed.empty()) table.add({"seed of the draw", code(f.seed)});
-      if (f.drawn > 0 && f.drawn >= f.segments) table.add({"not repeated", "none: every segment was repeated"});
-      if (f.drawn < f.segments) add_odds(table, f.odds, "segments");
+      if (f.made > f.drawn) table.add({"of them drawn by the seed", grouped(f.drawn) + "; the last is always repeated"});
+      if (f.made > 0 && f.made >= f.segments) table.add({"not repeated", "none: every segment was repeated"});
+      if (f.made < f.segments) add_odds(table, f.odds, "segments");
       s.table(table);
       s.list("Differences:", f.faults);
       s.list("Notes of the auditor:", f.notes);
@@ -79,7 +80,7 @@ Section rows(const Report& r) {
   if (r.audits.rows.empty())
     for (const ReportArtifact& a : r.artifacts)
       if (a.is_shown_by(ShownBy::rows))
-        add_no_record(s, fmt::format("overproof audit rows RUN/{} --rows 59 --seed N --record", a.name));
+        add_no_record(s, fmt::format("overproof audit rows RUN/{} --rows 59 --seed HEX --record", a.name));
   return s;
 }
 

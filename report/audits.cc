@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/public_draw.h"
 #include "report/json_values.h"
 
 namespace overproof {
@@ -33,7 +34,9 @@ RowsFinding read_rows(const Json& result, int audit) {
   f.audit = audit;
   f.holds = truth(result, "holds");
   f.drawn = text(result, "mode") == "drawn";
-  if (const Json& seed = member(result, "seed"); f.drawn && seed.is_number_integer()) f.seed = seed.dump();
+  // Records of 0.1 have a number, with a default that any maker knew.
+  if (const Json& seed = member(result, "seed"); f.drawn) f.seed = seed.is_number_integer() ? seed.dump() : text(result, "seed");
+  f.by_chance = f.drawn && member(result, "seed").is_string() && is_public_seed(f.seed);
   f.rows_total = count(result, "rows_total");
   f.rows_equal = count(result, "rows_equal");
   f.rows = int64_t(elements(result, "rows").size());
@@ -51,12 +54,14 @@ ReplayFinding read_replay(const Json& result, int audit) {
   f.tolerance = number(result, "tolerance").value_or(0);
   f.bitwise = text(result, "mode") != "tolerance" && f.tolerance == 0;
   f.seed = text(result, "seed");
+  f.by_chance = is_public_seed(f.seed);
   f.steps = count(result, "steps");
   f.steps_equal = count(result, "steps_planned_equal");
   f.segments = count(result, "segments_total");
   for (const Json& segment : elements(result, "segments")) {
-    ++f.drawn;
-    f.drawn_equal += truth(segment, "equal");
+    ++f.made;
+    f.made_equal += truth(segment, "equal");
+    f.drawn += !segment.is_object() || !segment.contains("drawn") || segment["drawn"] != false;
     if (const std::string difference = text(segment, "difference"); !difference.empty())
       f.faults.push_back(fmt::format("steps {} to {}: {}", count(segment, "first_step"),
                                      std::max<int64_t>(count(segment, "end_step"), 1) - 1, difference));

@@ -45,10 +45,13 @@ struct ReplayFinding {
   bool holds = false, bitwise = true;
   double tolerance = 0;
   std::string seed;
-  int64_t steps = 0, steps_equal = 0, segments = 0, drawn = 0, drawn_equal = 0;
+  bool by_chance = false;  ///< the seed is hex and too long to be tried beforehand
+  int64_t steps = 0, steps_equal = 0, segments = 0;
+  int64_t made = 0, made_equal = 0;  ///< segments made again
+  int64_t drawn = 0;                 ///< of those, by the seed: all but the last, which is always made
   std::vector<ReplayOdds> odds;
   std::vector<std::string> faults, notes;
-  bool is_equal() const { return holds && drawn_equal == drawn; }
+  bool is_equal() const { return holds && made_equal == made; }
 };
 
 struct RowsFinding {
@@ -56,6 +59,7 @@ struct RowsFinding {
   std::string artifact;
   bool holds = false, drawn = false;  ///< drawn by a seed, or named by the auditor
   std::string seed;
+  bool by_chance = false;  ///< the seed is hex and too long to be tried beforehand
   int64_t rows_total = 0, rows = 0, rows_equal = 0;
   std::vector<ReplayOdds> odds;
   std::vector<std::string> faults;

@@ -22,6 +22,12 @@ std::string joined(const std::vector<std::string>& names) {
 
 std::string quoted(const std::string& name) { return "‘" + name + "’"; }
 
+std::vector<std::string> quoted_all(const std::vector<std::string>& names) {
+  std::vector<std::string> all;
+  for (const std::string& name : names) all.push_back(quoted(name));
+  return all;
+}
+
 class Judge {
  public:
   explicit Judge(Report& report) : r_(report) {}
@@ -119,12 +125,16 @@ class Judge {
   void signer() {
     if (r_.trusted_key)
       add("signer", "Every artifact was signed with the key that the reader trusts.",
-          r_.holds ? ClaimStatus::proved : ClaimStatus::failed,
-          "Every signature was checked with the key given by --public-key.");
+          r_.not_signed.empty() ? ClaimStatus::proved : ClaimStatus::failed,
+          r_.not_signed.empty()
+              ? "Every signature was checked with the key given by --public-key. What is signed is not thereby true."
+              : fmt::format("Not true of {}; see the findings.", joined(quoted_all(r_.not_signed))));
     else
       add("signer", "The signer is the publisher.", ClaimStatus::recorded,
-          fmt::format("The signatures are valid for the {0} in the statements. The owner of the {0} was not checked.",
-                      r_.signers.size() == 1 ? "key" : "keys"),
+          r_.not_signed.empty()
+              ? fmt::format("The signatures are valid for the {0} in the statements. The owner of the {0} was not checked.",
+                            r_.signers.size() == 1 ? "key" : "keys")
+              : fmt::format("Not even the signatures of {} are valid; see the findings.", joined(quoted_all(r_.not_signed))),
           "overproof audit report RUN --public-key PUBLISHER.pub");
   }
 
@@ -207,7 +217,7 @@ class Judge {
       } else if (!best->is_equal()) {
         add(id, claim, by(best->audit, ClaimStatus::failed),
             fmt::format("A replay found a difference ({}); see below.", auditor(best->audit)), command);
-      } else if (best->drawn == 0) {
+      } else if (best->made == 0) {
         add(id, claim, ClaimStatus::unchecked,
             fmt::format(
                 "Order, counts, rates and batches of {} of {} steps follow from statement, corpus and soft targets, but no "
@@ -215,14 +225,24 @@ class Judge {
                 best->steps_equal, best->steps, auditor(best->audit)),
             command);
       } else {
-        const bool all = best->drawn >= best->segments;
+        const bool all = best->made >= best->segments;
+        if (!all && !best->by_chance) {
+          add(id, claim, ClaimStatus::unchecked,
+              fmt::format(
+                  "{} of {} segments were repeated and were equal, but the seed that chose them could be known beforehand ({}).",
+                  best->made, best->segments, auditor(best->audit)),
+              command);
+          continue;
+        }
         add(id, claim,
             by(best->audit, !best->bitwise ? ClaimStatus::estimated
                             : all          ? ClaimStatus::audited
                                            : ClaimStatus::sampled),
             fmt::format(
-                "{} of {} segments{} were repeated and were {} ({}).{}", best->drawn, best->segments,
-                all ? "" : ", drawn at random,",
+                "{} of {} segments{} were repeated and were {} ({}).{}", all ? best->made : best->drawn, best->segments,
+                all                         ? ""
+                : best->made == best->drawn ? ", drawn at random,"
+                                            : ", drawn at random, and the last",
                 best->bitwise ? "equal bit for bit" : fmt::format("within {:g} of the weights' movement", best->tolerance),
                 auditor(best->audit), all ? "" : odds_of(best->odds)),
             command);
@@ -233,7 +253,12 @@ class Judge {
   void teacher_rows() {
     for (const ReportArtifact* a : artifacts([](const auto& x) { return x.is_shown_by(ShownBy::rows); })) {
       const std::string id = "rows-" + a->name, claim = fmt::format("The rows of {} are the teacher's outputs.", quoted(a->name));
-      const std::string command = fmt::format("overproof audit rows RUN/{} --rows 59 --seed N --record", a->name);
+      const std::string command = fmt::format("overproof audit rows RUN/{} --rows 59 --seed HEX --record", a->name);
+      if (a->recorded) {
+        add(id, claim, ClaimStatus::recorded,
+            "They are a record of a teacher that is out of reach. No audit can compute them again.");
+        continue;
+      }
       const RowsFinding* best =
           deciding(r_.audits.rows, a->name, [](const RowsFinding& f) { return std::tuple(f.drawn, f.rows); });
       if (!best) {
@@ -244,6 +269,11 @@ class Judge {
       } else if (!best->drawn) {
         add(id, claim, ClaimStatus::unchecked,
             fmt::format("A row that the auditor chose is equal, which shows nothing of the others ({}).", auditor(best->audit)),
+            command);
+      } else if (!best->by_chance) {
+        add(id, claim, ClaimStatus::unchecked,
+            fmt::format("{} of {} rows are equal, but the seed that chose them could be known beforehand ({}).", best->rows,
+                        best->rows_total, auditor(best->audit)),
             command);
       } else {
         add(id, claim, by(best->audit, ClaimStatus::sampled),

@@ -139,6 +139,7 @@ class Gatherer {
       if (const ArtifactFacts* facts = facts_.find(node.name)) {
         a.ffn_activation = facts->ffn_activation;
         a.is_end = facts->is_end && a.is_model();
+        a.recorded = facts->recorded;
       }
       report_.artifacts.push_back(std::move(a));
     }
@@ -178,7 +179,7 @@ class Gatherer {
  private:
   bool teaches(const ArtifactFacts& model) const {
     return std::any_of(facts_.artifacts.begin(), facts_.artifacts.end(),
-                       [&](const ArtifactFacts& a) { return a.role == Role::targets && facts_.parent(a, "teacher") == &model; });
+                       [&](const ArtifactFacts& a) { return facts_.taught_by(a, model); });
   }
   void note(const std::string& artifact, const std::string& file, std::string what) {
     // A message names the whole path; the report is about no machine.
@@ -248,6 +249,9 @@ Report gather_report(const Verification& v, const ReportTrust& trust) {
   report.bytes = v.bytes;
   report.signers = v.signers;
   report.findings = v.findings;
+  report.not_signed = v.run.unsigned_folders;
+  for (const ArtifactNode& node : v.run.nodes)
+    if (!node.check.signatures_hold) report.not_signed.push_back(node.name);
   const LineageFacts facts = collect_facts(v.run, {.tolerate_faults = true, .tolerate_subject = true, .audits = true});
   Gatherer gatherer(v, facts, report);
   gatherer.artifacts();

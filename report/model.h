@@ -74,7 +74,8 @@ struct ReportArtifact {
   int64_t files = 0, bytes = 0;
   std::optional<double> ffn_activation;
   bool holds = true;
-  bool is_end = false;  ///< a model from which no other artifact here was made; an evaluation does not count as one
+  bool is_end = false;    ///< a model from which no other artifact here was made; an evaluation does not count as one
+  bool recorded = false;  ///< of targets: rows of a teacher that is out of reach
   const LineageKind* row() const { return find_lineage_kind(kind); }  ///< nullptr where another tool signed it
   bool is_model() const { return row() && row()->is_model(); }
   bool is_shown_by(ShownBy check) const { return row() && row()->shown_by == check; }
@@ -117,6 +118,7 @@ struct Report {
   bool trusted_key = false, trusted_auditor = false;
   int64_t files = 0, bytes = 0;
   std::vector<std::string> signers;       ///< key hints
+  std::vector<std::string> not_signed;    ///< artifacts without valid signatures by those keys
   std::vector<ReportArtifact> artifacts;  ///< parents before children
   std::vector<std::string> left_out;
   std::vector<Finding> findings;

@@ -11,22 +11,29 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "core/progress.h"
-#include "core/rng.h"
+#include "core/public_draw.h"
 #include "provenance/artifact.h"
 #include "teacher/teach_rows.h"
 
 namespace overproof {
 namespace {
 
-fs::path parent_artifact(const fs::path& targets, const fs::path& given, const char* name) {
-  return given.empty() ? fs::absolute(targets).lexically_normal().parent_path() / name : given;
+/// What the user gave, else the artifact next to the targets that the statement names with that root, else `name`.
+fs::path parent_artifact(const fs::path& targets, const fs::path& given, const ArtifactCheck& check, const Digest& root,
+                         const char* name) {
+  if (!given.empty()) return given;
+  const fs::path run = fs::absolute(targets).lexically_normal().parent_path();
+  if (check.lineage)
+    for (const auto& [slot, input] : check.lineage->inputs)
+      if (input.root == root && is_safe_relative_name(input.name) && fs::exists(run / input.name)) return run / input.name;
+  return run / name;
 }
 
 void require_root(const fs::path& path, const Digest& wanted, const char* what) {
   const Digest found = scan_artifact(path).root;
   if (found != wanted)
-    throw MismatchError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(), found.hex(),
-                                 what, wanted.hex()));
+    throw MismatchError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(),
+                                    found.hex(), what, wanted.hex()));
 }
 
 std::string text_of(const RowCheck& check) {
@@ -50,7 +57,7 @@ Json RowCheck::to_json() const {
     numbers.push_back(r.row);
     if (!r.equal) differing.push_back(r.row);
   }
-  if (drawn)  // with replacement, so that this is exact
+  if (drawn)  // a bound: without replacement a little more
     for (const double f : {0.01, 0.05, 0.1})
       odds.push_back({{"forged_fraction", f}, {"caught_at_least", 1 - std::pow(1 - f, double(rows.size()))}});
   return {{"holds", holds()},
@@ -59,6 +66,7 @@ Json RowCheck::to_json() const {
           {"teacher", "sha256:" + teacher.hex()},
           {"corpus", "sha256:" + corpus.hex()},
           {"mode", drawn ? "drawn" : "asked"},
+          {"evidence", evidence_name(Evidence::re_derivable)},
           {"seed", seed},
           {"rows_total", rows_total},
           {"rows_equal", equal()},
@@ -68,8 +76,13 @@ Json RowCheck::to_json() const {
           {"faults", faults}};
 }
 
+std::vector<int64_t> draw_rows(int64_t total, int64_t count, std::string_view seed, const Digest& root) {
+  return draw_publicly("overproof rows draw v1", "audit/rows", total, count, seed, root);
+}
+
 RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   RowCheck check;
+  if (config.row < 0) draw_rows(1, 0, config.seed, {});  // refuses a bad seed before the long work
   const auto trusted = config.trust.key();
   const ArtifactCheck artifact = check_artifact(path, VerifyFiles::yes, trusted.get());
   const SoftTargets targets(path);
@@ -80,9 +93,13 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   for (const Fault& fault : artifact.faults)
     check.faults.push_back(fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));
 
-  const fs::path teacher_path = parent_artifact(path, config.teacher, "teacher"), corpus_path = parent_artifact(path, config.corpus, "corpus");
+  if (targets.origin().evidence == Evidence::recorded)
+    throw MismatchError(fmt::format(
+        "{}: the rows are a record of a teacher that is out of reach, so they cannot be computed again", path.string()));
   check.teacher = targets.teacher_root();
   check.corpus = targets.corpus_root();
+  const fs::path teacher_path = parent_artifact(path, config.teacher, artifact, check.teacher, "teacher"),
+                 corpus_path = parent_artifact(path, config.corpus, artifact, check.corpus, "corpus");
   require_root(teacher_path, check.teacher, "teacher");
   require_root(corpus_path, check.corpus, "corpus");
   const Corpus corpus(corpus_path);
@@ -95,12 +112,8 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
     throw UsageError(fmt::format("option 'row': there is no row {}; the targets have {} rows", config.row, check.rows_total));
   std::vector<int64_t> rows{config.row};
   if (check.drawn) {
-    rows.clear();
     check.seed = config.seed;
-    Rng rng(uint64_t(config.seed), "audit/rows");
-    for (int64_t i = 0; i < std::min(config.rows, check.rows_total); ++i)
-      rows.push_back(int64_t(rng.below(uint64_t(check.rows_total))));
-    std::sort(rows.begin(), rows.end());
+    rows = draw_rows(check.rows_total, config.rows, config.seed, check.root);
   }
   Progress progress("check rows", int64_t(rows.size()), "rows");
   for (const int64_t row : rows) {
@@ -116,7 +129,8 @@ Answer audit_rows(const CheckRowsConfig& config, const fs::path& targets) {
   const AuditRecorder recorder(config.record, targets);
   prepare_torch();
   const RowCheck check = check_rows(config, targets);
-  const std::string line = recorder.write(check.artifact, {"rows", {{check.artifact, check.root, check.statement}}, check.to_json()});
+  const std::string line =
+      recorder.write(check.artifact, {"rows", {{check.artifact, check.root, check.statement}}, check.to_json()});
   return {check.to_json(), text_of(check) + line, check.holds() ? 0 : 4};
 }
 

@@ -2,6 +2,7 @@
 import base64
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -107,8 +108,34 @@ def test_trace_finds_steps_and_rows_of_a_document(run):
     assert stranger["status"] == "absent"
 
 
+def on_a_terminal(*words):
+    """What the program writes when its standard output is a terminal."""
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen([OVERPROOF, *map(str, words)], stdout=theirs, stderr=subprocess.DEVNULL)
+    os.close(theirs)
+    written = b""
+    try:
+        while piece := os.read(ours, 65536):
+            written += piece
+    except OSError:  # the other side was closed
+        pass
+    os.close(ours)
+    assert program.wait(120) == 0
+    return written.decode().replace("\r\n", "\n")
+
+
+def test_generated_text_cannot_control_a_terminal(run):
+    words = ["generate", run / "teacher", "--prompt", "a\x1b[31mb\x9b2J", "--max-tokens", 64, "--temperature", 2]
+    raw = overproof(*words).stdout
+    assert "\x1b[31m" in raw  # a file, or another program, gets the text as it is
+    shown = on_a_terminal(*words)
+    controls = {c for c in shown if (ord(c) < 32 and c not in "\t\n") or 0x7F <= ord(c) < 0xA0}
+    assert not controls and "a\ufffd[31mb\ufffd2J" in shown
+    assert len(shown) == len(raw)
+
+
 def test_rows_of_the_teacher_are_made_again(run, base):
-    words = ["audit", "rows", "--rows", 8, "--seed", 5, "--json"]
+    words = ["audit", "rows", "--rows", 8, "--seed", "5f2c9a41", "--json"]
     found = json.loads(overproof(*words, run / "soft-targets", "--record").stdout)
     assert found["holds"] and found["mode"] == "drawn" and len(found["rows"]) == found["rows_equal"] == 8 and found["differing"] == []
     assert [o["caught_at_least"] for o in found["odds"]] == pytest.approx([1 - (1 - o["forged_fraction"]) ** 8 for o in found["odds"]])
@@ -123,9 +150,9 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     # Signed by another key than the one that is trusted.
     overproof("key", "new", "--out", base / "stranger.pem")
     (base / "stranger.pub").write_text(overproof("key", "show", "--key", base / "stranger.pem", "--pem").stdout)
-    answer = overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--public-key", base / "stranger.pub", code=4)
+    answer = overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--seed", "5f2c9a41", "--public-key", base / "stranger.pub", code=4)
     assert "1 of 1 rows" in answer.stdout and "is signed by key" in answer.stdout
-    assert overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--public-key", base / "auditor.pub").returncode == 0
+    assert overproof("audit", "rows", run / "soft-targets", "--rows", 1, "--seed", "5f2c9a41", "--public-key", base / "auditor.pub").returncode == 0
     # One draw moved from one id to another, with a header that still adds up, is not what the teacher computed.
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -147,7 +174,7 @@ def test_rows_of_the_teacher_are_made_again(run, base):
     assert "NOT" in answer.stdout
     # It is in no run, so there is no folder for a record of it; the error comes before any work.
     assert "is no run" in overproof("audit", "rows", forged, "--record", code=2).stderr
-    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", code=7)
+    answer = overproof("audit", "rows", run / "soft-targets", "--teacher", run / "student", "--seed", "5f2c9a41", code=7)
     assert "teacher" in answer.stderr
 
 

@@ -101,7 +101,7 @@ def run(tmp_path_factory):
     student, int8 = subject(made, "student"), subject(made, "int8")
     segments = [{"segment": s, "first_step": 2 * s, "end_step": 2 * s + 2, "from_step": 0, "equal": True} for s in (1, 4)]
     sign_record(made / "audits/replay-student.json", "replay", [student],
-                {"artifact": "student", "root": "sha256:" + student["digest"]["sha256"], "seed": "5f2c9a", "holds": True, "mode": "bitwise", "tolerance": 0, "steps": 12,
+                {"artifact": "student", "root": "sha256:" + student["digest"]["sha256"], "seed": "5f2c9a41", "holds": True, "mode": "bitwise", "tolerance": 0, "steps": 12,
                  "steps_planned_equal": 12, "segments_total": 6, "segments": segments, "faults": [], "notes": ["<b>made again with 2 threads</b>"],
                  "odds": [{"forged_fraction": 0.05, "caught_at_least": 0.0975, "forged_segments": 1, "caught": 1 / 3}]}, auditor)
     sign_record(made / "audits/recompute-run.json", "recompute", [int8],

@@ -11,8 +11,8 @@
 #include "data/order.h"
 #include "distill/replay.h"
 #include "pipeline/recompute.h"
-#include "teacher/check_rows.h"
 #include "records/soft_targets.h"
+#include "teacher/check_rows.h"
 #include "tests/pipeline/forged_run.h"
 
 using namespace overproof;
@@ -29,9 +29,9 @@ bool verifies(const fs::path& run, const std::string& word = "") {
 }
 
 Replay replayed(const fs::path& run, int64_t segments, const std::string& artifact = "student",
-                std::optional<double> tolerance = std::nullopt) {
+                std::optional<double> tolerance = std::nullopt, const char* seed = "c0ffee") {
   ReplayConfig config;
-  config.seed = "c0ffee";
+  config.seed = seed;
   config.segments = segments;
   config.artifact = artifact;
   config.tolerance = tolerance;
@@ -97,6 +97,7 @@ bool rows_hold(const fs::path& run, int64_t row = -1) {
   CheckRowsConfig config;
   config.row = row;
   config.rows = 12;
+  config.seed = "5f2c9a41";
   return check_rows(config, run / "soft-targets").holds();
 }
 
@@ -134,7 +135,7 @@ TEST_CASE("segments start from the nearest kept state, and a forged state is not
   for (const auto& entry : fs::directory_iterator(run / "checkpoints")) kept += entry.path().extension() == ".safetensors";
   CHECK(kept == 2);  // after 8 and 16 steps; after 24 the artifact itself is
   const Replay one = replayed(run.path(), 1);
-  REQUIRE(one.segments.size() == 1);
+  REQUIRE(one.drawn() == 1);
   const ReplayedSegment& s = one.segments[0];
   CHECK(s.from_step == s.first_step / 8 * 8);
   CHECK(one.holds());
@@ -254,6 +255,14 @@ TEST_CASE("one changed weight is detected") {
     CHECK_FALSE(r.segments[5].equal);
     CHECK(r.segments[5].difference.find("step 23: weights") == 0);
     CHECK(r.segments[4].equal);
+    // Whatever the draw: the last segment is always made.
+    for (const char* seed : {"00", "01", "02"}) {
+      const Replay one = replayed(run.path(), 1, "student", std::nullopt, seed);
+      CHECK_FALSE(one.holds());
+      CHECK(one.drawn() == 1);
+      CHECK(one.segments.back().number == 5);
+      CHECK_FALSE(one.segments.back().equal);
+    }
     CHECK(of(recomputed(run / "student"), "student").status == Recomputed::Status::differs);
   }
   SECTION("of the model that training began with: by replay and by recompute") {
@@ -285,6 +294,64 @@ TEST_CASE("one changed weight is detected") {
     CHECK(verifies(run.path()));
     CHECK(has(of(recomputed(run / "student-init"), "student-init").details, "metric 'recall'"));
   }
+}
+
+TEST_CASE("a weight stored in another type than the signed one is detected by verify") {
+  const ForgedRun run;
+  const fs::path file = run / "student/model.safetensors";
+  // One norm in 16 bits, and all output projections negated.
+  std::vector<TensorInfo> infos;
+  std::map<std::string, std::vector<float>> values;
+  {
+    const SafetensorsFile weights(file);
+    infos = weights.tensors();
+    for (const TensorInfo& t : infos) {
+      values[t.name].resize(size_t(t.elements()));
+      elements_to_f32(t.dtype, weights.bytes(t.name).data(), values[t.name]);
+      if (t.name.find("o_proj") != std::string::npos)
+        for (float& v : values[t.name]) v = -v;
+    }
+  }
+  {
+    OutputFolder out(run / "student");
+    for (TensorInfo& t : infos)
+      if (t.name == "model.norm.weight") t.dtype = DType::bf16;
+    SafetensorsWriter writer(out, "model.safetensors", infos, {});
+    for (const TensorInfo& t : infos) {
+      std::vector<uint8_t> bytes(size_t(t.bytes()));
+      f32_to_elements(t.dtype, values[t.name], bytes.data());
+      writer.append(bytes.data(), bytes.size());
+    }
+    writer.close();
+  }
+  run.reseal();
+  CHECK(verifies(run.path(), "student/: stores model.norm.weight as BF16, but by its statement it is F32"));
+  // Signed as a training in bf16, the others have the wrong type.
+  run.reseal([](Lineage& l) {
+    if (l.name == "student") l.metrics["dtype"] = "BF16";
+  });
+  CHECK(verifies(run.path(), "as F32, but by its statement it is BF16"));
+}
+
+TEST_CASE("rows that are drawn follow from seed and targets, and a draw needs a seed") {
+  const ForgedRun run;
+  CheckRowsConfig config;
+  CHECK_THROWS_WITH(check_rows(config, run / "soft-targets"), Catch::Contains("'seed' is missing"));
+  config.seed = "lottery";
+  CHECK_THROWS_WITH(check_rows(config, run / "soft-targets"), Catch::Contains("is not hex"));
+  config.seed = "5f2c9a41";
+  config.rows = 5;
+  const RowCheck check = check_rows(config, run / "soft-targets");
+  CHECK(check.holds());
+  std::vector<int64_t> rows;
+  for (const CheckedRow& r : check.rows) rows.push_back(r.row);
+  CHECK(rows == draw_rows(check.rows_total, 5, "5F2C9A41", check.root));
+  CHECK(rows != draw_rows(check.rows_total, 5, "5f2c9a41", sha256(std::string_view("other targets"))));
+  // Rows of a teacher that is out of reach.
+  ForgedRun::change_metadata(run / "soft-targets", "targets.safetensors", [](Metadata& m) { m["evidence"] = "recorded"; });
+  CHECK_THROWS_AS(check_rows(config, run / "soft-targets"), MismatchError);
+  run.reseal();
+  CHECK(verifies(run.path(), "states that its rows are recorded, which the statement denies"));
 }
 
 TEST_CASE("a changed row of the teacher is detected by rows and by replay") {
@@ -417,7 +484,8 @@ TEST_CASE("what cannot be replayed or made again is reported with the reason") {
   Options options = options_of(loose);
   CHECK_THROWS_WITH(find_option(options, "tolerance", "").assign("loose"), Catch::Contains("'bitwise' or a number"));
   CHECK_THROWS_WITH(recomputed(run.path(), {"quantise"}), Catch::Contains("did you mean 'quantize'"));
-  CHECK_THROWS_WITH(recomputed(run / "int8", {}, {{"source", "/nowhere"}}), Catch::Contains("no artifact that was made again has an input"));
+  CHECK_THROWS_WITH(recomputed(run / "int8", {}, {{"source", "/nowhere"}}),
+                    Catch::Contains("no artifact that was made again has an input"));
   CHECK(of(recomputed(run / "corpus"), "corpus").status == Recomputed::Status::not_made);
   CHECK(has(of(recomputed(run / "corpus"), "corpus").details, "--file source=PATH"));
   // Other texts than those that were signed.

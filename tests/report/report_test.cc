@@ -40,7 +40,7 @@ const ReportClaim& claim(const Report& report, std::string_view id) {
   throw std::logic_error("not reached");
 }
 
-Json replay_result(bool equal, int drawn = 2, int total = 10) {
+Json replay_result(bool equal, int drawn = 2, int total = 10, const char* seed = "5f2c9a41") {
   Json segments = Json::array();
   for (int i = 0; i < drawn; ++i)
     segments.push_back({{"segment", i},
@@ -53,7 +53,7 @@ Json replay_result(bool equal, int drawn = 2, int total = 10) {
           {"holds", equal},
           {"mode", "bitwise"},
           {"tolerance", 0},
-          {"seed", "5f2c"},
+          {"seed", seed},
           {"steps", 10},
           {"steps_planned_equal", 10},
           {"segments_total", total},
@@ -177,15 +177,98 @@ TEST_CASE("what an auditor found counts as far as the auditor is trusted") {
   CHECK(gathered(run.path()).audits.list[0].by_maker);
 }
 
+TEST_CASE("a draw whose seed could be known beforehand is no random one, and the last segment is not of the draw") {
+  const SyntheticRun run;
+  const Key auditor = Key::generate();
+  const ReportTrust trust{false, auditor.public_key()};
+  const auto claimed = [&](const Json& result) {
+    record(run, "replay-student.json", "replay", {"student"}, result, auditor);
+    return claim(gathered(run.path(), trust), "training-student");
+  };
+  for (const char* seed : {"", "00", "5f2c"}) {
+    const ReportClaim c = claimed(replay_result(true, 2, 10, seed));
+    CHECK(c.status == ClaimStatus::unchecked);
+    CHECK_THAT(c.how, Contains("could be known beforehand"));
+  }
+  CHECK(claimed(replay_result(true, 10, 10, "00")).status == ClaimStatus::audited);  // all were made: nothing was drawn
+  Json result = replay_result(true, 3);
+  result["segments"][2]["drawn"] = false;
+  const ReportClaim c = claimed(result);
+  CHECK(c.status == ClaimStatus::sampled);
+  CHECK_THAT(c.how, Contains("2 of 10 segments, drawn at random, and the last were repeated"));
+  result["segments"][2]["equal"] = false;
+  CHECK(claimed(result).status == ClaimStatus::failed);
+}
+
+TEST_CASE("who signed is one question, what holds is another") {
+  const SyntheticRun run;
+  write_text(run.path() / "key.pub", run.key.public_key().pem());
+  const auto signer = [&] {
+    return claim(gather_report(verify_run(run.path(), {(run.path() / "key.pub").string()}), {true, {}}), "signer").status;
+  };
+  CHECK(signer() == ClaimStatus::proved);
+  SECTION("a false statement, and a changed file, are signed all the same") {
+    run.seal("soft-targets", "teach", "taught", {{"teacher", "teacher"}, {"corpus", "statistics"}});
+    write_text(run.path() / "int8/model.safetensors", "other weights");
+    CHECK_FALSE(verify_run(run.path(), {}).holds());
+    CHECK(signer() == ClaimStatus::proved);
+  }
+  SECTION("an artifact of a stranger is not") {
+    const Lineage lineage = *open_artifact(run.path() / "int8", VerifyFiles::no, nullptr);
+    seal_artifact(run.path() / "int8", lineage.files, lineage, Key::generate());
+    CHECK(signer() == ClaimStatus::failed);
+  }
+  SECTION("nor is a folder without signatures") {
+    write_text(run.path() / "more/model.safetensors", "m");
+    CHECK(signer() == ClaimStatus::failed);
+  }
+}
+
+TEST_CASE("recorded rows are never called re-derivable") {
+  SyntheticRun run;
+  run.evidence = "recorded";
+  run.write_targets();
+  const auto seal = [&](Json metrics, Json student_metrics) {
+    run.seal("soft-targets", "teach", "taught", {{"teacher", "teacher"}, {"corpus", "corpus"}}, {{"draws", 50}}, std::move(metrics));
+    run.seal("student", "distill", "distilled-from", {{"student", "student-init"}, {"targets", "soft-targets"}, {"corpus", "corpus"}},
+             {{"steps", run.kSteps}, {"batch-size", run.kBatch}}, std::move(student_metrics));
+    run.seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
+    run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
+    run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  };
+  const auto fails_with = [&](const std::string& what) {
+    const Verification v = verify_run(run.path(), {});
+    return std::ranges::any_of(v.findings, [&](const Finding& f) {
+      return f.severity == Severity::failure && f.what.find(what) != std::string::npos;
+    });
+  };
+  seal({{"evidence", "recorded"}}, {{"evidence", "recorded"}});
+  CHECK(verify_run(run.path(), {}).holds());
+  const Key auditor = Key::generate();
+  record(run, "rows.json", "rows", {"soft-targets"},
+         {{"holds", true}, {"mode", "drawn"}, {"seed", "5f2c9a41"}, {"rows_total", 9}, {"rows", {1, 2}}, {"rows_equal", 2}}, auditor);
+  const Report r = gathered(run.path(), {false, auditor.public_key()});
+  CHECK(claim(r, "rows-soft-targets").status == ClaimStatus::recorded);
+  CHECK_THAT(claim(r, "rows-soft-targets").how, Contains("No audit can compute them again"));
+  CHECK(claim(r, "rows-soft-targets").command.empty());
+  // The statement claims otherwise, or nothing; or the student's does.
+  seal({{"evidence", "re-derivable"}}, Json::object());
+  CHECK(fails_with("states that its rows are recorded, which the statement denies"));
+  seal(Json::object(), Json::object());
+  CHECK(fails_with("states that its rows are recorded, which the statement denies"));
+  seal({{"evidence", "recorded"}}, {{"evidence", "re-derivable"}});
+  CHECK(fails_with("calls its teacher's outputs re-derivable, but those in 'soft-targets' are recorded"));
+}
+
 TEST_CASE("rows that were asked of the teacher again count when chance drew them") {
   const SyntheticRun run;
   const Key auditor = Key::generate();
   const ReportTrust trust{false, auditor.public_key()};
-  const auto asked = [&](const char* file, const char* mode, bool equal, const Key& key) {
+  const auto asked = [&](const char* file, const char* mode, bool equal, const Key& key, const Json& seed = "2026112401") {
     record(run, file, "rows", {"soft-targets"},
            {{"holds", equal},
             {"mode", mode},
-            {"seed", 20261124},
+            {"seed", seed},
             {"rows_total", 1000},
             {"rows", {3, 700}},
             {"rows_equal", equal ? 2 : 1},
@@ -197,6 +280,9 @@ TEST_CASE("rows that were asked of the teacher again count when chance drew them
   };
   CHECK(claim(gathered(run.path(), trust), "rows-soft-targets").status == ClaimStatus::unchecked);
   CHECK(asked("rows-a.json", "asked", true, auditor).status == ClaimStatus::unchecked);
+  for (const Json& seed : {Json(0), Json(20261124), Json("0"), Json()})
+    CHECK(asked("rows-a.json", "drawn", true, auditor, seed).status == ClaimStatus::unchecked);
+  fs::remove(run.path() / kAuditFolder / "rows-a.json");
   const ReportClaim sampled = asked("rows-b.json", "drawn", true, auditor);
   CHECK(sampled.status == ClaimStatus::sampled);
   CHECK_THAT(sampled.how, Contains("2 of 1000 rows") && Contains("9.8\u00a0%"));
@@ -204,7 +290,7 @@ TEST_CASE("rows that were asked of the teacher again count when chance drew them
   CHECK(asked("rows-c.json", "drawn", false, Key::generate()).status == ClaimStatus::sampled);
   CHECK(asked("rows-d.json", "drawn", false, auditor).status == ClaimStatus::failed);
   const std::string page = report_html(gathered(run.path(), trust));
-  CHECK_THAT(page, Contains("row 700 differs from the teacher&apos;s output") && Contains("20261124"));
+  CHECK_THAT(page, Contains("row 700 differs from the teacher&apos;s output") && Contains("2026112401"));
   CHECK(is_balanced(page));
 }
 
@@ -413,10 +499,12 @@ TEST_CASE("a committed corpus can prove presence and absence, unless the verific
 
 TEST_CASE("signed files of any shape make a page") {
   const SyntheticRun run;
+  write_text(run.path() / "calibrated/steps.jsonl", "{\"loss\": 1}\nnot json\n");
+  run.seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
+  run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
   write_text(run.path() / "evaluation/evaluation.json",
              R"({"tokens":"x","models":[{"name":7,"perplexity":"x"},3,{"name":"\u0000|`"}]})");
   run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
-  write_text(run.path() / "static-init/steps.jsonl", "{\"loss\": 1}\nnot json\n");
   fs::create_directories(run.path() / "static-init/routing");
   write_text(run.path() / "static-init/routing/router_counts.safetensors", "no tensors");
   const auto seal_static = [&](const Json& config, const Json& metrics) {
