@@ -21,6 +21,7 @@
 #include "quantize/export_stage.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
+#include "student/recover_stage.h"
 #include "student/tiny_teacher_stage.h"
 #include "teacher/sample_stage.h"
 #include "teacher/teach_stage.h"
@@ -102,6 +103,16 @@ std::vector<StageSpec> make_stages() {
        .slots = {teacher, statistics},
        .needs = Needs::torch,
        .make = stage_maker<CarveConfig>(torch_function<decltype(run_carve)>)},
+      {.name = "recover",
+       .kind = "recovered-from",
+       .help = "Solves the FFN output projections of a carved or pruned student by least squares towards its parent, without training.",
+       .example = "overproof recover --student runs/mine/student-init --teacher runs/mine/teacher --corpus runs/mine/corpus "
+                  "--out runs/mine/recovered",
+       .slots = {{.name = "student", .help = "the carved, pruned or merged model"},
+                 {.name = "teacher", .help = "the model that the student was made from"},
+                 corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<RecoverConfig>(torch_function<decltype(run_recover)>)},
       {.name = "distill",
        .kind = "distilled-from",
        .help = "Trains a student on soft targets; a killed run resumes from its last checkpoint.",

@@ -10,6 +10,7 @@
 #include "pipeline/torch_functions.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
+#include "student/recover_stage.h"
 #include "student/tiny_teacher_stage.h"
 #include "teacher/check_rows.h"
 #include "teacher/generate.h"
@@ -33,6 +34,7 @@ void bind_torch_functions() {
   bind_function(run_sample);
   bind_function(run_observe);
   bind_function(run_carve);
+  bind_function(run_recover);
   bind_function(run_distill);
   bind_function(run_calibrate);
   bind_function(run_activations);

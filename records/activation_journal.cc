@@ -1,9 +1,6 @@
 #include "records/activation_journal.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "core/checked.h"
@@ -14,13 +11,6 @@ namespace overproof {
 namespace {
 
 constexpr char kSpill[] = "activations.spill";
-
-std::optional<int64_t> count_of(const Json& json) {
-  if (!json.is_number_unsigned() || json.get<uint64_t>() > uint64_t(INT64_MAX)) return std::nullopt;
-  return json.get<int64_t>();
-}
-
-std::string stream_name(int64_t layers) { return fmt::format("stream-{}.f32", layers); }
 
 }  // namespace
 
@@ -54,58 +44,36 @@ std::optional<ActivationJournal::Group> ActivationJournal::group_of(const Json& 
   return group;
 }
 
-bool ActivationJournal::restore(const ResumePoint& point) {
-  const Json& p = point.progress;
-  if (!p.contains("layers") || !p.contains("experts") || !p.contains("groups")) return false;
-  const auto layers = count_of(p["layers"]);
-  if (!layers || *layers < 1 || *layers > shape_.layers) return false;
-  const Json &experts = p["experts"], &groups = p["groups"];
-  if (!experts.is_array() || experts.size() != 4 || !groups.is_array()) return false;
+/// The bytes of the groups that `progress` lists, which become this journal's.
+std::optional<int64_t> ActivationJournal::restore(int64_t layers, const Json& progress) {
+  groups_.clear();
+  if (!progress.contains("experts") || !progress.contains("groups")) return std::nullopt;
+  const Json &experts = progress["experts"], &groups = progress["groups"];
+  if (!experts.is_array() || experts.size() != 4 || !groups.is_array()) return std::nullopt;
   for (const Json& count : experts)
-    if (!count_of(count)) return false;
-  progress_ = {*layers, experts[0], experts[1], experts[2], experts[3]};
+    if (!count_of(count)) return std::nullopt;
   std::optional<int64_t> spilled = 0;
   std::set<std::string> names;
   for (const Json& json : groups) {
     auto group = group_of(json);
-    if (!group) return false;
+    if (!group) return std::nullopt;
     for (const std::string& weight : group->weights)
-      if (!names.insert(weight).second) return false;
+      if (!names.insert(weight).second) return std::nullopt;
     const auto bytes = group->bytes();
     spilled = bytes ? checked_add(*spilled, *bytes) : std::nullopt;
-    if (!spilled) return false;
+    if (!spilled) return std::nullopt;
     groups_.push_back(std::move(*group));
   }
-  const auto stream_elements = checked_mul(shape_.tokens, shape_.hidden);
-  if (point.files.size() != 2 || !stream_elements) return false;
-  const FileRecord &spill = point.files[0], &stream = point.files[1];
-  if (spill.name != kSpill || spill.bytes != *spilled || stream.name != stream_name(*layers) ||
-      stream.bytes % 4 != 0 || stream.bytes / 4 != *stream_elements)
-    return false;
-  stream_ = stream;
-  return true;
+  progress_ = {layers, experts[0], experts[1], experts[2], experts[3]};
+  return spilled;
 }
 
 ActivationJournal::ActivationJournal(const fs::path& scratch, const Digest& stage_key, const Shape& shape)
-    : shape_(shape), scratch_(scratch), resume_(scratch, stage_key), folder_(scratch, Unfinished::kept) {
-  fs::create_directories(scratch);
-  const auto point = resume_.read(&folder_);
-  if (!point || !restore(*point)) {
-    groups_.clear();
-    progress_ = {};
-    stream_.reset();
-    resume_.clear();
-    folder_ = OutputFolder(scratch, Unfinished::kept);
-  }
-  spill_.emplace(folder_.open(kSpill));
-  spill_->skip(spill_->kept_bytes_left());
-}
-
-void ActivationJournal::read_stream(std::span<float> out) const {
-  OVERPROOF_CHECK(stream_ && int64_t(out.size_bytes()) == stream_->bytes);
-  const MappedFile file(scratch_ / stream_->name);
-  if (file.size() < stream_->bytes) throw FormatError(file.path(), file.size(), "was cut while the command was running");
-  std::memcpy(out.data(), file.bytes().data(), out.size_bytes());
+    : journal_(scratch, stage_key, kSpill, {shape.layers, checked_mul(shape.tokens, shape.hidden)},
+               [this](int64_t layers, const Json& progress) { return restore(layers, progress); }) {
+  if (journal_.layers_done() > 0) return;
+  groups_.clear();
+  progress_ = {};
 }
 
 void ActivationJournal::add(const RecordedInput& input) {
@@ -114,33 +82,24 @@ void ActivationJournal::add(const RecordedInput& input) {
                   (input.hessian.empty() || int64_t(input.hessian.size()) == columns * columns));
   groups_.push_back({input.weights, columns, samples, !input.hessian.empty()});
   const int64_t tokens[] = {input.routed, input.forced};
-  spill_->write(tokens, sizeof tokens);
-  spill_->write(input.amax.data(), input.amax.size_bytes());
-  spill_->write(input.range.data(), sizeof input.range);
-  spill_->write(input.hessian.data(), input.hessian.size_bytes());
-  spill_->write(input.samples.data(), input.samples.size_bytes());
+  journal_.append(tokens, sizeof tokens);
+  journal_.append(input.amax);
+  journal_.append(input.range.data(), sizeof input.range);
+  journal_.append(input.hessian);
+  journal_.append(input.samples);
 }
 
 void ActivationJournal::checkpoint(const LayerProgress& progress, std::span<const float> stream) {
-  OVERPROOF_CHECK(int64_t(stream.size()) == shape_.tokens * shape_.hidden);
-  OutputFolder folder(scratch_);
-  OutputFile file = folder.open(stream_name(progress.layers_done));
-  file.write(stream.data(), stream.size_bytes());
-  folder.finish(std::move(file));
-  fsync_folder(scratch_);
   Json groups = Json::array();
   for (const Group& g : groups_) groups.push_back({g.weights, g.columns, g.samples, g.hessian});
   progress_ = progress;
-  stream_ = folder.records().at(0);
-  resume_.write({{spill_->sync(), *stream_},
-                 {{"layers", progress.layers_done},
-                  {"experts", {progress.experts, progress.topped_up, progress.below, progress.forced_tokens}},
-                  {"groups", std::move(groups)}}});
+  journal_.checkpoint(progress.layers_done,
+                      {{"experts", {progress.experts, progress.topped_up, progress.below, progress.forced_tokens}},
+                       {"groups", std::move(groups)}},
+                      stream);
 }
 
 void ActivationJournal::finish(OutputFolder& folder, Metadata metadata) {
-  spill_->close();
-  spill_.reset();
   struct Part {
     TensorInfo info;
     int64_t offset;
@@ -168,14 +127,11 @@ void ActivationJournal::finish(OutputFolder& folder, Metadata metadata) {
   metadata["groups"] = members.dump();
   metadata.emplace("format_version", "1");
   SafetensorsWriter writer(folder, kActivationsFile, infos, metadata);
-  const MappedFile spilled(scratch_ / kSpill);
-  if (spilled.size() < offset) throw FormatError(spilled.path(), spilled.size(), "was cut while the command was running");
+  const MappedFile spilled = journal_.spilled(offset);
   for (const Part& p : parts)
     if (p.info.elements() > 0) writer.append(spilled.bytes().data() + p.offset, size_t(p.info.bytes()));
   writer.close();
-  resume_.clear();
-  std::error_code ignored;
-  fs::remove(scratch_ / kSpill, ignored);
+  journal_.clear();
 }
 
 }  // namespace overproof

@@ -4,8 +4,7 @@
 //
 //   activations.spill         for each recorded input, in order, without padding:
 //                               I64 tokens[2]  F32 amax[in]  F32 range[2]  F32 hessian[in][in] (if any)  F16 samples[n][in]
-//   stream-<layers>.f32       residual stream after <layers> layers, F32 [tokens, hidden]
-//   resume.json               records/resume.h, naming both; progress:
+//   and what records/layer_journal.h describes; progress:
 //                               {"layers":n, "experts":[total, topped_up, below, forced_tokens],
 //                                "groups":[[["model.layers.0.self_attn.q_proj", ...], in, n, hessian?], ...]}
 
@@ -17,7 +16,7 @@
 
 #include "core/file.h"
 #include "formats/safetensors.h"
-#include "records/resume.h"
+#include "records/layer_journal.h"
 
 namespace overproof {
 
@@ -49,7 +48,7 @@ class ActivationJournal {
   const LayerProgress& progress() const { return progress_; }
   /// The residual stream of progress(), F32 [tokens, hidden], into `out`. Only when layers_done > 0. Throws FormatError when the file
   /// changed since it was digested.
-  void read_stream(std::span<float> out) const;
+  void read_stream(std::span<float> out) const { journal_.read_stream(out); }
 
   void add(const RecordedInput& input);
   /// All inputs added so far are those of whole layers: puts them on the disk, together with the stream after them. Throws IoError.
@@ -66,17 +65,12 @@ class ActivationJournal {
     bool hessian = false;
     std::optional<int64_t> bytes() const;
   };
-  bool restore(const ResumePoint& point);
+  std::optional<int64_t> restore(int64_t layers, const Json& progress);
   static std::optional<Group> group_of(const Json& json);
 
-  Shape shape_;
-  fs::path scratch_;
-  Resume resume_;
-  OutputFolder folder_;
-  std::optional<OutputFile> spill_;
   std::vector<Group> groups_;
   LayerProgress progress_;
-  std::optional<FileRecord> stream_;
+  LayerJournal journal_;
 };
 
 }  // namespace overproof

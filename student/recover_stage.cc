@@ -1,0 +1,345 @@
+#include "student/recover_stage.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "data/corpus.h"
+#include "data/tokenizer_files.h"
+#include "model/host_values.h"
+#include "model/open_model.h"
+#include "model/sample_windows.h"
+#include "records/layer_journal.h"
+#include "student/recovery.h"
+#include "student/router_fit.h"
+
+namespace overproof {
+namespace {
+
+using at::Tensor;
+
+/// The router is fitted on the first tokens; more change it little, and their inputs are kept in memory.
+constexpr int64_t kRouterTokens = 16384;
+
+/// Squared errors of one layer's FFN output, relative to the square of the parent's, and what was not solved.
+struct LayerError {
+  double before = 0, after = 0;                  ///< on the tokens that were solved on
+  double held_out_before = 0, held_out_after = 0;
+  double attention_before = 0, attention_after = 0;  ///< of the residual stream after attention, relative to its change by attention
+  std::vector<int64_t> kept;                     ///< blocks with too few tokens
+
+  Json to_json() const {
+    return {before, after, held_out_before, held_out_after, attention_before, attention_after, kept};
+  }
+  static std::optional<LayerError> from_json(const Json& json) {
+    if (!json.is_array() || json.size() != 7 || !json[6].is_array()) return std::nullopt;
+    for (size_t i = 0; i < 6; ++i)
+      if (!json[i].is_number()) return std::nullopt;
+    LayerError e{json[0], json[1], json[2], json[3], json[4], json[5], {}};
+    for (const Json& block : json[6]) {
+      const auto index = count_of(block);
+      if (!index) return std::nullopt;
+      e.kept.push_back(*index);
+    }
+    return e;
+  }
+};
+
+double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
+double square_sum(const Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
+
+/// Everything that a solved layer changes, as views into the student's memory.
+std::vector<Tensor> changed_weights(const Decoder& student, int64_t layer, const RecoverConfig& config) {
+  const LayerWeights& w = student.layers()[size_t(layer)];
+  std::vector<Tensor> all;
+  for (const Tensor& t : {w.down, w.expert_down})
+    if (t.defined()) all.push_back(t);
+  if (config.attention) all.push_back(w.o);
+  if (config.passes > 1 && student.config().is_moe()) all.insert(all.end(), {w.router, w.router_bias});
+  return all;
+}
+
+int64_t changed_bytes(const Decoder& student, int64_t layers, const RecoverConfig& config) {
+  int64_t bytes = 0;
+  for (int64_t l = 0; l < layers; ++l)
+    for (const Tensor& t : changed_weights(student, l, config)) bytes += t.numel() * int64_t(sizeof(float));
+  return bytes;
+}
+
+class Recovery {
+ public:
+  Recovery(const RecoverConfig& config, Decoder& student, const Decoder& teacher, const Tensor& ids, Outputs& outputs)
+      : config_(config),
+        student_(student),
+        teacher_(teacher),
+        length_(ids.size(1)),
+        tokens_(ids.numel()),
+        fitted_(tokens_ - std::min(ids.size(0) - 1, int64_t(double(ids.size(0)) * config.held_out + 0.5)) * length_),
+        journal_(outputs.scratch(), outputs.stage_key(), "recovered.f32",
+                 {student.config().layers, checked_mul(streams() * tokens_, student.config().hidden_size)},
+                 [this](int64_t layers, const Json& progress) { return restore(layers, progress); }) {
+    resumed_ = journal_.layers_done();
+    stream_ = at::empty({streams(), tokens_, student.config().hidden_size});
+    if (resumed_ == 0) {
+      errors_.clear();
+      stream_[0].copy_(student.embed(ids));
+      if (streams() > 1) stream_[1].copy_(teacher.embed(ids));
+      return;
+    }
+    journal_.read_stream(mutable_host_values<float>(stream_));
+    const MappedFile done = MappedFile(outputs.scratch() / "recovered.f32");
+    const uint8_t* from = done.bytes().data();
+    for (int64_t l = 0; l < resumed_; ++l)
+      for (const Tensor& t : changed_weights(student_, l, config_)) {
+        const std::span<uint8_t> to = mutable_host_bytes(t);
+        std::memcpy(to.data(), from, to.size());
+        from += to.size();
+      }
+  }
+
+  void run() {
+    const int64_t layers = student_.config().layers;
+    Progress progress("recover", tokens_ * layers, "tokens", tokens_ * resumed_);
+    for (int64_t l = resumed_; l < layers; ++l) {
+      LayerError error;
+      attention(l, error);
+      for (int64_t pass = 0; pass < config_.passes; ++pass) {
+        if (pass > 0 && student_.config().is_moe()) refit_router(l);
+        solve(l, pass, error);
+      }
+      finish(l, error);
+      errors_.push_back(error);
+      for (const Tensor& t : changed_weights(student_, l, config_)) journal_.append(host_values<float>(t));
+      Json records = Json::array();
+      for (const LayerError& e : errors_) records.push_back(e.to_json());
+      journal_.checkpoint(l + 1, {{"errors", std::move(records)}}, host_values<float>(stream_));
+      progress.update(tokens_ * (l + 1), fmt::format("layer {} of {}, error {:.3f} -> {:.3f}", l + 1, layers, error.held_out_before,
+                                                     error.held_out_after));
+    }
+    journal_.clear();
+  }
+
+  const std::vector<LayerError>& errors() const { return errors_; }
+  int64_t resumed() const { return resumed_; }
+  int64_t fitted() const { return fitted_; }
+
+ private:
+  bool follows_parent() const { return config_.attention || config_.target == RecoverConfig::Target::residual; }
+  int64_t streams() const { return follows_parent() ? 2 : 1; }
+  Tensor own(int64_t first, int64_t count) const { return stream_[0].narrow(0, first, count); }
+  Tensor parents(int64_t first, int64_t count) const { return stream_[1].narrow(0, first, count); }
+
+  std::optional<int64_t> restore(int64_t layers, const Json& progress) {
+    errors_.clear();
+    if (!progress.contains("errors") || !progress["errors"].is_array() || int64_t(progress["errors"].size()) != layers)
+      return std::nullopt;
+    for (const Json& json : progress["errors"]) {
+      auto error = LayerError::from_json(json);
+      if (!error) return std::nullopt;
+      errors_.push_back(std::move(*error));
+    }
+    return changed_bytes(student_, layers, config_);
+  }
+
+  /// Calls body(first, count) for the rows of each batch of windows in [0, end). Batches do not mix solved and held-out rows.
+  template <class Body>
+  void each_batch(int64_t end, const Body& body) const {
+    const int64_t rows = config_.batch_size * length_;
+    for (int64_t first = 0, count; first < end; first += count) {
+      throw_if_interrupted();
+      count = std::min(rows, (first < fitted_ ? std::min(fitted_, end) : end) - first);
+      body(first, count);
+    }
+  }
+
+  /// Takes the streams through the attention block, after its output projection was solved.
+  void attention(int64_t layer, LayerError& error) {
+    if (follows_parent())
+      each_batch(tokens_, [&](int64_t first, int64_t count) {
+        parents(first, count).copy_(teacher_.attention_block(layer, parents(first, count), count / length_));
+      });
+    if (config_.attention) {
+      const Tensor& o = student_.layers()[size_t(layer)].o;
+      RidgeSystem system({o.size(1)}, o.size(0));
+      double whole = 0;
+      each_batch(fitted_, [&](int64_t first, int64_t count) {
+        AttentionInputs seen;
+        const Tensor x = own(first, count), out = student_.attention_block(layer, x, count / length_, &seen);
+        system.add({{seen.o, {}}}, parents(first, count) - out);
+        whole += square_sum(out - x);
+      });
+      const RidgeSystem::Solution solution = system.solve(config_.ridge, config_.min_tokens);
+      o.add_(solution.change.t());
+      error.attention_before = ratio(system.square(), whole);
+      error.attention_after = ratio(solution.square, whole);
+    }
+    each_batch(tokens_, [&](int64_t first, int64_t count) {
+      own(first, count).copy_(student_.attention_block(layer, own(first, count), count / length_));
+    });
+  }
+
+  /// What the FFN of the student should add to its residual stream.
+  Tensor target(int64_t layer, int64_t first, int64_t count) const {
+    if (config_.target == RecoverConfig::Target::local) return FfnOutputs(teacher_, layer).run(own(first, count)).out;
+    const Tensor theirs = parents(first, count);
+    return FfnOutputs(teacher_, layer).run(theirs).out.add_(theirs).sub_(own(first, count));
+  }
+
+  void solve(int64_t layer, int64_t pass, LayerError& error) {
+    const FfnOutputs outputs(student_, layer);
+    RidgeSystem system(outputs.widths(), student_.config().hidden_size);
+    double whole = 0;
+    if (pass == 0) held_out_targets_.clear();
+    double held_out = 0, held_out_whole = 0;
+    each_batch(pass == 0 ? tokens_ : fitted_, [&](int64_t first, int64_t count) {
+      const FfnOutputs::Pass now = outputs.run(own(first, count));
+      const Tensor wanted = target(layer, first, count);
+      if (first < fitted_) {
+        system.add(now.blocks, wanted - now.out);
+        whole += square_sum(wanted);
+      } else {
+        held_out += square_sum(wanted - now.out);
+        held_out_whole += square_sum(wanted);
+        held_out_targets_.push_back(wanted);
+      }
+    });
+    const RidgeSystem::Solution solution = system.solve(config_.ridge, config_.min_tokens);
+    outputs.set_weights(outputs.weights().to(at::kDouble).add_(solution.change).to(at::kFloat));
+    error.after = ratio(solution.square, whole);
+    error.kept.assign(solution.kept.begin(), solution.kept.end());
+    if (pass > 0) return;
+    error.before = ratio(system.square(), whole);
+    error.held_out_before = ratio(held_out, held_out_whole);
+  }
+
+  /// Fits the router to what the solved experts would gain.
+  void refit_router(int64_t layer) {
+    const int64_t used = std::min(fitted_, kRouterTokens), k = student_.config().top_k;
+    const LayerWeights& w = student_.layers()[size_t(layer)];
+    const Tensor input = at::empty({used, student_.config().hidden_size}), norms = at::empty({used, w.router.size(0)});
+    each_batch(used, [&](int64_t first, int64_t count) {
+      input.narrow(0, first, count).copy_(student_.ffn_input(layer, own(first, count)));
+      const Tensor gains = expert_gains(student_, layer, own(first, count), target(layer, first, count));
+      norms.narrow(0, first, count).copy_(gains.clamp_min(0).sqrt());
+    });
+    RouterFitOptions options;
+    options.top_k = k;
+    options.scale = at::matmul(input, w.router.t()).square().mean().sqrt().item<double>();
+    const RouterFit fit = fit_router(input, norms, options);
+    w.router.copy_(fit.gate);
+    w.router_bias.copy_(fit.bias);
+  }
+
+  /// Takes the streams through the FFN and measures the held-out tokens.
+  void finish(int64_t layer, LayerError& error) {
+    const FfnOutputs outputs(student_, layer);
+    double held_out = 0, held_out_whole = 0;
+    size_t batch = 0;
+    each_batch(tokens_, [&](int64_t first, int64_t count) {
+      const Tensor out = outputs.run(own(first, count)).out;
+      if (first >= fitted_) {
+        const Tensor& wanted = held_out_targets_[batch++];
+        held_out += square_sum(wanted - out);
+        held_out_whole += square_sum(wanted);
+      }
+      own(first, count).add_(out);
+    });
+    error.held_out_after = ratio(held_out, held_out_whole);
+    if (follows_parent())
+      each_batch(tokens_, [&](int64_t first, int64_t count) {
+        parents(first, count).add_(FfnOutputs(teacher_, layer).run(parents(first, count)).out);
+      });
+  }
+
+  const RecoverConfig& config_;
+  Decoder& student_;
+  const Decoder& teacher_;
+  int64_t length_, tokens_, fitted_;  // the first fitted_ tokens are solved on
+  std::vector<LayerError> errors_;
+  std::vector<Tensor> held_out_targets_;
+  Tensor stream_;  // [streams, tokens, hidden]: the student's, then the parent's
+  int64_t resumed_ = 0;
+  LayerJournal journal_;
+};
+
+/// The parent has the student's shape except for the FFN.
+void require_parent(const Decoder& student, const Decoder& teacher, const Inputs& inputs) {
+  const ModelConfig &s = student.config(), &t = teacher.config();
+  if (s.layers != t.layers || s.hidden_size != t.hidden_size || s.vocab_size != t.vocab_size)
+    throw MismatchError(fmt::format(
+        "{}: has {} layers of hidden size {} and {} tokens, the student {} of {} and {}; recover needs the model that the student was "
+        "made from",
+        inputs.path("teacher").string(), t.layers, t.hidden_size, t.vocab_size, s.layers, s.hidden_size, s.vocab_size));
+  for (const LayerWeights& w : student.layers())
+    if (w.rounding)
+      throw UsageError(fmt::format("{}: rounds its activations to 8 bits (quantization_config); recover its parent and quantize the result",
+                                   inputs.path("student").string()));
+}
+
+}  // namespace
+
+StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
+  at::NoGradGuard no_grad;
+  const Corpus corpus(inputs.path("corpus"));
+  Decoder student = open_model_for(corpus, inputs, "student");
+  const Decoder teacher = open_model_for(corpus, inputs, "teacher");
+  require_parent(student, teacher, inputs);
+  const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+
+  Recovery recovery(config, student, teacher, ids, outputs);
+  recovery.run();
+  save_decoder(student, outputs.folder(), SaveDType::f32);
+  copy_tokenizer_files(inputs.path("student"), outputs.folder());
+
+  Json layers = Json::array(), kept = Json::array();
+  LayerError mean;
+  for (size_t l = 0; l < recovery.errors().size(); ++l) {
+    const LayerError& e = recovery.errors()[l];
+    Json record = {{"layer", l},
+                   {"error_before", e.before},
+                   {"error", e.after},
+                   {"held_out_error_before", e.held_out_before},
+                   {"held_out_error", e.held_out_after}};
+    if (config.attention) {
+      record["attention_error_before"] = e.attention_before;
+      record["attention_error"] = e.attention_after;
+    }
+    layers.push_back(std::move(record));
+    for (const int64_t block : e.kept) kept.push_back(fmt::format("layer {} {}", l, FfnOutputs(student, int64_t(l)).name(size_t(block))));
+    for (double LayerError::*m : {&LayerError::before, &LayerError::after, &LayerError::held_out_before, &LayerError::held_out_after})
+      mean.*m += e.*m / double(recovery.errors().size());
+  }
+  StageReport report;
+  report.summary = {
+      fmt::format("{} layers solved on {} tokens", student.config().layers, recovery.fitted()),
+      fmt::format("error of the FFN outputs, mean over layers: {:.3f} -> {:.3f}, on {} held-out tokens {:.3f} -> {:.3f}", mean.before,
+                  mean.after, ids.numel() - recovery.fitted(), mean.held_out_before, mean.held_out_after)};
+  if (!kept.empty()) {
+    const auto names = kept.get<std::vector<std::string>>();
+    report.summary.push_back(fmt::format("{} experts had fewer than {} tokens and keep their weights: {}{}", names.size(), config.min_tokens,
+                                         fmt::join(names.begin(), names.begin() + std::min<ptrdiff_t>(ptrdiff_t(names.size()), 8), ", "),
+                                         names.size() > 8 ? ", …" : ""));
+  }
+  if (recovery.resumed() > 0) report.summary.push_back(fmt::format("resumed after {} layers", recovery.resumed()));
+  report.metrics() = {{"tokens", recovery.fitted()},
+                      {"held_out_tokens", ids.numel() - recovery.fitted()},
+                      {"error_before", mean.before},
+                      {"error", mean.after},
+                      {"held_out_error_before", mean.held_out_before},
+                      {"held_out_error", mean.held_out_after},
+                      {"layers", std::move(layers)},
+                      {"kept", std::move(kept)}};
+  return report;
+}
+
+}  // namespace overproof

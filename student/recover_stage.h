@@ -1,0 +1,42 @@
+#pragma once
+// Stage "recover": replaces the output projections of a carved or pruned student's FFNs by the least-squares solution towards its
+// parent's, layer by layer on the student's own inputs (student/recovery.h). No gradient, no optimizer.
+
+#include "core/config.h"
+#include "core/stage.h"
+
+namespace overproof {
+
+struct RecoverConfig {
+  enum class Target { local, residual };
+  int64_t tokens = 16384;
+  int64_t batch_size = 4;
+  double ridge = 0.01;
+  Target target = Target::local;
+  int64_t passes = 1;
+  bool attention = false;
+  int64_t min_tokens = 64;
+  double held_out = 1.0 / 16;
+  int64_t seed = 0;
+  template <class V>
+  void visit(V&& v) {
+    v("tokens", tokens, in_range(2, 1 << 30), "training tokens to solve on, rounded up to whole windows");
+    v("batch-size", batch_size, in_range(1, 4096), "windows run through a layer at once");
+    v("ridge", ridge, in_range(0, 1e6), "penalty on the change of a weight, relative to the mean square of the activations");
+    v("target", target, enum_of<Target>({{"local", Target::local}, {"residual", Target::residual}}),
+      "local: what the parent's FFN makes of the student's input; residual: the parent's residual stream after the layer");
+    v("passes", passes, in_range(1, 16), "how often a layer is solved; before each further pass the router is fitted to the solved experts");
+    v("attention", attention, any_value(), "also solve the output projections of attention, towards the parent's residual stream");
+    v("min-tokens", min_tokens, in_range(0, 1 << 30), "an expert with fewer tokens keeps its weights");
+    v("held-out", held_out, in_range(0, 0.5), "part of the windows that is only measured, not solved on");
+    v("seed", seed, in_range(0, 9007199254740991.0), "chooses the windows");
+  }
+};
+
+/// Slots: student (dense or a mixture of experts), teacher (its parent: as many layers, the same hidden size and vocabulary), corpus.
+/// Memory: both models in f32, the residual stream of all tokens (tokens x hidden x 4 bytes; twice with --target residual or
+/// --attention), one Gram matrix. Time: about three forward passes of the teacher and a factorisation of order FFN width a layer.
+/// Throws MismatchError when the models or the corpus do not belong together, UsageError for a student whose activations are rounded.
+StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outputs& outputs);
+
+}  // namespace overproof
