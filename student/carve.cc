@@ -3,9 +3,12 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "core/error.h"
 #include "formats/tensor_name.h"
 #include "model/host_values.h"
+#include "student/carve_trial.h"
 #include "student/clusters.h"
 #include "student/ffn.h"
 #include "student/router_fit.h"
@@ -70,37 +73,70 @@ using Part = TensorName::Part;
 
 bool is_dense_ffn(std::string_view name) { return name.find(".mlp.") != std::string_view::npos; }
 
+/// Rows of unit length by which the neurons `routed` are clustered, f32 [routed, tokens].
+at::Tensor cluster_profiles(const at::Tensor& contributions, const at::Tensor& routed, ClusterBy by) {
+  at::Tensor profiles = contributions.index_select(1, routed).t().contiguous();
+  if (by == ClusterBy::coactivation) {
+    const int64_t often = std::max<int64_t>(1, profiles.size(1) / 10);
+    profiles = largest(profiles, often);
+  }
+  return profiles.div_(profiles.norm(2, {1}, true).clamp_min(1e-20));
+}
+
+LayerCarving cluster_neurons(const at::Tensor& contributions, const at::Tensor& importance, const CarveOptions& options,
+                             int64_t layer, ClusterBy by) {
+  const int64_t ff = importance.size(0), width = ff / (options.experts + options.shared);
+  const at::Tensor by_importance = std::get<1>(importance.sort(/*stable=*/true, 0, /*descending=*/true));
+  LayerCarving carving;
+  carving.shared_neurons = options.shared * width;
+  carving.top_k = options.top_k;
+  const at::Tensor routed = std::get<0>(by_importance.narrow(0, carving.shared_neurons, ff - carving.shared_neurons).sort());
+  const std::vector<int64_t> cluster = balanced_kmeans(cluster_profiles(contributions, routed, by), options.experts,
+                                                       options.clustering_iterations, uint64_t(options.seed), uint64_t(layer));
+  const at::Tensor by_cluster = std::get<1>(at::tensor(cluster).sort(/*stable=*/true, 0, /*descending=*/false));
+  carving.neurons =
+      at::cat({std::get<0>(by_importance.narrow(0, 0, carving.shared_neurons).sort()), routed.index_select(0, by_cluster)});
+  return carving;
+}
+
 }  // namespace
 
 LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
                          int64_t layer) {
   const int64_t ff = down.size(1), width = ff / (options.experts + options.shared);
-  OVERPROOF_CHECK(ff % (options.experts + options.shared) == 0);
+  OVERPROOF_CHECK(ff % (options.experts + options.shared) == 0 && !options.clusters.empty());
   const int64_t tokens = input.size(0), fitted = std::max<int64_t>(1, tokens - tokens / 4);
-  const at::Tensor train_input = input.narrow(0, 0, fitted);
-  const at::Tensor activations = neuron_activations(gate_up, train_input);
+  const at::Tensor train_input = input.narrow(0, 0, fitted), all_activations = neuron_activations(gate_up, input);
+  const at::Tensor activations = all_activations.narrow(0, 0, fitted);
   const at::Tensor contributions = neuron_contributions(activations.clone(), down);
   const at::Tensor importance = contributions.mean(0);
+  const CarveTrial trial(all_activations, down, input, fitted, options);
 
-  LayerCarving carving;
-  const at::Tensor by_importance = std::get<1>(importance.sort(/*stable=*/true, 0, /*descending=*/true));
-  const int64_t shared = options.shared * width;
-  const at::Tensor routed = std::get<0>(by_importance.narrow(0, shared, ff - shared).sort());
-  at::Tensor profiles = contributions.index_select(1, routed).t().contiguous();
-  profiles.div_(profiles.norm(2, {1}, true).clamp_min(1e-20));
-  const std::vector<int64_t> cluster =
-      balanced_kmeans(profiles, options.experts, options.clustering_iterations, uint64_t(options.seed), uint64_t(layer));
-  const at::Tensor by_cluster = std::get<1>(at::tensor(cluster).sort(/*stable=*/true, 0, /*descending=*/false));
-  carving.neurons = at::cat({std::get<0>(by_importance.narrow(0, 0, shared).sort()), routed.index_select(0, by_cluster)});
-
-  const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
-  const RouterFit fit =
-      fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale});
-  carving.gate = fit.gate;
-  carving.bias = fit.bias;
+  LayerCarving best;
+  std::vector<CarveAttempt> attempts;
+  double least = std::numeric_limits<double>::infinity();
+  for (const ClusterBy by : options.clusters) {
+    LayerCarving carving = cluster_neurons(contributions, importance, options, layer, by);
+    const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
+    const RouterFit fit =
+        fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale});
+    carving.gate = fit.gate;
+    carving.bias = fit.bias;
+    for (int64_t refits = 0; refits <= options.refits; ++refits) {
+      const Recovered recovered = trial.recover(carving);
+      attempts.push_back({by, refits, recovered.error, recovered.oracle});
+      if (recovered.error < least) {
+        least = recovered.error;
+        best = carving;
+        best.best = attempts.size() - 1;
+      }
+      if (refits < options.refits) carving = trial.refit(carving, recovered);
+    }
+  }
+  best.attempts = std::move(attempts);
   const at::Tensor unseen = fitted < tokens ? input.narrow(0, fitted, tokens - fitted) : input;
-  carving.quality = measure(carving, gate_up, down, unseen, importance, options);
-  return carving;
+  best.quality = measure(best, gate_up, down, unseen, importance, options);
+  return best;
 }
 
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options) {

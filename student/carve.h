@@ -15,10 +15,19 @@
 
 namespace overproof {
 
+/// By which rows of unit length neurons are clustered.
+enum class ClusterBy {
+  contribution,  ///< length of what the neuron adds to the residual stream at each token
+  coactivation,  ///< whether the token is among the tenth for which that length is largest
+};
+
 struct CarveOptions {
   int64_t experts = 15, shared = 1, top_k = 3;  ///< (experts + shared) divides the teacher's FFN width
   int64_t clustering_iterations = 20, ranking_steps = 60;
   double router_scale = 0.0625, ridge = 1e-2;
+  std::vector<ClusterBy> clusters = {ClusterBy::contribution};  ///< each is tried
+  int64_t refits = 0;                                           ///< of the router to the recovered experts, each is tried
+  double recovery_ridge = 0.01;                                 ///< of the trials
   int64_t seed = 0;
   bool tie = false;  ///< the student's head is its embedding, which the teacher's must be, too
 };
@@ -34,14 +43,25 @@ struct CarveQuality {
   double load_spread = 0;      ///< largest expert load over the mean load
 };
 
+/// One way to carve a layer, and its error after the output projections are solved (student/carve_trial.h).
+struct CarveAttempt {
+  ClusterBy clusters;
+  int64_t refits;
+  double recovered_error, recovered_oracle_error;
+};
+
 struct LayerCarving {
   at::Tensor neurons;  ///< I64 [ff], a permutation: the shared experts' neurons, then each routed expert's
   at::Tensor gate;     ///< f32 [experts, hidden]
   at::Tensor bias;     ///< f32 [experts]
+  int64_t shared_neurons = 0, top_k = 1;
   CarveQuality quality;
+  std::vector<CarveAttempt> attempts;  ///< all that was tried
+  size_t best = 0;                     ///< which attempt this is
 };
 
-/// gate_up [2 x ff, hidden], down [hidden, ff], input [tokens, hidden].
+/// gate_up [2 x ff, hidden], down [hidden, ff], input [tokens, hidden]. Of several attempts the one with the least recovered error on
+/// unseen tokens. Time: an attempt costs a clustering, a router fit and a Cholesky factorisation of order ff.
 LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
                          int64_t layer);
 

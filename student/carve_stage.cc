@@ -16,8 +16,19 @@
 namespace overproof {
 namespace {
 
-Json layer_record(int64_t layer, const CarveQuality& q) {
+std::string_view cluster_name(ClusterBy by) { return by == ClusterBy::contribution ? "contribution" : "coactivation"; }
+
+Json layer_record(int64_t layer, const LayerCarving& carving) {
+  const CarveQuality& q = carving.quality;
+  Json tried = Json::array();
+  for (const CarveAttempt& a : carving.attempts)
+    tried.push_back({{"clusters", cluster_name(a.clusters)},
+                     {"refits", a.refits},
+                     {"recovered_error", a.recovered_error},
+                     {"recovered_oracle_error", a.recovered_oracle_error}});
   return {{"layer", layer},
+          {"tried", std::move(tried)},
+          {"taken", carving.best},
           {"recall", q.recall},
           {"centroid_recall", q.centroid_recall},
           {"router_error", q.router_error},
@@ -30,6 +41,29 @@ double mean_of(const std::vector<LayerCarving>& layers, double CarveQuality::*me
   double sum = 0;
   for (const LayerCarving& layer : layers) sum += layer.quality.*member;
   return sum / double(layers.size());
+}
+
+double mean_of(const std::vector<LayerCarving>& layers, double CarveAttempt::*member) {
+  double sum = 0;
+  for (const LayerCarving& layer : layers) sum += layer.attempts.at(layer.best).*member;
+  return sum / double(layers.size());
+}
+
+/// What was tried in all layers, by the mean error after recovery.
+std::string tried_line(const std::vector<LayerCarving>& layers) {
+  std::string line = "tried, by mean error after recovery:";
+  const std::vector<CarveAttempt>& attempts = layers.front().attempts;
+  for (size_t i = 0; i < attempts.size(); ++i) {
+    double error = 0;
+    int64_t taken = 0;
+    for (const LayerCarving& layer : layers) {
+      error += layer.attempts[i].recovered_error / double(layers.size());
+      taken += layer.best == i;
+    }
+    line += fmt::format("{} {}{} {:.3f} (taken in {} layers)", i ? "," : "", cluster_name(attempts[i].clusters),
+                        attempts[i].refits ? fmt::format(" refitted {} x", attempts[i].refits) : "", error, taken);
+  }
+  return line;
 }
 
 }  // namespace
@@ -46,9 +80,20 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   const DType dtype = written_dtype(config.dtype, checkpoint);
   const bool teacher_ties = dense_shape.tie_embeddings || at::equal(teacher.head(), teacher.weights().embedding);
   const bool tie = resolve_tie(config.tie, teacher_ties, /*needs_head=*/true);
-  const CarveOptions options{
-      config.experts, config.shared, config.top_k, config.clustering_iterations, config.ranking_steps, config.router_scale,
-      config.ridge,   config.seed,   tie};
+  CarveOptions options{.experts = config.experts,
+                       .shared = config.shared,
+                       .top_k = config.top_k,
+                       .clustering_iterations = config.clustering_iterations,
+                       .ranking_steps = config.ranking_steps,
+                       .router_scale = config.router_scale,
+                       .ridge = config.ridge,
+                       .clusters = {},
+                       .refits = config.refits,
+                       .recovery_ridge = config.recovery_ridge,
+                       .seed = config.seed,
+                       .tie = tie};
+  for (const std::string& name : config.clusters)
+    options.clusters.push_back(name == "coactivation" ? ClusterBy::coactivation : ClusterBy::contribution);
   const ModelConfig shape = carved_config(teacher.config(), options);
 
   std::vector<LayerCarving> layers;
@@ -61,7 +106,8 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
       layers.push_back(carve_layer(dense.gate_up, dense.down, input, options, l));
       const CarveQuality& q = layers.back().quality;
       progress.update(l + 1,
-                      fmt::format("recall {:.2f}, error {:.3f} (static {:.3f})", q.recall, q.router_error, q.static_error));
+                      fmt::format("recall {:.2f}, error {:.3f} (static {:.3f}), recovered {:.3f}", q.recall, q.router_error,
+                                  q.static_error, layers.back().attempts[layers.back().best].recovered_error));
     }
   }
 
@@ -80,7 +126,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
         inputs.path("teacher").string(), certificate.largest_difference, certificate.largest_logit));
 
   Json per_layer = Json::array();
-  for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l].quality));
+  for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l]));
   save_decoder(student, outputs.folder(), dtype);
   copy_tokenizer_files(inputs.path("teacher"), outputs.folder());
   outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
@@ -98,6 +144,8 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                       {"oracle_error", mean_of(layers, &CarveQuality::oracle_error)},
                       {"static_error", mean_of(layers, &CarveQuality::static_error)},
                       {"load_spread", mean_of(layers, &CarveQuality::load_spread)},
+                      {"recovered_error", mean_of(layers, &CarveAttempt::recovered_error)},
+                      {"recovered_oracle_error", mean_of(layers, &CarveAttempt::recovered_oracle_error)},
                       {"certificate", certificate.to_json()}};
   record_dtype(report.metrics(), dtype);
   const std::string tying =
@@ -117,6 +165,10 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                   100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
                   mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
                   mean_of(layers, &CarveQuality::static_error))};
+  report.summary.push_back(tried_line(layers));
+  report.summary.push_back(fmt::format("error after recovery {:.3f}; with the best experts for each token {:.3f}: the oracle gap",
+                                       mean_of(layers, &CarveAttempt::recovered_error),
+                                       mean_of(layers, &CarveAttempt::recovered_oracle_error)));
   if (!tying.empty()) report.summary.push_back(tying);
   if (shape.moe_intermediate_size % 32 != 0)
     report.summary.push_back("note: the expert width is not a multiple of 32, so GGUF block formats of 32 columns cannot store the experts");

@@ -13,6 +13,9 @@ struct CarveConfig {
   int64_t experts = 15, shared = 1, top_k = 3;
   int64_t clustering_iterations = 20, ranking_steps = 60;
   double router_scale = 0.0625, ridge = 0.01;
+  StringList clusters = {"contribution"};
+  int64_t refits = 1;
+  double recovery_ridge = 0.01;
   int64_t seed = 0;
   int64_t certificate_tokens = 512;
   WeightDType dtype = WeightDType::automatic;
@@ -27,6 +30,11 @@ struct CarveConfig {
     v("router-scale", router_scale, in_range(1e-4, 4),
       "root mean square of the router's logits; expert weights are 2 sigmoid(z)");
     v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
+    v("clusters", clusters, one_of({"contribution", "coactivation"}),
+      "how neurons are clustered, comma-separated; of several, each layer takes the one with the least error after recovery");
+    v("refits", refits, in_range(0, 16),
+      "how often the router is fitted to what the recovered experts gain; kept where that lowers the error after recovery");
+    v("recovery-ridge", recovery_ridge, in_range(0, 1e6), "ridge of the solves by which these are compared, as recover's");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the first cluster centres");
     v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the certificate compares the logits");
     visit_weight_dtype(v, dtype);

@@ -77,8 +77,10 @@ int64_t changed_bytes(const Decoder& student, int64_t layers, const RecoverConfi
 
 class Recovery {
  public:
-  Recovery(const RecoverConfig& config, Decoder& student, const Decoder& teacher, const Tensor& ids, Outputs& outputs)
+  /// `dtype`: of the weights that are written; solved ones are rounded to it before the next layer is solved.
+  Recovery(const RecoverConfig& config, DType dtype, Decoder& student, const Decoder& teacher, const Tensor& ids, Outputs& outputs)
       : config_(config),
+        rounded_(scalar_type_of(dtype)),
         student_(student),
         teacher_(teacher),
         length_(ids.size(1)),
@@ -178,7 +180,7 @@ class Recovery {
         whole += square_sum(out - x);
       });
       const RidgeSystem::Solution solution = system.solve(config_.ridge, config_.min_tokens);
-      o.add_(solution.change.t());
+      o.copy_((o.to(at::kDouble) + solution.change.t()).to(rounded_));
       error.attention_before = ratio(system.square(), whole);
       error.attention_after = ratio(solution.square, whole);
     }
@@ -213,7 +215,7 @@ class Recovery {
       }
     });
     const RidgeSystem::Solution solution = system.solve(config_.ridge, config_.min_tokens);
-    outputs.set_weights(outputs.weights().to(at::kDouble).add_(solution.change).to(at::kFloat));
+    outputs.set_weights(outputs.weights().to(at::kDouble).add_(solution.change).to(rounded_));
     error.after = ratio(solution.square, whole);
     error.kept.assign(solution.kept.begin(), solution.kept.end());
     if (pass > 0) return;
@@ -261,6 +263,7 @@ class Recovery {
   }
 
   const RecoverConfig& config_;
+  at::ScalarType rounded_;
   Decoder& student_;
   const Decoder& teacher_;
   int64_t length_, tokens_, fitted_;  // the first fitted_ tokens are solved on
@@ -296,9 +299,11 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   require_parent(student, teacher, inputs);
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
 
-  Recovery recovery(config, student, teacher, ids, outputs);
+  const DType dtype = written_dtype(config.dtype, open_checkpoint(inputs.path("student")));
+
+  Recovery recovery(config, dtype, student, teacher, ids, outputs);
   recovery.run();
-  save_decoder(student, outputs.folder(), SaveDType::f32);
+  save_decoder(student, outputs.folder(), dtype);
   copy_tokenizer_files(inputs.path("student"), outputs.folder());
 
   Json layers = Json::array(), kept = Json::array();
@@ -339,6 +344,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
                       {"held_out_error", mean.held_out_after},
                       {"layers", std::move(layers)},
                       {"kept", std::move(kept)}};
+  record_dtype(report.metrics(), dtype);
   return report;
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "formats/weight_dtype.h"
 
 namespace overproof {
 
@@ -18,6 +19,7 @@ struct RecoverConfig {
   int64_t min_tokens = 64;
   double held_out = 1.0 / 16;
   int64_t seed = 0;
+  WeightDType dtype = WeightDType::automatic;
   template <class V>
   void visit(V&& v) {
     v("tokens", tokens, in_range(2, 1 << 30), "training tokens to solve on, rounded up to whole windows");
@@ -30,6 +32,7 @@ struct RecoverConfig {
     v("min-tokens", min_tokens, in_range(0, 1 << 30), "an expert with fewer tokens keeps its weights");
     v("held-out", held_out, in_range(0, 0.5), "part of the windows that is only measured, not solved on");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the windows");
+    visit_weight_dtype(v, dtype);
   }
 };
 

@@ -33,7 +33,7 @@ class FfnOutputs {
 
   /// The projections one after another, f32 [sum of widths(), hidden].
   at::Tensor weights() const;
-  /// Writes them into the decoder's memory.
+  /// Writes them, of any type, into the decoder's memory.
   void set_weights(const at::Tensor& weights) const;
 
  private:

@@ -109,7 +109,7 @@ struct World : TinyWorld {
     fs::remove_all(path / "student");
     fs::create_directories(path / "student");
     OutputFolder out(path / "student");
-    save_decoder(student, out, SaveDType::f32);
+    save_decoder(student, out, DType::f32);
     out.write_file("tokenizer.json", byte_tokenizer("<|endoftext|>"));
   }
   StageReport recover(const RecoverConfig& config, const std::string& name) const {
@@ -287,7 +287,7 @@ TEST_CASE("recover refuses a parent of another shape") {
   other.layers += 1;
   fs::create_directories(world.path / "student");
   OutputFolder out(world.path / "student");
-  save_decoder(Decoder(other, RandomSource(other)), out, SaveDType::f32);
+  save_decoder(Decoder(other, RandomSource(other)), out, DType::f32);
   out.write_file("tokenizer.json", byte_tokenizer("<|endoftext|>"));
   CHECK_THROWS_AS(world.recover(small(), "out"), MismatchError);
 }
