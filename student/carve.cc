@@ -119,7 +119,7 @@ LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, cons
     LayerCarving carving = cluster_neurons(contributions, importance, options, layer, by);
     const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
     const RouterFit fit =
-        fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale});
+        fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load});
     carving.gate = fit.gate;
     carving.bias = fit.bias;
     for (int64_t refits = 0; refits <= options.refits; ++refits) {

@@ -90,6 +90,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                        .clusters = {},
                        .refits = config.refits,
                        .recovery_ridge = config.recovery_ridge,
+                       .most_load = config.max_load,
                        .seed = config.seed,
                        .tie = tie};
   for (const std::string& name : config.clusters)

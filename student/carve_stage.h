@@ -15,7 +15,7 @@ struct CarveConfig {
   double router_scale = 0.0625, ridge = 0.01;
   StringList clusters = {"contribution"};
   int64_t refits = 1;
-  double recovery_ridge = 0.01;
+  double recovery_ridge = 0.01, max_load = 1.5;
   int64_t seed = 0;
   int64_t certificate_tokens = 512;
   WeightDType dtype = WeightDType::automatic;
@@ -34,6 +34,7 @@ struct CarveConfig {
       "how neurons are clustered, comma-separated; of several, each layer takes the one with the least error after recovery");
     v("refits", refits, in_range(0, 16),
       "how often the router is fitted to what the recovered experts gain; kept where that lowers the error after recovery");
+    v("max-load", max_load, in_range(0, 4096), "largest load of a routed expert over the mean, on the observed tokens; 0: no limit");
     v("recovery-ridge", recovery_ridge, in_range(0, 1e6), "ridge of the solves by which these are compared, as recover's");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the first cluster centres");
     v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the certificate compares the logits");

@@ -118,7 +118,7 @@ LayerCarving CarveTrial::refit(const LayerCarving& carving, const Recovered& rec
     norms.narrow(0, first, count).copy_(gains(carving, recovered.down, first, count).clamp_min_(0).sqrt_());
   });
   const RouterFit fit = fit_router(input_.narrow(0, 0, fitted_), norms,
-                                   {carving.top_k, options_.ridge, options_.ranking_steps, options_.router_scale});
+                                   {carving.top_k, options_.ridge, options_.ranking_steps, options_.router_scale, options_.most_load});
   LayerCarving again = carving;
   again.gate = fit.gate;
   again.bias = fit.bias;

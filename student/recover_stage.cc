@@ -235,6 +235,7 @@ class Recovery {
     });
     RouterFitOptions options;
     options.top_k = k;
+    options.most_load = config_.max_load;
     options.scale = at::matmul(input, w.router.t()).square().mean().sqrt().item<double>();
     const RouterFit fit = fit_router(input, norms, options);
     w.router.copy_(fit.gate);

@@ -17,6 +17,7 @@ struct RecoverConfig {
   int64_t passes = 1;
   bool attention = false;
   int64_t min_tokens = 64;
+  double max_load = 1.5;
   double held_out = 1.0 / 16;
   int64_t seed = 0;
   WeightDType dtype = WeightDType::automatic;
@@ -29,6 +30,7 @@ struct RecoverConfig {
       "local: what the parent's FFN makes of the student's input; residual: the parent's residual stream after the layer");
     v("passes", passes, in_range(1, 16), "how often a layer is solved; before each further pass the router is fitted to the solved experts");
     v("attention", attention, any_value(), "also solve the output projections of attention, towards the parent's residual stream");
+    v("max-load", max_load, in_range(0, 4096), "largest load of a routed expert over the mean when the router is fitted; 0: no limit");
     v("min-tokens", min_tokens, in_range(0, 1 << 30), "an expert with fewer tokens keeps its weights");
     v("held-out", held_out, in_range(0, 0.5), "part of the windows that is only measured, not solved on");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the windows");

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
+
 namespace overproof {
 namespace {
 
@@ -45,6 +47,25 @@ void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k,
   }
 }
 
+/// Moves `bias` until no expert's load is more than `most` times the mean, or for kRounds rounds: an expert with more than its share
+/// becomes less likely, in steps that shrink and are relative to the spread of the scores. The bias with the lowest load wins.
+void even_loads(const at::Tensor& scores, int64_t top_k, double most, at::Tensor& bias) {
+  constexpr int64_t kRounds = 200;
+  const double experts = double(scores.size(1)), spread = scores.std(0).mean().item<double>();
+  at::Tensor moved = bias.clone();
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t round = 0; round < kRounds; ++round) {
+    const at::Tensor load = largest(scores + moved, top_k).mean(0) * (experts / double(top_k));
+    const double largest_load = load.max().item<double>();
+    if (largest_load < least) {
+      least = largest_load;
+      bias.copy_(moved);
+    }
+    if (largest_load <= most) return;
+    moved = moved - (load - 1) * (0.3 * spread / (1 + 0.05 * double(round)));
+  }
+}
+
 }  // namespace
 
 at::Tensor largest(const at::Tensor& values, int64_t top_k) {
@@ -65,8 +86,10 @@ RouterFit fit_router(const at::Tensor& input, const at::Tensor& norms, const Rou
   intercept = intercept - at::mv(gate, whitening.mean);
   const double size = at::matmul(input, gate.t()).square().mean().sqrt().item<double>();
   const double factor = size > 0 ? options.scale / size : 0.0;
-  const at::Tensor bias = intercept * (factor / 4);
-  return {(gate * factor).contiguous(), bias - bias.mean()};
+  at::Tensor bias = intercept * (factor / 4);
+  gate = (gate * factor).contiguous();
+  if (options.most_load > 0) even_loads(at::sigmoid(at::matmul(input, gate.t())), options.top_k, options.most_load, bias);
+  return {gate, bias - bias.mean()};
 }
 
 at::Tensor choose(const RouterFit& router, const at::Tensor& input, int64_t top_k) {
