@@ -56,7 +56,7 @@ EvaluationFacts evaluation_facts(const ArtifactNode& node) {
   facts.tokens = as_number(evaluation.tokens);
   for (const EvaluationRow& row : evaluation.rows)
     facts.models.push_back({row.name, -1, row.perplexity, row.kl_mean, row.kl_p99, row.top1_agreement, row.ffn_activation,
-                            row.parameter_activation, as_number(row.bytes)});
+                            row.parameter_activation, as_number(row.bytes), as_number(row.parameters)});
   return facts;
 }
 

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "evaluate/compare.h"
+#include "formats/model_size.h"
 #include "model/open_model.h"
 #include "records/evaluation.h"
 
@@ -20,17 +21,6 @@ struct Row {
   EvaluationRow measured;
   double tokens_per_second = 0;
 };
-
-/// Bytes of the weight files of a checkpoint (safetensors or GGUF).
-int64_t weight_bytes(const fs::path& checkpoint) {
-  if (!fs::is_directory(checkpoint)) return int64_t(fs::file_size(checkpoint));
-  int64_t bytes = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(checkpoint)) {
-    const std::string extension = entry.path().extension().string();
-    if (extension == ".safetensors" || extension == ".gguf") bytes += int64_t(entry.file_size());
-  }
-  return bytes;
-}
 
 Row measure(const std::string& name, const fs::path& path, const Decoder& teacher, const at::Tensor& teacher_hidden,
             const Decoder& model, const States& states, const TokenWindows& held_out) {
@@ -44,7 +34,7 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
                   .top1_agreement = d.top1,
                   .ffn_activation = config.ffn_activation(),
                   .parameter_activation = double(config.active_parameters()) / double(config.parameters()),
-                  .bytes = weight_bytes(path),
+                  .bytes = weight_file_bytes(path),
                   .parameters = config.parameters(),
                   .active_parameters = config.active_parameters()};
   row.tokens_per_second = double(held_out.tokens()) / (states.seconds + d.head_seconds);
@@ -52,18 +42,27 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
 }
 
 std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows& held_out) {
+  const int64_t teacher_bf16 = 2 * *rows.front().measured.parameters;
   size_t width = 5;
   for (const Row& row : rows) width = std::max(width, row.measured.name.size());
   std::vector<std::string> lines;
   lines.push_back(
       fmt::format("{} held-out tokens in {} windows; KL(teacher || model) in nats a token", held_out.tokens(), held_out.windows));
-  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>8}", "model", width,
-                              "perplexity", "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "tokens/s"));
+  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>7}  {:>8}", "model", width,
+                              "perplexity", "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "of bf16",
+                              "tokens/s"));
   for (const auto& [m, tokens_per_second] : rows)
     lines.push_back(fmt::format(
-        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>8.0f}", m.name, width,
-        *m.perplexity, *m.kl_mean, *m.kl_p99, 100 * *m.top1_agreement, 100 * *m.ffn_activation, 100 * *m.parameter_activation,
-        double(*m.parameters) * 1e-6, double(*m.bytes) * 1e-6, tokens_per_second));
+        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>7.2f}  {:>8.0f}",
+        m.name, width, *m.perplexity, *m.kl_mean, *m.kl_p99, 100 * *m.top1_agreement, 100 * *m.ffn_activation,
+        100 * *m.parameter_activation, double(*m.parameters) * 1e-6, double(*m.bytes) * 1e-6,
+        double(*m.bytes) / double(teacher_bf16), tokens_per_second));
+  lines.push_back(fmt::format("of bf16: size over that of the teacher in bf16, {:.1f} MB", double(teacher_bf16) * 1e-6));
+  for (size_t i = 1; i < rows.size(); ++i) {
+    const EvaluationRow& m = rows[i].measured;
+    if (std::string warning = size_warning(*m.bytes, teacher_bf16, m.name, "the teacher"); !warning.empty())
+      lines.push_back(std::move(warning));
+  }
   return lines;
 }
 

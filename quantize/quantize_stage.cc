@@ -12,8 +12,10 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
+#include "formats/model_size.h"
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
+#include "provenance/run_folder.h"
 #include "quantize/calibration/calibration.h"
 #include "quantize/gguf_run.h"
 #include "quantize/gpu/gpu_rows.h"
@@ -53,6 +55,34 @@ struct Quality {
     return fmt::format("{}", fmt::join(parts, ", "));
   }
 };
+
+/// The model that `model` was made from first, found through the statements next to it; nothing where there is none, or `model` is
+/// that itself.
+std::optional<fs::path> teacher_of(const fs::path& model) {
+  try {
+    const RunFolder run = load_run(model, VerifyFiles::no, nullptr);
+    const auto place =
+        std::ranges::find(run.nodes, fs::canonical(model), [](const ArtifactNode& n) { return fs::canonical(n.path); });
+    if (place == run.nodes.end()) return std::nullopt;
+    int node = int(place - run.nodes.begin());
+    const int first = node;
+    for (size_t steps = 0; steps < run.nodes.size(); ++steps) {
+      int parent = -1;
+      for (const char* slot : {"teacher", "student", "model"})
+        if (const auto found = run.nodes[size_t(node)].parents.find(slot);
+            parent < 0 && found != run.nodes[size_t(node)].parents.end())
+          parent = found->second;
+      if (parent < 0) break;
+      node = parent;
+    }
+    if (node == first) return std::nullopt;
+    return run.nodes[size_t(node)].path;
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const Error&) {  // no run, or one that does not hold: only a sentence for the user depends on it
+    return std::nullopt;
+  }
+}
 
 /// "210 int8-g128, 3 int8": how many weights each scheme holds.
 std::string scheme_counts(const Plan& plan) {
@@ -106,7 +136,7 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
   const auto quantizes = [&](const std::string& source) { return items.at(source)->scheme != nullptr || fused.contains(source); };
   const auto type_of = [&](const std::string& source, const GgufTensorInfo&) {
     if (quantizes(source)) return GgmlType::q8_0;
-    const DType dtype = items.at(source)->source.dtype;
+    const DType dtype = items.at(source)->kept_as;
     return dtype == DType::f16 ? GgmlType::f16 : dtype == DType::bf16 ? GgmlType::bf16 : GgmlType::f32;
   };
   auto run = plan_gguf_run(model, type_of, std::move(chosen.schemes[0]));
@@ -125,7 +155,7 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
 }
 
 PlanOptions plan_options(const QuantizeConfig& c) {
-  return {c.scheme, {c.clipping, c.per_tensor, c.asymmetric}, c.include, c.exclude, c.overrides};
+  return {c.scheme, {c.clipping, c.per_tensor, c.asymmetric}, c.include, c.exclude, c.overrides, c.kept_dtype};
 }
 
 /// One run: plan, stream, report.
@@ -180,6 +210,7 @@ class QuantizeRun {
         double(bytes_out()) * 1e-9, seconds, double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9),
         made_.direct ? ", direct" : ", through the page cache",
         made_.resumed_items > 0 ? fmt::format("; resumed after {} tensors of an earlier run", made_.resumed_items) : ""));
+    report_size(report);
     report.summary.push_back(fmt::format("signal to noise: mean {:.1f} dB, lowest {}", quality.mean, quality.worst(3)));
     return report;
   }
@@ -204,6 +235,47 @@ class QuantizeRun {
     return bytes;
   }
 
+  /// Against the teacher in bf16 where one is next to the model, else against the model itself. Not in the statement, because it
+  /// depends on neighbours.
+  void report_size(StageReport& report) const {
+    const std::optional<fs::path> teacher = teacher_of(model_.path);
+    const int64_t reference = teacher ? bf16_bytes(open_checkpoint(*teacher)) : bf16_bytes(model_);
+    const std::string_view name = teacher ? "the teacher" : "the model";
+    report.summary.push_back(size_against(bytes_out(), reference, name));
+    if (std::string warning = size_warning(bytes_out(), reference, "the result", name); !warning.empty())
+      report.summary.push_back(std::move(warning));
+  }
+
+  /// What stays in 16 or 32 bits, by dtype: matrices by name, the rest by number.
+  void report_kept(StageReport& report) const {
+    constexpr size_t kNamed = 6;
+    Json names = Json::object();
+    std::vector<std::string> words;
+    int64_t bytes = 0, small = 0, small_bytes = 0;
+    for (size_t i = 0; i < plan().items.size(); ++i) {
+      const PlanItem& item = plan().items[i];
+      if (item.scheme) continue;
+      const std::string* source = gguf_ ? gguf_->parts->source_of(i) : &item.source.name;
+      const int64_t size = item.source.elements() * dtype_bytes(item.kept_as);
+      if (item.source.shape.size() < 2 || !source || is_always_f32(*source)) {
+        ++small;
+        small_bytes += size;
+        continue;
+      }
+      bytes += size;
+      names[*source] = dtype_name(item.kept_as);
+      if (words.size() < kNamed)
+        words.push_back(fmt::format("{} as {} ({:.1f} MB)", *source, dtype_name(item.kept_as), double(size) * 1e-6));
+    }
+    report.metrics()["kept_matrices"] = names;
+    std::string line = "kept: ";
+    for (const std::string& word : words) line += word + ", ";
+    if (names.size() > words.size())
+      line += fmt::format("and {} more matrices ({:.1f} MB in all), ", names.size() - words.size(), double(bytes) * 1e-6);
+    report.summary.push_back(
+        line + fmt::format("{} norms, routers and other small tensors ({:.1f} MB)", small, double(small_bytes) * 1e-6));
+  }
+
   Quality measured() const {
     return {plan(), made_.errors, [&](size_t i) { return gguf_ ? *gguf_->parts->source_of(i) : plan_.items[i].source.name; }};
   }
@@ -220,9 +292,9 @@ class QuantizeRun {
                           {"worst", rounded_db(quality.worst_first[0].first)},
                           {"worst_tensor", quality.worst_first[0].second}}},
                         {"tensors_sqnr", quality.tensors()}};
-    report.summary.push_back(
-        fmt::format("quantized {} of {} tensors ({}); kept {} (routers, norms, embeddings, head, and excluded weights)",
-                    plan().quantized, all, scheme_counts(plan()), all - plan().quantized));
+    report.summary.push_back(fmt::format("quantized {} of {} tensors ({}); kept {}", plan().quantized, all, scheme_counts(plan()),
+                                         all - plan().quantized));
+    report_kept(report);
   }
 
   /// Weights that did not get the main scheme, and why.

@@ -22,8 +22,9 @@ struct QuantizeConfig {
   std::string scheme = "int8";
   Clipping clipping = Clipping::absmax;
   bool per_tensor = false, asymmetric = false;
-  StringList include = {"model.layers.*"}, exclude;
+  StringList include, exclude;
   StringPairs overrides;
+  WeightDType kept_dtype = WeightDType::automatic;
   int64_t block_bytes = EngineOptions::kDefaultBlockBytes;
   int64_t max_shard_bytes = 5'000'000'000;
   bool smooth = false;
@@ -46,10 +47,16 @@ struct QuantizeConfig {
     v("per-tensor", per_tensor, any_value(), "fp8: one scale per weight instead of one per output channel");
     v("asymmetric", asymmetric, any_value(), "w8a8, w8a8-static: activations get a zero point");
     v("include", include, any_value(),
-      "comma-separated patterns of Linear weights to quantize; * matches any text; routers and embeddings are never quantized");
+      "comma-separated patterns of Linear weights to quantize; * matches any text; routers never are, embeddings only in GGUF. "
+      "Default: "
+      "model.layers.*, lm_head.weight for schemes that leave activations alone, and model.embed_tokens.weight for q8_0");
     v("exclude", exclude, any_value(), "comma-separated patterns of weights to keep, e.g. *.o_proj.weight");
     v("overrides", overrides, any_value(),
       "comma-separated PATTERN=SCHEME, or PATTERN=none to keep weights; the first match decides, before include and exclude");
+    v("kept-dtype", kept_dtype,
+      enum_of<WeightDType>(
+          {{"auto", WeightDType::automatic}, {"bf16", WeightDType::bf16}, {"f16", WeightDType::f16}, {"f32", WeightDType::f32}}),
+      "type of matrices that are not quantized; auto: bf16, or f16 if they are; routers and vectors stay as they are");
     v("block-bytes", block_bytes, in_range(1 << 16, double(int64_t{1} << 26)),
       "bytes read, converted and written at a time; does not change the result");
     v("max-shard-bytes", max_shard_bytes, at_least(1 << 20),

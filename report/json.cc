@@ -81,7 +81,8 @@ Json quality(const ReportQuality& q) {
                 {"top1_agreement", optional(m.top1_agreement)},
                 {"ffn_activation", optional(m.ffn_activation)},
                 {"parameter_activation", optional(m.parameter_activation)},
-                {"bytes", optional(m.bytes)}};
+                {"bytes", optional(m.bytes)},
+                {"parameters", optional(m.parameters)}};
   };
   return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"models", array(q.facts.models, model)}};
 }

@@ -164,15 +164,25 @@ Section quality(const Report& r) {
   for (const ReportQuality& q : r.quality) {
     Table table(fmt::format("Measurements in ‘{}’", q.artifact),
                 {"model", number("perplexity"), number("mean KL to teacher"), number("99 % KL"), number("top-1 agreement"),
-                 number("FFN activation"), number("parameter activation"), number("size")});
+                 number("FFN activation"), number("parameter activation"), number("size"), number("size / teacher in bf16")});
+    // The teacher is the first row. Its own file may have any number of bits; its users have it in bf16.
+    const std::optional<double> parameters = q.facts.models.empty() ? std::nullopt : q.facts.models.front().parameters;
+    const double teacher_bf16 = 2 * parameters.value_or(0);
+    std::vector<std::string> larger;
     for (const EvaluatedModel& model : q.facts.models) {
       const auto value = [](const std::optional<double>& v, const auto& text) { return Phrase(v ? text(*v) : "–"); };
       const auto fixed = [](int digits) { return [digits](double v) { return fmt::format("{:.{}f}", v, digits); }; };
       table.add({name(model.name), value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
                  value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.ffn_activation, percent),
-                 value(model.parameter_activation, percent), value(model.bytes, bytes_text)});
+                 value(model.parameter_activation, percent), value(model.bytes, bytes_text),
+                 value(teacher_bf16 > 0 ? model.bytes : std::nullopt,
+                       [&](double b) { return fmt::format("{:.2f}", b / teacher_bf16); })});
+      if (teacher_bf16 > 0 && &model != &q.facts.models.front() && model.bytes.value_or(0) > teacher_bf16)
+        larger.push_back(model.name);
     }
     s.table(table, "evaluation.json of the artifact");
+    if (!larger.empty())
+      s.paragraph(fmt::format("Larger than the teacher in bf16 ({}): {}.", bytes_text(teacher_bf16), fmt::join(larger, ", ")));
     if (q.facts.tokens)
       s.quiet(fmt::format("Measured on {:.0f} held-out tokens; KL in nats per token. Lower perplexity and KL are better.",
                           *q.facts.tokens));

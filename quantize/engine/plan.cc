@@ -8,7 +8,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "formats/architecture.h"
 #include "formats/tensor_name.h"
 
@@ -19,6 +19,7 @@ constexpr std::string_view kWeight = ".weight";
 
 /// Modules that are never quantized, as transformers' and llm-compressor's configs list them.
 constexpr std::string_view kHeadModule = "lm_head", kGateModule = "mlp.gate";
+constexpr const char* kHeadTarget = "re:^lm_head$";
 constexpr const char* kEmbeddingPattern = "re:.*embed_tokens.*";
 constexpr const char* kGatePattern = "re:.*mlp.gate$";
 
@@ -31,7 +32,10 @@ std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, w
 /// Which tensors may be quantized: matrices with the role of a Linear weight.
 class Weights {
  public:
-  explicit Weights(const Checkpoint& model) : architecture_(*model.config) {}
+  Weights(const Checkpoint& model, bool embedding)
+      : architecture_(*model.config),
+        embedding_(embedding),
+        tied_(JsonObject(*model.config, model.path, "", JsonNull::absent).flag("tie_word_embeddings", false)) {}
   const Architecture& architecture() const { return architecture_; }
   /// A matrix that loaders take for a Linear weight unless the config lists it as ignored.
   static bool is_matrix(const TensorInfo& info) {
@@ -40,8 +44,18 @@ class Weights {
   bool may_quantize(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
     // `other`: a matrix that no table knows, but that the user's pattern matches.
-    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head ||
-                               role == TensorRole::other);
+    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::other ||
+                               (role == TensorRole::head && !tied_) || (role == TensorRole::embedding && embedding_));
+  }
+  /// The dtype of a kept tensor. Of weights as loaders keep them in 16 bits; what no table knows may be kept wide for a reason.
+  DType kept_dtype(const Checkpoint& model, const TensorInfo& info, WeightDType asked) const {
+    if (info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2) return DType::bf16;  // holds every fp8 value
+    const TensorRole role = architecture_.role(info);
+    const bool weight = role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head ||
+                        role == TensorRole::embedding || role == TensorRole::fused_experts;
+    if (!weight || info.shape.size() < 2) return info.dtype;
+    if (asked != WeightDType::automatic) return written_dtype(asked, model);
+    return info.dtype == DType::f32 ? DType::bf16 : info.dtype;
   }
   /// Scales that another quantizer stored for rounding inputs do not apply to the new weights.
   bool is_stale(const TensorInfo& info) const { return architecture_.role(info) == TensorRole::quantization; }
@@ -54,6 +68,7 @@ class Weights {
 
  private:
   Architecture architecture_;
+  bool embedding_, tied_;
 };
 
 bool is_included(const PlanOptions& options, std::string_view name) {
@@ -67,11 +82,6 @@ std::vector<std::string> choose_fused(const PlanOptions& options, const TensorSo
     if (weights.architecture().role(info) == TensorRole::fused_experts && is_included(options, info.name))
       chosen.push_back(info.name);
   return chosen;
-}
-
-/// The dtype in which a kept tensor is written: its own, except for fp8, which cannot be stored without its scales.
-DType kept_dtype(const TensorInfo& info) {
-  return info.dtype == DType::f8_e4m3 || info.dtype == DType::f8_e5m2 ? DType::bf16 : info.dtype;  // bf16 holds every fp8 value
 }
 
 struct Override {
@@ -206,12 +216,21 @@ bool matches_pattern(std::string_view text, std::string_view pattern) {
   return pattern.find_first_not_of('*', p) == std::string_view::npos;
 }
 
-Plan make_plan(const PlanOptions& options, const Checkpoint& model) {
+StringList default_include(const Scheme& scheme) {
+  StringList patterns = {"model.layers.*"};
+  if (!scheme.input_rounding()) patterns.emplace_back("lm_head.weight");
+  if (scheme.container() == Container::gguf) patterns.emplace_back("model.embed_tokens.weight");
+  return patterns;
+}
+
+Plan make_plan(const PlanOptions& asked, const Checkpoint& model) {
   const TensorSource& source = *model.tensors;
-  const Weights weights(model);
   Plan plan;
+  plan.schemes.push_back(find_scheme(asked.scheme, asked.scheme_options));
+  PlanOptions options = asked;
+  if (options.include.empty()) options.include = default_include(*plan.schemes[0]);
+  const Weights weights(model, plan.schemes[0]->container() == Container::gguf);
   plan.assumption = weights.architecture().assumption();
-  plan.schemes.push_back(find_scheme(options.scheme, options.scheme_options));
   std::vector<Override> overrides = find_overrides(options, plan);
   std::vector<const Scheme*> chosen = choose_schemes(options, overrides, plan.schemes[0].get(), source, weights);
   check_experts(source, chosen);
@@ -228,7 +247,7 @@ Plan make_plan(const PlanOptions& options, const Checkpoint& model) {
       if (module_of(item.source) == kHeadModule) head_kept = false;
       item.outputs = item.scheme->outputs(item.source);
     } else {
-      item.kept_as = kept_dtype(item.source);
+      item.kept_as = weights.kept_dtype(model, item.source, options.kept_dtype);
       item.outputs = {item.source};
       item.outputs[0].dtype = item.kept_as;
       if (weights.must_be_ignored(item.source)) plan.ignored.push_back(module_of(item.source));
@@ -275,7 +294,19 @@ Json quantization_config(const Plan& plan) {
     return std::ranges::any_of(
         plan.items, [&](const PlanItem& i) { return i.scheme == scheme && TensorName::parse(i.source.name).expert >= 0; });
   });
-  if (used.size() == 1) return used[0]->quantization_config(plan.ignored);
+  if (used.size() == 1) {
+    Json config = used[0]->quantization_config(plan.ignored);
+    // vLLM (since #37291) and SGLang (since #35228) do not take the head for a Linear: it has to be named. Before "Linear", because
+    // compressed-tensors stops at the first target that matches and warns of those that match nothing.
+    const bool head = std::ranges::any_of(plan.items, [](const PlanItem& i) {
+      return i.scheme && Weights::is_matrix(i.source) && module_of(i.source) == kHeadModule;
+    });
+    if (head && config.is_object() && config.contains("config_groups")) {
+      Json& targets = config["config_groups"]["group_0"]["targets"];
+      targets.insert(targets.begin(), kHeadTarget);
+    }
+    return config;
+  }
   Json groups = Json::object();
   bool one_format = true;
   for (size_t g = 0; g < used.size(); ++g) {

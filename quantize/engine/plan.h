@@ -10,6 +10,7 @@
 #include "core/config.h"
 #include "core/json_fwd.h"
 #include "formats/tensor_source.h"
+#include "formats/weight_dtype.h"
 #include "quantize/schemes/scheme.h"
 
 namespace overproof {
@@ -20,9 +21,10 @@ class Calibration;
 struct PlanOptions {
   std::string scheme = "int8";
   SchemeOptions scheme_options;             ///< of all schemes, those of overrides included
-  StringList include = {"model.layers.*"};  ///< Linear weights that get the main scheme ...
+  StringList include;                       ///< weights that get the main scheme (empty: default_include()) ...
   StringList exclude;                       ///< ... unless one of these matches
   StringPairs overrides;                    ///< pattern and scheme, or pattern and "none" (keep); the first match decides
+  WeightDType kept_dtype = WeightDType::automatic;  ///< of matrices that are kept; automatic: 16 bits, bf16 unless they are f16
 };
 
 /// One tensor of the source.
@@ -47,8 +49,14 @@ struct Plan {
   const Calibration* calibration = nullptr;  ///< null without calibration; thread-safe
 };
 
+/// The patterns of a scheme where the user gives none: the Linear weights of the layers; the head where the inputs of weights are not
+/// rounded (a head of 8-bit inputs costs more than all layers); in GGUF also the embedding, as llama-quantize has it.
+StringList default_include(const Scheme& scheme);
+
 /// Chooses a scheme for each tensor: overrides first, then include and exclude. Only Linear weights, by their role
-/// (formats/architecture.h), get one; routers, norms, embeddings and multi-token-prediction layers never do. Throws UsageError
+/// (formats/architecture.h), get one, in GGUF the embedding too; routers, norms and multi-token-prediction layers never do, nor a head
+/// that the model does not use because its embedding is tied.
+/// Routers, norms and vectors keep their values and dtype; of other matrices `kept_dtype` decides. Throws UsageError
 /// when no weight is chosen, when an override matches no weight, when schemes do not fit into one container, and when the
 /// projections of one expert would get different schemes, which no runtime loads; FormatError when two outputs have one name.
 Plan make_plan(const PlanOptions& options, const Checkpoint& model);

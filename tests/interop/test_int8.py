@@ -6,11 +6,12 @@ int8 weights dequantised here by hand (q x scale in f32).
 
 import json
 import pathlib
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig
 
 from program import overproof
@@ -69,7 +70,7 @@ def make_model(config, folder):
 
 
 def quantize(source, target, *options):
-    overproof("quantize", "--model", source, "--out", target, *options)
+    return overproof("quantize", "--model", source, "--out", target, *options)
 
 
 def tensors_of(folder):
@@ -135,8 +136,6 @@ def test_transformers_computes_what_the_weights_say(case):
     by_hand = folder / "by-hand"
     if not by_hand.exists():
         by_hand.mkdir()
-        from safetensors.torch import save_file
-
         save_file(dequantised(folder / "int8"), by_hand / "model.safetensors", metadata={"format": "pt"})
         (by_hand / "config.json").write_text((folder / "fp32" / "config.json").read_text())
     reference = forward(AutoModelForCausalLM.from_pretrained(by_hand, dtype=torch.float32), tokens)
@@ -149,22 +148,61 @@ def test_transformers_computes_what_the_weights_say(case):
 
 def test_weights_are_within_half_a_step_and_the_rest_untouched(case):
     kind, folder, model, tokens = case
-    before, after = tensors_of(folder / "fp32"), dequantised(folder / "int8")
+    before, after, raw = tensors_of(folder / "fp32"), dequantised(folder / "int8"), tensors_of(folder / "int8")
     assert before.keys() == after.keys()
     packed = {name.removesuffix("_packed") for name in tensors_of(folder / "int8") if name.endswith("_packed")}
     for name, weight in before.items():
         if name in packed:
             step = weight.abs().amax(dim=1, keepdim=True) / 127
             assert ((weight - after[name]).abs() <= 0.50001 * step).all(), name
+        elif name == "model.embed_tokens.weight":  # in 16 bits: no loader takes it in 8
+            assert raw[name].dtype == torch.bfloat16 and torch.equal(weight.bfloat16().float(), after[name])
         else:
-            assert torch.equal(weight.float(), after[name]), name
+            assert raw[name].dtype == torch.float32 and torch.equal(weight.float(), after[name]), name
     linear = {name for name in before if name.endswith("_proj.weight")}
-    assert packed == linear and len(linear) > 20
+    assert packed == linear | (set() if kind == "llama" else {"lm_head.weight"}) and len(linear) > 20
     if kind == "glm4_moe":
         assert sum(".experts." in name for name in packed) == 3 * 7 * 3
-        raw = tensors_of(folder / "int8")
         assert raw["model.layers.0.mlp.gate.weight"].dtype == torch.float32
         assert raw["model.layers.0.mlp.gate.e_score_correction_bias"].dtype == torch.float32
+
+
+def ours(checkpoint, tokens, folder):
+    save_file({"ids": tokens[0]}, folder / "ids.safetensors")
+    overproof("logits", checkpoint, "--ids", folder / "ids.safetensors", "--out", folder / "logits.safetensors")
+    return load_file(folder / "logits.safetensors")["logits"]
+
+
+def test_a_head_in_8_bits_is_one_in_every_loader(case, tmp_path):
+    """transformers replaces it by a compressed Linear, and vLLM's and SGLang's ParallelLMHead, which is no Linear, finds it by name. Where head and
+    embedding are one table it stays as it is."""
+    kind, folder, model, tokens = case
+    config = json.loads((folder / "int8" / "config.json").read_text())["quantization_config"]
+    targets = config["config_groups"]["group_0"]["targets"]
+    loaded = AutoModelForCausalLM.from_pretrained(folder / "int8", dtype=torch.float32).eval()
+    codes = tensors_of(folder / "int8")
+    if kind == "llama":
+        assert "lm_head" in config["ignore"] and targets == ["Linear"] and not any(n.startswith("lm_head") for n in codes)
+    else:
+        assert "lm_head" not in config["ignore"] and any(t.startswith("re:") and re.match(t[3:], "lm_head") for t in targets)
+        assert codes["lm_head.weight_packed"].dtype == torch.int32 and "lm_head.weight" not in codes
+        assert torch.equal(loaded.lm_head.weight, dequantised(folder / "int8")["lm_head.weight"])
+    theirs = forward(loaded, tokens)[0]
+    assert (ours(folder / "int8", tokens, tmp_path) - theirs).abs().max() < 1e-4 * theirs.std()
+    # In bf16, as the student of a bf16 teacher is loaded by default.
+    narrow = forward(AutoModelForCausalLM.from_pretrained(folder / "int8", dtype=torch.bfloat16).eval(), tokens)[0]
+    assert (narrow.argmax(-1) == theirs.argmax(-1)).float().mean() > 0.8
+
+
+def test_the_head_can_be_kept(case, tmp_path):
+    kind, folder, model, tokens = case
+    done = quantize(folder / "fp32", tmp_path / "int8", "--exclude", "lm_head.*", "--kept-dtype", "f32")
+    raw = tensors_of(tmp_path / "int8")
+    assert raw["model.embed_tokens.weight"].dtype == torch.float32 and "lm_head.weight_packed" not in raw
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "int8", dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    assert "model.embed_tokens.weight as F32" in done.stdout
 
 
 def test_shards_and_exclusions_load_too(case, tmp_path):

@@ -18,7 +18,7 @@ def test_int8_loads_and_computes_nearly_the_same(family, tmp_path):
     model = make_model(family, tmp_path / "fp32")
     done = overproof("quantize", tmp_path / "fp32", tmp_path / "int8", "--scheme", "int8")
     packed = {n.removesuffix("_packed") for n in load_file(tmp_path / "int8" / "model.safetensors") if n.endswith("_packed")}
-    linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"}
+    linear = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and not (name == "lm_head" and model.config.tie_word_embeddings)}
     routers = {n for n in linear if n.endswith(("mlp.gate.weight", "shared_expert_gate.weight", "router.layer.weight", "block_sparse_moe.gate.weight"))}
     missed = {n for n in linear - routers if n not in packed and ".experts." not in n}
     assert not missed, missed
@@ -85,7 +85,8 @@ def test_every_tensor_is_accounted_for(family, scheme, tmp_path):
     assert metrics["tensors"] == len(before) and metrics["quantised"] == len(quantised) > 0
     for name, tensor in before.items():
         if name not in quantised:
-            assert torch.equal(after[name], tensor), name
+            wide = tensor.ndim == 1 or name.endswith(("mlp.gate.weight", "router.layer.weight", "rope_freqs.weight"))
+            assert torch.equal(after[name], tensor if wide else tensor.bfloat16()), name  # tables in 16 bits; routers and vectors as they were
     assert {n.removesuffix("_scale_inv").removesuffix("_scale").removesuffix("_packed").removesuffix("_shape") for n in after} == set(before)
     overproof("inspect", tmp_path / "out", "--as-model")
 

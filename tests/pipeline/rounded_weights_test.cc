@@ -74,6 +74,12 @@ TEST_CASE("a bf16 weight that was changed after the training is found") {
       CHECK_FALSE(replayed(run.path(), 1, "student", 1e-4, seed).segments.back().equal);
     }
   }
+  SECTION("stored in another type: by verify, because the statement has one") {
+    run.reseal([](Lineage& lineage) {
+      if (lineage.name == "student") lineage.metrics["dtype"] = "F16", lineage.metrics.erase(kPublishedWeights);
+    });
+    CHECK_FALSE(verify_run(run.path(), {}).holds());
+  }
   SECTION("without a digest in the statement: by verify, because the statement has a dtype") {
     run.reseal([](Lineage& lineage) {
       if (lineage.name == "student") lineage.metrics.erase(kPublishedWeights);

@@ -14,9 +14,9 @@ namespace {
 /// Names and shapes only.
 class Listed final : public TensorSource {
  public:
-  Listed() {
+  explicit Listed(DType dtype = DType::bf16) {
     const auto add = [&](const std::string& name, int64_t rows, int64_t columns) {
-      list_.push_back({name + ".weight", DType::bf16, {rows, columns}});
+      list_.push_back({name + ".weight", dtype, {rows, columns}});
     };
     add("model.embed_tokens", 100, 32);
     for (int l = 0; l < 3; ++l) {
@@ -27,6 +27,7 @@ class Listed final : public TensorSource {
       for (const char* e : {"experts.0.", "experts.1.", "experts.10."})
         for (const char* p : {"gate_proj", "up_proj", "down_proj"}) add(layer + "mlp." + e + p, 16, 32);
     }
+    list_.push_back({"model.norm.weight", dtype, {32}});
     add("lm_head", 100, 32);
   }
   const std::vector<TensorInfo>& tensors() const override { return list_; }
@@ -38,11 +39,12 @@ class Listed final : public TensorSource {
   std::vector<TensorInfo> list_;
 };
 
-Plan plan_of(const PlanOptions& options) {
+Plan plan_of(const PlanOptions& options, const Json& more = Json::object(), DType dtype = DType::bf16) {
   Checkpoint model;
   model.path = "model";
   *model.config = {{"model_type", "glm4_moe"}, {"num_hidden_layers", 3}, {"n_routed_experts", 11}};
-  model.tensors = std::make_unique<Listed>();
+  model.config->update(more);
+  model.tensors = std::make_unique<Listed>(dtype);
   return make_plan(options, model);
 }
 
@@ -56,16 +58,64 @@ std::vector<std::string> quantized(const Plan& plan) {
 }  // namespace
 
 TEST_CASE("overrides come before include and exclude, and their first match decides") {
-  CHECK(quantized(plan_of({})).size() == 3 * 11);
-  CHECK(quantized(plan_of({.overrides = {{"*.layers.1.*", "none"}}})).size() == 2 * 11);
+  CHECK(quantized(plan_of({})).size() == 3 * 11 + 1);  // and the head
+  CHECK(quantized(plan_of({.overrides = {{"*.layers.1.*", "none"}}})).size() == 2 * 11 + 1);
   CHECK(quantized(plan_of({.overrides = {{"*.layers.1.self_attn.q_proj.weight", "int8"}, {"*.layers.1.*", "none"}}})).size() ==
-        2 * 11 + 1);
+        2 * 11 + 2);
   CHECK(quantized(plan_of({.exclude = {"*"}, .overrides = {{"lm_head.weight", "int8"}}})) ==
         std::vector<std::string>{"lm_head.weight"});
-  const Plan head = plan_of({.overrides = {{"lm_head.weight", "int8"}}});
+  const Plan head = plan_of({.exclude = {"lm_head.*"}, .overrides = {{"lm_head.weight", "int8"}}});
   CHECK(std::ranges::count(head.ignored, "lm_head") == 0);
+  CHECK(std::ranges::count(plan_of({.exclude = {"lm_head.*"}}).ignored, "lm_head") == 1);
   // Routers and embeddings are not quantized even when the pattern matches everything.
   CHECK(quantized(plan_of({.overrides = {{"*", "int8"}}})).size() == 3 * 11 + 1);
+}
+
+TEST_CASE("head and embedding are quantized where loaders take them") {
+  const auto has = [](const Plan& plan, const std::string& name) { return std::ranges::count(quantized(plan), name) == 1; };
+  for (const std::string scheme : {"int8", "int8-g128"}) {
+    const Plan plan = plan_of({.scheme = scheme});
+    CHECK(has(plan, "lm_head.weight"));
+    CHECK_FALSE(has(plan, "model.embed_tokens.weight"));
+  }
+  // vLLM looks for the head by name only.
+  CHECK(quantization_config(plan_of({}))["config_groups"]["group_0"]["targets"] == Json({"re:^lm_head$", "Linear"}));
+  CHECK(quantization_config(plan_of({.exclude = {"lm_head.*"}}))["config_groups"]["group_0"]["targets"] == Json({"Linear"}));
+  for (const std::string scheme : {"w8a8", "fp8", "fp8-native", "mxfp8"}) {
+    CHECK_FALSE(has(plan_of({.scheme = scheme}), "lm_head.weight"));  // its inputs would be rounded, too
+    CHECK(quantized(plan_of({.scheme = scheme})).size() == 3 * 11);
+  }
+  const Plan blocks = plan_of({.scheme = "q8_0"});
+  CHECK(has(blocks, "lm_head.weight"));
+  CHECK(has(blocks, "model.embed_tokens.weight"));
+  CHECK_FALSE(has(plan_of({.scheme = "q8_0", .include = {"model.layers.*"}}), "model.embed_tokens.weight"));
+  // A head that the model does not use stays out of it.
+  const Plan tied = plan_of({}, {{"tie_word_embeddings", true}});
+  CHECK_FALSE(has(tied, "lm_head.weight"));
+  CHECK(std::ranges::count(tied.ignored, "lm_head") == 1);
+}
+
+TEST_CASE("matrices that are kept have 16 bits unless asked otherwise; routers and norms stay") {
+  const auto kept = [](const Plan& plan, const std::string& name) {
+    const auto item = std::ranges::find(plan.items, name, [](const PlanItem& i) { return i.source.name; });
+    REQUIRE(item != plan.items.end());
+    REQUIRE_FALSE(item->scheme);
+    CHECK(item->outputs.at(0).dtype == item->kept_as);
+    return item->kept_as;
+  };
+  const PlanOptions options{.exclude = {"lm_head.*"}};
+  for (const auto& [stored, written] :
+       {std::pair{DType::f32, DType::bf16}, std::pair{DType::f16, DType::f16}, std::pair{DType::bf16, DType::bf16}}) {
+    const Plan plan = plan_of(options, {}, stored);
+    CHECK(kept(plan, "model.embed_tokens.weight") == written);
+    CHECK(kept(plan, "lm_head.weight") == written);
+    CHECK(kept(plan, "model.layers.0.mlp.gate.weight") == stored);
+    CHECK(kept(plan, "model.norm.weight") == stored);
+  }
+  PlanOptions wide = options;
+  wide.kept_dtype = WeightDType::f32;
+  CHECK(kept(plan_of(wide, {}, DType::f32), "lm_head.weight") == DType::f32);
+  CHECK(kept(plan_of(wide, {}, DType::bf16), "lm_head.weight") == DType::f32);
 }
 
 TEST_CASE("overrides that have no effect, or no scheme, are refused") {
@@ -123,7 +173,7 @@ TEST_CASE("the projections of one expert have one scheme") {
                     Catch::Contains("experts.0.gate_proj.weight would get scheme int8") &&
                         Catch::Contains("use the pattern model.layers.0.mlp.experts.0.*"));
   CHECK_THROWS_AS(plan_of({.overrides = {{"*.experts.10.up_proj.weight", "none"}}}), UsageError);
-  CHECK(quantized(plan_of({.overrides = {{"*.experts.10.*", "none"}}})).size() == 3 * 8);
+  CHECK(quantized(plan_of({.overrides = {{"*.experts.10.*", "none"}}})).size() == 3 * 8 + 1);
 }
 
 TEST_CASE("module patterns match the given modules and no others") {
@@ -149,7 +199,7 @@ TEST_CASE("module patterns match the given modules and no others") {
                                                                       R"(re:^model\.layers\.1\.mlp\.experts\.\d+\.gate_proj$)",
                                                                       R"(re:^model\.layers\.1\.mlp\.experts\.\d+\.up_proj$)"});
   CHECK(check("*.layers.2.mlp.experts.1.*").size() == 3);
-  CHECK(check("*").size() == 8);
+  CHECK(check("*").size() == 9);
   CHECK(check("lm_head") == std::vector<std::string>{"re:^lm_head$"});
   CHECK(check("nothing").empty());
 }

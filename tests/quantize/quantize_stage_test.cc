@@ -99,21 +99,22 @@ TEST_CASE("packed weights equal those of compressed-tensors byte for byte") {
   }
 }
 
-TEST_CASE("experts and attention are quantized, everything else keeps its bytes, and all tensors are accounted for") {
+TEST_CASE("experts, attention and head are quantized, everything else keeps its bytes, and all tensors are accounted for") {
   const TempFolder folder;
   const std::vector<TensorInfo> tensors = moe_tensors();
   write_model(folder.path() / "in", tensors);
   const StageReport report = quantize({}, folder.path() / "in", folder.path() / "out");
   CHECK(report.metrics()["tensors"] == tensors.size());
-  CHECK(report.metrics()["quantised"] == 11);
-  CHECK(report.metrics()["kept"] == tensors.size() - 11);
+  CHECK(report.metrics()["quantised"] == 12);
+  CHECK(report.metrics()["kept"] == tensors.size() - 12);
+  CHECK(report.metrics()["kept_matrices"] == Json{{"model.embed_tokens.weight", "BF16"}});
   CHECK(report.metrics()["sqnr_db"]["worst"].get<double>() > 38.0);
 
   const SafetensorsFile before(folder.path() / "in" / "model.safetensors"), after(folder.path() / "out" / "model.safetensors");
   int64_t kept = 0;
   for (const TensorInfo& info : before.tensors()) {
     CAPTURE(info.name);
-    if (info.name.find("_proj.weight") != std::string::npos) {
+    if (info.name.find("_proj.weight") != std::string::npos || info.name == "lm_head.weight") {
       CHECK_FALSE(after.contains(info.name));
       CHECK(after.info(info.name + "_packed").shape == std::vector<int64_t>{info.shape[0], (info.shape[1] + 3) / 4});
       CHECK(after.info(info.name + "_scale").dtype == DType::f32);
@@ -126,12 +127,12 @@ TEST_CASE("experts and attention are quantized, everything else keeps its bytes,
       CHECK(std::ranges::equal(after.bytes(info.name), before.bytes(info.name)));
     }
   }
-  CHECK(kept + 3 * 11 == int64_t(after.tensors().size()));
+  CHECK(kept + 3 * 12 == int64_t(after.tensors().size()));
 
   const Json config = read_json(folder.path() / "out" / "config.json");
   CHECK(config["hidden_size"] == 24);
   CHECK(config["quantization_config"]["format"] == "pack-quantized");
-  CHECK(config["quantization_config"]["ignore"] == Json({"lm_head", "re:.*embed_tokens.*", "re:.*mlp.gate$"}));
+  CHECK(config["quantization_config"]["ignore"] == Json({"re:.*embed_tokens.*", "re:.*mlp.gate$"}));
   CHECK(fs::exists(folder.path() / "out" / "tokenizer.json"));
 }
 
@@ -145,7 +146,7 @@ TEST_CASE("our own reader dequantizes to within half a step") {
     CAPTURE(info.name);
     const std::vector<float> a = before.tensors->read_all_f32(info.name), b = after.tensors->read_all_f32(info.name);
     REQUIRE(a.size() == b.size());
-    const bool exact = info.name.find("_proj.weight") == std::string::npos;
+    const bool exact = info.name.find("_proj.weight") == std::string::npos && info.name != "lm_head.weight";
     const int64_t columns = info.shape.size() == 2 ? info.shape[1] : int64_t(a.size());
     for (size_t row = 0; row < a.size() / columns; ++row) {
       float amax = 0;
@@ -154,6 +155,27 @@ TEST_CASE("our own reader dequantizes to within half a step") {
       for (int64_t j = 0; j < columns; ++j) REQUIRE(std::abs(a[row * columns + j] - b[row * columns + j]) <= bound);
     }
   }
+}
+
+TEST_CASE("an 8-bit student of f32 tables is written with 16-bit tables, and told against its size in bf16") {
+  const TempFolder folder;
+  std::vector<TensorInfo> tensors = moe_tensors();
+  for (TensorInfo& t : tensors)
+    if (t.dtype == DType::bf16) t.dtype = DType::f32;
+  write_model(folder.path() / "in", tensors);
+  const StageReport report = quantize({}, folder.path() / "in", folder.path() / "out");
+  const auto has = [&](const std::string& words) {
+    return std::ranges::any_of(report.summary, [&](const std::string& line) { return line.find(words) != std::string::npos; });
+  };
+  CHECK(has("kept: model.embed_tokens.weight as BF16 (0.0 MB), 5 norms, routers and other small tensors"));
+  CHECK(has("of the model in bf16"));
+  const Checkpoint after = open_checkpoint(folder.path() / "out");
+  CHECK(after.tensors->find("model.embed_tokens.weight")->dtype == DType::bf16);
+  CHECK(after.tensors->find("model.norm.weight")->dtype == DType::f32);
+  CHECK(after.tensors->find("model.layers.0.mlp.gate.weight")->dtype == DType::f32);
+  CHECK(weight_dtype(after) == DType::bf16);  // what is made from an 8-bit checkpoint
+  quantize({.kept_dtype = WeightDType::f32}, folder.path() / "in", folder.path() / "wide");
+  CHECK(open_checkpoint(folder.path() / "wide").tensors->find("model.embed_tokens.weight")->dtype == DType::f32);
 }
 
 TEST_CASE("bytes do not depend on threads or block size, and shards hold the same tensors") {
@@ -187,7 +209,7 @@ TEST_CASE("exclude keeps weights and lists them for the loader") {
   write_model(folder.path() / "in", moe_tensors());
   const StageReport report =
       quantize({.exclude = {"*.q_proj.weight", "*.shared_experts.*"}}, folder.path() / "in", folder.path() / "out");
-  CHECK(report.metrics()["quantised"] == 7);
+  CHECK(report.metrics()["quantised"] == 8);
   const Json ignore = read_json(folder.path() / "out" / "config.json")["quantization_config"]["ignore"];
   CHECK(std::ranges::count(ignore, Json("model.layers.0.self_attn.q_proj")) == 1);
   CHECK(std::ranges::count(ignore, Json("model.layers.0.mlp.shared_experts.down_proj")) == 1);

@@ -118,6 +118,25 @@ TEST_CASE("a report shows the whole run, needs no other file and is the same byt
   CHECK(read_file(run.path() / "report.md") == report_markdown(report));
 }
 
+TEST_CASE("a report tells sizes against the teacher in bf16, and names what is larger") {
+  const SyntheticRun run;
+  const auto with = [&](int64_t bytes) {
+    write_text(run.path() / "evaluation/evaluation.json",
+               Json{{"models",
+                     {{{"name", "teacher"}, {"bytes", 98'400'000}, {"parameters", 134'515'008}},
+                      {{"name", "int8"}, {"bytes", bytes}, {"parameters", 163'050'000}}}}}
+                   .dump());
+    run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+    const Report r = gathered(run.path());
+    CHECK(report_json(r)["quality"][0]["models"][0]["parameters"] == 134'515'008);
+    return report_markdown(r);
+  };
+  const std::string large = with(335'800'000), small = with(165'900'000);
+  CHECK_THAT(large, Contains("size / teacher in bf16") && Contains("0.37") && Contains("1.25") &&
+                        Contains("Larger than the teacher in bf16"));
+  CHECK_THAT(small, Contains("0.62") && !Contains("Larger than the teacher"));
+}
+
 TEST_CASE("the model of a report gathers teacher, texts, models and measurements") {
   const SyntheticRun run;
   const Report r = gathered(run.path());
