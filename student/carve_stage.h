@@ -44,8 +44,8 @@ struct CarveConfig {
 };
 
 /// Slots: teacher (dense), statistics of this teacher. Writes a glm4_moe checkpoint in the teacher's dtype with its tokenizer,
-/// carving.json (CarveQuality of each layer) and certificate.json, which is of the weights before they are rounded to the dtype. Throws
-/// MismatchError for statistics of another teacher, and for tie = yes of a teacher with a head of its own.
+/// carving.json (CarveQuality of each layer) and certificate.json, of the weights that are written (the
+/// teacher's are rounded in the same way for it). Throws MismatchError for statistics of another teacher, and for tie = yes of a teacher with a head of its own.
 StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof
