@@ -106,7 +106,7 @@ TEST_CASE("matrices that are kept have 16 bits unless asked otherwise; routers a
   const PlanOptions options{.exclude = {"lm_head.*"}};
   for (const auto& [stored, written] :
        {std::pair{DType::f32, DType::bf16}, std::pair{DType::f16, DType::f16}, std::pair{DType::bf16, DType::bf16}}) {
-    const Plan plan = plan_of(options, {}, stored);
+    const Plan plan = plan_of(options, Json::object(), stored);
     CHECK(kept(plan, "model.embed_tokens.weight") == written);
     CHECK(kept(plan, "lm_head.weight") == written);
     CHECK(kept(plan, "model.layers.0.mlp.gate.weight") == stored);
@@ -114,8 +114,8 @@ TEST_CASE("matrices that are kept have 16 bits unless asked otherwise; routers a
   }
   PlanOptions wide = options;
   wide.kept_dtype = WeightDType::f32;
-  CHECK(kept(plan_of(wide, {}, DType::f32), "lm_head.weight") == DType::f32);
-  CHECK(kept(plan_of(wide, {}, DType::bf16), "lm_head.weight") == DType::f32);
+  CHECK(kept(plan_of(wide, Json::object(), DType::f32), "lm_head.weight") == DType::f32);
+  CHECK(kept(plan_of(wide, Json::object(), DType::bf16), "lm_head.weight") == DType::f32);
 }
 
 TEST_CASE("overrides that have no effect, or no scheme, are refused") {
