@@ -56,12 +56,15 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
     const int64_t seed = must_be_recorded(node, "seed", "seed", 0);
     order.sample_ = Permutation(order_key(corpus_root, seed), kind->window_tweak, windows);
   };
-  if (kind->draw == WindowDraw::targets_order) {
-    const ArtifactNode* found = nullptr;
-    for (const std::string& slot : node.slots_of(Entry::outputs))
-      if (const int index = node.parents.at(slot); index >= 0 && !found)
-        if (const ArtifactNode& parent = run.nodes[size_t(index)]; parent.kind() && parent.kind()->role == Role::targets)
-          found = &parent;
+  const Json& metrics = node.lineage()->metrics;
+  if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return {};  // its training was thrown away
+  // calibrate reads in the order of soft targets when it has some.
+  const ArtifactNode* found = nullptr;
+  for (const std::string& slot : kind->trains ? node.slots_of(Entry::outputs) : std::vector<std::string>())
+    if (const int index = node.parents.at(slot); index >= 0 && !found)
+      if (const ArtifactNode& parent = run.nodes[size_t(index)]; parent.kind() && parent.kind()->role == Role::targets)
+        found = &parent;
+  if (kind->draw == WindowDraw::targets_order || found) {
     if (!found) throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
     const TaughtBlocks targets = read_taught_blocks(*found);
     order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
@@ -73,8 +76,6 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
   } else {
     order.steps_ = must_be_recorded(node, "steps", "steps", 0);
     order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
-    const Json& metrics = node.lineage()->metrics;
-    if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return {};  // its training was thrown away
     sample();
   }
   // Numbers in a statement may be anything.

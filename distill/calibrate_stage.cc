@@ -23,7 +23,7 @@ struct HeldOut {
   at::Tensor load;                   // F64 [layers, experts], fractions
 };
 
-HeldOut measure(const Training& training, const BatchSource& windows) {
+HeldOut measure(const Training& training, const TeacherSignal& teacher, const BatchSource& windows) {
   at::NoGradGuard no_grad;
   HeldOut result;
   const Decoder& student = training.student();
@@ -40,7 +40,7 @@ HeldOut measure(const Training& training, const BatchSource& windows) {
     options.record_selected = true;
     const TokenBatch window = windows.at(w);
     const at::Tensor hidden = student.hidden(input_ids(window, 0, 1), options);
-    sums += batch_loss(window, training.signal(), 0, 1, hidden, student.head(), value_only, nullptr, nullptr);
+    sums += batch_loss(window, teacher, 0, 1, hidden, student.head(), value_only, nullptr, nullptr);
     for (size_t l = 0; l < routing.size(); ++l) {
       result.load[int64_t(l)].add_(routing[l].load);
       result.selected.push_back(routing[l].selected);
@@ -89,7 +89,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                                order_of(Permutation(calibration.order_key, kHeldOutTweak, available), available), 1,
                                std::min(config.held_out_windows, available));
   const int64_t held_out_tokens = held_out.steps() * held_out.step_tokens();
-  const HeldOut before = measure(training, held_out);
+  const HeldOut before = measure(training, *calibration.measuring, held_out);
 
   const Trainer& trainer = training.trainer();
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
@@ -100,7 +100,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                 outputs, last);
 
   round_weights(student, dtype);
-  const HeldOut after = options.steps > 0 ? measure(training, held_out) : before;
+  const HeldOut after = options.steps > 0 ? measure(training, *calibration.measuring, held_out) : before;
   const bool keep = after.kl <= before.kl;  // false for NaN as well
   at::NoGradGuard no_grad;
   if (!keep) {

@@ -1,6 +1,6 @@
 #pragma once
 // Stage "calibrate": sets how many routed experts a token uses, from the fraction of FFN neurons that the user asks for, then
-// tunes the router's gate and bias and the norms to it by KL from the teacher, which runs alongside. Other weights do not change.
+// tunes the router's gate and bias and the norms to it by KL from the teacher, stored or run alongside. Other weights do not change.
 
 #include "core/stage.h"
 #include "distill/train_options.h"
@@ -24,7 +24,8 @@ struct CalibrateConfig {
   }
 };
 
-/// Slots: student (a mixture of experts), teacher, corpus. Writes the calibrated checkpoint, steps.jsonl, steps.safetensors and
+/// Slots: student (a mixture of experts), teacher, corpus; targets, optional: soft targets of this teacher on this corpus, on which the
+/// router is tuned instead of on the teacher run alongside, which then only measures held-out windows. Writes the calibrated checkpoint, steps.jsonl, steps.safetensors and
 /// the router counts, with those of the tuning unless it was undone (records/router_counts.h). When the held-out KL is higher
 /// after tuning than before, the untuned weights are written and the summary reports it.
 StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, Outputs& outputs);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "distill/distillation.h"
 #include "model/open_model.h"
 
 namespace overproof {
@@ -32,10 +33,17 @@ RouterCalibration make_calibration(const CalibrateConfig& config, const Inputs& 
   const int64_t given = shape.top_k;
   student->set_active_experts(top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts));
   const Digest key = order_key(inputs.root("corpus"), config.seed);
-  auto batches = std::make_unique<WindowBatches>(corpus, Split::train, order_of(Permutation(key, kTrainTweak, windows), windows),
-                                                 config.training.batch_size, config.training.steps);
-  Training training(std::move(student), std::move(batches), live_signal(teacher), {{&kForwardKl, 1.0}}, config.training);
-  return {std::move(corpus), std::move(teacher), std::move(training), given, key};
+  WindowSequence order = order_of(Permutation(key, kTrainTweak, windows), windows);
+  std::unique_ptr<TeacherSignal> signal = live_signal(teacher);
+  if (inputs.has("targets")) {
+    const auto targets = open_targets(*corpus, inputs);
+    order = order_of(TrainingOrder(targets->order_key(), windows, targets->blocks()));
+    signal = stored_signal(targets, windows);
+  }
+  auto batches = std::make_unique<WindowBatches>(corpus, Split::train, std::move(order), config.training.batch_size,
+                                                 config.training.steps);
+  Training training(std::move(student), std::move(batches), std::move(signal), {{&kForwardKl, 1.0}}, config.training);
+  return {std::move(corpus), live_signal(teacher), std::move(training), given, key};
 }
 
 }  // namespace overproof

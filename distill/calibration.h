@@ -10,13 +10,14 @@ namespace overproof {
 
 struct RouterCalibration {
   std::shared_ptr<const Corpus> corpus;
-  std::shared_ptr<const Decoder> teacher;
+  std::shared_ptr<const TeacherSignal> measuring;  ///< the teacher itself, which held-out tokens are measured against
   Training training;
   int64_t given_top_k;  ///< of the student before
   Digest order_key;     ///< of the permutations that choose windows
 };
 
-/// The chosen groups of "student", with the top-k that the configuration asks for, on "teacher" run alongside. Throws
+/// The chosen groups of "student", with the top-k that the configuration asks for, on "targets" in their order, or without them on
+/// "teacher" run alongside. Throws
 /// MismatchError when the inputs do not belong together or cannot be calibrated, UsageError.
 RouterCalibration make_calibration(const CalibrateConfig& config, const Inputs& inputs);
 

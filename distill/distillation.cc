@@ -24,6 +24,12 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
 
 }  // namespace
 
+std::shared_ptr<const SoftTargets> open_targets(const Corpus& corpus, const Inputs& inputs) {
+  auto targets = std::make_shared<const SoftTargets>(inputs.path("targets"));
+  require_same_origin(*targets, corpus, inputs);
+  return targets;
+}
+
 LossTerms loss_terms(const DistillConfig& config) {
   if (!config.loss.empty()) {
     if (config.ce_weight != 0) throw UsageError("options 'loss' and 'ce-weight' both set the loss; give one of them");
@@ -34,9 +40,8 @@ LossTerms loss_terms(const DistillConfig& config) {
 
 Distillation make_distillation(const DistillConfig& config, const Inputs& inputs) {
   const auto corpus = std::make_shared<const Corpus>(inputs.path("corpus"));
-  const auto targets = std::make_shared<const SoftTargets>(inputs.path("targets"));
+  const auto targets = open_targets(*corpus, inputs);
   LossTerms losses = loss_terms(config);
-  require_same_origin(*targets, *corpus, inputs);
   const TrainOptions& options = config.training;
   const int64_t windows = corpus->windows(Split::train), taught = targets->blocks();
   const int64_t steps = options.steps > 0 ? options.steps : (taught + options.batch_size - 1) / options.batch_size;

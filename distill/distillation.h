@@ -15,6 +15,9 @@ struct Distillation {
 /// targets, corpus and student do not belong together, UsageError.
 Distillation make_distillation(const DistillConfig& config, const Inputs& inputs);
 
+/// The soft targets of the slot "targets". Throws MismatchError when they are not of this corpus, in its order.
+std::shared_ptr<const SoftTargets> open_targets(const Corpus& corpus, const Inputs& inputs);
+
 /// Losses and weights of a configuration: `loss`, or the default by `ce-weight`.
 LossTerms loss_terms(const DistillConfig& config);
 

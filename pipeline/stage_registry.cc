@@ -143,7 +143,12 @@ std::vector<StageSpec> make_stages() {
        .help = "Sets how many FFN neurons a token uses, and tunes the router for that number.",
        .example = "overproof calibrate --student runs/mine/student --teacher runs/mine/teacher --corpus runs/mine/corpus "
                   "--target-activation 0.25 --out runs/mine/calibrated",
-       .slots = {{.name = "student", .help = "the model to calibrate"}, teacher, corpus},
+       .slots = {{.name = "student", .help = "the model to calibrate"},
+                 teacher,
+                 corpus,
+                 {.name = "targets",
+                  .help = "the teacher's soft targets, to tune on them instead of running the teacher; it still measures",
+                  .required = false}},
        .needs = Needs::torch,
        .make = stage_maker<CalibrateConfig>(torch_function<decltype(run_calibrate)>)},
       {.name = "activations",

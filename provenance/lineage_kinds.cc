@@ -121,7 +121,10 @@ const std::vector<LineageKind>& all_kinds() {
        .shown_by = ShownBy::replay,
        .draw = WindowDraw::sample,
        .window_tweak = kCalibrateTweak,
-       .slots = {{"student", Entry::inherited}, {"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .slots = {{"student", Entry::inherited},
+                 {"teacher", Entry::outputs},
+                 {"targets", Entry::outputs},
+                 {"corpus", Entry::documents}},
        .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
        .sentence = "{student} with its router calibrated."},
       // Quality is measured on a corpus or a text; neither changes a weight.

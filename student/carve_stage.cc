@@ -1,7 +1,10 @@
 #include "student/carve_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
+
+#include <mutex>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -97,19 +100,26 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
     options.clusters.push_back(name == "coactivation" ? ClusterBy::coactivation : ClusterBy::contribution);
   const ModelConfig shape = carved_config(teacher.config(), options);
 
-  std::vector<LayerCarving> layers;
+  std::vector<LayerCarving> layers(size_t(shape.layers));
   {
     Progress progress("carve", shape.layers, "layers");
-    for (int64_t l = 0; l < shape.layers; ++l) {
-      throw_if_interrupted();
-      const LayerWeights& dense = teacher.layers()[size_t(l)];
-      const at::Tensor input = at::tensor(statistics.ffn_input(l)).view({-1, shape.hidden_size});
-      layers.push_back(carve_layer(dense.gate_up, dense.down, input, options, l));
-      const CarveQuality& q = layers.back().quality;
-      progress.update(l + 1,
+    std::mutex reporting;
+    int64_t done = 0;
+    // One thread a layer: much of a layer is clustering and factorisation, which have one thread, and so no sum depends on their number.
+    at::parallel_for(0, shape.layers, 1, [&](int64_t begin, int64_t end) {
+      at::NoGradGuard no_grad_here;
+      for (int64_t l = begin; l < end; ++l) {
+        throw_if_interrupted();
+        const LayerWeights& dense = teacher.layers()[size_t(l)];
+        const at::Tensor input = at::tensor(statistics.ffn_input(l)).view({-1, shape.hidden_size});
+        const LayerCarving& carved = layers[size_t(l)] = carve_layer(dense.gate_up, dense.down, input, options, l);
+        const CarveQuality& q = carved.quality;
+        const std::lock_guard lock(reporting);
+        progress.update(++done,
                       fmt::format("recall {:.2f}, error {:.3f} (static {:.3f}), recovered {:.3f}", q.recall, q.router_error,
-                                  q.static_error, layers.back().attempts[layers.back().best].recovered_error));
-    }
+                                    q.static_error, carved.attempts[carved.best].recovered_error));
+      }
+    });
   }
 
   Decoder student(shape, CarvedTensors(*checkpoint.tensors, teacher, shape, layers));

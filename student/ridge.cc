@@ -15,11 +15,15 @@ namespace {
 
 using at::Tensor;
 
-/// The library's factorisation gives other bits with another number of threads.
+/// The library's factorisation gives other bits with another number of threads. In a parallel loop it has one anyway.
 class OneThread {
  public:
-  OneThread() : before_(at::get_num_threads()) { at::set_num_threads(1); }
-  ~OneThread() { at::set_num_threads(before_); }
+  OneThread() : before_(at::in_parallel_region() ? 0 : at::get_num_threads()) {
+    if (before_ > 1) at::set_num_threads(1);
+  }
+  ~OneThread() {
+    if (before_ > 1) at::set_num_threads(before_);
+  }
   OneThread(const OneThread&) = delete;
   OneThread& operator=(const OneThread&) = delete;
 
