@@ -91,12 +91,13 @@ LossCase random_states(int64_t tokens) {
 }
 
 /// Mean KL; the gradients of hidden states and head are made and checked to be finite.
-double chunked_loss(const LossCase& c) {
+double loss_in_chunks(const LossCase& c) {
   at::Tensor d_hidden, d_head = at::zeros_like(c.head);
   const int64_t tokens = c.hidden.size(0);
   LossOptions options;
   options.grad_scale = 1.0 / double(tokens);
-  const LossSums sums = dense_loss(c.hidden, c.head, c.teacher_hidden, c.teacher_head, {}, options, &d_hidden, &d_head);
+  const Targets targets{.states = {{c.teacher_hidden, c.teacher_head}}};
+  const LossSums sums = chunked_loss(c.hidden, c.head, targets, 0, {}, options, &d_hidden, &d_head);
   if (!std::isfinite((d_hidden.sum() + d_head.sum()).item<double>())) throw std::runtime_error("a gradient is not finite");
   return sums.values[0] / double(tokens);
 }
@@ -145,7 +146,7 @@ int main(int argc, char** argv) try {
     const LossCase states = random_states(windows * length);
     for (int64_t r = 0; r < repeat; ++r)
       best = std::max(best, double(windows * length) /
-                                seconds_of([&] { loss = mode == "loss" ? chunked_loss(states) : materialised_loss(states); }));
+                                seconds_of([&] { loss = mode == "loss" ? loss_in_chunks(states) : materialised_loss(states); }));
   } else if (mode == "forward") {
     const Decoder model(open_checkpoint(models[0]));
     const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
@@ -180,8 +181,9 @@ int main(int argc, char** argv) try {
                        [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden,
                            at::Tensor* d_head) {
                          const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
+                         const Targets targets{.states = {{rows, teacher.head()}}};
                          options_of_loss.grad_scale = scale;
-                         return dense_loss(hidden, student.head(), rows, teacher.head(), {}, options_of_loss, d_hidden, d_head);
+                         return chunked_loss(hidden, student.head(), targets, 0, {}, options_of_loss, d_hidden, d_head);
                        })
                  .loss;
     };

@@ -22,6 +22,20 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
                                     corpus.windows(Split::train)));
 }
 
+/// The soft targets, the teacher that runs alongside, or a mixture of both.
+std::unique_ptr<TeacherSignal> make_signal(const DistillConfig& config, const Inputs& inputs, const Corpus& corpus,
+                                           const std::shared_ptr<const SoftTargets>& targets) {
+  const double share = inputs.has("teacher") ? config.teacher_share : 0.0;
+  auto stored = share < 1 ? stored_signal(targets, corpus.windows(Split::train)) : nullptr;
+  if (share == 0) return stored;
+  auto live = live_signal(std::make_shared<const Decoder>(open_model_for(corpus, inputs, "teacher")), targets->temperature());
+  if (share == 1) return live;
+  std::vector<WeightedSignal> parts;
+  parts.emplace_back(1 - share, std::move(stored));
+  parts.emplace_back(share, std::move(live));
+  return mixed_signal(std::move(parts));
+}
+
 }  // namespace
 
 std::shared_ptr<const SoftTargets> open_targets(const Corpus& corpus, const Inputs& inputs) {
@@ -48,7 +62,8 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
   auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
   auto batches = std::make_unique<WindowBatches>(
       corpus, Split::train, order_of(TrainingOrder(targets->order_key(), windows, taught)), options.batch_size, steps);
-  return {Training(std::move(student), std::move(batches), stored_signal(targets, windows), std::move(losses), options), taught};
+  return {Training(std::move(student), std::move(batches), make_signal(config, inputs, *corpus, targets), std::move(losses), options),
+          taught};
 }
 
 }  // namespace overproof

@@ -11,7 +11,8 @@ struct Distillation {
   int64_t taught_windows;  ///< windows that the soft targets cover
 };
 
-/// The student of the slot "student" on the soft targets of "targets", in the order that they commit to. Throws MismatchError when
+/// The student of the slot "student" on the soft targets of "targets", in the order that they commit to, mixed with the outputs of
+/// "teacher" if that is given. Throws MismatchError when
 /// targets, corpus and student do not belong together, UsageError.
 Distillation make_distillation(const DistillConfig& config, const Inputs& inputs);
 

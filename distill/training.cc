@@ -20,19 +20,16 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
   if (!batch.uniform()) weight = std::span(batch.weight).subspan(size_t(first * length), size_t(count * length));
 
   const Targets targets = signal.rows(batch, first, count);
-  if (const auto* dense = std::get_if<DenseStates>(&targets))
-    return dense_loss(hidden, head, dense->hidden, dense->head, {labels, weight}, options, d_hidden, d_head);
+  if (!targets.states.empty())
+    return chunked_loss(hidden, head, targets, 0, {labels, weight}, options, d_hidden, d_head);
   // Sparse rows one sequence at a time, so that the limits of chunks do not depend on the micro-batch.
-  const auto& sparse = std::get<SparseRows>(targets);
   if (options.gradient) *d_hidden = at::empty_like(hidden);
   LossSums sums;
   for (int64_t b = 0; b < count; ++b) {
     const auto row = size_t(b * length), rows = size_t(length);
-    const SparseTargets part{std::span(sparse.offsets).subspan(row, rows + 1), sparse.ids, sparse.probabilities,
-                             std::span(sparse.tail).subspan(row, rows)};
     const RowLabels part_labels{std::span(labels).subspan(row, rows), weight.empty() ? weight : weight.subspan(row, rows)};
     at::Tensor d_part;
-    sums += sparse_loss(hidden.narrow(0, b * length, length), head, part, part_labels, options, &d_part, d_head);
+    sums += chunked_loss(hidden.narrow(0, b * length, length), head, targets, b * length, part_labels, options, &d_part, d_head);
     if (options.gradient) d_hidden->narrow(0, b * length, length).copy_(d_part);
   }
   return sums;
@@ -49,6 +46,7 @@ Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource
   const ModelConfig& shape = student_->config();
   if (signal_->vocab_size() != shape.vocab_size)
     throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, student {}", signal_->vocab_size(), shape.vocab_size));
+  require_targets(losses_, signal_->kind());
   options_.steps = batches_->steps();
   trainer_ = std::make_unique<Trainer>(*student_, options_, group_);
   if (!shape.is_moe()) return;

@@ -21,7 +21,7 @@ namespace overproof {
 class Training {
  public:
   /// Trains `student` as it is now; the number of steps is that of `batches`. Throws MismatchError when student and signal have
-  /// vocabularies of different sizes.
+  /// vocabularies of different sizes, UsageError when a loss cannot use targets of the signal's kind.
   Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource> batches, std::unique_ptr<TeacherSignal> signal,
            LossTerms losses, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 

@@ -7,14 +7,17 @@ namespace {
 
 class LiveSignal final : public TeacherSignal {
  public:
-  explicit LiveSignal(std::shared_ptr<const Decoder> teacher) : teacher_(std::move(teacher)) {}
+  LiveSignal(std::shared_ptr<const Decoder> teacher, double temperature) : teacher_(std::move(teacher)), temperature_(temperature) {}
 
   int64_t vocab_size() const override { return teacher_->config().vocab_size; }
-  double temperature() const override { return 1.0; }
+  double temperature() const override { return temperature_; }
+  TargetKind kind() const override { return TargetKind::whole; }
 
   Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     at::NoGradGuard no_grad;
-    return DenseStates{teacher_->hidden(input_ids(batch, first, count)), teacher_->head()};
+    Targets targets{.kind = kind()};
+    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count)), teacher_->head()});
+    return targets;
   }
 
   std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
@@ -22,12 +25,13 @@ class LiveSignal final : public TeacherSignal {
 
  private:
   std::shared_ptr<const Decoder> teacher_;
+  double temperature_;
 };
 
 }  // namespace
 
-std::unique_ptr<TeacherSignal> live_signal(std::shared_ptr<const Decoder> teacher) {
-  return std::make_unique<LiveSignal>(std::move(teacher));
+std::unique_ptr<TeacherSignal> live_signal(std::shared_ptr<const Decoder> teacher, double temperature) {
+  return std::make_unique<LiveSignal>(std::move(teacher), temperature);
 }
 
 at::Tensor input_ids(const TokenBatch& batch, int64_t first, int64_t count) {

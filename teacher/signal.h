@@ -1,11 +1,11 @@
 #pragma once
-// The targets that a teacher gives for a batch, in one of two forms that losses take. Signals differ in where targets come from:
-// rows stored by `teach` (stored.cc), or a decoder that runs alongside the student (live.cc).
+// The targets that a teacher gives for a batch (targets.h). Signals differ in where targets come from: rows stored by `teach`
+// (stored.cc), a decoder that runs alongside the student (live.cc), or a mixture of signals (mixed.cc).
 
 #include <ATen/core/Tensor.h>
 
 #include <memory>
-#include <variant>
+#include <utility>
 #include <vector>
 
 #include "core/digest.h"
@@ -14,25 +14,9 @@
 #include "model/decoder.h"
 #include "records/evidence.h"
 #include "records/soft_targets.h"
+#include "teacher/targets.h"
 
 namespace overproof {
-
-/// Teacher probabilities of some ids a row, in CSR form: row r has entries [offsets[r], offsets[r + 1]).
-struct SparseRows {
-  std::vector<int64_t> offsets = {0};  ///< [rows + 1]
-  std::vector<int32_t> ids;            ///< ascending in a row
-  std::vector<float> probabilities;    ///< at the signal's temperature
-  std::vector<float> tail;             ///< [rows] probability of all other ids together; 0: the row is complete
-  int64_t rows() const { return int64_t(tail.size()); }
-};
-
-/// The teacher's whole distribution: softmax(hidden head^T / temperature), made by the loss in chunks.
-struct DenseStates {
-  at::Tensor hidden;  ///< F32 [rows, hidden of the teacher]
-  at::Tensor head;    ///< F32 [vocabulary, hidden of the teacher]
-};
-
-using Targets = std::variant<SparseRows, DenseStates>;
 
 class TeacherSignal {
  public:
@@ -40,6 +24,8 @@ class TeacherSignal {
   virtual int64_t vocab_size() const = 0;
   /// Divides the logits of teacher and student alike.
   virtual double temperature() const = 0;
+  /// Of all targets that rows() returns.
+  virtual TargetKind kind() const = 0;
   /// Targets of the sequences [first, first + count) of the batch: count x length rows. Throws FormatError where stored rows are
   /// damaged.
   virtual Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const = 0;
@@ -53,8 +39,15 @@ class TeacherSignal {
 /// Soft targets on disk. `windows`: training windows of the corpus. The batch's numbers are those windows.
 std::unique_ptr<TeacherSignal> stored_signal(std::shared_ptr<const SoftTargets> targets, int64_t windows);
 
-/// A decoder that computes the targets of each batch, at temperature 1.
-std::unique_ptr<TeacherSignal> live_signal(std::shared_ptr<const Decoder> teacher);
+/// A decoder that computes the targets of each batch.
+std::unique_ptr<TeacherSignal> live_signal(std::shared_ptr<const Decoder> teacher, double temperature = 1.0);
+
+using WeightedSignal = std::pair<double, std::unique_ptr<TeacherSignal>>;
+
+/// The weighted mean of the distributions of several signals: of probabilities, not of logits. Weights are divided by their sum.
+/// Throws MismatchError when vocabularies or temperatures differ, or when one of several signals is of top-k targets, whose ids
+/// differ from teacher to teacher.
+std::unique_ptr<TeacherSignal> mixed_signal(std::vector<WeightedSignal> parts);
 
 /// The input ids of the sequences [first, first + count), I64 [count, length].
 at::Tensor input_ids(const TokenBatch& batch, int64_t first, int64_t count);

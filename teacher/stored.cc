@@ -11,10 +11,14 @@ class StoredSignal final : public TeacherSignal {
 
   int64_t vocab_size() const override { return targets_->vocab_size(); }
   double temperature() const override { return targets_->temperature(); }
+  TargetKind kind() const override {
+    return targets_->encoding().kind == RowEncoding::Kind::sample ? TargetKind::sampled : TargetKind::top_k;
+  }
 
   Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     OVERPROOF_CHECK(batch.length == targets_->window_length());
-    SparseRows all;
+    Targets targets{.kind = kind()};
+    SparseRows& all = targets.sparse;
     TargetBlock block;
     for (int64_t b = first; b < first + count; ++b) {
       targets_->read_block(block_of(batch, b), block);
@@ -24,7 +28,7 @@ class StoredSignal final : public TeacherSignal {
       all.probabilities.insert(all.probabilities.end(), block.probabilities.begin(), block.probabilities.end());
       all.tail.insert(all.tail.end(), block.tail.begin(), block.tail.end());
     }
-    return all;
+    return targets;
   }
 
   std::vector<Digest> digests(const TokenBatch& batch) const override {

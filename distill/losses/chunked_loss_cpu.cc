@@ -27,8 +27,11 @@ double square(double x) { return x * x; }
 
 class SparseTeacher final : public TeacherRows {
  public:
-  explicit SparseTeacher(const SparseTargets& targets, std::span<const float> row_weight)
-      : targets_(targets), row_weight_(row_weight) {}
+  SparseTeacher(const SparseRows& targets, int64_t first_target, std::span<const float> row_weight)
+      : targets_(targets),
+        offsets_(std::span(targets.offsets).subspan(size_t(first_target))),
+        tail_(std::span(targets.tail).subspan(size_t(first_target))),
+        row_weight_(row_weight) {}
 
   void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
              std::vector<double>& values) override {
@@ -39,7 +42,7 @@ class SparseTeacher final : public TeacherRows {
       return;
     }
     const int64_t rows = log_q.size(0), vocab = log_q.size(1);
-    const auto offsets = targets_.offsets.subspan(size_t(first), size_t(rows) + 1);
+    const auto offsets = offsets_.subspan(size_t(first), size_t(rows) + 1);
     const int64_t base = offsets[0];
     float* matrix = log_q.mutable_data_ptr<float>();
     logs_.resize(size_t(offsets[size_t(rows)] - base));
@@ -56,15 +59,16 @@ class SparseTeacher final : public TeacherRows {
       SparseGradient gradient;
       for (int64_t r = begin; r < end; ++r) {
         const size_t from = size_t(offsets[size_t(r)]), count = size_t(offsets[size_t(r) + 1]) - from;
-        const SparseRow row{targets_.probabilities.subspan(from, count),
-                            std::span<const float>(logs_).subspan(from - size_t(base), count), targets_.tail[size_t(first + r)]};
+        const SparseRow row{std::span(targets_.probabilities).subspan(from, count),
+                            std::span<const float>(logs_).subspan(from - size_t(base), count), tail_[size_t(first + r)]};
         gradient.rest = gradient.named = 0;
         gradient.at.assign(count, 0.0);
         for (size_t t = 0; t < terms; ++t) {
           const LossTerm& term = options.terms[t];
           if (!term.loss->sparse) continue;
           // d (T^2 f(z / T)) / d z = T f'(z / T)
-          const double value = term.loss->sparse(row, term.weight * options.temperature, options.gradient ? &gradient : nullptr);
+          const double value = term.loss->sparse(row, {term.weight * options.temperature, term.parameter},
+                                                 options.gradient ? &gradient : nullptr);
           of_rows[size_t(r) * terms + t] = row_weight_.empty() ? value : double(row_weight_[size_t(first + r)]) * value;
         }
         if (!options.gradient) continue;
@@ -84,37 +88,71 @@ class SparseTeacher final : public TeacherRows {
   }
 
  private:
-  SparseTargets targets_;
-  std::span<const float> row_weight_;
+  const SparseRows& targets_;
+  std::span<const int64_t> offsets_;          // from the first row on
+  std::span<const float> tail_, row_weight_;  // the same
   std::vector<float> logs_;
 };
 
 class DenseTeacher final : public TeacherRows {
  public:
-  DenseTeacher(const at::Tensor& hidden, const at::Tensor& head) : hidden_(hidden), head_(head) {}
+  DenseTeacher(const Targets& targets, int64_t first_target) : targets_(targets), first_target_(first_target) {}
 
   void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
              std::vector<double>& values) override {
-    at::Tensor logits = at::mm(hidden_.narrow(0, first, log_q.size(0)), head_.t());
-    if (options.temperature != 1.0) logits.div_(options.temperature);
-    const at::Tensor log_p = at::log_softmax(logits, 1);
-    at::exp_out(logits, log_p);  // now p
+    const auto [log_p, p] = probabilities(first_target_ + first, log_q.size(0), options.temperature);
     DenseGradient gradient;
     for (size_t t = 0; t < options.terms.size(); ++t) {
       const LossTerm& term = options.terms[t];
       if (!term.loss->dense) continue;
-      values[t] += square(options.temperature) *
-                   term.loss->dense({log_q, log_p, logits, weight}, term.weight * options.temperature, &gradient);
+      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, p, weight},
+                                                                  {term.weight * options.temperature, term.parameter},
+                                                                  options.gradient ? &gradient : nullptr);
     }
-    if (options.gradient) log_q.exp_().mul_(gradient.q + keep).add_(logits, gradient.p);
+    if (!options.gradient) return;
+    log_q.exp_().mul_(gradient.q + keep).add_(p, gradient.p);
+    if (gradient.other.defined()) log_q.add_(gradient.other);
   }
 
  private:
-  at::Tensor hidden_, head_;
+  /// log p and p of the mixture. Its logarithm is finite where p underflows: losses multiply the two.
+  std::pair<at::Tensor, at::Tensor> probabilities(int64_t first, int64_t rows, double temperature) const {
+    at::Tensor log_p, p;
+    for (const DenseStates& states : targets_.states) {
+      at::Tensor logits = at::mm(states.hidden.narrow(0, first, rows), states.head.t());
+      if (temperature != 1.0) logits.div_(temperature);
+      at::Tensor log_part = at::log_softmax(logits, 1);
+      if (states.weight != 1.0) log_part.add_(std::log(states.weight));
+      log_p = log_p.defined() ? at::logaddexp(log_p, log_part) : log_part;
+      p = std::move(logits);  // its memory
+    }
+    at::exp_out(p, log_p);
+    if (targets_.sparse.rows() > 0) add_sparse(first, rows, log_p, p);
+    return {log_p, p};
+  }
+
+  void add_sparse(int64_t first, int64_t rows, at::Tensor& log_p, at::Tensor& p) const {
+    const SparseRows& sparse = targets_.sparse;
+    const auto begin = sparse.offsets[size_t(first)], end = sparse.offsets[size_t(first + rows)];
+    std::vector<int64_t> places;  // in the flattened chunk
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = sparse.offsets[size_t(first + r)]; i < sparse.offsets[size_t(first + r) + 1]; ++i) {
+        const int32_t id = sparse.ids[size_t(i)];
+        OVERPROOF_CHECK(id >= 0 && id < p.size(1));
+        places.push_back(r * p.size(1) + id);
+      }
+    const at::Tensor index = at::tensor(places, at::kLong).to(p.device());
+    const at::ArrayRef<float> values(sparse.probabilities.data() + begin, size_t(end - begin));
+    p.view(-1).index_add_(0, index, at::tensor(values, at::kFloat).to(p.device()));
+    log_p.view(-1).index_copy_(0, index, p.view(-1).index_select(0, index).log_());
+  }
+
+  const Targets& targets_;
+  int64_t first_target_;
 };
 
-LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, TeacherRows& teacher, const RowLabels& rows_in,
-                      const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, TeacherRows& teacher, const RowLabels& rows_in,
+                        const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
   at::NoGradGuard no_grad;
   const at::Tensor hidden = hidden_in.detach().contiguous();
   const int64_t tokens = hidden.size(0), vocab = head.size(0), chunk = std::min(tokens, ops::logits_chunk_rows(vocab));
@@ -144,7 +182,7 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
       const at::Tensor at_label = log_q1.gather(1, label);
       for (size_t t = 0; t < options.terms.size(); ++t)
         if (const LossTerm& term = options.terms[t]; term.loss->labels)
-          sums.values[t] += term.loss->labels({at_label, weight}, term.weight, &of_labels);
+          sums.values[t] += term.loss->labels({at_label, weight}, {term.weight, term.parameter}, &of_labels);
     };
     if (with_labels)
       label = at::tensor(at::ArrayRef<int64_t>(rows_in.labels.data() + first, size_t(rows))).unsqueeze(1).to(z.device());
@@ -176,19 +214,20 @@ LossSums chunked_loss(const at::Tensor& hidden_in, const at::Tensor& head, Teach
 
 }  // namespace
 
-LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets, const RowLabels& rows,
-                     const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
-  OVERPROOF_CHECK(int64_t(targets.offsets.size()) == hidden.size(0) + 1 && int64_t(targets.tail.size()) == hidden.size(0));
-  SparseTeacher teacher(targets, rows.weight);
-  return chunked_loss(hidden, head, teacher, rows, options, d_hidden, d_head);
-}
-
-LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
-                    const at::Tensor& teacher_head, const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden,
-                    at::Tensor* d_head) {
-  OVERPROOF_CHECK(teacher_hidden.size(0) == hidden.size(0) && teacher_head.size(0) == head.size(0));
-  DenseTeacher teacher(teacher_hidden, teacher_head);
-  return chunked_loss(hidden, head, teacher, rows, options, d_hidden, d_head);
+LossSums chunked_loss(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets, int64_t first_target,
+                      const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+  require_targets(options.terms, targets.kind);
+  const int64_t end = first_target + hidden.size(0);
+  OVERPROOF_CHECK(targets.states.empty() ? end <= targets.sparse.rows()
+                                         : targets.sparse.rows() == 0 || end <= targets.sparse.rows());
+  for (const DenseStates& states : targets.states)
+    OVERPROOF_CHECK(end <= states.hidden.size(0) && states.head.size(0) == head.size(0));
+  if (targets.states.empty()) {
+    SparseTeacher teacher(targets.sparse, first_target, rows.weight);
+    return loss_of_chunks(hidden, head, teacher, rows, options, d_hidden, d_head);
+  }
+  DenseTeacher teacher(targets, first_target);
+  return loss_of_chunks(hidden, head, teacher, rows, options, d_hidden, d_head);
 }
 
 }  // namespace overproof

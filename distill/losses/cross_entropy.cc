@@ -6,10 +6,10 @@
 namespace overproof {
 namespace {
 
-double labels(const LabelRows& rows, double weight, LabelGradient* gradient) {
+double labels(const LabelRows& rows, const TermFactors& factors, LabelGradient* gradient) {
   if (gradient) {
-    gradient->q += weight;
-    gradient->label -= weight;
+    gradient->q += factors.weight;
+    gradient->label -= factors.weight;
   }
   return -(rows.weight.defined() ? rows.log_q.squeeze(1).to(at::kDouble).dot(rows.weight) : rows.log_q.sum(at::kDouble))
               .item<double>();

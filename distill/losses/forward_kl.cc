@@ -11,7 +11,7 @@
 namespace overproof {
 namespace {
 
-double sparse(const SparseRow& row, double weight, SparseGradient* gradient) {
+double sparse(const SparseRow& row, const TermFactors& factors, SparseGradient* gradient) {
   double kl = 0, covered = 0;
   for (size_t i = 0; i < row.p.size(); ++i) {
     if (row.p[i] > 0) kl += double(row.p[i]) * (std::log(double(row.p[i])) - double(row.log_q[i]));
@@ -25,25 +25,25 @@ double sparse(const SparseRow& row, double weight, SparseGradient* gradient) {
     outside = 1 - row.tail / rest;
   }
   if (gradient) {
-    gradient->rest += weight * outside;
-    gradient->named += weight;
-    for (size_t i = 0; i < row.p.size(); ++i) gradient->at[i] -= weight * double(row.p[i]);
+    gradient->rest += factors.weight * outside;
+    gradient->named += factors.weight;
+    for (size_t i = 0; i < row.p.size(); ++i) gradient->at[i] -= factors.weight * double(row.p[i]);
   }
   return kl;
 }
 
-double dense(const DenseRows& rows, double weight, DenseGradient* gradient) {
+double dense(const DenseRows& rows, const TermFactors& factors, DenseGradient* gradient) {
   const at::Tensor terms = at::sub(rows.log_p, rows.log_q).mul_(rows.p);
   if (gradient) {
-    gradient->q += weight;
-    gradient->p -= weight;
+    gradient->q += factors.weight;
+    gradient->p -= factors.weight;
   }
   return (rows.weight.defined() ? terms.sum(1, false, at::kDouble).dot(rows.weight) : terms.sum(at::kDouble)).item<double>();
 }
 
 }  // namespace
 
-const Loss kForwardKl{.name = "forward-kl", .help = "KL divergence of the student from the teacher", .sparse = sparse,
-                      .dense = dense};
+const Loss kForwardKl{.name = "forward-kl", .help = "KL divergence of the student from the teacher",
+                      .takes = {TargetKind::whole, TargetKind::sampled, TargetKind::top_k}, .sparse = sparse, .dense = dense};
 
 }  // namespace overproof

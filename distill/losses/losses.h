@@ -3,13 +3,20 @@
 // at a time and are overwritten by their gradient, so peak memory does not grow with tokens x vocabulary.
 //
 // Per token, with teacher p, student q = softmax(z / T) and label y:
-//   forward-kl     T^2 sum_i p_i (log p_i - log q_i)   nats (Hinton et al. 2015, section 2, for the T^2)
-//   cross-entropy  -log softmax(z)_y                   at temperature 1, nats
-//   loss           sum over the terms of weight x value
+//   forward-kl       T^2 sum_i p_i (log p_i - log q_i)   nats (Hinton et al. 2015, section 2, for the T^2)
+//   reverse-kl       T^2 sum_i q_i (log q_i - log p_i)   nats (Gu et al. 2024, "MiniLLM")
+//   jensen-shannon   T^2 (b KL(p | m) + (1 - b) KL(q | m)), m = b p + (1 - b) q, nats; b = 0.5 unless given, as in
+//                    "jensen-shannon:0.1=1" (Agarwal et al. 2024, "On-policy distillation of language models", section 2)
+//   total-variation  T^2 sum_i |p_i - q_i| / 2           of at most 1 x T^2 (Wen et al. 2023, "f-divergence minimization")
+//   cross-entropy    -log softmax(z)_y                   at temperature 1, nats
+//   loss             sum over the terms of weight x value
 //
-// Sparse targets of kind sample estimate p without bias, so the gradient is unbiased too, but the KL's value is larger than the
-// true one by what sampling takes from the entropy of p: compare it along a run, not with zero.
-// Sparse targets of kind top-k leave a tail t = 1 - sum_K p, compared with the student's own 1 - sum_K q as one more bin.
+// What a loss needs of the teacher is in its row (`takes`); teacher/targets.h has the kinds:
+//   sampled   estimates p without bias. A loss that is linear in p, but for a term without q, has a gradient without bias then: of
+//             the losses above only forward-kl. Its value is larger than the true one by what sampling takes from the entropy of p:
+//             compare it along a run, not with zero. Others are refused.
+//   top-k     leaves a tail t = 1 - sum_K p, compared with the student's own 1 - sum_K q as one more bin. No divergence of the
+//             list above becomes larger by putting ids together, so the values are lower bounds of the true ones.
 
 #include <ATen/core/Tensor.h>
 
@@ -20,6 +27,7 @@
 #include <vector>
 
 #include "core/config.h"
+#include "teacher/targets.h"
 
 namespace overproof {
 
@@ -36,15 +44,21 @@ struct SparseGradient {
   std::vector<double> at;  ///< [ids of the row]
 };
 
-/// A chunk of rows with the teacher's whole distribution.
+/// A chunk of rows with a probability of the teacher for every id.
 struct DenseRows {
   const at::Tensor &log_q, &log_p, &p;  ///< F32 [rows, vocabulary]
   const at::Tensor& weight;             ///< F64 [rows], or undefined: all 1
+  /// Sum over rows of weight x values F64 [rows].
+  double total(const at::Tensor& values) const;
 };
 
-/// Gradient of a chunk in z / T: q_scale q + p_scale p.
+/// Gradient of a chunk in z / T: q times the student's probabilities, p times the teacher's, and `other`. The first two cost no
+/// memory.
 struct DenseGradient {
   double q = 0, p = 0;
+  at::Tensor other;  ///< F32 [rows, vocabulary], or undefined
+  /// Adds weight x rows to `other`; may take the memory of `rows`.
+  void add(at::Tensor rows, double weight);
 };
 
 /// A chunk of rows compared with their labels.
@@ -58,17 +72,25 @@ struct LabelGradient {
   double q = 0, label = 0;
 };
 
-/// A loss. Each function returns the value, for several rows their weighted sum, and adds `weight` x gradient to `gradient`
-/// unless that is null. A loss has either both functions of teacher rows, or the one of labels.
+/// How much a term counts, and the number after the loss's name.
+struct TermFactors {
+  double weight = 1, parameter = 0;
+};
+
+/// A loss. Each function returns the value, for several rows their weighted sum, and adds factors.weight x gradient to `gradient`
+/// unless that is null. A loss has either functions of teacher rows, or the one of labels.
 struct Loss {
   std::string_view name;  ///< in --loss and in step records
   std::string_view help;
-  double (*sparse)(const SparseRow& row, double weight, SparseGradient* gradient) = nullptr;
-  double (*dense)(const DenseRows& rows, double weight, DenseGradient* gradient) = nullptr;
-  double (*labels)(const LabelRows& rows, double weight, LabelGradient* gradient) = nullptr;
+  std::vector<TargetKind> takes = {};  ///< kinds of targets; of no meaning for labels
+  /// A number that the user may give as "name:number=weight": its value if not given, and its limits. Without limits: none.
+  double parameter = 0, least = 0, most = 0;
+  double (*sparse)(const SparseRow& row, const TermFactors& factors, SparseGradient* gradient) = nullptr;
+  double (*dense)(const DenseRows& rows, const TermFactors& factors, DenseGradient* gradient) = nullptr;
+  double (*labels)(const LabelRows& rows, const TermFactors& factors, LabelGradient* gradient) = nullptr;
 };
 
-extern const Loss kForwardKl, kCrossEntropy;
+extern const Loss kForwardKl, kCrossEntropy, kReverseKl, kJensenShannon, kTotalVariation;
 
 /// Every loss, in the order in which terms are summed and recorded.
 const std::vector<const Loss*>& all_losses();
@@ -77,12 +99,16 @@ const std::vector<const Loss*>& all_losses();
 struct LossTerm {
   const Loss* loss;
   double weight;
+  double parameter = loss->parameter;
 };
 using LossTerms = std::vector<LossTerm>;
 
-/// From an option such as "forward-kl=0.9,cross-entropy=0.1". Throws UsageError for an unknown loss, a weight that is not a
-/// number of at least 0, and when no weight is above 0.
+/// From an option such as "forward-kl=0.9,cross-entropy=0.1" or "jensen-shannon:0.1=1". Throws UsageError for an unknown loss or
+/// one that is given twice, a weight that is not a number of at least 0, a parameter out of range, and when no weight is above 0.
 LossTerms parse_losses(const StringMap& weights);
+
+/// Throws UsageError, naming loss and targets, where a term cannot use targets of this kind.
+void require_targets(const LossTerms& terms, TargetKind kind);
 
 struct LossOptions {
   LossTerms terms = {{&kForwardKl, 1.0}};
@@ -99,29 +125,16 @@ struct LossSums {
   LossSums& operator+=(const LossSums& other);
 };
 
-/// Sparse rows in CSR form: row r has entries [offsets[r], offsets[r + 1]). `offsets` need not start at 0: it may be a part of a
-/// longer list. tail has one value a row.
-struct SparseTargets {
-  std::span<const int64_t> offsets;
-  std::span<const int32_t> ids;
-  std::span<const float> probabilities;
-  std::span<const float> tail;
-};
-
 /// Labels and weights of the rows. `labels` may be empty when no term needs them; `weight` empty: all 1.
 struct RowLabels {
   std::span<const int64_t> labels;
   std::span<const float> weight;
 };
 
-/// Losses of hidden [rows, hidden] under head [vocabulary, hidden] against sparse targets. d_hidden [rows, hidden] is written
-/// when options.gradient; d_head [vocabulary, hidden], if not null, is added to: a frozen head costs nothing.
-LossSums sparse_loss(const at::Tensor& hidden, const at::Tensor& head, const SparseTargets& targets, const RowLabels& rows,
-                     const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
-
-/// The same against the teacher's whole distribution, which is made chunk by chunk from its hidden states.
-LossSums dense_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
-                    const at::Tensor& teacher_head, const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden,
-                    at::Tensor* d_head);
+/// Losses of hidden [rows, hidden] under head [vocabulary, hidden] against the rows of `targets` from `first_target` on, which are
+/// made chunk by chunk where they are states. d_hidden [rows, hidden] is written when options.gradient; d_head
+/// [vocabulary, hidden], if not null, is added to: a frozen head costs nothing. Throws UsageError as require_targets().
+LossSums chunked_loss(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets, int64_t first_target,
+                      const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
 
 }  // namespace overproof

@@ -4,7 +4,9 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "core/error.h"
 #include "formats/safetensors.h"
@@ -12,11 +14,45 @@
 namespace overproof {
 namespace {
 
-const fs::path kGolden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/loss.safetensors";
+const fs::path kGolden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/loss.safetensors",
+               kDivergences = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/divergences.safetensors";
 
 at::Tensor f32(const SafetensorsFile& file, const std::string& name) {
   const auto values = file.values<float>(name);
   return at::from_blob(const_cast<float*>(values.data()), file.info(name).shape, at::kFloat).clone();
+}
+
+template <class T>
+std::vector<T> list(std::span<const T> values) {
+  return {values.begin(), values.end()};
+}
+
+/// The rows "sample" or "topk" of the golden file.
+Targets sparse_targets(const SafetensorsFile& golden, const std::string& kind) {
+  return {kind == "topk" ? TargetKind::top_k : TargetKind::sampled,
+          {list(golden.values<int64_t>(kind + ".offsets")), list(golden.values<int32_t>(kind + ".ids")),
+           list(golden.values<float>(kind + ".probabilities")), list(golden.values<float>(kind + ".tail"))},
+          {}};
+}
+
+struct Computed {
+  LossSums sums;
+  at::Tensor d_hidden, d_head;
+};
+
+Computed compute(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets, const LossOptions& options,
+                 const RowLabels& rows = {}, int64_t first_target = 0) {
+  Computed out;
+  out.d_head = at::zeros_like(head);
+  out.sums = chunked_loss(hidden, head, targets, first_target, rows, options, &out.d_hidden, &out.d_head);
+  return out;
+}
+
+LossOptions only(const Loss& loss, double temperature = 1.0) {
+  LossOptions options;
+  options.terms = {{&loss, 1.0}};
+  options.temperature = temperature;
+  return options;
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
@@ -40,15 +76,8 @@ TEST_CASE("losses and gradients are PyTorch autograd's") {
       LossOptions options;
       options.temperature = cases[2 * c];
       options.terms = {{&kForwardKl, 1 - cases[2 * c + 1]}, {&kCrossEntropy, cases[2 * c + 1]}};
-      at::Tensor d_hidden, d_head = at::zeros_like(head);
-      LossSums sums;
-      if (kind == "dense") {
-        sums = dense_loss(hidden, head, teacher_hidden, teacher_head, rows, options, &d_hidden, &d_head);
-      } else {
-        const SparseTargets targets{golden.values<int64_t>(kind + ".offsets"), golden.values<int32_t>(kind + ".ids"),
-                                    golden.values<float>(kind + ".probabilities"), golden.values<float>(kind + ".tail")};
-        sums = sparse_loss(hidden, head, targets, rows, options, &d_hidden, &d_head);
-      }
+      const Targets targets = kind == "dense" ? Targets{.states = {{teacher_hidden, teacher_head}}} : sparse_targets(golden, kind);
+      const auto [sums, d_hidden, d_head] = compute(hidden, head, targets, options, rows);
       const auto expected = golden.values<double>(name + ".sums");
       CHECK(sums.values[0] == Approx(expected[0]).epsilon(2e-6));
       CHECK(sums.values[1] == Approx(expected[1]).epsilon(2e-6));
@@ -59,19 +88,156 @@ TEST_CASE("losses and gradients are PyTorch autograd's") {
     }
 }
 
+TEST_CASE("divergences from one teacher, mixtures and top-k rows are PyTorch autograd's") {
+  const SafetensorsFile golden(kGolden), more(kDivergences);
+  const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
+  const DenseStates first{f32(golden, "teacher_hidden"), f32(golden, "teacher_head")};
+  const DenseStates second{f32(more, "other_hidden"), f32(more, "other_head"), 0.3};
+  const RowLabels rows{{}, golden.values<float>("weight")};
+  struct Case {
+    const Loss* loss;
+    double parameter, temperature;
+  };
+  const Case cases[] = {{&kForwardKl, 0, 1},       {&kReverseKl, 0, 1},       {&kReverseKl, 0, 2},      {&kJensenShannon, 0.5, 1},
+                        {&kJensenShannon, 0.1, 2}, {&kJensenShannon, 0.9, 1}, {&kTotalVariation, 0, 1}, {&kTotalVariation, 0, 2}};
+  size_t number = 0;
+  for (const Case& one : cases) {
+    LossOptions options;
+    options.terms = {{one.loss, 1.0, one.parameter}};
+    options.temperature = one.temperature;
+    for (const std::string kind : {"dense", "mixed", "topk", "with-sample"}) {
+      if (kind == "with-sample" && one.loss != &kForwardKl) continue;
+      const std::string name = fmt::format("{}.{}", kind, number);
+      INFO(one.loss->name << " " << name);
+      Targets targets{.states = {first}};
+      if (kind != "dense") targets.states[0].weight = 0.7;
+      if (kind == "mixed") targets.states.push_back(second);
+      if (kind == "topk") targets = sparse_targets(golden, "topk");
+      if (kind == "with-sample") {
+        targets.sparse = sparse_targets(golden, "sample").sparse;
+        for (float& p : targets.sparse.probabilities) p *= 0.3f;
+        targets.kind = TargetKind::sampled;
+      }
+      const auto [sums, d_hidden, d_head] = compute(hidden, head, targets, options, rows);
+      CHECK(sums.values[0] == Approx(more.values<double>(name + ".value")[0]).epsilon(3e-6));
+      CHECK(largest_difference(d_hidden, f32(more, name + ".d_hidden")) < 2e-5);
+      CHECK(largest_difference(d_head, f32(more, name + ".d_head")) < 2e-5);
+    }
+    ++number;
+  }
+}
+
+TEST_CASE("a divergence is zero with no gradient where the student is the teacher, and never below zero") {
+  at::manual_seed(5);
+  const at::Tensor hidden = at::randn({40, 12}), head = at::randn({61, 12});
+  const at::Tensor log_q = at::log_softmax(at::mm(hidden, head.t()), 1), q = log_q.exp();
+  const auto [top, top_ids] = q.topk(7);
+  for (const Loss* loss : all_losses()) {
+    if (loss->labels) continue;
+    INFO(loss->name);
+    Targets rows{.kind = TargetKind::top_k};
+    for (int64_t r = 0; r < 40; ++r) {
+      std::vector<std::pair<int32_t, float>> entries;
+      for (int64_t i = 0; i < 7; ++i)
+        entries.emplace_back(int32_t(top_ids[r][i].item<int64_t>()), top[r][i].item<float>());
+      std::sort(entries.begin(), entries.end());
+      double sum = 0;
+      for (const auto& [id, p] : entries) rows.sparse.ids.push_back(id), rows.sparse.probabilities.push_back(p), sum += double(p);
+      rows.sparse.offsets.push_back(int64_t(rows.sparse.ids.size()));
+      rows.sparse.tail.push_back(float(1 - sum));
+    }
+    const Targets same{.states = {{hidden, head}}}, mixed{.states = {{hidden, head, 0.25}, {hidden, head, 0.75}}};
+    for (const Targets* targets : {&same, &mixed, static_cast<const Targets*>(&rows)}) {
+      const Computed equal = compute(hidden, head, *targets, only(*loss));
+      CHECK(std::abs(equal.sums.values[0]) < 2e-5);
+      // Total variation has a kink at equality: rounding decides its slope where a mixture is only nearly the student.
+      if (loss != &kTotalVariation || targets == &same) CHECK(equal.d_hidden.abs().max().item<double>() < 1e-5);
+    }
+    for (const double size : {1e-4, 1e-2, 1.0, 30.0})
+      for (int64_t r = 0; r < 40; ++r) {
+        const at::Tensor other = (hidden + size * at::randn({40, 12})).narrow(0, r, 1);
+        CHECK(compute(other, head, same, only(*loss), {}, r).sums.values[0] >= (loss == &kForwardKl ? -1e-6 : 0.0));
+        CHECK(compute(other, head, rows, only(*loss), {}, r).sums.values[0] >= (loss == &kForwardKl ? -1e-6 : 0.0));
+      }
+  }
+}
+
+TEST_CASE("a divergence does not depend on how rows are split, nor on rows of weight zero") {
+  at::manual_seed(6);
+  const at::Tensor hidden = at::randn({48, 12}), head = at::randn({61, 12}), teacher = at::randn({48, 9}), its_head = at::randn({61, 9});
+  const Targets targets{.states = {{teacher, its_head}}};
+  for (const Loss* loss : all_losses()) {
+    if (loss->labels) continue;
+    INFO(loss->name);
+    const Computed whole = compute(hidden, head, targets, only(*loss, 1.5));
+    for (const int64_t part : {1, 5, 16}) {
+      LossSums sums;
+      at::Tensor d_head = at::zeros_like(head);
+      for (int64_t r = 0; r < 48; r += part) {
+        const int64_t rows = std::min(part, 48 - r);
+        const Computed one = compute(hidden.narrow(0, r, rows), head, targets, only(*loss, 1.5), {}, r);
+        CHECK(largest_difference(one.d_hidden, whole.d_hidden.narrow(0, r, rows)) < 1e-5);
+        sums += one.sums;
+        d_head += one.d_head;
+      }
+      CHECK(sums.values[0] == Approx(whole.sums.values[0]).epsilon(1e-6));
+      CHECK(sums.weight == whole.sums.weight);
+      CHECK(largest_difference(d_head, whole.d_head) < 1e-4);
+    }
+    std::vector<float> weight(48, 1.0f);
+    std::fill(weight.begin() + 30, weight.end(), 0.0f);
+    const Computed padded = compute(hidden, head, targets, only(*loss, 1.5), {{}, weight});
+    const Computed without = compute(hidden.narrow(0, 0, 30), head, targets, only(*loss, 1.5));
+    CHECK(padded.sums.values[0] == Approx(without.sums.values[0]).epsilon(1e-6));
+    CHECK(padded.sums.weight == 30);
+    CHECK(largest_difference(padded.d_hidden.narrow(0, 0, 30), without.d_hidden) < 1e-6);
+    CHECK(padded.d_hidden.narrow(0, 30, 18).abs().max().item<double>() == 0);
+    CHECK(largest_difference(padded.d_head, without.d_head) < 1e-4);
+  }
+}
+
+TEST_CASE("losses stay finite where probabilities underflow") {
+  const at::Tensor one = at::ones({1, 1}), up = at::tensor({0.0f, 300.0f, -300.0f}).view({3, 1});
+  for (const Loss* loss : all_losses()) {
+    if (loss->labels) continue;
+    INFO(loss->name);
+    for (const Targets& targets : {Targets{.states = {{-one, up}}}, Targets{.states = {{-one, up, 0.5}, {-one, up, 0.5}}},
+                                   Targets{TargetKind::top_k, {{0, 1}, {2}, {1.0f}, {0.0f}}, {}}}) {
+      const Computed far = compute(one, up, targets, only(*loss));
+      CHECK(std::isfinite(far.sums.values[0]));
+      CHECK(far.sums.values[0] > 0.5);
+      CHECK(at::isfinite(far.d_hidden).all().item<bool>());
+    }
+  }
+}
+
+TEST_CASE("a loss refuses targets that it cannot use, by name") {
+  const SafetensorsFile golden(kGolden);
+  const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
+  const Targets sampled = sparse_targets(golden, "sample");
+  for (const Loss* loss : {&kReverseKl, &kJensenShannon, &kTotalVariation}) {
+    CHECK_THROWS_AS(compute(hidden, head, sampled, only(*loss)), UsageError);
+    CHECK_THROWS_WITH(require_targets({{&kForwardKl, 1.0}, {loss, 0.5}}, TargetKind::sampled),
+                      Catch::Contains("'" + std::string(loss->name) + "'") && Catch::Contains("sampled") &&
+                          Catch::Contains("a whole distribution or top-k"));
+    CHECK_NOTHROW(require_targets({{loss, 1.0}}, TargetKind::top_k));
+  }
+  for (const TargetKind kind : {TargetKind::whole, TargetKind::sampled, TargetKind::top_k})
+    CHECK_NOTHROW(require_targets({{&kForwardKl, 1.0}, {&kCrossEntropy, 1.0}}, kind));
+}
+
 TEST_CASE("values without gradients are the same, and the gradient's scale is the caller's") {
   const SafetensorsFile golden(kGolden);
   const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
-  const SparseTargets targets{golden.values<int64_t>("topk.offsets"), golden.values<int32_t>("topk.ids"),
-                              golden.values<float>("topk.probabilities"), golden.values<float>("topk.tail")};
+  const Targets targets = sparse_targets(golden, "topk");
   LossOptions options;
   at::Tensor whole, half;
-  const LossSums with = sparse_loss(hidden, head, targets, {}, options, &whole, nullptr);
+  const LossSums with = chunked_loss(hidden, head, targets, 0, {}, options, &whole, nullptr);
   options.grad_scale = 0.5;
-  sparse_loss(hidden, head, targets, {}, options, &half, nullptr);
+  chunked_loss(hidden, head, targets, 0, {}, options, &half, nullptr);
   CHECK(at::equal(whole * 0.5, half));
   options.gradient = false;
-  const LossSums without = sparse_loss(hidden, head, targets, {}, options, nullptr, nullptr);
+  const LossSums without = chunked_loss(hidden, head, targets, 0, {}, options, nullptr, nullptr);
   CHECK(with.values == without.values);
 }
 
@@ -81,7 +247,7 @@ TEST_CASE("rows come in chunks without changing the loss") {
   const at::Tensor hidden = at::sin(steps * 0.37), teacher = at::sin(steps * 0.11);
   const at::Tensor head = at::cos(at::arange(vocab * 8, at::kFloat) * 0.73).view({vocab, 8});
   at::Tensor d_hidden;
-  const LossSums sums = dense_loss(hidden, head, teacher, head, {}, {}, &d_hidden, nullptr);
+  const LossSums sums = chunked_loss(hidden, head, {.states = {{teacher, head}}}, 0, {}, {}, &d_hidden, nullptr);
   const at::Tensor log_q = at::log_softmax(at::mm(hidden, head.t()).to(at::kDouble), 1);
   const at::Tensor log_p = at::log_softmax(at::mm(teacher, head.t()).to(at::kDouble), 1);
   CHECK(sums.values[0] == Approx((log_p.exp() * (log_p - log_q)).sum().item<double>()).epsilon(1e-5));
@@ -104,6 +270,15 @@ TEST_CASE("losses are named with their weights") {
   CHECK_THROWS_WITH(parse_losses({{"forward-lk", "1"}}), Catch::Contains("did you mean 'forward-kl'"));
   for (const char* weight : {"", "x", "1x", "-1", "nan", "inf", "1e9", " 1"})
     CHECK_THROWS_AS(parse_losses({{"forward-kl", weight}}), UsageError);
+  const LossTerms shaped = parse_losses({{"jensen-shannon:0.1", "2"}, {"reverse-kl", "1"}});
+  REQUIRE(shaped.size() == 2);
+  CHECK(shaped[0].loss == &kReverseKl);
+  CHECK(shaped[1].parameter == 0.1);
+  CHECK(parse_losses({{"jensen-shannon", "1"}})[0].parameter == 0.5);
+  for (const char* name : {"jensen-shannon:", "jensen-shannon:0", "jensen-shannon:1", "jensen-shannon:x", "jensen-shannon:0.5:1"})
+    CHECK_THROWS_AS(parse_losses({{name, "1"}}), UsageError);
+  CHECK_THROWS_WITH(parse_losses({{"forward-kl:2", "1"}}), Catch::Contains("'forward-kl' has no parameter"));
+  CHECK_THROWS_WITH(parse_losses({{"jensen-shannon:0.2", "1"}, {"jensen-shannon:0.3", "1"}}), Catch::Contains("given twice"));
   CHECK_THROWS_AS(parse_losses({{"forward-kl", "0"}}), UsageError);
   CHECK_THROWS_AS(parse_losses({}), UsageError);
 }

@@ -1,6 +1,7 @@
 """Golden values of the distillation losses: PyTorch autograd in float64 on materialised logits.
 
-Run with any PyTorch and safetensors: python generate.py. Writes loss.safetensors and SHA256SUMS beside this file.
+Run with any PyTorch and safetensors: python generate.py. Writes loss.safetensors, divergences.safetensors (the losses beside KL and
+cross-entropy, and mixtures of teachers) and SHA256SUMS beside this file.
 """
 
 import hashlib
@@ -37,6 +38,58 @@ def mixed(z, kl_rows, labels, temperature, ce_weight):
     kl = temperature**2 * kl_rows(torch.log_softmax(z / temperature, -1)).sum()
     ce = torch.nn.functional.cross_entropy(z, labels, reduction="sum")
     return kl, ce, (1 - ce_weight) * kl + ce_weight * ce
+
+
+# What each loss is of two lists of probabilities, by its definition.
+DIVERGENCES = {
+    "forward-kl": lambda p, q, b: torch.xlogy(p, p).sum(-1) - (p * q.log()).sum(-1),
+    "reverse-kl": lambda p, q, b: (q * (q.log() - p.log())).sum(-1),
+    "jensen-shannon": lambda p, q, b: (b * p * (p.log() - (b * p + (1 - b) * q).log()) + (1 - b) * q * (q.log() - (b * p + (1 - b) * q).log())).sum(-1),
+    "total-variation": lambda p, q, b: 0.5 * (p - q).abs().sum(-1),
+}
+# loss, parameter, temperature
+DIVERGENCE_CASES = [("forward-kl", 0.0, 1.0), ("reverse-kl", 0.0, 1.0), ("reverse-kl", 0.0, 2.0), ("jensen-shannon", 0.5, 1.0),
+                    ("jensen-shannon", 0.1, 2.0), ("jensen-shannon", 0.9, 1.0), ("total-variation", 0.0, 1.0), ("total-variation", 0.0, 2.0)]
+MIXTURE = (0.7, 0.3)
+
+
+def divergences(given, sparse):
+    """Each loss against one teacher, a mixture of two, top-k rows, and a mixture of one with sampled rows; weighted rows."""
+    generator = torch.Generator().manual_seed(21)
+    other_hidden = torch.randn(TOKENS, HIDDEN + 4, generator=generator).float()
+    other_head = torch.randn(VOCAB, HIDDEN + 4, generator=generator).float()
+    out = {"other_hidden": other_hidden, "other_head": other_head}
+    first = given["teacher_hidden"].double() @ given["teacher_head"].double().T
+    second = other_hidden.double() @ other_head.double().T
+    weight = given["weight"].double()
+    for number, (loss, parameter, temperature) in enumerate(DIVERGENCE_CASES):
+        for kind in ("dense", "mixed", "topk", "with-sample"):
+            if kind == "with-sample" and loss != "forward-kl":
+                continue
+            p = torch.softmax(first / temperature, -1)
+            if kind == "mixed":
+                p = MIXTURE[0] * p + MIXTURE[1] * torch.softmax(second / temperature, -1)
+            if kind == "with-sample":
+                offsets, ids, probabilities, _ = sparse["sample"]
+                p = MIXTURE[0] * p
+                for r in range(TOKENS):
+                    span = slice(offsets[r], offsets[r + 1])
+                    p[r, ids[span]] += MIXTURE[1] * probabilities[span]
+            hidden = given["hidden"].double().requires_grad_()
+            head = given["head"].double().requires_grad_()
+            q = torch.softmax(hidden @ head.T / temperature, -1)
+            if kind == "topk":  # the named ids, and all others as one
+                offsets, ids, probabilities, tail = sparse["topk"]
+                p = torch.stack([torch.cat([probabilities[offsets[r]:offsets[r + 1]], tail[r:r + 1]]) for r in range(TOKENS)])
+                named = torch.stack([q[r, ids[offsets[r]:offsets[r + 1]]] for r in range(TOKENS)])
+                q = torch.cat([named, 1 - named.sum(-1, keepdim=True)], -1)
+            value = temperature**2 * (DIVERGENCES[loss](p, q, parameter) * weight).sum()
+            value.backward()
+            name = f"{kind}.{number}"
+            out[f"{name}.value"] = value.detach().reshape(1)
+            out[f"{name}.d_hidden"] = hidden.grad.float()
+            out[f"{name}.d_head"] = head.grad.float()
+    return out
 
 
 def main():
@@ -110,9 +163,10 @@ def main():
             out[f"{name}.d_head"] = head.grad.float()
     out["cases"] = torch.tensor(CASES, dtype=torch.float64)
 
-    file = HERE / "loss.safetensors"
-    save_file(out, file)
-    (HERE / "SHA256SUMS").write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
+    save_file(out, HERE / "loss.safetensors")
+    save_file(divergences(out, rows), HERE / "divergences.safetensors")
+    sums = [f"{hashlib.sha256((HERE / name).read_bytes()).hexdigest()}  {name}\n" for name in ("divergences.safetensors", "loss.safetensors")]
+    (HERE / "SHA256SUMS").write_text("".join(sums))
 
 
 if __name__ == "__main__":
