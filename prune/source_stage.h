@@ -2,13 +2,11 @@
 // Stage "prune-source": removes the routed experts that one source of the corpus shaped most, chosen by the router counts of the
 // training (records/router_counts.h).
 //
-// glm4_moe has one number of experts for all layers, so layers that lose different numbers of experts need a rule:
+// prune/expert_cut.h removes them. All layers have one number of experts, so layers that lose different numbers need a rule:
 //   uneven = empty  each layer shrinks by as many experts as the layer that loses fewest. Every further removed expert leaves an
 //                   empty place: zero weights and a router bias with which no token is routed there. Exactly the experts over the
 //                   threshold are removed.
 //   uneven = rank   each layer loses as many experts as the layer that loses most, in the order of their share of the source.
-// The remaining experts keep their order and are renumbered, with their router rows and biases. When a layer has fewer experts
-// left than num_experts_per_tok, that is lowered.
 //
 // Limits: attention, norms, embeddings, shared experts and the remaining experts were trained on the source as well.
 
@@ -18,7 +16,7 @@
 
 #include "core/config.h"
 #include "core/stage.h"
-#include "formats/weight_dtype.h"
+#include "prune/expert_cut.h"
 #include "records/router_counts.h"
 
 namespace overproof {
@@ -40,19 +38,13 @@ struct PruneSourceConfig {
   }
 };
 
-/// The experts to remove from one layer.
-struct LayerDrop {
-  std::vector<int64_t> removed;  ///< experts of the parent, ascending
-  std::vector<int64_t> places;   ///< expert of the parent in each place of the new model; -1: an empty place
-};
-
 /// The experts to remove. `source`: an index into counts.sources. Throws UsageError when no expert's share exceeds `threshold`,
 /// or a layer would have no expert left.
 std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, double threshold, Uneven uneven);
 
 /// Slots "student" (a glm4_moe checkpoint, not quantized) and optionally "counts" (an artifact with the router counts to use; else
-/// the student's own). Writes the smaller checkpoint (dtype = auto: each tensor in
-/// its own), its tokenizer and the counts of the remaining experts.
+/// the student's own). Writes the smaller checkpoint (dtype = auto: each tensor in its own), its
+/// tokenizer and the counts of the remaining experts.
 /// Throws UsageError for an unknown source or an unusable threshold, FormatError for a checkpoint of another kind or with missing
 /// tensors, MismatchError when the counts belong to a model of another shape.
 StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inputs, Outputs& outputs);

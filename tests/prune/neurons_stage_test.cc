@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
+#include "prune/ffn_cut.h"
 #include "records/ffn_statistics.h"
 #include "tests/support.h"
 
@@ -84,7 +85,7 @@ StageReport prune(const fs::path& root, double keep, WeightDType dtype = WeightD
   const Inputs inputs({{"teacher", {root / "teacher", {}}}, {"statistics", {root / "statistics", {}}}});
   fs::create_directories(root / "out");
   Outputs outputs(root / "out", root / "scratch");
-  return run_prune_neurons({.keep = keep, .dtype = dtype, .tie = tie}, inputs, outputs);
+  return run_prune_neurons({.keep = keep, .written = {dtype, tie}}, inputs, outputs);
 }
 
 }  // namespace
@@ -101,9 +102,9 @@ TEST_CASE("the number of kept neurons is a multiple of 32 within bounds") {
 
 TEST_CASE("the most important neurons are chosen, in order, the earlier of equals first") {
   const std::vector<float> importance = {1, 5, 3, 5, 0, 3, 9};
-  CHECK(most_important(importance, 3) == std::vector<int64_t>{1, 3, 6});
-  CHECK(most_important(importance, 4) == std::vector<int64_t>{1, 2, 3, 6});
-  CHECK(most_important(importance, 7) == std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6});
+  CHECK(highest_scores(importance, 3) == std::vector<int64_t>{1, 3, 6});
+  CHECK(highest_scores(importance, 4) == std::vector<int64_t>{1, 2, 3, 6});
+  CHECK(highest_scores(importance, 7) == std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6});
 }
 
 TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") {
@@ -125,7 +126,7 @@ TEST_CASE("pruning keeps the chosen rows and columns and nothing else changes") 
       CHECK(a == b);
       continue;
     }
-    const std::vector<int64_t> kept = most_important(importance_of(info.name[13] - '0', kNeurons), 32);  // "model.layers.0..."
+    const std::vector<int64_t> kept = highest_scores(importance_of(info.name[13] - '0', kNeurons), 32);  // "model.layers.0..."
     const bool down = info.name.find("down_proj") != std::string::npos;
     REQUIRE(b.size() == size_t(32 * kHidden));
     for (int64_t j = 0; j < 32; ++j)

@@ -1,0 +1,36 @@
+#pragma once
+// Removes routed experts from a mixture of experts: the part that all methods of choosing them share. glm4_moe has one number of
+// experts for all layers, so a layer that loses fewer than another gets empty places: zero weights and a router bias with which no
+// token is routed there. The remaining experts keep their order and are renumbered, with their router rows and biases.
+
+#include <cstdint>
+#include <vector>
+
+#include "core/file.h"
+#include "formats/weight_dtype.h"
+#include "records/router_counts.h"
+
+namespace overproof {
+
+inline constexpr int64_t kLeastExperts = 2;  ///< loaders need at least two in a layer
+
+/// The routed experts of a checkpoint, by its configuration.
+struct RoutedExperts {
+  int64_t layers = 0, experts = 0, top_k = 0;
+};
+/// Throws FormatError unless it is a glm4_moe checkpoint that is not quantized and has experts in every layer.
+RoutedExperts read_routed_experts(const Checkpoint& model);
+
+/// The experts to remove from one layer.
+struct LayerDrop {
+  std::vector<int64_t> removed;  ///< experts of the parent, ascending
+  std::vector<int64_t> places;   ///< expert of the parent in each place of the new model; -1: an empty place
+};
+
+/// Writes `model` with the experts of drops[layer].places, as many places in each layer, its tokenizer
+/// files and the counts of the remaining experts. `dtype`: automatic leaves each tensor its own. Returns the new num_experts_per_tok: the old one, lowered where a layer has fewer
+/// experts left. Throws FormatError when tensors are missing, or their shapes or dtypes are others than the configuration's.
+int64_t write_without_experts(const Checkpoint& model, const RouterCounts& counts, const std::vector<LayerDrop>& drops,
+                              WeightDType dtype, OutputFolder& folder);
+
+}  // namespace overproof
