@@ -52,7 +52,7 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   }
   const std::string prefix = fmt::format("model.layers.{}.", layer), blk = fmt::format("blk.{}.", layer);
   const bool latent = part == "attn_k_b.weight" || part == "attn_v_b.weight";
-  if (latent && family_.id == ModelKind::deepseek_v3) return map_latent(tensor, blk, prefix);
+  if (latent && family_.latent_attention) return map_latent(tensor, blk, prefix);
   for (const GgufExpertName& expert : gguf_expert_names()) {
     if (expert.gguf == part) return map_experts(tensor, expert.part, blk, prefix);
   }
@@ -83,7 +83,7 @@ void GgufCheckpoint::map_experts(const GgufTensor& tensor, TensorName::Part part
   if (tensor.shape.size() != 3) refuse(tensor, "does not have three dimensions");
   const std::vector<int64_t>& shape = tensor.shape;
   if (shape[0] > file_.integer(arch_ + ".expert_count")) refuse(tensor, "has more experts than expert_count");
-  if (family_.id != ModelKind::granitemoe) {
+  if (family_.experts != ModelKind::Experts::stay_fused) {
     for (int64_t e = 0; e < shape[0]; ++e) {
       add(prefix + expert_tensor_name(family_, e, part), tensor, {shape[1], shape[2]}, {.first_row = e * shape[1]});
     }

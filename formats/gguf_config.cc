@@ -12,8 +12,6 @@
 namespace overproof {
 namespace {
 
-using F = ModelKind;
-
 /// Numbers of llama.cpp's llama_expert_gating_func_type.
 constexpr int64_t kSigmoid = 2;
 /// Bounds what a hostile config.json makes us allocate; real heads have a few hundred values.
@@ -39,13 +37,13 @@ class Keys {
     u32("feed_forward_length", positive("intermediate_size"));
     u32("attention.head_count", shape_.heads);
     f32("attention.layer_norm_rms_epsilon", config_.number("rms_norm_eps"));
-    if (family_.id == F::deepseek_v3) add_latent_attention();
+    if (family_.latent_attention) add_latent_attention();
     else add_attention();
     add_rope();
     if (family_.has_experts()) add_experts();
     else shape_.dense_layers = shape_.layers;
     if (nextn_layers > 0) u32("nextn_predict_layers", nextn_layers);
-    if (family_.id == F::granitemoe) add_granite_scales();
+    if (family_.multipliers) add_multipliers();
     return std::move(shape_);
   }
 
@@ -72,10 +70,8 @@ class Keys {
   int64_t context_length() {
     const int64_t context = positive("max_position_embeddings");
     int64_t window = 0;
-    if (family_.is(F::mistral | F::mixtral)) {
-      // Left out, transformers' Mistral takes 4096; a Mixtral has none.
-      const bool given = config_.find("sliding_window") || has_null("sliding_window");
-      window = count(config_, "sliding_window", given || family_.id == F::mixtral ? 0 : 4096);
+    if (family_.sliding_window) {
+      window = count(config_, "sliding_window", has_null("sliding_window") ? 0 : *family_.sliding_window);
     } else if (config_.flag("use_sliding_window", false)) {
       window = count(config_, "sliding_window", 4096);
     }
@@ -87,16 +83,14 @@ class Keys {
   bool has_null(const std::string& name) const { return config_.json().contains(name) && config_.json()[name].is_null(); }
 
   void add_attention() {
-    const bool own_default = family_.is(F::qwen3 | F::qwen3_moe | F::glm4_moe);  // 128 or so, whatever the hidden size
-    shape_.head_dim = own_default ? positive("head_dim") : positive("head_dim", shape_.hidden / shape_.heads);
-    const bool kv_default = family_.is(F::llama | F::granitemoe);
-    shape_.kv_heads = kv_default ? positive("num_key_value_heads", shape_.heads) : positive("num_key_value_heads");
+    shape_.head_dim = family_.own_head_dim ? positive("head_dim") : positive("head_dim", shape_.hidden / shape_.heads);
+    shape_.kv_heads =
+        family_.kv_heads_by_heads ? positive("num_key_value_heads", shape_.heads) : positive("num_key_value_heads");
     if (shape_.head_dim % 2 != 0 || shape_.head_dim > kMostHeadDim || shape_.heads % shape_.kv_heads != 0) {
       config_.fail(fmt::format("{} heads of width {} over {} key heads do not make an attention", shape_.heads, shape_.head_dim,
                                shape_.kv_heads));
     }
-    // src/models/qwen2.cpp and qwen2moe.cpp take square projections only.
-    if (family_.is(F::qwen2 | F::qwen2_moe) && shape_.heads * shape_.head_dim != shape_.hidden) {
+    if (family_.square_gguf_attention && shape_.heads * shape_.head_dim != shape_.hidden) {
       refuse(fmt::format("{} heads of width {} are not hidden_size {}", shape_.heads, shape_.head_dim, shape_.hidden));
     }
     u32("attention.head_count_kv", shape_.kv_heads);
@@ -131,14 +125,13 @@ class Keys {
     const Json none = Json::object();
     const auto given = config_.find_object(config_.has("rope_parameters") ? "rope_parameters" : "rope_scaling");
     const JsonObject rope = given ? *given : JsonObject(none, config_.origin(), "rope_parameters", JsonNull::absent);
-    const double theta = rope.number("rope_theta", config_.number("rope_theta", family_.id == F::mixtral ? 1e6 : 10000.0));
+    const double theta = rope.number("rope_theta", config_.number("rope_theta", family_.rope_theta));
     if (!(theta > 0)) config_.fail("rope_theta is not positive");
     f32("rope.freq_base", theta);
 
-    const bool part = family_.id == F::glm4_moe;
-    double partial = rope.number("partial_rotary_factor", config_.number("partial_rotary_factor", part ? 0.5 : 1.0));
-    if (family_.id == F::deepseek_v3) partial = 1.0;  // head_dim is the part that turns
-    if (partial != 1.0 && !part) refuse(fmt::format("RoPE turns {} of each head", partial));
+    double partial = rope.number("partial_rotary_factor", config_.number("partial_rotary_factor", family_.rotary_part));
+    if (family_.latent_attention) partial = 1.0;  // head_dim is the part that turns
+    if (partial != 1.0 && family_.rotary_part == 1.0) refuse(fmt::format("RoPE turns {} of each head", partial));
     const auto turned = int64_t(double(shape_.head_dim) * partial);
     if (turned < 2 || turned > shape_.head_dim || turned % 2 != 0)
       config_.fail(fmt::format("RoPE cannot turn {} of {} values", turned, shape_.head_dim));
@@ -170,7 +163,7 @@ class Keys {
     // llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, the default of transformers.
     const double usual = 0.1 * std::log(factor) + 1;
     const double mscale = rope.number("mscale", 0.0), mscale_all = rope.number("mscale_all_dim", 0.0);
-    if (family_.id == F::deepseek_v3) {
+    if (family_.latent_attention) {
       // Its graph scales the attention itself, by a factor that follows from the multiplier alone.
       if (mscale_all == 0) refuse("its RoPE scaling is 'yarn' with no mscale_all_dim");
       if (mscale != mscale_all) refuse(fmt::format("RoPE's mscale is {} but mscale_all_dim {}", mscale, mscale_all));
@@ -184,11 +177,9 @@ class Keys {
   }
 
   void add_experts() {
-    const bool qwen = family_.is(F::qwen2_moe | F::qwen3_moe), leading = family_.is(F::glm4_moe | F::deepseek_v3);
-    const char* name = leading                                     ? "n_routed_experts"
-                       : !qwen || config_.has("num_local_experts") ? "num_local_experts"
-                                                                   : "num_experts";
-    shape_.experts = positive(name);
+    const bool qwen = family_.mixture == ModelKind::Mixture::qwen;
+    // transformers 5 writes the first name for both.
+    shape_.experts = positive(qwen && config_.has("num_local_experts") ? "num_local_experts" : std::string(family_.experts_key));
     const int64_t used = positive("num_experts_per_tok");
     if (used > shape_.experts) config_.fail(fmt::format("{} of {} experts cannot be used", used, shape_.experts));
     u32("expert_count", shape_.experts);
@@ -199,14 +190,15 @@ class Keys {
         refuse("mlp_only_layers names layers without experts");
       // qwen2moe.cpp leaves the weights of the chosen experts as they are, qwen3moe.cpp lets them sum to 1.
       const bool normalised = config_.flag("norm_topk_prob", false);
-      if (normalised != (family_.id == F::qwen3_moe)) refuse(fmt::format("norm_topk_prob is {}", normalised));
+      if (normalised != family_.normalised_gguf_weights) refuse(fmt::format("norm_topk_prob is {}", normalised));
       u32("expert_feed_forward_length", positive("moe_intermediate_size"));
-      if (family_.id == F::qwen2_moe) u32("expert_shared_feed_forward_length", positive("shared_expert_intermediate_size"));
+      if (family_.gated_shared_expert) u32("expert_shared_feed_forward_length", positive("shared_expert_intermediate_size"));
     }
-    if (leading) {
+    if (family_.mixture == ModelKind::Mixture::leading_dense) {
       shape_.dense_layers = std::min(count(config_, "first_k_dense_replace"), shape_.layers);
       u32("expert_feed_forward_length", positive("moe_intermediate_size"));
-      u32("expert_shared_count", count(config_, "n_shared_experts", family_.id == F::glm4_moe ? 1 : std::optional<int64_t>()));
+      u32("expert_shared_count", count(config_, "n_shared_experts",
+                                      family_.shared_experts < 0 ? std::nullopt : std::optional(family_.shared_experts)));
       u32("leading_dense_block_count", shape_.dense_layers);
       u32("expert_gating_func", kSigmoid);
       f32("expert_weights_scale", config_.number("routed_scaling_factor"));
@@ -225,7 +217,7 @@ class Keys {
     u32("expert_group_used_count", used);
   }
 
-  void add_granite_scales() {
+  void add_multipliers() {
     const auto scale = [&](const std::string& hf, std::string_view gguf) {
       const double value = config_.number(hf, 1.0);
       if (value == 0) refuse(fmt::format("{} is 0", hf));  // there 0 means that the key is not set

@@ -14,8 +14,6 @@
 namespace overproof {
 namespace {
 
-using F = ModelKind;
-
 }  // namespace
 
 /// Llama 3 stores its RoPE scaling as divisors of each frequency. They are made from four numbers, of which three are the
@@ -68,7 +66,7 @@ Json GgufCheckpoint::rope_scaling(int64_t head_dim, double theta) const {
 Json GgufCheckpoint::config() const {
   const auto key = [&](std::string_view k) { return fmt::format("{}.{}", arch_, k); };
   const auto refuse = [&](const std::string& cause) { throw FormatError(file_.path(), -1, cause); };
-  const bool latent = family_.id == F::deepseek_v3;
+  const bool latent = family_.latent_attention;
   const int64_t hidden = file_.integer(key("embedding_length")), heads = file_.integer(key("attention.head_count"));
   if (hidden <= 0 || heads <= 0) refuse("embedding_length and attention.head_count must be positive");
   int64_t head_dim = file_.integer(key("attention.key_length"), hidden / heads);
@@ -80,11 +78,12 @@ Json GgufCheckpoint::config() const {
   if (!embedding || embedding->shape.size() != 2) refuse("has no matrix token_embd.weight");
   const double theta = file_.number(key("rope.freq_base"), 10000.0);
   const int64_t rotary = file_.integer(key("rope.dimension_count"), head_dim);
-  if (rotary != head_dim && family_.id != F::glm4_moe) refuse("RoPE over a part of the head is not supported");
+  if (rotary != head_dim && family_.rotary_part == 1.0) refuse("RoPE over a part of the head is not supported");
   const int64_t blocks = file_.integer(key("block_count")), nextn = file_.integer(key("nextn_predict_layers"), 0);
   if (blocks <= 0 || nextn < 0 || nextn >= blocks)
     refuse(fmt::format("has {} layers, of which {} predict further tokens", blocks, nextn));
-  if (nextn > 0 && !family_.is(F::glm4_moe | F::deepseek_v3)) refuse("layers for predicting further tokens are not supported");
+  if (nextn > 0 && family_.mixture != ModelKind::Mixture::leading_dense)
+    refuse("layers for predicting further tokens are not supported");
 
   Json c = {{"architectures", {family_.architecture}},
             {"model_type", family_.model_type},
@@ -114,12 +113,12 @@ Json GgufCheckpoint::config() const {
   token("bos_token_id", "tokenizer.ggml.bos_token_id");
   token("eos_token_id", "tokenizer.ggml.eos_token_id");
   token("pad_token_id", "tokenizer.ggml.padding_token_id");
-  if (family_.id == F::glm4_moe)
+  if (family_.rotary_part != 1.0)
     c["partial_rotary_factor"] = scaling["partial_rotary_factor"] = double(rotary) / double(head_dim);
   c["rope_parameters"] = scaling;
   if (family_.has_experts()) add_expert_config(c);
   if (latent) add_latent_config(c);
-  if (family_.id == F::granitemoe) {
+  if (family_.multipliers) {
     c["attention_multiplier"] = file_.number(key("attention.scale"), 1 / std::sqrt(double(head_dim)));
     c["embedding_multiplier"] = file_.number(key("embedding_scale"), 1.0);
     c["residual_multiplier"] = file_.number(key("residual_scale"), 1.0);
@@ -131,24 +130,24 @@ Json GgufCheckpoint::config() const {
 void GgufCheckpoint::add_expert_config(Json& c) const {
   const auto key = [&](std::string_view k) { return fmt::format("{}.{}", arch_, k); };
   c["num_experts_per_tok"] = file_.integer(key("expert_used_count"));
-  const bool leading = family_.is(F::glm4_moe | F::deepseek_v3);
-  c[leading                      ? "n_routed_experts"
-    : family_.id == F::qwen2_moe ? "num_experts"
-                                 : "num_local_experts"] = file_.integer(key("expert_count"));
-  if (family_.id == F::mixtral) c["sliding_window"] = nullptr;
-  if (family_.is(F::qwen2_moe | F::qwen3_moe)) {
+  c[std::string(family_.experts_key)] = file_.integer(key("expert_count"));
+  if (family_.sliding_window) c["sliding_window"] = nullptr;
+  if (family_.mixture == ModelKind::Mixture::qwen) {
     c["moe_intermediate_size"] = file_.integer(key("expert_feed_forward_length"));
-    c["norm_topk_prob"] = family_.id == F::qwen3_moe;  // the architectures differ in it
+    c["norm_topk_prob"] = family_.normalised_gguf_weights;
     c["decoder_sparse_step"] = 1;
     c["mlp_only_layers"] = Json::array();
-    if (family_.id == F::qwen3_moe) c["num_experts"] = c["num_local_experts"];
-    else c["shared_expert_intermediate_size"] = file_.integer(key("expert_shared_feed_forward_length"));
-    if (family_.id == F::qwen2_moe) c["qkv_bias"] = c["attention_bias"];
+    if (family_.gated_shared_expert) {
+      c["shared_expert_intermediate_size"] = file_.integer(key("expert_shared_feed_forward_length"));
+      c["qkv_bias"] = c["attention_bias"];
+    } else {
+      c["num_local_experts"] = c["num_experts"];
+    }
   }
-  if (!leading) return;
+  if (family_.mixture != ModelKind::Mixture::leading_dense) return;
   // llama.cpp numbers the gating functions; 2 is the sigmoid, the only one that these models have in transformers. Without the
   // key glm4moe has it, deepseek2 the softmax of its second version.
-  if (file_.integer(key("expert_gating_func"), family_.id == F::glm4_moe ? 2 : 1) != 2) {
+  if (file_.integer(key("expert_gating_func"), family_.softmax_gguf_scores ? 1 : 2) != 2) {
     throw FormatError(file_.path(), -1, "expert_gating_func is not sigmoid (2)");
   }
   c["n_shared_experts"] = file_.integer(key("expert_shared_count"), 0);
@@ -159,7 +158,8 @@ void GgufCheckpoint::add_expert_config(Json& c) const {
   c["n_group"] = file_.integer(key("expert_group_count"), 1);
   c["topk_group"] = file_.integer(key("expert_group_used_count"), 1);
   c["num_nextn_predict_layers"] = file_.integer(key("nextn_predict_layers"), 0);
-  if (family_.id == F::glm4_moe) c["use_qk_norm"] = find("model.layers.0.self_attn.q_norm.weight") != nullptr;
+  if (family_.computed && family_.computed->qk_norm == ModelKind::Given::by_config)
+    c["use_qk_norm"] = find("model.layers.0.self_attn.q_norm.weight") != nullptr;
 }
 
 void GgufCheckpoint::add_latent_config(Json& c) const {

@@ -40,11 +40,11 @@ std::string_view hf_layer_name(const ModelKind& kind, std::string_view gguf) {
 }
 
 std::string_view hf_fused_gate_up(const ModelKind& kind) {
-  return kind.id == ModelKind::granitemoe ? "block_sparse_moe.input_linear.weight" : "mlp.experts.gate_up_proj";
+  return kind.experts == ModelKind::Experts::stay_fused ? "block_sparse_moe.input_linear.weight" : "mlp.experts.gate_up_proj";
 }
 
 std::string_view hf_fused_down(const ModelKind& kind) {
-  return kind.id == ModelKind::granitemoe ? "block_sparse_moe.output_linear.weight" : "mlp.experts.down_proj";
+  return kind.experts == ModelKind::Experts::stay_fused ? "block_sparse_moe.output_linear.weight" : "mlp.experts.down_proj";
 }
 
 int64_t interleaved_row(int64_t row, int64_t half_head) {

@@ -14,8 +14,6 @@
 namespace overproof {
 namespace {
 
-using F = ModelKind;
-
 /// llama.cpp's llama_ftype: what the file is mostly made of.
 int64_t file_type(GgmlType type) {
   switch (type) {
@@ -67,7 +65,7 @@ class Planner {
                                ? config_["num_hidden_layers"].get<int64_t>()
                                : 0;  // checked when the keys are made
     int64_t nextn = 0;
-    while (family_->is(F::glm4_moe | F::deepseek_v3) &&
+    while (family_->mixture == ModelKind::Mixture::leading_dense &&
            source_.find(fmt::format("model.layers.{}.eh_proj.weight", layers + nextn)))
       ++nextn;
     shape_ = add_architecture_keys(config_, config_file_, *family_, embedding.shape[0], nextn, plan_.metadata);
@@ -129,7 +127,7 @@ class Planner {
     return true;
   }
 
-  /// The head is left out where it is the embedding; only qwen2moe's loader always needs one.
+  /// The head is left out where it is the embedding; some loaders always need one.
   void add_head(const TensorEntry& name) {
     const bool own = source_.find(name.hf) != nullptr;
     if (shape_.tied && own) {
@@ -137,7 +135,7 @@ class Planner {
       placed_.insert(std::string(name.hf));
     }
     if (!shape_.tied) add_same(std::string(name.gguf), std::string(name.hf), 0, true);
-    else if (family_->id == F::qwen2_moe) add_same(std::string(name.gguf), "model.embed_tokens.weight", 0, true);
+    else if (family_->head_in_gguf) add_same(std::string(name.gguf), "model.embed_tokens.weight", 0, true);
   }
 
   void add_layer(int64_t layer) {
@@ -153,13 +151,13 @@ class Planner {
       if (misplaced) continue;  // and so left over, which account_for_all() reports
       const bool q = name.gguf.starts_with("attn_q."), k = name.gguf.starts_with("attn_k.");
       const std::string source = hf + std::string(name.hf);
-      if ((q || k) && family_->id != F::deepseek_v3) {
+      if ((q || k) && !family_->latent_attention) {
         if (const TensorInfo* info = source_.find(source))
           expect_rows(*info, (q ? shape_.heads : shape_.kv_heads) * shape_.head_dim);
       }
       add_same(gguf + std::string(name.gguf), source, family_->interleaved_rope && (q || k) ? shape_.head_dim / 2 : 0, needed);
     }
-    if (family_->id == F::deepseek_v3) add_latent(gguf, hf);
+    if (family_->latent_attention) add_latent(gguf, hf);
     if (moe) add_experts(gguf, hf);
   }
 
@@ -186,7 +184,8 @@ class Planner {
   }
 
   void add_experts(const std::string& gguf, const std::string& hf) {
-    const bool fused = source_.find(hf + std::string(hf_fused_gate_up(*family_))) != nullptr || family_->id == F::granitemoe;
+    const bool fused = source_.find(hf + std::string(hf_fused_gate_up(*family_))) != nullptr ||
+                       family_->experts == ModelKind::Experts::stay_fused;
     for (const GgufExpertName& name : gguf_expert_names()) {
       if (fused) add_fused(gguf + std::string(name.gguf), hf, name.part);
       else add_stack(gguf + std::string(name.gguf), hf, name.part);

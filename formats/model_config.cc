@@ -38,9 +38,9 @@ int64_t token(const JsonObject& o, const char* key) {
 bool has_null(const JsonObject& o, const char* key) { return o.json().contains(key) && o.json().at(key).is_null(); }
 
 /// RoPE is in `rope_parameters` since transformers 5, and in `rope_theta` and `rope_scaling` before.
-void read_rope(const JsonObject& f, ModelConfig& c) {
-  c.rope_theta = positive(f, "rope_theta", 10000.0);
-  double partial = f.number("partial_rotary_factor", c.model_type == "glm4_moe" ? 0.5 : 1.0);
+void read_rope(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
+  c.rope_theta = positive(f, "rope_theta", kind.rope_theta);
+  double partial = f.number("partial_rotary_factor", kind.rotary_part);
   if (const std::optional<JsonObject> rope = f.find_object(f.find("rope_parameters") ? "rope_parameters" : "rope_scaling")) {
     c.rope_theta = positive(*rope, "rope_theta", c.rope_theta);
     partial = rope->number("partial_rotary_factor", partial);
@@ -60,21 +60,21 @@ void read_rope(const JsonObject& f, ModelConfig& c) {
   if (partial != 1.0) f.fail(fmt::format("partial_rotary_factor {} is not supported; 1.0 is", partial));
 }
 
-void refuse_sliding_windows(const JsonObject& f, const ModelConfig& c) {
+void refuse_sliding_windows(const JsonObject& f, const ModelKind& kind, const ModelConfig& c) {
   if (const Json* types = f.find("layer_types")) {
     if (!types->is_array()) f.fail("layer_types", "is not a list");
     for (const Json& type : *types)
       if (type != "full_attention") f.fail(fmt::format("attention of type {} is not supported", type.dump()));
   }
   if (f.flag("use_sliding_window", false)) f.fail("use_sliding_window is not supported");
-  if (c.model_type != "mistral" || has_null(f, "sliding_window")) return;
-  const int64_t window = size(f, "sliding_window", find_model_kind(c.model_type)->computed->sliding_window);
+  if (!kind.sliding_window || has_null(f, "sliding_window")) return;
+  const int64_t window = size(f, "sliding_window", kind.sliding_window);
   if (window < c.max_position) f.fail(fmt::format("a sliding window of {} positions is not supported", window));
 }
 
-void read_experts(const JsonObject& f, ModelConfig& c) {
+void read_experts(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
   c.n_routed_experts = size(f, "n_routed_experts");
-  c.n_shared_experts = f.integer("n_shared_experts", 0, INT32_MAX, 1);
+  c.n_shared_experts = f.integer("n_shared_experts", 0, INT32_MAX, kind.shared_experts);
   c.moe_intermediate_size = size(f, "moe_intermediate_size");
   c.top_k = size(f, "num_experts_per_tok");
   c.routed_scaling_factor = positive(f, "routed_scaling_factor", 1.0);
@@ -118,17 +118,17 @@ ModelConfig ModelConfig::from_json(const Json& config, const std::filesystem::pa
       if (k.computed) known += fmt::format("{}{}", known.empty() ? "" : ", ", k.model_type);
     f.fail(fmt::format("model_type '{}' is not supported; supported: {}", c.model_type.substr(0, 100), known));
   }
-  const ModelKind::Defaults& defaults = *kind->computed;
+  const ModelKind::Computed& facts = *kind->computed;
   c.vocab_size = size(f, "vocab_size");
   c.hidden_size = size(f, "hidden_size");
   c.layers = size(f, "num_hidden_layers");
   c.heads = size(f, "num_attention_heads");
   c.kv_heads =
-      size(f, "num_key_value_heads", defaults.kv_heads && !has_null(f, "num_key_value_heads") ? defaults.kv_heads : c.heads);
-  c.head_dim = size(f, "head_dim", defaults.head_dim && !has_null(f, "head_dim") ? defaults.head_dim : c.hidden_size / c.heads);
-  c.intermediate_size = size(f, "intermediate_size", c.model_type == "glm4_moe" ? std::optional<int64_t>(1) : std::nullopt);
+      size(f, "num_key_value_heads", facts.kv_heads && !has_null(f, "num_key_value_heads") ? facts.kv_heads : c.heads);
+  c.head_dim = size(f, "head_dim", facts.head_dim && !has_null(f, "head_dim") ? facts.head_dim : c.hidden_size / c.heads);
+  c.intermediate_size = size(f, "intermediate_size", kind->has_experts() ? std::optional<int64_t>(1) : std::nullopt);
   c.max_position = size(f, "max_position_embeddings", 2048);
-  c.rms_norm_eps = positive(f, "rms_norm_eps", defaults.rms_norm_eps);
+  c.rms_norm_eps = positive(f, "rms_norm_eps", facts.rms_norm_eps);
   c.tie_embeddings = f.flag("tie_word_embeddings", false);
   c.bos_id = token(f, "bos_token_id");
   c.eos_id = token(f, "eos_token_id");
@@ -140,13 +140,16 @@ ModelConfig ModelConfig::from_json(const Json& config, const std::filesystem::pa
   if (f.flag("mlp_bias", false)) f.fail("mlp_bias is not supported");
 
   const bool bias = f.flag("attention_bias", false);
-  if (bias && (c.model_type == "llama" || c.model_type == "qwen3"))
+  if (bias && facts.output_bias)
     f.fail("attention_bias with a bias of the output projection is not supported");
-  c.attention_bias = c.model_type == "qwen2" || (c.model_type == "glm4_moe" && bias);
-  c.qk_norm = c.model_type == "qwen3" || (c.model_type == "glm4_moe" && f.flag("use_qk_norm", false));
-  read_rope(f, c);
-  refuse_sliding_windows(f, c);
-  if (c.model_type == "glm4_moe") read_experts(f, c);
+  const auto given = [](ModelKind::Given when, bool flag) {
+    return when == ModelKind::Given::always || (when == ModelKind::Given::by_config && flag);
+  };
+  c.attention_bias = given(facts.qkv_bias, bias);
+  c.qk_norm = given(facts.qk_norm, f.flag("use_qk_norm", false));
+  read_rope(f, *kind, c);
+  refuse_sliding_windows(f, *kind, c);
+  if (kind->has_experts()) read_experts(f, *kind, c);
   if (shared_parameters(c) + ffn_parameters(c, c.n_routed_experts) > INT64_MAX)
     f.fail("its sizes multiply to more weights than can be counted");
   return c;
@@ -184,17 +187,14 @@ Json ModelConfig::to_json() const {
   }
   if (bos_id >= 0) j["bos_token_id"] = bos_id;
   if (eos_id >= 0) j["eos_token_id"] = eos_id;
-  if (model_type == "llama") {
-    j["attention_bias"] = false;
-    j["mlp_bias"] = false;
-  }
-  if (model_type == "qwen3") j["attention_bias"] = false;
-  if (model_type == "mistral") j["sliding_window"] = nullptr;  // left out it would mean 4096
-  if (model_type == "glm4_moe") {
-    // Left out, the factor means 0.5, in either place.
+  const ModelKind::Computed& facts = *kind->computed;
+  if (facts.output_bias || facts.qkv_bias == ModelKind::Given::by_config) j["attention_bias"] = attention_bias;
+  if (facts.mlp_bias) j["mlp_bias"] = false;
+  if (kind->sliding_window) j["sliding_window"] = nullptr;  // left out it would mean the default's width
+  if (kind->rotary_part != 1.0)  // left out, the factor means that, in either place
     j["partial_rotary_factor"] = rope["partial_rotary_factor"] = 1.0;
-    j["attention_bias"] = attention_bias;
-    j["use_qk_norm"] = qk_norm;
+  if (facts.qk_norm == ModelKind::Given::by_config) j["use_qk_norm"] = qk_norm;
+  if (kind->has_experts()) {
     j["n_routed_experts"] = n_routed_experts;
     j["n_shared_experts"] = n_shared_experts;
     j["moe_intermediate_size"] = moe_intermediate_size;

@@ -44,12 +44,21 @@ struct ModelKind {
   };
   /// How an expert's matrices are named where each is a tensor: gate_proj, or w1. stay_fused: loaders need them in one tensor.
   enum class Experts { none, by_projection, by_number, stay_fused };
-  /// What transformers assumes when config.json leaves a key out; a checkpoint may rely on it.
-  struct Defaults {
-    int64_t kv_heads;  ///< 0: as many as heads
-    double rms_norm_eps;
-    int64_t head_dim;        ///< 0: hidden_size / heads
-    int64_t sliding_window;  ///< 0: none
+  /// What config.json says of the experts, and how tokens are sent to them. plain: all layers alike, of the width of a dense FFN;
+  /// qwen: a width of their own, and maybe layers without; leading_dense: after some dense layers, with shared experts, scores by a
+  /// sigmoid, groups, and layers that predict further tokens.
+  enum class Mixture { none, plain, qwen, leading_dense };
+  enum class Given { never, always, by_config };
+  /// What transformers assumes when config.json leaves a key out, and what the configuration does not say; a checkpoint may rely on
+  /// it.
+  struct Computed {
+    int64_t kv_heads = 0;  ///< 0: as many as heads
+    double rms_norm_eps = 1e-6;
+    int64_t head_dim = 0;  ///< 0: hidden_size / heads
+    Given qkv_bias = Given::never;
+    bool output_bias = false;  ///< config.attention_bias also means one of the output projection, which is not computed
+    bool mlp_bias = false;     ///< config.mlp_bias exists
+    Given qk_norm = Given::never;
   };
 
   Id id;
@@ -57,10 +66,27 @@ struct ModelKind {
   std::string_view architecture;  ///< transformers' class
   std::string_view arch;          ///< GGUF's general.architecture, and the prefix of its keys
   Experts experts = Experts::none;
+  Mixture mixture = Mixture::none;
+  std::string_view experts_key = {};     ///< config.json's key of their number
+  int64_t shared_experts = -1;           ///< where config.json leaves n_shared_experts out; -1: it may not
+  bool gated_shared_expert = false;      ///< one shared expert of a width of its own, whose output a gate scales
+  bool normalised_gguf_weights = false;  ///< Mixture::qwen: llama.cpp lets the weights of the chosen experts sum to 1
+  bool softmax_gguf_scores = false;      ///< of the router, for llama.cpp, where the file has no expert_gating_func
+  bool latent_attention = false;         ///< queries, keys and values pass a narrow layer
+  bool multipliers = false;              ///< config.json scales the embedding, attention, residuals and logits
+  bool own_head_dim = false;             ///< head_dim is no quotient of the hidden size where config.json leaves it out
+  bool kv_heads_by_heads = false;        ///< as many key heads as heads where config.json leaves their number out
+  bool square_gguf_attention = false;    ///< llama.cpp takes square projections only
+  bool head_in_gguf = false;             ///< llama.cpp needs a head also where it is the embedding
+  /// The sliding window that config.json's key alone sets, and its width where the key is left out (0: none). Without a value the
+  /// key counts only where use_sliding_window is true.
+  std::optional<int64_t> sliding_window = {};
+  double rope_theta = 10000.0;
+  double rotary_part = 1.0;  ///< of each head, where config.json leaves it out; 1: other parts are not known
   /// GGUF: RoPE turns neighbouring rows of a head, where transformers turns rows half a head apart: q and k are stored with
   /// their halves interleaved.
   bool interleaved_rope = false;
-  std::optional<Defaults> computed;  ///< of the kinds that model/ computes
+  std::optional<Computed> computed = {};  ///< of the kinds that model/ computes
 
   bool is(uint32_t ids) const { return (id & ids) != 0; }
   bool has_experts() const { return experts != Experts::none; }
