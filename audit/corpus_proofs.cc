@@ -97,18 +97,8 @@ fs::path checkpoint_path(const CorpusPlace& corpus, CorpusTree tree) {
 
 CorpusPlace find_corpus(const fs::path& folder) {
   const RunFolder run = load_run(folder, VerifyFiles::size, nullptr);
-  const ArtifactNode* corpus = nullptr;
-  for (const ArtifactNode& node : run.nodes) {
-    if (const LineageKind* kind = node.kind(); !kind || kind->role != Role::corpus) continue;
-    if (corpus)
-      throw UsageError(
-          fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));
-    corpus = &node;
-  }
-  if (!corpus) throw UsageError(fmt::format("{}: holds no corpus", folder.string()));
-  if (!corpus->check.faults.empty())
-    throw ProvenanceError(fmt::format("{}: does not hold ({} {}); run 'overproof audit verify' first", corpus->name,
-                                      corpus->check.faults.front().file, corpus->check.faults.front().what));
+  const ArtifactNode* corpus = &only_corpus(run);
+  require_sound(*corpus);
   if (!CorpusCommitment::is_in(corpus->path))
     throw FormatError(corpus->path / kCommitmentFile, -1, "is missing: an earlier version made this corpus; make it again");
   // The other files are too large to hash for one answer; that they give these roots is checked by the proof itself.

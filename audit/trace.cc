@@ -218,25 +218,8 @@ RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify, const Trust
   if (!trusted && signers.size() > 1)
     throw ProvenanceError(fmt::format("{}: is signed by {} keys ({}); name the one you trust with --public-key",
                                       run.path.string(), signers.size(), fmt::join(signers, ", ")));
-  for (const ArtifactNode& node : run.nodes)
-    // An answer that rests on changed files would be worth nothing.
-    if (!node.check.faults.empty())
-      throw ProvenanceError(fmt::format("{}: does not hold ({} {}); run 'overproof audit verify' first", node.name,
-                                        node.check.faults.front().file, node.check.faults.front().what));
+  for (const ArtifactNode& node : run.nodes) require_sound(node);
   return run;
-}
-
-const ArtifactNode& only_corpus(const RunFolder& run) {
-  const ArtifactNode* corpus = nullptr;
-  for (const ArtifactNode& node : run.nodes) {
-    if (const LineageKind* kind = node.kind(); !kind || kind->role != Role::corpus) continue;
-    if (corpus)
-      throw UsageError(
-          fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));
-    corpus = &node;
-  }
-  if (!corpus) throw UsageError(fmt::format("{}: holds no corpus", run.path.string()));
-  return *corpus;
 }
 
 Trace trace_document(const fs::path& folder, const TraceConfig& config) {

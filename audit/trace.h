@@ -162,8 +162,6 @@ SpanTrace trace_span(const fs::path& folder, const TraceConfig& config);
 
 /// Loads a run of which every artifact must hold; throws ProvenanceError naming the first that does not.
 RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify, const TrustOptions& trust = {});
-/// The one corpus; throws UsageError when there is none or several.
-const ArtifactNode& only_corpus(const RunFolder& run);
 
 /// Exit code 0 whatever the answer is. Throws UsageError unless exactly one question is asked.
 Answer audit_trace(const TraceConfig& config, const fs::path& folder);

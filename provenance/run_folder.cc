@@ -174,6 +174,25 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
   return run;
 }
 
+void require_sound(const ArtifactNode& node) {
+  if (!node.check.faults.empty())
+    throw ProvenanceError(fmt::format("{}: does not hold ({} {}); run 'overproof audit verify' first", node.name,
+                                      node.check.faults.front().file, node.check.faults.front().what));
+}
+
+const ArtifactNode& only_corpus(const RunFolder& run) {
+  const ArtifactNode* corpus = nullptr;
+  for (const ArtifactNode& node : run.nodes) {
+    if (const LineageKind* kind = node.kind(); !kind || kind->role != Role::corpus) continue;
+    if (corpus)
+      throw UsageError(
+          fmt::format("two corpora here, '{}' and '{}': name one artifact instead of the run", corpus->name, node.name));
+    corpus = &node;
+  }
+  if (!corpus) throw UsageError(fmt::format("{}: holds no corpus", run.path.string()));
+  return *corpus;
+}
+
 std::optional<fs::path> run_of(const fs::path& path) {
   if (!fs::is_directory(path)) return std::nullopt;
   const fs::path place = fs::canonical(path);

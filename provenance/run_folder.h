@@ -38,6 +38,12 @@ struct RunFolder {
 /// input by another statement than is here has a fault. Throws IoError, and UsageError when there is no artifact.
 RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* trusted);
 
+/// Throws ProvenanceError when an artifact has faults: an answer that rests on changed files would be worth nothing.
+void require_sound(const ArtifactNode& node);
+
+/// The one corpus; throws UsageError when there is none or several.
+const ArtifactNode& only_corpus(const RunFolder& run);
+
 /// The run that `path` is, or is an artifact of; nothing where it is neither.
 std::optional<fs::path> run_of(const fs::path& path);
 

@@ -14,39 +14,24 @@ namespace {
 
 #include "quantize/kernels/row_kernels_half.h"
 
+#define OVERPROOF_MM(operation) _mm256_##operation
+
 struct Simd {
   using F = __m256;
   using I = __m256i;
   static constexpr int kWidth = 8;
+
+#include "quantize/kernels/row_kernels_lanes.h"
 
   OVERPROOF_SIMD static F load(const float* x) { return _mm256_loadu_ps(x); }
   OVERPROOF_SIMD static F load(const uint16_t* bf16) {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bf16));
     return as_f(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
   }
-  OVERPROOF_SIMD static void store(float* x, F v) { _mm256_storeu_ps(x, v); }
-  OVERPROOF_SIMD static F set(float x) { return _mm256_set1_ps(x); }
-  OVERPROOF_SIMD static I set(int x) { return _mm256_set1_epi32(x); }
   OVERPROOF_SIMD static F as_f(I v) { return _mm256_castsi256_ps(v); }
   OVERPROOF_SIMD static I as_i(F v) { return _mm256_castps_si256(v); }
-  OVERPROOF_SIMD static F to_f(I v) { return _mm256_cvtepi32_ps(v); }
-  OVERPROOF_SIMD static I round(F v) { return _mm256_cvtps_epi32(v); }  // to nearest, ties to even: the default mode
-  OVERPROOF_SIMD static I truncate(F v) { return _mm256_cvttps_epi32(v); }
-  OVERPROOF_SIMD static F add(F a, F b) { return _mm256_add_ps(a, b); }
-  OVERPROOF_SIMD static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-  OVERPROOF_SIMD static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-  OVERPROOF_SIMD static F div(F a, F b) { return _mm256_div_ps(a, b); }
-  OVERPROOF_SIMD static F min(F a, F b) { return _mm256_min_ps(a, b); }
-  OVERPROOF_SIMD static F max(F a, F b) { return _mm256_max_ps(a, b); }
-  OVERPROOF_SIMD static I add(I a, I b) { return _mm256_add_epi32(a, b); }
-  OVERPROOF_SIMD static I sub(I a, I b) { return _mm256_sub_epi32(a, b); }
   OVERPROOF_SIMD static I and_(I a, I b) { return _mm256_and_si256(a, b); }
   OVERPROOF_SIMD static I or_(I a, I b) { return _mm256_or_si256(a, b); }
-  OVERPROOF_SIMD static I max_unsigned(I a, I b) { return _mm256_max_epu32(a, b); }
-  template <int kBits>
-  OVERPROOF_SIMD static I shift_right(I a) {
-    return _mm256_srli_epi32(a, kBits);
-  }
   OVERPROOF_SIMD static bool any_above(F v, float limit) {
     return _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(limit), _CMP_GT_OQ)) != 0;
   }

@@ -14,39 +14,24 @@ namespace {
 
 #include "quantize/kernels/row_kernels_half.h"
 
+#define OVERPROOF_MM(operation) _mm512_##operation
+
 struct Simd {
   using F = __m512;
   using I = __m512i;
   static constexpr int kWidth = 16;
+
+#include "quantize/kernels/row_kernels_lanes.h"
 
   OVERPROOF_SIMD static F load(const float* x) { return _mm512_loadu_ps(x); }
   OVERPROOF_SIMD static F load(const uint16_t* bf16) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bf16));
     return as_f(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
-  OVERPROOF_SIMD static void store(float* x, F v) { _mm512_storeu_ps(x, v); }
-  OVERPROOF_SIMD static F set(float x) { return _mm512_set1_ps(x); }
-  OVERPROOF_SIMD static I set(int x) { return _mm512_set1_epi32(x); }
   OVERPROOF_SIMD static F as_f(I v) { return _mm512_castsi512_ps(v); }
   OVERPROOF_SIMD static I as_i(F v) { return _mm512_castps_si512(v); }
-  OVERPROOF_SIMD static F to_f(I v) { return _mm512_cvtepi32_ps(v); }
-  OVERPROOF_SIMD static I round(F v) { return _mm512_cvtps_epi32(v); }  // to nearest, ties to even: the default mode
-  OVERPROOF_SIMD static I truncate(F v) { return _mm512_cvttps_epi32(v); }
-  OVERPROOF_SIMD static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  OVERPROOF_SIMD static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-  OVERPROOF_SIMD static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  OVERPROOF_SIMD static F div(F a, F b) { return _mm512_div_ps(a, b); }
-  OVERPROOF_SIMD static F min(F a, F b) { return _mm512_min_ps(a, b); }
-  OVERPROOF_SIMD static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  OVERPROOF_SIMD static I add(I a, I b) { return _mm512_add_epi32(a, b); }
-  OVERPROOF_SIMD static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
   OVERPROOF_SIMD static I and_(I a, I b) { return _mm512_and_si512(a, b); }
   OVERPROOF_SIMD static I or_(I a, I b) { return _mm512_or_si512(a, b); }
-  OVERPROOF_SIMD static I max_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
-  template <int kBits>
-  OVERPROOF_SIMD static I shift_right(I a) {
-    return _mm512_srli_epi32(a, kBits);
-  }
   OVERPROOF_SIMD static bool any_above(F v, float limit) { return _mm512_cmp_ps_mask(v, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0; }
 
   /// Low bytes of two vectors.
