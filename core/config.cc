@@ -302,12 +302,16 @@ Json to_json(const Options& options) {
   return object;
 }
 
-void from_json(Options& options, const Json& object, std::string_view where) {
-  if (!object.is_object()) throw UsageError(fmt::format("{}: the configuration is not a JSON object", where));
+void from_json(Options& options, const Json& object, const fs::path& origin) {
+  if (!object.is_object()) throw FormatError(origin, -1, "the configuration is not a JSON object");
   for (const auto& [key, value] : object.items()) {
-    Option& o = find_option(options, key, where);
-    const bool fits = std::visit(FromJson{o, value}, o.value);
-    if (!fits) throw UsageError(fmt::format("{}: option '{}': {} is of the wrong type", where, key, value.dump().substr(0, 80)));
+    try {
+      Option& o = find_option(options, key, "the configuration");
+      if (!std::visit(FromJson{o, value}, o.value))
+        throw UsageError(fmt::format("option '{}': {} is of the wrong type", key, value.dump().substr(0, 80)));
+    } catch (const UsageError& e) {  // what would be a typing mistake on the command line
+      throw FormatError(origin, -1, e.what());
+    }
   }
 }
 

@@ -120,8 +120,9 @@ Options options_of(Config& config) {
 Option& find_option(Options& options, std::string_view name, std::string_view where);
 
 Json to_json(const Options& options);
-/// Sets every option from a JSON object made by to_json; unknown keys, other types and values out of range throw UsageError.
-void from_json(Options& options, const Json& object, std::string_view where);
+/// Sets every option from a JSON object made by to_json; unknown keys, other types and values out of range throw
+/// FormatError naming `origin`.
+void from_json(Options& options, const Json& object, const std::filesystem::path& origin);
 
 /// Splits at commas and trims spaces; empty parts are left out.
 StringList split_list(std::string_view text);

@@ -208,7 +208,7 @@ struct BpeTokenizer::Impl {
       int32_t rank, left, left_id, right_id, id;
       bool operator>(const Candidate& o) const { return rank != o.rank ? rank > o.rank : left > o.left; }
     };
-    if (word.size() > size_t{1} << 30) throw UsageError("a single word of over 1 GiB cannot be tokenised");
+    if (word.size() > size_t{1} << 30) throw MismatchError("a single word of over 1 GiB cannot be tokenised");
     std::vector<Symbol> symbols;
     symbols.reserve(word.size());
     bool after_unknown = false;

@@ -356,7 +356,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     }
     progress.update(done += int64_t(count), fmt::format("{} tokens", train.tokens + held_out.tokens));
   }
-  if (seen.empty()) throw UsageError("no document is left: all are too short, too long or broken");
+  if (seen.empty()) throw FormatError(list.folder, -1, "no document is left: all are too short, too long or broken");
   outputs.folder().finish(std::move(*texts));
   const int64_t table_bytes = table.bytes_written();
   outputs.folder().finish(std::move(table));

@@ -40,7 +40,7 @@ struct CorpusConfig {
 
 /// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
 /// of threads. Memory: one batch of documents, and about 300 bytes for each document.
-/// Throws UsageError unless exactly one of "source" and "samples" is bound, FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault.
+/// Throws UsageError unless exactly one of "source" and "samples" is bound, FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault, or the source when no document of it is left.
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

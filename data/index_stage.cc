@@ -34,7 +34,7 @@ class ShardWriter {
       next_shard();
     if (full_.empty()) full_.emplace_back();
     if (full_.back().size() + text.size() >= size_t(INT32_MAX))
-      throw UsageError(fmt::format("a document of {} bytes is too long to be sorted", text.size()));
+      throw MismatchError(fmt::format("a document of the corpus has {} bytes, more than can be sorted (2^31)", text.size()));
     full_.back().append(text);
     full_.back().push_back(kEndOfDocument);
   }

@@ -138,7 +138,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         ids.push_back(part.id);
         continue;
       }
-      if (int64_t(part.text.size()) > kMostTextBytes) throw UsageError("a text of over 1 GiB cannot be tokenised at once");
+      if (int64_t(part.text.size()) > kMostTextBytes) throw MismatchError("a text of over 1 GiB cannot be tokenised at once");
       std::vector<int> found;
       if (const auto status = processor_.Encode(part.text, &found); !status.ok()) {
         throw FormatError(file_, -1, fmt::format("SentencePiece cannot encode: {}", status.error_message()));

@@ -81,7 +81,7 @@ template <class Config>
 Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& result) {
   Config config;
   Options options = options_of(config);
-  from_json(options, lineage.config, origin.string());
+  from_json(options, lineage.config, origin);
   for (const Option& o : options)
     if (!lineage.config.contains(o.name))
       result.notes.push_back(fmt::format("the statement does not record '{}': {} is assumed", o.name, o.text()));

@@ -16,7 +16,7 @@ namespace overproof {
 
 class RouterCounter {
  public:
-  /// Throws UsageError when the counts would take more than 4 GB.
+  /// Throws MismatchError when the counts would take more than 4 GB.
   RouterCounter(std::vector<std::string> sources, int64_t layers, int64_t experts,
                 std::shared_ptr<const Group> group = single_process_group());
 

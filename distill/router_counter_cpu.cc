@@ -20,7 +20,7 @@ RouterCounter::RouterCounter(std::vector<std::string> sources, int64_t layers, i
   const auto count = int64_t(sources_.size());
   const auto cells = checked_mul(layers, experts), all = checked_mul(count, cells.value_or(INT64_MAX));
   if (!cells || !all || *all > kMostCounts)
-    throw UsageError(
+    throw MismatchError(
         fmt::format("router counts of {} sources, {} layers and {} experts would take more than {} GB; name fewer, coarser "
                     "sources in the corpus's documents.jsonl",
                     count, layers, experts, kMostCounts * 8 / 1000000000));

@@ -45,7 +45,7 @@ void GgufMetadata::add_text(std::string_view key, std::string_view value) {
 
 void GgufMetadata::add_u32(std::string_view key, int64_t value) {
   if (value < 0 || value > int64_t(UINT32_MAX))
-    throw UsageError(fmt::format("GGUF key '{}' cannot hold {}: it has 32 bits", key, value));
+    throw MismatchError(fmt::format("GGUF cannot hold this model: key '{}' would be {}, and has 32 bits", key, value));
   begin(key, GgufType::u32);
   put(bytes_, uint32_t(value));
 }

@@ -19,7 +19,7 @@ namespace overproof {
 class GgufMetadata {
  public:
   void add_text(std::string_view key, std::string_view value);
-  void add_u32(std::string_view key, int64_t value);  ///< throws UsageError naming the key when it is outside [0, 2^32)
+  void add_u32(std::string_view key, int64_t value);  ///< throws MismatchError naming the key when it is outside [0, 2^32)
   void add_f32(std::string_view key, double value);
   void add_bool(std::string_view key, bool value);
   void add_texts(std::string_view key, const std::vector<std::string>& values);

@@ -42,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       fuzz::require(values == output.info.elements());
     }
   } catch (const FormatError&) {
-  } catch (const UsageError&) {
+  } catch (const MismatchError&) {
   }
   return 0;
 }

@@ -45,7 +45,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                     file.integers("tokenizer.ggml.token_type").size() == kRows);
     }
   } catch (const FormatError&) {
-  } catch (const UsageError&) {
+  } catch (const MismatchError&) {
   }
   return 0;
 }

@@ -46,6 +46,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       try {
         from_json(options, json, "statement");
         check_options(*instance);
+      } catch (const FormatError&) {
       } catch (const UsageError&) {
       }
     }

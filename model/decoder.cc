@@ -48,7 +48,7 @@ void require_trainable(const std::vector<LayerWeights>& layers) {
   if (!at::GradMode::is_enabled()) return;
   for (const LayerWeights& w : layers)
     if (w.rounding && (w.q.requires_grad() || (w.router.defined() && w.router.requires_grad())))
-      throw UsageError(
+      throw MismatchError(
           "this checkpoint rounds its activations to 8 bits (quantization_config): it can be run, not trained; train its parent");
 }
 
@@ -56,8 +56,8 @@ void check_tokens(const Tensor& tokens, const ModelConfig& config) {
   OVERPROOF_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.numel() > 0);
   const auto [low, high] = at::aminmax(tokens);
   if (low.item<int64_t>() < 0 || high.item<int64_t>() >= config.vocab_size)
-    throw UsageError(fmt::format("token id {} is outside the model's vocabulary of {}",
-                                 low.item<int64_t>() < 0 ? low.item<int64_t>() : high.item<int64_t>(), config.vocab_size));
+    throw MismatchError(fmt::format("token id {} is outside the model's vocabulary of {}",
+                                    low.item<int64_t>() < 0 ? low.item<int64_t>() : high.item<int64_t>(), config.vocab_size));
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ class Decoder {
   const ModelConfig& config() const { return config_; }
   const Placement& placement() const { return placement_; }
 
-  /// tokens I64 [batch, length] on the CPU -> hidden states after the last norm, [batch x length, hidden]. Throws UsageError for
+  /// tokens I64 [batch, length] on the CPU -> hidden states after the last norm, [batch x length, hidden]. Throws MismatchError for
   /// an id outside the vocabulary, and for a model that rounds when gradients are recorded.
   at::Tensor hidden(const at::Tensor& tokens, const ForwardOptions& options = {}) const;
   /// One sequence, continuing `cache`: tokens I64 [1, new] -> [new, hidden].

@@ -36,7 +36,7 @@ class ThreadCount {
   int64_t before_;
 };
 
-/// The options of `instance` as they were when an artifact was made. Throws UsageError for one that the stage does not have.
+/// The options of `instance` as they were when an artifact was made. Throws FormatError for one that the stage does not have.
 void configure(const Lineage& lineage, const StageSpec& spec, StageInstance& instance) {
   Json options = lineage.config;
   for (const Slot& slot : spec.slots)
@@ -74,7 +74,10 @@ class Recomputer {
       request.instance = instance.get();
       if (!is_asked(node, *request.spec, result) || !bind_inputs(node, *request.spec, request, result)) return result;
       configure(lineage, *request.spec, *instance);
-    } catch (const UsageError& e) {  // a stage or an option that this version does not have
+    } catch (const UsageError& e) {  // a stage that this version does not have
+      result.details.push_back(e.what());
+      return result;
+    } catch (const FormatError& e) {  // an option that it does not have
       result.details.push_back(e.what());
       return result;
     }
@@ -283,6 +286,7 @@ Needs recompute_needs(const RecomputeConfig& config, const fs::path& folder) {
       configure(*node.lineage(), spec, *instance);
       if (needs_of(spec, *instance) == Needs::torch) return Needs::torch;
     } catch (const UsageError&) {  // recompute() reports it as not made
+    } catch (const FormatError&) {
     }
   }
   return Needs::nothing;

@@ -20,8 +20,10 @@ SoftTargetsOrigin origin_of(const SafetensorsFile& file) {
   origin.corpus_root = metadata_digest(file, "corpus_root");
   origin.teacher_root = metadata_digest(file, "teacher_root");
   origin.order_key = metadata_digest(file, "order_key");
-  if (const auto found = file.metadata().find("order_beacon"); found != file.metadata().end())
-    origin.order_beacon = found->second;
+  if (const auto found = file.metadata().find("order_beacon"); found != file.metadata().end()) origin.order_beacon = found->second;
+  if (const std::string& beacon = origin.order_beacon; beacon.size() % 2 != 0 || beacon.size() > 1024 ||
+                                                       beacon.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+    throw FormatError(file.path(), -1, "metadata 'order_beacon' is not 1 to 512 bytes in hexadecimal");
   origin.seed = metadata_integer(file, "seed", INT64_MIN, INT64_MAX);
   const TensorInfo& offsets = file.info("block_offsets");
   if (offsets.dtype != DType::i64 || offsets.shape.size() != 1 || offsets.shape[0] < 2)

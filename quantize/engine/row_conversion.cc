@@ -151,8 +151,9 @@ void RowConversion::check_kept(const PlanItem& item, int64_t first_row, std::spa
   if (item.kept_as != DType::f16 || item.source.dtype == DType::f16) return;
   for (size_t i = 0; i < x.size(); ++i)
     if ((encoded[2 * i + 1] & 0x7f) == 0x7c && encoded[2 * i] == 0)
-      throw UsageError(fmt::format("{} row {} holds {}, which is too large for F16 (65504); use bf16 or f32", item.source.name,
-                                   row_of(i), x[i]));
+      throw FormatError(model_.path, -1,
+                        fmt::format("{} row {} holds {}, which is too large for F16 (65504); use bf16 or f32", item.source.name,
+                                    row_of(i), x[i]));
 }
 
 bool RowConversion::convert(const RowTask& task, std::span<const uint8_t> stored, std::span<uint8_t> out,

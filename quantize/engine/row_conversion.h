@@ -26,8 +26,8 @@ class RowConversion {
   void open(size_t item);
   /// Runs one task: `stored`, the bytes of its rows in the file (empty when the source is asked for them) -> `out` [out_bytes].
   /// Appends one error sum for each grain of rows that is quantized. A quantizing task waits until all find_amax tasks of its item
-  /// have run. Returns false when stop() was called meanwhile. Throws FormatError naming the row of an infinity or NaN, UsageError
-  /// naming the row of a value that F16 cannot hold.
+  /// have run. Returns false when stop() was called meanwhile. Throws FormatError naming the row of an infinity or NaN, or of
+  /// a value that F16 cannot hold.
   bool convert(const RowTask& task, std::span<const uint8_t> stored, std::span<uint8_t> out, std::vector<RowError>& errors);
   /// The bytes of the item's outputs after the first one; frees its state.
   std::vector<std::vector<uint8_t>> close(size_t item);

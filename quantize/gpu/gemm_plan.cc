@@ -44,8 +44,8 @@ void check(const GemmProblem& p) {
   constexpr int64_t kLargest = (int64_t{1} << 31) - 256;  // padding included, below 2^31
   for (const int64_t n : {p.tokens, p.outputs, p.columns})
     if (n < 1 || n > kLargest)
-      throw UsageError(fmt::format("a product of [{}, {}] and [{}, {}] cannot be computed: sizes go from 1 to {}", p.tokens,
-                                   p.columns, p.outputs, p.columns, kLargest));
+      throw MismatchError(fmt::format("a product of [{}, {}] and [{}, {}] cannot be computed: sizes go from 1 to {}", p.tokens,
+                                      p.columns, p.outputs, p.columns, kLargest));
   OVERPROOF_CHECK(p.codes == ElementType::int8 || p.codes == ElementType::f8_e4m3);
   OVERPROOF_CHECK(p.out == ElementType::f32 || p.out == ElementType::bf16);
 }

@@ -59,7 +59,7 @@ struct GemmPlan {
 /// Sums of int8 products fit int32 up to this many columns.
 inline constexpr int64_t kInt8Columns = 2147483647 / (127 * 127);
 
-/// Throws UsageError for GPUs before 8.0, empty matrices, and sizes that do not fit 32 bits.
+/// Throws UsageError for GPUs before 8.0, MismatchError for empty matrices and sizes that do not fit 32 bits.
 GemmPlan choose_gemm_plan(const GemmProblem& problem);
 
 }  // namespace overproof

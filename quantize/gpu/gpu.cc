@@ -34,6 +34,11 @@ std::vector<float> reordered(const CodeMatrix& m, const ScaleTiles& order, int64
 
 int64_t scale_floats(const ScaleTiles& t) { return t.scale_index(t.down() - 1, t.across() - 1) + 1; }
 
+void require_fits(int64_t rows, int64_t columns, std::string_view what) {
+  if (!gpu::fits_device(rows, columns))
+    throw MismatchError(fmt::format("a matrix of [{}, {}] is too large for one {}", rows, columns, what));
+}
+
 }  // namespace
 
 GpuPlugin open_gpu_plugin() {
@@ -134,9 +139,7 @@ GpuSession::Memory GpuSession::upload(const void* host, int64_t row_bytes, int64
 void GpuSession::quantize(const QuantizeJob& host, TileError* errors) {
   const std::scoped_lock turn(turn_);
   const ScaleTiles& t = host.tiles;
-  if (!gpu::fits_device(t.rows, t.columns))
-    throw UsageError(
-        fmt::format("a weight of [{}, {}] is too large for one GPU call: pass it in pieces of rows", t.rows, t.columns));
+  require_fits(t.rows, t.columns, "GPU call; pass pieces of its rows");
   const int64_t element = element_bytes(host.input);
   // Device rows begin at multiples of 16 bytes, so that kernels can load whole vectors for any width.
   QuantizeJob job = host;
@@ -174,9 +177,7 @@ void GpuSession::quantize(const QuantizeJob& host, TileError* errors) {
 void GpuSession::dequantize(const DequantizeJob& host) {
   const std::scoped_lock turn(turn_);
   const ScaleTiles& t = host.tiles;
-  if (!gpu::fits_device(t.rows, t.columns))
-    throw UsageError(
-        fmt::format("a weight of [{}, {}] is too large for one GPU call: pass it in pieces of rows", t.rows, t.columns));
+  require_fits(t.rows, t.columns, "GPU call; pass pieces of its rows");
   const int64_t element = element_bytes(host.output);
   DequantizeJob job = host;
   job.code_stride = job.out_stride = ceil_div(t.columns, 16) * 16;
@@ -220,8 +221,7 @@ GemmPlan GpuSession::gemm(const CodeMatrix& x, const CodeMatrix& w, ElementType 
   const GemmPlan plan = choose_gemm_plan({info_.capability, x.type, scaling, tokens, outputs, x.tiles.columns, out_type});
   for (const auto& [rows, columns] :
        {std::pair{plan.tokens, plan.columns}, {plan.outputs, plan.columns}, {plan.tokens, plan.outputs}})
-    if (!gpu::fits_device(rows, columns))
-      throw UsageError(fmt::format("a matrix of [{}, {}] is too large for one product on a GPU", rows, columns));
+    require_fits(rows, columns, "product on a GPU");
   const Memory a = operand(w, plan, plan.outputs), b = operand(x, plan, plan.tokens);
   const Memory a_scales = upload_scales(w, plan.weight_scales, plan.weight_scale_count);
   const Memory b_scales = upload_scales(x, plan.activation_scales, plan.activation_scale_count);

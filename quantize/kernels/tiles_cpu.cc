@@ -125,7 +125,7 @@ GemmScaling gemm_scaling(const CodeMatrix& x, const CodeMatrix& w) {
     if (is(x.tiles, per_row) && is(w.tiles, per_row)) return GemmScaling::token_channel;
     if (is(x.tiles, per_tensor) && is(w.tiles, per_tensor)) return GemmScaling::per_tensor;
   }
-  throw UsageError(fmt::format(
+  throw MismatchError(fmt::format(
       "[{}, {}] with scales for {} x {} times [{}, {}] with scales for {} x {}: no product for that; there are tensor x "
       "tensor, token x channel and 1x128 x 128x128, of one format",
       x.tiles.rows, x.tiles.columns, x.tiles.tile_rows, x.tiles.tile_columns, w.tiles.rows, w.tiles.columns, w.tiles.tile_rows,

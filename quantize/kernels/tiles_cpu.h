@@ -23,7 +23,7 @@ struct CodeMatrix {
   const float* scales;
 };
 
-/// The scaling of x and w, from their tiles. Throws UsageError for a pair that is not supported.
+/// The scaling of x and w, from their tiles. Throws MismatchError for a pair that is not supported.
 GemmScaling gemm_scaling(const CodeMatrix& x, const CodeMatrix& w);
 
 /// out [tokens, outputs] = x w^T in f32; each element is computed separately, always in the same order:

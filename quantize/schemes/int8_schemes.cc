@@ -182,7 +182,7 @@ class W8A8Static final : public W8A8 {
   }
   std::unique_ptr<RowQuantizer> prepare(const TensorInfo& weight, const WeightFacts& facts) const override {
     if (facts.statistics == nullptr)
-      throw UsageError(
+      throw MismatchError(
           fmt::format("scheme 'w8a8-static' needs the range of the inputs of {}, and too few were recorded; record --activations "
                       "with more text, or use scheme 'w8a8', which needs none",
                       weight.name));

@@ -236,8 +236,8 @@ TEST_CASE("routing is recorded on request") {
 TEST_CASE("ids outside the vocabulary are refused") {
   const ModelConfig config = random_dense_config();
   const Decoder decoder(config, RandomSource(config));
-  CHECK_THROWS_AS(decoder.hidden(at::full({1, 3}, 97, at::kLong)), UsageError);
-  CHECK_THROWS_AS(decoder.hidden(at::full({1, 3}, -1, at::kLong)), UsageError);
+  CHECK_THROWS_AS(decoder.hidden(at::full({1, 3}, 97, at::kLong)), MismatchError);
+  CHECK_THROWS_AS(decoder.hidden(at::full({1, 3}, -1, at::kLong)), MismatchError);
 }
 
 TEST_CASE("a missing or misshapen tensor is named") {
