@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "core/json_object.h"
 #include "core/printable.h"
 
 namespace overproof {
@@ -57,9 +57,8 @@ std::map<std::string, std::string> documents_of(const LineageFacts& facts, const
   for (size_t begin = 0; begin < text->size();) {
     const size_t end = std::min(text->find('\n', begin), text->size());
     const Json line = parse_json(std::string_view(*text).substr(begin, end - begin), origin, int64_t(begin));
-    if (line.is_object() && line.contains("name") && line["name"].is_string() && line.contains("digest") &&
-        line["digest"].is_string())
-      documents[line["name"].get<std::string>()] = line["digest"].get<std::string>();
+    const JsonObject document(line, origin, "", JsonNull::value, int64_t(begin));
+    documents[document.text("name")] = document.text("digest");
     begin = end + 1;
   }
   return documents;

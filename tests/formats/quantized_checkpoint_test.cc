@@ -175,29 +175,29 @@ TEST_CASE("unsupported quantization_configs are refused with the cause") {
   refused("/quant_method", "gptq", "quant_method");
   refused("/format", "marlin-24", "'marlin-24' of group_0 cannot be read");
   refused("/config_groups", Json::object(), "config_groups");
-  refused("/config_groups/group_0", Json::array({"Linear"}), "not an object");
+  refused("/config_groups/group_0", Json::array({"Linear"}), "not a JSON object");
   refused("/config_groups/group_0/format", "marlin-24", "'marlin-24' of group_0 cannot be read");
   refused("/config_groups/group_0/format", "int-quantized", "not what format 'int-quantized' stores");
   refused("/config_groups/group_0/targets", Json::array({"re:("}), "not a valid regular expression");
-  refused("/config_groups/group_0/targets", Json::array({1}), "something else than text");
+  refused("/config_groups/group_0/targets", Json::array({1}), "targets[0]' is not a string");
   refused("/config_groups/group_0/weights", Json(), "targets its weight");
   refused("/ignore", Json::array({"re:.*down_proj"}), "ignores it");
   refused("/sparsity_config", {{"format", "sparse-bitmask"}}, "sparse");
   refused("/transform_config", {{"config_groups", {{"R1", 1}}}}, "rotated");
   refused(weights + "/num_bits", 4, "num_bits is 4");
-  refused(weights + "/num_bits", -8, "positive whole number");
-  refused(weights + "/num_bits", 1e9, "positive whole number");
+  refused(weights + "/num_bits", -8, "num_bits' is -8; allowed: 1 to 32");
+  refused(weights + "/num_bits", 1e9, "not a whole number");
   refused(weights + "/type", "float", "but float");
   refused(weights + "/type", "posit", "int and float are known");
   refused(weights + "/symmetric", false, "no weight_zero_point");
-  refused(weights + "/symmetric", "yes", "neither true nor false");
+  refused(weights + "/symmetric", "yes", "not true or false");
   refused(weights + "/dynamic", true, "dynamically");
-  refused(weights + "/strategy", "group", "group_size is missing");
+  refused(weights + "/strategy", "group", "group_size' is missing");
   refused(weights + "/strategy", "tensor", "scales of a weight [6, 11] quantised per tensor are [1, 1]; the file has [6, 1]");
   refused(weights + "/strategy", "token", "per token");
   refused(weights + "/strategy", "none", "not known");
-  refused(weights + "/strategy", "block", "not a pair");
-  refused(weights + "/group_size", 1.5, "positive whole number");
+  refused(weights + "/strategy", "block", "block_structure' is missing");
+  refused(weights + "/group_size", 1.5, "not a whole number");
   const auto fp8 = [](const Json& extra, const std::string& cause) {
     Json q = {{"quant_method", "fp8"}};
     q.update(extra);
@@ -206,10 +206,10 @@ TEST_CASE("unsupported quantization_configs are refused with the cause") {
   fp8({{"fmt", "e5m2"}}, "only e4m3");
   fp8({{"expert_dtype", "fp4"}}, "expert_dtype");
   fp8({{"weight_block_size", {128}}}, "not a pair");
-  fp8({{"weight_block_size", {128, 0}}}, "positive whole number");
+  fp8({{"weight_block_size", {128, 0}}}, "positive whole numbers");
   fp8({{"activation_scheme", "sometimes"}}, "dynamic and static");
   fp8({{"modules_to_not_convert", {"("}}}, "not a valid regular expression");
-  CHECK_THROWS_WITH(QuantizationConfig("config.json", "fp8"), Catch::Contains("quant_method"));
+  CHECK_THROWS_WITH(QuantizationConfig("config.json", "fp8"), Catch::Contains("quantization_config"));
   // A pattern made to take forever gives up instead, and matches nothing.
   const QuantizationConfig slow("config.json", {{"quant_method", "compressed-tensors"},
                                                 {"config_groups", {{"g", {{"targets", {"re:(a*)*(a*)*(a*)*b"}}}}}}});
