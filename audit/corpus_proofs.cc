@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/commitment.h"
+#include "data/corpus.h"
 #include "provenance/audit_record.h"
 #include "provenance/run_folder.h"
 
@@ -82,14 +83,6 @@ CheckedProof check_consistency_file(const CheckProofConfig& config, const NoteVe
 }  // namespace
 
 std::string_view tree_name(CorpusTree tree) { return tree == CorpusTree::documents ? "documents" : "sorted"; }
-
-std::optional<Digest> as_digest(const std::string& text) {
-  try {
-    return Digest::from_hex(text);
-  } catch (const Error&) {
-    return std::nullopt;
-  }
-}
 
 fs::path checkpoint_path(const CorpusPlace& corpus, CorpusTree tree) {
   return corpus.run / kAuditFolder / fmt::format("{}-{}.checkpoint", corpus.name, tree_name(tree));

@@ -344,13 +344,18 @@ std::string url_escape(std::string_view text) {
   return out;
 }
 
-Answer deliver(const std::string& text, Json json, const fs::path& out) {
-  if (out.empty()) return {std::move(json), text + (text.ends_with('\n') ? "" : "\n")};
+fs::path outside_artifacts(const fs::path& out) {
   const fs::path file = fs::weakly_canonical(fs::absolute(out));
   for (fs::path folder = file.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
     if (fs::exists(folder / kClaimsName) || fs::exists(folder / kModelSignatureName))
-      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside",
-                                   out.string(), folder.filename().string()));
+      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside it", out.string(),
+                                   folder.filename().string()));
+  return file;
+}
+
+Answer deliver(const std::string& text, Json json, const fs::path& out) {
+  if (out.empty()) return {std::move(json), text + (text.ends_with('\n') ? "" : "\n")};
+  const fs::path file = outside_artifacts(out);
   if (!fs::is_directory(file.parent_path())) throw IoError(file.parent_path(), "is no folder to write to", ENOENT);
   write_file_atomically(file, text);
   return {{{"out", out.string()}, {"bytes", text.size()}}, fmt::format("{}: {} bytes\n", printable(out.string()), text.size())};

@@ -173,6 +173,9 @@ std::string uuid_of(const Digest& digest);
 /// Letters, digits and "-._~" as they are, all else as %XX: a part of a URN or a URL.
 std::string url_escape(std::string_view text);
 
+/// Where `out` is. Throws UsageError inside an artifact: there it would be an unsigned file, and break the seal.
+fs::path outside_artifacts(const fs::path& out);
+
 /// A document as the answer of a verb: itself, with a newline at its end, or, where it was written to `out`, the file's name and
 /// size. Throws UsageError where the file would break an artifact's seal.
 Answer deliver(const std::string& text, Json json, const fs::path& out);

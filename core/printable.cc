@@ -15,22 +15,14 @@ bool is_control(char32_t c) {
          (c >= 0x2066 && c <= 0x2069);                 // isolates
 }
 
-std::string neutralised(std::string_view text, bool keep_line_feeds) {
-  std::string out;
-  out.reserve(text.size());
-  for (size_t i = 0; i < text.size();) {
-    const Utf8Char c = decode_utf8(text.substr(i));
-    if (c.valid && (!is_control(c.code) || (keep_line_feeds && c.code == '\n'))) out.append(text.substr(i, size_t(c.bytes)));
-    else out += "\xef\xbf\xbd";
-    i += size_t(c.bytes);
-  }
-  return out;
-}
-
 }  // namespace
 
-std::string printable(std::string_view text) { return neutralised(text, false); }
-std::string printable_lines(std::string_view text) { return neutralised(text, true); }
+std::string printable(std::string_view text) {
+  return replace_characters(text, [](char32_t c) { return !is_control(c); });
+}
+std::string printable_lines(std::string_view text) {
+  return replace_characters(text, [](char32_t c) { return !is_control(c) || c == '\n'; });
+}
 
 std::string printable_json(std::string_view json) {
   std::string out;

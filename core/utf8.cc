@@ -44,19 +44,20 @@ int64_t invalid_utf8_at(std::string_view text) {
   return -1;
 }
 
-std::string to_valid_utf8(std::string_view text) {
+std::string replace_characters(std::string_view text, bool (*keep)(char32_t)) {
   std::string out;
   out.reserve(text.size());
   for (size_t i = 0; i < text.size();) {
     const Utf8Char c = decode_utf8(text.substr(i));
-    if (c.valid) {
-      out.append(text.substr(i, size_t(c.bytes)));
-    } else {
-      out += "\xef\xbf\xbd";
-    }
+    if (c.valid && keep(c.code)) out.append(text.substr(i, size_t(c.bytes)));
+    else out += "\xef\xbf\xbd";
     i += size_t(c.bytes);
   }
   return out;
+}
+
+std::string to_valid_utf8(std::string_view text) {
+  return replace_characters(text, [](char32_t) { return true; });
 }
 
 void append_utf8(std::string& text, char32_t code) {

@@ -21,6 +21,9 @@ Utf8Char decode_utf8(std::string_view text);
 /// The offset of the first ill-formed sequence, or -1 when `text` is valid UTF-8.
 int64_t invalid_utf8_at(std::string_view text);
 
+/// U+FFFD for every character that `keep` is false of, and for every ill-formed maximal subpart.
+std::string replace_characters(std::string_view text, bool (*keep)(char32_t));
+
 /// Every ill-formed maximal subpart replaced by U+FFFD, as Python's errors="replace" and Rust's from_utf8_lossy do.
 std::string to_valid_utf8(std::string_view text);
 

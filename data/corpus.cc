@@ -139,15 +139,11 @@ const Document* Corpus::find(std::string_view name_or_digest) const {
   const auto named = std::lower_bound(by_name_.begin(), by_name_.end(), name_or_digest,
                                       [&](size_t i, std::string_view name) { return documents_[i].name < name; });
   if (named != by_name_.end() && documents_[*named].name == name_or_digest) return &documents_[*named];
-  Digest digest;
-  try {
-    digest = Digest::from_hex(name_or_digest);
-  } catch (const UsageError&) {
-    return nullptr;
-  }
-  const auto found = std::lower_bound(by_digest_.begin(), by_digest_.end(), digest,
+  const std::optional<Digest> digest = as_digest(name_or_digest);
+  if (!digest) return nullptr;
+  const auto found = std::lower_bound(by_digest_.begin(), by_digest_.end(), *digest,
                                       [&](size_t i, const Digest& d) { return documents_[i].digest < d; });
-  return found != by_digest_.end() && documents_[*found].digest == digest ? &documents_[*found] : nullptr;
+  return found != by_digest_.end() && documents_[*found].digest == *digest ? &documents_[*found] : nullptr;
 }
 
 std::string texts_file_name(std::string_view source) {
@@ -160,24 +156,12 @@ std::string texts_file_name(std::string_view source) {
   return name + ".jsonl";
 }
 
-std::string document_text(const fs::path& artifact, const Document& document) {
-  const fs::path path = artifact / texts_file_name(document.source);
-  const MappedFile file(path);
-  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  const std::string digest = document.digest.hex();
-  // The digest is in the line as it is, so only lines that hold it are parsed.
-  for (size_t at = all.find(digest); at != std::string_view::npos;) {
-    const size_t begin = at == 0 ? 0 : all.rfind('\n', at - 1) + 1, end = std::min(all.find('\n', at), all.size());
-    const Json json = parse_json(all.substr(begin, end - begin), path, int64_t(begin));
-    const JsonObject record(json, path, "", JsonNull::value, int64_t(begin));
-    if (record.text("name") == document.name) {
-      std::string text = record.text("text");
-      if (sha256(text) != document.digest) record.fail(fmt::format("the text of '{}' does not have its digest", document.name));
-      return text;
-    }
-    at = all.find(digest, end);
+std::optional<Digest> as_digest(std::string_view text) {
+  try {
+    return Digest::from_hex(text);
+  } catch (const UsageError&) {
+    return std::nullopt;
   }
-  throw FormatError(path, -1, fmt::format("the text of '{}' is missing", document.name));
 }
 
 void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit) {

@@ -73,8 +73,8 @@ class Corpus {
 /// The file below an artifact that holds a source's texts: "texts/<source>.jsonl".
 std::string texts_file_name(std::string_view source);
 
-/// A document's text, checked against its digest. Throws FormatError when it is missing or differs.
-std::string document_text(const fs::path& artifact, const Document& document);
+/// A digest in hexadecimal, nothing for any other text, such as a document's name.
+std::optional<Digest> as_digest(std::string_view text);
 
 /// Calls `visit` for every document of the artifact with its text, in the order of the table, one line in memory at a time.
 void for_each_text(const fs::path& artifact, const std::function<void(const Document&, std::string_view text)>& visit);

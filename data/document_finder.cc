@@ -8,20 +8,13 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/commitment.h"
+#include "data/corpus.h"
 #include "formats/metadata.h"
 
 namespace overproof {
 namespace {
 
 constexpr int kMostSources = 256;  // among which a name is searched for, before reading the table through is no slower
-
-std::optional<Digest> as_digest(std::string_view text) {
-  try {
-    return Digest::from_hex(text);
-  } catch (const UsageError&) {
-    return std::nullopt;
-  }
-}
 
 std::string as_json(std::string_view text) { return dump_text(std::string(text)); }
 

@@ -8,15 +8,10 @@
 // Source: compressed_tensors/compressors/pack_quantized of PyPI compressed-tensors 0.20.
 
 #include <cstdint>
-#include <span>
 
 namespace overproof {
 
 /// Bytes of a packed row of `columns` int8 values: whole 32-bit words.
 constexpr int64_t packed_int8_row_bytes(int64_t columns) { return (columns + 3) / 4 * 4; }
-/// One row; out.size() is packed_int8_row_bytes(q.size()).
-void pack_int8_row(std::span<const int8_t> q, std::span<uint8_t> out);
-/// The inverse; `packed` holds packed_int8_row_bytes(out.size()) bytes, of which the padding is ignored.
-void unpack_int8_row(std::span<const uint8_t> packed, std::span<int8_t> out);
 
 }  // namespace overproof

@@ -42,11 +42,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::require(Commitment::parse(Commitment::parse(text, "commitment").text(), "commitment") ==
                   Commitment::parse(text, "commitment"));
   });
-  try_reading([&] {
-    const TileName name = parse_tile_path(text, "tile");
-    fuzz::require((name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width)) ==
-                  text);
-  });
   // A signed text of the fuzzer's choice in a proof of its choice: whatever it makes up must not hold for a tree that it does not
   // know.
   if (size > 0 && data[size - 1] == '\n')

@@ -56,43 +56,6 @@ std::string tile_path(int level, int64_t index, int64_t width) {
 
 std::string entries_path(int64_t index, int64_t width) { return with_index("tile/entries", index, width); }
 
-TileName parse_tile_path(std::string_view path, const fs::path& origin) {
-  const auto fail = [&] { throw FormatError(origin, -1, fmt::format("'{}' names no tile", path.substr(0, 200))); };
-  const auto number = [&](std::string_view digits) {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (digits.empty() || error != std::errc() || end != digits.data() + digits.size() || value < 0) fail();
-    return value;
-  };
-  TileName name;
-  std::string_view rest = path;
-  if (!rest.starts_with("tile/")) fail();
-  rest.remove_prefix(5);
-  const size_t slash = rest.find('/');
-  if (slash == std::string_view::npos) fail();
-  const std::string_view level = rest.substr(0, slash);
-  if (level == "entries") {
-    name.level = -1;
-  } else {
-    if (level.size() > 2) fail();
-    name.level = int(number(level));
-    if (name.level > 63) fail();
-  }
-  rest.remove_prefix(slash + 1);
-  if (const size_t partial = rest.find(".p/"); partial != std::string_view::npos) {
-    name.width = number(rest.substr(partial + 3));
-    if (name.width < 1 || name.width >= kTileWidth) fail();
-    rest = rest.substr(0, partial);
-  }
-  std::string digits;
-  for (const char c : rest)
-    if (c != 'x' && c != '/') digits += c;
-  name.index = number(digits);
-  // What was read loosely is held to its one spelling.
-  if ((name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width)) != path) fail();
-  return name;
-}
-
 Digest TileTree::subtree(int64_t begin, int64_t end) const {
   OVERPROOF_CHECK(begin >= 0 && begin < end && end <= size_);
   const int64_t leaves = end - begin;

@@ -26,14 +26,6 @@ std::string tile_path(int level, int64_t index, int64_t width = kTileWidth);
 /// The bundle of entries below a tile of level 0: "tile/entries/x001/234".
 std::string entries_path(int64_t index, int64_t width = kTileWidth);
 
-struct TileName {
-  int level = 0;  ///< -1: entries
-  int64_t index = 0, width = kTileWidth;
-  bool operator==(const TileName&) const = default;
-};
-/// Reads what tile_path and entries_path write, and nothing else: a name has one spelling. Throws FormatError.
-TileName parse_tile_path(std::string_view path, const fs::path& origin);
-
 /// Fills `hashes` with those of a level from `first` on.
 using TileSource = std::function<void(int level, int64_t first, std::span<Digest> hashes)>;
 

@@ -2,23 +2,13 @@
 
 #include <fmt/format.h>
 
-#include "core/error.h"
+#include "audit/facts.h"
 #include "core/json.h"
 #include "core/printable.h"
-#include "provenance/oms.h"
 #include "report/render.h"
 
 namespace overproof {
 namespace {
-
-/// In a sealed artifact the report would be an unsigned file.
-void require_outside_artifacts(const fs::path& file) {
-  const fs::path whole = fs::weakly_canonical(fs::absolute(file));
-  for (fs::path folder = whole.parent_path(); folder.has_relative_path(); folder = folder.parent_path())
-    if (fs::exists(folder / kClaimsName) || fs::exists(folder / kModelSignatureName))
-      throw UsageError(fmt::format("{}: is inside the artifact '{}', whose seal it would break; name a place outside it",
-                                   file.string(), folder.filename().string()));
-}
 
 fs::path default_file(const RunFolder& run, ReportFormat format) {
   const std::string name = format == ReportFormat::html   ? "report.html"
@@ -33,7 +23,7 @@ Answer audit_report(const ReportConfig& config, const fs::path& folder) {
   ReportTrust trust;
   trust.signer = config.verify.trust.given();
   if (!config.auditor_key.empty()) trust.auditor = PublicKey::read(config.auditor_key);
-  if (config.out != "-" && !config.out.empty()) require_outside_artifacts(config.out);
+  if (config.out != "-" && !config.out.empty()) outside_artifacts(config.out);
 
   const Verification v = verify_run(folder, config.verify);
   const Report report = gather_report(v, trust);

@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "data/bpe.h"
+#include "data/corpus.h"
 #include "core/utf8.h"
 
 namespace overproof {
@@ -35,6 +36,15 @@ inline BpeDefinition small_bpe(const std::vector<std::pair<std::string, std::str
   definition.added = {{.id = first_added, .text = "<|endoftext|>", .special = true}, {.id = first_added + 1, .text = "<tool>"}};
   definition.bos = definition.eos = first_added;
   return definition;
+}
+
+/// The text of a document of a corpus; "" where it has none.
+inline std::string document_text(const fs::path& corpus, const Document& wanted) {
+  std::string found;
+  for_each_text(corpus, [&](const Document& document, std::string_view text) {
+    if (document.name == wanted.name) found = text;
+  });
+  return found;
 }
 
 }  // namespace overproof

@@ -8,7 +8,6 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/rng.h"
-#include "formats/compressed_tensors.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/inspect.h"
 #include "formats/safetensors_checkpoint.h"
@@ -100,20 +99,6 @@ TEST_CASE("an index that lies is refused") {
   check_index_refused("{}", "weight_map");
   check_index_refused("[]", "weight_map");
   check_index_refused("{", "JSON");
-}
-
-TEST_CASE("packed int8 rows go there and back") {
-  Rng rng(1, "test");
-  for (const size_t columns : {1, 3, 4, 5, 64}) {
-    std::vector<int8_t> q(columns), back(columns);
-    for (int8_t& v : q) v = int8_t(rng.below(256));
-    std::vector<uint8_t> packed(size_t(packed_int8_row_bytes(int64_t(columns))), 0xff);
-    pack_int8_row(q, packed);
-    unpack_int8_row(packed, back);
-    CHECK(q == back);
-    CHECK(packed[0] == uint8_t(q[0] + 128));
-    for (size_t i = columns; i < packed.size(); ++i) CHECK(packed[i] == 0);
-  }
 }
 
 namespace {

@@ -6,7 +6,6 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "formats/compressed_tensors.h"
 #include "formats/inspect.h"
 #include "formats/quantization_config.h"
 #include "formats/quantized_checkpoint.h"
@@ -86,14 +85,6 @@ TEST_CASE("8-bit weights that peers wrote are read as they read them") {
                                  "formats_8bit/mixed_precision", "formats_8bit/fp8_native", "formats_8bit/fp8_tensor"}) {
     expect_values(kGolden / name);
   }
-  // Packed again, the words are the peer's.
-  const SafetensorsFile stored(kGolden / "formats_packed_int8/model.safetensors");
-  const auto words = stored.bytes("model.layers.0.mlp.down_proj.weight_packed");
-  std::vector<int8_t> q(11);
-  std::vector<uint8_t> again(12);
-  unpack_int8_row(words.subspan(12, 12), q);
-  pack_int8_row(q, again);
-  CHECK(std::equal(again.begin(), again.end(), words.begin() + 12));
 }
 
 TEST_CASE("modules belong to the groups that the peers find for them") {

@@ -13,6 +13,7 @@
 #include "pipeline/recompute.h"
 #include "records/soft_targets.h"
 #include "teacher/check_rows.h"
+#include "tests/data/fixtures.h"
 #include "tests/pipeline/forged_run.h"
 
 using namespace overproof;

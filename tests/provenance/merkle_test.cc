@@ -162,39 +162,6 @@ TEST_CASE("tiles have the names of the specification") {
   CHECK(tile_levels(0) == 0);
 }
 
-TEST_CASE("a tile's name is read back, and has one spelling") {
-  for (const TileName& name : {TileName{0, 0, 256}, TileName{0, 1234067, 256}, TileName{63, 999, 255}, TileName{-1, 1000, 1},
-                               TileName{5, INT64_MAX, 256}}) {
-    const std::string path =
-        name.level < 0 ? entries_path(name.index, name.width) : tile_path(name.level, name.index, name.width);
-    CHECK(parse_tile_path(path, "memory") == name);
-  }
-  for (const char* path : {"",
-                           "tile",
-                           "tile/",
-                           "tile/0",
-                           "tile/0/",
-                           "tile/0/0",
-                           "tile/0/00",
-                           "tile/00/000",
-                           "tile/64/000",
-                           "tile/0/1000",
-                           "tile/0/x000/001",
-                           "tile/0/001/002",
-                           "tile/0/x001",
-                           "tile/0/000.p/0",
-                           "tile/0/000.p/256",
-                           "tile/0/000.p/01",
-                           "tile/0/000.p/",
-                           "/tile/0/000",
-                           "tile/entries/000/",
-                           "tile/0/../000",
-                           "tile/0/x999/x999/x999/x999/x999/x999/999",
-                           "tile/-1/000",
-                           "tile/0/-01"})
-    CHECK_THROWS_AS(parse_tile_path(path, "memory"), FormatError);
-}
-
 TEST_CASE("a bundle of entries has their lengths before them") {
   const std::vector<Digest> entries = {sha256("a"), sha256("b")};
   const std::string bundle = entry_bundle(entries);
