@@ -44,12 +44,12 @@ struct ModelKind {
   };
   /// How an expert's matrices are named where each is a tensor: gate_proj, or w1. stay_fused: loaders need them in one tensor.
   enum class Experts { none, by_projection, by_number, stay_fused };
-  /// What config.json says of the experts, and how tokens are sent to them. plain: all layers alike, of the width of a dense FFN;
+  /// The keys of config.json about experts, and how tokens are sent to them. plain: all layers alike, of the width of a dense FFN;
   /// qwen: a width of their own, and maybe layers without; leading_dense: after some dense layers, with shared experts, scores by a
   /// sigmoid, groups, and layers that predict further tokens.
   enum class Mixture { none, plain, qwen, leading_dense };
   enum class Given { never, always, by_config };
-  /// What transformers assumes when config.json leaves a key out, and what the configuration does not say; a checkpoint may rely on
+  /// What transformers assumes when config.json leaves a key out, and what the configuration does not state; a checkpoint may rely on
   /// it.
   struct Computed {
     int64_t kv_heads = 0;  ///< 0: as many as heads

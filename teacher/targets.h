@@ -1,5 +1,5 @@
 #pragma once
-// What a teacher says of the rows of a batch, in the form that losses take. One teacher or a mixture of several.
+// What a teacher outputs for the rows of a batch, in the form that losses take. One teacher or a mixture of several.
 
 #include <ATen/core/Tensor.h>
 
@@ -9,7 +9,7 @@
 
 namespace overproof {
 
-/// What targets tell of the teacher's distribution, and so which losses can use them.
+/// What targets contain of the teacher's distribution, and so which losses can use them.
 enum class TargetKind {
   whole,    ///< all of it
   sampled,  ///< an estimate of it without bias: good for losses that are linear in the teacher's probabilities

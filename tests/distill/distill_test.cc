@@ -203,6 +203,51 @@ TEST_CASE("distillation lowers the KL, and refuses what does not belong together
   }
 }
 
+TEST_CASE("a teacher alongside is mixed with the soft targets, and gives targets that every loss can use") {
+  const TempFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  DistillConfig config = short_run();
+  config.ce_weight = 0;
+  config.checkpoint_every = 0;
+  Inputs inputs({{"student", world.artifact("student")},
+                 {"targets", world.artifact("targets")},
+                 {"corpus", world.artifact("corpus")},
+                 {"teacher", world.artifact("teacher")}});
+  const double before = held_out_kl(world, "student");
+  const auto train = [&](const std::string& name, const Inputs& with) {
+    Outputs out = world.outputs(name);
+    run_distill(config, with, out);
+    return steps_of(world, name);
+  };
+  const auto last_loss = [](const std::vector<Json>& steps) { return steps.back().at("loss").get<double>(); };
+
+  train("half", inputs);  // half of each, by forward KL
+  CHECK(held_out_kl(world, "half") < before);
+  CHECK(weights_of(world, "half") != weights_of(world, "student"));
+
+  config.loss = {{"jensen-shannon:0.3", "1"}, {"reverse-kl", "0.5"}, {"total-variation", "0"}};
+  for (const double share : {0.0, 0.5}) {  // sampled targets, in part or alone
+    config.teacher_share = share;
+    Outputs refused = world.outputs("refused");
+    CHECK_THROWS_WITH(run_distill(config, inputs, refused), Catch::Contains("'reverse-kl'") && Catch::Contains("sampled"));
+  }
+  config.teacher_share = 1;
+  config.training.micro_batch = 1;
+  const std::vector<Json> one = train("one", inputs);
+  config.training.micro_batch = 3;
+  const std::vector<Json> three = train("three", inputs);
+  CHECK(held_out_kl(world, "one") < before);
+  CHECK(last_loss(one) == Approx(last_loss(three)).epsilon(1e-3));
+  std::vector<std::string> names;
+  for (const auto& [name, value] : one.back().at("terms").items()) {
+    names.push_back(name);
+    CHECK(value.get<double>() >= 0);
+  }
+  CHECK(names == std::vector<std::string>{"jensen-shannon", "reverse-kl", "total-variation"});
+  CHECK(one.back().at("terms").at("reverse-kl").get<double>() < one.front().at("terms").at("reverse-kl").get<double>());
+}
+
 TEST_CASE("a killed training resumes, and ends with the same bytes") {
   const TempFolder folder;
   const World world{folder.path()};

@@ -187,3 +187,25 @@ def test_kept_states_and_digests_change_no_weight(run, tmp_path):
     assert [r[WEIGHTS] for r in records(tmp_path / "each")[0]][3::4] == [r[WEIGHTS] for r in records(run / "student")[0]][3::4]
     answer = overproof("audit", "replay", tmp_path / "off", "--seed", SEED, code=2)
     assert "which is not next to it" in answer.stderr  # its parents
+
+
+@pytest.mark.parametrize("options", [
+    ["--loss", "forward-kl=0.9,cross-entropy=0.1", "--teacher-share", 0.25],
+    ["--loss", "reverse-kl=0.5,jensen-shannon:0.2=0.5,total-variation=0", "--teacher-share", 1],
+])
+def test_replay_repeats_whatever_loss_and_mixture_was_used(run, tmp_path, options):
+    for parent in ("teacher", "corpus", "soft-targets", "student-init"):
+        shutil.copytree(run / parent, tmp_path / parent)
+    words = ["distill", "--student", tmp_path / "student-init", "--targets", tmp_path / "soft-targets", "--corpus", tmp_path / "corpus",
+             "--teacher", tmp_path / "teacher", "--steps", 8, "--digest-every", 4]
+    overproof(*words, *options, "--out", tmp_path / "mixed")
+    found = json.loads(overproof("audit", "replay", tmp_path, "--artifact", "mixed", "--segments", 2, "--seed", SEED, "--json").stdout)
+    assert found["holds"] and [s["equal"] for s in found["segments"]] == [True, True]
+    terms = json.loads(records(tmp_path / "mixed")[2]["terms"])
+    assert terms == [name for name in ("forward-kl", "cross-entropy", "reverse-kl", "jensen-shannon", "total-variation") if name in options[1]]
+    lineage = json.loads(base64.b64decode(json.loads((tmp_path / "mixed/claims.jsonl").read_text().splitlines()[0])["payload"]))
+    assert '"teacher"' in json.dumps(lineage)
+    # Sampled soft targets alone are no targets for the second.
+    if "reverse-kl" in options[1]:
+        words = [w for w in words if w not in ("--teacher", tmp_path / "teacher")]
+        assert "sampled" in overproof(*words, "--loss", options[1], "--out", tmp_path / "refused", code=2).stderr
