@@ -184,9 +184,8 @@ Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std
 }
 
 Answer audit_croissant(const CroissantConfig& config, const fs::path& folder) {
-  const auto trusted = config.trust.key();
-  const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted.get());
+  const std::optional<std::string> time = config.document.time();
+  const LineageFacts facts = config.document.facts(folder);
   const ArtifactFacts* corpus = nullptr;
   for (const ArtifactFacts& a : facts.artifacts) {
     if (a.role != Role::corpus || (facts.subject >= 0 && &a != &facts.artifacts[size_t(facts.subject)])) continue;
@@ -196,12 +195,12 @@ Answer audit_croissant(const CroissantConfig& config, const fs::path& folder) {
   }
   if (!corpus) throw UsageError(fmt::format("{}: is no corpus and holds none", folder.string()));
   std::string files;
-  if (!config.out.empty()) {
-    const fs::path from = fs::weakly_canonical(fs::absolute(config.out)).parent_path();
+  if (!config.document.out.empty()) {
+    const fs::path from = fs::weakly_canonical(fs::absolute(config.document.out)).parent_path();
     files = facts.node(*corpus).path.lexically_relative(from).generic_string() + "/";
   }
   const Json document = croissant(facts, *corpus, files, time);
-  return deliver(printable_json(document.dump(1)) + "\n", document, config.out);
+  return deliver(printable_json(document.dump(1)) + "\n", document, config.document.out);
 }
 
 }  // namespace overproof

@@ -8,20 +8,15 @@
 
 #include "audit/facts.h"
 #include "core/answer.h"
-#include "core/config.h"
-#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct CroissantConfig {
-  fs::path out;
-  std::string created;
-  TrustOptions trust;
+  DocumentOptions document;
   template <class V>
   void visit(V&& v) {
-    v("out", out, any_value(), "file to write instead of standard output; its place decides how it names the corpus's files");
-    v("created", created, any_value(), "time of publication, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else none");
-    trust.visit(v);
+    document.visit(v, "file to write instead of standard output; its place decides how it names the corpus's files",
+                   "time of publication, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else none");
   }
 };
 

@@ -285,12 +285,11 @@ Json eu_summary(const LineageFacts& facts, const std::optional<std::string>& tim
 
 Answer audit_summary(const SummaryConfig& config, const fs::path& folder) {
   if (!config.eu) throw UsageError("audit summary: name the template: --eu");
-  const auto trusted = config.trust.key();
-  const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted.get());
+  const std::optional<std::string> time = config.document.time();
+  const LineageFacts facts = config.document.facts(folder);
   const Json summary = eu_summary(facts, time);
   return deliver(config.format == SummaryConfig::Format::json ? printable_json(summary.dump()) + "\n" : markdown(summary),
-                 summary, config.out);
+                 summary, config.document.out);
 }
 
 }  // namespace overproof

@@ -8,25 +8,19 @@
 
 #include "audit/facts.h"
 #include "core/answer.h"
-#include "core/config.h"
-#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct SummaryConfig {
   bool eu = false;
   enum class Format { markdown, json } format = Format::markdown;
-  fs::path out;
-  std::string created;
-  TrustOptions trust;
+  DocumentOptions document;
   template <class V>
   void visit(V&& v) {
     v("eu", eu, any_value(), "the EU's template for general-purpose AI models (the only one there is yet)");
     v("format", format, enum_of<Format>({{"markdown", Format::markdown}, {"json", Format::json}}), "of the file that is written");
-    v("out", out, any_value(), "file to write instead of standard output");
-    v("created", created, any_value(),
-      "date of the summary, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else not recorded");
-    trust.visit(v);
+    document.visit(v, "file to write instead of standard output",
+                   "date of the summary, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else not recorded");
   }
 };
 

@@ -16,7 +16,9 @@
 
 #include "audit/licenses.h"
 #include "core/answer.h"
+#include "core/config.h"
 #include "provenance/audit_record.h"
+#include "provenance/key_rotation.h"
 #include "provenance/lineage_kinds.h"
 #include "provenance/run_folder.h"
 
@@ -172,6 +174,21 @@ std::string uuid_of(const Digest& digest);
 
 /// Letters, digits and "-._~" as they are, all else as %XX: a part of a URN or a URL.
 std::string url_escape(std::string_view text);
+
+/// The options of every document made of the facts.
+struct DocumentOptions {
+  fs::path out;
+  std::string created;
+  TrustOptions trust;
+  template <class V>
+  void visit(V&& v, std::string_view about_out, std::string_view about_created) {
+    v("out", out, any_value(), about_out);
+    v("created", created, any_value(), about_created);
+    trust.visit(v);
+  }
+  std::optional<std::string> time() const { return document_time(created); }
+  LineageFacts facts(const fs::path& folder) const { return collect_facts(folder, trust.key().get()); }
+};
 
 /// Where `out` is. Throws UsageError inside an artifact: there it would be an unsigned file, and break the seal.
 fs::path outside_artifacts(const fs::path& out);

@@ -96,9 +96,8 @@ Json openlineage_event(const LineageEvent& event) {
 }
 
 Answer audit_openlineage(const OpenLineageConfig& config, const fs::path& folder) {
-  const auto trusted = config.trust.key();
-  const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted.get());
+  const std::optional<std::string> time = config.document.time();
+  const LineageFacts facts = config.document.facts(folder);
   std::string text;
   Json events = Json::array();
   for (const ArtifactFacts& a : facts.artifacts) {
@@ -129,7 +128,7 @@ Answer audit_openlineage(const OpenLineageConfig& config, const fs::path& folder
       text += dump_text(events.back()) + "\n";
     }
   }
-  return deliver(text, std::move(events), config.out);
+  return deliver(text, std::move(events), config.document.out);
 }
 
 }  // namespace overproof

@@ -8,8 +8,6 @@
 
 #include "audit/facts.h"
 #include "core/answer.h"
-#include "core/config.h"
-#include "provenance/key_rotation.h"
 
 namespace overproof {
 
@@ -40,16 +38,12 @@ std::string openlineage_namespace();
 std::string openlineage_name(const fs::path& artifact);
 
 struct OpenLineageConfig {
-  fs::path out;
-  std::string created;
-  TrustOptions trust;
+  DocumentOptions document;
   template <class V>
   void visit(V&& v) {
-    v("out", out, any_value(), "file to write instead of standard output, one event a line");
-    v("created", created, any_value(),
-      "time of all events, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else when each artifact was "
-      "sealed, as the file system has it");
-    trust.visit(v);
+    document.visit(v, "file to write instead of standard output, one event a line",
+                   "time of all events, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, else when each artifact was "
+                   "sealed, as the file system has it");
   }
 };
 

@@ -12,24 +12,18 @@
 
 #include "audit/facts.h"
 #include "core/answer.h"
-#include "core/config.h"
-#include "provenance/key_rotation.h"
 
 namespace overproof {
 
 struct SbomConfig {
   enum class Format { cyclonedx, spdx } format = Format::cyclonedx;
-  fs::path out;
-  std::string created;
-  TrustOptions trust;
+  DocumentOptions document;
   template <class V>
   void visit(V&& v) {
     v("format", format, enum_of<Format>({{"cyclonedx", Format::cyclonedx}, {"spdx", Format::spdx}}), "CycloneDX 1.6 or SPDX 3.0.1, both as JSON");
-    v("out", out, any_value(), "file to write instead of standard output");
-    v("created", created, any_value(),
-      "time of the document and the release it is for, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, "
-      "else none (SPDX, which must have one: 1970)");
-    trust.visit(v);
+    document.visit(v, "file to write instead of standard output",
+                   "time of the document and the release it is for, such as 2026-11-24T12:00:00Z; empty: $SOURCE_DATE_EPOCH, "
+                   "else none (SPDX, which must have one: 1970)");
   }
 };
 

@@ -236,11 +236,10 @@ class Bom {
 Json cyclonedx_bom(const LineageFacts& facts, const std::optional<std::string>& time) { return Bom(facts).write(time); }
 
 Answer audit_sbom(const SbomConfig& config, const fs::path& folder) {
-  const auto trusted = config.trust.key();
-  const std::optional<std::string> time = document_time(config.created);
-  const LineageFacts facts = collect_facts(folder, trusted.get());
+  const std::optional<std::string> time = config.document.time();
+  const LineageFacts facts = config.document.facts(folder);
   const Json document = config.format == SbomConfig::Format::spdx ? spdx_document(facts, time) : cyclonedx_bom(facts, time);
-  return deliver(printable_json(document.dump(1)) + "\n", document, config.out);
+  return deliver(printable_json(document.dump(1)) + "\n", document, config.document.out);
 }
 
 }  // namespace overproof
