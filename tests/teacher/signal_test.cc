@@ -125,7 +125,7 @@ TEST_CASE("a mixture adds probabilities, each with its share") {
   // Bound to the rows of both, in order.
   const std::string bytes = std::string(reinterpret_cast<const char*>(sha256("a").bytes.data()), 32) +
                             std::string(reinterpret_cast<const char*>(sha256("b").bytes.data()), 32);
-  CHECK(mixed->digests(batch) == std::vector<Digest>{sha256(bytes)});
+  CHECK((mixed->digests(batch) == std::vector<Digest>{sha256(bytes)}));
 
   const auto states = [](double value) {
     return std::make_unique<FixedSignal>(Targets{.states = {{at::full({3, 2}, value), at::ones({8, 2})}}}, Digest{});
@@ -137,7 +137,7 @@ TEST_CASE("a mixture adds probabilities, each with its share") {
   CHECK(parts.states[0].weight == 0.5);
   CHECK(parts.states[1].weight == 0.375);
   CHECK(parts.states[2].weight == 0.125);
-  CHECK(dense->digests(batch) == std::vector<Digest>(1));
+  CHECK((dense->digests(batch) == std::vector<Digest>(1)));
   CHECK(mix(1, states(1), sampled(a, "a"))->kind() == TargetKind::sampled);
 }
 
