@@ -20,5 +20,6 @@ std::span<T> mutable_host_values(const at::Tensor& tensor);
 
 /// The bytes of a contiguous CPU tensor of any type.
 std::span<const uint8_t> host_bytes(const at::Tensor& tensor);
+std::span<uint8_t> mutable_host_bytes(const at::Tensor& tensor);
 
 }  // namespace overproof

@@ -31,6 +31,11 @@ std::span<const uint8_t> host_bytes(const at::Tensor& tensor) {
   return {static_cast<const uint8_t*>(tensor.const_data_ptr()), size_t(tensor.nbytes())};
 }
 
+std::span<uint8_t> mutable_host_bytes(const at::Tensor& tensor) {
+  require_host_memory(tensor);
+  return {static_cast<uint8_t*>(tensor.mutable_data_ptr()), size_t(tensor.nbytes())};
+}
+
 template std::span<const float> host_values(const at::Tensor&);
 template std::span<const double> host_values(const at::Tensor&);
 template std::span<const int32_t> host_values(const at::Tensor&);

@@ -13,6 +13,8 @@ TEST_CASE("host_values gives the memory of a contiguous CPU tensor") {
   mutable_host_values<int64_t>(t)[4] = 40;
   CHECK(t[1][1].item<int64_t>() == 40);
   CHECK(host_bytes(t).size() == 48);
+  mutable_host_bytes(t)[0] = 7;
+  CHECK(t[0][0].item<int64_t>() == 7);
   CHECK(host_values<float>(at::empty({0}, at::kFloat)).empty());
 }
 
