@@ -23,9 +23,6 @@ CorpusPlace find_corpus(const fs::path& folder);
 
 std::string_view tree_name(CorpusTree tree);  ///< "documents", "sorted"
 
-/// A text's SHA-256 (hex, with or without "sha256:"); nothing when it is none.
-std::optional<Digest> as_digest(const std::string& text);
-
 struct ProveConfig {
   std::string document, tree = "documents";
   fs::path older, out = "proof.json", salt, checkpoint, key;
