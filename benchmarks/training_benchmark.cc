@@ -1,19 +1,24 @@
-// Teacher forward and distillation step in tokens per second, with the peak memory of the process so far:
+// Teacher forward and distillation step, with the peak memory of the process so far:
 //
-//   bench_training forward|step|loss|loss-materialised CHECKPOINT... [--windows 4] [--length 256] [--repeat 3]
+//   bench_training forward MODEL | step STUDENT | live STUDENT TEACHER | loss | loss-materialised | limit
+//                  [--windows 4] [--length 256] [--repeat 3] [--threads N] [--compute f32|bf16]
 //
-// `step` takes student and teacher: forward, KL over the whole vocabulary, backward, AdamW over every weight; `counting_share` is
-// the fraction of a step spent on counting the experts of each source. `loss` is the KL and its gradients alone, of random states of the size
-// of SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same by autograd over whole logits. Prints one JSON object.
-// benchmarks/training.py compares it with transformers.
+// `step` is a step of `distill` on stored soft targets (32 ids a token): forward, loss, backward, AdamW over every weight. `live` is
+// a step of `calibrate`: a teacher runs alongside and the KL is over the whole vocabulary. `counting_share` is the fraction of a
+// step spent on counting the experts of each source. `loss` is the KL and its gradients alone, of random states of the size of
+// SmolLM2 (576 wide, 49,152 ids); `loss-materialised` is the same by autograd over whole logits. `limit` is the rate of large matrix
+// products, one a thread at the same time, for a second of CPU time. Seconds are wall time and CPU time of the process, the least of all repetitions. Prints
+// one JSON object. benchmarks/training.py compares it with transformers.
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 
 #include <cmath>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,10 +32,28 @@
 #include "distill/router_counter.h"
 #include "distill/trainer.h"
 #include "model/decoder.h"
+#include "model/ops/products.h"
 
 using namespace overproof;
 
 namespace {
+
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) { return double(t.tv_sec) + 1e-6 * double(t.tv_usec); };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+struct Best {
+  double wall = 1e30, cpu = 1e30;
+  template <class Body>
+  void time(const Body& body) {
+    const double before = cpu_seconds();
+    wall = std::min(wall, seconds_of(body));
+    cpu = std::min(cpu, cpu_seconds() - before);
+  }
+};
 
 double peak_gib() {
   rusage usage{};
@@ -117,11 +140,49 @@ double materialised_loss(const LossCase& c) {
   return loss.item<double>();
 }
 
+/// Largest rate of a [2048, 2048] product on every thread at once: operations a second of one thread's CPU time.
+double product_limit(at::ScalarType type) {
+  constexpr int64_t kSize = 2048;
+  const int64_t threads = thread_count();
+  std::vector<at::Tensor> a, b, c;
+  for (int64_t t = 0; t < threads; ++t) {
+    a.push_back(at::randn({kSize, kSize}).to(type));
+    b.push_back(at::randn({kSize, kSize}).to(type));
+    c.push_back(at::empty({kSize, kSize}, type));
+  }
+  Best best;
+  for (int r = 0; r < 6; ++r)
+    best.time([&] {
+      at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+        at::NoGradGuard no_grad;
+        for (int64_t t = begin; t < end; ++t) at::mm_out(c[size_t(t)], a[size_t(t)], b[size_t(t)].t());
+      });
+    });
+  return 2.0 * double(kSize) * double(kSize) * double(kSize) * double(threads) / best.cpu;
+}
+
+/// 32 sampled ids a row, as `teach` stores them.
+struct StoredTargets {
+  Targets targets{.kind = TargetKind::sampled};
+
+  StoredTargets(int64_t rows, int64_t vocab) {
+    constexpr int64_t kIds = 32;
+    SparseRows& sparse = targets.sparse;
+    Rng rng(7, "benchmark/targets");
+    for (int64_t r = 1; r <= rows; ++r) sparse.offsets.push_back(r * kIds);
+    for (int64_t i = 0; i < rows * kIds; ++i) {
+      sparse.ids.push_back(int32_t(i % kIds * (vocab / kIds) + int64_t(rng.below(uint64_t(vocab / kIds)))));
+      sparse.probabilities.push_back(1.0f / float(kIds));
+    }
+    sparse.tail.assign(size_t(rows), 0.0f);
+  }
+};
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   ensure_passive_waiting(argv);
-  std::string mode = argc > 1 ? argv[1] : "";
+  std::string mode = argc > 1 ? argv[1] : "", compute = "f32";
   std::vector<std::string> models;
   int64_t windows = 4, length = 256, repeat = 3, threads = 0;
   for (int i = 2; i < argc; ++i) {
@@ -132,41 +193,45 @@ int main(int argc, char** argv) try {
                       : word == "--threads" ? &threads
                                             : nullptr;
     if (number && i + 1 < argc) *number = std::atoll(argv[++i]);
+    else if (word == "--compute" && i + 1 < argc) compute = argv[++i];
     else models.push_back(word);
   }
   const bool loss_only = mode == "loss" || mode == "loss-materialised";
-  if ((mode != "forward" || models.size() != 1) && (mode != "step" || models.size() != 2) && (!loss_only || !models.empty()))
+  const size_t wanted = mode == "forward" || mode == "step" ? 1 : mode == "live" ? 2 : loss_only || mode == "limit" ? 0 : 99;
+  if (models.size() != wanted || (compute != "f32" && compute != "bf16"))
     throw UsageError(
-        "usage: bench_training forward MODEL | step STUDENT TEACHER | loss | loss-materialised [--windows N] [--length N] "
-        "[--repeat N] [--threads N]");
+        "usage: bench_training forward MODEL | step STUDENT | live STUDENT TEACHER | loss | loss-materialised | limit [--windows N] "
+        "[--length N] [--repeat N] [--threads N] [--compute f32|bf16]");
   set_thread_count(threads);
   prepare_torch();
-  double best = 0, loss = 0, counting = 0;
+  if (compute == "bf16") ops::set_product_type(ops::ProductType::bf16);
+  Best best;
+  double loss = 0, counting = 0;
+  const double tokens = double(windows * length);
+  if (mode == "limit") {
+    fmt::print("{}\n", Json{{"f32", product_limit(at::kFloat)}, {"bf16", product_limit(at::kBFloat16)}}.dump());
+    return 0;
+  }
   if (loss_only) {
     const LossCase states = random_states(windows * length);
     for (int64_t r = 0; r < repeat; ++r)
-      best = std::max(best, double(windows * length) /
-                                seconds_of([&] { loss = mode == "loss" ? loss_in_chunks(states) : materialised_loss(states); }));
+      best.time([&] { loss = mode == "loss" ? loss_in_chunks(states) : materialised_loss(states); });
   } else if (mode == "forward") {
     const Decoder model(open_checkpoint(models[0]));
     const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
     forward_all(model, ids);
-    for (int64_t r = 0; r < repeat; ++r)
-      best = std::max(best, double(ids.numel()) / seconds_of([&] { forward_all(model, ids); }));
+    for (int64_t r = 0; r < repeat; ++r) best.time([&] { forward_all(model, ids); });
   } else {
     Decoder student(open_checkpoint(models[0]));
-    const Decoder teacher(open_checkpoint(models[1]));
+    std::optional<Decoder> teacher;
+    if (mode == "live") teacher.emplace(open_checkpoint(models[1]));
     TrainOptions options;
     options.train = {"all"};
     options.steps = repeat + 1;
     options.micro_batch = windows;
     Trainer trainer(student, options);
-    const at::Tensor ids = random_windows(windows, length, student.config().vocab_size);
-    at::Tensor taught;
-    {
-      at::NoGradGuard no_grad;
-      taught = teacher.hidden(ids).view({windows, length, -1});
-    }
+    const int64_t vocab = student.config().vocab_size;
+    const at::Tensor ids = random_windows(windows, length, vocab);
     TokenBatch batch{windows, length, {}, {}, std::vector<float>(size_t(windows * length), 1.0f)};
     for (int64_t w = 0; w < windows; ++w) {  // one more id for the last label
       batch.ids.insert(batch.ids.end(), ids.const_data_ptr<int64_t>() + w * length,
@@ -174,26 +239,34 @@ int main(int argc, char** argv) try {
       batch.ids.push_back(0);
     }
     batch.segment.resize(batch.weight.size());
-    LossOptions options_of_loss;
+    const StoredTargets stored(windows * length, vocab);
+    LossOptions of_loss;
     const auto step = [&] {
       loss = trainer
-                 .step(batch, options_of_loss.terms,
+                 .step(batch, of_loss.terms,
                        [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden,
                            at::Tensor* d_head) {
-                         const at::Tensor rows = taught.narrow(0, first, count).reshape({count * length, -1});
-                         const Targets targets{.states = {{rows, teacher.head()}}};
-                         options_of_loss.grad_scale = scale;
-                         return chunked_loss(hidden, student.head(), targets, 0, {}, options_of_loss, d_hidden, d_head);
+                         of_loss.grad_scale = scale;
+                         if (teacher) {
+                           at::NoGradGuard no_grad;
+                           const Targets targets{.states = {{teacher->hidden(ids.narrow(0, first, count)), teacher->head()}}};
+                           return chunked_loss(hidden, student.head(), targets, 0, {}, of_loss, d_hidden, d_head);
+                         }
+                         return chunked_loss(hidden, student.head(), stored.targets, first * length, {}, of_loss, d_hidden, d_head);
                        })
                  .loss;
     };
     step();  // allocates gradients and moments
-    for (int64_t r = 0; r < repeat; ++r) best = std::max(best, double(ids.numel()) / seconds_of(step));
+    for (int64_t r = 0; r < repeat; ++r) best.time(step);
     if (!std::isfinite(loss)) throw std::runtime_error("the loss is not finite");
-    if (student.config().is_moe()) counting = counting_seconds(student, ids) * best / double(ids.numel());
+    if (student.config().is_moe()) counting = counting_seconds(student, ids) / best.wall;
   }
-  fmt::print("{}\n",
-             Json{{"tokens_per_second", best}, {"peak_gib", peak_gib()}, {"loss", loss}, {"counting_share", counting}}.dump());
+  fmt::print("{}\n", Json{{"tokens_per_second", tokens / best.wall},
+                          {"cpu_seconds", best.cpu},
+                          {"peak_gib", peak_gib()},
+                          {"loss", loss},
+                          {"counting_share", counting}}
+                         .dump());
   return 0;
 } catch (const std::exception& e) {
   fmt::print(stderr, "bench_training: {}\n", e.what());

@@ -84,6 +84,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   Training& training = calibration.training;
   Decoder& student = training.student();
   const ModelConfig& shape = student.config();
+  const ComputeChoice compute = use_compute(options.compute, shape.hidden_size);
   const int64_t available = calibration.corpus->windows(Split::held_out);
   const WindowBatches held_out(calibration.corpus, Split::held_out,
                                order_of(Permutation(calibration.order_key, kHeldOutTweak, available), available), 1,
@@ -130,7 +131,8 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"kl_after", after.kl},
                       {"tuning_kept", keep},
                       {"routing_overlap", overlap},
-                      {"expert_load", load_rows(keep ? after.load : before.load)}};
+                      {"expert_load", load_rows(keep ? after.load : before.load)},
+                      {kComputeMetric, compute.name()}};
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
   if (log.records && dtype != DType::f32) report.metrics()[kPublishedWeights] = digest_of_weights(student).hex();
@@ -141,6 +143,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                   held_out_tokens),
       fmt::format("routing overlap before and after (Jaccard) {:.3f}; largest expert load {:.2f} of the mean", overlap,
                   ((keep ? after : before).load.amax({1}).mean() * double(shape.n_routed_experts)).item<double>())};
+  report.summary.push_back(compute.summary());
   if (!keep) report.summary.emplace_back("tuning raised the held-out KL, so it was undone: the weights are those before it");
   return report;
 }

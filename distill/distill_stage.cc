@@ -19,6 +19,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const TrainOptions& options = config.training;
   Trainer& trainer = training.trainer();
   const ModelConfig& shape = training.student().config();
+  const ComputeChoice compute = use_compute(options.compute, shape.hidden_size);
   const int64_t steps = training.steps(), tokens = steps * training.step_tokens();
 
   StepRecord last;
@@ -46,7 +47,8 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"parameters", shape.parameters()},
                       {"active_fraction", active},
                       {"ffn_activation", shape.ffn_activation()},
-                      {"expert_load", trainer.expert_load()}};
+                      {"expert_load", trainer.expert_load()},
+                      {kComputeMetric, compute.name()}};
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
   if (log.records && dtype != DType::f32) report.metrics()[kPublishedWeights] = digest_of_weights(training.student()).hex();
@@ -57,7 +59,8 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                     fmt::format("trained {:.1f} of {:.1f} million parameters", double(trainer.trained_parameters()) / 1e6,
                                 double(shape.parameters()) / 1e6),
                     fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",
-                                100 * shape.ffn_activation(), 100 * active)};
+                                100 * shape.ffn_activation(), 100 * active),
+                    compute.summary()};
   return report;
 }
 

@@ -19,6 +19,7 @@
 #include "distill/calibration.h"
 #include "distill/checkpoint.h"
 #include "distill/distillation.h"
+#include "model/compute.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
@@ -455,6 +456,10 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
     set_thread_count(recorded);
   }
   prepare_torch();
+  // Throws where this processor lacks what the training was made with: its weights could not be made again.
+  const Compute compute = recorded_compute(subject->lineage.metrics, subject->path.string());
+  use_compute(compute, 0);
+  if (compute == Compute::bf16) result.notes.emplace_back("replayed with products in bf16, as recorded");
   Session session;
   try {
     session = begin(*subject, result);

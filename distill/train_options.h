@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/config.h"
+#include "model/compute.h"
 #include "formats/weight_dtype.h"
 
 namespace overproof {
@@ -23,6 +24,7 @@ struct TrainOptions {
   double balance_rate = 0.0;  ///< step of the router bias a step, towards even loads
   StringList train = {"ffn", "router", "norms", "attention"};  ///< groups, see trained_group()
   int64_t digest_every = -1, keep_every = 0;
+  Compute compute = Compute::automatic;
   WeightDType dtype = WeightDType::automatic;
 
   /// The options of both stages, without `steps`, whose meaning differs.
@@ -44,6 +46,7 @@ struct TrainOptions {
     v("keep-every", keep_every, in_range(0, 1e9),
       "steps between states kept in checkpoints/ next to the artifact, from which an auditor replays; 0: none");
     visit_weight_dtype(v, dtype);
+    visit_compute(v, compute);
   }
   /// Options of distill only.
   template <class V>

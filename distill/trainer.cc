@@ -134,35 +134,35 @@ StepRecord Trainer::step(const TokenBatch& batch, const LossTerms& terms, const 
   OVERPROOF_CHECK(terms.size() <= kMostLossTerms);
   for (size_t t = 0; t < terms.size(); ++t) record.terms[t] = sums.values[t] / sums.weight;
   record.learning_rate = learning_rate_at(options_, steps_done_);
-  record.grad_norm = clip_gradients();
+  record.grad_norm = gradient_norm();
   if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm))
     throw DivergenceError(fmt::format("training diverged at step {}: loss {}, gradient norm {}; try a smaller learning-rate",
                                       record.step, record.loss, record.grad_norm));
   ++steps_done_;
-  update_weights(record.learning_rate);
+  const bool clipped = options_.clip > 0 && record.grad_norm > options_.clip;
+  update_weights(record.learning_rate, clipped ? options_.clip / record.grad_norm : 1.0);
   if (model_.config().is_moe()) record.balance = balance_experts(loads);
   return record;
 }
 
-double Trainer::clip_gradients() const {
+double Trainer::gradient_norm() const {
   double sum = 0;
   for (const Trained& t : trained_)
     if (t.weight.grad().defined()) sum += square_sum(t.weight.grad().contiguous());
-  const double norm = std::sqrt(sum);
-  if (options_.clip > 0 && norm > options_.clip)
-    for (const Trained& t : trained_)
-      if (t.weight.grad().defined()) t.weight.grad().mul_(options_.clip / norm);
-  return norm;
+  return std::sqrt(sum);
 }
 
-void Trainer::update_weights(double rate) {
-  const at::Tensor step = at::full({}, double(steps_done_), at::kFloat);
+void Trainer::update_weights(double rate, double gradient_scale) {
   for (const Trained& t : trained_) {
     if (!t.weight.grad().defined()) continue;  // not reached by this batch
-    const double slot_rate = t.router ? rate * options_.router_lr_scale : rate;
-    at::_fused_adamw_({t.weight}, {t.weight.grad()}, {t.first}, {t.second}, {}, {step}, slot_rate, options_.beta1,
-                      options_.beta2, t.decayed ? options_.weight_decay : 0.0, options_.epsilon, /*amsgrad=*/false,
-                      /*maximize=*/false);
+    adamw({t.weight, t.weight.grad(), t.first, t.second},
+          {.step = steps_done_,
+           .rate = t.router ? rate * options_.router_lr_scale : rate,
+           .beta1 = options_.beta1,
+           .beta2 = options_.beta2,
+           .decay = t.decayed ? options_.weight_decay : 0.0,
+           .epsilon = options_.epsilon,
+           .gradient_scale = gradient_scale});
   }
 }
 

@@ -78,8 +78,8 @@ class Trainer {
     bool decayed, router;
   };
   void add_up_ranks(LossSums& sums, std::vector<at::Tensor>& loads);
-  double clip_gradients() const;
-  void update_weights(double rate);
+  double gradient_norm() const;
+  void update_weights(double rate, double gradient_scale);
   double balance_experts(const std::vector<at::Tensor>& loads);
 
   Decoder& model_;

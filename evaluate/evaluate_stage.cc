@@ -73,6 +73,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
+  const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size);
   const TokenWindows held_out = held_out_windows(corpus, config.tokens, config.batch);
 
   int64_t models = 1;
@@ -106,7 +107,9 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
 
   StageReport report;
   report.metrics() = evaluation;
+  report.metrics()[kComputeMetric] = compute.name();
   report.summary = table(rows, held_out);
+  report.summary.push_back(compute.summary());
   return report;
 }
 

@@ -5,17 +5,20 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "model/compute.h"
 
 namespace overproof {
 
 struct EvaluateConfig {
   int64_t tokens = 4096;
   int64_t batch = 4;
+  Compute compute = Compute::automatic;
 
   template <class V>
   void visit(V&& v) {
     v("tokens", tokens, in_range(1, 1e9), "held-out tokens, in windows spread evenly over the held-out stream");
     v("batch", batch, in_range(1, 4096), "windows in one forward pass");
+    visit_compute(v, compute);
   }
 };
 

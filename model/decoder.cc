@@ -13,7 +13,9 @@
 #include "core/json.h"
 #include "model/activation_rounding.h"
 #include "model/ops/attention.h"
+#include "model/ops/head_loss.h"
 #include "model/ops/linear.h"
+#include "model/ops/products.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/swiglu.h"
 
@@ -103,7 +105,10 @@ Tensor Decoder::hidden_cached(const Tensor& tokens, KvCache& cache) const {
   return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
 }
 
-Tensor Decoder::logits(const Tensor& hidden) const { return ops::linear(hidden, head()); }
+Tensor Decoder::logits(const Tensor& hidden) const {
+  const bool exact = at::GradMode::is_enabled() || ops::operand_type(hidden) == hidden.scalar_type();
+  return exact ? ops::linear(hidden, head()) : ops::logits(hidden, head());
+}
 
 Tensor Decoder::embed(const Tensor& tokens) const {
   check_tokens(tokens, config_);
@@ -122,7 +127,7 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngle
   const LayerWeights& w = weights_.layers[size_t(layer)];
   static const LayerRounding kNone;
   const LayerRounding& rounding = w.rounding ? *w.rounding : kNone;
-  const Tensor h = ops::rms_norm(x, w.input_norm, c.rms_norm_eps);
+  const Tensor h = ops::rms_norm(x, w.input_norm, c.rms_norm_eps, w.rounding ? x.scalar_type() : ops::operand_type(x));
   const Tensor for_q = rounded(rounding.q, h);
   const Tensor for_k = rounding.k == rounding.q ? for_q : rounded(rounding.k, h);  // dynamic scales: one tensor for all three
   const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
@@ -144,7 +149,7 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngle
     cache->values[size_t(layer)] = v;
   }
   const Tensor mixed = ops::attention(q, k, v).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
-  if (seen) *seen = {h, mixed};
+  if (seen) *seen = {h.to(x.scalar_type()), mixed.to(x.scalar_type())};
   return ops::linear(rounded(rounding.o, mixed), w.o, {}, x);
 }
 
@@ -179,8 +184,9 @@ FfnPass Decoder::ffn_pass(int64_t layer, int64_t ffn, const Tensor& rows) const 
 
 Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const ForwardOptions& options) const {
   const LayerWeights& w = weights_.layers[size_t(layer)];
-  const Tensor h = ffn_input(layer, x);
-  if (options.on_ffn_input) options.on_ffn_input(layer, h);
+  // As ffn_input(), in the type in which products take it.
+  const Tensor h = ops::rms_norm(x, w.post_norm, config_.rms_norm_eps, w.rounding ? x.scalar_type() : ops::operand_type(x));
+  if (options.on_ffn_input) options.on_ffn_input(layer, h.to(x.scalar_type()));
   Tensor out = x;
   if (w.gate_up.defined())
     out = w.rounding && w.rounding->dense.any() ? ffn_pass(layer, kDenseFfn, h).out.add_(x)

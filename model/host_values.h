@@ -14,7 +14,7 @@ namespace overproof {
 template <class T>
 std::span<const T> host_values(const at::Tensor& tensor);
 
-/// The same for writing. Writes are not seen by autograd.
+/// The same for writing. Autograd records no writes, but the tensor's version is counted up once, here.
 template <class T>
 std::span<T> mutable_host_values(const at::Tensor& tensor);
 

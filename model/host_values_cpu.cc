@@ -23,6 +23,7 @@ template <class T>
 std::span<T> mutable_host_values(const at::Tensor& tensor) {
   require_host_memory(tensor);
   OVERPROOF_CHECK(tensor.scalar_type() == c10::CppTypeToScalarType<T>::value);
+  tensor.unsafeGetTensorImpl()->bump_version();  // copies in other types are made again (ops/products.h)
   return {tensor.mutable_data_ptr<T>(), size_t(tensor.numel())};
 }
 
@@ -33,6 +34,7 @@ std::span<const uint8_t> host_bytes(const at::Tensor& tensor) {
 
 std::span<uint8_t> mutable_host_bytes(const at::Tensor& tensor) {
   require_host_memory(tensor);
+  tensor.unsafeGetTensorImpl()->bump_version();
   return {static_cast<uint8_t*>(tensor.mutable_data_ptr()), size_t(tensor.nbytes())};
 }
 

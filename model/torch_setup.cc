@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "core/parallel.h"
+#include "model/ops/products.h"
 
 namespace overproof {
 
@@ -19,6 +20,7 @@ void ensure_passive_waiting(char** argv) {
 
 void prepare_torch() {
   at::set_num_threads(int(thread_count()));
+  ops::set_product_type(ops::ProductType::f32);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   // Filling fresh memory with NaN would find no error here, and costs a pass over every tensor.
   at::globalContext().setDeterministicFillUninitializedMemory(false);

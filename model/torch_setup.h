@@ -3,7 +3,7 @@
 
 namespace overproof {
 
-/// Sets libtorch's thread count to core/parallel.h's and turns on deterministic algorithms. Every stage and verb that computes with
+/// Sets libtorch's thread count to core/parallel.h's, turns on deterministic algorithms, and sets products in f32. Every stage and verb that computes with
 /// tensors calls it first: the results of a matrix product may depend on the number of threads.
 void prepare_torch();
 

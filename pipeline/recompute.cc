@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/temp_folder.h"
+#include "model/compute.h"
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
 #include "provenance/lineage_kinds.h"
@@ -41,6 +42,9 @@ void configure(const Lineage& lineage, const StageSpec& spec, StageInstance& ins
   Json options = lineage.config;
   for (const Slot& slot : spec.slots)
     if (slot.kind == Slot::Kind::file) options.erase(slot.name + "-sha256");  // content, not an option
+  // What "auto" was on the machine that made the artifact; here it may be another.
+  if (options.value("compute", Json()) == "auto" && lineage.metrics.contains(kComputeMetric))
+    options["compute"] = lineage.metrics[kComputeMetric];
   Options list = instance.options();
   from_json(list, options, "the statement of " + lineage.name);
 }

@@ -23,6 +23,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
   const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
   const ModelConfig& shape = teacher.config();
+  const ComputeChoice compute = use_compute(config.compute, shape.hidden_size);
 
   const at::Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const int64_t windows = ids.size(0), length = ids.size(1), tokens = windows * length;
@@ -65,8 +66,9 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
                        outputs.folder());
 
   StageReport report;
-  report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", shape.layers}};
+  report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", shape.layers}, {kComputeMetric, compute.name()}};
   report.summary.push_back(fmt::format("observed {} tokens in {} layers", tokens, shape.layers));
+  report.summary.push_back(compute.summary());
   return report;
 }
 

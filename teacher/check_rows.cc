@@ -12,6 +12,7 @@
 #include "core/printable.h"
 #include "core/progress.h"
 #include "core/public_draw.h"
+#include "model/compute.h"
 #include "provenance/artifact.h"
 #include "teacher/teach_rows.h"
 
@@ -104,6 +105,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   require_root(corpus_path, check.corpus, "corpus");
   const Corpus corpus(corpus_path);
   const Decoder teacher(open_checkpoint(teacher_path));
+  if (artifact.lineage) use_compute(recorded_compute(artifact.lineage->metrics, path.string()), teacher.config().hidden_size);
 
   check.window_length = targets.window_length();
   check.rows_total = targets.blocks() * targets.window_length();

@@ -20,6 +20,7 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   prepare_torch();
   const Corpus corpus(inputs.path("corpus"));
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
+  const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size);
   RowEncoding encoding;
   const bool sample = config.mode == RowEncoding::Kind::sample;
   encoding.kind = config.mode;
@@ -76,9 +77,10 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
                       {"tokens", size.rows},
                       {"bytes_per_token", bytes},
                       {"ids_per_token", ids},
-                      {"evidence", evidence_name(origin.evidence)}};
+                      {"evidence", evidence_name(origin.evidence)},
+                      {kComputeMetric, compute.name()}};
   report.summary = {fmt::format("taught {} tokens in {} windows of {} (the corpus has {})", size.rows, blocks, length, windows),
-                    fmt::format("{:.1f} bytes and {:.1f} distinct ids a token", bytes, ids)};
+                    fmt::format("{:.1f} bytes and {:.1f} distinct ids a token", bytes, ids), compute.summary()};
   if (taught > 0)
     report.summary.push_back(fmt::format("{} tokens taught now, {:.0f} a second", taught, double(taught) / seconds));
   return report;

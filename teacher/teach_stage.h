@@ -5,6 +5,7 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "model/compute.h"
 #include "records/row_encoding.h"
 
 namespace overproof {
@@ -14,6 +15,7 @@ struct TeachConfig {
   RowEncoding::Kind mode = RowEncoding::Kind::sample;
   std::string order_beacon;
   double temperature = 1.0;
+  Compute compute = Compute::automatic;
   template <class V>
   void visit(V&& v) {
     v("tokens", tokens, at_least(1), "tokens to teach, rounded down to whole windows; at most one pass over the corpus");
@@ -28,6 +30,7 @@ struct TeachConfig {
     v("order-beacon", order_beacon, any_value(),
       "public randomness in hex from after the corpus was published; the order of training then depends on it, too");
     v("batch-windows", batch_windows, in_range(1, 4096), "windows that go through the teacher together");
+    visit_compute(v, compute);
   }
 };
 

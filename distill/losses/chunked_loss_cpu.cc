@@ -119,7 +119,7 @@ class DenseTeacher final : public TeacherRows {
   std::pair<at::Tensor, at::Tensor> probabilities(int64_t first, int64_t rows, double temperature) const {
     at::Tensor log_p, p;
     for (const DenseStates& states : targets_.states) {
-      at::Tensor logits = at::mm(states.hidden.narrow(0, first, rows), states.head.t());
+      at::Tensor logits = ops::logits(states.hidden.narrow(0, first, rows), states.head);
       if (temperature != 1.0) logits.div_(temperature);
       at::Tensor log_part = at::log_softmax(logits, 1);
       if (states.weight != 1.0) log_part.add_(std::log(states.weight));
@@ -152,10 +152,10 @@ class DenseTeacher final : public TeacherRows {
 };
 
 LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, TeacherRows& teacher, const RowLabels& rows_in,
-                        const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+                        const LossOptions& options, ops::LogitsChunks chunks, at::Tensor* d_hidden, at::Tensor* d_head) {
   at::NoGradGuard no_grad;
   const at::Tensor hidden = hidden_in.detach().contiguous();
-  const int64_t tokens = hidden.size(0), vocab = head.size(0), chunk = std::min(tokens, ops::logits_chunk_rows(vocab));
+  const int64_t tokens = hidden.size(0), vocab = head.size(0), chunk = std::min(tokens, chunks.loss);
   const double temperature = options.temperature;
   const bool one_softmax = temperature == 1.0;  // then losses at temperature 1 and at T share it, and the second costs nothing
   const bool with_labels = std::ranges::any_of(options.terms, [](const LossTerm& t) { return t.loss->labels != nullptr; });
@@ -204,11 +204,11 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
     return gradient;
   };
   if (!options.gradient) {
-    ops::head_loss(hidden, head, chunk, loss_of_chunk, nullptr);
+    ops::head_loss(hidden, head, chunks, loss_of_chunk, nullptr);
     return sums;
   }
   ops::HeadGradients gradients{*d_hidden, d_head ? *d_head : at::Tensor(), options.grad_scale};
-  ops::head_loss(hidden, head, chunk, loss_of_chunk, &gradients);
+  ops::head_loss(hidden, head, chunks, loss_of_chunk, &gradients);
   return sums;
 }
 
@@ -224,10 +224,12 @@ LossSums chunked_loss(const at::Tensor& hidden, const at::Tensor& head, const Ta
     OVERPROOF_CHECK(end <= states.hidden.size(0) && states.head.size(0) == head.size(0));
   if (targets.states.empty()) {
     SparseTeacher teacher(targets.sparse, first_target, rows.weight);
-    return loss_of_chunks(hidden, head, teacher, rows, options, d_hidden, d_head);
+    return loss_of_chunks(hidden, head, teacher, rows, options, ops::logits_chunks(head.size(0)), d_hidden, d_head);
   }
   DenseTeacher teacher(targets, first_target);
-  return loss_of_chunks(hidden, head, teacher, rows, options, d_hidden, d_head);
+  // The teacher's logits are products too, and its buffers three more.
+  const int64_t chunk = std::max<int64_t>(ops::logits_chunks(head.size(0)).product / 2, 1);
+  return loss_of_chunks(hidden, head, teacher, rows, options, {chunk, chunk}, d_hidden, d_head);
 }
 
 }  // namespace overproof

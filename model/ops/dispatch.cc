@@ -1,5 +1,6 @@
 // Which form of an operator runs where (linear.h), and what is composed of operators alone.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 
@@ -8,6 +9,7 @@
 #include "model/ops/expert_mixture.h"
 #include "model/ops/head_loss.h"
 #include "model/ops/linear.h"
+#include "model/ops/products.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rotary.h"
 #include "model/ops/swiglu.h"
@@ -18,25 +20,33 @@ namespace {
 
 using at::Tensor;
 
-/// `on_cpu(arguments)` for f32 on the CPU, else `elsewhere(arguments)`; `first` decides.
+/// `on_cpu(arguments)` where the tensor that decides is f32 on the CPU, else `elsewhere(arguments)`.
 template <class Operator, class... Arguments>
-decltype(auto) dispatch(Operator& on_cpu, Operator& elsewhere, const Tensor& first, Arguments&&... arguments) {
-  return has_cpu_kernels(placement_of(first)) ? on_cpu(first, std::forward<Arguments>(arguments)...)
-                                              : elsewhere(first, std::forward<Arguments>(arguments)...);
+decltype(auto) dispatch(const Tensor& decides, Operator& on_cpu, Operator& elsewhere, Arguments&&... arguments) {
+  return has_cpu_kernels(placement_of(decides)) ? on_cpu(std::forward<Arguments>(arguments)...)
+                                                : elsewhere(std::forward<Arguments>(arguments)...);
+}
+
+/// Activations alone do not show whether they belong to a model of 16 bits or are operands of products in bf16 (products.h).
+template <class Operator, class... Arguments>
+decltype(auto) dispatch_activation(const Tensor& x, Operator& on_cpu, Operator& elsewhere, Arguments&&... arguments) {
+  const bool operand = x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && product_type() == ProductType::bf16;
+  return operand || has_cpu_kernels(placement_of(x)) ? on_cpu(x, std::forward<Arguments>(arguments)...)
+                                                     : elsewhere(x, std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
-  return dispatch(cpu::linear, aten::linear, x, weight, bias, residual);
+  return dispatch(weight, cpu::linear, aten::linear, x, weight, bias, residual);
 }
 
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
-  dispatch(cpu::matmul_into, aten::matmul_into, out, a, b, accumulate);
+  dispatch(out, cpu::matmul_into, aten::matmul_into, out, a, b, accumulate);
 }
 
-Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return dispatch(cpu::rms_norm, aten::rms_norm, x, weight, eps);
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, std::optional<at::ScalarType> out) {
+  return dispatch(weight, cpu::rms_norm, aten::rms_norm, x, weight, eps, out);
 }
 
 RotaryAngles rotary_angles(const Tensor& inverse_frequencies, int64_t first, int64_t length) {
@@ -46,24 +56,33 @@ RotaryAngles rotary_angles(const Tensor& inverse_frequencies, int64_t first, int
 }
 
 Tensor rotate_positions(const Tensor& x, const RotaryAngles& angles) {
-  return dispatch(cpu::rotate_positions, aten::rotate_positions, x, angles);
+  return dispatch_activation(x, cpu::rotate_positions, aten::rotate_positions, angles);
 }
 
-Tensor swiglu(const Tensor& gate_up) { return dispatch(cpu::swiglu, aten::swiglu, gate_up); }
+Tensor swiglu(const Tensor& gate_up) { return dispatch_activation(gate_up, cpu::swiglu, aten::swiglu); }
 
 Tensor feed_forward(const Tensor& x, const Tensor& gate_up, const Tensor& down, const Tensor& residual) {
-  return dispatch(cpu::feed_forward, aten::feed_forward, x, gate_up, down, residual);
+  return dispatch(gate_up, cpu::feed_forward, aten::feed_forward, x, gate_up, down, residual);
 }
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v) { return dispatch(cpu::attention, aten::attention, q, k, v); }
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v) { return dispatch_activation(q, cpu::attention, aten::attention, k, v); }
 
-void head_loss(const Tensor& hidden, const Tensor& head, int64_t chunk, const LogitsLoss& loss, HeadGradients* gradients) {
-  dispatch(cpu::head_loss, aten::head_loss, hidden, head, chunk, loss, gradients);
+void head_loss(const Tensor& hidden, const Tensor& head, LogitsChunks chunks, const LogitsLoss& loss, HeadGradients* gradients) {
+  dispatch(hidden, cpu::head_loss, aten::head_loss, hidden, head, chunks, loss, gradients);
 }
 
-int64_t logits_chunk_rows(int64_t vocab_size) {
-  constexpr int64_t kBufferElements = int64_t{4} << 20;
-  return std::clamp<int64_t>(kBufferElements / std::max<int64_t>(vocab_size, 1), 16, 1024);
+Tensor logits(const Tensor& hidden, const Tensor& head) {
+  at::NoGradGuard no_grad;
+  if (operand_type(hidden) == hidden.scalar_type()) return at::matmul(hidden, head.t()).to(wide_type(hidden.scalar_type()));
+  const Tensor out = at::empty({hidden.size(0), head.size(0)}, hidden.options());
+  cpu::matmul_bf16_into(out, hidden, head.t());
+  return out;
+}
+
+LogitsChunks logits_chunks(int64_t vocab_size) {
+  constexpr int64_t kProduct = int64_t{16} << 20, kLoss = int64_t{1} << 19;  // elements
+  const int64_t vocab = std::max<int64_t>(vocab_size, 1), product = std::clamp<int64_t>(kProduct / vocab, 16, 1024);
+  return {product, std::min(product, std::max<int64_t>(kLoss / vocab, 8))};
 }
 
 Routing route(const Tensor& x, const Tensor& router, const Tensor& bias, int64_t k, const ModelConfig& config) {
@@ -79,7 +98,7 @@ Routing route(const Tensor& x, const Tensor& router, const Tensor& bias, int64_t
 }
 
 Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {
-  return dispatch(cpu::select_experts, aten::select_experts, scores, bias, k);
+  return dispatch(scores, cpu::select_experts, aten::select_experts, scores, bias, k);
 }
 
 Tensor expert_load(const Tensor& selected, int64_t experts) {
@@ -90,7 +109,7 @@ Tensor pairs_of_expert(const Tensor& selected, int64_t expert) { return selected
 
 Tensor expert_mixture(const Tensor& x, const Tensor& base, const Routing& routing, const Tensor& expert_gate_up,
                       const Tensor& expert_down) {
-  return dispatch(cpu::expert_mixture, aten::expert_mixture, x, base, routing, expert_gate_up, expert_down);
+  return dispatch(expert_gate_up, cpu::expert_mixture, aten::expert_mixture, x, base, routing, expert_gate_up, expert_down);
 }
 
 }  // namespace overproof::ops

@@ -11,6 +11,7 @@
 
 #include "model/host_values.h"
 #include "model/ops/expert_mixture.h"
+#include "model/ops/products.h"
 #include "model/ops/row_kernels_cpu.h"
 
 namespace overproof::ops::cpu {
@@ -56,27 +57,32 @@ void for_each_expert(int64_t experts, const Body& body) {
 
 /// Rows of `x` at the tokens of sorted rows [first, first + count).
 Tensor gather_rows(const Tensor& x, const Sorted& sorted, int64_t first, int64_t count, int64_t k) {
-  const int64_t width = x.size(1);
-  Tensor out = at::empty({count, width}, x.options());
-  const float* in = x.const_data_ptr<float>();
-  float* to = out.data_ptr<float>();
+  const int64_t width = x.size(1) * int64_t(x.element_size());  // in bytes
+  Tensor out = at::empty({count, x.size(1)}, x.options());
+  const auto* in = static_cast<const char*>(x.const_data_ptr());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
   for (int64_t r = 0; r < count; ++r)
-    std::memcpy(to + r * width, in + sorted.pair[size_t(first + r)] / k * width, size_t(width) * sizeof(float));
+    std::memcpy(to + r * width, in + sorted.pair[size_t(first + r)] / k * width, size_t(width));
   return out;
 }
 
-/// out[t] += sum over slots, ascending, of rows[row_of[t, slot]].
-void add_rows_back(const Tensor& out, const Tensor& rows, const Sorted& sorted, int64_t k) {
-  const int64_t width = out.size(1);
-  const float* in = rows.const_data_ptr<float>();
-  float* to = out.data_ptr<float>();
-  at::parallel_for(0, out.size(0), 32, [&](int64_t begin, int64_t end) {
+/// out[t] = base[t] + sum over slots, ascending, of rows[row_of[t, slot]]; base undefined: 0. f32.
+template <class T>
+Tensor add_rows_back(const Tensor& base, const Tensor& rows, const Sorted& sorted, int64_t k) {
+  const int64_t width = rows.size(1), tokens = rows.size(0) / k;
+  const Tensor out = at::empty({tokens, width}, rows.options().dtype(at::kFloat));
+  const float* start = base.defined() ? base.const_data_ptr<float>() : nullptr;
+  const T* in = rows.const_data_ptr<T>();
+  float* to = out.mutable_data_ptr<float>();
+  const std::vector<float> zeros(start ? 0 : size_t(width));
+  at::parallel_for(0, tokens, 32, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t j = 0; j < k; ++j) {
-        const float* row = in + sorted.row_of[size_t(t * k + j)] * width;
-        for (int64_t i = 0; i < width; ++i) to[t * width + i] += row[i];
+        const float* before = j > 0 ? to + t * width : start ? start + t * width : zeros.data();
+        kernels::add_row(before, in + sorted.row_of[size_t(t * k + j)] * width, to + t * width, width);
       }
   });
+  return out;
 }
 
 /// weights [tokens, k] in the order of sorted rows.
@@ -89,87 +95,120 @@ Tensor sorted_weights(const Tensor& weights, const Sorted& sorted) {
   return out;
 }
 
+/// The memory of a tensor of type T, from row `first`.
+template <class T>
+const T* rows_of(const Tensor& t, int64_t first) {
+  return t.const_data_ptr<T>() + first * t.size(1);
+}
+
+/// What the experts compute: z = gathered x @ gate_up^T and y = (scaled SwiGLU of z) @ down^T, rows sorted by expert.
+template <class T>
+void run_experts(const Tensor& x, const Tensor& gate_up, const Tensor& down, const Sorted& sorted, const Tensor& scale, int64_t k,
+                 const Tensor& z, const Tensor& y) {
+  const int64_t width = down.size(2);
+  for_each_expert(down.size(0), [&](int64_t e) {
+    const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
+    if (count == 0) return;
+    Tensor ze = z.narrow(0, first, count), ye = y.narrow(0, first, count);
+    at::mm_out(ze, gather_rows(x, sorted, first, count, k), gate_up[e].t());
+    const Tensor a = at::empty({count, width}, x.options());
+    kernels::swiglu(rows_of<T>(z, first), scale.const_data_ptr<float>() + first, a.mutable_data_ptr<T>(), count, width);
+    at::mm_out(ye, a, down[e].t());
+  });
+}
+
+/// What the backward pass of the experts reads, and which gradients it writes; undefined ones are not computed.
+struct ExpertGradients {
+  const Tensor &x, &dy, &gate_up, &down, &z, &scale;
+  Tensor dgate_up, ddown;  // f32, of the shape of the weights
+  Tensor dscale;           // f32 [rows]
+  Tensor dx_rows;          // [rows, hidden]
+  bool want_weights;
+};
+
+/// into = a^T @ b for one expert's weight, in f32.
+void weight_gradient(Tensor into, const Tensor& a, const Tensor& b) {
+  if (a.scalar_type() == at::kFloat) at::mm_out(into, a.t(), b);
+  else into.copy_(at::mm(a.t(), b));
+}
+
+template <class T>
+void run_experts_backward(const ExpertGradients& g, const Sorted& sorted, int64_t k) {
+  const int64_t width = g.down.size(2);
+  const float* scales = g.scale.const_data_ptr<float>();
+  for_each_expert(g.down.size(0), [&](int64_t e) {
+    const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
+    if (count == 0) {
+      if (g.dgate_up.defined()) g.dgate_up[e].zero_();
+      if (g.ddown.defined()) g.ddown[e].zero_();
+      return;
+    }
+    const T* ze = rows_of<T>(g.z, first);
+    const Tensor dye = gather_rows(g.dy, sorted, first, count, k);
+    Tensor a = at::empty({count, width}, g.z.options());
+    if (g.ddown.defined()) {
+      kernels::swiglu(ze, scales + first, a.mutable_data_ptr<T>(), count, width);
+      weight_gradient(g.ddown[e], dye, a);
+    }
+    if (!g.dx_rows.defined() && !g.want_weights && !g.dgate_up.defined()) return;
+    at::mm_out(a, dye, g.down[e]);  // now the gradient of the activation, before the routing weight
+    const Tensor dz = at::empty({count, 2 * width}, g.z.options());
+    kernels::swiglu_backward(ze, scales + first, a.const_data_ptr<T>(), dz.mutable_data_ptr<T>(),
+                             g.dscale.mutable_data_ptr<float>() + first, count, width);
+    if (g.dgate_up.defined()) weight_gradient(g.dgate_up[e], dz, gather_rows(g.x, sorted, first, count, k));
+    if (g.dx_rows.defined()) {
+      Tensor into = g.dx_rows.narrow(0, first, count);
+      at::mm_out(into, dz, g.gate_up[e]);
+    }
+  });
+}
+
 class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& base, const Tensor& weights, const Tensor& selected,
-                        const Tensor& gate_up, const Tensor& down) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& base, const Tensor& weights,
+                        const Tensor& selected, const Tensor& gate_up_in, const Tensor& down_in) {
+    const bool bf16 = x.scalar_type() == at::kBFloat16;
+    const Tensor gate_up = bf16 ? bf16_copy(gate_up_in) : gate_up_in, down = bf16 ? bf16_copy(down_in) : down_in;
     const int64_t experts = down.size(0), hidden = down.size(1), width = down.size(2), k = selected.size(1);
     const Sorted sorted = sort_by_expert(selected, experts);
     const int64_t rows = selected.numel();
     const Tensor scale = sorted_weights(weights, sorted);
     const Tensor z = at::empty({rows, 2 * width}, x.options());
     const Tensor y = at::empty({rows, hidden}, x.options());
-    for_each_expert(experts, [&](int64_t e) {
-      const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
-      if (count == 0) return;
-      Tensor ze = z.narrow(0, first, count), ye = y.narrow(0, first, count);
-      at::mm_out(ze, gather_rows(x, sorted, first, count, k), gate_up[e].t());
-      const Tensor a = at::empty({count, width}, x.options());
-      kernels::swiglu(ze.const_data_ptr<float>(), scale.const_data_ptr<float>() + first, a.data_ptr<float>(), count, width);
-      at::mm_out(ye, a, down[e].t());
-    });
-    ctx->save_for_backward({gate_up.requires_grad() ? x : Tensor(), weights, selected, z, gate_up, down});
-    Tensor out = base.clone();
-    add_rows_back(out, y, sorted, k);
-    return out;
+    if (bf16) run_experts<at::BFloat16>(x, gate_up, down, sorted, scale, k, z, y);
+    else run_experts<float>(x, gate_up, down, sorted, scale, k, z, y);
+    ctx->save_for_backward({gate_up_in.requires_grad() ? x : Tensor(), weights, selected, z, gate_up, down});
+    return bf16 ? add_rows_back<at::BFloat16>(base, y, sorted, k) : add_rows_back<float>(base, y, sorted, k);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor dy = grads[0].contiguous();
+    // x, z, gate_up and down are of the type in which they were multiplied.
     const Tensor &x = saved[0], &weights = saved[1], &selected = saved[2], &z = saved[3], &gate_up = saved[4], &down = saved[5];
-    const bool want_x = ctx->needs_input_grad(0), want_weights = ctx->needs_input_grad(2);
-    const bool want_gate_up = ctx->needs_input_grad(4), want_down = ctx->needs_input_grad(5);
-    const int64_t experts = down.size(0), hidden = down.size(1), width = down.size(2), k = selected.size(1);
+    const bool bf16 = z.scalar_type() == at::kBFloat16, want_x = ctx->needs_input_grad(0);
+    const Tensor dy = bf16 ? to_bf16(grads[0]) : grads[0].contiguous();
+    const int64_t experts = down.size(0), hidden = down.size(1), k = selected.size(1);
     const Sorted sorted = sort_by_expert(selected, experts);
     const Tensor scale = sorted_weights(weights, sorted);
-    const float* scales = scale.const_data_ptr<float>();
-
-    const Tensor dgate_up = want_gate_up ? at::empty_like(gate_up) : Tensor();
-    const Tensor ddown = want_down ? at::empty_like(down) : Tensor();
-    const Tensor dscale = at::empty_like(scale);
-    const Tensor dx_rows = want_x ? at::empty({selected.numel(), hidden}, z.options()) : Tensor();
-    for_each_expert(experts, [&](int64_t e) {
-      const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
-      if (count == 0) {
-        if (want_gate_up) dgate_up[e].zero_();
-        if (want_down) ddown[e].zero_();
-        return;
-      }
-      const float* ze = z.const_data_ptr<float>() + first * 2 * width;
-      const Tensor dye = gather_rows(dy, sorted, first, count, k);
-      Tensor a = at::empty({count, width}, z.options());
-      if (want_down) {
-        kernels::swiglu(ze, scales + first, a.data_ptr<float>(), count, width);
-        Tensor into = ddown[e];
-        at::mm_out(into, dye.t(), a);
-      }
-      if (!(want_x || want_weights || want_gate_up)) return;
-      at::mm_out(a, dye, down[e]);  // now the gradient of the activation, before the routing weight
-      const Tensor dz = at::empty({count, 2 * width}, z.options());
-      kernels::swiglu_backward(ze, scales + first, a.const_data_ptr<float>(), dz.data_ptr<float>(),
-                               dscale.data_ptr<float>() + first, count, width);
-      if (want_gate_up) {
-        Tensor into = dgate_up[e];
-        at::mm_out(into, dz.t(), gather_rows(x, sorted, first, count, k));
-      }
-      if (want_x) {
-        Tensor into = dx_rows.narrow(0, first, count);
-        at::mm_out(into, dz, gate_up[e]);
-      }
-    });
+    ExpertGradients g{x, dy, gate_up, down, z, scale, {}, {}, at::empty_like(scale), {}, ctx->needs_input_grad(2)};
+    const auto f32 = at::TensorOptions().dtype(at::kFloat);
+    if (ctx->needs_input_grad(4)) g.dgate_up = at::empty(gate_up.sizes(), f32);
+    if (ctx->needs_input_grad(5)) g.ddown = at::empty(down.sizes(), f32);
+    if (want_x) g.dx_rows = at::empty({selected.numel(), hidden}, z.options());
+    if (bf16) run_experts_backward<at::BFloat16>(g, sorted, k);
+    else run_experts_backward<float>(g, sorted, k);
     Tensor dx, dweights;
     if (want_x) {
-      dx = at::zeros({dy.size(0), hidden}, dy.options());
-      add_rows_back(dx, dx_rows, sorted, k);
+      dx = bf16 ? add_rows_back<at::BFloat16>({}, g.dx_rows, sorted, k) : add_rows_back<float>({}, g.dx_rows, sorted, k);
+      if (bf16) dx = to_bf16(dx);
     }
-    if (want_weights) {
+    if (g.want_weights) {
       dweights = at::empty(weights.sizes(), weights.options());
-      const float* from = dscale.const_data_ptr<float>();
+      const float* from = g.dscale.const_data_ptr<float>();
       float* to = dweights.data_ptr<float>();
       for (size_t r = 0; r < sorted.pair.size(); ++r) to[sorted.pair[r]] = from[r];
     }
-    return {dx, ctx->needs_input_grad(1) ? dy : Tensor(), dweights, Tensor(), dgate_up, ddown};
+    return {dx, ctx->needs_input_grad(1) ? grads[0] : Tensor(), dweights, Tensor(), g.dgate_up, g.ddown};
   }
 };
 

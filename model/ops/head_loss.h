@@ -20,12 +20,23 @@ struct HeadGradients {
   double scale = 1.0;  ///< such as 1 / number of rows of a whole batch
 };
 
-/// Calls `loss` for consecutive chunks of at most `chunk` rows of hidden [n, hidden] @ head^T [vocab, hidden], in order, and
-/// fills `gradients` unless it is null. Nothing is recorded by autograd. The logits are f32 (f64 for f64).
-void head_loss(const at::Tensor& hidden, const at::Tensor& head, int64_t chunk, const LogitsLoss& loss, HeadGradients* gradients);
+/// Rows of hidden states whose logits exist at one time, and those of them that a loss sees in one call. Products need many rows,
+/// passes over logits few, so that a processor's cache holds them.
+struct LogitsChunks {
+  int64_t product = 1, loss = 1;
+};
 
-/// Rows of a chunk: as many as keep one buffer of f32 logits near 16 MiB, at least 16 and at most 1024.
-int64_t logits_chunk_rows(int64_t vocab_size);
+/// Calls `loss` for consecutive rows of hidden [n, hidden] @ head^T [vocab, hidden], in order, and fills `gradients` unless it is
+/// null. Nothing is recorded by autograd. The logits are f32 (f64 for f64), with products in bf16 too.
+void head_loss(const at::Tensor& hidden, const at::Tensor& head, LogitsChunks chunks, const LogitsLoss& loss,
+               HeadGradients* gradients);
+
+/// hidden [n, hidden] @ head^T [vocab, hidden], f32 (f64 for f64) with products in bf16 too. Not differentiable.
+at::Tensor logits(const at::Tensor& hidden, const at::Tensor& head);
+
+/// As many rows as keep one buffer of f32 logits near 64 MiB, at least 16 and at most 1024; the loss sees as many as keep them near
+/// 2 MiB, at least 8.
+LogitsChunks logits_chunks(int64_t vocab_size);
 
 namespace cpu {
 decltype(ops::head_loss) head_loss;

@@ -10,11 +10,12 @@ namespace overproof::ops::aten {
 
 using at::Tensor;
 
-void head_loss(const Tensor& hidden, const Tensor& head, int64_t chunk, const LogitsLoss& loss, HeadGradients* gradients) {
+void head_loss(const Tensor& hidden, const Tensor& head, LogitsChunks chunks, const LogitsLoss& loss,
+               HeadGradients* gradients) {
   at::NoGradGuard no_grad;
   const int64_t n = hidden.size(0);
-  for (int64_t first = 0; first < n; first += chunk) {
-    const Tensor part = hidden.detach().narrow(0, first, std::min(chunk, n - first));
+  for (int64_t first = 0; first < n; first += chunks.loss) {
+    const Tensor part = hidden.detach().narrow(0, first, std::min(chunks.loss, n - first));
     Tensor logits = at::matmul(part, head.t()).to(wide_type(hidden.scalar_type()));
     const Tensor gradient = loss(first, logits);
     if (!gradients) continue;

@@ -6,6 +6,8 @@
 
 #include "model/ops/linear.h"
 #include "model/ops/optional_tensor.h"
+#include "model/ops/products.h"
+#include "model/ops/row_kernels_cpu.h"
 
 namespace overproof::ops::cpu {
 namespace {
@@ -16,17 +18,37 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kTileRows = 256, kMaxTileColumns = 768;
 
-/// Columns of a tile: about a quarter of the whole, so that small products still feed several cores.
-int64_t tile_columns(int64_t columns) { return std::clamp<int64_t>((columns / 4 + 63) / 64 * 64, 64, kMaxTileColumns); }
+/// Columns of a tile: about a quarter of the whole, so that small products still feed several cores. bf16 tiles are computed several
+/// times faster, so that they have to be larger to be worth a call.
+int64_t tile_columns(int64_t columns, at::ScalarType type) {
+  const int64_t parts = type == at::kBFloat16 ? 2 : 4, least = type == at::kBFloat16 ? 256 : 64;
+  return std::clamp<int64_t>((columns / parts + 63) / 64 * 64, least, kMaxTileColumns);
+}
+
+/// x @ weight^T with bf16 operands: in bf16, or added to `residual` in f32.
+Tensor bf16_product(const Tensor& x16, const Tensor& weight16, const Tensor& bias, const Tensor& residual) {
+  const Tensor y = at::empty({x16.size(0), weight16.size(0)}, x16.options());
+  cpu::matmul_into(y, x16, weight16.t(), false);
+  if (!residual.defined()) return bias.defined() ? y.add_(bias) : y;
+  const Tensor out = at::empty_like(residual);
+  kernels::add_rows(residual.const_data_ptr<float>(), y.const_data_ptr<at::BFloat16>(), out.mutable_data_ptr<float>(), y.size(0),
+                    y.size(1));
+  return bias.defined() ? out.add_(bias) : out;
+}
 
 class Linear : public torch::autograd::Function<Linear> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                         const std::optional<Tensor>& residual) {
-    // x is kept for the weight's gradient only.
-    ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), weight});
     ctx->saved_data["bias"] = bias.has_value();
     ctx->saved_data["residual"] = residual.has_value();
+    // x is kept for the weight's gradient only.
+    if (x.scalar_type() == at::kBFloat16) {
+      const Tensor weight16 = bf16_copy(weight);
+      ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), weight16});
+      return bf16_product(x, weight16, bias.value_or(Tensor()), residual.value_or(Tensor()));
+    }
+    ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), weight});
     Tensor out;
     if (residual) {
       out = residual->clone();
@@ -42,8 +64,8 @@ class Linear : public torch::autograd::Function<Linear> {
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor dy = grads[0].contiguous();
-    const Tensor &x = saved[0], &weight = saved[1];
+    const Tensor &x = saved[0], &weight = saved[1];  // both of the type in which they were multiplied
+    const Tensor dy = weight.scalar_type() == at::kBFloat16 ? to_bf16(grads[0]) : grads[0].contiguous();
     Tensor dx, dweight, dbias;
     if (ctx->needs_input_grad(0)) {
       dx = at::empty({dy.size(0), weight.size(1)}, dy.options());
@@ -52,18 +74,19 @@ class Linear : public torch::autograd::Function<Linear> {
     if (ctx->needs_input_grad(1)) {
       dweight = at::empty_like(weight);
       cpu::matmul_into(dweight, dy.t(), x, false);
+      dweight = to_f32(dweight);
     }
     // needs_input_grad() does not count inputs that were left out.
     const bool bias = ctx->saved_data["bias"].toBool(), residual = ctx->saved_data["residual"].toBool();
-    if (bias && ctx->needs_input_grad(2)) dbias = dy.sum(0);
-    return {dx, dweight, dbias, residual && ctx->needs_input_grad(bias ? 3 : 2) ? dy : Tensor()};
+    if (bias && ctx->needs_input_grad(2)) dbias = grads[0].sum(0, false, at::kFloat);
+    return {dx, dweight, dbias, residual && ctx->needs_input_grad(bias ? 3 : 2) ? grads[0] : Tensor()};
   }
 };
 
 }  // namespace
 
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
-  const int64_t rows = out.size(0), columns = out.size(1), width = tile_columns(columns);
+  const int64_t rows = out.size(0), columns = out.size(1), width = tile_columns(columns, out.scalar_type());
   const int64_t across = (columns + width - 1) / width, down = (rows + kTileRows - 1) / kTileRows;
   at::parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state

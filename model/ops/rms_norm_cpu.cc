@@ -2,6 +2,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/host_values.h"
+#include "model/ops/products.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/row_kernels_cpu.h"
 
@@ -17,10 +18,14 @@ float* mutable_data(const Tensor& t) { return t.defined() ? mutable_host_values<
 
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, double eps) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x_in, const Tensor& weight, double eps, at::ScalarType type) {
+    const Tensor x = to_f32(x_in);
     const int64_t width = x.size(-1), rows = x.numel() / width;
-    const Tensor y = at::empty_like(x), rstd = at::empty({rows}, x.options());
-    kernels::rms_norm(data(x), data(weight), mutable_data(y), mutable_data(rstd), rows, width, eps);
+    const Tensor y = at::empty(x.sizes(), x.options().dtype(type)), rstd = at::empty({rows}, x.options());
+    if (type == at::kBFloat16)
+      kernels::rms_norm(data(x), data(weight), y.mutable_data_ptr<at::BFloat16>(), mutable_data(rstd), rows, width, eps);
+    else
+      kernels::rms_norm(data(x), data(weight), mutable_data(y), mutable_data(rstd), rows, width, eps);
     ctx->save_for_backward({x, weight, rstd});
     return y;
   }
@@ -31,14 +36,20 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
     const Tensor dx = ctx->needs_input_grad(0) ? at::empty_like(x) : Tensor();
     const Tensor dweight = ctx->needs_input_grad(1) ? at::empty_like(weight) : Tensor();
-    kernels::rms_norm_backward(data(x), data(weight), data(rstd), data(dy), mutable_data(dx), mutable_data(dweight), rstd.size(0),
-                               x.size(-1));
-    return {dx, dweight, Tensor()};
+    const auto run = [&](const auto* gradient) {
+      kernels::rms_norm_backward(data(x), data(weight), data(rstd), gradient, mutable_data(dx), mutable_data(dweight), rstd.size(0),
+                                 x.size(-1));
+    };
+    if (dy.scalar_type() == at::kBFloat16) run(dy.const_data_ptr<at::BFloat16>());
+    else run(data(dy));
+    return {dx, dweight, Tensor(), Tensor()};
   }
 };
 
 }  // namespace
 
-Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return RmsNorm::apply(x, weight, eps); }
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, std::optional<at::ScalarType> out) {
+  return RmsNorm::apply(x, weight, eps, out.value_or(x.scalar_type()));
+}
 
 }  // namespace overproof::ops::cpu

@@ -26,8 +26,12 @@ class Rotate : public torch::autograd::Function<Rotate> {
  private:
   static Tensor turn(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
     const Tensor y = at::empty_like(x);
-    kernels::rotate(host_values<float>(x).data(), host_values<float>(cos).data(), host_values<float>(sin).data(),
-                    mutable_host_values<float>(y).data(), x.size(0), cos.size(0), x.size(1), x.size(2), sign);
+    const auto run = [&](const auto* from, auto* to) {
+      kernels::rotate(from, host_values<float>(cos).data(), host_values<float>(sin).data(), to, x.size(0), cos.size(0), x.size(1),
+                      x.size(2), sign);
+    };
+    if (x.scalar_type() == at::kBFloat16) run(x.const_data_ptr<at::BFloat16>(), y.mutable_data_ptr<at::BFloat16>());
+    else run(host_values<float>(x).data(), mutable_host_values<float>(y).data());
     return y;
   }
 };

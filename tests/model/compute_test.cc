@@ -1,0 +1,72 @@
+#include "model/compute.h"
+
+#include <ATen/ATen.h>
+
+#include <catch2/catch.hpp>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "model/decoder.h"
+#include "model/ops/products.h"
+#include "tests/model/random_model.h"
+
+namespace overproof {
+
+TEST_CASE("use_compute: f32 as asked, f32 for narrow models, and bf16 only where the processor has it") {
+  CHECK(use_compute(Compute::f32, 4096).name() == "f32");
+  CHECK(ops::product_type() == ops::ProductType::f32);
+  const ComputeChoice narrow = use_compute(Compute::automatic, 64);
+  CHECK(narrow.name() == "f32");
+  CHECK(narrow.gain == 0);
+  const ComputeChoice wide = use_compute(Compute::automatic, 576);
+  CHECK((wide.type == Compute::bf16) == (ops::product_type() == ops::ProductType::bf16));
+  CHECK((wide.type == Compute::bf16) == (wide.gain >= 1.3));
+  bool refused = false;
+  try {
+    CHECK(use_compute(Compute::bf16, 64).name() == "bf16");
+    CHECK(ops::product_type() == ops::ProductType::bf16);
+  } catch (const MismatchError&) {
+    refused = true;
+  }
+  if (wide.gain > 0) CHECK_FALSE(refused);  // it was measured, so the processor has it
+  prepare_torch();
+  CHECK(ops::product_type() == ops::ProductType::f32);
+}
+
+TEST_CASE("recorded_compute: what metrics say, f32 where they say nothing, an error for anything else") {
+  CHECK(recorded_compute({{"steps", 3}}, "a") == Compute::f32);
+  CHECK(recorded_compute({{"compute", "f32"}}, "a") == Compute::f32);
+  CHECK(recorded_compute({{"compute", "bf16"}}, "a") == Compute::bf16);
+  CHECK_THROWS_AS(recorded_compute({{"compute", "auto"}}, "a"), FormatError);
+  CHECK_THROWS_AS(recorded_compute({{"compute", 16}}, "a"), FormatError);
+}
+
+TEST_CASE("a decoder with products in bf16 keeps its residual stream, its FFN inputs and its logits in f32") {
+  const ModelConfig config = random_moe_config();
+  const RandomSource source(config);
+  const Decoder decoder(config, source);
+  const at::Tensor ids = at::arange(24).view({2, 12}).to(at::kLong) % decoder.config().vocab_size;
+  at::NoGradGuard no_grad;
+  const auto run = [&] {
+    std::vector<at::Tensor> out;
+    ForwardOptions options;
+    options.on_ffn_input = [&](int64_t, const at::Tensor& x) { out.push_back(x.clone()); };
+    const at::Tensor hidden = decoder.hidden(ids, options);
+    out.push_back(hidden);
+    out.push_back(decoder.logits(hidden));
+    return out;
+  };
+  const std::vector<at::Tensor> f32 = run();
+  const ops::ProductTypeScope scope(ops::ProductType::bf16);
+  const std::vector<at::Tensor> bf16 = run();
+  REQUIRE(f32.size() == bf16.size());
+  for (size_t i = 0; i < f32.size(); ++i) {
+    CAPTURE(i);
+    CHECK(bf16[i].scalar_type() == at::kFloat);
+    // Rounding changes which expert a few tokens get, so the mean is compared, not the largest difference.
+    CHECK((f32[i] - bf16[i]).abs().mean().item<double>() <= 0.03 * f32[i].abs().mean().item<double>());
+    CHECK_FALSE(at::equal(f32[i], bf16[i]));
+  }
+}
+
+}  // namespace overproof
