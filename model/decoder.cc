@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "model/activation_rounding.h"
+#include "model/kv_cache.h"
 #include "model/ops/attention.h"
 #include "model/ops/head_loss.h"
 #include "model/ops/linear.h"
@@ -90,21 +92,6 @@ Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) cons
   return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
 }
 
-Tensor Decoder::hidden_cached(const Tensor& tokens, KvCache& cache) const {
-  OVERPROOF_CHECK(tokens.size(0) == 1);
-  const int64_t length = tokens.size(1);
-  cache.keys.resize(weights_.layers.size());
-  cache.values.resize(weights_.layers.size());
-  const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, cache.length, length);
-  Tensor x = embed(tokens);
-  for (int64_t l = 0; l < config_.layers; ++l) {
-    x = attention(l, x, angles, 1, length, &cache, nullptr);
-    x = ffn_block(l, x, {});
-  }
-  cache.length += length;
-  return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
-}
-
 Tensor Decoder::logits(const Tensor& hidden) const {
   const bool exact = at::GradMode::is_enabled() || ops::operand_type(hidden) == hidden.scalar_type();
   return exact ? ops::linear(hidden, head()) : ops::logits(hidden, head());
@@ -140,13 +127,10 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngle
   }
   q = by_head(ops::rotate_positions(q, angles), batch, length);
   k = by_head(ops::rotate_positions(k, angles), batch, length);
-  if (cache) {
-    if (cache->length > 0) {
-      k = at::cat({cache->keys[size_t(layer)], k}, 2);
-      v = at::cat({cache->values[size_t(layer)], v}, 2);
-    }
-    cache->keys[size_t(layer)] = k;
-    cache->values[size_t(layer)] = v;
+  if (cache) {  // which is of the model's type, whatever products take
+    const auto type = x.scalar_type();
+    q = q.to(type);
+    std::tie(k, v) = extend(*cache, layer, k.to(type), v.to(type));
   }
   const Tensor mixed = ops::attention(q, k, v).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
   if (seen) *seen = {h.to(x.scalar_type()), mixed.to(x.scalar_type())};

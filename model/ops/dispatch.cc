@@ -12,6 +12,7 @@
 #include "model/ops/products.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rotary.h"
+#include "model/ops/row_products.h"
 #include "model/ops/swiglu.h"
 #include "model/placement.h"
 
@@ -39,6 +40,14 @@ decltype(auto) dispatch_activation(const Tensor& x, Operator& on_cpu, Operator& 
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
   return dispatch(weight, cpu::linear, aten::linear, x, weight, bias, residual);
+}
+
+Tensor row_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
+  return dispatch(x, cpu::row_linear, aten::row_linear, x, weight, bias, residual);
+}
+
+Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std::vector<Tensor>& values) {
+  return dispatch(q, cpu::row_attention, aten::row_attention, q, keys, values);
 }
 
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
@@ -87,7 +96,10 @@ LogitsChunks logits_chunks(int64_t vocab_size) {
 
 Routing route(const Tensor& x, const Tensor& router, const Tensor& bias, int64_t k, const ModelConfig& config) {
   OVERPROOF_CHECK(k >= 1 && k <= router.size(0));
-  const Tensor z = ops::linear(x.to(router.scalar_type()), router);
+  return route_scores(ops::linear(x.to(router.scalar_type()), router), bias, k, config);
+}
+
+Routing route_scores(const Tensor& z, const Tensor& bias, int64_t k, const ModelConfig& config) {
   Routing routing;
   routing.scores = z.detach();
   routing.selected = ops::select_experts(routing.scores.sigmoid(), bias, k);

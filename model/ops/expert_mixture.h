@@ -19,6 +19,9 @@ struct Routing {
 /// hidden], bias [experts]; scores and weights have the router's type.
 Routing route(const at::Tensor& x, const at::Tensor& router, const at::Tensor& bias, int64_t k, const ModelConfig& config);
 
+/// The same from z = x @ router^T [tokens, experts], which becomes `scores`.
+Routing route_scores(const at::Tensor& z, const at::Tensor& bias, int64_t k, const ModelConfig& config);
+
 /// The k largest of scores + bias in each row, I32 [tokens, k] as ascending ids; equal sums go to the lower id, NaN counts as the
 /// smallest. scores [tokens, experts], bias [experts]. Not differentiable.
 at::Tensor select_experts(const at::Tensor& scores, const at::Tensor& bias, int64_t k);
