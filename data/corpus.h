@@ -26,12 +26,15 @@ namespace overproof {
 
 enum class Split { train, held_out };
 
+/// license_rule of a document from an artifact of `sample`: its licence is the one chosen there, by the teacher's terms.
+inline constexpr const char* kSampledRule = "sampled";
+
 struct Document {
   Digest digest;             ///< SHA-256 of the UTF-8 text
   std::string name;          ///< "manpages-dev/man2/accept.2", unique
   std::string source;        ///< the package
   std::string license;       ///< as its copyright file names it
-  std::string license_rule;  ///< how it was found: LicenseMatch::rule of data/dep5.h, or "given"
+  std::string license_rule;  ///< how it was found: LicenseMatch::rule of data/dep5.h, "given", or kSampledRule
   int64_t bytes = 0;
   Split split = Split::train;
   int64_t first_token = 0;  ///< in its split's stream

@@ -31,20 +31,30 @@ constexpr size_t kRecordsAtOnce = 16384;
 /// A document that may come into the corpus. There may be tens of millions: names are kept once each, all else as numbers.
 struct Candidate {
   std::string name;
-  int64_t record = -1;  // where its record begins in the table, if its text is in it; -1: the text is a file
+  int64_t record = -1;  // where its record begins in its folder's table, if its text or its ids are in it
   uint32_t source = 0, license = 0, rule = 0;  // of CandidateList::words
+  uint8_t folder = 0;                          // of CandidateList::folders
+  bool has_text = false, has_ids = false;      // in the record; else the text is a file, and its ids are made from it
+};
+
+struct DocumentFolder {
+  fs::path path;
+  std::optional<MappedFile> table;  // documents.jsonl, if it has one
+  bool takes_ids = false;  // of an artifact of `sample`, whose tokenizer is the corpus's: its records hold the ids that were drawn
+  bool sampled = false;
 };
 
 struct CandidateList {
   std::vector<Candidate> all;
-  std::optional<MappedFile> table;  // documents.jsonl, if the source has one
-  fs::path folder;
+  std::vector<DocumentFolder> folders;
   std::vector<std::string> words;  // sources, licences and rules
 
   const std::string& source(const Candidate& c) const { return words[c.source]; }
+  const MappedFile& table(const Candidate& c) const { return *folders[c.folder].table; }
   fs::path file(const Candidate& c) const {
-    if (c.record >= 0) return table->path();
-    return folder / (table ? c.name : c.name + ".txt");
+    const DocumentFolder& folder = folders[c.folder];
+    if (c.has_text) return folder.table->path();
+    return folder.path / (folder.table ? c.name : c.name + ".txt");
   }
   uint32_t word(std::string_view text) {
     const auto [it, is_new] = places_.try_emplace(std::string(text), uint32_t(words.size()));
@@ -56,8 +66,8 @@ struct CandidateList {
   std::map<std::string, uint32_t, std::less<>> places_;
 };
 
-void list_packages(CandidateList& list) {
-  for (const auto& package : fs::directory_iterator(list.folder)) {
+void list_packages(CandidateList& list, size_t folder) {
+  for (const auto& package : fs::directory_iterator(list.folders[folder].path)) {
     if (!package.is_directory()) continue;
     const std::string source = package.path().filename().string();
     std::optional<CopyrightFile> copyright;
@@ -71,7 +81,8 @@ void list_packages(CandidateList& list) {
       LicenseMatch match{"unspecified", "none", ""};
       if (copyright) match = license_of(*copyright, installed);
       if (match.license.empty()) match.license = "unspecified";
-      list.all.push_back({source + "/" + installed, -1, list.word(source), list.word(match.license), list.word(match.rule)});
+      list.all.push_back({source + "/" + installed, -1, list.word(source), list.word(match.license), list.word(match.rule),
+                          uint8_t(folder)});
     }
   }
 }
@@ -85,58 +96,78 @@ std::string_view line_at(const MappedFile& table, int64_t offset) {
 /// A record of the table, without its text.
 struct Given {
   std::string name, source, license;
-  bool has_text = false;
+  bool has_text = false, has_ids = false;
 };
 
 Given read_given(std::string_view line, const fs::path& file, int64_t offset) {
   const Json json = parse_json(line, file, offset);
   const JsonObject record(json, file, "", JsonNull::value, offset);
-  Given given{record.text("name"), record.text("source"), record.text("license"), record.has("text")};
+  Given given{record.text("name"), record.text("source"), record.text("license"), record.has("text"), record.has("ids")};
   if (!is_safe_relative_name(given.name)) record.fail("name", fmt::format("is '{}', not a name inside the folder", given.name));
   if (given.has_text) record.text("text");  // its type
   return given;
 }
 
-void list_given(CandidateList& list) {
-  const uint32_t given_rule = list.word("given");
+void list_given(CandidateList& list, size_t folder) {
+  const bool sampled = list.folders[folder].sampled, takes_ids = list.folders[folder].takes_ids;
+  const MappedFile& table = *list.folders[folder].table;
+  const uint32_t rule = list.word(sampled ? kSampledRule : "given");
   std::vector<int64_t> offsets;  // of lines that are read together
   const auto read = [&] {
     throw_if_interrupted();
     std::vector<Given> read(offsets.size());
     parallel_for(int64_t(offsets.size()), 256, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        read[size_t(i)] = read_given(line_at(*list.table, offsets[size_t(i)]), list.table->path(), offsets[size_t(i)]);
+        read[size_t(i)] = read_given(line_at(table, offsets[size_t(i)]), table.path(), offsets[size_t(i)]);
     });
-    for (size_t i = 0; i < read.size(); ++i)
-      list.all.push_back({std::move(read[i].name), read[i].has_text ? offsets[i] : -1, list.word(read[i].source),
-                          list.word(read[i].license), given_rule});
+    for (size_t i = 0; i < read.size(); ++i) {
+      const bool has_ids = takes_ids && read[i].has_ids;
+      list.all.push_back({std::move(read[i].name), read[i].has_text || has_ids ? offsets[i] : -1, list.word(read[i].source),
+                          list.word(read[i].license), rule, uint8_t(folder), read[i].has_text, has_ids});
+    }
     offsets.clear();
   };
-  for_each_line(*list.table, [&](std::string_view, int64_t offset) {
+  for_each_line(table, [&](std::string_view, int64_t offset) {
     offsets.push_back(offset);
     if (offsets.size() == kRecordsAtOnce) read();
   });
   read();
 }
 
-CandidateList list_documents(const fs::path& folder) {
-  if (!fs::is_directory(folder)) throw IoError(folder, "the corpus's source must be a folder", ENOTDIR);
+/// Whether the ids of an artifact of `sample` are ids of `tokenizer`.
+bool has_ids_of(const fs::path& samples, const TokenizerIdentity& tokenizer) {
+  const fs::path file = samples / "sampling.json";
+  const Json json = parse_json(read_file(file, 1 << 20), file);
+  const JsonObject facts(json, file, "");
+  if (!facts.has("tokenizer")) return false;  // made by an earlier version
+  Metadata made_by;
+  for (const auto& [name, value] : facts.object("tokenizer").json().items()) made_by[name] = facts.object("tokenizer").text(name);
+  return TokenizerIdentity::from_metadata(made_by, file).matches(tokenizer);
+}
+
+CandidateList list_documents(std::vector<DocumentFolder> folders) {
   CandidateList list;
-  list.folder = folder;
-  if (const fs::path table = folder / "documents.jsonl"; fs::exists(table)) {
-    list.table.emplace(table);
-    list_given(list);
-  } else {
-    list_packages(list);
+  list.folders = std::move(folders);
+  for (size_t i = 0; i < list.folders.size(); ++i) {
+    DocumentFolder& folder = list.folders[i];
+    if (!fs::is_directory(folder.path)) throw IoError(folder.path, "the corpus's source must be a folder", ENOTDIR);
+    const size_t before = list.all.size();
+    if (const fs::path table = folder.path / "documents.jsonl"; fs::exists(table)) {
+      folder.table.emplace(table);
+      list_given(list, i);
+    } else {
+      list_packages(list, i);
+    }
+    if (list.all.size() == before)
+      throw UsageError(fmt::format("{} holds no documents (.txt files in a folder for each package, or documents.jsonl)",
+                                   folder.path.string()));
   }
-  if (list.all.empty())
-    throw UsageError(
-        fmt::format("{} holds no documents (.txt files in a folder for each package, or documents.jsonl)", folder.string()));
   const auto key = [&](const Candidate& c) { return std::tie(list.source(c), c.name); };
   std::sort(list.all.begin(), list.all.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
   const auto same =
       std::adjacent_find(list.all.begin(), list.all.end(), [&](const auto& a, const auto& b) { return key(a) == key(b); });
-  if (same != list.all.end()) throw FormatError(folder, -1, fmt::format("two documents are called '{}'", same->name));
+  if (same != list.all.end())
+    throw FormatError(list.folders[same->folder].path, -1, fmt::format("two documents are called '{}'", same->name));
   return list;
 }
 
@@ -236,8 +267,10 @@ void read_text(const fs::path& file, const CorpusConfig& config, Prepared& out) 
 Prepared prepare(const CandidateList& list, const Candidate& candidate, const CorpusConfig& config, const Tokenizer& tokenizer,
                  int32_t separator) {
   Prepared out;
-  if (candidate.record >= 0) {
-    Json record = parse_json(line_at(*list.table, candidate.record), list.table->path(), candidate.record);
+  Json record;
+  if (candidate.record >= 0)
+    record = parse_json(line_at(list.table(candidate), candidate.record), list.table(candidate).path(), candidate.record);
+  if (candidate.has_text) {
     out.text = std::move(record["text"].get_ref<std::string&>());
     out.check_length(int64_t(out.text.size()), config);
   } else {
@@ -250,7 +283,21 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
     return out;
   }
   out.digest = sha256(out.text);
-  tokenizer.encode(out.text, out.ids);
+  if (candidate.has_ids) {
+    // What was drawn, and not what the tokenizer makes of the text: the teacher met its chat markers as tokens, and its choice
+    // among the spellings of a text is part of what it does.
+    const JsonObject members(record, list.table(candidate).path(), "", JsonNull::value, candidate.record);
+    for (const Json& id : members.list("ids")) {
+      if (!id.is_number_unsigned() || id.get<uint64_t>() >= uint64_t(tokenizer.vocab_size())) {
+        out.fault = "its ids are not ids of the tokenizer";
+        return out;
+      }
+      out.ids.push_back(int32_t(id.get<uint64_t>()));
+    }
+    if (tokenizer.decode(out.ids) != out.text) out.fault = "its ids do not spell its text";
+  } else {
+    tokenizer.encode(out.text, out.ids);
+  }
   out.ids.push_back(separator);
   return out;
 }
@@ -272,9 +319,15 @@ Json tallies(const std::map<std::string, Tally>& map) {
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs) {
   const auto tokenizer = open_tokenizer(inputs.path("tokenizer"));
   const int32_t separator = separator_of(*tokenizer, config.separator);
-  if (inputs.has("source") == inputs.has("samples"))
-    throw UsageError("corpus: give either --source (documents from outside) or --samples (an artifact made by sample)");
-  const CandidateList list = list_documents(inputs.path(inputs.has("samples") ? "samples" : "source"));
+  std::vector<DocumentFolder> folders;
+  if (inputs.has("source")) folders.push_back({inputs.path("source")});
+  if (inputs.has("samples"))
+    folders.push_back({.path = inputs.path("samples"),
+                       .takes_ids = has_ids_of(inputs.path("samples"), tokenizer->identity()),
+                       .sampled = true});
+  if (folders.empty())
+    throw UsageError("corpus: give --source (documents from outside), --samples (an artifact made by sample), or both");
+  const CandidateList list = list_documents(std::move(folders));
   const std::vector<Candidate>& candidates = list.all;
   const DType dtype = tokenizer->vocab_size() <= 65536 ? DType::u16 : DType::u32;
 
@@ -356,7 +409,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     }
     progress.update(done += int64_t(count), fmt::format("{} tokens", train.tokens + held_out.tokens));
   }
-  if (seen.empty()) throw FormatError(list.folder, -1, "no document is left: all are too short, too long or broken");
+  if (seen.empty()) throw FormatError(list.folders[0].path, -1, "no document is left: all are too short, too long or broken");
   outputs.folder().finish(std::move(*texts));
   const int64_t table_bytes = table.bytes_written();
   outputs.folder().finish(std::move(table));

@@ -6,7 +6,10 @@
 //   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}, and
 //   with "text": "..." where the text is not a file of that name
 // In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
-// Input "samples", instead of "source": an artifact of the stage `sample`, which has the second layout. It is part of the lineage.
+// A marker of chats that is spelled out in such a text is text, not a special token.
+// Input "samples", instead of "source" or together with it: an artifact of the stage `sample`, which has the second layout. It is
+// part of the lineage. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
+// (teacher/sample_stage.h), after a check that they spell the text; with another, their texts are encoded like all others.
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
 // Input "salt" (optional) makes the corpus private: a file of 32 random bytes that only its owner may read. The Merkle
 // trees then hold salted values (provenance/corpus_proof.h). When such a corpus is published, everything but
@@ -40,7 +43,8 @@ struct CorpusConfig {
 
 /// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
 /// of threads. Memory: one batch of documents, and about 300 bytes for each document.
-/// Throws UsageError unless exactly one of "source" and "samples" is bound, FormatError naming the document when more than allow_broken are broken, or the copyright file that is at fault, or the source when no document of it is left.
+/// Throws UsageError when neither "source" nor "samples" is bound, FormatError naming the document when more than allow_broken are
+/// broken, or the copyright file that is at fault, or the source when no document of it is left.
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -57,7 +57,7 @@ std::vector<StageSpec> make_stages() {
                   .help = "folder of text files with their copyright files, or with a documents.jsonl, which may hold the texts",
                   .kind = Kind::file,
                   .required = false},
-                 {.name = "samples", .help = "an artifact made by sample, as the documents, instead of source", .required = false},
+                 {.name = "samples", .help = "an artifact made by sample, whose documents come in as well, or instead of source", .required = false},
                  {.name = "tokenizer", .help = "the tokenizer to use: any artifact that has one"},
                  {.name = "salt",
                   .help = "makes the corpus private: a secret file made by 'audit salt'",

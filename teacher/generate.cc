@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 
@@ -9,6 +10,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/rng.h"
+#include "data/chat_ml.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
 #include "model/decoder.h"
@@ -21,10 +23,9 @@ namespace {
 std::vector<int32_t> prompt_ids(const GenerateConfig& config, const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
   if (config.chat) {
-    std::vector<int32_t> marker;
-    tokenizer.encode("<|im_start|>", marker, true);
-    if (marker.size() != 1) throw MismatchError("this tokenizer has no <|im_start|> token; generate without --chat");
-    tokenizer.encode("<|im_start|>user\n" + config.prompt + "<|im_end|>\n<|im_start|>assistant\n", ids, true);
+    const auto chat = ChatMl::of(tokenizer);
+    if (!chat) throw MismatchError("this tokenizer has no <|im_start|> and <|im_end|> tokens; generate without --chat");
+    ids = chat->question(config.prompt);
   } else {
     tokenizer.encode(config.prompt, ids);
     if (ids.empty() && tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
@@ -55,6 +56,9 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   };
   if (write && !config.chat) write(config.prompt);
   KvCache cache;
+  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, decoder.config().max_position);
+  const auto chat = config.chat ? ChatMl::of(*tokenizer) : std::nullopt;
+  const int32_t turn_end = chat ? chat->end() : -1;
   at::Tensor next = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
   std::string ended = "max-tokens";
   const auto start = std::chrono::steady_clock::now();
@@ -63,7 +67,7 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
     const at::Tensor hidden = decoder.hidden_cached(next, cache);
     const std::vector<float> logits = last_logits(decoder, hidden);
     const int32_t id = sample_token(logits, ids, sampling, watermark ? &*watermark : nullptr, rng);
-    if (id == tokenizer->eos_id() || id == decoder.config().eos_id) {
+    if (id == tokenizer->eos_id() || id == decoder.config().eos_id || id == turn_end) {
       ended = "end-of-text";
       break;
     }

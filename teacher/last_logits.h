@@ -7,7 +7,7 @@
 
 namespace overproof {
 
-/// Logits [vocabulary] of the last row of hidden [tokens, hidden].
+/// Logits [vocabulary] of the last row of hidden [tokens, hidden], the only one that is computed.
 std::vector<float> last_logits(const Decoder& decoder, const at::Tensor& hidden);
 
 }  // namespace overproof

@@ -5,7 +5,7 @@
 namespace overproof {
 
 std::vector<float> last_logits(const Decoder& decoder, const at::Tensor& hidden) {
-  const at::Tensor logits = decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1)).contiguous();
+  const at::Tensor logits = decoder.next_logits(hidden.narrow(0, hidden.size(0) - 1, 1)).contiguous();
   const float* values = logits.const_data_ptr<float>();
   return {values, values + logits.numel()};
 }

@@ -2,13 +2,13 @@
 // Stage "sample": a teacher writes documents, for a student to be trained on, with a watermark in them if a key is given. The
 // artifact is a source for the stage "corpus".
 //
-//   samples/documents.jsonl      one record a document: name, license, source (which names the teacher), parents: what it was
-//                                sampled from
-//   samples/samples/000000.txt   its text
-//   samples/tokens.jsonl         {"name", "before", "tokens"}: the ids drawn, and those of the prompt that decided the first
-//                                green lists
-//   samples/sampling.json        teacher, options and, of the watermark, what may be published: parameters and the key's
-//                                commitment
+//   samples/documents.jsonl      one record a document: name, license, source (which names the teacher, for chats with "chat" at its end),
+//                                ids: those of the document, which `corpus` takes; parents: what it was sampled from
+//   samples/samples/000000.txt   its text, of a chat with the markers of its turns
+//   samples/tokens.jsonl         {"name", "before", "tokens"}: the ids drawn, and those before them that decided the first green
+//                                lists; of a chat two records, question and answer
+//   samples/sampling.json        teacher, its tokenizer, options and, of the watermark, what may be published: parameters and the
+//                                key's commitment
 
 #include <string>
 
@@ -22,6 +22,9 @@ struct SampleConfig {
   int64_t count = 100, max_tokens = 256, prompt_tokens = 16, seed = 0;
   double temperature = 1.0, top_p = 1.0;
   double watermark_strength = 2.0;
+  int64_t batch_size = 16;
+  double chat = 0.0;
+  std::string system = "You are a helpful AI assistant.";
   template <class V>
   void visit(V&& v) {
     v("count", count, in_range(1, 1e7), "number of documents");
@@ -33,13 +36,18 @@ struct SampleConfig {
     v("seed", seed, seed_value(), "seed of the draws");
     v("license", license, any_value(), "licence of the documents, by the teacher's terms");
     v("watermark-strength", watermark_strength, in_range(0, 20), "added to the logits of green tokens");
+    v("batch-size", batch_size, in_range(1, 4096), "documents written at a time; changes no document");
+    v("chat", chat, in_range(0, 1),
+      "share of the documents that are chats in ChatML turns, for instruction models: the teacher writes the question as well");
+    v("system", system, any_value(), "system turn of every other chat; empty: of none");
   }
 };
 
-/// Slots: teacher; corpus, optional: the beginnings of its training documents are the prompts, else the model's
-/// beginning-of-text token; watermark-key, optional: a key made by `watermark-key`. Document i depends on seed and i only, so a
+/// Slots: teacher; corpus, optional: the beginnings of its training documents are the prompts of completions, else the token
+/// that comes before a text; watermark-key, optional: a key made by `watermark-key`. Document i depends on seed and i only, so a
 /// killed run resumes after the last document that was saved, with the same bytes. Throws MismatchError when corpus or
-/// teacher give no prompt or the teacher ends each document at once, DivergenceError when its logits are not finite.
+/// teacher give no prompt, chats are asked of a tokenizer without ChatML tokens, or the teacher ends each document at once;
+/// DivergenceError when its logits are not finite.
 StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -2,11 +2,14 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <limits>
+#include <map>
 
 #include "core/error.h"
 #include "core/utf8.h"
+#include "data/chat_ml.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 #include "data/watermark.h"
@@ -75,6 +78,103 @@ TEST_CASE("a killed sampling resumes after the last saved document, with the sam
     fs::create_directories(world.path / "other");
     CHECK(run_sample(short_config(), world.inputs(), other).summary.size() == 1);
   }
+}
+
+TEST_CASE("the number of documents that are written at a time changes no byte") {
+  const TinyWorld world;
+  Outputs together = world.fresh("together");
+  run_sample(short_config(), world.inputs(), together);
+  SampleConfig one_by_one = short_config();
+  one_by_one.batch_size = 1;
+  Outputs alone = world.fresh("alone");
+  run_sample(one_by_one, world.inputs(), alone);
+  for (const std::string& file : kFiles) CHECK(read_file(world.path / "together" / file) == read_file(world.path / "alone" / file));
+  const std::string table = read_file(world.path / "alone/documents.jsonl");
+  const std::string name = Json::parse(table.substr(0, table.find('\n'))).at("name");
+  CHECK(read_file(world.path / "together" / name) == read_file(world.path / "alone" / name));
+}
+
+TEST_CASE("a share of the documents are chats, whose markers are tokens in a corpus as well") {
+  const TinyWorld world;
+  const auto slots = [&] { return Inputs({{"teacher", {world.path / "teacher", sha256("teacher")}}}); };
+  SampleConfig config = short_config();
+  config.chat = 0.5;
+  config.system = "Be brief.";
+  Outputs refused = world.fresh("refused");
+  CHECK_THROWS_AS(run_sample(config, slots(), refused), MismatchError);  // a tokenizer of bytes
+
+  BpeDefinition definition = read_tokenizer_json(world.path / "teacher/tokenizer.json");
+  for (const char* marker : {"<|im_start|>", "<|im_end|>"}) {
+    definition.added.push_back({.id = int32_t(definition.tokens.size()), .text = marker, .special = true});
+    definition.tokens.push_back(marker);
+  }
+  fs::remove_all(world.path / "teacher");
+  fs::create_directories(world.path / "teacher");
+  OutputFolder folder(world.path / "teacher");
+  ModelConfig shape = tiny_config();
+  shape.vocab_size = 259;
+  save_decoder(Decoder(shape, RandomSource(shape)), folder, DType::f32);
+  folder.write_file("tokenizer.json", write_tokenizer_json(definition));
+  const auto tokenizer = open_tokenizer(world.path / "teacher");
+  const ChatMl chat = *ChatMl::of(*tokenizer);
+
+  Outputs outputs = world.fresh("samples");
+  const StageReport report = run_sample(config, slots(), outputs);
+  SampleConfig one_by_one = config;
+  one_by_one.batch_size = 1;
+  Outputs alone = world.fresh("alone");
+  run_sample(one_by_one, slots(), alone);
+  for (const std::string& file : kFiles) CHECK(read_file(world.path / "samples" / file) == read_file(world.path / "alone" / file));
+
+  const std::string table = read_file(world.path / "samples/documents.jsonl");
+  std::map<std::string, std::vector<int32_t>> ids;
+  int64_t chats = 0, with_system = 0;
+  for (size_t at = 0; at < table.size(); at = table.find('\n', at) + 1) {
+    const Json record = Json::parse(table.substr(at, table.find('\n', at) - at));
+    const std::vector<int32_t> document = record.at("ids");
+    const std::string name = record.at("name"), text = read_file(world.path / "samples" / name);
+    ids[name] = document;
+    CHECK(tokenizer->decode(document) == text);
+    const bool is_chat = record.at("source").get<std::string>().ends_with(" chat");
+    chats += is_chat;
+    CHECK(std::ranges::count(document, chat.start()) == (!is_chat ? 0 : text.starts_with("<|im_start|>system\nBe brief.") ? 3 : 2));
+    if (!is_chat) continue;
+    with_system += text.starts_with("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n");
+    CHECK_THAT(text, Catch::Contains("<|im_end|>\n<|im_start|>assistant\n"));
+  }
+  CHECK(chats == report.metrics().at("chats").get<int64_t>());
+  CHECK(chats > 8);
+  CHECK(with_system > 0);
+  CHECK(with_system < chats);
+  // The drawn ids of a chat are its question and its answer, and hold no marker.
+  int64_t lines = 0;
+  for (const SampledTokens& drawn : read_sampled_tokens(world.path / "samples", 259)) {
+    ++lines;
+    CHECK(!drawn.tokens.empty());
+    CHECK(std::ranges::count(drawn.tokens, chat.start()) + std::ranges::count(drawn.tokens, chat.end()) == 0);
+  }
+  CHECK(lines == report.metrics().at("documents").get<int64_t>() + chats);
+
+  CorpusConfig corpus_config;
+  corpus_config.held_out = 0;
+  corpus_config.min_bytes = 1;
+  corpus_config.window_length = 8;
+  fs::remove_all(world.path / "corpus");
+  Outputs corpus_outputs = world.fresh("corpus");
+  run_corpus(corpus_config,
+             Inputs({{"source", {world.path / "source", {}}}, {"samples", {world.path / "samples", {}}}, {"tokenizer", {world.path / "teacher", {}}}}),
+             corpus_outputs);
+  const Corpus corpus(world.path / "corpus");
+  const SafetensorsFile stream(world.path / "corpus/tokens.safetensors");
+  const auto all = stream.values<uint16_t>("train");
+  int64_t sampled = 0;
+  for (const Document& d : corpus.documents()) {
+    if (d.license_rule != kSampledRule) continue;
+    ++sampled;
+    CHECK(std::vector<int32_t>(all.begin() + d.first_token, all.begin() + d.first_token + d.tokens - 1) == ids.at(d.name));
+  }
+  CHECK(sampled > 0);
+  CHECK(int64_t(corpus.documents().size()) == sampled + 2);
 }
 
 TEST_CASE("a sampled watermark is recorded by its commitment and raises the share of green tokens") {
