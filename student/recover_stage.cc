@@ -298,6 +298,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   Decoder student = open_model_for(corpus, inputs, "student");
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   require_parent(student, teacher, inputs);
+  const ComputeChoice compute = use_compute(config.compute, student.config().hidden_size);
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
 
   const DType dtype = written_dtype(config.dtype, open_checkpoint(inputs.path("student")));
@@ -336,6 +337,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
                                          fmt::join(names.begin(), names.begin() + std::min<ptrdiff_t>(ptrdiff_t(names.size()), 8), ", "),
                                          names.size() > 8 ? ", …" : ""));
   }
+  report.summary.push_back(compute.summary());
   if (recovery.resumed() > 0) report.summary.push_back(fmt::format("resumed after {} layers", recovery.resumed()));
   report.metrics() = {{"tokens", recovery.fitted()},
                       {"held_out_tokens", ids.numel() - recovery.fitted()},
@@ -344,7 +346,8 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
                       {"held_out_error_before", mean.held_out_before},
                       {"held_out_error", mean.held_out_after},
                       {"layers", std::move(layers)},
-                      {"kept", std::move(kept)}};
+                      {"kept", std::move(kept)},
+                      {kComputeMetric, compute.name()}};
   record_dtype(report.metrics(), dtype);
   return report;
 }

@@ -5,6 +5,7 @@
 #include "core/config.h"
 #include "core/stage.h"
 #include "formats/weight_dtype.h"
+#include "model/compute.h"
 
 namespace overproof {
 
@@ -21,6 +22,7 @@ struct RecoverConfig {
   double held_out = 1.0 / 16;
   int64_t seed = 0;
   WeightDType dtype = WeightDType::automatic;
+  Compute compute = Compute::automatic;
   template <class V>
   void visit(V&& v) {
     v("tokens", tokens, in_range(2, 1 << 30), "training tokens to solve on, rounded up to whole windows");
@@ -35,6 +37,7 @@ struct RecoverConfig {
     v("held-out", held_out, in_range(0, 0.5), "part of the windows that is only measured, not solved on");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the windows");
     visit_weight_dtype(v, dtype);
+    visit_compute(v, compute);
   }
 };
 
