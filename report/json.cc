@@ -87,6 +87,12 @@ Json quality(const ReportQuality& q) {
   return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"models", array(q.facts.models, model)}};
 }
 
+Json recovery(const ReportRecovery& e) {
+  Json errors = Json::object();
+  for (const StepSeries& s : e.errors) errors[s.name] = s.values;
+  return {{"artifact", e.artifact}, {"errors", errors}, {"kept", e.kept}};
+}
+
 /// First, least and last value of each series; the steps themselves are in the artifact.
 Json training(const ReportTraining& t) {
   Json all = Json::object();
@@ -167,6 +173,7 @@ Json report_json(const Report& r) {
           {"beacons", r.beacons},
           {"experts", array(r.experts, experts)},
           {"quality", array(r.quality, quality)},
+          {"recovery", array(r.recoveries, recovery)},
           {"training", array(r.training, training)},
           {"audits", array(r.audits.list, audit)},
           {"audits_not_read", r.audits.not_read},

@@ -105,6 +105,18 @@ ReportTraining training_of(const ArtifactNode& node) {
   return training;
 }
 
+ReportRecovery recovery_of(const ArtifactNode& node) {
+  const Json& metrics = node.lineage()->metrics;
+  ReportRecovery recovery{node.name, {}, texts(metrics, "kept")};
+  for (const auto& [key, title] : {std::pair{"error_before", "before"}, {"error", "after"}, {"held_out_error_before", "held out, before"},
+                                   {"held_out_error", "held out, after"}}) {
+    StepSeries series{title, {}};
+    for (const Json& layer : elements(metrics, "layers")) series.values.push_back(number(layer, key).value_or(0));
+    recovery.errors.push_back(std::move(series));
+  }
+  return recovery;
+}
+
 class Gatherer {
  public:
   Gatherer(const Verification& v, const LineageFacts& facts, Report& report) : run_(v.run), facts_(facts), report_(report) {
@@ -167,6 +179,7 @@ class Gatherer {
       if (ReportTraining training = training_of(facts_.node(a));
           !training.losses.empty() || !training.loads.empty() || !training.fault.empty())
         report_.training.push_back(std::move(training));
+      if (a.kind && a.kind->name == "recovered-from") report_.recoveries.push_back(recovery_of(facts_.node(a)));
       if (!lists_file(facts_.lineage(a), kRouterCountsFile)) continue;
       try {
         report_.experts.push_back(experts_of(facts_.node(a)));

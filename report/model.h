@@ -112,6 +112,13 @@ struct ReportTraining {
   std::string fault;                       ///< why the log could not be read; "" when it could
 };
 
+/// Errors of the FFN outputs of each layer that `recover` solved, relative to their square.
+struct ReportRecovery {
+  std::string artifact;
+  std::vector<StepSeries> errors;  ///< before and after, on the solved and on the held-out tokens; a value a layer
+  std::vector<std::string> kept;   ///< experts that kept their weights
+};
+
 struct Report {
   std::string title;
   bool single = false, holds = true;
@@ -129,6 +136,7 @@ struct Report {
   std::vector<std::string> acknowledged;  ///< "gguf: GPL-3.0-only", as signed by exports
   std::vector<ReportExperts> experts;
   std::vector<ReportQuality> quality;
+  std::vector<ReportRecovery> recoveries;
   std::vector<ReportTraining> training;
   ReportAudits audits;
   std::vector<ReportClaim> claims;

@@ -210,6 +210,28 @@ void add_loads(Section& s, const ReportTraining& t) {
         loads_drawing(t.loads));
 }
 
+Section recovery(const Report& r) {
+  Section s("recovery", "Recovery");
+  for (const ReportRecovery& e : r.recoveries) {
+    s.heading(name(e.artifact));
+    const size_t layers = e.errors.empty() ? 0 : e.errors.front().values.size();
+    std::vector<Column> columns = {"layer"};
+    for (const StepSeries& one : e.errors) columns.push_back(number(one.name.c_str()));
+    Table table(fmt::format("Errors of the FFN outputs in ‘{}’", e.artifact), columns);
+    for (size_t l = 0; l < layers; ++l) {
+      std::vector<Phrase> row = {std::to_string(l)};
+      for (const StepSeries& one : e.errors) row.push_back(fmt::format("{:.4f}", one.values.at(l)));
+      table.add(std::move(row));
+    }
+    add_figure(s, fmt::format("{}: error of each layer's FFN output, relative to its square", e.artifact),
+               fmt::format("{} layers, before and after the solve, on the tokens that were solved on and on held-out ones.", layers),
+               lines_drawing(e.errors));
+    s.folded(fmt::format("‘{}’ by layer", e.artifact), table);
+    s.list("Experts with too few tokens, which keep their weights", e.kept);
+  }
+  return s;
+}
+
 Section training(const Report& r) {
   Section s("training", "Training");
   for (const ReportTraining& t : r.training) {
@@ -241,6 +263,6 @@ Section training(const Report& r) {
 }  // namespace
 
 std::vector<Section> lineage_sections(const Report& r) { return {lineage(r), licences(r), sources(r), experts(r)}; }
-std::vector<Section> training_sections(const Report& r) { return {quality(r), training(r)}; }
+std::vector<Section> training_sections(const Report& r) { return {quality(r), recovery(r), training(r)}; }
 
 }  // namespace overproof

@@ -90,7 +90,7 @@ View view_of(const Report& report);
 /// Sections that view_of puts together; an empty one is left out.
 std::vector<Section> lineage_sections(const Report& report);   ///< lineage, licences, sources, experts
 std::vector<Section> audit_sections(const Report& report);     ///< replay, rows, recompute, evidence, records
-std::vector<Section> training_sections(const Report& report);  ///< quality, training
+std::vector<Section> training_sections(const Report& report);  ///< quality, recovery, training
 
 std::string grouped(int64_t value);  ///< "1,234,567"
 std::string percent(double share);   ///< "12.3 %"
