@@ -13,7 +13,7 @@ struct RecoverConfig {
   enum class Target { local, residual };
   int64_t tokens = 16384;
   int64_t batch_size = 4;
-  double ridge = 0.01;
+  double ridge = 0.003;
   Target target = Target::local;
   int64_t passes = 1;
   bool attention = false;

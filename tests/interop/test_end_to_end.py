@@ -90,11 +90,19 @@ def test_lineage_holds_and_one_flipped_bit_is_named(run, base):
 def test_model_signing_verifies_every_artifact(run, base):
     public = base / "public.pem"
     subprocess.run(["openssl", "pkey", "-in", os.environ["OVERPROOF_KEY"], "-pubout", "-out", public], check=True)
-    for artifact in ["teacher", "corpus", "soft-targets", "student-init", "student", "calibrated", "int8"]:
+    for artifact in ["teacher", "corpus", "soft-targets", "student-init", "recovered", "student", "calibrated", "int8"]:
         command = [sys.executable, "-m", "model_signing", "verify", "key", str(run / artifact), "--signature",
                    str(run / artifact / "model.sig"), "--public_key", str(public)]
         answer = subprocess.run(command, capture_output=True, text=True)
         assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_recovery_lowers_the_error_of_every_layer_and_is_made_again(run):
+    metrics = json.loads(overproof("show", run / "recovered", "--json").stdout)["metrics"]
+    assert len(metrics["layers"]) == 4
+    assert all(layer["error"] < layer["error_before"] for layer in metrics["layers"])
+    made = [json.loads(line) for line in overproof("audit", "recompute", run, "--stages", "recover", "--json").stdout.splitlines()]
+    assert "recovered" in json.dumps(made) and "differs" not in json.dumps(made)
 
 
 def test_trace_finds_steps_and_rows_of_a_document(run):
