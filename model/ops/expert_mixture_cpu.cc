@@ -24,16 +24,23 @@ using torch::autograd::variable_list;
 /// The pairs (token, slot) sorted by expert, tokens ascending within an expert.
 struct Sorted {
   std::vector<int64_t> begin;   ///< [experts + 1]: rows of expert e are [begin[e], begin[e + 1])
-  std::vector<int64_t> pair;    ///< [rows]: token x k + slot of a sorted row
-  std::vector<int64_t> row_of;  ///< [tokens x k]: its inverse
+  std::vector<int64_t> pair;    ///< [rows]: token x k + slot of a sorted row; -1: a row of zeros
+  std::vector<int64_t> row_of;  ///< [tokens x k]: where in `pair` it is
+
+  int64_t rows() const { return int64_t(pair.size()); }
 };
 
-Sorted sort_by_expert(const Tensor& selected, int64_t experts) {
+/// Rows of an expert are a multiple of `multiple`, with rows of zeros at the end: libtorch's bf16 products compile code for each
+/// shape, which takes longer than the products when every expert of every step has another number of rows.
+Sorted sort_by_expert(const Tensor& selected, int64_t experts, bool bf16) {
+  const int64_t multiple = bf16 ? 32 : 1;
   const int32_t* id = selected.const_data_ptr<int32_t>();
   const int64_t pairs = selected.numel();
-  Sorted s{std::vector<int64_t>(size_t(experts + 1)), std::vector<int64_t>(size_t(pairs)), std::vector<int64_t>(size_t(pairs))};
+  Sorted s{std::vector<int64_t>(size_t(experts + 1)), {}, std::vector<int64_t>(size_t(pairs))};
   for (int64_t p = 0; p < pairs; ++p) ++s.begin[size_t(id[p]) + 1];
+  for (int64_t& count : s.begin) count = (count + multiple - 1) / multiple * multiple;
   std::partial_sum(s.begin.begin(), s.begin.end(), s.begin.begin());
+  s.pair.assign(size_t(s.begin.back()), -1);
   std::vector<int64_t> next(s.begin.begin(), s.begin.end() - 1);
   for (int64_t p = 0; p < pairs; ++p) {
     const int64_t row = next[size_t(id[p])]++;
@@ -61,15 +68,18 @@ Tensor gather_rows(const Tensor& x, const Sorted& sorted, int64_t first, int64_t
   Tensor out = at::empty({count, x.size(1)}, x.options());
   const auto* in = static_cast<const char*>(x.const_data_ptr());
   auto* to = static_cast<char*>(out.mutable_data_ptr());
-  for (int64_t r = 0; r < count; ++r)
-    std::memcpy(to + r * width, in + sorted.pair[size_t(first + r)] / k * width, size_t(width));
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t pair = sorted.pair[size_t(first + r)];
+    if (pair < 0) std::memset(to + r * width, 0, size_t(width));
+    else std::memcpy(to + r * width, in + pair / k * width, size_t(width));
+  }
   return out;
 }
 
 /// out[t] = base[t] + sum over slots, ascending, of rows[row_of[t, slot]]; base undefined: 0. f32.
 template <class T>
 Tensor add_rows_back(const Tensor& base, const Tensor& rows, const Sorted& sorted, int64_t k) {
-  const int64_t width = rows.size(1), tokens = rows.size(0) / k;
+  const int64_t width = rows.size(1), tokens = int64_t(sorted.row_of.size()) / k;
   const Tensor out = at::empty({tokens, width}, rows.options().dtype(at::kFloat));
   const float* start = base.defined() ? base.const_data_ptr<float>() : nullptr;
   const T* in = rows.const_data_ptr<T>();
@@ -85,13 +95,13 @@ Tensor add_rows_back(const Tensor& base, const Tensor& rows, const Sorted& sorte
   return out;
 }
 
-/// weights [tokens, k] in the order of sorted rows.
+/// weights [tokens, k] in the order of sorted rows; 0 for rows of zeros.
 Tensor sorted_weights(const Tensor& weights, const Sorted& sorted) {
-  Tensor out = at::empty({weights.numel()}, weights.options());
+  Tensor out = at::zeros({sorted.rows()}, weights.options());
   const Tensor contiguous = weights.contiguous();
   const float* in = contiguous.const_data_ptr<float>();
   float* to = out.data_ptr<float>();
-  for (size_t r = 0; r < sorted.pair.size(); ++r) to[r] = in[sorted.pair[r]];
+  for (size_t p = 0; p < sorted.row_of.size(); ++p) to[sorted.row_of[p]] = in[p];
   return out;
 }
 
@@ -170,8 +180,8 @@ class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
     const bool bf16 = x.scalar_type() == at::kBFloat16;
     const Tensor gate_up = bf16 ? bf16_copy(gate_up_in) : gate_up_in, down = bf16 ? bf16_copy(down_in) : down_in;
     const int64_t experts = down.size(0), hidden = down.size(1), width = down.size(2), k = selected.size(1);
-    const Sorted sorted = sort_by_expert(selected, experts);
-    const int64_t rows = selected.numel();
+    const Sorted sorted = sort_by_expert(selected, experts, bf16);
+    const int64_t rows = sorted.rows();
     const Tensor scale = sorted_weights(weights, sorted);
     const Tensor z = at::empty({rows, 2 * width}, x.options());
     const Tensor y = at::empty({rows, hidden}, x.options());
@@ -188,13 +198,13 @@ class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
     const bool bf16 = z.scalar_type() == at::kBFloat16, want_x = ctx->needs_input_grad(0);
     const Tensor dy = bf16 ? to_bf16(grads[0]) : grads[0].contiguous();
     const int64_t experts = down.size(0), hidden = down.size(1), k = selected.size(1);
-    const Sorted sorted = sort_by_expert(selected, experts);
+    const Sorted sorted = sort_by_expert(selected, experts, bf16);
     const Tensor scale = sorted_weights(weights, sorted);
     ExpertGradients g{x, dy, gate_up, down, z, scale, {}, {}, at::empty_like(scale), {}, ctx->needs_input_grad(2)};
     const auto f32 = at::TensorOptions().dtype(at::kFloat);
     if (ctx->needs_input_grad(4)) g.dgate_up = at::empty(gate_up.sizes(), f32);
     if (ctx->needs_input_grad(5)) g.ddown = at::empty(down.sizes(), f32);
-    if (want_x) g.dx_rows = at::empty({selected.numel(), hidden}, z.options());
+    if (want_x) g.dx_rows = at::empty({sorted.rows(), hidden}, z.options());
     if (bf16) run_experts_backward<at::BFloat16>(g, sorted, k);
     else run_experts_backward<float>(g, sorted, k);
     Tensor dx, dweights;
@@ -206,7 +216,7 @@ class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
       dweights = at::empty(weights.sizes(), weights.options());
       const float* from = g.dscale.const_data_ptr<float>();
       float* to = dweights.data_ptr<float>();
-      for (size_t r = 0; r < sorted.pair.size(); ++r) to[sorted.pair[r]] = from[r];
+      for (size_t p = 0; p < sorted.row_of.size(); ++p) to[p] = from[sorted.row_of[p]];
     }
     return {dx, ctx->needs_input_grad(1) ? grads[0] : Tensor(), dweights, Tensor(), g.dgate_up, g.ddown};
   }

@@ -33,7 +33,7 @@ TEST_CASE("use_compute: f32 as asked, f32 for narrow models, and bf16 only where
   CHECK(ops::product_type() == ops::ProductType::f32);
 }
 
-TEST_CASE("recorded_compute: what metrics say, f32 where they say nothing, an error for anything else") {
+TEST_CASE("recorded_compute: what metrics record, f32 where they record nothing, an error for anything else") {
   CHECK(recorded_compute({{"steps", 3}}, "a") == Compute::f32);
   CHECK(recorded_compute({{"compute", "f32"}}, "a") == Compute::f32);
   CHECK(recorded_compute({{"compute", "bf16"}}, "a") == Compute::bf16);
