@@ -20,6 +20,7 @@
 #include "distill/train_options.h"
 #include "formats/safetensors.h"
 #include "model/decoder.h"
+#include "model/torch_setup.h"
 #include "records/step_records.h"
 
 namespace overproof {
@@ -82,6 +83,7 @@ class Trainer {
   void update_weights(double rate, double gradient_scale);
   double balance_experts(const std::vector<at::Tensor>& loads);
 
+  KeepFreedMemory keep_freed_memory_;
   Decoder& model_;
   TrainOptions options_;
   std::shared_ptr<const Group> group_;

@@ -12,4 +12,14 @@ void prepare_torch();
 /// this program again. Call it first in main().
 void ensure_passive_waiting(char** argv);
 
+/// As long as one exists, memory that tensors free stays with the process and is used again. Otherwise the C library gives each large
+/// tensor back and the system clears its pages for the next one, which is a tenth of a training step. At the end all is given back.
+class KeepFreedMemory {
+ public:
+  KeepFreedMemory();
+  ~KeepFreedMemory();
+  KeepFreedMemory(const KeepFreedMemory&) = delete;
+  KeepFreedMemory& operator=(const KeepFreedMemory&) = delete;
+};
+
 }  // namespace overproof

@@ -31,7 +31,7 @@ void for_blocks(int64_t vocab, const Body& body) {
 /// sum that stays in the cache.
 void hidden_gradient(const Tensor& out, const Tensor& gradient, const Tensor& head, double scale) {
   const int64_t vocab = head.size(0), blocks = (vocab + kBlock - 1) / kBlock;
-  std::vector<Tensor> sums(size_t(kParts));
+  std::vector<Tensor> sums(static_cast<size_t>(kParts));
   at::parallel_for(0, kParts, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (int64_t part = begin; part < end; ++part) {
