@@ -162,21 +162,20 @@ double product_limit(at::ScalarType type) {
 }
 
 /// 32 sampled ids a row, as `teach` stores them.
-struct StoredTargets {
-  Targets targets{.kind = TargetKind::sampled};
-
-  StoredTargets(int64_t rows, int64_t vocab) {
-    constexpr int64_t kIds = 32;
-    SparseRows& sparse = targets.sparse;
-    Rng rng(7, "benchmark/targets");
-    for (int64_t r = 1; r <= rows; ++r) sparse.offsets.push_back(r * kIds);
-    for (int64_t i = 0; i < rows * kIds; ++i) {
-      sparse.ids.push_back(int32_t(i % kIds * (vocab / kIds) + int64_t(rng.below(uint64_t(vocab / kIds)))));
-      sparse.probabilities.push_back(1.0f / float(kIds));
+Targets stored_targets(int64_t rows, int64_t vocab) {
+  constexpr int64_t kIds = 32;
+  Rng rng(7, "benchmark/targets");
+  Targets targets;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < kIds; ++i) {
+      targets.sparse.ids.push_back(int32_t(i * (vocab / kIds) + int64_t(rng.below(uint64_t(vocab / kIds)))));
+      targets.sparse.probabilities.push_back(1.0f / float(kIds));
     }
-    sparse.tail.assign(size_t(rows), 0.0f);
+    targets.sparse.offsets.push_back((r + 1) * kIds);
+    targets.sparse.tail.push_back(0.0f);
   }
-};
+  return targets;
+}
 
 }  // namespace
 
@@ -214,8 +213,7 @@ int main(int argc, char** argv) try {
   }
   if (loss_only) {
     const LossCase states = random_states(windows * length);
-    for (int64_t r = 0; r < repeat; ++r)
-      best.time([&] { loss = mode == "loss" ? loss_in_chunks(states) : materialised_loss(states); });
+    for (int64_t r = 0; r < repeat; ++r) best.time([&] { loss = mode == "loss" ? loss_in_chunks(states) : materialised_loss(states); });
   } else if (mode == "forward") {
     const Decoder model(open_checkpoint(models[0]));
     const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
@@ -239,7 +237,7 @@ int main(int argc, char** argv) try {
       batch.ids.push_back(0);
     }
     batch.segment.resize(batch.weight.size());
-    const StoredTargets stored(windows * length, vocab);
+    const Targets stored = stored_targets(windows * length, vocab);
     LossOptions of_loss;
     const auto step = [&] {
       loss = trainer
@@ -249,10 +247,10 @@ int main(int argc, char** argv) try {
                          of_loss.grad_scale = scale;
                          if (teacher) {
                            at::NoGradGuard no_grad;
-                           const Targets targets{.states = {{teacher->hidden(ids.narrow(0, first, count)), teacher->head()}}};
-                           return chunked_loss(hidden, student.head(), targets, 0, {}, of_loss, d_hidden, d_head);
+                           const at::Tensor taught = teacher->hidden(ids.narrow(0, first, count));
+                           return chunked_loss(hidden, student.head(), {.states = {{taught, teacher->head()}}}, 0, {}, of_loss, d_hidden, d_head);
                          }
-                         return chunked_loss(hidden, student.head(), stored.targets, first * length, {}, of_loss, d_hidden, d_head);
+                         return chunked_loss(hidden, student.head(), stored, first * length, {}, of_loss, d_hidden, d_head);
                        })
                  .loss;
     };
