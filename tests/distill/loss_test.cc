@@ -242,7 +242,7 @@ TEST_CASE("values without gradients are the same, and the gradient's scale is th
 }
 
 TEST_CASE("rows come in chunks without changing the loss") {
-  const int64_t vocab = 4096, rows = 3 * ops::logits_chunk_rows(vocab) + 7;
+  const int64_t vocab = 4096, rows = 3 * ops::logits_chunks(vocab).product + 7;
   const at::Tensor steps = at::arange(rows * 8, at::kFloat).view({rows, 8});
   const at::Tensor hidden = at::sin(steps * 0.37), teacher = at::sin(steps * 0.11);
   const at::Tensor head = at::cos(at::arange(vocab * 8, at::kFloat) * 0.73).view({vocab, 8});
@@ -256,7 +256,7 @@ TEST_CASE("rows come in chunks without changing the loss") {
 }
 
 TEST_CASE("the memory of a chunk does not grow with the vocabulary") {
-  for (const int64_t vocab : {1000, 49152, 151936, 262144}) CHECK(ops::logits_chunk_rows(vocab) * vocab <= int64_t{4} << 20);
+  for (const int64_t vocab : {1000, 49152, 151936, 262144}) CHECK(ops::logits_chunks(vocab).product * vocab <= int64_t{16} << 20);
 }
 
 TEST_CASE("losses are named with their weights") {
