@@ -13,7 +13,7 @@ void prepare_torch();
 void ensure_passive_waiting(char** argv);
 
 /// As long as one exists, memory that tensors free stays with the process and is used again. Otherwise the C library gives each large
-/// tensor back and the system clears its pages for the next one, which is a tenth of a training step. At the end all is given back.
+/// tensor back and the system clears its pages for the next one, which took about a tenth of a bf16 step. At the end all is given back.
 class KeepFreedMemory {
  public:
   KeepFreedMemory();
