@@ -1,5 +1,5 @@
 #pragma once
-// How large a file is, told against the teacher as its users have it: in bf16.
+// How large a file is, compared with the teacher as its users have it: in bf16.
 
 #include <cstdint>
 #include <filesystem>

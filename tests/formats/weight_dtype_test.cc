@@ -77,7 +77,7 @@ TEST_CASE("tying follows the teacher, except where a runtime needs a head, and c
   CHECK(metrics == Json{{"tied", true}});
 }
 
-TEST_CASE("a result is told against the teacher in bf16, and a larger one is warned of") {
+TEST_CASE("a result is compared with the teacher in bf16, and a larger one is warned of") {
   CHECK(size_against(165'900'000, 269'030'016, "the teacher") == "0.166 GB, 0.62 of the teacher in bf16 (0.269 GB)");
   CHECK(size_warning(269'030'016, 269'030'016, "the result", "the teacher").empty());
   CHECK(size_warning(335'800'000, 269'030'016, "the result", "the teacher") ==

@@ -102,7 +102,7 @@ TEST_CASE("a stage of version 0.1 that has another name now is refused with that
   CHECK_THAT(RecipeFile("[x]\nstage = prune\n").fault(), Contains("'prune-neurons'") && Contains("'prune-source'"));
 }
 
-TEST_CASE("a further model of evaluate that names no section is said to do so") {
+TEST_CASE("a further model of evaluate that names no section is named") {
   using Catch::Contains;
   const std::string text = "[teacher]\nstage = tiny-teacher\n[corpus]\nsource = texts\ntokenizer = teacher\n[evaluation]\nstage = evaluate\n";
   CHECK_THAT(RecipeFile(text + "carved = nowhere\n").fault(),

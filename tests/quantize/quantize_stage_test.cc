@@ -157,7 +157,7 @@ TEST_CASE("our own reader dequantizes to within half a step") {
   }
 }
 
-TEST_CASE("an 8-bit student of f32 tables is written with 16-bit tables, and told against its size in bf16") {
+TEST_CASE("an 8-bit student of f32 tables is written with 16-bit tables, and compared with its size in bf16") {
   const TempFolder folder;
   std::vector<TensorInfo> tensors = moe_tensors();
   for (TensorInfo& t : tensors)

@@ -118,7 +118,7 @@ TEST_CASE("a report shows the whole run, needs no other file and is the same byt
   CHECK(read_file(run.path() / "report.md") == report_markdown(report));
 }
 
-TEST_CASE("a report tells sizes against the teacher in bf16, and names what is larger") {
+TEST_CASE("a report compares sizes with the teacher in bf16, and names what is larger") {
   const SyntheticRun run;
   const auto with = [&](int64_t bytes) {
     write_text(run.path() / "evaluation/evaluation.json",
