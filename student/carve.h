@@ -27,7 +27,7 @@ struct CarveOptions {
   double router_scale = 0.0625, ridge = 1e-2;
   std::vector<ClusterBy> clusters = {ClusterBy::contribution};  ///< each is tried
   int64_t refits = 0;                                           ///< of the router to the recovered experts, each is tried
-  double recovery_ridge = 0.003;                                ///< of the trials
+  double recovery_ridge = 0.03;                                 ///< of the trials
   double most_load = 0;                                         ///< RouterFitOptions::most_load
   int64_t seed = 0;
   bool tie = false;  ///< the student's head is its embedding, which the teacher's must be, too

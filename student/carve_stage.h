@@ -15,7 +15,7 @@ struct CarveConfig {
   double router_scale = 0.0625, ridge = 0.01;
   StringList clusters = {"contribution"};
   int64_t refits = 1;
-  double recovery_ridge = 0.003, max_load = 1.5;
+  double recovery_ridge = 0.03, max_load = 1.5;
   int64_t seed = 0;
   int64_t certificate_tokens = 512;
   WeightDType dtype = WeightDType::automatic;

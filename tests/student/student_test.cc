@@ -110,6 +110,18 @@ TEST_CASE("the fitted router finds the experts that a linear function of the inp
   CHECK(std::abs(fit.bias.mean().item<double>()) < 1e-6);
 }
 
+TEST_CASE("a router with a limit of the load keeps it on the tokens that it was fitted to") {
+  const at::Tensor input = random({2000, 16}, "input") + 0.5;
+  const at::Tensor norms = (at::matmul(input, random({6, 16}, "truth").t()) * 0.3).exp() * at::tensor({4.0, 1.0, 1.0, 1.0, 1.0, 0.2});
+  RouterFitOptions options;
+  const auto largest_load = [&](double most) {
+    options.most_load = most;
+    return choose(fit_router(input, norms, options), input, 1).mean(0).max().item<double>() * 6;
+  };
+  CHECK(largest_load(0) > 2);
+  CHECK(largest_load(1.25) <= 1.25 + 1e-9);
+}
+
 TEST_CASE("carving uses every neuron once, and with all experts active and a zero gate the student equals the teacher") {
   const TempFolder folder;
   make_tiny_teacher(folder.path() / "teacher");
@@ -118,13 +130,25 @@ TEST_CASE("carving uses every neuron once, and with all experts active and a zer
   const Decoder teacher(open_checkpoint(folder.path() / "teacher"));
   make_statistics(teacher, folder.path() / "statistics", root);
 
-  const CarveOptions options{7, 1, 2, 10, 20, 0.0625, 0.01, 0};
+  CarveOptions options{.experts = 7, .shared = 1, .top_k = 2, .clustering_iterations = 10, .ranking_steps = 20, .ridge = 0.01};
+  options.clusters = {ClusterBy::contribution, ClusterBy::coactivation};
+  options.refits = 1;
+  options.recovery_ridge = 0.1;
+  options.most_load = 1.5;
   const at::Tensor input = at::tensor(FfnStatistics(folder.path() / "statistics").ffn_input(0)).view({-1, 32});
   const LayerCarving carving = carve_layer(teacher.layers()[0].gate_up, teacher.layers()[0].down, input, options, 0);
   const at::Tensor sorted = std::get<0>(carving.neurons.sort());
   CHECK(at::equal(sorted, at::arange(64, at::kLong)));
   CHECK(carving.quality.oracle_error <= carving.quality.router_error + 1e-9);
   CHECK(carving.quality.recall > 2.0 / 7);  // better than chance
+  REQUIRE(carving.attempts.size() == 4);
+  const CarveAttempt& taken = carving.attempts.at(carving.best);
+  for (const CarveAttempt& attempt : carving.attempts) {
+    CHECK(taken.recovered_error <= attempt.recovered_error);
+    CHECK(attempt.recovered_oracle_error > 0);
+  }
+  CHECK(carving.attempts[1].refits == 1);
+  CHECK(carving.attempts[2].clusters == ClusterBy::coactivation);
 
   CarveConfig config;
   config.experts = 7;
