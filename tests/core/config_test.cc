@@ -26,7 +26,7 @@ struct Sample {
 std::string message_of(const std::function<void()>& action) {
   try {
     action();
-  } catch (const UsageError& e) {
+  } catch (const Error& e) {
     return e.what();
   }
   return "no error";

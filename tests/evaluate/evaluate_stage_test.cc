@@ -144,7 +144,7 @@ TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
     CHECK(row["kl_mean"].get<double>() > 0.0);
   }
   CHECK(evaluation.dump().find("tokens_per_second") == std::string::npos);
-  REQUIRE(report.summary.size() == 7);
+  REQUIRE(report.summary.size() == 8);
   CHECK(report.summary[5].starts_with("of bf16: size over that of the teacher in bf16"));
   CHECK(report.summary[6].starts_with("warning: stranger is larger than the teacher in bf16"));  // f32
 }

@@ -314,7 +314,7 @@ TEST_CASE("what each architecture multiplies with") {
   CHECK(plan_for(90, E::f8_e4m3, S::block_128, 7, 250, 1100).weight_scales.row_step == 12);
   CHECK(plan_for(90, E::f8_e4m3, S::block_128, 7, 250, 1100).weight_scale_count == 24);
   CHECK_THROWS_WITH(plan_for(75, E::int8, S::token_channel), Catch::Contains("7.5") && Catch::Contains("--device cpu"));
-  CHECK_THROWS_AS(plan_for(90, E::int8, S::token_channel, 0), UsageError);
+  CHECK_THROWS_AS(plan_for(90, E::int8, S::token_channel, 0), MismatchError);
   CHECK_THROWS_AS(plan_for(90, E::int8, S::token_channel, 1, int64_t{1} << 31), MismatchError);
 }
 
