@@ -340,6 +340,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   report.summary.push_back(compute.summary());
   if (recovery.resumed() > 0) report.summary.push_back(fmt::format("resumed after {} layers", recovery.resumed()));
   report.metrics() = {{"tokens", recovery.fitted()},
+                      {"windows", ids.size(0)},
                       {"held_out_tokens", ids.numel() - recovery.fitted()},
                       {"error_before", mean.before},
                       {"error", mean.after},

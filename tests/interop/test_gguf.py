@@ -246,7 +246,7 @@ def test_values_that_f16_cannot_hold(tmp_path):
     tensors = load_file(tmp_path / "hf/model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = 70000
     save_file(tensors, tmp_path / "hf/model.safetensors")
-    assert "blk.1.ffn_up.weight row 3 holds 70000, which is too large for F16" in export(tmp_path / "hf", tmp_path / "out", code=2).stderr
+    assert "blk.1.ffn_up.weight row 3 holds 70000, which is too large for F16" in export(tmp_path / "hf", tmp_path / "out", code=3).stderr
     assert not (tmp_path / "out").exists()
     export(tmp_path / "hf", tmp_path / "out", "--type", "bf16")
 

@@ -149,7 +149,7 @@ def test_findings_are_signed(run):
 def test_recompute_makes_the_run_again(run):
     found = json.loads(overproof("audit", "recompute", run, "--stages", "all", "--file", f"source={SOURCE / 'examples/texts'}", "--json").stdout)
     status = {a["artifact"]: a["status"] for a in found["artifacts"]}
-    assert set(status) == {"teacher", "corpus", "statistics", "soft-targets", "student-init", "student", "calibrated", "int8"}
+    assert set(status) == {"teacher", "corpus", "statistics", "soft-targets", "student-init", "recovered", "student", "calibrated", "int8"}
     assert set(status.values()) == {"equal"}
     found = json.loads(overproof("audit", "recompute", run, "--json").stdout)
     by_name = {a["artifact"]: a for a in found["artifacts"]}
