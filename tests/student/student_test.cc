@@ -112,7 +112,7 @@ TEST_CASE("the fitted router finds the experts that a linear function of the inp
 
 TEST_CASE("a router with a limit of the load keeps it on the tokens that it was fitted to") {
   const at::Tensor input = random({2000, 16}, "input") + 0.5;
-  const at::Tensor norms = (at::matmul(input, random({6, 16}, "truth").t()) * 0.3).exp() * at::tensor({4.0, 1.0, 1.0, 1.0, 1.0, 0.2});
+  const at::Tensor norms = (at::matmul(input, random({6, 16}, "truth").t()) * 0.3).exp() * at::tensor({4.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.2f});
   RouterFitOptions options;
   const auto largest_load = [&](double most) {
     options.most_load = most;
