@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <set>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -26,6 +27,30 @@ double percentile(std::vector<double>& values, double p) {
   std::nth_element(values.begin(), values.begin() + int64_t(rank - 1), values.end());
   return values[rank - 1];
 }
+
+constexpr size_t kMostSources = 4;
+
+/// The kinds of a corpus's held-out documents, as held_out_windows() defines them.
+class KindsOfText {
+ public:
+  explicit KindsOfText(const Corpus& corpus) {
+    std::set<std::string> sources;
+    for (const Document& d : corpus.documents())
+      if (d.split == Split::held_out) sources.insert(d.source);
+    by_source_ = sources.size() <= kMostSources;
+    std::set<std::string> names;
+    for (const Document& d : corpus.documents())
+      if (d.split == Split::held_out) names.insert(name(d));
+    names_.assign(names.begin(), names.end());
+  }
+  const std::vector<std::string>& names() const { return names_; }
+  size_t of(const Document& d) const { return size_t(std::ranges::lower_bound(names_, name(d)) - names_.begin()); }
+
+ private:
+  std::string name(const Document& d) const { return by_source_ || d.license_rule == kSampledRule ? d.source : "other"; }
+  bool by_source_ = false;
+  std::vector<std::string> names_;
+};
 
 /// The middle of each of equal parts of `available` windows; read(window, ids) fills [length + 1] ids.
 TokenWindows spread_windows(int64_t available, int64_t length, int64_t tokens, int64_t batch,
@@ -55,8 +80,17 @@ TokenWindows held_out_windows(const Corpus& corpus, int64_t tokens, int64_t batc
   if (available < 1)
     throw MismatchError(
         fmt::format("the corpus has no held-out window of {} tokens; make it with more held-out documents", length));
-  return spread_windows(available, length, tokens, batch,
-                        [&](int64_t window, std::span<int64_t> ids) { corpus.read_window(Split::held_out, window, ids); });
+  std::vector<int64_t> positions;  // of the labels, in the held-out stream
+  TokenWindows result = spread_windows(available, length, tokens, batch, [&](int64_t window, std::span<int64_t> ids) {
+    corpus.read_window(Split::held_out, window, ids);
+    for (int64_t i = 1; i <= length; ++i) positions.push_back(window * length + i);
+  });
+  const KindsOfText kinds(corpus);
+  if (kinds.names().size() < 2) return result;
+  result.kinds = kinds.names();
+  for (const int64_t position : positions)
+    result.kind.push_back(int32_t(kinds.of(corpus.document_at(Split::held_out, position))));
+  return result;
 }
 
 TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int64_t length, int64_t tokens, int64_t batch) {
@@ -93,9 +127,11 @@ States final_states(const Decoder& model, const TokenWindows& windows, const std
 }
 
 Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,
-                          const at::Tensor& hidden, const at::Tensor& labels) {
+                          const at::Tensor& hidden, const TokenWindows& windows) {
   at::NoGradGuard no_grad;
   Divergence result;
+  result.kinds.resize(windows.kinds.size());
+  const at::Tensor& labels = windows.labels;
   const int64_t tokens = labels.numel(), chunk = std::max<int64_t>(1, kLogitsPerChunk / model.config().vocab_size);
   double nll = 0, teacher_nll = 0, kl_sum = 0;
   int64_t agree = 0;
@@ -110,14 +146,23 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
     const at::Tensor log_q = at::log_softmax(logits, -1);
     const at::Tensor log_p = at::log_softmax(teacher.logits(teacher_hidden.narrow(0, begin, count)), -1);
     const at::Tensor label = labels.narrow(0, begin, count).unsqueeze(1);
-    nll -= log_q.gather(1, label).sum(at::kDouble).item<double>();
+    const at::Tensor of_label = log_q.gather(1, label).to(at::kDouble), same = log_q.argmax(-1).eq(log_p.argmax(-1)).to(at::kInt);
+    nll -= of_label.sum().item<double>();
     teacher_nll -= log_p.gather(1, label).sum(at::kDouble).item<double>();
-    agree += log_q.argmax(-1).eq(log_p.argmax(-1)).sum().item<int64_t>();
+    agree += same.sum().item<int64_t>();
     // sum_v p (log p - log q)
     const at::Tensor divergence = log_p.exp().mul_(log_p - log_q).sum(-1, false, at::kDouble);
-    for (const double value : host_values<double>(divergence)) {
-      kl_sum += value;
-      kl.push_back(value);
+    const auto divergences = host_values<double>(divergence), label_values = host_values<double>(of_label);
+    const auto agreements = host_values<int32_t>(same);
+    for (size_t i = 0; i < divergences.size(); ++i) {
+      kl_sum += divergences[i];
+      kl.push_back(divergences[i]);
+      if (windows.kind.empty()) continue;
+      KindDivergence& kind = result.kinds[size_t(windows.kind[size_t(begin) + i])];
+      ++kind.tokens;
+      kind.kl_mean += divergences[i];  // sums, until all are there
+      kind.perplexity -= label_values[i];
+      kind.top1 += agreements[i];
     }
   }
   if (!std::isfinite(kl_sum) || !std::isfinite(nll))
@@ -127,6 +172,12 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
   result.kl_mean = kl_sum / double(tokens);
   result.kl_p99 = percentile(kl, 0.99);
   result.top1 = double(agree) / double(tokens);
+  for (KindDivergence& kind : result.kinds) {
+    const auto count = double(std::max<int64_t>(1, kind.tokens));
+    kind.kl_mean /= count;
+    kind.perplexity = std::exp(kind.perplexity / count);
+    kind.top1 /= count;
+  }
   return result;
 }
 

@@ -20,11 +20,14 @@ struct TokenWindows {
   std::vector<at::Tensor> batches;  ///< I64 [<= batch, length]
   at::Tensor labels;                ///< I64 [tokens]
   int64_t windows = 0;
+  std::vector<std::string> kinds;  ///< of text, by name; none when there is one kind only
+  std::vector<int32_t> kind;       ///< of each label: index into `kinds`; empty without kinds
   int64_t tokens() const { return labels.numel(); }
 };
 
 /// About `tokens` held-out tokens of a corpus: whole windows, the middle of each of equal parts of the held-out stream.
-/// Throws MismatchError when the corpus has no whole held-out window.
+/// A kind of text is a source of the corpus where its held-out documents have at most four; else all that no teacher sampled are one
+/// kind, "other". Throws MismatchError when the corpus has no whole held-out window.
 TokenWindows held_out_windows(const Corpus& corpus, int64_t tokens, int64_t batch);
 
 /// The same of a text file, or of every file of a folder in the order of their names, in windows of `length` tokens. Throws
@@ -39,15 +42,22 @@ struct States {
 /// Calls step(tokens) after each batch. Throws Interrupted.
 States final_states(const Decoder& model, const TokenWindows& windows, const std::function<void(int64_t tokens)>& step = {});
 
+/// The same for one kind of text.
+struct KindDivergence {
+  int64_t tokens = 0;
+  double perplexity = 0, kl_mean = 0, top1 = 0;
+};
+
 /// The model against the teacher; nats a token. kl_p99 is the 99th percentile over tokens (nearest rank).
 struct Divergence {
   double perplexity = 0, teacher_perplexity = 0, kl_mean = 0, kl_p99 = 0;
   double top1 = 0;          ///< fraction of positions where the most probable token is the teacher's
   double head_seconds = 0;  ///< spent on the model's own logits
+  std::vector<KindDivergence> kinds;
 };
 /// All of it from both models' hidden states [tokens, hidden], in chunks of tokens, so that whole logits are never in memory. labels
-/// I64 [tokens]. Throws DivergenceError when a KL is not finite.
+/// and kinds are those of `windows`. Throws DivergenceError when a KL is not finite.
 Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,
-                          const at::Tensor& hidden, const at::Tensor& labels);
+                          const at::Tensor& hidden, const TokenWindows& windows);
 
 }  // namespace overproof

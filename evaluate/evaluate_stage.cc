@@ -9,7 +9,11 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/tokenizer.h"
+#include "evaluate/answers.h"
 #include "evaluate/compare.h"
+#include "evaluate/prompts.h"
+#include "evaluate/weight_reads.h"
 #include "formats/model_size.h"
 #include "model/open_model.h"
 #include "records/evaluation.h"
@@ -19,12 +23,18 @@ namespace {
 
 struct Row {
   EvaluationRow measured;
-  double tokens_per_second = 0;
+  double tokens_per_second = 0, decoded_per_second = 0;
+};
+
+/// The prompts, and what the teacher writes after them.
+struct Questions {
+  std::vector<Ids> prompts, answers;
 };
 
 Row measure(const std::string& name, const fs::path& path, const Decoder& teacher, const at::Tensor& teacher_hidden,
-            const Decoder& model, const States& states, const TokenWindows& held_out) {
-  const Divergence d = compare_states(teacher, teacher_hidden, model, states.hidden, held_out.labels);
+            const Decoder& model, const States& states, const TokenWindows& held_out, const Questions& questions,
+            const std::vector<Ids>& answers) {
+  const Divergence d = compare_states(teacher, teacher_hidden, model, states.hidden, held_out);
   const ModelConfig& config = model.config();
   Row row;
   row.measured = {.name = name,
@@ -36,9 +46,43 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
                   .parameter_activation = double(config.active_parameters()) / double(config.parameters()),
                   .bytes = weight_file_bytes(path),
                   .parameters = config.parameters(),
-                  .active_parameters = config.active_parameters()};
+                  .active_parameters = config.active_parameters(),
+                  .bytes_per_token = weight_bytes_per_token(path, config)};
+  for (size_t i = 0; i < d.kinds.size(); ++i)
+    if (const KindDivergence& kind = d.kinds[i]; kind.tokens > 0)
+      row.measured.texts.push_back({held_out.kinds[i], kind.tokens, kind.perplexity, kind.kl_mean, kind.top1});
+  if (!questions.prompts.empty()) {
+    row.measured.loops = loop_share(answers);
+    row.measured.answer_agreement = answer_agreement(model, questions.prompts, questions.answers);
+    row.decoded_per_second = decode_speed(model, questions.prompts[0]);
+  }
   row.tokens_per_second = double(held_out.tokens()) / (states.seconds + d.head_seconds);
   return row;
+}
+
+/// A table of the kinds of held-out text.
+void add_kinds(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
+  if (rows.front().measured.texts.empty()) return;
+  lines.push_back("by kind of text:");
+  for (const Row& row : rows)
+    for (const EvaluationText& text : row.measured.texts)
+      lines.push_back(fmt::format("{:<{}}  {:>10.3f}  {:>8.4f}  {:>8}  {:>5.1f}%  {} tokens of {}", row.measured.name, width,
+                                  *text.perplexity, *text.kl_mean, "", 100 * *text.top1_agreement, *text.tokens, text.name));
+}
+
+/// A table of what the models write.
+void add_answers(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
+  if (!rows.front().measured.loops) return;
+  lines.push_back(fmt::format("answers of {} tokens to fixed prompts, the most probable token each time:", kAnswerTokens));
+  lines.push_back(fmt::format("{:<{}}  {:>8}  {:>9}  {:>9}  {:>12}", "model", width, "loops", "teacher's", "decode/s", "bytes/token"));
+  for (const Row& row : rows) {
+    const EvaluationRow& m = row.measured;
+    lines.push_back(fmt::format("{:<{}}  {:>7.0f}%  {:>9}  {:>9.1f}  {:>9.1f} MB", m.name, width, 100 * *m.loops,
+                                m.answer_agreement ? fmt::format("{:.1f}%", 100 * *m.answer_agreement) : "-",
+                                row.decoded_per_second, double(*m.bytes_per_token) * 1e-6));
+  }
+  lines.push_back("loops: answers in which four tokens in a row come up four times; teacher's: the model's most probable token is that of "
+                  "the teacher's answer");
 }
 
 std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows& held_out) {
@@ -48,21 +92,25 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
   std::vector<std::string> lines;
   lines.push_back(
       fmt::format("{} held-out tokens in {} windows; KL(teacher || model) in nats a token", held_out.tokens(), held_out.windows));
-  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>7}  {:>8}", "model", width,
+  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>7}  {:>9}", "model", width,
                               "perplexity", "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "of bf16",
-                              "tokens/s"));
-  for (const auto& [m, tokens_per_second] : rows)
+                              "prefill/s"));
+  for (const Row& row : rows) {
+    const EvaluationRow& m = row.measured;
     lines.push_back(fmt::format(
-        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>7.2f}  {:>8.0f}",
+        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>7.2f}  {:>9.0f}",
         m.name, width, *m.perplexity, *m.kl_mean, *m.kl_p99, 100 * *m.top1_agreement, 100 * *m.ffn_activation,
         100 * *m.parameter_activation, double(*m.parameters) * 1e-6, double(*m.bytes) * 1e-6,
-        double(*m.bytes) / double(teacher_bf16), tokens_per_second));
+        double(*m.bytes) / double(teacher_bf16), row.tokens_per_second));
+  }
   lines.push_back(fmt::format("of bf16: size over that of the teacher in bf16, {:.1f} MB", double(teacher_bf16) * 1e-6));
   for (size_t i = 1; i < rows.size(); ++i) {
     const EvaluationRow& m = rows[i].measured;
     if (std::string warning = size_warning(*m.bytes, teacher_bf16, m.name, "the teacher"); !warning.empty())
       lines.push_back(std::move(warning));
   }
+  add_kinds(rows, width, lines);
+  add_answers(rows, width, lines);
   return lines;
 }
 
@@ -84,6 +132,9 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     return final_states(model, held_out, [&](int64_t tokens) { progress.update(done += tokens, name); });
   };
 
+  const auto tokenizer = open_tokenizer(inputs.path("teacher"));
+  Questions questions{prompt_ids(*tokenizer, config.prompts), {}};
+  if (!questions.prompts.empty()) questions.answers = greedy_answers(teacher, *tokenizer, questions.prompts);
   const States teacher_states = states_of(teacher, "teacher");
   const at::Tensor& teacher_hidden = teacher_states.hidden;
   std::vector<Row> rows;
@@ -94,13 +145,17 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
       throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}", teacher.config().vocab_size, slot,
                                       model.config().vocab_size));
     const States states = states_of(model, slot);
-    rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out));
+    const std::vector<Ids> answers =
+        questions.prompts.empty() ? std::vector<Ids>() : greedy_answers(model, *tokenizer, questions.prompts);
+    rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions, answers));
   }
   std::ranges::stable_sort(rows, {}, [](const Row& row) { return row.measured.kl_mean.value(); });
   rows.insert(rows.begin(),
-              measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out));
+              measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out, questions,
+                      questions.answers));
 
-  Evaluation result{held_out.tokens(), held_out.windows, {}};
+  Evaluation result{held_out.tokens(), held_out.windows, {}, {}};
+  if (config.prompts > 0) result.prompts = config.prompts;
   for (const Row& row : rows) result.rows.push_back(row.measured);
   const Json evaluation = to_json(result);
   outputs.folder().write_file(kEvaluationFile, evaluation.dump(1) + "\n");

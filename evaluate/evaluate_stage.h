@@ -5,6 +5,7 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "evaluate/prompts.h"
 #include "model/compute.h"
 
 namespace overproof {
@@ -13,26 +14,36 @@ struct EvaluateConfig {
   int64_t tokens = 4096;
   int64_t batch = 4;
   Compute compute = Compute::automatic;
+  int64_t prompts = kPrompts;
 
   template <class V>
   void visit(V&& v) {
     v("tokens", tokens, in_range(1, 1e9), "held-out tokens, in windows spread evenly over the held-out stream");
     v("batch", batch, in_range(1, 4096), "windows in one forward pass");
     visit_compute(v, compute);
+    v("prompts", prompts, in_range(0, double(kPrompts)),
+      "fixed prompts to which each model writes 64 tokens: do they go in circles, are they the teacher's? 0: none");
   }
 };
 
 /// Slots "teacher" and "corpus"; every other slot is a model, and its name is the name of its row.
 ///
 /// Writes evaluation.json: {"tokens", "windows", "models": [{"name", "perplexity", "kl_mean", "kl_p99", "top1_agreement",
-/// "bytes", "parameters", "active_parameters", "ffn_activation", "parameter_activation"}]}, the teacher
+/// "bytes", "bytes_per_token", "parameters", "active_parameters", "ffn_activation", "parameter_activation", "loops",
+/// "answer_agreement", "texts": [{"name", "tokens", "perplexity", "kl_mean", "top1_agreement"}]}], "prompts"}, the teacher
 /// first, the others by their divergence from it.
 ///   kl         KL(teacher || model), nats per token; p99 is the 99th percentile over tokens (nearest rank)
 ///   top1       fraction of positions where the most probable token is the teacher's
 ///   bytes      of the weight files on disk
 ///   activation fraction of FFN neurons, and of all parameters, that one token touches
-/// Speed depends on the machine and its load, so no file of the artifact contains it: tokens/s of the forward pass are in the
-/// summary's table only. (An 8-bit checkpoint is dequantised when it is read, so its speed is that of f32.)
+///   bytes_per_token   of the weight files, that one token needs
+///   loops             share of the model's answers to the prompts with four ids in a row that come up at least four times
+///   answer_agreement  share of the ids of the teacher's answers that are the model's most probable ones
+///   texts             of each kind of held-out text: a source of the corpus where there are at most four, else what each teacher
+///                     sampled and "other"; left out when there is one kind
+/// Speed depends on the machine and its load, so no file of the artifact contains it: tokens/s of the forward pass (prefill) and
+/// of one sequence that is written token by token (decode) are in the summary's table only. (An 8-bit checkpoint is dequantised when
+/// it is read, so its speed is that of f32.)
 ///
 /// Memory: the teacher, one model, the teacher's final hidden states [tokens, hidden], and one chunk of logits. Throws
 /// MismatchError when the corpus was made with another tokenizer, has no held-out window, or a model's vocabulary differs from the

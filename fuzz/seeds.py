@@ -212,7 +212,7 @@ def statistics(seeds):
              "hidden_size": "3", "intermediate_size": "2"}
     layer = {"tokens": numpy.arange(4, dtype="<i4"), "layers.0.ffn_input": numpy.ones((4, 3), "<f2"), "layers.0.importance": numpy.ones(2, f4)}
     seeds.put("ffn_statistics_fuzz", tensors(shape, **layer))
-    seeds.put("evaluation_fuzz", {"tokens": 5, "windows": 1, "models": [{"name": "int8", "perplexity": 20.5, "kl_p99": 3, "bytes": 7}, {"name": "teacher", "kl_mean": None}]})
+    seeds.put("evaluation_fuzz", {"tokens": 5, "windows": 1, "models": [{"name": "int8", "perplexity": 20.5, "kl_p99": 3, "bytes": 7, "loops": 0.5, "texts": [{"name": "other", "tokens": 3, "kl_mean": 1}]}, {"name": "teacher", "kl_mean": None}]})
     seeds.put("sampled_tokens_fuzz", '{"before": [1], "tokens": [2, 3]}\n{"before": [], "tokens": []}\n')
     file = {"bytes": 3, "name": "a.bin", "sha256": "0" * 64}
     key = hashlib.sha256(b"key").hexdigest()

@@ -34,7 +34,7 @@ class QualityMeter {
     Progress progress("evaluate", windows_.tokens(), "tokens");
     int64_t done = 0;
     const States states = final_states(child, windows_, [&](int64_t tokens) { progress.update(done += tokens); });
-    return compare_states(parent_, states_.hidden, child, states.hidden, windows_.labels);
+    return compare_states(parent_, states_.hidden, child, states.hidden, windows_);
   }
   int64_t tokens() const { return windows_.tokens(); }
 

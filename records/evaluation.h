@@ -3,7 +3,10 @@
 //
 //   {"tokens": 4096, "windows": 8,
 //    "models": [{"name": "teacher", "perplexity": 12.5, "kl_mean": 0.0, "kl_p99": 0.0, "top1_agreement": 1.0, "bytes": 538000000,
-//                "parameters": 134515008, "active_parameters": 134515008, "ffn_activation": 1.0, "parameter_activation": 1.0}, ...]}
+//                "parameters": 134515008, "active_parameters": 134515008, "ffn_activation": 1.0, "parameter_activation": 1.0,
+//                "bytes_per_token": 538000000, "loops": 0.1, "answer_agreement": 1.0,
+//                "texts": [{"name": "other", "tokens": 3000, "perplexity": 11.5, "kl_mean": 0.0, "top1_agreement": 1.0}, ...]}, ...],
+//    "prompts": 20}
 //
 // The teacher is first, the others follow by their divergence from it.
 //
@@ -15,6 +18,10 @@
 //   parameters            of the model; active_parameters: those that one token uses
 //   ffn_activation        fraction of FFN neurons that one token uses
 //   parameter_activation  active_parameters / parameters
+//   bytes_per_token       of the weight files, that one token needs (evaluate/weight_reads.h)
+//   loops                 of the model's answers to `prompts` fixed prompts, the share that go in circles (evaluate/answers.h)
+//   answer_agreement      share of the ids of the teacher's answers that are the model's most probable ones
+//   texts                 the first measurements for each kind of held-out text; left out when there is one kind
 
 #include <array>
 #include <optional>
@@ -29,10 +36,19 @@ namespace overproof {
 
 inline constexpr const char* kEvaluationFile = "evaluation.json";
 
+/// Of one kind of held-out text.
+struct EvaluationText {
+  std::string name;
+  std::optional<int64_t> tokens;
+  std::optional<double> perplexity, kl_mean, top1_agreement;
+};
+
 struct EvaluationRow {
   std::string name;
   std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation;
-  std::optional<int64_t> bytes, parameters, active_parameters;
+  std::optional<int64_t> bytes, parameters, active_parameters, bytes_per_token;
+  std::optional<double> loops, answer_agreement;
+  std::vector<EvaluationText> texts;
 };
 
 /// A measurement of a row by its name in the file.
@@ -40,16 +56,19 @@ struct EvaluationMetric {
   const char* name;
   std::optional<double> EvaluationRow::*value;
 };
-inline constexpr std::array<EvaluationMetric, 6> kEvaluationMetrics = {{{"perplexity", &EvaluationRow::perplexity},
+inline constexpr std::array<EvaluationMetric, 8> kEvaluationMetrics = {{{"perplexity", &EvaluationRow::perplexity},
                                                                         {"kl_mean", &EvaluationRow::kl_mean},
                                                                         {"kl_p99", &EvaluationRow::kl_p99},
                                                                         {"top1_agreement", &EvaluationRow::top1_agreement},
                                                                         {"ffn_activation", &EvaluationRow::ffn_activation},
-                                                                        {"parameter_activation", &EvaluationRow::parameter_activation}}};
+                                                                        {"parameter_activation", &EvaluationRow::parameter_activation},
+                                                                        {"loops", &EvaluationRow::loops},
+                                                                        {"answer_agreement", &EvaluationRow::answer_agreement}}};
 
 struct Evaluation {
   std::optional<int64_t> tokens, windows;
   std::vector<EvaluationRow> rows;
+  std::optional<int64_t> prompts;  ///< behind the answers
 };
 
 /// What is absent is left out.

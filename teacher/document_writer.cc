@@ -25,6 +25,10 @@ bool can_be_completed(std::string_view text) {
   return lead >= 0xc2 && lead <= 0xf4 && size_t(decode_utf8(rest).bytes) == rest.size();
 }
 
+at::Tensor tensor_of(const std::vector<int32_t>& ids) {
+  return at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
+}
+
 std::vector<float> row_of(const at::Tensor& logits, size_t row) {
   const auto width = size_t(logits.size(1));
   const auto values = host_values<float>(logits).subspan(row * width, width);
@@ -96,6 +100,11 @@ void DocumentWriter::end_turn(Draft& draft) const {
   draft.answering = true;
   draft.unfinished.clear();
   draft.cache.length = std::min(draft.cache.length, int64_t(draft.whole));  // a character that was cut off was not seen
+  if (draft.opening.dropped > 0) {
+    draft.ids.erase(draft.ids.begin(), draft.ids.begin() + draft.opening.dropped);
+    draft.cache.length = 0;
+    model_.hidden_cached(tensor_of(draft.ids), draft.cache);
+  }
   draft.ids.insert(draft.ids.end(), bridge_.begin(), bridge_.end());
   draft.turn = draft.whole = draft.ids.size();
 }
@@ -136,8 +145,7 @@ void DocumentWriter::write(int64_t first, int64_t count, const std::function<con
       if (!begun || (begun != &opening && begun->ids != opening.ids)) {
         state = KvCache();
         state.expected = int64_t(opening.ids.size() + bridge_.size()) + options_.max_tokens;
-        const at::Tensor ids = at::tensor(std::vector<int64_t>(opening.ids.begin(), opening.ids.end()), at::kLong).unsqueeze(0);
-        const at::Tensor hidden = model_.hidden_cached(ids, state);
+        const at::Tensor hidden = model_.hidden_cached(tensor_of(opening.ids), state);
         begun_logits = row_of(model_.next_logits(hidden.narrow(0, hidden.size(0) - 1, 1)), 0);
       }
       begun = &opening;
@@ -179,7 +187,7 @@ void DocumentWriter::write(int64_t first, int64_t count, const std::function<con
 
 std::vector<DocumentWriter::Drawn> DocumentWriter::drawn(const Opening& opening, const std::vector<int32_t>& document) const {
   if (!opening.chat) return {{opening.ids, document}};
-  const auto begin = document.begin() + ptrdiff_t(opening.ids.size());
+  const auto begin = document.begin() + (ptrdiff_t(opening.ids.size()) - opening.dropped);
   const auto question_end = std::find(begin, document.end(), chat_->end());
   const auto answer = question_end + ptrdiff_t(bridge_.size());
   return {{opening.ids, {begin, question_end}},

@@ -22,6 +22,9 @@ struct Opening {
   /// A chat: `ids` end in an open user turn, and are part of the document. The model writes the question (as in Magpie, Xu et al.
   /// 2024), which gets at most half of the tokens, and then the answer. A completion: only what is drawn is the document.
   bool chat = false;
+  /// Of a chat: so many ids at the beginning are before the question only, and no part of the document. A system turn makes better
+  /// questions, and chats are held without one as well.
+  int64_t dropped = 0;
 };
 
 struct WritingOptions {

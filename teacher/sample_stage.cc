@@ -48,16 +48,17 @@ class Prompts {
   void make_chats(const SampleConfig& config, const Tokenizer& tokenizer) {
     const auto chat = ChatMl::of(tokenizer);
     if (!chat) throw MismatchError("this teacher's tokenizer has no <|im_start|> and <|im_end|> tokens; sample without --chat");
-    for (const bool system : {true, false}) {
-      if (system && config.system.empty()) continue;
-      Prompt& prompt = chats_.emplace_back();
-      prompt.opening.chat = true;
-      if (system) {
-        chat->open("system", config.system, prompt.opening.ids);
-        chat->close(prompt.opening.ids);
-      }
-      chat->open("user", "", prompt.opening.ids);
+    Opening opening{.chat = true};
+    if (!config.system.empty()) {
+      chat->open("system", config.system, opening.ids);
+      chat->close(opening.ids);
     }
+    const auto system = int64_t(opening.ids.size());
+    chat->open("user", "", opening.ids);
+    chats_.push_back({opening, "", {}});
+    if (system == 0) return;
+    opening.dropped = system;
+    chats_.push_back({std::move(opening), "", {}});
   }
 
   void read_texts(const SampleConfig& config, const Inputs& inputs, const Tokenizer& tokenizer) {

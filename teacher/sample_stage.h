@@ -39,7 +39,7 @@ struct SampleConfig {
     v("batch-size", batch_size, in_range(1, 4096), "documents written at a time; changes no document");
     v("chat", chat, in_range(0, 1),
       "share of the documents that are chats in ChatML turns, for instruction models: the teacher writes the question as well");
-    v("system", system, any_value(), "system turn of every other chat; empty: of none");
+    v("system", system, any_value(), "system turn before which the questions of chats are written; every other chat keeps it. Empty: none");
   }
 };
 

@@ -147,9 +147,69 @@ TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
     CHECK(row["kl_mean"].get<double>() > 0.0);
   }
   CHECK(evaluation.dump().find("tokens_per_second") == std::string::npos);
-  REQUIRE(report.summary.size() == 8);
+  CHECK(evaluation["prompts"] == kPrompts);
+  CHECK(teacher["answer_agreement"].get<double>() >= 0.9);  // but for tokens that would break UTF-8
+  CHECK(stranger["answer_agreement"].get<double>() < teacher["answer_agreement"].get<double>());
+  for (const Json& model : evaluation["models"]) {
+    CHECK(model["loops"].get<double>() >= 0.0);
+    CHECK(model["loops"].get<double>() <= 1.0);
+    CHECK(model["bytes_per_token"].get<int64_t>() > 0);
+    CHECK(model["bytes_per_token"].get<int64_t>() <= model["bytes"].get<int64_t>());
+    CHECK_FALSE(model.contains("texts"));  // there is one source
+  }
+  REQUIRE(report.summary.size() == 14);
+  CHECK_THAT(report.summary[8], Catch::Contains("decode/s"));
   CHECK(report.summary[5].starts_with("of bf16: size over that of the teacher in bf16"));
   CHECK(report.summary[6].starts_with("warning: stranger is larger than the teacher in bf16"));  // f32
+}
+
+TEST_CASE_METHOD(Fixture, "each kind of held-out text has figures of its own, which together are those of all") {
+  // The held-out stream as documents of two sources, in pieces that no window's border meets.
+  const fs::path table = folder.path() / "corpus/documents.jsonl";
+  const auto cut = [&](const std::vector<std::pair<std::string, std::string>>& pieces) {
+    std::string lines = read_file(table);
+    lines.resize(lines.find('\n') + 1);
+    const int64_t length = kHeldOut / int64_t(pieces.size());
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const int64_t first = int64_t(i) * length, tokens = i + 1 == pieces.size() ? kHeldOut - first : length;
+      lines += Json{{"digest", sha256(std::to_string(i)).hex()}, {"name", std::to_string(i)}, {"source", pieces[i].first},
+                    {"license", "CC0-1.0"}, {"license_rule", pieces[i].second}, {"bytes", tokens}, {"split", "held_out"},
+                    {"first_token", first}, {"tokens", tokens}}.dump() + "\n";
+    }
+    write_file_atomically(table, lines);
+  };
+  cut({{"a", "given"}, {"b", "given"}, {"a", "given"}});
+  const Json evaluation = evaluate({.tokens = 1000000, .prompts = 0}).metrics();
+  CHECK_FALSE(evaluation.contains("prompts"));
+  for (const Json& model : evaluation["models"]) {
+    CHECK_FALSE(model.contains("loops"));
+    REQUIRE(model["texts"].size() == 2);
+    CHECK(model["texts"][0]["name"] == "a");
+    CHECK(model["texts"][1]["name"] == "b");
+    int64_t tokens = 0;
+    double kl = 0, nll = 0, agree = 0;
+    for (const Json& text : model["texts"]) {
+      const auto n = text["tokens"].get<int64_t>();
+      tokens += n;
+      kl += double(n) * text["kl_mean"].get<double>();
+      nll += double(n) * std::log(text["perplexity"].get<double>());
+      agree += double(n) * text["top1_agreement"].get<double>();
+    }
+    CHECK(tokens == 13 * kLength);
+    CHECK(kl / double(tokens) == Approx(model["kl_mean"].get<double>()).margin(1e-9));
+    CHECK(std::exp(nll / double(tokens)) == Approx(model["perplexity"].get<double>()).epsilon(1e-6));
+    CHECK(agree / double(tokens) == Approx(model["top1_agreement"].get<double>()).margin(1e-9));
+  }
+  // Labels of the documents in the middle: positions kHeldOut / 3 on, of which position 0 of the stream is no label.
+  CHECK(evaluation["models"][0]["texts"][1]["tokens"] == kHeldOut / 3);
+
+  // Of many sources, those that a teacher sampled stay apart.
+  cut({{"a", "given"}, {"b", "path"}, {"c", "given"}, {"d", "given"}, {"teacher sha256:00", kSampledRule}, {"e", "given"}});
+  const Json many = evaluate({.tokens = 1000000, .prompts = 0}).metrics();
+  REQUIRE(many["models"][0]["texts"].size() == 2);
+  CHECK(many["models"][0]["texts"][0]["name"] == "other");
+  CHECK(many["models"][0]["texts"][1]["name"] == "teacher sha256:00");
+  CHECK(many["models"][0]["texts"][1]["tokens"] == kHeldOut / 6);
 }
 
 TEST_CASE_METHOD(Fixture, "more tokens than there are means all of them, and the batch does not matter") {

@@ -11,7 +11,15 @@ TEST_CASE("an evaluation comes back as it was written") {
   const Evaluation evaluation{64,
                               2,
                               {{.name = "teacher", .perplexity = 12.5, .kl_mean = 0.0, .bytes = 3000, .parameters = 7},
-                               {.name = "int8", .perplexity = 20.25, .kl_p99 = 3.5, .top1_agreement = 0.71}}};
+                               {.name = "int8",
+                                .perplexity = 20.25,
+                                .kl_p99 = 3.5,
+                                .top1_agreement = 0.71,
+                                .bytes_per_token = 11,
+                                .loops = 0.25,
+                                .answer_agreement = 0.5,
+                                .texts = {{.name = "samples", .tokens = 40, .kl_mean = 0.5}, {.name = "other"}}}},
+                              20};
   const std::string text = to_json(evaluation).dump(1);
   const Evaluation back = parse_evaluation(text, "evaluation.json");
   CHECK(to_json(back).dump(1) == text);
@@ -21,6 +29,13 @@ TEST_CASE("an evaluation comes back as it was written") {
   CHECK(back.rows[0].bytes == 3000);
   CHECK_FALSE(back.rows[0].active_parameters);
   CHECK(back.rows[1].top1_agreement == 0.71);
+  CHECK(back.prompts == 20);
+  CHECK(back.rows[1].loops == 0.25);
+  CHECK(back.rows[1].bytes_per_token == 11);
+  REQUIRE(back.rows[1].texts.size() == 2);
+  CHECK(back.rows[1].texts[0].name == "samples");
+  CHECK(back.rows[1].texts[0].kl_mean == 0.5);
+  CHECK_FALSE(back.rows[1].texts[0].perplexity);
 }
 
 TEST_CASE("a measurement may be missing or null, but has its type") {
@@ -32,6 +47,7 @@ TEST_CASE("a measurement may be missing or null, but has its type") {
   CHECK(e.rows[0].kl_mean == 1.0);
   for (const char* text : {"[]", "{}", R"({"models": 3})", "{", "", R"({"models": [3]})", R"({"models": [{"name": 7}]})", R"({"models": [{}]})",
                            R"({"models": [{"name": "a", "kl_mean": "x"}]})", R"({"models": [{"name": "a", "bytes": -1}]})",
-                           R"({"models": [{"name": "a", "bytes": 1.5}]})", R"({"models": [], "tokens": "5"})"})
+                           R"({"models": [{"name": "a", "bytes": 1.5}]})", R"({"models": [], "tokens": "5"})",
+                           R"({"models": [{"name": "a", "texts": [{}]}]})", R"({"models": [{"name": "a", "texts": {}}]})"})
     CHECK_THROWS_AS(parse_evaluation(text, "x"), FormatError);
 }

@@ -1,0 +1,25 @@
+#pragma once
+// What `evaluate` asks a model, to see whether its text is usable: fixed prompts, general ones, of different kinds.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/tokenizer.h"
+
+namespace overproof {
+
+inline constexpr int64_t kPrompts = 20;
+
+struct EvaluationPrompt {
+  std::string text;
+  bool chat = false;
+};
+
+/// All prompts: every other one a question for a chat turn, the others beginnings of texts.
+const std::vector<EvaluationPrompt>& evaluation_prompts();
+
+/// The ids of the first `count`: a question in a chat turn where the tokenizer has ChatML tokens, else as plain text.
+std::vector<std::vector<int32_t>> prompt_ids(const Tokenizer& tokenizer, int64_t count);
+
+}  // namespace overproof
