@@ -16,8 +16,6 @@
 namespace overproof {
 namespace {
 
-double square_sum(const at::Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
-
 // Output norms of the routed experts: || sum_{j in e} h_j down[:, j] ||, [tokens, experts].
 at::Tensor expert_norms(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& neurons, int64_t experts,
                         int64_t width) {
@@ -32,8 +30,8 @@ at::Tensor expert_norms(const at::Tensor& activations, const at::Tensor& down, c
 
 // Relative squared error of the FFN output when only neurons with mask 1 are used. mask [tokens, ff] or [ff].
 double output_error(const at::Tensor& activations, const at::Tensor& down, const at::Tensor& mask) {
-  const double whole = square_sum(at::matmul(activations, down.t()));
-  return whole > 0 ? square_sum(at::matmul(activations * (1 - mask), down.t())) / whole : 0.0;
+  const double whole = sum_of_squares(at::matmul(activations, down.t()));
+  return whole > 0 ? sum_of_squares(at::matmul(activations * (1 - mask), down.t())) / whole : 0.0;
 }
 
 // [tokens, experts] choice -> [tokens, ff] neurons computed, shared ones always.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "student/ffn.h"
 #include "student/ridge.h"
 #include "student/router_fit.h"
 
@@ -13,8 +14,6 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kBatchRows = 2048;
-
-double square_sum(const Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
 
 /// Calls body(first, count) for batches of [begin, end).
 template <class Body>
@@ -102,11 +101,11 @@ Recovered CarveTrial::recover(const LayerCarving& carving) const {
   const int64_t tokens = input_.size(0), begin = fitted_ < tokens ? fitted_ : 0;
   double whole = 0;
   each_batch(begin, tokens, [&](int64_t first, int64_t count) {
-    whole += square_sum(output_.narrow(0, first, count));
+    whole += sum_of_squares(output_.narrow(0, first, count));
     const Tensor routed = choose({carving.gate, carving.bias}, input_.narrow(0, first, count), top_k);
     const Tensor best = largest(gains(carving, recovered.down, first, count), top_k);
-    recovered.error += square_sum(batch(first, count, routed, recovered.down).residual);
-    recovered.oracle += square_sum(batch(first, count, best, recovered.down).residual);
+    recovered.error += sum_of_squares(batch(first, count, routed, recovered.down).residual);
+    recovered.oracle += sum_of_squares(batch(first, count, best, recovered.down).residual);
   });
   if (whole > 0) recovered.error /= whole, recovered.oracle /= whole;
   return recovered;

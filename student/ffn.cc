@@ -17,6 +17,8 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down) 
   return activations.abs_().mul_(down.norm(2, {0}));
 }
 
+double sum_of_squares(const at::Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
+
 Decoder open_dense_teacher(const fs::path& path) {
   Decoder teacher(open_checkpoint(path));
   if (teacher.config().is_moe())

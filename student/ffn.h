@@ -13,6 +13,9 @@ at::Tensor neuron_activations(const at::Tensor& gate_up, const at::Tensor& input
 /// Length of what each neuron adds to the residual stream: |h_j| x ||down[:, j]||, [tokens, ff]. Overwrites `activations`.
 at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down);
 
+/// Sum of squares of all elements, in f64.
+double sum_of_squares(const at::Tensor& t);
+
 /// Opens a teacher with a dense FFN in each layer. Throws MismatchError for a mixture of experts.
 Decoder open_dense_teacher(const fs::path& path);
 

@@ -19,6 +19,7 @@
 #include "model/open_model.h"
 #include "model/sample_windows.h"
 #include "records/layer_journal.h"
+#include "student/ffn.h"
 #include "student/recovery.h"
 #include "student/router_fit.h"
 
@@ -32,7 +33,7 @@ constexpr int64_t kRouterTokens = 16384;
 
 /// Squared errors of one layer's FFN output, relative to the square of the parent's, and what was not solved.
 struct LayerError {
-  double before = 0, after = 0;                  ///< on the tokens that were solved on
+  double before = 0, after = 0;                  ///< on the tokens that were solved on; after: before the weights are rounded
   double held_out_before = 0, held_out_after = 0;
   double attention_before = 0, attention_after = 0;  ///< of the residual stream after attention, relative to its change by attention
   std::vector<int64_t> kept;                     ///< blocks with too few tokens
@@ -55,7 +56,6 @@ struct LayerError {
 };
 
 double ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
-double square_sum(const Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
 
 /// Everything that a solved layer changes, as views into the student's memory.
 std::vector<Tensor> changed_weights(const Decoder& student, int64_t layer, const RecoverConfig& config) {
@@ -177,7 +177,7 @@ class Recovery {
         AttentionInputs seen;
         const Tensor x = own(first, count), out = student_.attention_block(layer, x, count / length_, &seen);
         system.add({{seen.o, {}}}, parents(first, count) - out);
-        whole += square_sum(out - x);
+        whole += sum_of_squares(out - x);
       });
       const RidgeSystem::Solution solution = system.solve(config_.ridge, config_.min_tokens);
       o.copy_((o.to(at::kDouble) + solution.change.t()).to(rounded_));
@@ -207,10 +207,10 @@ class Recovery {
       const Tensor wanted = target(layer, first, count);
       if (first < fitted_) {
         system.add(now.blocks, wanted - now.out);
-        whole += square_sum(wanted);
+        whole += sum_of_squares(wanted);
       } else {
-        held_out += square_sum(wanted - now.out);
-        held_out_whole += square_sum(wanted);
+        held_out += sum_of_squares(wanted - now.out);
+        held_out_whole += sum_of_squares(wanted);
         held_out_targets_.push_back(wanted);
       }
     });
@@ -251,8 +251,8 @@ class Recovery {
       const Tensor out = outputs.run(own(first, count)).out;
       if (first >= fitted_) {
         const Tensor& wanted = held_out_targets_[batch++];
-        held_out += square_sum(wanted - out);
-        held_out_whole += square_sum(wanted);
+        held_out += sum_of_squares(wanted - out);
+        held_out_whole += sum_of_squares(wanted);
       }
       own(first, count).add_(out);
     });

@@ -43,7 +43,9 @@ struct RecoverConfig {
 
 /// Slots: student (dense or a mixture of experts), teacher (its parent: as many layers, the same hidden size and vocabulary), corpus.
 /// Memory: both models in f32, the residual stream of all tokens (tokens x hidden x 4 bytes; twice with --target residual or
-/// --attention), one Gram matrix. Time: about three forward passes of the teacher and a factorisation of order FFN width a layer.
+/// --attention), one Gram matrix. Operations: a pass of the student's attention, one of the
+/// parent's FFN, two of the student's, products for the Gram matrix and a factorisation of order FFN width a layer; more with --passes,
+/// --attention and --target residual.
 /// Throws MismatchError when the models or the corpus do not belong together, UsageError for a student whose activations are rounded.
 StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outputs& outputs);
 

@@ -1,4 +1,4 @@
-// The kernels of row_products_cpu.cc, written once for all instruction sets. Not a stand-alone header: that file includes it in a
+// The kernels of row_products_cpu.cc, written once for all instruction sets. That file includes it, once in a
 // namespace per set, after OVERPROOF_SIMD (the target attribute), Lanes (16 floats), kRows and kColumns (of the products whose sums
 // fit the registers).
 

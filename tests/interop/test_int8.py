@@ -186,6 +186,7 @@ def test_a_head_in_8_bits_is_one_in_every_loader(case, tmp_path):
     else:
         assert "lm_head" not in config["ignore"] and any(t.startswith("re:") and re.match(t[3:], "lm_head") for t in targets)
         assert codes["lm_head.weight_packed"].dtype == torch.int32 and "lm_head.weight" not in codes
+        assert torch.equal(loaded.lm_head.weight_packed, codes["lm_head.weight_packed"])
     theirs = forward(loaded, tokens)[0]
     assert (ours(folder / "int8", tokens, tmp_path) - theirs).abs().max() < 1e-4 * theirs.std()
     # In bf16, as the student of a bf16 teacher is loaded by default.

@@ -156,7 +156,7 @@ def test_static_activations_load_and_agree(tmp_path, options):
     # By token. A value near a tie may fall to the other side; the tokens after it then attend to one that is a code off, so only those before
     # the first such are equal but for sums' order. None may be as far from the peer as eight bits are from the parent.
     relative = ((own - peer).pow(2).mean(-1) / (peer - parent).pow(2).mean(-1)).sqrt().flatten()
-    assert relative[:8].median().item() < 1e-4 and relative[:8].max().item() < 0.1 and relative.median().item() < 0.1 and relative.max().item() < 1, relative
+    assert (relative[:8] < 1e-4).sum() >= 7 and relative[:8].max().item() < 0.1 and relative.median().item() < 0.1 and relative.max().item() < 1, relative
 
 
 # What 128 does not divide: rows of 192 at a hidden size of 192, and with them whole experts, while shared experts' down_proj has

@@ -8,6 +8,7 @@
 
 #include "core/json.h"
 #include "core/progress.h"
+#include "distill/replay.h"
 #include "records/step_log.h"
 #include "formats/safetensors.h"
 #include "pipeline/recipe.h"
@@ -36,6 +37,16 @@ inline const fs::path& honest_run(const std::string& dtype = "auto") {
     run_recipe(recipe, options, Key::generate());
   }
   return run->second;
+}
+
+inline Replay replayed(const fs::path& run, int64_t segments, const std::string& artifact = "student",
+                std::optional<double> tolerance = std::nullopt, const char* seed = "c0ffee") {
+  ReplayConfig config;
+  config.seed = seed;
+  config.segments = segments;
+  config.artifact = artifact;
+  config.tolerance = tolerance;
+  return replay(config, run);
 }
 
 class ForgedRun {

@@ -13,16 +13,6 @@ using namespace overproof;
 
 namespace {
 
-Replay replayed(const fs::path& run, int64_t segments, const std::string& artifact = "student",
-                std::optional<double> tolerance = std::nullopt, const char* seed = "c0ffee") {
-  ReplayConfig config;
-  config.seed = seed;
-  config.segments = segments;
-  config.artifact = artifact;
-  config.tolerance = tolerance;
-  return replay(config, run);
-}
-
 bool finds(const std::vector<std::string>& lines, const std::string& word) {
   return std::ranges::any_of(lines, [&](const std::string& line) { return line.find(word) != std::string::npos; });
 }

@@ -29,16 +29,6 @@ bool verifies(const fs::path& run, const std::string& word = "") {
   });
 }
 
-Replay replayed(const fs::path& run, int64_t segments, const std::string& artifact = "student",
-                std::optional<double> tolerance = std::nullopt, const char* seed = "c0ffee") {
-  ReplayConfig config;
-  config.seed = seed;
-  config.segments = segments;
-  config.artifact = artifact;
-  config.tolerance = tolerance;
-  return replay(config, run);
-}
-
 bool has(const std::vector<std::string>& lines, const std::string& word) {
   return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return line.find(word) != std::string::npos; });
 }
