@@ -221,15 +221,27 @@ int32_t separator_of(const Tokenizer& tokenizer, const std::string& wanted) {
   return tokenizer.eos_id();
 }
 
-/// Keyed by a fixed label alone, so the same document is held out in every corpus that asks for the same fraction.
-Split split_of(const Digest& digest, double held_out) {
+/// Whether a document is among `fraction` of all. Keyed by a fixed label alone, so the same document is chosen in every corpus that
+/// asks for the same fraction, and what is chosen for a smaller fraction is also chosen for a larger one.
+bool is_chosen(std::string_view label, const Digest& digest, double fraction) {
   Sha256 hash;
-  hash.update("overproof held-out v1");
+  hash.update(label);
   hash.update(digest.bytes.data(), digest.bytes.size());
   const Digest key = hash.finish();
   uint64_t bits = 0;
   for (int i = 0; i < 8; ++i) bits = bits << 8 | key.bytes[size_t(i)];
-  return double(bits >> 11) * 0x1p-53 < held_out ? Split::held_out : Split::train;
+  return double(bits >> 11) * 0x1p-53 < fraction;
+}
+
+Split split_of(const Digest& digest, double held_out) {
+  return is_chosen("overproof held-out v1", digest, held_out) ? Split::held_out : Split::train;
+}
+
+/// At most the first `bytes` of `text`, which is UTF-8, to the end of a character.
+void cut_text(std::string& text, size_t bytes) {
+  if (text.size() <= bytes) return;
+  while (bytes > 0 && (uint8_t(text[bytes]) & 0xC0) == 0x80) --bytes;
+  text.resize(bytes);
 }
 
 /// What one document became, before it is known whether an earlier one is the same.
@@ -237,7 +249,7 @@ struct Prepared {
   std::string text;
   Digest digest;
   std::vector<int32_t> ids;
-  bool too_short = false, too_long = false;
+  bool too_short = false, too_long = false, not_taken = false;
   int64_t fault_at = -1;
   std::string fault;  // not empty: broken
 
@@ -282,7 +294,11 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
     out.fault = "it is not UTF-8";
     return out;
   }
+  const bool sampled = list.folders[candidate.folder].sampled;
+  if (config.cut_bytes > 0 && !sampled) cut_text(out.text, size_t(config.cut_bytes));
   out.digest = sha256(out.text);
+  out.not_taken = !sampled && config.source_share < 1 && !is_chosen("overproof source share v1", out.digest, config.source_share);
+  if (out.not_taken) return out;
   if (candidate.has_ids) {
     // What was drawn, and not what the tokenizer makes of the text: the teacher met its chat markers as tokens, and its choice
     // among the spellings of a text is part of what it does.
@@ -340,7 +356,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   std::string texts_source;
   std::set<Digest> seen;
   std::map<std::string, Tally> by_license, by_source, by_rule, by_split;
-  int64_t duplicates = 0, too_short = 0, too_long = 0, done = 0;
+  int64_t duplicates = 0, too_short = 0, too_long = 0, not_taken = 0, done = 0;
   Json broken = Json::array();
 
   const auto keep = [&](const Candidate& candidate, Prepared& prepared) {
@@ -401,6 +417,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
         }
       } else if (batch[i].too_short || batch[i].too_long) {
         ++(batch[i].too_short ? too_short : too_long);
+      } else if (batch[i].not_taken) {
+        ++not_taken;
       } else if (!seen.insert(batch[i].digest).second) {
         ++duplicates;
       } else {
@@ -409,7 +427,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     }
     progress.update(done += int64_t(count), fmt::format("{} tokens", train.tokens + held_out.tokens));
   }
-  if (seen.empty()) throw FormatError(list.folders[0].path, -1, "no document is left: all are too short, too long or broken");
+  if (seen.empty())
+    throw FormatError(list.folders[0].path, -1, "no document is left: all are too short, too long, broken, or not in the source-share");
   outputs.folder().finish(std::move(*texts));
   const int64_t table_bytes = table.bytes_written();
   outputs.folder().finish(std::move(table));
@@ -434,14 +453,15 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   report.metrics()["duplicates"] = duplicates;
   report.metrics()["too_short"] = too_short;
   report.metrics()["too_long"] = too_long;
+  report.metrics()["not_taken"] = not_taken;
   report.metrics()["broken"] = broken;
   report.metrics()["documents_root"] = committed.documents.root.hex();
   report.metrics()["sorted_root"] = committed.sorted.root.hex();
   const auto total = int64_t(seen.size());
   report.summary.push_back(fmt::format("{} documents, {} training and {} held-out tokens, {} licences, {} sources", total,
                                        train.tokens, held_out.tokens, by_license.size(), by_source.size()));
-  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken", duplicates, too_short,
-                                       too_long, broken.size()));
+  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken{}", duplicates, too_short, too_long,
+                                       broken.size(), not_taken > 0 ? fmt::format(", {} not in the share taken", not_taken) : ""));
   report.summary.push_back(fmt::format("committed to {}{} documents: tree {}, sorted {}", is_private ? "salted " : "", total,
                                        committed.documents.root.hex().substr(0, 16), committed.sorted.root.hex().substr(0, 16)));
   for (const Json& record : broken) {

@@ -6,7 +6,8 @@
 //   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}, and
 //   with "text": "..." where the text is not a file of that name
 // In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
-// A marker of chats that is spelled out in such a text is text, not a special token.
+// A marker of chats that is spelled out in such a text is text, not a special token. Windows are drawn evenly, so where few samples
+// should count beside many texts, options `cut-bytes` and `source-share` take less of the texts.
 // Input "samples", instead of "source" or together with it: an artifact of the stage `sample`, which has the second layout. It is
 // part of the lineage. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
 // (teacher/sample_stage.h), after a check that they spell the text; with another, their texts are encoded like all others.
@@ -25,6 +26,8 @@ namespace overproof {
 struct CorpusConfig {
   int64_t min_bytes = 64;
   int64_t max_bytes = 1 << 22;
+  int64_t cut_bytes = 0;
+  double source_share = 1.0;
   double held_out = 0.05;
   int64_t window_length = 256;
   std::string separator;
@@ -33,6 +36,9 @@ struct CorpusConfig {
   void visit(V&& v) {
     v("min-bytes", min_bytes, at_least(0), "shorter documents are left out, and counted");
     v("max-bytes", max_bytes, in_range(1, 1 << 28), "longer documents are left out, and counted");
+    v("cut-bytes", cut_bytes, in_range(0, 1 << 28),
+      "of a longer document of 'source' only the beginning is taken, to the last whole character; 0: all of it");
+    v("source-share", source_share, in_range(1e-6, 1), "fraction of the documents of 'source' that are taken, chosen by keyed digest");
     v("held-out", held_out, in_range(0, 0.9), "fraction of documents kept for evaluation, chosen by keyed digest");
     v("window-length", window_length, in_range(2, 1 << 20), "tokens of a training window");
     v("separator", separator, any_value(),

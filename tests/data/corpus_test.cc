@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 #include <set>
 
 #include "core/error.h"
@@ -342,6 +343,42 @@ TEST_CASE("a generic folder brings its own table") {
   CHECK_THROWS_AS(source.run("no-text", Source::config()), FormatError);
   write_text(source.folder / "src/documents.jsonl", "{\"name\": \"../x\", \"license\": \"MIT\", \"source\": \"mail\"}\n");
   CHECK_THROWS_AS(source.run("bad", Source::config()), FormatError);
+}
+
+TEST_CASE("less may be taken of the texts: their beginnings, and a share that grows with the fraction asked for") {
+  const Source source;
+  fs::remove_all(source.folder / "src");
+  std::string table;
+  for (int i = 0; i < 200; ++i)
+    table += Json{{"name", fmt::format("d{:03}", i)}, {"license", "MIT"}, {"source", "mail"}, {"text", text_of(i)}}.dump() + "\n";
+  write_text(source.folder / "src/documents.jsonl", table);
+  const auto names = [&](const char* out, double share) {
+    CorpusConfig config = Source::config();
+    config.source_share = share;
+    const StageReport report = source.run(out, config);
+    std::set<std::string> names;
+    const Corpus corpus(source.folder / out);
+    for (const Document& d : corpus.documents()) names.insert(d.name);
+    CHECK(report.metrics()["not_taken"] == 200 - int64_t(names.size()));
+    return names;
+  };
+  const auto few = names("few", 0.25), more = names("more", 0.5), all = names("all", 1);
+  CHECK(all.size() == 200);
+  CHECK((few.size() > 25 && few.size() < 80));
+  CHECK((more.size() > 70 && more.size() < 130));
+  CHECK(std::includes(more.begin(), more.end(), few.begin(), few.end()));
+
+  // 3 bytes into "aé€" is inside of the third character: the cut is before it.
+  write_text(source.folder / "src/documents.jsonl",
+             Json{{"name", "cut"}, {"license", "MIT"}, {"source", "mail"}, {"text", "a\xC3\xA9\xE2\x82\xAC" " and more"}}.dump() + "\n" +
+                 Json{{"name", "whole"}, {"license", "MIT"}, {"source", "mail"}, {"text", "abcd"}}.dump() + "\n");
+  CorpusConfig config = Source::config();
+  config.min_bytes = 0;
+  config.cut_bytes = 4;
+  source.run("cut", config);
+  const Corpus cut(source.folder / "cut");
+  CHECK(document_text(source.folder / "cut", *cut.find("cut")) == "a\xC3\xA9");
+  CHECK(document_text(source.folder / "cut", *cut.find("whole")) == "abcd");
 }
 
 namespace {
