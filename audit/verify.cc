@@ -29,6 +29,8 @@ class Verifier {
         for (const FileRecord& file : lineage->files) result_.bytes += std::max<int64_t>(file.bytes, 0);
       }
       if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
+      if (!node.check.not_covered.empty())
+        note(node.name, fmt::format("the signature does not cover what its signer left out: {}", fmt::join(node.check.not_covered, ", ")));
     }
     for (const std::string& folder : run_.unsigned_folders)
       fail(folder, "", "has no signature", "restore its claims.jsonl and model.sig, or move it elsewhere");
@@ -191,7 +193,10 @@ std::string text_of(const Verification& v) {
       std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
   out += fmt::format(
       "\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
-      failures == 0 ? "every digest, both signatures and the whole chain hold" : fmt::format("{} failures", failures));
+      failures > 0 ? fmt::format("{} failures", failures)
+      : std::ranges::all_of(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; })
+          ? "every digest and the signature hold"
+          : "every digest, both signatures and the whole chain hold");
   return out;
 }
 

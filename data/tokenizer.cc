@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/real_path.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
 
@@ -62,7 +63,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
     for (const char* suffix : {".model", ".gguf"}) {
       fs::path found;
       for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-        if (entry.path().extension() != suffix) continue;
+        const bool gguf = suffix == std::string_view(".gguf") && is_gguf(entry.path());
+        if (entry.path().extension() != suffix && !gguf) continue;
         if (!found.empty()) {
           throw UsageError(fmt::format("{} has several {} files; give the path of one", path.string(), suffix));
         }
@@ -74,7 +76,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   }
   if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);
   if (path.extension() == ".json") return std::make_unique<BpeTokenizer>(read_tokenizer_json(path), path);
-  if (path.extension() == ".gguf") return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
+  if (path.extension() == ".gguf" || is_gguf(path)) return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
   if (path.extension() == ".model") return open_sentencepiece(path);
   throw UsageError(
       fmt::format("{}: a tokenizer is a tokenizer.json, a .model, a .gguf, or a folder with one of them", path.string()));

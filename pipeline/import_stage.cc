@@ -11,10 +11,13 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "core/real_path.h"
 #include "core/regex.h"
+#include "core/utf8.h"
 #include "data/tokenizer.h"
 #include "formats/architecture.h"
 #include "formats/tensor_source.h"
+#include "pipeline/forecast.h"
 
 namespace overproof {
 namespace {
@@ -22,7 +25,11 @@ namespace {
 /// The regular files below a folder except hidden ones, or the file itself, sorted by name.
 std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
   std::vector<std::pair<std::string, fs::path>> files;
-  if (!fs::is_directory(path)) return {{path.filename().string(), path}};
+  if (!fs::is_directory(path)) {
+    // A blob of a cache has no ending; the copy gets the one by which the artifact is opened.
+    const std::string name = path.filename().string();
+    return {{is_gguf(path) && !name.ends_with(".gguf") ? name + ".gguf" : name, path}};
+  }
   for (auto it = fs::recursive_directory_iterator(path); it != fs::recursive_directory_iterator(); ++it) {
     const std::string name = it->path().filename().string();
     if (name.starts_with('.')) {
@@ -30,9 +37,11 @@ std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
       continue;
     }
     if (it->is_symlink() && it->is_directory())
-      throw FormatError(it->path(), -1, "is a symbolic link to a folder; import real files");
+      throw FormatError(it->path(), -1, "is a link to a folder; import a copy made by 'cp -rL'");
+    if (invalid_utf8_at(it->path().filename().string()) >= 0)
+      throw FormatError(to_valid_utf8(it->path().string()), -1, "has a name that is not UTF-8, which no statement can hold; rename the file");
     if (it->is_regular_file() && name != "claims.jsonl" && name != "model.sig")
-      files.emplace_back(fs::relative(it->path(), path).generic_string(), it->path());
+      files.emplace_back(it->path().lexically_relative(path).generic_string(), it->path());  // a link keeps its own name
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -112,6 +121,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   int64_t total = 0, done = 0;
   const auto files = files_of(path);
   for (const auto& [name, file] : files) total += int64_t(fs::file_size(file));
+  require_room(outputs.folder().path(), total);
   Progress progress("import", total, "bytes");
   for (const auto& [name, file] : files) {
     const MappedFile source(file);
@@ -135,6 +145,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
                                        config.name.empty() ? path.filename().string() : config.name, files.size(),
                                        double(total) / 1e6, double(parameters) / 1e6));
+  for (const std::string& limit : limits_as_teacher(path)) report.summary.push_back("note: " + limit);
   if (!unusable.empty()) report.summary.push_back("its tokenizer cannot be used here: " + unusable);
   return report;
 }
