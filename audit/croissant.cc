@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
 #include "data/corpus.h"
+#include "data/texts_file.h"
 
 namespace overproof {
 namespace {

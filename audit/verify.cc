@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "provenance/key_rotation.h"
+#include "provenance/outside.h"
 #include "records/evidence.h"
 
 namespace overproof {
@@ -29,8 +30,9 @@ class Verifier {
         for (const FileRecord& file : lineage->files) result_.bytes += std::max<int64_t>(file.bytes, 0);
       }
       if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
-      if (!node.check.not_covered.empty())
-        note(node.name, fmt::format("the signature does not cover what its signer left out: {}", fmt::join(node.check.not_covered, ", ")));
+      if (node.check.foreign && node.check.signatures_hold)
+        if (const std::vector<std::string> left_out = not_covered(node.path); !left_out.empty())
+          note(node.name, fmt::format("the signature does not cover what its signer left out: {}", fmt::join(left_out, ", ")));
     }
     for (const std::string& folder : run_.unsigned_folders)
       fail(folder, "", "has no signature", "restore its claims.jsonl and model.sig, or move it elsewhere");

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "core/printable.h"
+#include "core/progress_note.h"
 
 namespace overproof {
 namespace {

@@ -11,9 +11,6 @@ namespace overproof {
 enum class ProgressMode { automatic, off };
 void set_progress_mode(ProgressMode mode);
 
-/// A line on standard error for who watches a long run; nothing where progress is off.
-void progress_note(std::string_view line);
-
 class Progress {
  public:
   /// `unit` names what is counted ("tokens", "bytes", "documents"); bytes are printed as MB. total <= 0: unknown.

@@ -10,6 +10,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json_object.h"
+#include "data/texts_file.h"
 #include "formats/metadata.h"
 
 namespace overproof {

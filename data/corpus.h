@@ -9,7 +9,7 @@
 //   commitment.json, tiles.safetensors, index.safetensors
 //                        Merkle trees over the documents: data/commitment.h
 //   texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file a source;
-//                        named by texts_file_name()
+//                        characters of its name outside [A-Za-z0-9._+-] are spelled %XX
 
 #include <functional>
 #include <span>
@@ -73,12 +73,8 @@ class Corpus {
   TokenizerIdentity tokenizer_;
 };
 
-/// The file below an artifact that holds a source's texts: "texts/<source>.jsonl". A source that is no plain short name in lower case
-/// gets a part of its digest there: the name must need no escaping in a URL, fit into any file system, and differ where case does not
-/// count.
+/// The file below an artifact that holds a source's texts: "texts/<source>.jsonl".
 std::string texts_file_name(std::string_view source);
-/// The same as versions until 0.1 named it: characters outside [A-Za-z0-9._+-] are spelled %XX.
-std::string earlier_texts_file_name(std::string_view source);
 
 /// A digest in hexadecimal, nothing for any other text, such as a document's name.
 std::optional<Digest> as_digest(std::string_view text);

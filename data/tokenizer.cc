@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/progress_note.h"
 #include "core/real_path.h"
+#include "core/regex.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
 
@@ -59,7 +61,20 @@ void require_tokenizer(const fs::path& model, const TokenizerIdentity& made_by, 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) {
-    if (fs::exists(path / "tokenizer.json")) return open_tokenizer(path / "tokenizer.json");
+    if (fs::exists(path / "tokenizer.json")) {
+      // Folders of Llama 2, Mistral and their kin have the same vocabulary twice: as a BPE with byte fallback, which is not read here, and
+      // as the SentencePiece model that it was made from.
+      const fs::path model = path / "tokenizer.model";
+      try {
+        return open_tokenizer(path / "tokenizer.json");
+      } catch (const PatternError&) {
+        throw;
+      } catch (const FormatError& e) {
+        if (!fs::exists(model)) throw;
+        progress_note(fmt::format("note: {}; tokenizer.model is used", e.what()));
+        return open_tokenizer(model);
+      }
+    }
     for (const char* suffix : {".model", ".gguf"}) {
       fs::path found;
       for (const fs::directory_entry& entry : fs::directory_iterator(path)) {

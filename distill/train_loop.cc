@@ -8,6 +8,8 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "core/progress_note.h"
+#include "core/real_path.h"
 #include "distill/checkpoint.h"
 #include "distill/state_digest.h"
 #include "records/step_log.h"
@@ -53,6 +55,8 @@ StepLog train_all(Training& training, const TrainingRecording& recording, const 
     format.initial_weights = digester->weights();
     log.records.emplace(format);
   }
+  // The least that the result takes: 16 bits a weight. A disk that cannot hold it would be noticed after the last step.
+  require_room(outputs.folder().path(), 2 * training.student().config().parameters());
   TrainingCheckpoint checkpoint(outputs.scratch(), outputs.stage_key());
   if (recording.checkpoint_every > 0 && checkpoint.read(training.steps(), trainer, log) && trainer.steps_done() > 0)
     progress_note(fmt::format("{}: resumes after step {} of {}", recording.label, trainer.steps_done(), training.steps()));

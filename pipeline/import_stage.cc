@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "core/error.h"
@@ -15,7 +16,9 @@
 #include "core/regex.h"
 #include "core/utf8.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_files.h"
 #include "formats/architecture.h"
+#include "formats/gguf.h"
 #include "formats/tensor_source.h"
 #include "pipeline/forecast.h"
 
@@ -100,6 +103,36 @@ std::string unusable_tokenizer(const fs::path& path) {
   return "";
 }
 
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kAround = " \t\r\"'";
+  const size_t begin = text.find_first_not_of(kAround);
+  return begin == std::string_view::npos ? "" : text.substr(begin, text.find_last_not_of(kAround) + 1 - begin);
+}
+
+/// What the publisher states: general.license of a GGUF, or `license` in the front matter of README.md, where `license: other` has its
+/// name in `license_name`. Empty where there is neither.
+std::string stated_license(const fs::path& path) {
+  constexpr int64_t kMostReadmeBytes = 16 << 20;
+  if (const std::optional<fs::path> gguf = gguf_of(path); gguf && is_gguf(*gguf)) {
+    const std::string license = GgufFile(*gguf).text("general.license", "");
+    return license == "other" ? GgufFile(*gguf).text("general.license.name", license) : license;
+  }
+  if (!fs::is_regular_file(path / "README.md") || int64_t(fs::file_size(path / "README.md")) > kMostReadmeBytes) return "";
+  const std::string readme = read_file(path / "README.md");
+  std::string license, name;
+  size_t at = readme.find('\n');
+  if (at == std::string::npos || trimmed(std::string_view(readme).substr(0, at)) != "---") return "";
+  while (at < readme.size()) {
+    const size_t end = std::min(readme.find('\n', ++at), readme.size());
+    const std::string_view line = std::string_view(readme).substr(at, end - at);
+    at = end;
+    if (trimmed(line) == "---") break;
+    if (line.starts_with("license:")) license = trimmed(line.substr(8));
+    if (line.starts_with("license_name:")) name = trimmed(line.substr(13));
+  }
+  return license == "other" && !name.empty() ? name : license;
+}
+
 }  // namespace
 
 StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs& outputs) {
@@ -142,6 +175,10 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
                       {"files", files.size()},
                       {"parameters", parameters},
                       {"model_type", Architecture(*checkpoint.config).model_type()}};
+  if (const std::string license = config.license.empty() ? to_valid_utf8(stated_license(path)) : ""; !license.empty()) {
+    report.metrics()["stated_license"] = license;
+    report.summary.push_back(fmt::format("licence: {}, as the model states it; --license records another one", license));
+  }
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
                                        config.name.empty() ? path.filename().string() : config.name, files.size(),
                                        double(total) / 1e6, double(parameters) / 1e6));

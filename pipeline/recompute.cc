@@ -16,6 +16,7 @@
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
 #include "provenance/lineage_kinds.h"
+#include "provenance/outside.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {

@@ -12,7 +12,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
-#include "core/progress.h"
+#include "core/progress_note.h"
 #include "core/real_path.h"
 #include "core/utf8.h"
 #include "pipeline/file_lock.h"
@@ -21,6 +21,7 @@
 #include "pipeline/scratch.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
+#include "provenance/outside.h"
 
 namespace overproof {
 namespace {

@@ -10,6 +10,7 @@
 #include "core/hash_files.h"
 #include "provenance/claims.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "provenance/signed_json.h"
 
 namespace overproof {
@@ -122,15 +123,11 @@ auto noting_faults(ArtifactCheck& check, const fs::path& folder, std::string_vie
 void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& check, const std::vector<FileRecord>& known = {},
                  const ListingRules& rules = own_rules()) {
   Listing there = list_files(folder, rules);
-  if (check.foreign) check.not_covered = std::move(there.ignored);
 
   std::map<std::string_view, const FileRecord*> listed;
   for (const FileRecord& file : check.lineage->files) listed[file.name] = &file;
   for (const std::string& name : there.strange) {
-    if (rules.follows_links && fs::is_directory(folder / name)) {
-      check.not_covered.push_back(name);  // a link to a folder: signers that follow links to files do not enter these
-      continue;
-    }
+    if (rules.follows_links && fs::is_directory(folder / name)) continue;  // its signer did not enter it: not_covered()
     const bool replaced = listed.erase(name) > 0;
     check.faults.push_back({name, "is a symbolic link or a special file; artifacts hold regular files only",
                             replaced ? "put the file itself in its place" : "remove it"});
@@ -288,6 +285,15 @@ ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>
 ArtifactRecord scan_input(const fs::path& path, const std::vector<FileRecord>& known) {
   if (fs::exists(path / kClaimsName)) return scan_artifact(path, known);
   return scan(path, known, [&] { return list_outside(path); });
+}
+
+std::vector<std::string> not_covered(const fs::path& folder) {
+  const fs::path file = folder / kModelSignatureName;
+  const OmsManifest bundle = read_oms_bundle(read_file(file, kMaxBundleBytes), file, nullptr);
+  Listing there = list_files(folder, signed_rules(bundle));
+  for (std::string& name : there.strange)
+    if (bundle.allow_symlinks && fs::is_directory(folder / name)) there.ignored.push_back(std::move(name));
+  return std::move(there.ignored);
 }
 
 Digest stat_fingerprint(const fs::path& path) {

@@ -24,11 +24,6 @@ struct ArtifactRecord {
 /// Files of `known` (name, size, and a digest taken while they were read) are not read again.
 ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known = {});
 
-/// The same of an input, which may be from outside: without a statement, hidden files are left out and a link to a file is that file,
-/// so that a cache of downloads, whose files are links, has the identity of a plain copy. Throws FormatError for a link that leads
-/// nowhere or to a folder.
-ArtifactRecord scan_input(const fs::path& path, const std::vector<FileRecord>& known = {});
-
 /// The regular files of a folder with their sizes, without digests, in OMS order. Leaves out and throws as scan_artifact.
 std::vector<FileRecord> list_artifact(const fs::path& folder);
 
@@ -59,7 +54,6 @@ struct ArtifactCheck {
   bool foreign = false;            ///< signed by another tool: there is no lineage to read
   std::string signer_hint;         ///< of the key that the checks were made with
   bool signatures_hold = false;    ///< all of them, by that key, whatever else is wrong
-  std::vector<std::string> not_covered;  ///< foreign: what is there and its signer left out
   std::vector<Fault> faults;
 };
 

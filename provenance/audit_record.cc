@@ -9,6 +9,7 @@
 #include "core/printable.h"
 #include "provenance/signed_json.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {

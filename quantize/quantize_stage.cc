@@ -17,6 +17,7 @@
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "provenance/run_folder.h"
 #include "quantize/calibration/calibration.h"
 #include "quantize/gguf_run.h"

@@ -14,6 +14,7 @@
 #include "core/public_draw.h"
 #include "model/compute.h"
 #include "provenance/artifact.h"
+#include "provenance/outside.h"
 #include "teacher/teach_rows.h"
 
 namespace overproof {

@@ -43,8 +43,8 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   prepare_torch();
   at::NoGradGuard no_grad;
   if (!fs::exists(model)) throw IoError(model, "the model is not there", ENOENT);
+  const Decoder decoder(open_checkpoint(model));  // first: an architecture that is not known is the heavier fault
   const auto tokenizer = open_tokenizer(model);
-  const Decoder decoder(open_checkpoint(model));
   std::vector<int32_t> ids = prompt_ids(config, *tokenizer);
   const size_t prompt_size = ids.size();
   // Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.

@@ -204,6 +204,19 @@ def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_p
             assert ("cannot be carved" if name == "llama3" else "gemma3_text") in answer.stderr
 
 
+def test_a_vocabulary_that_is_there_twice_is_read_in_the_form_that_can_be_read(made, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(made / "base", base)
+    overproof("tokenizer", "train", "--model", "bpe", "--vocab-size", 300, "--input", SOURCE / "examples" / "texts", "--out", base / "tokenizer.model")
+    (base / "tokenizer.json").write_text('{"model": {"type": "BPE", "byte_fallback": true, "vocab": {}, "merges": []}}')
+    text = SOURCE / "examples" / "texts" / "pipe.txt"
+    for name, place in (("folder", base), ("model", base / "tokenizer.model")):
+        overproof("tokenizer", "encode", "--tokenizer", place, "--text", text, "--out", tmp_path / name)
+    assert torch.equal(load_file(tmp_path / "folder")["ids"], load_file(tmp_path / "model")["ids"])
+    (base / "tokenizer.model").unlink()
+    assert "byte_fallback" in overproof("tokenizer", "encode", "--tokenizer", base, "--text", text, "--out", tmp_path / "x", code=3).stderr
+
+
 def test_files_that_belong_to_the_model_go_along_and_others_are_named(made, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(made / "base", base)

@@ -4,6 +4,7 @@
 #include "provenance/artifact.h"
 #include "provenance/claims.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "tests/support.h"
 
 using namespace overproof;
