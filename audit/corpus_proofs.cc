@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "audit/facts.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "data/commitment.h"
@@ -107,6 +108,7 @@ CorpusPlace find_corpus(const fs::path& folder) {
 }
 
 MadeProof prove_document(const ProveConfig& config, const fs::path& folder) {
+  outside_artifacts(config.out);
   const CorpusPlace corpus = find_corpus(folder);
   const CorpusCommitment commitment(corpus.path, Reads::scattered);
   std::optional<CorpusSalt> salt;
@@ -126,6 +128,7 @@ MadeProof prove_document(const ProveConfig& config, const fs::path& folder) {
 }
 
 MadeConsistency prove_consistency(const ProveConfig& config, const fs::path& folder) {
+  outside_artifacts(config.out);
   const CorpusPlace corpus = find_corpus(folder);
   const CorpusCommitment commitment(corpus.path);
   const TileTree tree = commitment.tree(CorpusTree::documents);

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
 #include "data/corpus.h"
+#include "data/texts_file.h"
 
 namespace overproof {
 namespace {
@@ -142,9 +144,10 @@ Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std
   std::set<std::string> said;
   if (corpus.corpus) {
     for (const SourceCount& s : corpus.corpus->sources)
-      if (const std::string file = texts_file_name(s.name); listed.contains(file))
-        record_sets.push_back(
-            record_set(file.substr(0, file.size() - 6), file, kTextFields, fmt::format("the texts of the source '{}'", s.name)));
+      for (const std::string& file : std::set{texts_file_name(s.name), earlier_texts_file_name(s.name)})
+        if (listed.contains(file))
+          record_sets.push_back(
+              record_set(file.substr(0, file.size() - 6), file, kTextFields, fmt::format("the texts of the source '{}'", s.name)));
     for (const LicenseCount& l : corpus.corpus->licenses) {
       const std::string url = l.license.kind == LicenseExpression::Kind::one ? license_url(l.license.id) : "";
       if (const std::string text = url.empty() ? l.license.text() : url; said.insert(text).second) licenses.push_back(text);

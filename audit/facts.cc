@@ -81,6 +81,8 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   a.role = a.kind->role;
   if (a.kind->origin == Origin::outside) {
     a.license = config_text(lineage, "license");
+    const JsonObject recorded(lineage.metrics, node.path / kClaimsName, "metrics");
+    if (a.license.empty()) a.license = recorded.text("stated_license", "");
     if (const std::string title = config_text(lineage, "name"); !title.empty()) a.title = title;
   }
   const JsonObject metrics(lineage.metrics, node.path / kClaimsName, "metrics");

@@ -8,6 +8,8 @@
 #include <set>
 #include <utility>
 
+#include "core/digest.h"
+
 namespace overproof {
 namespace {
 
@@ -231,11 +233,20 @@ const LicenseTerms* same_but_for_case(std::string_view id) {
   return nullptr;
 }
 
+/// A digest at the end distinguishes names of which only replaced or cut characters differ: an acknowledgement of one licence must not
+/// count for another.
 std::string license_ref(std::string_view name) {
-  std::string id = "LicenseRef-";
-  for (const char c : name.substr(0, 200)) id += std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' ? c : '-';
-  const LicenseTerms* known = same_but_for_case(id);
-  return known ? std::string(known->id) : id;
+  constexpr size_t kMostBytes = 200;
+  constexpr std::string_view kPrefix = "LicenseRef-";
+  std::string id(kPrefix);
+  for (const char c : name.substr(0, kMostBytes)) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-';
+    id += plain ? c : '-';
+  }
+  if (const LicenseTerms* known = same_but_for_case(id)) return std::string(known->id);
+  if (id.substr(kPrefix.size()) == name) return id;
+  // So short that the whole is read as itself again.
+  return fmt::format("{}-{}", id.substr(0, kPrefix.size() + kMostBytes - 9), sha256(name).hex().substr(0, 8));
 }
 
 bool is_reference(std::string_view name) {

@@ -32,13 +32,21 @@ Json license_choice(const LicenseExpression& license) {
   return Json::array({{{"license", entry}}});
 }
 
-/// All licences of a corpus at once: who takes the corpus takes all of them.
-LicenseExpression all_licenses(const CorpusFacts& corpus) {
+/// All licences of a corpus at once: who takes the corpus takes all of them. An expression has no word for documents without a known
+/// licence, so with such documents each licence is a name of its own in the list.
+Json corpus_licenses(const CorpusFacts& corpus) {
   LicenseExpression all{LicenseExpression::Kind::all_of, {}, {}};
-  for (const LicenseCount& l : corpus.licenses)
-    if (l.license.text() != "NOASSERTION") all.members.push_back(l.license);
-  if (all.members.size() == 1) return all.members.front();
-  return all.members.empty() ? LicenseExpression{} : all;
+  Json list = Json::array();
+  bool unknown = false;
+  for (const LicenseCount& l : corpus.licenses) {
+    const std::string text = l.license.text();
+    unknown |= text == "NOASSERTION";
+    if (text != "NOASSERTION") all.members.push_back(l.license);
+    if (l.license.kind == LicenseExpression::Kind::one && !l.license.id.empty()) list.push_back(license_choice(l.license)[0]);
+    else list.push_back({{"license", {{"name", text}, {"acknowledgement", "declared"}}}});
+  }
+  if (unknown && !all.members.empty()) return list;
+  return license_choice(all.members.empty() ? LicenseExpression{} : all.members.size() == 1 ? all.members.front() : all);
 }
 
 class Bom {
@@ -121,7 +129,7 @@ class Bom {
     } else {
       c["data"] = Json::array({data(a)});
       if (a.corpus)
-        if (Json l = license_choice(all_licenses(*a.corpus)); !l.empty()) c["licenses"] = l;
+        if (Json l = corpus_licenses(*a.corpus); !l.empty()) c["licenses"] = l;
     }
     c["properties"] = properties;
     return c;

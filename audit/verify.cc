@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "provenance/key_rotation.h"
+#include "provenance/outside.h"
 #include "records/evidence.h"
 
 namespace overproof {
@@ -29,6 +30,9 @@ class Verifier {
         for (const FileRecord& file : lineage->files) result_.bytes += std::max<int64_t>(file.bytes, 0);
       }
       if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
+      if (node.check.foreign && node.check.signatures_hold)
+        if (const std::vector<std::string> left_out = not_covered(node.path); !left_out.empty())
+          note(node.name, fmt::format("the signature does not cover what its signer left out: {}", fmt::join(left_out, ", ")));
     }
     for (const std::string& folder : run_.unsigned_folders)
       fail(folder, "", "has no signature", "restore its claims.jsonl and model.sig, or move it elsewhere");
@@ -191,7 +195,10 @@ std::string text_of(const Verification& v) {
       std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
   out += fmt::format(
       "\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
-      failures == 0 ? "every digest, both signatures and the whole chain hold" : fmt::format("{} failures", failures));
+      failures > 0 ? fmt::format("{} failures", failures)
+      : std::ranges::all_of(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; })
+          ? "every digest and the signature hold"
+          : "every digest, both signatures and the whole chain hold");
   return out;
 }
 

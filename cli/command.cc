@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/progress.h"
+#include "core/utf8.h"
 #include "pipeline/stage_registry.h"
 
 namespace overproof {
@@ -99,6 +100,9 @@ void assign_words(const VerbSpec& verb, VerbInstance& instance, Options& options
     }
     Option& option = find_option(options, o.string_key, verb.name);
     if (values.empty()) throw UsageError(fmt::format("{}: --{} takes a value ({})", verb.name, o.string_key, option.help));
+    // A path is bytes; every other value is recorded and shown as text.
+    if (!std::holds_alternative<std::filesystem::path*>(option.value) && invalid_utf8_at(values.front()) >= 0)
+      throw UsageError(fmt::format("{}: the value of --{} is not UTF-8: '{}'", verb.name, o.string_key, values.front()));
     const bool again = !seen.insert(o.string_key).second;
     if (again && !option.repeats()) throw UsageError(fmt::format("{}: --{} is given twice", verb.name, o.string_key));
     if (instance.take_whole(o.string_key, values.front())) continue;

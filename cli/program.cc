@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <exception>
+#include <system_error>
 
 #include "cli/verb.h"
 #include "core/error.h"
@@ -23,11 +25,16 @@ int run_program(const std::vector<std::string>& words) {
     return code;
   };
   try {
-    return run_command(words);
+    const int code = run_command(words);
+    // Who reads a pipe may close it early; a full disk behind a redirection has lost the answer.
+    if (std::fflush(stdout) != 0 && errno != EPIPE) throw IoError("standard output", "cannot write", errno);
+    return code;
   } catch (const Error& e) {
     return fail(e.kind(), e.what(), e.exit_code());
   } catch (const std::filesystem::filesystem_error& e) {
     return fail("io", e.what(), 5);
+  } catch (const std::system_error& e) {
+    return e.code().value() == EPIPE ? 0 : fail("io", e.what(), 5);
   } catch (const std::bad_alloc&) {
     return fail("io", "out of memory; use a smaller batch, or a machine with more of it", 5);
   } catch (const std::exception& e) {

@@ -7,11 +7,14 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/config.h"
+#include "pipeline/forecast.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/run_stage.h"
 
 namespace overproof {
 namespace {
+
+constexpr int64_t kUsualWindow = 256;  // tokens; a forecast need not open the corpus
 
 class StageVerb final : public VerbInstance {
  public:
@@ -25,7 +28,7 @@ class StageVerb final : public VerbInstance {
       list.push_back({"models", &models_, any_value(), "models to compare, comma-separated NAME=FOLDER; or --NAME FOLDER"});
     list.push_back({"out", &out_, any_value(), "folder of the new artifact"});
     for (Option& o : instance_->options()) list.push_back(std::move(o));
-    list.push_back({"force", &force_, any_value(), "make the artifact again even if nothing changed"});
+    list.push_back({"force", &force_, any_value(), "make the artifact again even if nothing changed, and replace a finished one of another configuration"});
     list.push_back({"dry-run", &dry_run_, any_value(), "report whether the artifact would be made, and make nothing"});
     for (Option& o : options_of(key_)) list.push_back(std::move(o));
     list.push_back({"openlineage-url", &openlineage_url_, any_value(),
@@ -34,7 +37,7 @@ class StageVerb final : public VerbInstance {
   }
 
   void add_named_input(const std::string& name, const std::string& folder) override {
-    if (!models_.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
+    if (!named_.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
   }
 
   std::optional<Needs> needs(const Arguments& arguments) override {
@@ -49,18 +52,25 @@ class StageVerb final : public VerbInstance {
 
   Answer run(const CommonConfig&, const Arguments&) override {
     LineageEvents events(openlineage_url_);
-    StageRequest request{&spec_, instance_.get(), {}, out_, force_, &events};
+    StageRequest request{&spec_, instance_.get(), {}, out_, force_, false, &events};
     for (size_t i = 0; i < slots_.size(); ++i)
       if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
+    // Kept apart until here: --models is assigned as a whole, whatever was named before it.
+    models_.insert(models_.end(), named_.begin(), named_.end());
     for (const auto& [name, folder] : models_)
       if (!request.inputs.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
 
     const Key key = open_key(key_);
     const std::string out = out_.string();
     if (dry_run_) {
+      check_prerequisites(spec_, *instance_, request.inputs, request.inputs.contains("activations"));
       const bool keep = !force_ && is_unchanged(request);
-      return {{{"stage", spec_.name}, {"out", out}, {"would", keep ? "keep" : "make"}},
-              fmt::format("{}: {}\n", out, keep ? "unchanged, would be kept" : "would be made")};
+      const Forecast cost = keep ? Forecast{} : forecast(spec_, *instance_, request.inputs, kUsualWindow);
+      Answer answer{{{"stage", spec_.name}, {"out", out}, {"would", keep ? "keep" : "make"}},
+                    fmt::format("{}: {}{}{}\n", out, keep ? "unchanged, would be kept" : "would be made",
+                                cost.text().empty() ? "" : "; ", cost.text())};
+      if (!keep) answer.json["estimate"] = cost.json();
+      return answer;
     }
     const StageResult result = run_stage(request, key);
     const bool made = result.status == StageStatus::made;
@@ -88,7 +98,8 @@ class StageVerb final : public VerbInstance {
   const StageSpec& spec_;
   std::unique_ptr<StageInstance> instance_;
   std::vector<fs::path> slots_;
-  StringMap models_;
+  StringPairs models_;  // pairs and not a map: a name that is given twice must not hide a model
+  StringMap named_;     // by --NAME FOLDER
   fs::path out_;
   std::string openlineage_url_;
   KeyOptions key_;

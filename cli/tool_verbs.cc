@@ -9,6 +9,7 @@
 #include "data/tokenizer_tools.h"
 #include "data/watermark.h"
 #include "formats/inspect.h"
+#include "pipeline/scratch.h"
 #include "pipeline/torch_functions.h"
 #include "provenance/key_verbs.h"
 #include "quantize/gpu/gpu_report.h"
@@ -75,6 +76,11 @@ std::vector<VerbSpec> tool_verbs() {
        .make = verb_maker<TokenizerTrainConfig>([](const CommonConfig&, const TokenizerTrainConfig& config, const Arguments&) {
          return count_written(config.out, "pieces", run_tokenizer_train(config));
        })},
+      {.name = "scratch",
+       .help = "Lists what runs that ended early have left in a run folder, and clears it.",
+       .example = "overproof scratch runs/mine --clear",
+       .arguments = {{"run", "the folder that holds the artifacts"}},
+       .make = make_verb(run_scratch)},
       {.name = "sign",
        .help = "Signs a model's folder for other verifiers (OpenSSF Model Signing); fast again after small changes.",
        .example = "overproof sign models/mine --cache ~/.cache/mine.digests",

@@ -23,6 +23,7 @@ void install_interrupt_handler() {
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error like any other
+  signal(SIGXFSZ, SIG_IGN);  // and so is a file that would pass the limit of its size (ulimit -f)
 }
 
 bool interrupted() noexcept { return g_interrupted != 0; }

@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/printable.h"
+#include "core/progress_note.h"
+
 namespace overproof {
 namespace {
 ProgressMode g_mode = ProgressMode::automatic;
@@ -26,6 +29,10 @@ std::string amount(double n, const std::string& unit) {
 }  // namespace
 
 void set_progress_mode(ProgressMode mode) { g_mode = mode; }
+
+void progress_note(std::string_view line) {
+  if (g_mode != ProgressMode::off) fmt::print(stderr, "{}\n", printable(line));
+}
 
 Progress::Progress(std::string_view label, int64_t total, std::string_view unit, int64_t already_done)
     : label_(label),

@@ -10,6 +10,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/json_object.h"
+#include "data/texts_file.h"
 #include "formats/metadata.h"
 
 namespace overproof {
@@ -147,10 +148,22 @@ const Document* Corpus::find(std::string_view name_or_digest) const {
 }
 
 std::string texts_file_name(std::string_view source) {
+  constexpr size_t kPlainBytes = 100, kShownBytes = 60;
+  std::string name;
+  for (const char c : source) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '+' || (c == '.' && !name.empty());
+    name += plain ? c : '-';  // no hidden file, no ".."
+  }
+  const bool changed = name != source || name.empty() || name.size() > kPlainBytes;
+  if (changed) name = fmt::format("{}-{}", name.substr(0, kShownBytes), sha256(source).hex().substr(0, 16));
+  return "texts/" + name + ".jsonl";
+}
+
+std::string earlier_texts_file_name(std::string_view source) {
   std::string name = "texts/";
   for (const char c : source) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '+' ||
-                       c == '-' || (c == '.' && name.size() > 6);  // no hidden file, no ".."
+                       c == '-' || (c == '.' && name.size() > 6);
     name += plain ? std::string(1, c) : fmt::format("%{:02X}", uint8_t(c));
   }
   return name + ".jsonl";
@@ -187,7 +200,8 @@ void for_each_text_while(const fs::path& artifact, const std::function<bool(cons
   bool more = true;
   while (next && more) {
     const std::string source = next->source;
-    const fs::path path = artifact / texts_file_name(source);
+    fs::path path = artifact / texts_file_name(source);
+    if (const fs::path earlier = artifact / earlier_texts_file_name(source); !fs::exists(path) && fs::exists(earlier)) path = earlier;
     for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
       if (!more) return;
       const Json record = parse_json(line, path, offset);

@@ -18,7 +18,7 @@
 #include "core/utf8.h"
 #include "data/commitment.h"
 #include "data/corpus.h"
-#include "data/dep5.h"
+#include "data/corpus_sources.h"
 #include "data/tokenizer.h"
 #include "formats/safetensors.h"
 
@@ -26,113 +26,7 @@ namespace overproof {
 
 namespace {
 
-constexpr size_t kRecordsAtOnce = 16384;
-
-/// A document that may come into the corpus. There may be tens of millions: names are kept once each, all else as numbers.
-struct Candidate {
-  std::string name;
-  int64_t record = -1;  // where its record begins in its folder's table, if its text or its ids are in it
-  uint32_t source = 0, license = 0, rule = 0;  // of CandidateList::words
-  uint8_t folder = 0;                          // of CandidateList::folders
-  bool has_text = false, has_ids = false;      // in the record; else the text is a file, and its ids are made from it
-};
-
-struct DocumentFolder {
-  fs::path path;
-  std::optional<MappedFile> table;  // documents.jsonl, if it has one
-  bool takes_ids = false;  // of an artifact of `sample`, whose tokenizer is the corpus's: its records hold the ids that were drawn
-  bool sampled = false;
-};
-
-struct CandidateList {
-  std::vector<Candidate> all;
-  std::vector<DocumentFolder> folders;
-  std::vector<std::string> words;  // sources, licences and rules
-
-  const std::string& source(const Candidate& c) const { return words[c.source]; }
-  const MappedFile& table(const Candidate& c) const { return *folders[c.folder].table; }
-  fs::path file(const Candidate& c) const {
-    const DocumentFolder& folder = folders[c.folder];
-    if (c.has_text) return folder.table->path();
-    return folder.path / (folder.table ? c.name : c.name + ".txt");
-  }
-  uint32_t word(std::string_view text) {
-    const auto [it, is_new] = places_.try_emplace(std::string(text), uint32_t(words.size()));
-    if (is_new) words.emplace_back(text);
-    return it->second;
-  }
-
- private:
-  std::map<std::string, uint32_t, std::less<>> places_;
-};
-
-void list_packages(CandidateList& list, size_t folder) {
-  for (const auto& package : fs::directory_iterator(list.folders[folder].path)) {
-    if (!package.is_directory()) continue;
-    const std::string source = package.path().filename().string();
-    std::optional<CopyrightFile> copyright;
-    if (const fs::path path = package.path() / "copyright"; fs::exists(path)) {
-      copyright = parse_copyright(read_file(path, 64 << 20), path);
-    }
-    for (const auto& entry : fs::recursive_directory_iterator(package.path())) {
-      if (!entry.is_regular_file() || entry.path().extension() != ".txt") continue;
-      throw_if_interrupted();
-      const std::string installed = entry.path().lexically_relative(package.path()).replace_extension().generic_string();
-      LicenseMatch match{"unspecified", "none", ""};
-      if (copyright) match = license_of(*copyright, installed);
-      if (match.license.empty()) match.license = "unspecified";
-      list.all.push_back({source + "/" + installed, -1, list.word(source), list.word(match.license), list.word(match.rule),
-                          uint8_t(folder)});
-    }
-  }
-}
-
-/// The record that begins `offset` bytes into the table, of any length.
-std::string_view line_at(const MappedFile& table, int64_t offset) {
-  const std::string_view all(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
-  return all.substr(size_t(offset), std::min(all.find('\n', size_t(offset)), all.size()) - size_t(offset));
-}
-
-/// A record of the table, without its text.
-struct Given {
-  std::string name, source, license;
-  bool has_text = false, has_ids = false;
-};
-
-Given read_given(std::string_view line, const fs::path& file, int64_t offset) {
-  const Json json = parse_json(line, file, offset);
-  const JsonObject record(json, file, "", JsonNull::value, offset);
-  Given given{record.text("name"), record.text("source"), record.text("license"), record.has("text"), record.has("ids")};
-  if (!is_safe_relative_name(given.name)) record.fail("name", fmt::format("is '{}', not a name inside the folder", given.name));
-  if (given.has_text) record.text("text");  // its type
-  return given;
-}
-
-void list_given(CandidateList& list, size_t folder) {
-  const bool sampled = list.folders[folder].sampled, takes_ids = list.folders[folder].takes_ids;
-  const MappedFile& table = *list.folders[folder].table;
-  const uint32_t rule = list.word(sampled ? kSampledRule : "given");
-  std::vector<int64_t> offsets;  // of lines that are read together
-  const auto read = [&] {
-    throw_if_interrupted();
-    std::vector<Given> read(offsets.size());
-    parallel_for(int64_t(offsets.size()), 256, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        read[size_t(i)] = read_given(line_at(table, offsets[size_t(i)]), table.path(), offsets[size_t(i)]);
-    });
-    for (size_t i = 0; i < read.size(); ++i) {
-      const bool has_ids = takes_ids && read[i].has_ids;
-      list.all.push_back({std::move(read[i].name), read[i].has_text || has_ids ? offsets[i] : -1, list.word(read[i].source),
-                          list.word(read[i].license), rule, uint8_t(folder), read[i].has_text, has_ids});
-    }
-    offsets.clear();
-  };
-  for_each_line(table, [&](std::string_view, int64_t offset) {
-    offsets.push_back(offset);
-    if (offsets.size() == kRecordsAtOnce) read();
-  });
-  read();
-}
+constexpr std::string_view kLfsPointer = "version https://git-lfs.github.com/spec/";
 
 /// Whether the ids of an artifact of `sample` are ids of `tokenizer`.
 bool has_ids_of(const fs::path& samples, const TokenizerIdentity& tokenizer) {
@@ -143,32 +37,6 @@ bool has_ids_of(const fs::path& samples, const TokenizerIdentity& tokenizer) {
   Metadata made_by;
   for (const auto& [name, value] : facts.object("tokenizer").json().items()) made_by[name] = facts.object("tokenizer").text(name);
   return TokenizerIdentity::from_metadata(made_by, file).matches(tokenizer);
-}
-
-CandidateList list_documents(std::vector<DocumentFolder> folders) {
-  CandidateList list;
-  list.folders = std::move(folders);
-  for (size_t i = 0; i < list.folders.size(); ++i) {
-    DocumentFolder& folder = list.folders[i];
-    if (!fs::is_directory(folder.path)) throw IoError(folder.path, "the corpus's source must be a folder", ENOTDIR);
-    const size_t before = list.all.size();
-    if (const fs::path table = folder.path / "documents.jsonl"; fs::exists(table)) {
-      folder.table.emplace(table);
-      list_given(list, i);
-    } else {
-      list_packages(list, i);
-    }
-    if (list.all.size() == before)
-      throw UsageError(fmt::format("{} holds no documents (.txt files in a folder for each package, or documents.jsonl)",
-                                   folder.path.string()));
-  }
-  const auto key = [&](const Candidate& c) { return std::tie(list.source(c), c.name); };
-  std::sort(list.all.begin(), list.all.end(), [&](const auto& a, const auto& b) { return key(a) < key(b); });
-  const auto same =
-      std::adjacent_find(list.all.begin(), list.all.end(), [&](const auto& a, const auto& b) { return key(a) == key(b); });
-  if (same != list.all.end())
-    throw FormatError(list.folders[same->folder].path, -1, fmt::format("two documents are called '{}'", same->name));
-  return list;
 }
 
 /// A file of raw token bytes that grows while the number of tokens is still unknown.
@@ -291,7 +159,13 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
   if (out.too_short || out.too_long || !out.fault.empty()) return out;
   out.fault_at = invalid_utf8_at(out.text);
   if (out.fault_at >= 0) {
-    out.fault = "it is not UTF-8";
+    const bool utf16 = out.text.starts_with("\xff\xfe") || out.text.starts_with("\xfe\xff");
+    out.fault = utf16 ? "it is UTF-16, not UTF-8; convert it with 'iconv -f UTF-16 -t UTF-8'"
+                      : "it is not UTF-8; if it is Latin-1, convert it with 'iconv -f LATIN1 -t UTF-8'";
+    return out;
+  }
+  if (out.text.starts_with(kLfsPointer)) {
+    out.fault = "it is a Git LFS pointer, not the text; fetch it with 'git lfs pull'";
     return out;
   }
   const bool sampled = list.folders[candidate.folder].sampled;
@@ -343,7 +217,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                        .sampled = true});
   if (folders.empty())
     throw UsageError("corpus: give --source (documents from outside), --samples (an artifact made by sample), or both");
-  const CandidateList list = list_documents(std::move(folders));
+  const CandidateList list = list_documents(std::move(folders), config.allow_broken);
   const std::vector<Candidate>& candidates = list.all;
   const DType dtype = tokenizer->vocab_size() <= 65536 ? DType::u16 : DType::u32;
 
@@ -358,6 +232,12 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   std::map<std::string, Tally> by_license, by_source, by_rule, by_split;
   int64_t duplicates = 0, too_short = 0, too_long = 0, not_taken = 0, done = 0;
   Json broken = Json::array();
+  const auto add_broken = [&](const std::string& name, int64_t line, const std::string& cause) {
+    Json record = {{"name", name}, {"cause", cause}};
+    if (line > 0) record["line"] = line;
+    broken.push_back(std::move(record));
+  };
+  for (const BrokenDocument& b : list.broken) add_broken(b.name, b.line, b.cause);
 
   const auto keep = [&](const Candidate& candidate, Prepared& prepared) {
     Document d{.digest = prepared.digest,
@@ -410,10 +290,10 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     for (size_t i = 0; i < count; ++i) {
       const Candidate& candidate = candidates[begin + i];
       if (!batch[i].fault.empty()) {
-        broken.push_back({{"name", candidate.name}, {"cause", batch[i].fault}});
+        add_broken(candidate.name, candidate.line, batch[i].fault);
         if (int64_t(broken.size()) > config.allow_broken) {
           throw FormatError(list.file(candidate), batch[i].fault_at,
-                            fmt::format("{} (broken documents are skipped with allow-broken)", batch[i].fault));
+                            fmt::format("{}{} (broken documents are skipped with allow-broken)", line_prefix(candidate.line), batch[i].fault));
         }
       } else if (batch[i].too_short || batch[i].too_long) {
         ++(batch[i].too_short ? too_short : too_long);
@@ -428,7 +308,11 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     progress.update(done += int64_t(count), fmt::format("{} tokens", train.tokens + held_out.tokens));
   }
   if (seen.empty())
-    throw FormatError(list.folders[0].path, -1, "no document is left: all are too short, too long, broken, or not in the source-share");
+    throw FormatError(list.folders[0].path, -1,
+                      fmt::format("no document is left: {} are shorter than min-bytes {}, {} are longer than max-bytes {}, {} are broken, "
+                                  "{} are not in the source-share of {}",
+                                  too_short, config.min_bytes, too_long, config.max_bytes, broken.size(), not_taken,
+                                  config.source_share));
   outputs.folder().finish(std::move(*texts));
   const int64_t table_bytes = table.bytes_written();
   outputs.folder().finish(std::move(table));
@@ -464,9 +348,16 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                                        broken.size(), not_taken > 0 ? fmt::format(", {} not in the share taken", not_taken) : ""));
   report.summary.push_back(fmt::format("committed to {}{} documents: tree {}, sorted {}", is_private ? "salted " : "", total,
                                        committed.documents.root.hex().substr(0, 16), committed.sorted.root.hex().substr(0, 16)));
+  const auto windows = [&](const Spool& spool) { return std::max<int64_t>(0, spool.tokens - 1) / config.window_length; };
+  for (const auto& [spool, kind, what] : {std::tuple{&train, "training", "no stage can teach or train with it"},
+                                         {&held_out, "held-out", "no stage can measure with it; raise held-out, or add documents"}})
+    if (windows(*spool) == 0)
+      report.summary.push_back(fmt::format("note: its {} {} tokens are less than one window of {}: {}", spool->tokens, kind,
+                                           config.window_length, what));
+  for (const std::string& note : list.notes) report.summary.push_back("note: " + note);
   for (const Json& record : broken) {
-    report.summary.push_back(
-        fmt::format("broken: {}: {}", record["name"].get<std::string>(), record["cause"].get<std::string>()));
+    report.summary.push_back(fmt::format("broken: {}: {}{}", record["name"].get<std::string>(),
+                                         line_prefix(record.value("line", int64_t{0})), record["cause"].get<std::string>()));
   }
   return report;
 }

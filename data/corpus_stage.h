@@ -1,11 +1,19 @@
 #pragma once
 // Stage `corpus`: documents and their licences become the artifact of data/corpus.h.
 //
-// Input "source" is a folder, in one of two layouts:
+// Input "source" is one of
 //   <source>/<package>/<path>.txt with <source>/<package>/copyright (machine-readable): licences by stanza, data/dep5.h
-//   <source>/documents.jsonl, a record a document: {"name": "path/of/file.txt", "license": "CC0-1.0", "source": "notes"}, and
-//   with "text": "..." where the text is not a file of that name
-// In the first, a document is called "<package>/<path>"; a package without copyright file has licence "unspecified".
+//   <source>/<file>.txt: the same without packages; the source of these documents is the folder's name
+//   <source>/documents.jsonl, or a file FILE.jsonl: a JSON object a line, in UTF-8, blank lines left out:
+//     {"text": "...", "name": "notes/1", "license": "CC0-1.0", "source": "notes"}
+//     "name" may be any text; without it the document is called FILE.jsonl:<line>. Without "text" it is a file inside the folder.
+//     "license" and "source" are "unspecified" where they are missing, null or empty.
+//   a single text
+// Texts are files that end in .txt or .md; hidden files are left out, others are counted. In the first two, a document is called
+// "<package>/<path>" and "<path>" (of .txt without the ending), and its licence is "unspecified" without a copyright file that can
+// be read. A document at fault, such as a record that is not JSON, a name that occurred before or a text in another encoding, is
+// broken: the stage fails, or leaves out as many as allow-broken permits and names them with their lines. Nothing is normalised: the
+// digest of a document is that of its bytes, line ends and byte-order mark included.
 // A marker of chats that is spelled out in such a text is text, not a special token. Windows are drawn evenly, so where few samples
 // should count beside many texts, options `cut-bytes` and `source-share` take less of the texts.
 // Input "samples", instead of "source" or together with it: an artifact of the stage `sample`, which has the second layout. It is
@@ -43,7 +51,7 @@ struct CorpusConfig {
     v("window-length", window_length, in_range(2, 1 << 20), "tokens of a training window");
     v("separator", separator, any_value(),
       "the token put after every document; empty: end of text, or else the tokenizer's end token");
-    v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, unreadable) may be skipped");
+    v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, no JSON, unreadable, a name twice) may be skipped");
   }
 };
 

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/progress_note.h"
+#include "core/real_path.h"
+#include "core/regex.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
 
@@ -58,11 +61,25 @@ void require_tokenizer(const fs::path& model, const TokenizerIdentity& made_by, 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) {
-    if (fs::exists(path / "tokenizer.json")) return open_tokenizer(path / "tokenizer.json");
+    if (fs::exists(path / "tokenizer.json")) {
+      // Folders of Llama 2, Mistral and their kin have the same vocabulary twice: as a BPE with byte fallback, which is not read here, and
+      // as the SentencePiece model that it was made from.
+      const fs::path model = path / "tokenizer.model";
+      try {
+        return open_tokenizer(path / "tokenizer.json");
+      } catch (const PatternError&) {
+        throw;
+      } catch (const FormatError& e) {
+        if (!fs::exists(model)) throw;
+        progress_note(fmt::format("note: {}; tokenizer.model is used", e.what()));
+        return open_tokenizer(model);
+      }
+    }
     for (const char* suffix : {".model", ".gguf"}) {
       fs::path found;
       for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-        if (entry.path().extension() != suffix) continue;
+        const bool gguf = suffix == std::string_view(".gguf") && is_gguf(entry.path());
+        if (entry.path().extension() != suffix && !gguf) continue;
         if (!found.empty()) {
           throw UsageError(fmt::format("{} has several {} files; give the path of one", path.string(), suffix));
         }
@@ -74,7 +91,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   }
   if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);
   if (path.extension() == ".json") return std::make_unique<BpeTokenizer>(read_tokenizer_json(path), path);
-  if (path.extension() == ".gguf") return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
+  if (path.extension() == ".gguf" || is_gguf(path)) return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
   if (path.extension() == ".model") return open_sentencepiece(path);
   throw UsageError(
       fmt::format("{}: a tokenizer is a tokenizer.json, a .model, a .gguf, or a folder with one of them", path.string()));

@@ -1,9 +1,12 @@
 #include "data/tokenizer_files.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
+#include <string_view>
 #include <vector>
 
+#include "core/real_path.h"
 #include "data/bpe.h"
 
 namespace overproof {
@@ -12,8 +15,26 @@ namespace {
 bool belongs_to_tokenizer(const fs::path& file) {
   static const std::vector<std::string> names = {
       "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-      "merges.txt",     "chat_template.jinja"};
+      "merges.txt",     "vocab.txt",             "tekken.json",             "chat_template.jinja", "chat_template.json"};
   return file.extension() == ".model" || std::ranges::count(names, file.filename().string()) > 0;
+}
+
+/// What goes with the weights wherever they go: licence texts, the code and the settings that config.json and processors name. Not what
+/// describes the weights' own files, or another model's quality.
+bool belongs_to_model(const fs::path& file) {
+  const std::string name = file.filename().string();
+  std::string upper = name;
+  std::ranges::transform(upper, upper.begin(), [](char c) { return c >= 'a' && c <= 'z' ? char(c - 'a' + 'A') : c; });
+  const bool legal = std::ranges::any_of(std::initializer_list<std::string_view>{"LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"},
+                                         [&](std::string_view begin) { return upper.starts_with(begin); });
+  return legal || file.extension() == ".py" || name == "generation_config.json" || name.ends_with("processor_config.json");
+}
+
+/// Weights, their index and configuration, which a stage writes anew, and signatures, which do not hold for a copy.
+bool is_weights_or_ours(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return file.extension() == ".safetensors" || file.extension() == ".gguf" || name.ends_with(".safetensors.index.json") ||
+         name == "config.json" || name == "claims.jsonl" || name == "model.sig";
 }
 
 std::vector<fs::path> sorted_files(const fs::path& folder) {
@@ -30,7 +51,7 @@ std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
   if (!fs::is_directory(checkpoint)) return checkpoint;
   if (fs::exists(checkpoint / "config.json")) return std::nullopt;
   for (const fs::path& file : sorted_files(checkpoint))
-    if (file.extension() == ".gguf") return file;
+    if (file.extension() == ".gguf" || is_gguf(file)) return file;
   return std::nullopt;
 }
 
@@ -43,12 +64,30 @@ void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder)
   }
   for (const fs::path& file : sorted_files(from_checkpoint))
     if (belongs_to_tokenizer(file)) folder.write_file(file.filename().string(), read_file(file));
+  const fs::path templates = from_checkpoint / "additional_chat_templates";
+  if (fs::is_directory(templates))
+    for (const fs::path& file : sorted_files(templates))
+      folder.write_file(templates.filename().string() + "/" + file.filename().string(), read_file(file));
 }
 
-bool copy_file_if_present(const fs::path& from_checkpoint, const std::string& name, OutputFolder& folder) {
-  if (!fs::is_directory(from_checkpoint) || !fs::is_regular_file(from_checkpoint / name)) return false;
-  folder.write_file(name, read_file(from_checkpoint / name));
-  return true;
+std::vector<std::string> copy_companions(const fs::path& from_checkpoint, OutputFolder& folder) {
+  std::vector<std::string> left_out;
+  copy_tokenizer_files(from_checkpoint, folder);
+  if (!fs::is_directory(from_checkpoint) || gguf_of(from_checkpoint)) return left_out;
+  for (auto entry = fs::recursive_directory_iterator(from_checkpoint); entry != fs::recursive_directory_iterator(); ++entry) {
+    const fs::path& file = entry->path();
+    const std::string name = file.lexically_relative(from_checkpoint).generic_string();
+    const bool top = file.parent_path() == from_checkpoint;
+    if (file.filename().string().starts_with('.') || name == "additional_chat_templates") {
+      entry.disable_recursion_pending();
+      continue;
+    }
+    if (!entry->is_regular_file() || (top && belongs_to_tokenizer(file))) continue;
+    if (top && belongs_to_model(file)) folder.write_file(name, read_file(file));
+    else if (!is_weights_or_ours(file)) left_out.push_back(name);
+  }
+  std::ranges::sort(left_out);
+  return left_out;
 }
 
 }  // namespace overproof

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/file.h"
 
@@ -13,10 +14,11 @@ namespace overproof {
 /// tokenizer_config.json out of its metadata. A checkpoint without any of them gives none. Throws IoError, FormatError.
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder);
 
+/// copy_tokenizer_files, and what else belongs to the model: licence texts, generation_config.json, code and settings of processors.
+/// Returns the other files of the folder, which are not copied, except weights and what a stage writes anew.
+std::vector<std::string> copy_companions(const fs::path& from_checkpoint, OutputFolder& folder);
+
 /// The .gguf that `checkpoint` is: the file itself, or the first in a folder without config.json. Nothing for another checkpoint.
 std::optional<fs::path> gguf_of(const fs::path& checkpoint);
-
-/// Copies `name` when the checkpoint is a folder that has it; returns whether it did.
-bool copy_file_if_present(const fs::path& from_checkpoint, const std::string& name, OutputFolder& folder);
 
 }  // namespace overproof

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/real_path.h"
 #include "core/file.h"
 #include "core/interrupt.h"
 #include "core/utf8.h"
@@ -76,6 +77,7 @@ class Lines final : public sentencepiece::SentenceIterator {
 
 int64_t run_tokenizer_train(const TokenizerTrainConfig& config) {
   if (config.input.empty() || config.out.empty()) throw UsageError("tokenizer train needs --input and --out");
+  require_apart(config.out, {{"input", config.input}});
   const std::vector<std::string> lines = read_lines(config.input, size_t(config.max_sentence_bytes));
   Lines iterator(lines);
   std::string model;

@@ -109,7 +109,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     round_weights(student, dtype);
   }
   save_decoder(student, outputs.folder(), dtype);
-  copy_tokenizer_files(inputs.path("student"), outputs.folder());
+  copy_companions(inputs.path("student"), outputs.folder());
   // Tuning that is undone shaped nothing, so its counts are left out.
   if (keep && options.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
   else if (has_router_counts(inputs.path("student")))

@@ -32,7 +32,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
-  copy_tokenizer_files(inputs.path("student"), outputs.folder());
+  copy_companions(inputs.path("student"), outputs.folder());
   if (training.routing()) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <iterator>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -67,12 +68,18 @@ TensorRole Architecture::role(const TensorInfo& tensor) const {
   return TensorRole::other;
 }
 
+bool Architecture::stores_columns() const {
+  constexpr std::string_view kTypes[] = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"};
+  return std::ranges::find(kTypes, model_type_) != std::end(kTypes);
+}
+
 TensorRole Architecture::guess(const TensorInfo& tensor) const {
   const std::string_view name = tensor.name;
   if (name.starts_with("mtp.") || contains_any(name, {".mtp.", ".nextn."})) return TensorRole::mtp;
   if (contains_any(name, {"e_score_correction_bias", "expert_bias", "router_bias", "router.bias"}))
     return TensorRole::router_bias;
   if (contains_any(name, {"visual.", "vision", "audio", "image_"})) return TensorRole::other;
+  if (stores_columns() && contains_any(name, {".c_attn.", ".q_attn.", ".c_proj.", ".c_fc."})) return TensorRole::other;
   if (name.ends_with("lm_head.weight") || name == "output.weight" || name == "embed_out.weight") return TensorRole::head;
   if (contains_any(name, {"embed_tokens", "embedding", "wte.", "wpe.", "embed_in"})) return TensorRole::embedding;
   const size_t dims = tensor.shape.size();

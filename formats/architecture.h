@@ -30,6 +30,9 @@ class Architecture {
   const std::string& assumption() const { return assumption_; }
 
   TensorRole role(const TensorInfo& tensor) const;
+  /// Whether its layers are GPT-2's Conv1D, whose matrices are [in, out]: their rows are no output channels, and no loader of 8-bit
+  /// formats takes them for Linear weights.
+  bool stores_columns() const;
   /// How `mlp.experts.gate_up_proj` [E, 2 I, H] and `mlp.experts.down_proj` [E, H, I] are cut into one matrix an expert: gate
   /// rows before up rows, in the order of the file. Empty when the tensor is another one or stays fused (granitemoe, unknown
   /// types). Throws FormatError naming `file` when its shape contradicts its name or the config's number of experts.

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/real_path.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/quantized_checkpoint.h"
 #include "formats/split_experts.h"
@@ -58,7 +59,7 @@ Checkpoint open_folder(const fs::path& path) {
 Checkpoint open_checkpoint(const fs::path& path) {
   if (!fs::exists(path)) throw IoError(path, "no checkpoint here: neither a folder nor a .gguf file", 0);
   if (!fs::is_directory(path)) {
-    if (path.extension() != ".gguf") throw FormatError(path, -1, "is neither a folder nor a .gguf file");
+    if (!is_gguf(path) && path.extension() != ".gguf") throw FormatError(path, -1, "is neither a folder nor a GGUF file");
     return open_gguf(path, path);
   }
   if (fs::exists(path / "config.json")) {
@@ -66,7 +67,7 @@ Checkpoint open_checkpoint(const fs::path& path) {
   }
   std::vector<fs::path> ggufs;
   for (const auto& entry : fs::directory_iterator(path)) {
-    if (entry.path().extension() == ".gguf") ggufs.push_back(entry.path());
+    if (entry.path().extension() == ".gguf" || is_gguf(entry.path())) ggufs.push_back(entry.path());
   }
   if (ggufs.size() > 1) throw FormatError(path, -1, fmt::format("has {} .gguf files; name the one to open", ggufs.size()));
   if (ggufs.empty()) throw IoError(path, "has neither config.json nor a .gguf file", 0);

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
+#include "core/real_path.h"
 #include "formats/architecture.h"
 #include "formats/gguf.h"
 #include "formats/quantization_config.h"
@@ -63,6 +64,12 @@ Json inspect_safetensors(const fs::path& path) {
   return {{"file", path.filename().string()}, {"format", "safetensors"}, {"metadata", file.metadata()}, {"tensors", tensors}};
 }
 
+/// A JSON header behind its length, in a file of any name: a blob of a cache.
+bool looks_like_safetensors(const fs::path& path) {
+  const MappedFile file(path);
+  return file.size() > 9 && file.bytes()[8] == '{';
+}
+
 std::vector<fs::path> tensor_files(const fs::path& path) {
   if (!fs::exists(path)) throw IoError(path, "is not there", 0);
   if (!fs::is_directory(path)) return {path};
@@ -70,7 +77,7 @@ std::vector<fs::path> tensor_files(const fs::path& path) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(path)) {
     const fs::path extension = entry.path().extension();
-    if (extension == ".safetensors" || extension == ".gguf") files.push_back(entry.path());
+    if (extension == ".safetensors" || extension == ".gguf" || is_gguf(entry.path())) files.push_back(entry.path());
   }
   if (files.empty()) throw IoError(path, "has no .safetensors or .gguf file", 0);
   std::sort(files.begin(), files.end());
@@ -152,9 +159,10 @@ Answer inspect(const fs::path& path) {
   Json report = {{"path", path.filename().string()}, {"files", Json::array()}};
   int64_t tensors = 0, elements = 0, bytes = 0;
   for (const fs::path& file : tensor_files(path)) {
-    if (file.extension() != ".gguf" && file.extension() != ".safetensors")
-      throw FormatError(file, -1, "is neither a .safetensors nor a .gguf file");
-    report["files"].push_back(file.extension() == ".gguf" ? inspect_gguf(file) : inspect_safetensors(file));
+    const bool gguf = is_gguf(file) || file.extension() == ".gguf";
+    if (!gguf && file.extension() != ".safetensors" && !looks_like_safetensors(file))
+      throw FormatError(file, -1, "is neither a safetensors nor a GGUF file");
+    report["files"].push_back(gguf ? inspect_gguf(file) : inspect_safetensors(file));
     for (const Json& t : report["files"].back()["tensors"]) {
       int64_t n = 1;
       for (const Json& d : t["shape"]) n *= d.get<int64_t>();

@@ -6,10 +6,18 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/config.h"
+#include "formats/gguf_plan.h"
 #include "pipeline/run_stage.h"
 #include "provenance/oms.h"
+#include "quantize/schemes/scheme.h"
 
 namespace overproof {
+
+Json check_quantize_policy(const StageRequest& request) {
+  Options options = request.instance->options();
+  const std::string scheme = find_option(options, "scheme", request.spec->name).text();
+  return find_scheme(scheme, {})->container() == Container::gguf ? check_export_policy(request) : Json();
+}
 
 Json check_export_policy(const StageRequest& request) {
   Options options = request.instance->options();
@@ -19,6 +27,8 @@ Json check_export_policy(const StageRequest& request) {
   const Policy policy = file == request.inputs.end() ? default_policy() : read_policy(file->second);
 
   const fs::path model = request.inputs.at("model");
+  // First whether it can be written at all: licences need no review for a file that cannot be made.
+  plan_gguf(open_checkpoint(model), [](const std::string&, const GgufTensorInfo&) { return GgmlType::f32; });
   LineageFacts facts;
   const ArtifactFacts* of = nullptr;
   if (fs::exists(model / kClaimsName)) {

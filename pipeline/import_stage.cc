@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "core/error.h"
@@ -11,10 +12,15 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "core/real_path.h"
 #include "core/regex.h"
+#include "core/utf8.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_files.h"
 #include "formats/architecture.h"
+#include "formats/gguf.h"
 #include "formats/tensor_source.h"
+#include "pipeline/forecast.h"
 
 namespace overproof {
 namespace {
@@ -22,7 +28,11 @@ namespace {
 /// The regular files below a folder except hidden ones, or the file itself, sorted by name.
 std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
   std::vector<std::pair<std::string, fs::path>> files;
-  if (!fs::is_directory(path)) return {{path.filename().string(), path}};
+  if (!fs::is_directory(path)) {
+    // A blob of a cache has no ending; the copy gets the one by which the artifact is opened.
+    const std::string name = path.filename().string();
+    return {{is_gguf(path) && !name.ends_with(".gguf") ? name + ".gguf" : name, path}};
+  }
   for (auto it = fs::recursive_directory_iterator(path); it != fs::recursive_directory_iterator(); ++it) {
     const std::string name = it->path().filename().string();
     if (name.starts_with('.')) {
@@ -30,9 +40,11 @@ std::vector<std::pair<std::string, fs::path>> files_of(const fs::path& path) {
       continue;
     }
     if (it->is_symlink() && it->is_directory())
-      throw FormatError(it->path(), -1, "is a symbolic link to a folder; import real files");
+      throw FormatError(it->path(), -1, "is a link to a folder; import a copy made by 'cp -rL'");
+    if (invalid_utf8_at(it->path().filename().string()) >= 0)
+      throw FormatError(to_valid_utf8(it->path().string()), -1, "has a name that is not UTF-8, which no statement can hold; rename the file");
     if (it->is_regular_file() && name != "claims.jsonl" && name != "model.sig")
-      files.emplace_back(fs::relative(it->path(), path).generic_string(), it->path());
+      files.emplace_back(it->path().lexically_relative(path).generic_string(), it->path());  // a link keeps its own name
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -91,6 +103,36 @@ std::string unusable_tokenizer(const fs::path& path) {
   return "";
 }
 
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kAround = " \t\r\"'";
+  const size_t begin = text.find_first_not_of(kAround);
+  return begin == std::string_view::npos ? "" : text.substr(begin, text.find_last_not_of(kAround) + 1 - begin);
+}
+
+/// What the publisher states: general.license of a GGUF, or `license` in the front matter of README.md, where `license: other` has its
+/// name in `license_name`. Empty where there is neither.
+std::string stated_license(const fs::path& path) {
+  constexpr int64_t kMostReadmeBytes = 16 << 20;
+  if (const std::optional<fs::path> gguf = gguf_of(path); gguf && is_gguf(*gguf)) {
+    const std::string license = GgufFile(*gguf).text("general.license", "");
+    return license == "other" ? GgufFile(*gguf).text("general.license.name", license) : license;
+  }
+  if (!fs::is_regular_file(path / "README.md") || int64_t(fs::file_size(path / "README.md")) > kMostReadmeBytes) return "";
+  const std::string readme = read_file(path / "README.md");
+  std::string license, name;
+  size_t at = readme.find('\n');
+  if (at == std::string::npos || trimmed(std::string_view(readme).substr(0, at)) != "---") return "";
+  while (at < readme.size()) {
+    const size_t end = std::min(readme.find('\n', ++at), readme.size());
+    const std::string_view line = std::string_view(readme).substr(at, end - at);
+    at = end;
+    if (trimmed(line) == "---") break;
+    if (line.starts_with("license:")) license = trimmed(line.substr(8));
+    if (line.starts_with("license_name:")) name = trimmed(line.substr(13));
+  }
+  return license == "other" && !name.empty() ? name : license;
+}
+
 }  // namespace
 
 StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs& outputs) {
@@ -112,6 +154,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   int64_t total = 0, done = 0;
   const auto files = files_of(path);
   for (const auto& [name, file] : files) total += int64_t(fs::file_size(file));
+  require_room(outputs.folder().path(), total);
   Progress progress("import", total, "bytes");
   for (const auto& [name, file] : files) {
     const MappedFile source(file);
@@ -132,9 +175,14 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
                       {"files", files.size()},
                       {"parameters", parameters},
                       {"model_type", Architecture(*checkpoint.config).model_type()}};
+  if (const std::string license = config.license.empty() ? to_valid_utf8(stated_license(path)) : ""; !license.empty()) {
+    report.metrics()["stated_license"] = license;
+    report.summary.push_back(fmt::format("licence: {}, as the model states it; --license records another one", license));
+  }
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
                                        config.name.empty() ? path.filename().string() : config.name, files.size(),
                                        double(total) / 1e6, double(parameters) / 1e6));
+  for (const std::string& limit : limits_as_teacher(path)) report.summary.push_back("note: " + limit);
   if (!unusable.empty()) report.summary.push_back("its tokenizer cannot be used here: " + unusable);
   return report;
 }

@@ -15,7 +15,7 @@ struct ImportConfig {
   template <class V>
   void visit(V&& v) {
     v("sha256", sha256, any_value(), "required digest of the file, or OMS root of the folder; empty accepts any");
-    v("license", license, any_value(), "SPDX identifier of the model's licence, as its publisher states it");
+    v("license", license, any_value(), "SPDX identifier of the model's licence; empty: what the GGUF or README.md states");
     v("name", name, any_value(), "name of the model, for reports");
   }
 };

@@ -12,7 +12,7 @@
 #include "core/progress.h"
 #include "data/tokenizer.h"
 #include "evaluate/compare.h"
-#include "formats/tensor_name.h"
+#include "quantize/engine/plan.h"
 
 namespace overproof {
 namespace {

@@ -35,13 +35,8 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
 /// kl_mean, kl_p99, perplexity_ratio, top1_agreement} and, with a budget, "kept_for_budget" and "budget_trials".
 ///
 /// The budget assumes that keeping more weights unquantized never increases the KL, and bisects over their number: about
-/// log2(weights) trials, each of which quantizes and measures. Weights that runtimes fuse (q, k, v; gate, up; all of an expert)
-/// are kept together. Throws QualityError naming the noisiest weights when a bound cannot be kept, UsageError without a text to
+/// log2(weights) trials, each of which quantizes and measures. The weights of a fused_unit() are kept together. Throws QualityError naming the noisiest weights when a bound cannot be kept, UsageError without a text to
 /// measure on, MismatchError when the corpus has another tokenizer than the model. Needs libtorch.
 StageReport quantize_and_measure(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs);
-
-/// Weights that must have one scheme: the expert's for all three of its projections, "...self_attn.qkv", "...mlp.gate_up", else
-/// the weight's own name.
-std::string fused_unit(const std::string& weight);
 
 }  // namespace overproof

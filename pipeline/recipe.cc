@@ -4,70 +4,118 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <boost/program_options.hpp>
-#include <fstream>
+#include <cerrno>
 #include <set>
 
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/utf8.h"
+#include "pipeline/forecast.h"
 #include "pipeline/run_log.h"
 
 namespace overproof {
 namespace {
-
-namespace po = boost::program_options;
 
 struct Section {
   std::string name;
   std::vector<std::pair<std::string, std::string>> keys;
 };
 
-/// "section.key = value" triples in the order of the file, grouped by section.
-std::vector<Section> read_sections(const fs::path& path, const StringList& overrides) {
-  std::ifstream stream(path);
-  if (!stream) throw IoError(path, "cannot open this recipe", errno);
-  std::vector<Section> sections;
-  std::set<std::string> seen;
-  const auto put = [&](const std::string& dotted, const std::string& value, bool replace, const std::string& where) {
-    const size_t dot = dotted.rfind('.');  // no key has one, a section's name may
-    if (dot == std::string::npos || dot == 0) throw UsageError(fmt::format("{}: '{}' is outside any [section]", where, dotted));
-    const std::string name = dotted.substr(0, dot), key = dotted.substr(dot + 1);
+constexpr int64_t kMostRecipeBytes = 1 << 20;
+constexpr std::string_view kBlanks = " \t\r";
+
+std::string_view trimmed(std::string_view text) {
+  const size_t begin = text.find_first_not_of(kBlanks);
+  return begin == std::string_view::npos ? "" : text.substr(begin, text.find_last_not_of(kBlanks) + 1 - begin);
+}
+
+/// The line without a comment: one that begins the line, or follows a blank and is followed by one. What is neither is refused rather
+/// than cut: "#" is a letter in the names of folders, licences and patterns.
+std::string_view without_comment(std::string_view line, const std::string& where) {
+  line = trimmed(line);
+  if (line.starts_with('#')) return "";
+  for (size_t at = line.find('#'); at != std::string_view::npos; at = line.find('#', at + 1)) {
+    if (kBlanks.find(line[at - 1]) == std::string_view::npos) continue;
+    if (at + 1 == line.size() || kBlanks.find(line[at + 1]) != std::string_view::npos) return trimmed(line.substr(0, at));
+    throw UsageError(fmt::format("{}: '{}' may be a comment or a part of the value; put a blank after the '#' of a comment, and give such "
+                                 "a value by --set section.key=value",
+                                 where, line.substr(at)));
+  }
+  return line;
+}
+
+/// Collects keys by section, in the order in which they are first named.
+class Sections {
+ public:
+  Section& at(const std::string& name, const std::string& where) {
     if (!is_safe_relative_name(name) || name.find('/') != std::string::npos || name.front() == '.')
       throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact", where, name));
-    auto section = std::find_if(sections.begin(), sections.end(), [&](const Section& s) { return s.name == name; });
-    if (section == sections.end()) {
-      if (replace) {
-        std::vector<std::string> names;
-        for (const Section& s : sections) names.push_back(s.name);
-        const std::string near = nearest(name, names);
-        throw UsageError(fmt::format("{}: the recipe has no section [{}]{}", where, name,
-                                     near.empty() ? "" : "; did you mean [" + near + "]?"));
-      }
-      section = sections.insert(sections.end(), Section{name, {}});
+    const auto known = std::ranges::find(list, name, &Section::name);
+    return known != list.end() ? *known : list.emplace_back(Section{name, {}});
+  }
+  Section& existing(const std::string& name, const std::string& where) {
+    std::vector<std::string> names;
+    for (Section& s : list) {
+      if (s.name == name) return s;
+      names.push_back(s.name);
     }
-    const auto known = std::find_if(section->keys.begin(), section->keys.end(), [&](const auto& k) { return k.first == key; });
-    if (known == section->keys.end()) section->keys.emplace_back(key, value);
+    const std::string near = nearest(name, names);
+    throw UsageError(
+        fmt::format("{}: the recipe has no section [{}]{}", where, name, near.empty() ? "" : "; did you mean [" + near + "]?"));
+  }
+  static void put(Section& section, const std::string& key, const std::string& value, bool replace, const std::string& where) {
+    const auto known = std::ranges::find(section.keys, key, &std::pair<std::string, std::string>::first);
+    if (known == section.keys.end()) section.keys.emplace_back(key, value);
     else if (replace) known->second = value;
-    else throw UsageError(fmt::format("{}: [{}] gives '{}' twice", where, name, key));
-  };
-  try {
-    const po::options_description nothing;
-    for (const auto& option : po::parse_config_file(stream, nothing, true).options)
-      put(option.string_key, option.value.empty() ? "" : option.value.front(), false, path.string());
-  } catch (const po::invalid_config_file_syntax& e) {
-    // Not e.what(): that fills the line into a template until no placeholder is left, and the line may hold the placeholder.
-    throw UsageError(fmt::format("{}: the line '{}' is neither a [section] nor key = value", path.string(), e.tokens()));
-  } catch (const po::error& e) {
-    throw UsageError(fmt::format("{}: {}", path.string(), e.what()));
+    else throw UsageError(fmt::format("{}: [{}] gives '{}' twice", where, section.name, key));
   }
+
+  std::vector<Section> list;
+};
+
+void read_lines(std::string_view text, const fs::path& path, Sections& sections) {
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // the mark that some editors put before UTF-8
+  std::string current;
+  int64_t number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string where = fmt::format("{}: line {}", path.string(), ++number);
+    const std::string_view whole = text.substr(begin, end - begin);
+    begin = end + 1;
+    if (invalid_utf8_at(whole) >= 0 || whole.find('\0') != std::string_view::npos)
+      throw UsageError(fmt::format("{}: is not text in UTF-8; save the recipe in that encoding", where));
+    const std::string_view line = without_comment(whole, where);
+    if (line.empty()) continue;
+    if (line.starts_with('[') && line.ends_with(']')) {
+      current = trimmed(line.substr(1, line.size() - 2));
+      sections.at(current, where);
+      continue;
+    }
+    const size_t equals = line.find('=');
+    if (equals == std::string_view::npos)
+      throw UsageError(fmt::format("{}: the line '{}' is neither a [section] nor key = value", where, line));
+    const std::string key(trimmed(line.substr(0, equals))), value(trimmed(line.substr(equals + 1)));
+    if (current.empty()) throw UsageError(fmt::format("{}: '{}' is outside any [section]", where, key));
+    if (value.size() >= 2 && value.front() == value.back() && (value.front() == '"' || value.front() == '\''))
+      throw UsageError(fmt::format("{}: the quotes would be a part of the value {}; write it without them", where, value));
+    Sections::put(sections.at(current, where), key, value, false, where);
+  }
+}
+
+std::vector<Section> read_sections(const fs::path& path, const StringList& overrides) {
+  Sections sections;
+  read_lines(read_file(path, kMostRecipeBytes), path, sections);
   for (const std::string& o : overrides) {
-    const size_t equals = o.find('=');
+    const size_t equals = o.find('='), dot = o.rfind('.', equals);  // no key has a dot, a section's name may
+    const std::string where = "--set " + o;
     if (equals == std::string::npos) throw UsageError(fmt::format("--set takes section.key=value, not '{}'", o));
-    put(o.substr(0, equals), o.substr(equals + 1), true, "--set " + o);
+    if (dot == std::string::npos || dot == 0)
+      throw UsageError(fmt::format("{}: '{}' is outside any [section]", where, o.substr(0, equals)));
+    Sections::put(sections.existing(o.substr(0, dot), where), o.substr(dot + 1, equals - dot - 1), o.substr(equals + 1), true, where);
   }
-  if (sections.empty()) throw UsageError(fmt::format("{}: the recipe has no [section]", path.string()));
-  return sections;
+  if (sections.list.empty()) throw UsageError(fmt::format("{}: the recipe has no [section]", path.string()));
+  return std::move(sections.list);
 }
 
 RecipeStep make_step(const Section& section, const std::vector<std::string>& names, const fs::path& recipe) {
@@ -200,6 +248,55 @@ Answer step_answer(const RecipeStep& step, const StageResult& result, const std:
   return answer;
 }
 
+/// The models that a step can be judged by before the run: what is made already, else the outside file that the import reads from which
+/// it will be made.
+KnownModels known_models(const Recipe& recipe, const RecipeStep& step, const fs::path& out) {
+  KnownModels models;
+  std::error_code error;
+  for (const auto& [slot, path] : step.files) models[slot] = path;
+  for (const auto& [slot, artifact] : step.artifacts) {
+    std::string at = artifact;
+    for (size_t steps = 0; steps < recipe.steps.size() && !models.contains(slot); ++steps) {
+      const auto maker = std::ranges::find(recipe.steps, at, &RecipeStep::artifact);
+      if (maker == recipe.steps.end()) break;
+      if (maker->spec->name == "import") models[slot] = maker->files.at("path");
+      else if (fs::exists(out / at / "config.json", error)) models[slot] = out / at;
+      else if (const auto parent = std::ranges::find_if(maker->artifacts, [](const auto& a) {
+                 return a.first == "teacher" || a.first == "student" || a.first == "model";
+               });
+               parent != maker->artifacts.end())
+        at = parent->second;
+      else break;
+    }
+  }
+  return models;
+}
+
+int64_t window_length_of(const Recipe& recipe) {
+  for (const RecipeStep& s : recipe.steps)
+    if (s.spec->name == "corpus")
+      for (const Option& o : s.instance->options())
+        if (o.name == "window-length") return *std::get<int64_t*>(o.value);
+  return 256;
+}
+
+/// What would end the run hours later is reported before it begins.
+void check_recipe(const Recipe& recipe, const RecipeOptions& options) {
+  for (size_t i = 0; i < steps_until(recipe, options.only); ++i) {
+    const RecipeStep& step = recipe.steps[i];
+    for (const auto& [slot, path] : step.files)
+      if (!fs::exists(path)) throw IoError(path, fmt::format("[{}]: the input '{}' does not exist", step.artifact, slot), ENOENT);
+    // A student of a recipe has another architecture than the teacher it is known by, so only what is imported or made is judged.
+    KnownModels models = known_models(recipe, step, options.out);
+    for (const auto& [slot, artifact] : step.artifacts) {
+      const auto maker = std::ranges::find(recipe.steps, artifact, &RecipeStep::artifact);
+      if (maker != recipe.steps.end() && maker->spec->name != "import" && models.contains(slot) && models[slot] != options.out / artifact)
+        models.erase(slot);
+    }
+    check_prerequisites(*step.spec, *step.instance, models, step.artifacts.contains("activations"));
+  }
+}
+
 }  // namespace
 
 void require_artifact(const Recipe& recipe, const std::string& only) {
@@ -221,12 +318,14 @@ Needs recipe_needs(const Recipe& recipe, const std::string& only) {
 
 void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key) {
   require_artifact(recipe, options.only);
+  check_recipe(recipe, options);
   const RunLog log(options.out);
+  Forecast total;
   std::set<std::string> stale;  // dry run: artifacts that would be made, and so would what depends on them
   for (size_t i = 0; i < steps_until(recipe, options.only); ++i) {
     throw_if_interrupted();
     const RecipeStep& step = recipe.steps[i];
-    StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force, options.events};
+    StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force, true, options.events};
     for (const auto& [slot, artifact] : step.artifacts) request.inputs[slot] = options.out / artifact;
     const std::string title = fmt::format("[{}/{}] {} ({})", i + 1, recipe.steps.size(), step.artifact, step.spec->name);
     if (options.dry_run) {
@@ -234,14 +333,32 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
           std::any_of(step.artifacts.begin(), step.artifacts.end(), [&](const auto& a) { return stale.contains(a.second); });
       const bool keep = !upstream && !options.force && is_unchanged(request);
       if (!keep) stale.insert(step.artifact);
-      options.report({{{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}},
-                      fmt::format("{}: {}\n", title, keep ? "unchanged, would be kept" : "would be made")});
+      Json answer = {{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}};
+      std::string text = fmt::format("{}: {}", title, keep ? "unchanged, would be kept" : "would be made");
+      if (!keep) {
+        const Forecast cost =
+            forecast(*step.spec, *step.instance, known_models(recipe, step, options.out), window_length_of(recipe));
+        answer["estimate"] = cost.json();
+        if (!cost.text().empty()) text += "; " + cost.text();
+        total.memory_bytes = std::max(total.memory_bytes, cost.memory_bytes);
+        total.disk_bytes += cost.disk_bytes;
+        total.seconds += cost.seconds;
+      }
+      options.report({std::move(answer), text + "\n"});
       continue;
     }
     options.report({{}, title + "\n"});
     const StageResult result = run_stage(request, key);
     if (result.status == StageStatus::made) log.remember(step.artifact, {result.root, result.seconds, result.report.summary});
     options.report(step_answer(step, result, log.recall(step.artifact, result.root)));
+  }
+  if (options.dry_run && !total.text().empty()) {
+    std::error_code error;
+    fs::path place = fs::absolute(options.out);
+    while (!fs::exists(place, error) && place.has_relative_path()) place = place.parent_path();
+    const double free = double(fs::space(place, error).available);
+    options.report({{}, fmt::format("in all {}{}\n", total.text(),
+                                    total.disk_bytes > free ? fmt::format("; the disk has only {:.1f} GB free", free * 1e-9) : "")});
   }
 }
 

@@ -6,7 +6,8 @@
 //   student = student-init         an input slot bound to another section; default: the section with the slot's name
 //   steps = 200                    an option of that stage
 //
-// Input slots that take a file from outside are paths relative to the recipe. `#` starts a comment. Sections may be in any order:
+// Input slots that take a file from outside are paths relative to the recipe. `#` starts a comment at the beginning of a
+// line, or between blanks; elsewhere it is a part of the value. Sections may be in any order:
 // an artifact is made after its inputs.
 
 #include <functional>

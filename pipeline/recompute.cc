@@ -16,6 +16,7 @@
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
 #include "provenance/lineage_kinds.h"
+#include "provenance/outside.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
@@ -140,7 +141,7 @@ class Recomputer {
         return false;
       }
       used_.insert(given->first);
-      if (const std::string found = scan_artifact(given->second).root.hex(); found != recorded) {
+      if (const std::string found = scan_input(given->second).root.hex(); found != recorded) {
         result.status = Status::differs;
         result.details.push_back(fmt::format("{}: is sha256:{}, but '{}' was made from sha256:{}",
                                              fs::path(given->second).filename().string(), found, node.name, recorded));

@@ -1,6 +1,7 @@
 #include "pipeline/run_stage.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cerrno>
 #include <chrono>
@@ -11,11 +12,16 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "core/progress_note.h"
+#include "core/real_path.h"
+#include "core/utf8.h"
 #include "pipeline/file_lock.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/replace_folder.h"
+#include "pipeline/scratch.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
+#include "provenance/outside.h"
 
 namespace overproof {
 namespace {
@@ -68,7 +74,7 @@ void identify(const StageRequest& request, Prepared& p) {
 void identify_checked(BoundInput& input, const std::vector<FileRecord>& known) {
   std::optional<Lineage> lineage;
   if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::yes, nullptr, known);
-  input.root = lineage ? lineage->root : scan_artifact(input.path, known).root;
+  input.root = lineage ? lineage->root : scan_input(input.path, known).root;
   input.statement = lineage ? std::optional(lineage->statement) : std::nullopt;
 }
 
@@ -122,6 +128,64 @@ void settle(const StageRequest& request, const Outputs& outputs, Prepared& p) {
   identify(request, p);
 }
 
+/// In words, in what an artifact differs from the one that is asked for: "stage distill", or "another learning-rate".
+std::string difference(const Lineage& there, const StageRequest& request, const Prepared& prepared) {
+  if (there.stage != request.spec->name) return fmt::format("the stage {}", there.stage);
+  std::vector<std::string> words;
+  for (const auto& [name, value] : prepared.config.items())
+    if (!there.config.contains(name) || there.config[name] != value) words.push_back("another " + name);
+  for (const auto& [slot, input] : prepared.dependencies) {
+    const auto found = there.inputs.find(slot);
+    if (found == there.inputs.end() || found->second.root != input.root) words.push_back("another input '" + slot + "'");
+  }
+  for (const auto& [slot, input] : there.inputs)
+    if (!prepared.dependencies.contains(slot)) words.push_back("an input '" + slot + "'");
+  return words.empty() ? "another version of this program" : fmt::format("{}", fmt::join(words, ", "));
+}
+
+/// The request with the paths that the stage is to see: where links lead, and without slashes at the end.
+StageRequest resolved(StageRequest request) {
+  for (auto& [slot, path] : request.inputs) path = input_path(path);
+  request.out = real_path(request.out);
+  if (request.out.filename().empty()) throw UsageError("the output folder has no name");
+  const auto check_name = [&](const fs::path& path) {
+    if (invalid_utf8_at(logical_name(path)) >= 0)
+      throw UsageError(fmt::format("{}: its name is not UTF-8, so that no statement can hold it; rename it", path.string()));
+  };
+  check_name(request.out);
+  for (const auto& [slot, path] : request.inputs) check_name(path);
+  return request;
+}
+
+/// Refuses what would destroy an input, or what cannot be the output, before anything is read.
+void check_places(const StageRequest& request) {
+  std::vector<std::pair<std::string, fs::path>> inputs;
+  for (const auto& [slot, path] : request.inputs) inputs.emplace_back(slot, path);
+  require_apart(request.out, inputs, true);
+}
+
+/// Refuses to replace what is at `out`: files that no stage wrote, in any case; a finished artifact of another configuration unless
+/// that is asked for.
+void check_replaced(const StageRequest& request, const Prepared& prepared) {
+  const fs::path& out = request.out;
+  std::error_code error;
+  if (!fs::exists(out, error) || (fs::is_directory(out, error) && fs::is_empty(out, error))) return;
+  const auto refuse = [&](const std::string& what) { throw UsageError(fmt::format("{}: {}", out.string(), what)); };
+  if (!fs::exists(out / "claims.jsonl", error)) refuse("exists and is not an artifact of overproof; choose another folder");
+  const ArtifactCheck check = check_artifact(out, VerifyFiles::size, nullptr);
+  if (!check.lineage) refuse("is an artifact whose statement cannot be read, so that its files may be of any origin; move it elsewhere first");
+  std::set<std::string> written = {"claims.jsonl", "model.sig"};
+  for (const FileRecord& file : check.lineage->files) written.insert(file.name);
+  for (auto entry = fs::recursive_directory_iterator(out); entry != fs::recursive_directory_iterator(); ++entry) {
+    const std::string name = entry->path().lexically_relative(out).generic_string();
+    if (!fs::is_directory(entry->symlink_status()) && !written.contains(name))
+      refuse(fmt::format("holds '{}', which overproof did not write and will not delete; move it elsewhere first", name));
+  }
+  if (request.force || request.may_replace || !check.faults.empty() || check.lineage->stage_key == prepared.key) return;
+  refuse(fmt::format("holds a finished artifact of {}; give --force to replace it, or choose another folder",
+                     difference(*check.lineage, request, prepared)));
+}
+
 std::optional<Lineage> intact(const fs::path& out, const std::string& key) {
   std::error_code error;
   if (!fs::exists(out / "claims.jsonl", error)) return std::nullopt;
@@ -136,6 +200,18 @@ struct Temporary {
   ~Temporary() {
     std::error_code ignored;
     if (!path.empty()) fs::remove_all(path, ignored);
+  }
+};
+
+/// Removes the scratch folder where nothing was left in it to resume from.
+struct EmptyScratch {
+  fs::path path;
+  ~EmptyScratch() {
+    std::error_code ignored;
+    std::vector<fs::path> folders = {path};
+    for (const auto& entry : fs::recursive_directory_iterator(path, ignored))
+      if (entry.is_directory(ignored)) folders.push_back(entry.path());
+    for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) fs::remove(*folder, ignored);  // only when it is empty
   }
 };
 
@@ -178,7 +254,9 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
 
 }  // namespace
 
-bool is_unchanged(const StageRequest& request) {
+bool is_unchanged(const StageRequest& asked) {
+  const StageRequest request = resolved(asked);
+  check_places(request);
   for (const auto& [slot, path] : request.inputs) {
     std::error_code error;
     if (!fs::exists(path, error)) return false;
@@ -186,23 +264,20 @@ bool is_unchanged(const StageRequest& request) {
   return intact(request.out, prepare(request, Digests::now).key).has_value();
 }
 
-StageResult run_stage(const StageRequest& request, const Key& key) {
+StageResult run_stage(const StageRequest& asked, const Key& key) {
   const auto started = std::chrono::steady_clock::now();
   std::error_code error;
+  const StageRequest request = resolved(asked);
+  check_places(request);
   // An existing artifact may be the requested one, which is known when its inputs are digested.
   const bool may_keep = !request.force && fs::exists(request.out / "claims.jsonl", error);
   Prepared prepared = prepare(request, may_keep ? Digests::now : Digests::while_streamed);
   StageResult result;
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(); };
-  const fs::path out = fs::absolute(request.out).lexically_normal();
-  for (const auto& [slot, input] : prepared.inputs) {
-    if (fs::equivalent(input.path, out, error))
-      throw UsageError(fmt::format("{}: is the input '{}', so it cannot be the output", out.string(), slot));
-  }
+  const fs::path& out = request.out;
   fs::create_directories(out.parent_path(), error);
   if (error) throw IoError(out.parent_path(), "cannot create this folder", error.value());
   const std::string name = out.filename().string();
-  if (name.empty()) throw UsageError("the output folder has no name");
   const FileLock lock(out.parent_path() / ("." + name + ".lock"), FileLock::Busy::fails, out,
                       "another overproof process is already building this artifact");
   restore_previous(out);
@@ -216,8 +291,7 @@ StageResult run_stage(const StageRequest& request, const Key& key) {
       return result;
     }
   }
-  if (fs::exists(out, error) && !fs::exists(out / "claims.jsonl", error) && !fs::is_empty(out, error))
-    throw UsageError(fmt::format("{}: exists and is not an artifact of overproof; choose another folder", out.string()));
+  check_replaced(request, prepared);
 
   StageEvents events(request.events, stage_event(request, prepared, out));
   std::vector<FileRecord> files;
@@ -250,6 +324,12 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   if (!error) fs::create_directories(scratch, error);
   if (error) throw IoError(out.parent_path(), "cannot create a temporary folder here", error.value());
 
+  const EmptyScratch unused{scratch};
+  for (const ScratchItem& other : scratch_items(out.parent_path()))
+    if (other.artifact == name && other.path != scratch && other.path != temporary.path && other.bytes > 0)
+      progress_note(fmt::format("note: {} holds {:.1f} MB of an unfinished run of other options or inputs; this one begins anew, and removes it "
+                                "when it is done",
+                                other.path.string(), double(other.bytes) * 1e-6));
   const Inputs inputs = stage_inputs(prepared);
   Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder, Digest::from_hex(prepared.key));
   result.report = request.instance->run(inputs, outputs);

@@ -22,6 +22,8 @@ struct StageRequest {
   std::map<std::string, fs::path> inputs;  ///< slot -> artifact folder or outside file
   fs::path out;                            ///< the artifact folder to make
   bool force = false;                      ///< make the artifact again even if nothing changed
+  bool may_replace = true;                 ///< without force, too: a finished artifact of another configuration (recipes: what is
+                                           ///< at a name follows the recipe)
   LineageEvents* events = nullptr;         ///< notified of its start and end; may be nullptr
 };
 
@@ -39,7 +41,8 @@ bool is_unchanged(const StageRequest& request);
 
 /// Throws what the stage throws; then the temporary folder is removed, the scratch folder (checkpoints) stays for the next try, and
 /// an earlier artifact at `out` is unchanged. Throws ProvenanceError when an input does not match its statement, IoError when
-/// another process is building the same artifact.
+/// another process is building the same artifact, UsageError when `out` and an input hold each other, when `out` holds files that no
+/// stage wrote, and when it is a finished artifact of another configuration without `force` or `may_replace`.
 StageResult run_stage(const StageRequest& request, const Key& key);
 
 }  // namespace overproof

@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "core/error.h"
 #include "core/hash_files.h"
 #include "provenance/claims.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "provenance/signed_json.h"
 
 namespace overproof {
@@ -21,22 +23,57 @@ constexpr const char* kAskForKey = "check with --public-key whether that signer 
 
 struct Listing {
   std::vector<FileRecord> files;     ///< sizes, no digests; in OMS order
-  std::vector<std::string> strange;  ///< symbolic links, devices, sockets
+  std::vector<std::string> strange;  ///< links, devices, sockets
+  std::vector<std::string> ignored;  ///< files and folders that the rules leave out, except those of is_oms_ignored()
 };
 
-Listing list_files(const fs::path& folder) {
+/// Which files of a folder count, and whether a link to a file is that file.
+struct ListingRules {
+  std::function<bool(std::string_view)> leaves_out;
+  bool follows_links = false;
+};
+
+/// Artifacts, and what `sign` signs: links are refused even among what is left out, because other verifiers refuse them.
+ListingRules own_rules() { return {is_oms_ignored}; }
+
+/// What comes from outside without a statement. Hidden files are the bookkeeping of download tools and desktops, and stages read
+/// none of them.
+ListingRules outside_rules() {
+  return {[](std::string_view name) {
+            const bool hidden = name.substr(name.rfind('/') + 1).starts_with('.');
+            return hidden || is_oms_ignored(name);
+          },
+          true};
+}
+
+/// Those that the signer of another tool has signed.
+ListingRules signed_rules(const OmsManifest& bundle) {
+  return {[&bundle](std::string_view name) {
+            return name == kModelSignatureName || std::ranges::any_of(bundle.ignore_paths, [&](const std::string& path) {
+                     return name == path || (name.starts_with(path) && name[path.size()] == '/');
+                   });
+          },
+          bundle.allow_symlinks};
+}
+
+Listing list_files(const fs::path& folder, const ListingRules& rules = own_rules()) {
   Listing listing;
+  std::string ignored_folder;  // the one that the walk is in, with a slash
   try {
     for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator(); ++entry) {
       const std::string name = entry->path().lexically_relative(folder).generic_string();
-      if (is_oms_ignored(name)) {
-        // A link is refused even there: other verifiers do, and no signature covers what it points to.
-        if (entry->is_symlink()) listing.strange.push_back(name);
-        entry.disable_recursion_pending();
+      const bool inside = !ignored_folder.empty() && name.starts_with(ignored_folder);
+      if (inside || rules.leaves_out(name)) {
+        if (!rules.follows_links && entry->is_symlink()) listing.strange.push_back(name);
+        if (!inside && !is_oms_ignored(name)) listing.ignored.push_back(name);
+        if (!inside && entry->is_directory()) ignored_folder = name + "/";
+        if (rules.follows_links) entry.disable_recursion_pending();
         continue;
       }
       const fs::file_status status = entry->symlink_status();
       if (fs::is_regular_file(status)) listing.files.push_back({name, int64_t(entry->file_size()), {}});
+      else if (fs::is_symlink(status) && rules.follows_links && entry->is_regular_file())
+        listing.files.push_back({name, int64_t(fs::file_size(entry->path())), {}});
       else if (!fs::is_directory(status)) listing.strange.push_back(name);
     }
   } catch (const fs::filesystem_error& e) {
@@ -45,6 +82,7 @@ Listing list_files(const fs::path& folder) {
   std::sort(listing.files.begin(), listing.files.end(),
             [](const FileRecord& a, const FileRecord& b) { return oms_name_less(a.name, b.name); });
   std::sort(listing.strange.begin(), listing.strange.end());
+  std::sort(listing.ignored.begin(), listing.ignored.end());
   return listing;
 }
 
@@ -60,7 +98,8 @@ void hash_files(const fs::path& folder, std::vector<FileRecord>& files, const st
       continue;
     }
     unknown.push_back(&file);
-    to_hash.push_back({folder / file.name, file.bytes});
+    const fs::path path = folder / file.name;
+    to_hash.push_back({fs::is_symlink(fs::symlink_status(path)) ? fs::canonical(path) : path, file.bytes});
   }
   const std::vector<Digest> taken = sha256_files(to_hash);
   for (size_t i = 0; i < taken.size(); ++i) unknown[i]->digest = taken[i];
@@ -81,13 +120,18 @@ auto noting_faults(ArtifactCheck& check, const fs::path& folder, std::string_vie
 }
 
 /// Compares what is there with what is listed.
-void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& check, const std::vector<FileRecord>& known = {}) {
-  Listing there = list_files(folder);
-  for (const std::string& name : there.strange)
-    check.faults.push_back({name, "is a symbolic link or a special file; artifacts hold regular files only", "remove it"});
+void check_files(const fs::path& folder, VerifyFiles verify, ArtifactCheck& check, const std::vector<FileRecord>& known = {},
+                 const ListingRules& rules = own_rules()) {
+  Listing there = list_files(folder, rules);
 
   std::map<std::string_view, const FileRecord*> listed;
   for (const FileRecord& file : check.lineage->files) listed[file.name] = &file;
+  for (const std::string& name : there.strange) {
+    if (rules.follows_links && fs::is_directory(folder / name)) continue;  // its signer did not enter it: not_covered()
+    const bool replaced = listed.erase(name) > 0;
+    check.faults.push_back({name, "is a symbolic link or a special file; artifacts hold regular files only",
+                            replaced ? "put the file itself in its place" : "remove it"});
+  }
   std::vector<FileRecord> same_size;
   for (const FileRecord& file : there.files) {
     const auto found = listed.find(file.name);
@@ -176,7 +220,7 @@ void check_foreign(const fs::path& folder, VerifyFiles verify, const OmsManifest
                     : fmt::format("is signed by key {}, expected {}", bundle.key_hint.substr(0, 64), trusted->hint()),
            same_key ? kRestore : kAskForKey});
   }
-  if (verify != VerifyFiles::no) check_files(folder, verify, check);
+  if (verify != VerifyFiles::no) check_files(folder, verify, check, {}, signed_rules(bundle));
 }
 
 }  // namespace
@@ -193,35 +237,71 @@ std::string text_within(const std::exception& error, const fs::path& folder, std
 }
 
 std::vector<FileRecord> list_artifact(const fs::path& folder) {
-  const fs::file_status status = fs::symlink_status(folder);
-  if (fs::is_symlink(status))
-    throw ProvenanceError(fmt::format("{}: is a symbolic link; name what it points to", folder.string()));
-  if (!fs::is_directory(status)) throw IoError(folder, "cannot read the artifact", fs::exists(status) ? ENOTDIR : ENOENT);
+  if (!fs::is_directory(folder)) throw IoError(folder, "cannot read the artifact", fs::exists(folder) ? ENOTDIR : ENOENT);
   Listing listing = list_files(folder);
   if (!listing.strange.empty())
-    throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only",
+    throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only: take a copy "
+                                      "made by 'cp -rL'",
                                       folder.string(), listing.strange.front()));
   return std::move(listing.files);
 }
 
-ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known) {
+namespace {
+
+/// A single file is called by its own name, whatever a link to it is called.
+ArtifactRecord scan(const fs::path& path, const std::vector<FileRecord>& known, const std::function<std::vector<FileRecord>()>& list) {
   ArtifactRecord record;
-  if (fs::is_regular_file(fs::symlink_status(path))) {
+  if (fs::is_regular_file(path)) {
     record.files = {{path.filename().string(), int64_t(fs::file_size(path)), {}}};
     hash_files(path.parent_path(), record.files, known);
   } else {
-    record.files = list_artifact(path);
+    record.files = list();
     hash_files(path, record.files, known);
   }
   record.root = oms_root(record.files);
   return record;
 }
 
+std::vector<FileRecord> list_outside(const fs::path& folder) {
+  if (!fs::is_directory(folder)) throw IoError(folder, "cannot read this input", fs::exists(folder) ? ENOTDIR : ENOENT);
+  Listing listing = list_files(folder, outside_rules());
+  if (!listing.strange.empty()) {
+    const fs::path strange = folder / listing.strange.front();
+    const bool link = fs::is_symlink(fs::symlink_status(strange));
+    throw FormatError(strange, -1,
+                      link && fs::is_directory(strange) ? "is a link to a folder; name a copy of this input made by 'cp -rL'"
+                      : link ? "is a link that leads to no file: an interrupted download? Fetch it again"
+                             : "is neither a file nor a folder; remove it");
+  }
+  return std::move(listing.files);
+}
+
+}  // namespace
+
+ArtifactRecord scan_artifact(const fs::path& path, const std::vector<FileRecord>& known) {
+  return scan(path, known, [&] { return list_artifact(path); });
+}
+
+ArtifactRecord scan_input(const fs::path& path, const std::vector<FileRecord>& known) {
+  if (fs::exists(path / kClaimsName)) return scan_artifact(path, known);
+  return scan(path, known, [&] { return list_outside(path); });
+}
+
+std::vector<std::string> not_covered(const fs::path& folder) {
+  const fs::path file = folder / kModelSignatureName;
+  const OmsManifest bundle = read_oms_bundle(read_file(file, kMaxBundleBytes), file, nullptr);
+  Listing there = list_files(folder, signed_rules(bundle));
+  for (std::string& name : there.strange)
+    if (bundle.allow_symlinks && fs::is_directory(folder / name)) there.ignored.push_back(std::move(name));
+  return std::move(there.ignored);
+}
+
 Digest stat_fingerprint(const fs::path& path) {
   std::vector<std::string> names = {""};
   if (fs::is_directory(path)) {
     names.clear();
-    for (const FileRecord& file : list_files(path).files) names.push_back(file.name);
+    for (const FileRecord& file : fs::exists(path / kClaimsName) ? list_files(path).files : list_outside(path))
+      names.push_back(file.name);
   }
   Json seen = Json::array();
   try {

@@ -9,6 +9,7 @@
 #include "core/printable.h"
 #include "provenance/signed_json.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "provenance/run_folder.h"
 
 namespace overproof {
@@ -92,7 +93,7 @@ AuditSubject audit_subject(const fs::path& model) {
     const ArtifactCheck check = check_artifact(model, VerifyFiles::yes, nullptr);
     if (check.faults.empty()) return {subject.name, check.lineage->root, check.lineage->statement};
   }
-  subject.root = scan_artifact(model).root;  // a suspect whose statement does not hold is still that suspect
+  subject.root = scan_input(model).root;  // a suspect whose statement does not hold is still that suspect
   return subject;
 }
 

@@ -6,8 +6,9 @@
 #include <chrono>
 
 #include "core/error.h"
-#include "core/printable.h"
 #include "core/json.h"
+#include "core/printable.h"
+#include "core/real_path.h"
 #include "provenance/digest_cache.h"
 #include "provenance/signed_json.h"
 #include "provenance/key_rotation.h"
@@ -16,16 +17,19 @@
 namespace overproof {
 namespace {
 
+constexpr int64_t kMostToReplace = int64_t{1} << 30;
+
 Json facts_of(const PublicKey& key) {
   return {{"curve", curve_name(key.curve())}, {"hint", key.hint()}, {"public_key", key.pem()}};
 }
 
-/// Whether `file` would be among the files that are signed.
-bool is_inside(const fs::path& file, const fs::path& folder) {
+/// A signature may replace a signature. Whatever else is there, a private key first of all, is not ours to destroy.
+void require_replaceable(const fs::path& file, std::string_view option, std::string_view what, std::string_view member) {
   std::error_code error;
-  const fs::path real = fs::weakly_canonical(file, error), root = fs::weakly_canonical(folder, error);
-  const fs::path relative = real.lexically_relative(root);
-  return !error && !relative.empty() && *relative.begin() != "..";
+  if (!fs::exists(fs::symlink_status(file, error))) return;
+  const std::string found = fs::is_regular_file(file, error) ? read_file(file, kMostToReplace) : "";
+  if (!found.starts_with('{') || found.find(member) == std::string::npos)
+    throw UsageError(fmt::format("{}: exists and is no {}, so {} does not overwrite it; name another file", file.string(), what, option));
 }
 
 }  // namespace
@@ -85,6 +89,7 @@ Answer run_key_rotate(const RotateKeyConfig& config) {
   new_options.key_passphrase_file = config.to_passphrase_file;
   if (!is_key_uri(config.to) && !fs::exists(config.to)) throw IoError(config.to, "cannot read the new signing key", ENOENT);
   const Key from = open_key(old_options), to = open_key(new_options);
+  require_replaceable(config.out, "--out", "rotation of a key", "\"payloadType\"");
   write_file_atomically(config.out, make_rotation(from, to));
   const std::string file = config.out.string();
   return {{{"out", file}, {"from", from.public_key().hint()}, {"to", to.public_key().hint()}},
@@ -96,12 +101,12 @@ Answer run_sign(const SignConfig& config, const fs::path& folder) {
   const auto started = std::chrono::steady_clock::now();
   if (config.trust_change_time && config.cache.empty())
     throw UsageError("--trust-change-time needs --cache, the file with the times");
-  if (!config.cache.empty() && is_inside(config.cache, folder))
+  if (!fs::is_directory(folder)) throw UsageError(fmt::format("{}: is no folder; a model is signed as a folder", folder.string()));
+  if (!config.cache.empty() && lies_within(config.cache, folder))
     throw UsageError(fmt::format("{}: is in the folder to be signed, and would be signed too; put it elsewhere",
                                  config.cache.string()));
   const fs::path signature = config.signature.empty() ? folder / kModelSignatureName : config.signature;
-  if (!config.signature.empty() && is_inside(signature, folder) &&
-      fs::weakly_canonical(signature) != fs::weakly_canonical(folder / kModelSignatureName))
+  if (!config.signature.empty() && lies_within(signature, folder) && real_path(signature) != real_path(folder / kModelSignatureName))
     throw UsageError(
         fmt::format("{}: in the folder itself a signature must be called {}, or it would be an unsigned file in it",
                     signature.string(), kModelSignatureName));
@@ -111,6 +116,8 @@ Answer run_sign(const SignConfig& config, const fs::path& folder) {
         "{}: is an artifact, whose lineage ({}) names its files as its stage made them; sign a copy without it, or let the "
         "stage run again",
         folder.string(), kClaimsName));
+  require_replaceable(signature, config.signature.empty() ? "sign" : "--signature", "signature", "\"dsseEnvelope\"");
+  if (!config.cache.empty()) require_replaceable(config.cache, "--cache", "cache of digests", "\"payloadType\"");
   const Key key = open_key(config.key);
 
   StoredCache stored;
@@ -131,9 +138,7 @@ Answer run_sign(const SignConfig& config, const fs::path& folder) {
   } else {
     scan = scan_with_cache(folder, stored.cache, config.trust_change_time && stored.signed_by_key);
   }
-  const fs::path clean = fs::absolute(folder).lexically_normal();
-  const std::string name =
-      !config.name.empty() ? config.name : (clean.has_filename() ? clean : clean.parent_path()).filename().string();
+  const std::string name = !config.name.empty() ? config.name : real_path(folder).filename().string();
   write_file_atomically(signature, make_oms_bundle(name, scan.record.files, key, OmsRoomFor::signature_only));
   if (!config.cache.empty()) write_digest_cache(config.cache, scan.cache, key);
 

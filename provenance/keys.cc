@@ -1,9 +1,12 @@
 #include "provenance/keys.h"
 
 #include <fmt/format.h>
+#include <openssl/bn.h>
+#include <openssl/core_names.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/params.h>
 #include <openssl/pem.h>
 #include <openssl/pkcs12.h>
 #include <openssl/store.h>
@@ -83,6 +86,46 @@ const EVP_MD* digest_for(Curve curve) {
   throw ProvenanceError(fmt::format("{}: OpenSSL reports {}", action, reason));
 }
 
+/// The public half with the curve by its name and the point in full, however the key's file spells them: a key's hint is the digest of
+/// this encoding, as other verifiers take it. Null where a token does not give the point away.
+KeyPointer spelt_plainly(EVP_PKEY* key, Curve curve) {
+  using Number = std::unique_ptr<BIGNUM, decltype(&BN_free)>;
+  BIGNUM *x = nullptr, *y = nullptr;
+  const bool given = EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_X, &x) && EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_PUB_Y, &y);
+  const Number own_x(x, BN_free), own_y(y, BN_free);
+  const int bytes = curve == Curve::p256 ? 32 : curve == Curve::p384 ? 48 : 66;
+  std::string point(size_t(1 + 2 * bytes), '\4');
+  auto* const begin = reinterpret_cast<unsigned char*>(point.data());
+  EVP_PKEY* plain = nullptr;
+  if (given && BN_bn2binpad(x, begin + 1, bytes) == bytes && BN_bn2binpad(y, begin + 1 + bytes, bytes) == bytes) {
+    std::string group = curve_name(curve);
+    OSSL_PARAM parameters[] = {OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group.data(), group.size()),
+                               OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, point.data(), point.size()),
+                               OSSL_PARAM_construct_end()};
+    const std::unique_ptr<EVP_PKEY_CTX, decltype(&EVP_PKEY_CTX_free)> context(EVP_PKEY_CTX_new_from_name(nullptr, "EC", nullptr),
+                                                                              EVP_PKEY_CTX_free);
+    if (context && EVP_PKEY_fromdata_init(context.get()) == 1) EVP_PKEY_fromdata(context.get(), &plain, EVP_PKEY_PUBLIC_KEY, parameters);
+  }
+  ERR_clear_error();
+  return plain ? own(plain) : nullptr;
+}
+
+/// What a file that should hold a key in PEM holds instead, and what makes a key of it; nothing when that cannot be recognised.
+std::string instead_of_pem(std::string_view content, bool is_private) {
+  const auto has = [&](std::string_view words) { return content.find(words) != std::string_view::npos; };
+  if (has("BEGIN OPENSSH PRIVATE KEY")) return ": it is a key of OpenSSH; 'ssh-keygen -p -m PKCS8 -f FILE' rewrites a copy of it";
+  if (has("COSIGN PRIVATE KEY") || has("SIGSTORE PRIVATE KEY"))
+    return ": it is a key of cosign in its own encryption, which nothing else reads; make one with 'overproof key new'";
+  if (is_private && has("BEGIN PUBLIC KEY")) return ": it is the public half, which cannot sign";
+  if (!is_private && has("PRIVATE KEY")) return ": it is the private half; 'openssl pkey -pubout -in FILE' shows the public one";
+  if (has("BEGIN CERTIFICATE"))
+    return is_private ? ": it is a certificate, which cannot sign"
+                      : ": it is a certificate; 'openssl x509 -pubkey -noout -in FILE' shows its key";
+  if (content.starts_with('\x30'))
+    return fmt::format(": it may be in DER; 'openssl pkey {}-inform DER -in FILE -out KEY.pem' makes PEM of it", is_private ? "" : "-pubin ");
+  return content.empty() ? ": the file is empty" : "";
+}
+
 /// What the reader of a PEM file or a store asks for a passphrase.
 struct Asked {
   const PassphraseSource& source;
@@ -129,8 +172,9 @@ bool create_key_file(const fs::path& file, std::string_view content) {
 }
 
 PublicKey::PublicKey(KeyPointer key, const fs::path& origin) : key_(std::move(key)), curve_(curve_of(key_.get(), origin)) {
+  const KeyPointer plain = spelt_plainly(key_.get(), curve_);
   Bio bio(BIO_new(BIO_s_mem()), BIO_free_all);
-  if (!bio || !PEM_write_bio_PUBKEY(bio.get(), key_.get())) openssl_failed("cannot encode the public key");
+  if (!bio || !PEM_write_bio_PUBKEY(bio.get(), plain ? plain.get() : key_.get())) openssl_failed("cannot encode the public key");
   pem_ = drained(bio.get());
   hint_ = sha256(pem_).hex();
 }
@@ -139,7 +183,7 @@ PublicKey PublicKey::from_pem(std::string_view pem, const fs::path& origin) {
   if (int64_t(pem.size()) > kMaxPemBytes) throw FormatError(origin, -1, "too large for a public key");
   EVP_PKEY* key = PEM_read_bio_PUBKEY(reading(pem).get(), nullptr, no_passphrase, nullptr);
   ERR_clear_error();
-  if (!key) throw FormatError(origin, -1, "no public key in PEM ('-----BEGIN PUBLIC KEY-----')");
+  if (!key) throw FormatError(origin, -1, "no public key in PEM ('-----BEGIN PUBLIC KEY-----')" + instead_of_pem(pem, false));
   return PublicKey(own(key), origin);
 }
 
@@ -226,10 +270,11 @@ Key Key::read(const fs::path& file, const PassphraseSource& passphrase) {
   Asked asked{passphrase, file.string()};
   EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, Asked::answer, &asked);
   ERR_clear_error();
+  const std::string instead = key ? "" : instead_of_pem(pem, true);
   OPENSSL_cleanse(pem.data(), pem.size());
   if (!key) {
     asked.check();
-    throw FormatError(file, -1, "no private key in PEM ('-----BEGIN PRIVATE KEY-----')");
+    throw FormatError(file, -1, "no private key in PEM ('-----BEGIN PRIVATE KEY-----')" + instead);
   }
   KeyPointer owned = own(key);
   Key read = of(owned, file);

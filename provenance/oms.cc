@@ -39,7 +39,13 @@ OmsManifest read_statement(const JsonObject& statement) {
   serialization.expect_text("hash_type", "sha256");
 
   OmsManifest manifest;
-  for (const Json& path : serialization.list_or_empty("ignore_paths")) manifest.expects_claims |= path == kClaimsName;
+  for (const Json& path : serialization.list_or_empty("ignore_paths")) {
+    if (!path.is_string() || path.get_ref<const std::string&>().empty())
+      serialization.fail("ignore_paths", "must be a list of paths");
+    manifest.expects_claims |= path == kClaimsName;
+    manifest.ignore_paths.push_back(path.get<std::string>());
+  }
+  manifest.allow_symlinks = serialization.flag("allow_symlinks", false);
   manifest.model_name = subjects[0].text("name");
   manifest.root = subjects[0].object("digest").digest("sha256");
   for (const JsonObject& resource : predicate.objects("resources")) {

@@ -31,6 +31,8 @@ struct OmsManifest {
   Digest root;
   std::string key_hint;  ///< PublicKey::hint() of the signer; "" in bundles made before OMS 1.0
   bool signature_valid = false;
+  std::vector<std::string> ignore_paths;  ///< relative to the folder; what is below them is left out, too
+  bool allow_symlinks = false;            ///< its signer took a link to a file for that file
   bool expects_claims = false;  ///< its signer left room for claims.jsonl, as make_oms_bundle does
 };
 

@@ -30,8 +30,7 @@ void write_rows(const TensorSource& source, const TensorInfo& tensor, const std:
 
 void write_pruned_config(const fs::path& from, const Json& config, OutputFolder& folder) {
   folder.write_file("config.json", config.dump(2) + "\n");
-  copy_tokenizer_files(from, folder);
-  copy_file_if_present(from, "generation_config.json", folder);
+  copy_companions(from, folder);
 }
 
 }  // namespace overproof

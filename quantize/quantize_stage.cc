@@ -12,9 +12,12 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
+#include "formats/model_config.h"
 #include "formats/model_size.h"
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
+#include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "provenance/run_folder.h"
 #include "quantize/calibration/calibration.h"
 #include "quantize/gguf_run.h"
@@ -120,7 +123,7 @@ std::unique_ptr<OpenCalibration> open_calibration(const QuantizeConfig& config, 
                                                 [quantized](const std::string& name) { return quantized.contains(name); });
   // A model without a statement has no root until it has been read, so it is read once more here.
   const Digest wanted = open->statistics.model_root();
-  if (wanted != inputs.root("model") && wanted != scan_artifact(inputs.path("model")).root)
+  if (wanted != inputs.root("model") && wanted != scan_input(inputs.path("model")).root)
     throw MismatchError(
         fmt::format("the activations {} were recorded from another model than {}; run `overproof activations` on it",
                     inputs.path("activations").string(), inputs.path("model").string()));
@@ -139,7 +142,7 @@ std::unique_ptr<GgufRun> plan_blocks(const QuantizeConfig& config, const Checkpo
     const DType dtype = items.at(source)->kept_as;
     return dtype == DType::f16 ? GgmlType::f16 : dtype == DType::bf16 ? GgmlType::bf16 : GgmlType::f32;
   };
-  auto run = plan_gguf_run(model, type_of, std::move(chosen.schemes[0]));
+  auto run = plan_gguf_run(model, type_of, std::move(chosen.schemes[0]), config.name);
   for (size_t i = 0; i < run->plan.items.size(); ++i) {
     const GgmlType type = run->parts->output_of(i).info.type;
     const std::string* source = run->parts->source_of(i);
@@ -167,6 +170,11 @@ class QuantizeRun {
         outputs_(outputs),
         model_(open_checkpoint(inputs.path("model"))),
         plan_(make_plan(plan_options(config), model_)) {
+    for (const PlanItem& item : plan_.items)
+      if (const auto rounding = item.scheme ? item.scheme->input_rounding() : std::nullopt;
+          rounding && rounding->is_static && !inputs.has("activations"))
+        throw UsageError(fmt::format("scheme '{}' needs --activations: the artifact that `overproof activations` made from this model",
+                                     item.scheme->name()));
     if (plan_.schemes[0]->container() == Container::gguf) {
       gguf_ = plan_blocks(config_, model_, std::move(plan_));
       notes_ = gguf_->notes;
@@ -186,9 +194,9 @@ class QuantizeRun {
     const SinkMaker make_sink = [&](OutputFolder& to, const std::vector<TensorInfo>& tensors) {
       return std::make_unique<ShardedWriter>(to, tensors, Metadata{{"format", "pt"}}, config_.max_shard_bytes);
     };
+    write_companions();  // before the weights: what cannot be written ends the run in its first second
     made_ = run_engine(plan_, model_, make_sink, outputs_, options);
     note_digests(outputs_, "model", model_, made_);
-    write_companions();
   }
 
   StageReport report(double seconds) {
@@ -223,9 +231,15 @@ class QuantizeRun {
     OutputFolder& folder = outputs_.folder();
     Json config = *model_.config;
     config["quantization_config"] = quantization_config(plan_);
+    // transformers makes the weights of this format in the type of the configuration and leaves kept tables in theirs, so that the two
+    // must be one.
+    if (plan_.schemes[0]->container() == Container::deepseek_fp8)
+      for (const PlanItem& item : plan_.items)
+        if (!item.scheme && item.source.name == "model.embed_tokens.weight") set_stored_dtype(config, item.kept_as);
     folder.write_file("config.json", config.dump(2) + "\n");
-    copy_tokenizer_files(model_.path, folder);
-    copy_file_if_present(model_.path, "generation_config.json", folder);
+    const std::vector<std::string> left_out = copy_companions(model_.path, folder);
+    if (!left_out.empty() && !fs::exists(model_.path / kClaimsName))  // an artifact's other files are records of its own stage
+      notes_.push_back(fmt::format("not copied from the model's folder: {}", fmt::join(left_out, ", ")));
   }
 
   int64_t bytes_out() const {
@@ -310,16 +324,20 @@ class QuantizeRun {
     if (!plan().fallen_back.empty()) {
       report.metrics()["fallen_back"] = plan().fallen_back;
       notes_.push_back(fmt::format(
-          "{} weights have one scale per row, in a group of their own, because scheme {} cannot hold them or another "
-          "projection of their expert: {}{}",
+          "{} weights have one scale per row, in a group of their own, because scheme {} cannot hold them or a weight that "
+          "runtimes load together with them: {}{}",
           plan().fallen_back.size(), config_.scheme, plan().fallen_back[0], plan().fallen_back.size() > 1 ? ", ..." : ""));
     }
     if (!notes_.empty()) report.metrics()["notes"] = notes_;
     for (const std::string& note : notes_) report.summary.push_back("note: " + note);
-    if (!plan().not_taken.empty())
+    if (!plan().not_taken.empty()) {
+      report.metrics()["not_taken"] = plan().not_taken;
       report.summary.push_back(
-          fmt::format("kept {} weights, because the scheme cannot hold them or another projection of their expert: {}{}",
-                      plan().not_taken.size(), plan().not_taken[0], plan().not_taken.size() > 1 ? ", ..." : ""));
+          fmt::format("kept {} weights in 16 bits or more, because scheme {} cannot hold them{} or a weight that runtimes load "
+                      "together with them: {}{}",
+                      plan().not_taken.size(), config_.scheme, plan().schemes[0]->needs_shape(), plan().not_taken[0],
+                      plan().not_taken.size() > 1 ? ", ..." : ""));
+    }
   }
 
   const QuantizeConfig& config_;

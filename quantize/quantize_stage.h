@@ -34,6 +34,8 @@ struct QuantizeConfig {
   bool act_order = false;
   int64_t min_tokens = 128;
   DeviceChoice device = DeviceChoice::cpu;
+  std::string name;
+  StringList acknowledge;
 
   template <class V>
   void visit(V&& v) {
@@ -73,6 +75,9 @@ struct QuantizeConfig {
     v("device", device,
       enum_of<DeviceChoice>({{"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}, {"auto", DeviceChoice::automatic}}),
       "where codes are computed: cuda needs a GPU, auto uses one if there is one; same bytes. Not yet run on a GPU");
+    v("name", name, any_value(), "q8_0: general.name of the file; empty: none");
+    v("acknowledge", acknowledge, any_value(),
+      "q8_0: comma-separated names of licences and terms that you have reviewed and the policy asks for, as for export");
   }
 };
 

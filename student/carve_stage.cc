@@ -202,7 +202,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   Json per_layer = Json::array();
   for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l]));
   save_decoder(student, outputs.folder(), dtype);
-  copy_tokenizer_files(inputs.path("teacher"), outputs.folder());
+  copy_companions(inputs.path("teacher"), outputs.folder());
   outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
   outputs.folder().write_file("certificate.json", certificate.to_json().dump(1) + "\n");
 

@@ -306,7 +306,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   Recovery recovery(config, dtype, student, teacher, ids, outputs);
   recovery.run();
   save_decoder(student, outputs.folder(), dtype);
-  copy_tokenizer_files(inputs.path("student"), outputs.folder());
+  copy_companions(inputs.path("student"), outputs.folder());
 
   Json layers = Json::array(), kept = Json::array();
   LayerError mean;

@@ -14,6 +14,7 @@
 #include "core/public_draw.h"
 #include "model/compute.h"
 #include "provenance/artifact.h"
+#include "provenance/outside.h"
 #include "teacher/teach_rows.h"
 
 namespace overproof {
@@ -31,7 +32,7 @@ fs::path parent_artifact(const fs::path& targets, const fs::path& given, const A
 }
 
 void require_root(const fs::path& path, const Digest& wanted, const char* what) {
-  const Digest found = scan_artifact(path).root;
+  const Digest found = scan_input(path).root;
   if (found != wanted)
     throw MismatchError(fmt::format("{}: is sha256:{}, but the targets were made with the {} sha256:{}", path.string(),
                                     found.hex(), what, wanted.hex()));
@@ -89,7 +90,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   const SoftTargets targets(path);
   check.artifact = fs::canonical(path).filename().string();
   // Of the files as they are, whatever was signed: these rows are compared.
-  check.root = artifact.lineage && artifact.faults.empty() ? artifact.lineage->root : scan_artifact(path).root;
+  check.root = artifact.lineage && artifact.faults.empty() ? artifact.lineage->root : scan_input(path).root;
   if (artifact.lineage && artifact.faults.empty() && !artifact.foreign) check.statement = artifact.lineage->statement;
   for (const Fault& fault : artifact.faults)
     check.faults.push_back(fmt::format("{}{}{}: {}", check.artifact, fault.file.empty() ? "" : "/", fault.file, fault.what));

@@ -2,7 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <optional>
 
@@ -39,10 +42,15 @@ std::vector<int32_t> prompt_ids(const GenerateConfig& config, const Tokenizer& t
 Answer run_generate(const GenerateConfig& config, const fs::path& model, const TextSink& write) {
   prepare_torch();
   at::NoGradGuard no_grad;
+  if (!fs::exists(model)) throw IoError(model, "the model is not there", ENOENT);
+  const Decoder decoder(open_checkpoint(model));  // first: an architecture that is not known is the heavier fault
   const auto tokenizer = open_tokenizer(model);
-  const Decoder decoder(open_checkpoint(model));
   std::vector<int32_t> ids = prompt_ids(config, *tokenizer);
   const size_t prompt_size = ids.size();
+  // Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.
+  const int64_t context = decoder.config().max_position;
+  if (context > 0 && int64_t(prompt_size) >= context)
+    throw UsageError(fmt::format("option 'prompt' has {} tokens; the model's context is {}, the answer included", prompt_size, context));
 
   const SamplingOptions sampling{config.temperature, config.top_p, config.watermark_strength};
   std::optional<WatermarkKey> watermark;
@@ -64,6 +72,10 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   const auto start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < config.max_tokens; ++i) {
     throw_if_interrupted();
+    if (context > 0 && int64_t(ids.size()) > context) {
+      ended = "context";
+      break;
+    }
     const at::Tensor hidden = decoder.hidden_cached(next, cache);
     const std::vector<float> logits = last_logits(decoder, hidden);
     const int32_t id = sample_token(logits, ids, sampling, watermark ? &*watermark : nullptr, rng);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "core/error.h"
+#include "core/real_path.h"
 #include "formats/safetensors.h"
 #include "model/decoder.h"
 
@@ -27,14 +28,15 @@ at::Tensor read_ids(const fs::path& path) {
 
 int64_t run_logits(const LogitsConfig& config, const fs::path& model) {
   if (config.ids.empty() || config.out.empty()) throw UsageError("logits needs --ids and --out");
+  require_apart(config.out, {{"ids", config.ids}, {"model", model}});
   prepare_torch();
   at::NoGradGuard no_grad;
   const at::Tensor ids = read_ids(config.ids);
   const Decoder decoder(open_checkpoint(model));
   const at::Tensor hidden = decoder.hidden(ids);
-  const fs::path out = fs::absolute(config.out);
+  const fs::path out = real_path(config.out), partial = out.parent_path() / ("." + out.filename().string() + ".partial");
   OutputFolder folder(out.parent_path());
-  SafetensorsWriter writer(folder, out.filename().string(),
+  SafetensorsWriter writer(folder, partial.filename().string(),
                            {{"logits", DType::f32, {hidden.size(0), decoder.config().vocab_size}}});
   constexpr int64_t kRows = 256;
   for (int64_t r = 0; r < hidden.size(0); r += kRows) {
@@ -42,6 +44,7 @@ int64_t run_logits(const LogitsConfig& config, const fs::path& model) {
     writer.append(logits.const_data_ptr<float>(), size_t(logits.numel()) * sizeof(float));
   }
   writer.close();
+  fs::rename(partial, out);  // at once: another process may have the old file mapped
   return hidden.size(0);
 }
 

@@ -64,4 +64,6 @@ if [ -z "${Torch_DIR:-}${LIBTORCH_ROOT:-}" ]; then once "libtorch" tools/require
 if [ "$level" = test ]; then
   peers() { pip_install -r tools/requirements-libtorch.txt -r tools/requirements-test.txt; }
   once "the peers that the tests compare with" tools/requirements-test.txt peers
+  newest() { rm -rf "$cache/newest" && pip_install --no-deps --target "$cache/newest" -r tools/requirements-newest.txt; }
+  once "the newest loaders" tools/requirements-newest.txt newest
 fi

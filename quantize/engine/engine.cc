@@ -12,6 +12,7 @@
 #include "core/interrupt.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "core/real_path.h"
 #include "quantize/engine/chunks.h"
 #include "quantize/engine/input_digests.h"
 #include "quantize/engine/journal.h"
@@ -294,6 +295,9 @@ EngineResult run_engine(const Plan& plan, const Checkpoint& model, const SinkMak
       fs::remove_all(folder, error);
       fs::create_directories(folder, error);
       if (error) throw IoError(folder, "cannot create this folder", error.value());
+      int64_t bytes = 0;
+      for (const TensorInfo& out : plan.outputs) bytes += out.bytes();
+      require_room(folder, bytes);
       partial.emplace(folder, Unfinished::kept, &lanes);
       journal.emplace();
     }

@@ -43,8 +43,9 @@ class Weights {
   }
   bool may_quantize(const TensorInfo& info) const {
     const TensorRole role = architecture_.role(info);
-    // `other`: a matrix that no table knows, but that the user's pattern matches.
-    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::other ||
+    // `other`: a matrix that no table knows, but that the user's pattern matches; where all is guessed, what was left out of the guess.
+    return is_matrix(info) && (role == TensorRole::linear || role == TensorRole::expert_linear ||
+                               (role == TensorRole::other && architecture_.known()) ||
                                (role == TensorRole::head && !tied_) || (role == TensorRole::embedding && embedding_));
   }
   /// The dtype of a kept tensor. Of weights as loaders keep them in 16 bits; what no table knows may be kept wide for a reason.
@@ -128,25 +129,58 @@ std::vector<const Scheme*> choose_schemes(const PlanOptions& options, std::vecto
   return chosen;
 }
 
-/// Runtimes use one kernel for all projections of an expert.
-void check_experts(const TensorSource& source, const std::vector<const Scheme*>& chosen) {
-  std::map<std::string_view, size_t> first;
-  for (size_t i = 0; i < chosen.size(); ++i) {
-    const TensorInfo& info = source.tensors()[i];
-    const std::string_view expert = TensorName::parse(info.name).expert_prefix;
-    if (expert.empty() || !Weights::is_matrix(info)) continue;
-    const size_t other = first.emplace(expert, i).first->second;
-    if (chosen[other] == chosen[i]) continue;
-    const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
-    throw UsageError(
-        fmt::format("{} would get scheme {}, and {} scheme {}; runtimes need one scheme for all projections of an expert: use "
-                    "the pattern {}*",
-                    source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]), expert));
+/// A pattern that matches nothing is a mistake, which would quantize what was to be kept, or keep what was to be quantized.
+void check_patterns(const PlanOptions& options, const TensorSource& source, const Weights& weights) {
+  const auto matches_some = [&](const std::string& pattern, const auto& counts) {
+    return std::ranges::any_of(source.tensors(), [&](const TensorInfo& t) { return counts(t) && matches_pattern(t.name, pattern); });
+  };
+  for (const std::string& pattern : options.include)
+    if (!matches_some(pattern, [&](const TensorInfo& t) {
+          return weights.may_quantize(t) || weights.architecture().role(t) == TensorRole::fused_experts;
+        })) {
+      const bool kept = matches_some(pattern, [](const TensorInfo&) { return true; });
+      throw UsageError(fmt::format("include: pattern '{}' matches {}", pattern,
+                                   kept ? fmt::format("only tensors that scheme {} never quantizes here: embeddings, routers, norms, "
+                                                      "the head of a model whose embedding is tied",
+                                                      options.scheme)
+                                        : "no tensor of the model; 'overproof inspect' lists them"));
+    }
+  for (const std::string& pattern : options.exclude) {
+    // A tied head has no tensor, and is kept: what the pattern asks for.
+    const bool head = matches_pattern(std::string(kHeadModule) + std::string(kWeight), pattern);
+    if (!head && !matches_some(pattern, [](const TensorInfo&) { return true; }))
+      throw UsageError(fmt::format("exclude: pattern '{}' matches no tensor of the model; 'overproof inspect' lists them", pattern));
   }
 }
 
-/// Gives each weight that its scheme cannot hold the scheme's fallback, or keeps it; all projections of its expert likewise.
-void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& chosen, Plan& plan) {
+/// What must have one scheme: in GGUF the experts of a layer only, because llama.cpp fuses no dense weights.
+std::string unit_of(const TensorInfo& info, Container container) {
+  if (container == Container::gguf && TensorName::parse(info.name).expert < 0) return info.name;
+  return fused_unit(info.name);
+}
+
+/// Refuses options that split a unit. Where they are wrong, that is known before any byte is read; following one of the two parts
+/// would quantize what was to be kept, or keep a whole layer for one pattern.
+void check_units(const TensorSource& source, const std::vector<const Scheme*>& chosen, Container container) {
+  std::map<std::string, size_t, std::less<>> first;
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    const TensorInfo& info = source.tensors()[i];
+    if (!Weights::is_matrix(info)) continue;
+    const std::string unit = unit_of(info, container);
+    const size_t other = first.emplace(unit, i).first->second;
+    if (chosen[other] == chosen[i]) continue;
+    const auto name = [](const Scheme* s) { return s ? s->name() : "none"; };
+    const bool experts = TensorName::parse(info.name).expert >= 0;
+    throw UsageError(
+        fmt::format("{} would get scheme {}, and {} scheme {}; runtimes load {} with one scheme only: use {}",
+                    source.tensors()[other].name, name(chosen[other]), info.name, name(chosen[i]),
+                    experts ? "all experts of a layer" : "weights that they multiply at once (q, k, v; gate, up)",
+                    experts ? fmt::format("the pattern {}.*", unit) : "patterns that match all of them"));
+  }
+}
+
+/// Gives each weight that its scheme cannot hold the scheme's fallback, or keeps it; the rest of its unit likewise.
+void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& chosen, Container container, Plan& plan) {
   std::map<const Scheme*, const Scheme*> fallbacks;
   const auto fallback_of = [&](const Scheme* scheme) -> const Scheme* {
     const auto [known, first] = fallbacks.emplace(scheme, nullptr);
@@ -154,14 +188,13 @@ void apply_fallbacks(const TensorSource& source, std::vector<const Scheme*>& cho
     if (made) known->second = plan.schemes.emplace_back(std::move(made)).get();
     return known->second;
   };
-  std::set<std::string_view> experts;
+  std::set<std::string, std::less<>> units;
   for (size_t i = 0; i < chosen.size(); ++i)
-    if (chosen[i] && !chosen[i]->takes(source.tensors()[i]))
-      experts.insert(TensorName::parse(source.tensors()[i].name).expert_prefix);
+    if (const TensorInfo& info = source.tensors()[i]; chosen[i] && !(chosen[i]->takes(info) && chosen[i]->is_loaded(info)))
+      units.insert(unit_of(source.tensors()[i], container));
   for (size_t i = 0; i < chosen.size(); ++i) {
     const TensorInfo& info = source.tensors()[i];
-    const std::string_view expert = TensorName::parse(info.name).expert_prefix;
-    if (!chosen[i] || (chosen[i]->takes(info) && (expert.empty() || !experts.contains(expert)))) continue;
+    if (!chosen[i] || !units.contains(unit_of(info, container))) continue;
     chosen[i] = fallback_of(chosen[i]);
     (chosen[i] ? plan.fallen_back : plan.not_taken).push_back(info.name);
   }
@@ -174,6 +207,14 @@ std::string escaped(std::string_view text) {
     out += c;
   }
   return out;
+}
+
+/// Matches whatever a loader makes of a stack of experts that is kept: "re:.*mlp\.experts.*" for
+/// "model.layers.3.mlp.experts.gate_up_proj". Loaders that split the stack look for the scheme of "mlp.experts.0.gate_proj".
+std::string stack_pattern(std::string_view name) {
+  std::string_view module = TensorName::parse(name).rest;
+  if (module.ends_with(kWeight)) module.remove_suffix(kWeight.size());
+  return fmt::format("re:.*{}.*", escaped(module.substr(0, module.rfind('.'))));
 }
 
 bool is_number(std::string_view part) { return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos; }
@@ -194,6 +235,21 @@ std::string with_wildcards(std::string_view name, bool all) {
 }
 
 }  // namespace
+
+std::string fused_unit(std::string_view weight) {
+  using Part = TensorName::Part;
+  const TensorName name = TensorName::parse(weight);
+  if (name.expert >= 0) {
+    const std::string_view expert = name.expert_prefix.substr(0, name.expert_prefix.size() - 1);
+    return std::string(expert.substr(0, expert.rfind('.')));
+  }
+  const std::string unit(name.unit);
+  const auto module = [&](std::string_view wanted) { return weight == unit + "." + std::string(wanted) + ".weight"; };
+  if (!name.bias && (name.part == Part::q || name.part == Part::k || name.part == Part::v)) return unit + ".qkv";
+  if (!name.bias && (name.part == Part::gate || name.part == Part::up)) return unit + ".gate_up";
+  if (module("q_a_proj") || module("kv_a_proj_with_mqa")) return unit + ".qkv_a";
+  return std::string(weight);
+}
 
 bool matches_pattern(std::string_view text, std::string_view pattern) {
   // Greedy; backtracks to the last '*' only, so the time is at most the product of both lengths.
@@ -228,14 +284,27 @@ Plan make_plan(const PlanOptions& asked, const Checkpoint& model) {
   Plan plan;
   plan.schemes.push_back(find_scheme(asked.scheme, asked.scheme_options));
   PlanOptions options = asked;
-  if (options.include.empty()) options.include = default_include(*plan.schemes[0]);
-  const Weights weights(model, plan.schemes[0]->container() == Container::gguf);
+  const bool defaults = options.include.empty();
+  if (defaults) options.include = default_include(*plan.schemes[0]);
+  const Container container = plan.schemes[0]->container();
+  const Weights weights(model, container == Container::gguf);
   plan.assumption = weights.architecture().assumption();
+  if (weights.architecture().stores_columns())
+    throw UsageError(fmt::format("the layers of model type '{}' are Conv1D, whose matrices are [in, out]: no loader of 8-bit formats takes "
+                                 "them for Linear weights",
+                                 weights.architecture().model_type()));
   std::vector<Override> overrides = find_overrides(options, plan);
+  if (!defaults) check_patterns(options, source, weights);
+  else check_patterns({.scheme = options.scheme, .exclude = options.exclude}, source, weights);
   std::vector<const Scheme*> chosen = choose_schemes(options, overrides, plan.schemes[0].get(), source, weights);
-  check_experts(source, chosen);
-  apply_fallbacks(source, chosen, plan);
+  check_units(source, chosen, container);
+  apply_fallbacks(source, chosen, container, plan);
   plan.fused = choose_fused(options, source, weights);
+  // transformers makes separate Linear layers of them in an 8-bit checkpoint, which it then finds no weights for.
+  if (!plan.fused.empty() && container != Container::gguf && weights.architecture().model_type().starts_with("llama4"))
+    throw UsageError(fmt::format("the experts of model type '{}' are stacked ({}), and loaders read neither these stacks next to 8-bit weights "
+                                 "nor 8-bit weights cut from them; keep this model in 16 bits",
+                                 weights.architecture().model_type(), plan.fused[0]));
 
   bool head_kept = true;
   for (size_t i = 0; i < chosen.size(); ++i) {
@@ -259,16 +328,26 @@ Plan make_plan(const PlanOptions& asked, const Checkpoint& model) {
   for (const TensorInfo& out : plan.outputs)
     if (!names.insert(out.name).second)
       throw FormatError(model.path, -1, fmt::format("two tensors of the output would have the name '{}'", out.name));
+  std::set<std::string> stacks;
+  for (const std::string& name : plan.fused) stacks.insert(stack_pattern(name));
+  plan.ignored.insert(plan.ignored.end(), stacks.begin(), stacks.end());
   // Listed even when the checkpoint has no lm_head tensor: with tied embeddings the module exists all the same.
   if (head_kept) plan.ignored.insert(plan.ignored.begin(), std::string(kHeadModule));
   plan.ignored.push_back(kEmbeddingPattern);
   plan.ignored.push_back(kGatePattern);
   if (plan.quantized == 0 && (plan.fused.empty() || plan.schemes[0]->container() != Container::gguf)) {
     if (!plan.not_taken.empty())
-      throw UsageError(fmt::format("scheme {} cannot hold any of the chosen weights, for example {}; choose another scheme",
-                                   options.scheme, plan.not_taken[0]));
-    throw UsageError(fmt::format("no Linear weight matches include '{}' and not exclude '{}'", fmt::join(options.include, ","),
-                                 fmt::join(options.exclude, ",")));
+      throw UsageError(fmt::format("scheme {} cannot hold any of the chosen weights, for example {}{}; choose another scheme",
+                                   options.scheme, plan.not_taken[0], plan.schemes[0]->needs_shape()));
+    const auto matrix = std::ranges::find_if(source.tensors(), [](const TensorInfo& t) {
+      return Weights::is_matrix(t) && TensorName::parse(t.name).layer >= 0;
+    });
+    throw UsageError(fmt::format(
+        "no Linear weight matches include '{}' and not exclude '{}'{}", fmt::join(options.include, ","),
+        fmt::join(options.exclude, ","),
+        matrix == source.tensors().end()
+            ? ""
+            : fmt::format("; the model has for example {}: choose by --include '{}.*'", matrix->name, TensorName::parse(matrix->name).list)));
   }
   return plan;
 }

@@ -57,9 +57,14 @@ StringList default_include(const Scheme& scheme);
 /// (formats/architecture.h), get one, in GGUF the embedding too; routers, norms and multi-token-prediction layers never do, nor a head
 /// that the model does not use because its embedding is tied.
 /// Routers, norms and vectors keep their values and dtype; of other matrices `kept_dtype` decides. Throws UsageError
-/// when no weight is chosen, when an override matches no weight, when schemes do not fit into one container, and when the
-/// projections of one expert would get different schemes, which no runtime loads; FormatError when two outputs have one name.
+/// when no weight is chosen, when a pattern matches no weight, when schemes do not fit into one container, and when the weights
+/// of a fused_unit() would get different schemes, which runtimes do not load; FormatError when two outputs have one name.
 Plan make_plan(const PlanOptions& options, const Checkpoint& model);
+
+/// Weights that runtimes multiply at once, or load by one rule, and that therefore need one scheme: "...mlp.experts" for all
+/// experts of a layer, "...self_attn.qkv", "...mlp.gate_up", "...self_attn.qkv_a" for the compressed q and kv of DeepSeek; else the
+/// weight's own name.
+std::string fused_unit(std::string_view weight);
 
 /// config.json's quantization_config. With one scheme: one group for every Linear that is not ignored. With more: one group per
 /// scheme, with its modules as targets.

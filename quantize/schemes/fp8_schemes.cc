@@ -125,6 +125,10 @@ class Fp8Block : public Scheme {
     return ActivationRounding{.type = ActivationRounding::Type::fp8, .group = kBlock};
   }
   int64_t row_unit() const override { return kBlock; }
+  /// The format has smaller blocks at the ends; its loaders do not. transformers divides the shape by the number of blocks, vLLM
+  /// rounds activations in whole groups of 128 and asks of fused weights that 128 divides their rows.
+  bool is_loaded(const TensorInfo& weight) const override { return weight.shape[0] % kBlock == 0 && weight.shape[1] % kBlock == 0; }
+  std::string_view needs_shape() const override { return " (both dimensions must be multiples of 128)"; }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
     return {{weight.name, DType::f8_e4m3, weight.shape},
@@ -225,6 +229,7 @@ class Mxfp8 final : public Scheme {
     return ActivationRounding{.type = ActivationRounding::Type::fp8, .power_of_two = true, .group = kMxGroup};
   }
   bool takes(const TensorInfo& weight) const override { return Scheme::takes(weight) && weight.shape[1] % kMxGroup == 0; }
+  std::string_view needs_shape() const override { return " (columns must be a multiple of 32)"; }
 
   std::vector<TensorInfo> outputs(const TensorInfo& weight) const override {
     return {{weight.name, DType::f8_e4m3, weight.shape},

@@ -81,6 +81,10 @@ class Scheme {
 
   /// False for a weight that the format cannot hold, for example when the group does not divide its columns.
   virtual bool takes(const TensorInfo& weight) const { return weight.shape.size() == 2; }
+  /// False for a weight that the format can hold, but that its loaders refuse or misread.
+  virtual bool is_loaded(const TensorInfo&) const { return true; }
+  /// What takes() and is_loaded() ask of a shape, for messages: " (both dimensions must be multiples of 128)", or nothing.
+  virtual std::string_view needs_shape() const { return ""; }
   /// The scheme for weights that this one does not take; null: they keep their precision.
   virtual std::unique_ptr<Scheme> fallback() const { return nullptr; }
   /// Rows that share a scale: 1, or the height of a block.

@@ -63,6 +63,19 @@ TEST_CASE("hostile licence names end as one reference") {
   }
 }
 
+TEST_CASE("licences of different names have different references") {
+  std::set<std::string> seen;
+  const std::vector<std::string> names = {"A&B", "A+B", "A-B", "A B?", "\xe4\xb8\xad", "\xe6\x96\x87", "Libre \xc3\xa9", std::string(300, 'x') + "1", std::string(300, 'x') + "2"};
+  for (const std::string& name : names) {
+    const std::string text = parse_license(name).text();
+    INFO(text);
+    CHECK(seen.insert(text).second);
+    CHECK(text.size() <= 211);
+    CHECK(parse_license(text).text() == text);
+  }
+  CHECK(parse_license("A-B").text() == "LicenseRef-A-B");  // nothing replaced, nothing added
+}
+
 TEST_CASE("whatever was read reads the same when written") {
   const char* words[] = {
       "MIT", "GPL-2+",         "or",  "and", ",", "(", ")", "with", "Perl", "exception", "unspecified", "AND", "OR",

@@ -242,6 +242,46 @@ TEST_CASE("a folder without artifacts is a usage error, a missing one an input e
   CHECK_THROWS_AS(verify_run(folder / "none", {}), IoError);
 }
 
+TEST_CASE("a foreign signature is read by what its signer left out and followed") {
+  TempFolder folder;
+  const Key key = Key::generate();
+  write_text(folder / "m/weights", "w");
+  write_text(folder / "m/linked", "l");
+  const std::vector<FileRecord> files = scan_artifact(folder / "m").files;
+  write_text(folder / "key.pub", key.public_key().pem());
+  const VerifyConfig config{(folder / "key.pub").string()};
+  const auto sign = [&](const std::vector<std::string>& ignored, bool links) {
+    Json bundle = Json::parse(make_oms_bundle("m", files, key));
+    Json statement = Json::parse(base64_decode(bundle["dsseEnvelope"]["payload"].get<std::string>(), "memory"));
+    statement["predicate"]["serialization"]["ignore_paths"] = ignored;
+    statement["predicate"]["serialization"]["allow_symlinks"] = links;
+    bundle["dsseEnvelope"] = sign_envelope(kInTotoPayloadType, statement.dump(2), key, "").to_json();
+    write_text(folder / "m/model.sig", bundle.dump(1));
+  };
+  write_text(folder / "m/NOTES.md", "hi");
+  write_text(folder / "m/logs/deep/x.txt", "a");
+  sign({"model.sig"}, false);
+  CHECK_THAT(failures(folder / "m", config), Contains("NOTES.md: is not listed") && Contains("logs/deep/x.txt: is not listed"));
+  sign({"model.sig", "NOTES.md", "logs"}, false);
+  CHECK(failures(folder / "m", config).empty());
+  const Verification held = verify_run(folder / "m", config);
+  CHECK(std::ranges::any_of(held.findings, [](const Finding& f) {
+    return f.severity == Severity::note && f.what.ends_with("left out: NOTES.md, logs");
+  }));
+  write_text(folder / "m/logs2", "not below logs");
+  CHECK_THAT(failures(folder / "m", config), Contains("logs2: is not listed") && !Contains("NOTES.md"));
+  fs::remove(folder / "m/logs2");
+
+  // A link to a file: that file where the signature says so, else no file.
+  fs::rename(folder / "m/linked", folder / "target");
+  fs::create_symlink(folder / "target", folder / "m/linked");
+  CHECK_THAT(failures(folder / "m", config), Contains("linked: is a symbolic link") && !Contains("is missing"));
+  sign({"model.sig", "NOTES.md", "logs"}, true);
+  CHECK(failures(folder / "m", config).empty());
+  write_text(folder / "target", "L");
+  CHECK_THAT(failures(folder / "m", config), Contains("linked: has digest"));
+}
+
 TEST_CASE("a model signed by another tool is checked by its signer's key") {
   TempFolder folder;
   const Key key = Key::generate();

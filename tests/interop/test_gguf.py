@@ -124,7 +124,7 @@ def ggml_q8_0(values):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_q8_0_is_llama_cpps_own(family, tmp_path):
     want = reference(make_model(family, tmp_path / "hf"), ids())
-    overproof("quantize", tmp_path / "hf", tmp_path / "q8_0", "--scheme", "q8_0", "--key", tmp_path / "key.pem")
+    overproof("quantize", tmp_path / "hf", tmp_path / "q8_0", "--scheme", "q8_0", "--acknowledge", "unknown-ancestry,unspecified", "--key", tmp_path / "key.pem")
     plain = {t.name: t.data for t in gguf.GGUFReader(export(tmp_path / "hf", tmp_path / "f32", "--type", "f32")).tensors}
     kinds = {}
     for t in gguf.GGUFReader(tmp_path / "q8_0" / "model.gguf").tensors:

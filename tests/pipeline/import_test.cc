@@ -73,3 +73,35 @@ TEST_CASE("a tokenizer whose pattern takes characters apart is refused at import
   const StageReport report = import.run();
   CHECK_THAT(report.summary.back(), Contains("its tokenizer cannot be used here"));
 }
+
+TEST_CASE("the licence that a model states is recorded where none is given") {
+  const Import import;
+  import.weights({1, 2, 3, 4});
+  const auto stated = [&](const std::string& readme) {
+    write_text(import.folder / "model/README.md", readme);
+    const StageReport report = import.run();
+    return report.metrics().value("stated_license", "");
+  };
+  CHECK(stated("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\n") == "apache-2.0");
+  CHECK(stated("---\r\nlicense: 'mit'\r\n---\r\n") == "mit");
+  CHECK(stated("---\nlicense: other\nlicense_name: gemma\n---\n") == "gemma");
+  CHECK(stated("# Model\nlicense: mit\n").empty());
+  CHECK(stated("---\ntitle: x\n---\nlicense: mit\n").empty());
+  CHECK(stated("").empty());
+}
+
+TEST_CASE("an import keeps the names of links, leaves bookkeeping out and gives a GGUF without an ending one") {
+  const Import import;
+  import.weights({1, 2, 3, 4});
+  fs::create_directories(import.folder / "blobs");
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::rename(import.folder / "model" / name, import.folder / "blobs" / sha256(std::string_view(name)).hex());
+    fs::create_symlink(import.folder / "blobs" / sha256(std::string_view(name)).hex(), import.folder / "model" / name);
+  }
+  write_text(import.folder / "model/.cache/huggingface/x.metadata", "when");
+  CHECK(import.run().metrics()["files"] == 2);
+  CHECK(fs::is_regular_file(fs::symlink_status(import.folder / "out/model.safetensors")));
+  CHECK_FALSE(fs::exists(import.folder / "out/.cache"));
+  write_text(import.folder / "model/caf\xe9.txt", "x");
+  CHECK_THROWS_WITH(import.run(), Contains("UTF-8") && Contains("rename"));
+}

@@ -8,7 +8,9 @@
 #include "core/json.h"
 #include "pipeline/recipe.h"
 #include "pipeline/run_log.h"
+#include "formats/safetensors.h"
 #include "provenance/lineage_kinds.h"
+#include "tests/data/fixtures.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -159,4 +161,71 @@ TEST_CASE("two recipes into one run folder lose no entry of its log") {
     for (int i = 0; i < kEntries; ++i)
       CHECK(recall_summary(folder / (name + std::to_string(i)), root) == std::vector<std::string>{"made", name});
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);  // no lock is left
+}
+
+TEST_CASE("'#' begins a comment at the start of a line or between blanks, and is a letter elsewhere") {
+  using Catch::Contains;
+  const auto path_of = [](const std::string& value) {
+    return RecipeFile("[t]\nstage = import\npath = " + value + "\n").read().steps[0].files.at("path").filename();
+  };
+  CHECK(path_of("C#-texts") == "C#-texts");
+  CHECK(path_of("m.gguf # a note") == "m.gguf");
+  CHECK(path_of("m.gguf #") == "m.gguf");
+  CHECK(path_of("a#b#c  # note # more") == "a#b#c");
+  CHECK_THAT(RecipeFile("[t]\nstage = import\npath = m\nname = v1 #2\n").fault(), Contains("line 4") && Contains("'#2'") && Contains("--set"));
+  CHECK_THAT(RecipeFile("[t]\nstage = quantize\nmodel = t\nexclude = *.q.weight, #*.k.weight\n").fault(), Contains("line 4"));
+}
+
+TEST_CASE("what editors add to a recipe is no part of it, and what they spoil is told by line") {
+  using Catch::Contains;
+  const Recipe recipe = RecipeFile("\xef\xbb\xbf[ t ]\r\n\tstage\t=\timport \r\npath=m.gguf").read();
+  CHECK(recipe.steps[0].artifact == "t");
+  CHECK(recipe.steps[0].files.at("path").filename() == "m.gguf");
+  CHECK_THAT(RecipeFile("[t]\nstage = import\npath = m\nname = caf\xe9\n").fault(), Contains("line 4") && Contains("UTF-8"));
+  CHECK_THAT(RecipeFile("[t]\nstage = import\npath = \"m\"\n").fault(), Contains("line 3") && Contains("without them"));
+}
+
+TEST_CASE("what a model cannot do is said before a recipe begins, with the way out") {
+  using Catch::Contains;
+  const RecipeFile file(
+      "[teacher]\nstage = import\npath = model\n[corpus]\nsource = texts\ntokenizer = teacher\n[soft-targets]\nstage = teach\n"
+      "[statistics]\nstage = observe\n[student]\nstage = carve\n");
+  write_text(file.folder / "texts/a.txt", "text");
+  Json config = {{"model_type", "llama"},        {"vocab_size", 8},          {"hidden_size", 8},
+                 {"intermediate_size", 16},      {"num_hidden_layers", 1},   {"num_attention_heads", 2},
+                 {"max_position_embeddings", 64}, {"tie_word_embeddings", true}};
+  {
+    OutputFolder out(file.folder / "model");
+    fs::create_directories(file.folder / "model");
+    SafetensorsWriter writer(out, "model.safetensors", {{"w", DType::f32, {1, 1}}}, {});
+    writer.append("abcd", 4);
+    writer.close();
+  }
+  const std::string tokenizer = write_tokenizer_json(small_bpe({{"w", "o"}}));
+  const auto outcome = [&](const Json& changes, const std::string& tokens) {
+    Json all = config;
+    all.update(changes);
+    write_text(file.folder / "model/config.json", all.dump());
+    write_text(file.folder / "model/tokenizer.json", tokens);
+    std::string said;
+    RecipeOptions options;
+    options.out = file.folder / "run";
+    options.dry_run = true;
+    options.report = [&](const Answer& a) { said += a.text; };
+    try {
+      run_recipe(file.read(), options, Key::generate());
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return said;
+  };
+  const std::string good = outcome({}, tokenizer);
+  CHECK_THAT(good, Contains("student (carve): would be made; about") && Contains(" of memory, ") && Contains(" of disk, ") && Contains("in all about"));
+  CHECK_THAT(outcome({{"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 64}}}}, tokenizer),
+             Contains("cannot be carved") && Contains("prune-neurons"));
+  CHECK_THAT(outcome({{"model_type", "qwen3_moe"}}, tokenizer), Contains("qwen3_moe"));
+  CHECK_THAT(outcome({}, "{}"), Contains("tokenizer.json"));
+  CHECK_FALSE(fs::exists(file.folder / "run"));
+  fs::remove_all(file.folder / "texts");
+  CHECK_THAT(outcome({}, tokenizer), Contains("texts") && Contains("[corpus]: the input 'source' does not exist"));
 }

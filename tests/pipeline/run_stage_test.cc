@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "pipeline/file_lock.h"
 #include "pipeline/run_stage.h"
+#include "pipeline/scratch.h"
 #include "provenance/artifact.h"
 #include "tests/support.h"
 
@@ -218,4 +219,108 @@ TEST_CASE("two runs cannot build one artifact at the same time") {
   CHECK_THROWS_AS(run_stage(f.request(), f.key), IoError);
   CHECK_THROWS_WITH(run_stage(f.request(), f.key), Catch::StartsWith((f.path / "out").string() + ": another overproof process"));
   CHECK(g_runs == 0);
+}
+
+TEST_CASE("a finished artifact of another configuration, and files of others, are not replaced unasked") {
+  using Catch::Contains;
+  Fixture f;
+  const Digest first = run_stage(f.request(), f.key).root;
+  const auto kept = [&](StageRequest request) {
+    request.may_replace = false;
+    return request;
+  };
+  f.set("times", "2");
+  CHECK_THROWS_WITH(run_stage(kept(f.request()), f.key), Contains("another times") && Contains("--force"));
+  std::ofstream(f.path / "in.txt") << "world";
+  f.set("times", "1");
+  CHECK_THROWS_WITH(run_stage(kept(f.request()), f.key), Contains("another text-sha256"));
+  CHECK(check_artifact(f.path / "out", VerifyFiles::yes, nullptr).lineage->root == first);
+  StageRequest forced = kept(f.request());
+  forced.force = true;
+  CHECK(run_stage(forced, f.key).status == StageStatus::made);
+
+  // What no stage wrote stays, whatever is asked for: beside the files, and in a folder of its own.
+  for (const char* name : {"notes.txt", "sub/notes.txt", "mine/notes.txt"}) {
+    write_text(f.path / "out" / name, "precious");
+    for (const bool force : {false, true}) {
+      StageRequest request = f.request();
+      request.force = force;
+      f.set("times", "3");
+      CHECK_THROWS_WITH(run_stage(request, f.key), Contains(name) && Contains("will not delete"));
+    }
+    CHECK(read_file(f.path / "out" / name) == "precious");
+    fs::remove(f.path / "out" / name);
+  }
+  CHECK(run_stage(f.request(), f.key).status == StageStatus::made);
+}
+
+TEST_CASE("an output may neither be an input, nor lie in one, nor hold one, by whatever path it is named") {
+  using Catch::Contains;
+  Fixture f;
+  write_text(f.path / "model/a.txt", "hello");
+  fs::create_directory_symlink(f.path / "model", f.path / "link");
+  StageRequest r = f.request();
+  r.inputs["text"] = f.path / "model";
+  for (const char* out : {"model/out", "model/x/../out", "link/out", "link/a/b"}) {
+    r.out = f.path / out;
+    CHECK_THROWS_WITH(run_stage(r, f.key), Contains("lies in the input 'text'"));
+    CHECK_THROWS_AS(is_unchanged(r), UsageError);
+  }
+  for (const char* out : {"model", "model/", "link", "link/"}) {
+    r.out = f.path / out;
+    CHECK_THROWS_WITH(run_stage(r, f.key), Contains("is the input 'text'"));
+  }
+  r.inputs["text"] = f.path / "model/a.txt";
+  r.out = f.path / "link";
+  CHECK_THROWS_WITH(run_stage(r, f.key), Contains("holds the input 'text'"));
+  CHECK(std::distance(fs::directory_iterator(f.path / "model"), {}) == 1);
+  CHECK(g_runs == 0);
+}
+
+TEST_CASE("links are followed: an input's target is read, an output's target is written") {
+  Fixture f;
+  fs::create_symlink(f.path / "in.txt", f.path / "in-link.txt");
+  fs::create_directories(f.path / "disk");
+  fs::create_directory_symlink(f.path / "disk" / "there", f.path / "dangling");
+  StageRequest r = f.request();
+  r.inputs["text"] = f.path / "in-link.txt";
+  r.out = f.path / "dangling";
+  const Digest root = run_stage(r, f.key).root;
+  CHECK(fs::is_symlink(f.path / "dangling"));
+  CHECK(read_file(f.path / "disk/there/sub/echo.txt") == "hello");
+  CHECK(f.names() == std::vector<std::string>{"dangling", "disk", "in-link.txt", "in.txt"});
+  r.out = f.path / "dangling/";  // the same with a slash at the end
+  CHECK(run_stage(r, f.key).status == StageStatus::unchanged);
+  r.inputs["text"] = f.path / "in.txt";  // and by content, not by name
+  CHECK(run_stage(r, f.key).root == root);
+}
+
+TEST_CASE("a stage that fails before it has written anything leaves nothing") {
+  Fixture f;
+  f.spec.make = stage_maker<EchoConfig>([](const EchoConfig&, const Inputs&, Outputs&) -> StageReport { throw UsageError("no"); });
+  f.instance = f.spec.make();
+  CHECK_THROWS_AS(run_stage(f.request(), f.key), UsageError);
+  CHECK(f.names() == std::vector<std::string>{"in.txt"});
+}
+
+TEST_CASE("what ended runs left is listed by artifact, and cleared unless it is in use") {
+  Fixture f;
+  f.set("fail", "usage");
+  CHECK_THROWS_AS(run_stage(f.request(), f.key), UsageError);
+  write_text(f.path / ".busy.scratch-0123456789abcdef/state", "12345");
+  write_text(f.path / ".busy.scratch-notakey/state", "12345");
+  const FileLock other(f.path / ".busy.lock", FileLock::Busy::fails);
+  const std::vector<ScratchItem> items = scratch_items(f.path);
+  REQUIRE(items.size() == 3);
+  CHECK(items[0].artifact == "busy");
+  CHECK(items[1].bytes == 5);
+  CHECK(items[2].artifact == "out");
+  CHECK(items[2].resumable);
+  CHECK(run_scratch({}, f.path).json["items"].size() == 3);
+  CHECK(scratch_items(f.path).size() == 3);
+  const Answer cleared = run_scratch({.clear = true}, f.path);
+  CHECK(cleared.json["items"][1]["removed"] == false);
+  CHECK(cleared.json["items"][2]["removed"] == true);
+  CHECK(f.names() == std::vector<std::string>{".busy.lock", ".busy.scratch-0123456789abcdef", ".busy.scratch-notakey", "in.txt"});
+  CHECK_THROWS_AS(run_scratch({}, f.path / "none"), IoError);
 }

@@ -4,6 +4,7 @@
 #include "provenance/artifact.h"
 #include "provenance/claims.h"
 #include "provenance/oms.h"
+#include "provenance/outside.h"
 #include "tests/support.h"
 
 using namespace overproof;
@@ -302,4 +303,54 @@ TEST_CASE("statements that do not make sense are refused") {
     broken[Json::json_pointer(path)] = 7;
     CHECK_THROWS_AS(read_statement(broken.dump(), "memory"), FormatError);
   }
+}
+
+TEST_CASE("a cache whose files are links has the identity of a plain copy; bookkeeping of downloads has none") {
+  TempFolder folder;
+  fill(folder / "plain");
+  const Digest root = scan_artifact(folder / "plain").root;
+  for (const FileRecord& file : scan_artifact(folder / "plain").files) {
+    const fs::path blob = folder / "blobs" / sha256(file.name).hex(), link = folder / "cache" / file.name;
+    fs::create_directories(blob.parent_path());
+    fs::create_directories(link.parent_path());
+    fs::copy_file(folder / "plain" / file.name, blob);
+    fs::create_symlink(blob, link);
+  }
+  CHECK(scan_input(folder / "cache").root == root);
+  CHECK(scan_input(folder / "cache/config.json").root == scan_input(folder / "plain/config.json").root);
+  CHECK_THROWS_AS(scan_artifact(folder / "cache"), ProvenanceError);  // no other tool verifies a seal over links
+  write_text(folder / "cache/.cache/huggingface/download/x.metadata", "when");
+  write_text(folder / "cache/sub/.DS_Store", "x");
+  CHECK(scan_input(folder / "cache").root == root);
+  const Digest before = stat_fingerprint(folder / "cache");
+  write_text(folder / "blobs" / sha256(std::string_view("config.json")).hex(), "another content");
+  CHECK(stat_fingerprint(folder / "cache") != before);
+
+  fs::create_symlink(folder / "gone", folder / "cache/dangling");
+  CHECK_THROWS_WITH(scan_input(folder / "cache"), Contains("cache/dangling") && Contains("leads to no file"));
+  CHECK_THROWS_AS(scan_input(folder / "cache"), FormatError);
+  fs::remove(folder / "cache/dangling");
+  fs::create_directory_symlink(folder / "plain", folder / "cache/folder");
+  CHECK_THROWS_WITH(scan_input(folder / "cache"), Contains("link to a folder") && Contains("cp -rL"));
+}
+
+TEST_CASE("a link below what signatures leave out is refused, as other verifiers do") {
+  TempFolder folder;
+  fill(folder.path());
+  write_text(folder / ".git/HEAD", "ref");
+  CHECK_NOTHROW(scan_artifact(folder.path()));
+  fs::create_symlink("HEAD", folder / ".git/x");
+  CHECK_THROWS_WITH(scan_artifact(folder.path()), Contains(".git/x"));
+}
+
+TEST_CASE("a file that was replaced by a link is one fault") {
+  TempFolder folder;
+  fill(folder.path());
+  const Key key = Key::generate();
+  seal_artifact(folder.path(), scan_artifact(folder.path()).files, some_lineage(), key);
+  const TempFolder elsewhere;
+  fs::rename(folder / "config.json", elsewhere / "config.json");
+  fs::create_symlink(elsewhere / "config.json", folder / "config.json");
+  const std::string all = faults_of(folder.path());
+  CHECK_THAT(all, Contains("config.json: is a symbolic link") && !Contains("is missing"));
 }

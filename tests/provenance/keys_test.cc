@@ -266,3 +266,45 @@ TEST_CASE("a rotation leads from a trusted key to its successors, and only from 
   CHECK_THROWS_AS(with_rotations(a.public_key(), forge([](Json& s) { s["predicate"]["more"] = 1; }, a)), FormatError);
   CHECK_THROWS_AS(read_rotation("{}", "r"), FormatError);
 }
+
+TEST_CASE("a key is its value: explicit curve parameters and a compressed point give the hint of the plain spelling") {
+  TempFolder folder;
+  const auto shell = [&](const std::string& command) { return std::system(("cd '" + folder.path().string() + "' && " + command + " 2>/dev/null").c_str()); };
+  REQUIRE(shell("openssl ecparam -name prime256v1 -genkey -noout -param_enc explicit -out explicit.pem && chmod 600 explicit.pem") == 0);
+  REQUIRE(shell("openssl ec -in explicit.pem -pubout -param_enc named_curve -out plain.pub") == 0);
+  REQUIRE(shell("openssl ec -in explicit.pem -pubout -param_enc explicit -out explicit.pub") == 0);
+  REQUIRE(shell("openssl ec -in explicit.pem -pubout -param_enc named_curve -conv_form compressed -out compressed.pub") == 0);
+  const std::string plain = read_file(folder / "plain.pub");
+  const Key key = Key::read(folder / "explicit.pem");
+  CHECK(key.public_key().pem() == plain);
+  CHECK(key.public_key().hint() == sha256(plain).hex());
+  for (const char* spelt : {"explicit.pub", "compressed.pub", "plain.pub"}) {
+    INFO(spelt);
+    const PublicKey read = PublicKey::read(folder / spelt);
+    CHECK(read.hint() == sha256(plain).hex());
+    CHECK(read.verify("text", key.sign("text")));
+  }
+}
+
+TEST_CASE("a file that is another kind of key says which, and what makes a key of it") {
+  TempFolder folder;
+  const Key key = Key::generate();
+  const auto refusal = [&](const std::string& content, bool is_private) {
+    const fs::path file = write_text(folder / "k", content);
+    chmod(file.c_str(), 0600);
+    try {
+      if (is_private) Key::read(file);
+      else PublicKey::read(file);
+    } catch (const FormatError& e) {
+      return std::string(e.what());
+    }
+    return std::string("taken");
+  };
+  CHECK_THAT(refusal(key.public_key().pem(), true), Contains("public half"));
+  CHECK_THAT(refusal(key.private_pem(), false), Contains("private half") && Contains("-pubout"));
+  CHECK_THAT(refusal("-----BEGIN OPENSSH PRIVATE KEY-----\n", true), Contains("ssh-keygen"));
+  CHECK_THAT(refusal("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n", true), Contains("cosign"));
+  CHECK_THAT(refusal("-----BEGIN CERTIFICATE-----\n", false), Contains("openssl x509"));
+  CHECK_THAT(refusal(std::string("0\x59\x30\x13", 4), false), Contains("-inform DER"));
+  CHECK_THAT(refusal("", true), Contains("empty"));
+}

@@ -168,12 +168,92 @@ TEST_CASE("the stage's options are typed: lists, ordered pairs, names of modes, 
   CHECK(again.include == StringList{"model.*"});
 }
 
-TEST_CASE("the projections of one expert have one scheme") {
+TEST_CASE("what runtimes load together has one scheme, or the options are refused with the pattern to use") {
+  using Catch::Contains;
   CHECK_THROWS_WITH(plan_of({.exclude = {"*.down_proj.weight"}}),
-                    Catch::Contains("experts.0.gate_proj.weight would get scheme int8") &&
-                        Catch::Contains("use the pattern model.layers.0.mlp.experts.0.*"));
-  CHECK_THROWS_AS(plan_of({.overrides = {{"*.experts.10.up_proj.weight", "none"}}}), UsageError);
-  CHECK(quantized(plan_of({.overrides = {{"*.experts.10.*", "none"}}})).size() == 3 * 8 + 1);
+                    Contains("experts.0.gate_proj.weight would get scheme int8") && Contains("use the pattern model.layers.0.mlp.experts.*"));
+  for (const char* part : {"*.experts.10.up_proj.weight", "*.experts.10.*", "model.layers.1.mlp.experts.0.*"}) {
+    CHECK_THROWS_AS(plan_of({.overrides = {{part, "none"}}}), UsageError);
+    CHECK_THROWS_AS(plan_of({.overrides = {{part, "w8a8"}}}), UsageError);
+    CHECK_THROWS_AS(plan_of({.exclude = {part}}), UsageError);
+    CHECK_THROWS_AS(plan_of({.include = {part}}), UsageError);
+  }
+  CHECK(quantized(plan_of({.overrides = {{"model.layers.1.mlp.experts.*", "none"}}})).size() == 2 * 9 + 3 * 2 + 1);
+}
+
+TEST_CASE("the units of weights that runtimes load together") {
+  CHECK(fused_unit("model.layers.2.self_attn.q_proj.weight") == "model.layers.2.self_attn.qkv");
+  CHECK(fused_unit("model.layers.2.self_attn.v_proj.weight") == "model.layers.2.self_attn.qkv");
+  CHECK(fused_unit("model.layers.2.self_attn.o_proj.weight") == "model.layers.2.self_attn.o_proj.weight");
+  CHECK(fused_unit("model.layers.2.mlp.up_proj.weight") == "model.layers.2.mlp.gate_up");
+  CHECK(fused_unit("model.layers.2.mlp.shared_experts.gate_proj.weight") == "model.layers.2.mlp.shared_experts.gate_up");
+  CHECK(fused_unit("model.layers.2.mlp.experts.7.down_proj.weight") == "model.layers.2.mlp.experts");
+  CHECK(fused_unit("model.layers.2.block_sparse_moe.experts.0.w2.weight") == "model.layers.2.block_sparse_moe.experts");
+  CHECK(fused_unit("model.layers.2.self_attn.q_a_proj.weight") == fused_unit("model.layers.2.self_attn.kv_a_proj_with_mqa.weight"));
+  CHECK(fused_unit("model.layers.2.self_attn.q_a_proj.weight") != fused_unit("model.layers.2.self_attn.q_b_proj.weight"));
+  CHECK(fused_unit("lm_head.weight") == "lm_head.weight");
+}
+
+/// A dense model of one layer, with the given rows of k and v, width and intermediate width.
+class Dense final : public TensorSource {
+ public:
+  Dense(int64_t width, int64_t inner, int64_t kv_rows) {
+    const std::string layer = "model.layers.0.";
+    for (const auto& [name, rows, columns] : std::vector<std::tuple<std::string, int64_t, int64_t>>{
+             {"self_attn.q_proj", width, width}, {"self_attn.k_proj", kv_rows, width}, {"self_attn.v_proj", kv_rows, width},
+             {"self_attn.o_proj", width, width}, {"mlp.gate_proj", inner, width},      {"mlp.up_proj", inner, width},
+             {"mlp.down_proj", width, inner}})
+      list_.push_back({layer + name + ".weight", DType::bf16, {rows, columns}});
+  }
+  const std::vector<TensorInfo>& tensors() const override { return list_; }
+  void read_f32(std::string_view, int64_t, int64_t, std::span<float>) const override { throw std::logic_error("a plan reads no weight"); }
+
+ private:
+  std::vector<TensorInfo> list_;
+};
+
+Plan dense_plan(const PlanOptions& options, int64_t width, int64_t inner, int64_t kv_rows) {
+  Checkpoint model;
+  model.path = "model";
+  *model.config = {{"model_type", "llama"}, {"num_hidden_layers", 1}, {"tie_word_embeddings", true}};
+  model.tensors = std::make_unique<Dense>(width, inner, kv_rows);
+  return make_plan(options, model);
+}
+
+TEST_CASE("q, k and v, and gate and up, have one scheme in formats whose runtimes fuse them") {
+  for (const char* part : {"*.q_proj.weight", "*.k_proj.weight", "*.gate_proj.weight", "*.up_proj.weight"}) {
+    INFO(part);
+    for (const char* scheme : {"int8", "fp8", "w8a8", "fp8-native"})
+      CHECK_THROWS_WITH(dense_plan({.scheme = scheme, .exclude = {part}}, 256, 512, 128), Catch::Contains("patterns that match all of them"));
+    CHECK_THROWS_AS(dense_plan({.include = {part}}, 256, 512, 128), UsageError);
+    CHECK_THROWS_AS(dense_plan({.overrides = {{part, "w8a8"}}}, 256, 512, 128), UsageError);
+    CHECK(quantized(dense_plan({.scheme = "q8_0", .exclude = {part}}, 256, 512, 128)).size() >= 5);  // llama.cpp fuses none
+  }
+  CHECK(quantized(dense_plan({.exclude = {"*.q_proj.weight", "*.k_proj.weight", "*.v_proj.weight"}}, 256, 512, 128)).size() == 4);
+  CHECK(quantized(dense_plan({.exclude = {"*.o_proj.weight"}}, 256, 512, 128)).size() == 6);
+}
+
+TEST_CASE("schemes of blocks keep what 128 does not divide, with all that runtimes load together, and name it") {
+  for (const char* scheme : {"fp8-block", "fp8-native"}) {
+    CHECK(quantized(dense_plan({.scheme = scheme}, 256, 512, 128)).size() == 7);
+    const Plan small_kv = dense_plan({.scheme = scheme}, 256, 512, 64);
+    CHECK(quantized(small_kv).size() == 4);
+    CHECK(small_kv.not_taken.size() == 3);  // q could be held; k and v cannot
+    CHECK(std::ranges::count(small_kv.ignored, "model.layers.0.self_attn.q_proj") == 1);
+    CHECK(quantized(dense_plan({.scheme = scheme}, 256, 200, 128)).size() == 4);
+    CHECK_THROWS_WITH(dense_plan({.scheme = scheme}, 576, 96, 192), Catch::Contains("cannot hold any") && Catch::Contains("multiples of 128"));
+  }
+  CHECK(quantized(dense_plan({.scheme = "fp8"}, 576, 96, 192)).size() == 7);
+}
+
+TEST_CASE("a pattern that matches nothing is refused before anything is read") {
+  using Catch::Contains;
+  CHECK_THROWS_WITH(plan_of({.exclude = {"*.nosuch.*"}}), Contains("exclude: pattern '*.nosuch.*' matches no tensor"));
+  CHECK_THROWS_WITH(plan_of({.include = {"model.layers.*", "model.layer.0.*"}}), Contains("include: pattern 'model.layer.0.*'"));
+  CHECK_THROWS_WITH(plan_of({.include = {"model.layers.*", "*embed*"}}), Contains("scheme int8 never quantizes"));
+  CHECK_THROWS_WITH(dense_plan({.include = {"lm_head.weight", "model.layers.*"}}, 256, 512, 128), Contains("'lm_head.weight' matches no tensor"));
+  CHECK_NOTHROW(dense_plan({.exclude = {"lm_head.*"}}, 256, 512, 128));  // a tied head is kept, as is asked for
+  CHECK_NOTHROW(plan_of({.exclude = {"*.mlp.gate.*"}}));                 // so is a router
 }
 
 TEST_CASE("module patterns match the given modules and no others") {

@@ -1,0 +1,178 @@
+#include "pipeline/forecast.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "core/interrupt.h"
+#include "core/json.h"
+#include "core/parallel.h"
+#include "data/tokenizer.h"
+#include "formats/model_config.h"
+#include "formats/tensor_source.h"
+
+namespace overproof {
+namespace {
+
+constexpr const char* kRopeRefusal =
+    "it has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved. prune-neurons keeps the "
+    "architecture; or remove rope_scaling from config.json and set max_position_embeddings to original_max_position_embeddings, for a "
+    "model of that context";
+
+ModelConfig shape_of(const fs::path& path) {
+  const Checkpoint checkpoint = open_checkpoint(path);
+  return ModelConfig::from_json(*checkpoint.config, fs::is_directory(path) ? path / "config.json" : path);
+}
+
+/// Stages that run the models in these slots.
+bool computes(const StageSpec& spec, StageInstance& instance) {
+  return needs_of(spec, instance) == Needs::torch && spec.name != "tiny-teacher";
+}
+
+template <class T>
+T value_of(const Options& options, std::string_view name, T fallback) {
+  for (const Option& o : options)
+    if (o.name == name)
+      if (const auto* member = std::get_if<T*>(&o.value)) return **member;
+  return fallback;
+}
+
+/// A product of a model's weights with a token, and what the machine does of them in a second: measured on two cores with AVX-512, and
+/// within a factor of three of that elsewhere.
+constexpr double kOperationsPerWeight = 2, kOperationsPerThread = 4e10, kDiskBytesPerSecond = 3e8;
+
+double seconds_for(double weights, double tokens, double passes) {
+  return kOperationsPerWeight * weights * tokens * passes / (kOperationsPerThread * double(std::max<int64_t>(1, thread_count())));
+}
+
+int64_t bytes_of(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return int64_t(fs::file_size(path, error));
+  int64_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(path, error))
+    if (entry.is_regular_file(error)) bytes += int64_t(entry.file_size(error));
+  return bytes;
+}
+
+std::string duration(double seconds) {
+  if (seconds < 90) return fmt::format("{:.0f} s", std::max(1.0, seconds));
+  if (seconds < 90 * 60) return fmt::format("{:.0f} min", seconds / 60);
+  if (seconds < 48 * 3600) return fmt::format("{:.0f} h", seconds / 3600);
+  return fmt::format("{:.0f} days", seconds / 86400);
+}
+
+std::string size(double bytes) {
+  return bytes < 1e9 ? fmt::format("{:.0f} MB", std::max(1.0, bytes * 1e-6)) : fmt::format("{:.1f} GB", bytes * 1e-9);
+}
+
+}  // namespace
+
+void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations) {
+  const Options options = instance.options();
+  if (spec.name == "quantize" && !has_activations && value_of(options, "scheme", std::string()) == "w8a8-static")
+    throw UsageError("quantize: scheme 'w8a8-static' needs --activations, the artifact that `overproof activations` makes of the model");
+  for (const auto& [slot, path] : models) {
+    std::error_code error;
+    if (!fs::exists(path, error)) continue;
+    if (slot == "tokenizer") {
+      open_tokenizer(path);
+      continue;
+    }
+    if (!computes(spec, instance) || (slot != "teacher" && slot != "student" && slot != "model")) continue;
+    const ModelConfig shape = shape_of(path);
+    const bool dense = (spec.name == "observe" || spec.name == "carve") && slot == "teacher";
+    if (dense && shape.is_moe())
+      throw MismatchError(
+          fmt::format("{}: is a mixture of experts; {} needs a teacher with dense FFNs", path.filename().string(), spec.name));
+    if (spec.name == "carve" && shape.has_rope_scaling) throw MismatchError(fmt::format("{}: {}", path.filename().string(), kRopeRefusal));
+  }
+}
+
+std::vector<std::string> limits_as_teacher(const fs::path& checkpoint) {
+  std::vector<std::string> limits;
+  try {
+    const ModelConfig shape = shape_of(checkpoint);
+    if (shape.is_moe()) limits.push_back("it is a mixture of experts, so it can teach but not be observed or carved");
+    else if (shape.has_rope_scaling) limits.emplace_back(kRopeRefusal);
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const Error& e) {
+    limits.push_back(fmt::format("it cannot teach, be measured or be carved here, only be quantized and exported: {}", e.what()));
+  }
+  return limits;
+}
+
+Json Forecast::json() const {
+  return {{"memory_bytes", int64_t(memory_bytes)}, {"disk_bytes", int64_t(disk_bytes)}, {"seconds", int64_t(seconds + 0.5)}};
+}
+
+std::string Forecast::text() const {
+  std::vector<std::string> parts;
+  if (memory_bytes > 0) parts.push_back(size(memory_bytes) + " of memory");
+  if (disk_bytes > 0) parts.push_back(size(disk_bytes) + " of disk");
+  if (seconds > 0) parts.push_back(duration(seconds));
+  return parts.empty() ? "" : fmt::format("about {}", fmt::join(parts, ", "));
+}
+
+Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length) {
+  const Options options = instance.options();
+  const auto number = [&](const char* name, int64_t fallback) { return double(value_of<int64_t>(options, name, fallback)); };
+  double weights = 0, width = 0, layers = 0, file = 0, in_16_bits = 0;
+  int models_there = 0;
+  for (const auto& [slot, path] : models) {
+    std::error_code error;
+    if (!fs::exists(path, error)) continue;
+    ++models_there;
+    if (file == 0) file = double(bytes_of(path));
+    try {
+      if (slot == "source" || slot == "tokenizer" || weights > 0) continue;
+      const Checkpoint checkpoint = open_checkpoint(path);
+      for (const TensorInfo& t : checkpoint.tensors->tensors()) weights += double(t.elements());
+      in_16_bits = 2 * weights;
+      const ModelConfig shape = ModelConfig::from_json(*checkpoint.config, path / "config.json");
+      width = double(shape.hidden_size), layers = double(shape.layers);
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const Error&) {  // reported by check_prerequisites where it matters
+    }
+  }
+  constexpr double kProgram = 1e8, kFloat = 4, kRowBytes = 160, kTrainingBytesPerWeight = 16, kTrainingPasses = 3;
+  const double tokens = number("tokens", 0), steps = number("steps", 0);
+  const double trained = steps * number("batch-size", 1) * double(window_length);
+  Forecast f{kProgram, 0, 0};
+  if (models_there == 0) return {};
+  if (spec.name == "import") return {kProgram, file, 2 * file / kDiskBytesPerSecond};
+  if (spec.name == "corpus") {
+    const auto source = models.find("source");
+    const double bytes = source == models.end() ? 0 : double(bytes_of(source->second));
+    return {2 * kProgram, 2 * bytes, bytes / 3e6};
+  }
+  if (spec.name == "quantize" && !computes(spec, instance)) return {2 * kProgram, 1.1 * weights, (file + weights) / kDiskBytesPerSecond};
+  if (spec.name == "export") return {2 * kProgram, in_16_bits, (file + in_16_bits) / kDiskBytesPerSecond};
+  if (weights == 0) return {};
+  f.memory_bytes += kFloat * weights;
+  if (spec.name == "teach") f.disk_bytes = tokens * kRowBytes, f.seconds = seconds_for(weights, tokens, 1);
+  else if (spec.name == "observe")
+    f.disk_bytes = 2 * tokens * width * layers, f.memory_bytes += f.disk_bytes, f.seconds = seconds_for(weights, tokens, 1);
+  else if (spec.name == "sample") f.seconds = seconds_for(weights, number("count", 0) * number("max-tokens", 0), 4);
+  else if (spec.name == "activations") f.seconds = seconds_for(weights, tokens, 1.5), f.disk_bytes = kProgram;
+  else if (spec.name == "evaluate") f.memory_bytes += kFloat * weights, f.seconds = seconds_for(weights, tokens, double(models_there));
+  else if (spec.name == "carve") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, 4096, 2);
+  else if (spec.name == "recover") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 3);
+  else if (spec.name == "distill" || spec.name == "calibrate") {
+    const bool alongside = models.contains("teacher");
+    f.memory_bytes = kProgram + (kTrainingBytesPerWeight + (alongside ? kFloat : 0)) * weights;
+    f.disk_bytes = in_16_bits + 3 * kFloat * weights;  // and the state that a killed training resumes from
+    f.seconds = seconds_for(weights, trained, kTrainingPasses + (alongside ? 1 : 0));
+  } else if (spec.name == "quantize") {
+    f.memory_bytes *= 2, f.disk_bytes = 1.1 * weights, f.seconds = seconds_for(weights, 2 * number("evaluate-tokens", 0), 1);
+  } else {
+    f.disk_bytes = in_16_bits, f.seconds = (file + in_16_bits) / kDiskBytesPerSecond;
+  }
+  return f;
+}
+
+}  // namespace overproof

@@ -1,0 +1,34 @@
+#pragma once
+// What is known of a stage before it runs: whether its models can be used for it, and about what memory, disk and time it takes.
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/json_fwd.h"
+#include "pipeline/stage_registry.h"
+
+namespace overproof {
+
+/// Checkpoints by slot, where they are known: of a recipe, the file that an import will read represents what is made from it.
+using KnownModels = std::map<std::string, fs::path>;
+
+/// Throws what the stage itself would throw after the stages before it: FormatError for an architecture that cannot be computed here or
+/// a tokenizer that cannot be read, MismatchError for a model that this stage cannot take, UsageError for options that need another
+/// input. Reads configurations and lists of tensors only.
+void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations);
+
+/// Why a model cannot teach, be carved, or be read as text, one sentence each; empty where all of it is possible.
+std::vector<std::string> limits_as_teacher(const fs::path& checkpoint);
+
+/// Of an order of magnitude: enough to see that a machine, a disk or an evening is too small.
+struct Forecast {
+  double memory_bytes = 0, disk_bytes = 0, seconds = 0;
+  Json json() const;
+  std::string text() const;  ///< "about 0.5 GB of memory, 0.3 GB of disk, 2 min"
+};
+
+/// Nothing known of the model gives zeros, which are left out of the text. `window_length`: of the corpus.
+Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length);
+
+}  // namespace overproof

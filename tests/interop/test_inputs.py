@@ -1,0 +1,335 @@
+"""Inputs as people have them and outputs as people name them: links of download caches, blobs without an ending, folders within folders,
+finished artifacts, options that cannot work. Each is either read as the loaders read it or refused before anything is written.
+"""
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from program import SOURCE, overproof
+
+ACKNOWLEDGED = ["--acknowledge", "unknown-ancestry,unspecified"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A tiny model as from outside, its corpus, and the teacher that both came from."""
+    folder = tmp_path_factory.mktemp("inputs")
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    overproof("tiny-teacher", "--layers", 2, "--seed", 1, "--out", folder / "teacher")
+    (folder / "base").mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / "teacher" / name, folder / "base" / name)
+    overproof("corpus", "--source", SOURCE / "examples" / "texts", "--tokenizer", folder / "base", "--window-length", 64, "--held-out", 0.25,
+              "--out", folder / "corpus")
+    return folder
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and not p.is_symlink()}
+
+
+def cache_of(base, folder):
+    """The layout of the hub's cache: snapshots of links to blobs that are named by their digest."""
+    snapshot = folder / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (folder / "blobs").mkdir()
+    for file in base.iterdir():
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        shutil.copy(file, folder / "blobs" / digest)
+        (snapshot / file.name).symlink_to(f"../../blobs/{digest}")
+    return snapshot
+
+
+def test_a_cache_of_links_is_the_model_that_it_points_to(made, tmp_path):
+    snapshot = cache_of(made / "base", tmp_path)
+    (snapshot / ".cache").mkdir()
+    (snapshot / ".cache" / "when").write_text("bookkeeping")
+    root = lambda path: json.loads(overproof("show", path, "--json").stdout)["root"]
+    for name, place in (("plain", made / "base"), ("cached", snapshot)):
+        overproof("import", "--path", place, "--out", tmp_path / name)
+        overproof("quantize", place, tmp_path / f"{name}-int8")
+        overproof("export", "--model", place, "--type", "f32", "--out", tmp_path / f"{name}-gguf", *ACKNOWLEDGED)
+        overproof("corpus", "--source", SOURCE / "examples" / "texts", "--tokenizer", place, "--window-length", 64, "--out", tmp_path / f"{name}-corpus")
+        overproof("observe", "--teacher", place, "--corpus", tmp_path / f"{name}-corpus", "--tokens", 128, "--out", tmp_path / f"{name}-statistics")
+    for what in ("", "-int8", "-gguf", "-corpus", "-statistics"):
+        assert root(tmp_path / f"plain{what}") == root(tmp_path / f"cached{what}"), what
+    claims = [json.loads(overproof("show", tmp_path / f"{n}-int8", "--json").stdout)["inputs"] for n in ("plain", "cached")]
+    assert claims[0] == claims[1], "the parent is identified by its content"
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to("../../blobs/gone")
+    for words in (["import", "--path", snapshot, "--out", tmp_path / "x"], ["quantize", snapshot, tmp_path / "x"]):
+        assert "leads to no file" in overproof(*words, code=3).stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_link_is_its_target_with_and_without_a_slash(made, tmp_path):
+    (tmp_path / "link").symlink_to(made / "base")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "int8")
+    overproof("quantize", tmp_path / "link", tmp_path / "out")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "int8" / "model.safetensors").exists()
+    assert "unchanged" in overproof("quantize", f"{tmp_path}/link/", f"{tmp_path}/out/").stdout
+    assert "base: 5 files" in overproof("import", "--path", f"{made}/base/", "--out", tmp_path / "imported").stdout
+
+
+def test_a_gguf_is_known_by_its_content(made, tmp_path):
+    overproof("export", "--model", made / "base", "--type", "f32", "--out", tmp_path / "gguf", *ACKNOWLEDGED)
+    blob = tmp_path / hashlib.sha256(b"blob").hexdigest()
+    shutil.copy(tmp_path / "gguf" / "model.gguf", blob)
+    (tmp_path / "m.gguf").symlink_to(blob)
+    shutil.copy(blob, tmp_path / "M.GGUF")
+    save_file({"ids": torch.arange(1, 60)}, tmp_path / "ids.safetensors")
+    roots = set()
+    for i, path in enumerate((blob, tmp_path / "m.gguf", tmp_path / "M.GGUF")):
+        overproof("inspect", path)
+        overproof("logits", path, "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "logits.safetensors")
+        overproof("import", "--path", path, "--out", tmp_path / f"imported{i}")
+        overproof("logits", tmp_path / f"imported{i}", "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "logits.safetensors")
+        overproof("quantize", "--include", "model.layers.*", path, tmp_path / f"int8-{i}")
+        roots.add(json.loads(overproof("show", tmp_path / f"int8-{i}", "--json").stdout)["root"])
+    assert len(roots) == 1
+    shutil.copy(made / "base" / "model.safetensors", tmp_path / "other-blob")
+    assert "model.embed_tokens.weight" in overproof("inspect", tmp_path / "other-blob").stdout
+
+
+@pytest.mark.parametrize("words", [
+    ["quantize", "BASE", "BASE/int8"], ["quantize", "BASE", "BASE/new/int8"], ["export", "--model", "BASE", "--out", "BASE/gguf", *ACKNOWLEDGED],
+    ["import", "--path", "BASE", "--out", "BASE/imported"], ["quantize", "BASE", "BASE"],
+    ["observe", "--teacher", "BASE", "--corpus", "CORPUS", "--tokens", 128, "--out", "BASE/statistics"],
+    ["observe", "--teacher", "BASE", "--corpus", "CORPUS", "--tokens", 128, "--out", "CORPUS/statistics"],
+    ["tokenizer", "encode", "--tokenizer", "BASE", "--text", "TEXT", "--out", "TEXT"],
+    ["tokenizer", "encode", "--tokenizer", "BASE", "--text", "TEXT", "--out", "BASE/ids.safetensors"],
+    ["logits", "BASE", "--ids", "IDS", "--out", "IDS"], ["logits", "BASE", "--ids", "IDS", "--out", "BASE/logits.safetensors"],
+], ids=lambda words: " ".join(map(str, words[:1] + words[-1:])))
+def test_no_output_destroys_an_input(made, tmp_path, words):
+    shutil.copytree(made / "base", tmp_path / "base")
+    shutil.copytree(made / "corpus", tmp_path / "corpus")
+    (tmp_path / "text.txt").write_text("mine " * 50)
+    save_file({"ids": torch.arange(1, 60)}, tmp_path / "ids.safetensors")
+    places = {"BASE": "base", "CORPUS": "corpus", "TEXT": "text.txt", "IDS": "ids.safetensors"}
+    for short, name in places.items():
+        words = [str(w).replace(short, str(tmp_path / name)) for w in words]
+    before = files_of(tmp_path)
+    answer = overproof(*words, code=2)
+    assert "input" in answer.stderr and files_of(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(places.values())
+
+
+def test_a_finished_artifact_and_the_files_in_it_are_not_replaced_unasked(made, tmp_path):
+    out = tmp_path / "int8"
+    overproof("quantize", made / "base", out)
+    before = files_of(out)
+    refused = overproof("quantize", "--scheme", "fp8", made / "base", out, code=2)
+    assert "another scheme" in refused.stderr and "--force" in refused.stderr and files_of(out) == before
+    (out / "NOTES.md").write_text("a model card")
+    for force in ([], ["--force"]):
+        assert "NOTES.md" in overproof("quantize", "--scheme", "fp8", made / "base", out, *force, code=2).stderr
+    assert (out / "NOTES.md").read_text() == "a model card"
+    (out / "NOTES.md").unlink()
+    overproof("quantize", "--scheme", "fp8", made / "base", out, "--force")
+    assert not list(tmp_path.glob(".*")), "nothing is left over"
+
+
+def test_a_stage_that_is_refused_leaves_nothing(made, tmp_path):
+    for words in (["quantize", "--exclude", "*.nosuch.*", made / "base", tmp_path / "x"], ["quantize", "--scheme", "w8a8-static", made / "base", tmp_path / "x"],
+                  ["quantize", "--scheme", "fp8-native", "--include", "*.none.*", made / "base", tmp_path / "x"]):
+        overproof(*words, code=2)
+        assert not list(tmp_path.iterdir()), words
+
+
+def test_evaluate_measures_every_model_that_was_named_in_either_form(made, tmp_path):
+    words = ["evaluate", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 64, "--prompts", 0]
+    named, listed = ["--first", made / "base"], ["--models", f"second={made / 'base'}"]
+    for i, models in enumerate((named + listed, listed + named)):
+        overproof(*words, *models, "--out", tmp_path / str(i))
+        assert set(json.loads((tmp_path / str(i) / "evaluation.json").read_text())["models"]) >= {"first", "second"}
+    assert "'first' is given twice" in overproof(*words, *named, "--models", f"first={made / 'base'}", "--out", tmp_path / "x", code=2).stderr
+
+
+def test_q8_0_obeys_the_policy_of_export(made, tmp_path):
+    refused = [overproof("quantize", "--scheme", "q8_0", made / "base", tmp_path / "x", code=4), overproof("export", "--model", made / "base", "--out", tmp_path / "x", code=4)]
+    assert all("blocked by policy" in r.stderr and "unknown-ancestry" in r.stderr for r in refused)
+    assert not (tmp_path / "x").exists()
+    overproof("quantize", "--scheme", "q8_0", made / "base", tmp_path / "x", *ACKNOWLEDGED)
+    assert json.loads(overproof("show", tmp_path / "x", "--json").stdout)["metrics"]["policy"]["items"]
+    # What cannot be written at all is said first.
+    shutil.copytree(made / "base", tmp_path / "gemma")
+    config = json.loads((tmp_path / "gemma" / "config.json").read_text())
+    (tmp_path / "gemma" / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
+    assert "gemma3_text" in overproof("export", "--model", tmp_path / "gemma", "--out", tmp_path / "y", code=3).stderr
+
+
+def test_a_prompt_beyond_the_context_is_refused(made, tmp_path):
+    shutil.copytree(made / "base", tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+    answer = overproof("generate", tmp_path / "short", "--prompt", "abc " * 100, code=2)
+    assert "400 tokens" in answer.stderr and "context is 32" in answer.stderr
+    done = json.loads(overproof("generate", tmp_path / "short", "--prompt", "abc", "--max-tokens", 200, "--json").stdout)
+    assert len(done["ids"]) <= 30 and done["ended_by"] in ("context", "end-of-text")
+    assert "is not there" in overproof("generate", tmp_path / "none", "--prompt", "a", code=5).stderr
+
+
+def test_a_dry_run_tells_memory_disk_and_time(made, tmp_path):
+    answer = json.loads(overproof("observe", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 512, "--out", tmp_path / "x", "--dry-run", "--json").stdout)
+    assert answer["would"] == "make" and all(answer["estimate"][k] >= 0 for k in ("memory_bytes", "disk_bytes", "seconds")) and answer["estimate"]["memory_bytes"] > 1e6
+    text = overproof("quantize", made / "base", tmp_path / "x", "--dry-run").stdout
+    assert "would be made; about" in text and "of memory" in text and "of disk" in text
+    recipe = tmp_path / "r.ini"
+    recipe.write_text(f"[teacher]\nstage = import\npath = {made / 'base'}\n[int8]\nstage = quantize\nmodel = teacher\n")
+    text = overproof("run", recipe, "--out", tmp_path / "run", "--dry-run").stdout
+    assert text.count("would be made; about") == 2 and "in all about" in text and not (tmp_path / "run").exists()
+
+
+def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_path):
+    rope = {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    for name, change, word in (("llama3", {"rope_parameters": rope}, "cannot be carved"), ("gemma", {"model_type": "gemma3_text"}, "cannot teach")):
+        shutil.copytree(made / "base", tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | change))
+        assert word in overproof("import", "--path", tmp_path / name, "--out", tmp_path / f"{name}-imported").stdout
+        (tmp_path / f"{name}.ini").write_text(
+            f"[teacher]\nstage = import\npath = {name}\n[corpus]\nsource = {SOURCE / 'examples' / 'texts'}\ntokenizer = teacher\nwindow-length = 64\n"
+            "[soft-targets]\nstage = teach\n[statistics]\nstage = observe\n[student]\nstage = carve\n")
+        for dry in (["--dry-run"], []):
+            answer = overproof("run", tmp_path / f"{name}.ini", "--out", tmp_path / f"{name}-run", *dry, code=None)
+            assert answer.returncode in (3, 7) and not (tmp_path / f"{name}-run").exists()
+            assert ("cannot be carved" if name == "llama3" else "gemma3_text") in answer.stderr
+
+
+def test_a_vocabulary_that_is_there_twice_is_read_in_the_form_that_can_be_read(made, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(made / "base", base)
+    overproof("tokenizer", "train", "--model", "bpe", "--vocab-size", 300, "--input", SOURCE / "examples" / "texts", "--out", base / "tokenizer.model")
+    (base / "tokenizer.json").write_text('{"model": {"type": "BPE", "byte_fallback": true, "vocab": {}, "merges": []}}')
+    text = SOURCE / "examples" / "texts" / "pipe.txt"
+    for name, place in (("folder", base), ("model", base / "tokenizer.model")):
+        overproof("tokenizer", "encode", "--tokenizer", place, "--text", text, "--out", tmp_path / name)
+    assert torch.equal(load_file(tmp_path / "folder")["ids"], load_file(tmp_path / "model")["ids"])
+    (base / "tokenizer.model").unlink()
+    assert "byte_fallback" in overproof("tokenizer", "encode", "--tokenizer", base, "--text", text, "--out", tmp_path / "x", code=3).stderr
+
+
+def test_files_that_belong_to_the_model_go_along_and_others_are_named(made, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(made / "base", base)
+    for name in ("LICENSE", "NOTICE", "modeling_x.py", "preprocessor_config.json", "chat_template.json", "vocab.txt", "README.md", "figure.png"):
+        (base / name).write_text(name)
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool_use.jinja").write_text("t")
+    done = overproof("quantize", base, tmp_path / "int8").stdout
+    kept = set(files_of(tmp_path / "int8"))
+    assert kept >= {"LICENSE", "NOTICE", "modeling_x.py", "preprocessor_config.json", "chat_template.json", "vocab.txt", "additional_chat_templates/tool_use.jinja",
+                    "generation_config.json"}
+    assert "not copied from the model's folder: README.md, figure.png" in done and not kept & {"README.md", "figure.png"}
+
+
+def signing_key(folder):
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", folder / "k.pem"], check=True)
+    subprocess.run(["openssl", "ec", "-in", folder / "k.pem", "-pubout", "-out", folder / "k.pub"], check=True, capture_output=True)
+    (folder / "k.pem").chmod(0o600)
+    return folder / "k.pem", folder / "k.pub"
+
+
+def peer(*words):
+    return subprocess.run([sys.executable, "-m", "model_signing", *map(str, words)], capture_output=True, text=True)
+
+
+def test_sign_overwrites_a_signature_and_nothing_else(made, tmp_path):
+    private, public = signing_key(tmp_path)
+    shutil.copytree(made / "base", tmp_path / "m")
+    (tmp_path / "notes.txt").write_text("mine")
+    before = files_of(tmp_path)
+    for words in (["--signature", private], ["--signature", tmp_path / "notes.txt"], ["--cache", private], ["--cache", tmp_path / "notes.txt"],
+                  ["--signature", "x.sig"], ["--cache", "digests"]):
+        overproof("sign", tmp_path / "m", "--key", private, *words, code=2, cwd=tmp_path / "m")
+        assert files_of(tmp_path) == before, words
+    for _ in range(2):  # the second replaces the first
+        overproof("sign", ".", "--key", private, "--signature", "../m.sig", "--cache", "../cache.json", cwd=tmp_path / "m")
+        assert peer("verify", "key", tmp_path / "m", "--signature", tmp_path / "m.sig", "--public_key", public).returncode == 0
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    overproof("sign", tmp_path / "link", "--key", private)
+    assert peer("verify", "key", tmp_path / "m", "--signature", tmp_path / "m" / "model.sig", "--public_key", public).returncode == 0
+
+
+def test_a_signature_of_the_peer_is_read_by_its_own_rules(made, tmp_path):
+    private, public = signing_key(tmp_path)
+    model = tmp_path / "m"
+    shutil.copytree(made / "base", model)
+    (model / "NOTES.md").write_text("hi")
+    (model / "logs").mkdir()
+    (model / "logs" / "x.txt").write_text("a")
+    assert peer("sign", "key", model, "--private_key", private, "--signature", model / "model.sig", "--ignore-paths", model / "NOTES.md",
+                "--ignore-paths", model / "logs").returncode == 0
+    assert peer("verify", "key", model, "--signature", model / "model.sig", "--public_key", public).returncode == 0
+    answer = overproof("audit", "verify", model, "--public-key", public)
+    assert "does not cover" in answer.stdout and "NOTES.md" in answer.stdout and "logs" in answer.stdout and "the signature hold" in answer.stdout
+    (model / "added").write_text("x")
+    assert "added" in overproof("audit", "verify", model, "--public-key", public, code=4).stdout
+    (model / "added").unlink()
+
+    (model / "model.sig").unlink()
+    (model / "linked.json").symlink_to("config.json")
+    assert peer("sign", "key", model, "--private_key", private, "--signature", model / "model.sig", "--allow_symlinks").returncode == 0
+    overproof("audit", "verify", model, "--public-key", public)
+    (model / "linked.json").unlink()
+    (model / "linked.json").symlink_to("tokenizer.json")
+    assert "linked.json" in overproof("audit", "verify", model, "--public-key", public, code=4).stdout
+
+
+@pytest.mark.parametrize("spelling", ["explicit.pub", "compressed.pub"])
+def test_a_public_key_is_its_value(made, tmp_path, spelling):
+    private, public = signing_key(tmp_path)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", tmp_path / spelling,
+                    *(["-param_enc", "explicit"] if spelling == "explicit.pub" else ["-conv_form", "compressed"])], check=True, capture_output=True)
+    shutil.copytree(made / "base", tmp_path / "m")
+    assert peer("sign", "key", tmp_path / "m", "--private_key", private, "--signature", tmp_path / "m" / "model.sig").returncode == 0
+    overproof("audit", "verify", tmp_path / "m", "--public-key", tmp_path / spelling)
+
+
+def test_a_key_with_explicit_parameters_signs_what_others_verify(made, tmp_path):
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-param_enc", "explicit", "-noout", "-out", tmp_path / "ex.pem"], check=True)
+    subprocess.run(["openssl", "ec", "-in", tmp_path / "ex.pem", "-pubout", "-param_enc", "named_curve", "-out", tmp_path / "ex.pub"], check=True, capture_output=True)
+    (tmp_path / "ex.pem").chmod(0o600)
+    shutil.copytree(made / "base", tmp_path / "m")
+    overproof("sign", tmp_path / "m", "--key", tmp_path / "ex.pem")
+    assert peer("verify", "key", tmp_path / "m", "--signature", tmp_path / "m" / "model.sig", "--public_key", tmp_path / "ex.pub").returncode == 0
+
+
+def test_options_that_are_not_utf8_are_refused_as_such(made, tmp_path):
+    latin = os.fsdecode(b"caf\xe9")
+    assert "UTF-8" in overproof("import", "--path", made / "base", "--out", tmp_path / "x", "--name", latin, code=2).stderr
+    assert "UTF-8" in overproof("quantize", made / "base", os.fsencode(tmp_path).decode() + "/" + latin, code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_behind_standard_output_is_no_success(made):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([os.environ["OVERPROOF"], "inspect", made / "base"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 5 and "standard output" in done.stderr
+
+
+def test_a_limit_on_the_size_of_files_is_an_error_with_a_message(made, tmp_path):
+    done = subprocess.run(["bash", "-c", f"ulimit -f 100; exec '{os.environ['OVERPROOF']}' quantize '{made / 'base'}' '{tmp_path / 'x'}'"], capture_output=True, text=True)
+    assert done.returncode == 5 and "too large" in done.stderr.lower()
+
+
+def test_a_training_can_be_watched_and_what_it_leaves_is_listed(made, tmp_path):
+    run = tmp_path / "run"
+    overproof("teach", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 512, "--out", run / "targets")
+    words = ["distill", "--student", made / "base", "--targets", run / "targets", "--corpus", made / "corpus", "--steps", 6, "--checkpoint-every", 2, "--batch-size", 1]
+    done = overproof(*words, "--out", run / "student")
+    assert "the log of the steps so far is" in done.stderr and "steps.jsonl" in done.stderr
+    assert "nothing is left over" in overproof("scratch", run).stdout
+    (run / ".other.scratch-0123456789abcdef").mkdir()
+    (run / ".other.scratch-0123456789abcdef" / "state").write_bytes(b"x" * 1000)
+    assert json.loads(overproof("scratch", run, "--json").stdout)["bytes"] == 1000
+    overproof("scratch", run, "--clear")
+    assert not list(run.glob(".*"))
