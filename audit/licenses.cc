@@ -234,17 +234,19 @@ const LicenseTerms* same_but_for_case(std::string_view id) {
 }
 
 /// A digest at the end distinguishes names of which only replaced or cut characters differ: an acknowledgement of one licence must not
-/// count for another.
+/// count for another. A blank is a hyphen: both spellings name one licence.
 std::string license_ref(std::string_view name) {
   constexpr size_t kMostBytes = 200;
   constexpr std::string_view kPrefix = "LicenseRef-";
   std::string id(kPrefix);
+  bool lost = name.size() > kMostBytes;
   for (const char c : name.substr(0, kMostBytes)) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-';
+    lost |= !plain && c != ' ';
     id += plain ? c : '-';
   }
   if (const LicenseTerms* known = same_but_for_case(id)) return std::string(known->id);
-  if (id.substr(kPrefix.size()) == name) return id;
+  if (!lost) return id;
   // So short that the whole is read as itself again.
   return fmt::format("{}-{}", id.substr(0, kPrefix.size() + kMostBytes - 9), sha256(name).hex().substr(0, 8));
 }

@@ -49,7 +49,7 @@ void require_apart(const fs::path& out, const std::vector<std::pair<std::string,
     std::error_code error;
     if (real_path(out) == real_path(input) || fs::equivalent(out, input, error))
       throw UsageError(fmt::format("{}: is the input '{}', so it cannot be the output", out.string(), name));
-    if (lies_within(out, input))
+    if (fs::is_directory(input, error) && lies_within(out, input))
       throw UsageError(fmt::format("{}: lies in the input '{}' ({}), which must not change; name a place outside of it", out.string(),
                                    name, input.string()));
     if (whole && lies_within(input, out))

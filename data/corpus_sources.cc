@@ -173,6 +173,8 @@ class Lister {
     Given given;
     given.has_text = record.has("text");
     given.has_ids = record.has("ids");
+    if (!given.has_text && record.has("messages"))
+      record.fail("holds a chat ('messages') and no 'text'; write each chat out as a text");
     given.name = record.text("name", given.has_text ? fmt::format("{}:{}", file.filename().string(), number) : std::optional<std::string>());
     given.source = record.text("source", kUnspecified);
     given.license = record.text("license", kUnspecified);
@@ -180,8 +182,6 @@ class Lister {
       if (text->empty()) *text = kUnspecified;
     if (given.has_text) record.text("text");  // its type
     if (given.name.empty() || given.name.find('\0') != std::string::npos) record.fail("name", "is empty or holds a NUL");
-    if (!given.has_text && record.has("messages"))
-      record.fail("holds a chat ('messages') and no 'text'; write each chat out as a text");
     if (!given.has_text && !is_safe_relative_name(given.name))
       record.fail("name", fmt::format("is '{}', which names no file inside the folder, and the record has no 'text'", given.name));
     return given;

@@ -291,8 +291,6 @@ StageResult run_stage(const StageRequest& asked, const Key& key) {
       return result;
     }
   }
-  check_replaced(request, prepared);
-
   StageEvents events(request.events, stage_event(request, prepared, out));
   std::vector<FileRecord> files;
   try {
@@ -317,6 +315,7 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
   std::error_code error;
   const std::string name = out.filename().string();
   const Json admitted = request.spec->admit ? request.spec->admit(request) : Json();
+  check_replaced(request, prepared);
   const fs::path scratch = out.parent_path() / fmt::format(".{}.scratch-{}", name, prepared.key.substr(0, 16));
   Temporary temporary{out.parent_path() / fmt::format(".{}.partial", name)};
   fs::remove_all(temporary.path, error);

@@ -32,6 +32,18 @@ void require_replaceable(const fs::path& file, std::string_view option, std::str
     throw UsageError(fmt::format("{}: exists and is no {}, so {} does not overwrite it; name another file", file.string(), what, option));
 }
 
+/// A cache that is of no use is made anew, whatever is in it, but not over a key or what else this command reads and writes.
+void require_no_key(const fs::path& cache, const KeyOptions& keys, const fs::path& signature) {
+  require_apart(cache, {{"key", is_key_uri(keys.key) ? fs::path() : fs::path(keys.key)},
+                        {"key-passphrase-file", keys.key_passphrase_file},
+                        {"public-key-of", keys.public_key_of},
+                        {"signature", signature}});
+  std::error_code error;
+  if (fs::is_regular_file(cache, error) && fs::file_size(cache, error) < (64 << 10) &&
+      read_file(cache, kMostToReplace).find("-----BEGIN ") != std::string::npos)
+    throw UsageError(fmt::format("{}: holds a key, so --cache does not overwrite it; name another file", cache.string()));
+}
+
 }  // namespace
 
 Answer run_key_new(const NewKeyConfig& config) {
@@ -117,7 +129,7 @@ Answer run_sign(const SignConfig& config, const fs::path& folder) {
         "stage run again",
         folder.string(), kClaimsName));
   require_replaceable(signature, config.signature.empty() ? "sign" : "--signature", "signature", "\"dsseEnvelope\"");
-  if (!config.cache.empty()) require_replaceable(config.cache, "--cache", "cache of digests", "\"payloadType\"");
+  if (!config.cache.empty()) require_no_key(config.cache, config.key, signature);
   const Key key = open_key(config.key);
 
   StoredCache stored;

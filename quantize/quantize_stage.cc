@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
+#include "formats/architecture.h"
 #include "formats/model_config.h"
 #include "formats/model_size.h"
 #include "formats/sharded.h"
@@ -321,6 +322,13 @@ class QuantizeRun {
       notes_.push_back(
           fmt::format("kept {} stacks of experts, because no loader of this architecture reads them in 8 bits ({}, ...)",
                       plan_.fused.size(), plan_.fused[0]));
+    const bool packed = !gguf_ && plan_.schemes[0]->int8_layout() && !plan_.schemes[0]->input_rounding();
+    const Architecture architecture(*model_.config);
+    if (packed && std::ranges::any_of(plan_.items, [&](const PlanItem& item) {
+          return !item.scheme && architecture.role(item.source) == TensorRole::expert_linear;
+        }))
+      notes_.push_back("transformers 5.23 loads no checkpoint of this format in which routed experts have 16 bits; vLLM does, and transformers "
+                       "loads scheme fp8 with the experts of whole layers kept");
     if (!plan().fallen_back.empty()) {
       report.metrics()["fallen_back"] = plan().fallen_back;
       notes_.push_back(fmt::format(

@@ -32,9 +32,10 @@ std::string module_of(const TensorInfo& weight) { return weight.name.substr(0, w
 /// Which tensors may be quantized: matrices with the role of a Linear weight.
 class Weights {
  public:
-  Weights(const Checkpoint& model, bool embedding)
+  Weights(const Checkpoint& model, Container container)
       : architecture_(*model.config),
-        embedding_(embedding),
+        embedding_(container == Container::gguf),
+        one_dtype_(container == Container::deepseek_fp8),
         tied_(JsonObject(*model.config, model.path, "", JsonNull::absent).flag("tie_word_embeddings", false)) {}
   const Architecture& architecture() const { return architecture_; }
   /// A matrix that loaders take for a Linear weight unless the config lists it as ignored.
@@ -54,7 +55,10 @@ class Weights {
     const TensorRole role = architecture_.role(info);
     const bool weight = role == TensorRole::linear || role == TensorRole::expert_linear || role == TensorRole::head ||
                         role == TensorRole::embedding || role == TensorRole::fused_experts;
-    if (!weight || info.shape.size() < 2) return info.dtype;
+    // Loaders of DeepSeek's layout compute in one type, and transformers leaves what is kept in its own: norms and biases, too.
+    const bool vector = one_dtype_ && info.shape.size() == 1 && info.dtype == DType::f32 && role != TensorRole::router_bias &&
+                        (role == TensorRole::norm || info.name.ends_with(".bias"));
+    if (!vector && (!weight || info.shape.size() < 2)) return info.dtype;
     if (asked != WeightDType::automatic) return written_dtype(asked, model);
     return info.dtype == DType::f32 ? DType::bf16 : info.dtype;
   }
@@ -69,7 +73,7 @@ class Weights {
 
  private:
   Architecture architecture_;
-  bool embedding_, tied_;
+  bool embedding_, one_dtype_, tied_;
 };
 
 bool is_included(const PlanOptions& options, std::string_view name) {
@@ -287,7 +291,7 @@ Plan make_plan(const PlanOptions& asked, const Checkpoint& model) {
   const bool defaults = options.include.empty();
   if (defaults) options.include = default_include(*plan.schemes[0]);
   const Container container = plan.schemes[0]->container();
-  const Weights weights(model, container == Container::gguf);
+  const Weights weights(model, container);
   plan.assumption = weights.architecture().assumption();
   if (weights.architecture().stores_columns())
     throw UsageError(fmt::format("the layers of model type '{}' are Conv1D, whose matrices are [in, out]: no loader of 8-bit formats takes "

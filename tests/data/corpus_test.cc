@@ -336,7 +336,7 @@ struct Table {
 
 std::string record(const Json& more, int i) {
   Json all = {{"name", "n" + std::to_string(i)}, {"license", "MIT"}, {"source", "s"}, {"text", text_of(i)}};
-  all.update(more);
+  if (!more.is_null()) all.update(more);
   return all.dump();
 }
 

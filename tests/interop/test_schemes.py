@@ -220,6 +220,10 @@ def test_shapes_that_128_does_not_divide_load_or_are_refused(shape, tmp_path):
         if scheme == "fp8-native":
             tensors = load_file(tmp_path / scheme / "model.safetensors")
             assert {n.removesuffix("_scale_inv") for n in tensors if n.endswith("_scale_inv")} == held
+            # One type for all that is computed: kept weights, norms and config.json; routers stay f32.
+            assert all(t.dtype == (torch.float32 if "gate.weight" in n or "correction_bias" in n or n.endswith("_scale_inv") else torch.bfloat16)
+                       for n, t in tensors.items() if t.dtype != torch.float8_e4m3fn)
+            assert json.loads((tmp_path / scheme / "config.json").read_text())["dtype"] == "bfloat16"
             assert set(answer["metrics"]["not_taken"]) == {n for n in parent if n.endswith("_proj.weight")} - held
         peer, own, fp32 = theirs(tmp_path, load(tmp_path / scheme)), ours(tmp_path, tmp_path / scheme), theirs(tmp_path, model)
         closer = 0.8 if scheme == "fp8-native" else 0.6

@@ -1,5 +1,6 @@
 #include "pipeline/import_stage.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <limits>
 
@@ -67,7 +68,8 @@ TEST_CASE("a tokenizer whose pattern takes characters apart is refused at import
     CHECK_THROWS_AS(import.run(), PatternError);
   }
   import.tokenizer("[ab]+");
-  CHECK(import.run().summary.size() == 1);
+  const StageReport usable = import.run();
+  CHECK(std::ranges::none_of(usable.summary, [](const std::string& s) { return s.find("its tokenizer") != std::string::npos; }));
   // One that is only unknown here can still be quantised or exported.
   import.tokenizer("\\w+");
   const StageReport report = import.run();

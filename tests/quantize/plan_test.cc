@@ -81,7 +81,7 @@ TEST_CASE("head and embedding are quantized where loaders take them") {
   // vLLM looks for the head by name only.
   CHECK(quantization_config(plan_of({}))["config_groups"]["group_0"]["targets"] == Json({"re:^lm_head$", "Linear"}));
   CHECK(quantization_config(plan_of({.exclude = {"lm_head.*"}}))["config_groups"]["group_0"]["targets"] == Json({"Linear"}));
-  for (const std::string scheme : {"w8a8", "fp8", "fp8-native", "mxfp8"}) {
+  for (const std::string scheme : {"w8a8", "fp8", "mxfp8"}) {
     CHECK_FALSE(has(plan_of({.scheme = scheme}), "lm_head.weight"));  // its inputs would be rounded, too
     CHECK(quantized(plan_of({.scheme = scheme})).size() == 3 * 11);
   }
