@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "core/error.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
+#include "formats/folder_contents.h"
 
 namespace overproof {
 
@@ -59,17 +62,14 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) {
     if (fs::exists(path / "tokenizer.json")) return open_tokenizer(path / "tokenizer.json");
-    for (const char* suffix : {".model", ".gguf"}) {
-      fs::path found;
-      for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-        if (entry.path().extension() != suffix) continue;
-        if (!found.empty()) {
-          throw UsageError(fmt::format("{} has several {} files; give the path of one", path.string(), suffix));
-        }
-        found = entry.path();
-      }
-      if (!found.empty()) return open_tokenizer(found);
+    fs::path found;
+    for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+      if (entry.path().extension() != ".model") continue;
+      if (!found.empty()) throw UsageError(fmt::format("{} has several .model files; give the path of one", path.string()));
+      found = entry.path();
     }
+    if (!found.empty()) return open_tokenizer(found);
+    if (const std::optional<fs::path> gguf = gguf_in_folder(path)) return open_tokenizer(*gguf);
     throw IoError(path, "has no tokenizer (tokenizer.json, a .model or a .gguf)", 0);
   }
   if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);

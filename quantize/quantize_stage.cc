@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
+#include "formats/model_check.h"
 #include "formats/model_size.h"
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
@@ -166,10 +167,11 @@ class QuantizeRun {
         inputs_(inputs),
         outputs_(outputs),
         model_(open_checkpoint(inputs.path("model"))),
+        notes_(check_model(model_)),
         plan_(make_plan(plan_options(config), model_)) {
     if (plan_.schemes[0]->container() == Container::gguf) {
       gguf_ = plan_blocks(config_, model_, std::move(plan_));
-      notes_ = gguf_->notes;
+      notes_ = gguf_->notes;  // which has those of the model
     } else {
       calibration_ = open_calibration(config_, inputs_, model_, plan_);
       if (calibration_) plan_.calibration = &calibration_->calibration;
@@ -326,11 +328,11 @@ class QuantizeRun {
   const Inputs& inputs_;
   Outputs& outputs_;
   const Checkpoint model_;
+  std::vector<std::string> notes_;
   Plan plan_;
   std::unique_ptr<GgufRun> gguf_;  // for GGUF schemes; its plan replaces plan_
   std::unique_ptr<OpenCalibration> calibration_;
   std::unique_ptr<GpuSession> gpu_;
-  std::vector<std::string> notes_;
   std::string device_note_;
   EngineResult made_;
 };
