@@ -27,8 +27,8 @@ TensorUse use_of(const ModelKind& kind, std::string_view hf, const Json& config)
 /// another shape, what is there instead, and the way on.
 std::vector<std::string> check_tensors(const Json& config, const TensorSource& tensors, const std::filesystem::path& where);
 
-/// check_tensors() of a checkpoint, and that its folder holds no Git LFS pointers and no token whose id is beyond the embedding. Returns
-/// notes for the user: which of two files that contradict each other counts, and what is not used. Throws FormatError.
+/// check_tensors() of a checkpoint, and that its folder holds no Git LFS pointers and no token whose id is beyond the embedding (of
+/// an unknown model type only a note). Returns notes for the user: which of two files that contradict each other counts, and what is not used. Throws FormatError.
 std::vector<std::string> check_model(const Checkpoint& checkpoint);
 
 }  // namespace overproof

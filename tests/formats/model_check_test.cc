@@ -205,6 +205,11 @@ TEST_CASE("a folder with Git LFS pointers, or with tokens beyond the embedding, 
                                         {"j", 0}, {"k", 0}, {"l", 0}, {"m", 0}}),
                            Json::array()),
                     Contains("'m' (12)"));
+  Json unknown = llama_config();
+  unknown["model_type"] = "newest";
+  write_text(t.path() / "config.json", unknown.dump());
+  CHECK_THAT(check_model(open_checkpoint(t.path())).at(0), Contains("'m' (12)"));
+  write_text(t.path() / "config.json", llama_config().dump());
   fs::remove(t.path() / "tokenizer.json");
   write_text(t.path() / "added_tokens.json", R"({"<tool>": 12})");
   CHECK_THROWS_WITH(check_model(open_checkpoint(t.path())), Contains("'<tool>' (12)"));
