@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
+#include "formats/architecture.h"
 #include "formats/model_check.h"
 #include "formats/model_size.h"
 #include "formats/sharded.h"
@@ -173,6 +174,7 @@ class QuantizeRun {
       gguf_ = plan_blocks(config_, model_, std::move(plan_));
       notes_ = gguf_->notes;  // which has those of the model
     } else {
+      note_stale_scales();
       calibration_ = open_calibration(config_, inputs_, model_, plan_);
       if (calibration_) plan_.calibration = &calibration_->calibration;
     }
@@ -218,6 +220,17 @@ class QuantizeRun {
   }
 
  private:
+  /// They do not apply to the new weights, and are not written.
+  void note_stale_scales() {
+    const Architecture architecture(*model_.config);
+    std::vector<std::string> stale;
+    for (const TensorInfo& t : model_.tensors->tensors())
+      if (architecture.role(t) == TensorRole::quantization) stale.push_back(t.name);
+    if (!stale.empty())
+      notes_.push_back(fmt::format("not written: {} scales by which the model's quantizer rounds activations or the KV cache ({}{})",
+                                   stale.size(), stale[0], stale.size() > 1 ? ", ..." : ""));
+  }
+
   const Plan& plan() const { return gguf_ ? gguf_->plan : plan_; }
 
   /// The files that loaders need next to the tensors.
