@@ -15,6 +15,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/json_object.h"
+#include "core/python_json.h"
 #include "core/printable.h"
 #include "provenance/oms.h"
 #include "records/evaluation.h"
@@ -66,7 +67,7 @@ std::string architecture_of(const ArtifactNode& node) {
     return lineage.metrics["model_type"].get<std::string>();
   const auto text = sealed_text(node, "config.json", int64_t{16} << 20);
   if (!text) return {};
-  const Json config = parse_json(*text, node.path / "config.json");
+  const Json config = parse_python_json(*text, node.path / "config.json");
   return JsonObject(config, node.path / "config.json").text("model_type", "");
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/lfs_pointer.h"
 #include "core/file.h"
 #include "core/utf8.h"
 #include "data/added_tokens.h"
@@ -210,6 +211,7 @@ void check_sentencepiece_model(std::string_view model, const fs::path& file) {
 }
 
 SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, const fs::path& file) {
+  refuse_lfs_pointer(model, file);
   check_sentencepiece_model(model, file);
   SentencePieceVocabulary out;
   for (ProtoReader in(model, 0, file); !in.done();) {
@@ -255,7 +257,9 @@ std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::
 }
 
 std::unique_ptr<Tokenizer> open_sentencepiece(const fs::path& file) {
-  return make_sentencepiece(read_file(file, kMostModelBytes), file);
+  const std::string model = read_file(file, kMostModelBytes);
+  refuse_lfs_pointer(model, file);
+  return make_sentencepiece(model, file);
 }
 
 }  // namespace overproof

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "core/real_path.h"
+#include "core/python_json.h"
 #include "data/bpe.h"
+#include "formats/folder_contents.h"
 
 namespace overproof {
 namespace {
@@ -45,14 +47,25 @@ std::vector<fs::path> sorted_files(const fs::path& folder) {
   return files;
 }
 
+/// The settings of sampling and all ids that end a text: a student's config.json has the first of these only. Of a parent without
+/// generation_config.json, what transformers derives from its config.json.
+void copy_generation_config(const fs::path& from, OutputFolder& folder) {
+  constexpr const char* kName = "generation_config.json";
+  if (copy_file_if_present(from, kName, folder) || !fs::exists(from / "config.json")) return;
+  const Json config = read_python_json(from / "config.json");
+  if (!config.is_object() || !config.value("eos_token_id", Json()).is_array()) return;
+  Json generation = {{"_from_model_config", true}};
+  for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    if (config.contains(id) && !config[id].is_null()) generation[id] = config[id];
+  folder.write_file(kName, generation.dump(2) + "\n");
+}
+
 }  // namespace
 
 std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
   if (!fs::is_directory(checkpoint)) return checkpoint;
   if (fs::exists(checkpoint / "config.json")) return std::nullopt;
-  for (const fs::path& file : sorted_files(checkpoint))
-    if (file.extension() == ".gguf" || is_gguf(file)) return file;
-  return std::nullopt;
+  return gguf_in_folder(checkpoint);
 }
 
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
@@ -68,6 +81,7 @@ void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder)
   if (fs::is_directory(templates))
     for (const fs::path& file : sorted_files(templates))
       folder.write_file(templates.filename().string() + "/" + file.filename().string(), read_file(file));
+  copy_generation_config(from_checkpoint, folder);
 }
 
 std::vector<std::string> copy_companions(const fs::path& from_checkpoint, OutputFolder& folder) {

@@ -142,8 +142,9 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     if (slot == "teacher" || slot == "corpus") continue;
     const Decoder model(open_checkpoint(artifact.path));  // one at a time in memory
     if (model.config().vocab_size != teacher.config().vocab_size)
-      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}", teacher.config().vocab_size, slot,
-                                      model.config().vocab_size));
+      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}; where the larger one only pads its embedding, remove the "
+                                      "rows behind the tokenizer's {} tokens (transformers: resize_token_embeddings)",
+                                      teacher.config().vocab_size, slot, model.config().vocab_size, tokenizer->vocab_size()));
     const States states = states_of(model, slot);
     const std::vector<Ids> answers =
         questions.prompts.empty() ? std::vector<Ids>() : greedy_answers(model, *tokenizer, questions.prompts);

@@ -15,7 +15,7 @@ constexpr int64_t kShardBytes = int64_t{2} << 30;
 /// As it is written: f32 on the CPU, within the range of `dtype`.
 at::Tensor checked_values(const StoredTensor& t, DType dtype) {
   at::Tensor host = t.target.to(Placement{}.options()).contiguous();
-  if (!t.keep_f32) require_range(dtype, host_values<float>(host), t.name);
+  require_range(t.keep_f32 ? DType::f32 : dtype, host_values<float>(host), t.name);
   return host;
 }
 

@@ -135,7 +135,7 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
     ++result.trials;
     return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, meter).quality.kl_mean;
   };
-  if (const double least = kl_keeping(enough); least > config.kl_budget)
+  if (const double least = kl_keeping(enough); !(least <= config.kl_budget))
     throw QualityError(fmt::format("kl-budget {} cannot be kept: with only one of {} groups of weights quantized the KL is {:.5f}",
                                    config.kl_budget, units.size(), least));
   while (enough - too_few > 1) {

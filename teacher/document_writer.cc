@@ -61,6 +61,7 @@ DocumentWriter::DocumentWriter(const Decoder& model, const Tokenizer& tokenizer,
       // Tokens of other tokenizers are whole characters.
       splits_characters_(dynamic_cast<const BpeTokenizer*>(&tokenizer) != nullptr) {
   ends_ = {tokenizer.eos_id(), int32_t(model.config().eos_id), text_begin_id(tokenizer)};
+  for (const int64_t id : options.ends) ends_.insert(int32_t(id));
   if (!chat_) return;
   ends_.insert({chat_->start(), chat_->end()});
   chat_->close(bridge_);

@@ -32,6 +32,7 @@ struct WritingOptions {
   int64_t seed = 0;
   int64_t max_tokens = 256;  ///< drawn ids of a document
   int64_t batch = 16;        ///< documents that are written at a time
+  std::vector<int64_t> ends = {};  ///< ids that end a text, in addition to those of the model's and the tokenizer's own
 };
 
 class DocumentWriter {

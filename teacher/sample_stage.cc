@@ -12,6 +12,7 @@
 #include "data/chat_ml.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
+#include "formats/end_ids.h"
 #include "model/decoder.h"
 #include "records/document_spool.h"
 #include "records/sampled_tokens.h"
@@ -106,7 +107,8 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   prepare_torch();
   at::NoGradGuard no_grad;
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
-  const Decoder teacher(open_checkpoint(inputs.path("teacher")));
+  const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
+  const Decoder teacher(checkpoint);
   std::optional<WatermarkKey> watermark;
   if (inputs.has("watermark-key")) watermark = WatermarkKey::read(inputs.path("watermark-key"));
   const Prompts prompts(config, inputs, *tokenizer);
@@ -114,7 +116,8 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
                               {.sampling = {config.temperature, config.top_p, config.watermark_strength},
                                .seed = config.seed,
                                .max_tokens = config.max_tokens,
-                               .batch = config.batch_size},
+                               .batch = config.batch_size,
+                               .ends = end_ids(inputs.path("teacher"), *checkpoint.config)},
                               watermark ? &*watermark : nullptr);
   DocumentSpool spool(outputs.scratch(), outputs.stage_key(), config.count, teacher.config().vocab_size);
   const auto done_before = int64_t(spool.documents().size());

@@ -80,6 +80,16 @@ TEST_CASE("balanced assignment fills every cluster evenly and no swap would gain
       CHECK(s[a][chosen[size_t(b)]] + s[b][chosen[size_t(a)]] <= s[a][chosen[size_t(a)]] + s[b][chosen[size_t(b)]] + 1e-5f);
 }
 
+TEST_CASE("assignment ends on scores that are not numbers") {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    at::Tensor scores = random({12, 3}, "scores");
+    scores[1][2] = bad;
+    scores[5][0] = -bad;
+    CHECK(balanced_assignment(scores).size() == 12);
+    CHECK(balanced_assignment(at::full({12, 3}, bad)).size() == 12);
+  }
+}
+
 TEST_CASE("k-means finds clusters that are there") {
   // Four groups of eight rows around four directions, shuffled by stride.
   at::Tensor profiles = 0.1 * random({32, 16}, "noise");
