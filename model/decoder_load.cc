@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "model/decoder_parts.h"
 #include "model/decoder_weights.h"
 #include "model/host_values.h"
 
@@ -49,8 +50,32 @@ LayerWeights empty_layer(const ModelConfig& c, const Placement& placement) {
   return w;
 }
 
-/// Checks names and shapes of all tensors that a checkpoint of this configuration must have.
-void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::path& where) {
+/// Reads t.target, which is f32 on the CPU, in pieces of about a megabyte, so that one large embedding does not leave the other
+/// cores without work.
+void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& tensors) {
+  struct Piece {
+    const StoredTensor* tensor;
+    int64_t first, rows;
+  };
+  constexpr int64_t kElements = 1 << 18;
+  std::vector<Piece> pieces;
+  for (const StoredTensor& t : stored) {
+    const int64_t rows = t.target.size(0), step = std::max<int64_t>(1, kElements / (t.target.numel() / rows));
+    for (int64_t r = 0; r < rows; r += step) pieces.push_back({&t, r, std::min(step, rows - r)});
+  }
+  parallel_for(int64_t(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto& [tensor, first, rows] = pieces[size_t(i)];
+      const int64_t width = tensor->target.numel() / tensor->target.size(0);
+      const auto values = mutable_host_values<float>(tensor->target).subspan(size_t(first * width), size_t(rows * width));
+      tensors.read_f32(tensor->name, first, rows, values);
+    }
+  });
+}
+
+}  // namespace
+
+void check_stored_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::path& where) {
   const auto expect = [&](const std::string& name, const std::vector<int64_t>& shape) {
     const TensorInfo* info = tensors.find(name);
     if (!info) throw FormatError(where, -1, fmt::format("tensor '{}' is missing", name));
@@ -97,34 +122,9 @@ void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::p
   }
 }
 
-/// Reads t.target, which is f32 on the CPU, in pieces of about a megabyte, so that one large embedding does not leave the other
-/// cores without work.
-void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& tensors) {
-  struct Piece {
-    const StoredTensor* tensor;
-    int64_t first, rows;
-  };
-  constexpr int64_t kElements = 1 << 18;
-  std::vector<Piece> pieces;
-  for (const StoredTensor& t : stored) {
-    const int64_t rows = t.target.size(0), step = std::max<int64_t>(1, kElements / (t.target.numel() / rows));
-    for (int64_t r = 0; r < rows; r += step) pieces.push_back({&t, r, std::min(step, rows - r)});
-  }
-  parallel_for(int64_t(pieces.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto& [tensor, first, rows] = pieces[size_t(i)];
-      const int64_t width = tensor->target.numel() / tensor->target.size(0);
-      const auto values = mutable_host_values<float>(tensor->target).subspan(size_t(first * width), size_t(rows * width));
-      tensors.read_f32(tensor->name, first, rows, values);
-    }
-  });
-}
-
-}  // namespace
-
 DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, const Placement& placement,
                             const fs::path& where) {
-  check_shapes(c, tensors, where);
+  check_stored_shapes(c, tensors, where);
   DecoderWeights weights;
   weights.embedding = at::empty({c.vocab_size, c.hidden_size}, placement.options());
   weights.final_norm = at::empty({c.hidden_size}, placement.options());

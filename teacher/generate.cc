@@ -13,7 +13,7 @@
 #include "data/chat_ml.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
-#include "model/decoder.h"
+#include "model/generator.h"
 #include "teacher/last_logits.h"
 #include "teacher/text_stream.h"
 
@@ -40,7 +40,7 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   prepare_torch();
   at::NoGradGuard no_grad;
   const auto tokenizer = open_tokenizer(model);
-  const Decoder decoder(open_checkpoint(model));
+  const Generator generator(open_checkpoint(model));
   std::vector<int32_t> ids = prompt_ids(config, *tokenizer);
   const size_t prompt_size = ids.size();
 
@@ -56,7 +56,7 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   };
   if (write && !config.chat) write(config.prompt);
   KvCache cache;
-  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, decoder.config().max_position);
+  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, generator.config().max_position);
   const auto chat = config.chat ? ChatMl::of(*tokenizer) : std::nullopt;
   const int32_t turn_end = chat ? chat->end() : -1;
   at::Tensor next = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
@@ -64,10 +64,10 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   const auto start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < config.max_tokens; ++i) {
     throw_if_interrupted();
-    const at::Tensor hidden = decoder.hidden_cached(next, cache);
-    const std::vector<float> logits = last_logits(decoder, hidden);
+    const at::Tensor hidden = generator.hidden_cached(next, cache);
+    const std::vector<float> logits = last_logits(generator, hidden);
     const int32_t id = sample_token(logits, ids, sampling, watermark ? &*watermark : nullptr, rng);
-    if (id == tokenizer->eos_id() || id == decoder.config().eos_id || id == turn_end) {
+    if (id == tokenizer->eos_id() || id == generator.config().eos_id || id == turn_end) {
       ended = "end-of-text";
       break;
     }

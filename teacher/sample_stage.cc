@@ -12,7 +12,7 @@
 #include "data/chat_ml.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
-#include "model/decoder.h"
+#include "model/generator.h"
 #include "records/document_spool.h"
 #include "records/sampled_tokens.h"
 #include "teacher/document_writer.h"
@@ -106,7 +106,7 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   prepare_torch();
   at::NoGradGuard no_grad;
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
-  const Decoder teacher(open_checkpoint(inputs.path("teacher")));
+  const Generator teacher(open_checkpoint(inputs.path("teacher")));
   std::optional<WatermarkKey> watermark;
   if (inputs.has("watermark-key")) watermark = WatermarkKey::read(inputs.path("watermark-key"));
   const Prompts prompts(config, inputs, *tokenizer);
