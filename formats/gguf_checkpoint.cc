@@ -254,4 +254,28 @@ void GgufCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t 
     ggml_to_f32(tensor.type, at(first_row + r), out.subspan(size_t(r * columns), size_t(columns)));
 }
 
+std::optional<CodeLayout> GgufCheckpoint::code_layout(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  if (!t || t->shape.size() != 2) return std::nullopt;
+  const Source& source = sources_[table_.index_of(*t)];
+  return source.second ? std::nullopt : ggml_code_layout(source.tensor->type);
+}
+
+void GgufCheckpoint::read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const {
+  const std::optional<CodeLayout> layout = code_layout(name);
+  OVERPROOF_CHECK(layout.has_value());
+  const TensorInfo& t = *table_.find(name);
+  const Source& source = sources_[table_.index_of(t)];
+  const int64_t columns = t.row_elements(), blocks = layout->blocks(columns), row_bytes = stored_row_bytes(*source.tensor, columns);
+  OVERPROOF_CHECK(first_row >= 0 && first_row + rows <= t.shape[0] && int64_t(out.codes.size()) == rows * columns);
+  const auto row_of = [&](auto all, int64_t r, int64_t width) { return all.subspan(size_t(r * width), size_t(width)); };
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint8_t* stored =
+        source.tensor->data.data() + (source.first_row + interleaved_row(first_row + r, source.half_head)) * row_bytes;
+    ggml_to_codes(source.tensor->type, stored,
+                  {row_of(out.codes, r, columns), row_of(out.scales, r, blocks),
+                   layout->has_offsets ? row_of(out.offsets, r, blocks) : std::span<float>()});
+  }
+}
+
 }  // namespace overproof

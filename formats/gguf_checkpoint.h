@@ -14,7 +14,7 @@ namespace overproof {
 /// Tensors are dequantised as they are read. llama.cpp stores the rows of q_proj and k_proj of the llama architecture so that
 /// the two halves of each head interleave; the rows are put back in order. Stacked experts appear one by one, or two halves in one tensor
 /// where transformers has it so. Throws FormatError for a tensor without a Hugging Face name: no tensor is dropped silently.
-class GgufCheckpoint : public TensorSource {
+class GgufCheckpoint : public TensorSource, public IntegerCodes {
  public:
   /// `file` may be any part of a split model, whose parts lie next to it ("NAME-00001-of-00003.gguf", as llama-gguf-split names them).
   /// The keys are those of the first part.
@@ -26,6 +26,9 @@ class GgufCheckpoint : public TensorSource {
   std::optional<RowExtent> extent(std::string_view name) const override;
   void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
                    std::span<float> out) const override;
+  /// Of matrices in a quantised type.
+  std::optional<CodeLayout> code_layout(std::string_view name) const override;
+  void read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const override;
   const GgufFile& gguf() const { return file_; }
   /// The config.json of transformers for this model.
   Json config() const;

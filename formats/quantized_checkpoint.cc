@@ -302,6 +302,31 @@ void QuantizedCheckpoint::decode_rows(std::string_view name, int64_t first_row, 
   decode(*weight, first_row, rows, stored, out);
 }
 
+std::optional<CodeLayout> QuantizedCheckpoint::code_layout(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  const Weight* weight = t ? weights_[table_.index_of(*t)].get() : nullptr;
+  if (!weight || weight->codes == Codes::f8 || !weight->zeros.empty()) return std::nullopt;
+  return CodeLayout{std::min(weight->grid.block_columns, t->row_elements()), false};
+}
+
+void QuantizedCheckpoint::read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const {
+  const std::optional<CodeLayout> layout = code_layout(name);
+  OVERPROOF_CHECK(layout.has_value());
+  const TensorInfo& t = *table_.find(name);
+  const Weight& weight = *weights_[table_.index_of(t)];
+  const int64_t columns = t.row_elements(), blocks = layout->blocks(columns), row_bytes = stored_.extent(weight.name)->row_bytes;
+  OVERPROOF_CHECK(first_row >= 0 && first_row + rows <= t.shape[0] && int64_t(out.codes.size()) == rows * columns &&
+                  int64_t(out.scales.size()) == rows * blocks && blocks == weight.grid.columns);
+  const uint8_t flip = weight.codes == Codes::packed ? 0x80 : 0;  // packed codes are biased
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint8_t* from = weight.bytes.data() + (first_row + r) * row_bytes;
+    int8_t* to = out.codes.data() + r * columns;
+    for (int64_t c = 0; c < columns; ++c) to[c] = int8_t(from[c] ^ flip);
+    const int64_t scale = (first_row + r) / weight.grid.block_rows * blocks * dtype_bytes(weight.scale_type);
+    elements_to_f32(weight.scale_type, weight.scales.data() + scale, out.scales.subspan(size_t(r * blocks), size_t(blocks)));
+  }
+}
+
 void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder) {
   const auto refuse = [&](const std::string& name, std::string_view cause) {
     throw FormatError(folder, -1,

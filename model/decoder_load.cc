@@ -7,6 +7,7 @@
 #include "core/parallel.h"
 #include "formats/finite_values.h"
 #include "formats/model_check.h"
+#include "model/decoder_parts.h"
 #include "model/decoder_weights.h"
 #include "model/host_values.h"
 

@@ -12,7 +12,7 @@
 #include "data/chat_ml.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
-#include "model/decoder.h"
+#include "model/generator.h"
 
 namespace overproof {
 
@@ -38,7 +38,7 @@ struct WritingOptions {
 class DocumentWriter {
  public:
   /// `watermark` may be null. Everything must outlive the writer. Chats need a tokenizer with ChatML tokens.
-  DocumentWriter(const Decoder& model, const Tokenizer& tokenizer, const WritingOptions& options, const WatermarkKey* watermark);
+  DocumentWriter(const Generator& model, const Tokenizer& tokenizer, const WritingOptions& options, const WatermarkKey* watermark);
 
   /// Writes documents first .. count - 1, opened by opening_of(number), and gives each to `done` in that order. Ids of a document:
   /// those drawn, and of a chat also the opening, the turn markers and, where the model ended its answer, the last of them. A document
@@ -62,7 +62,7 @@ class DocumentWriter {
   void end_turn(Draft& draft) const;
   std::string bytes_of(int32_t id) const;
 
-  const Decoder& model_;
+  const Generator& model_;
   const Tokenizer& tokenizer_;
   WritingOptions options_;
   const WatermarkKey* watermark_;

@@ -17,7 +17,7 @@
 #include "data/sampler.h"
 #include "data/tokenizer.h"
 #include "formats/end_ids.h"
-#include "model/decoder.h"
+#include "model/generator.h"
 #include "teacher/last_logits.h"
 #include "teacher/text_stream.h"
 
@@ -45,12 +45,12 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   at::NoGradGuard no_grad;
   if (!fs::exists(model)) throw IoError(model, "the model is not there", ENOENT);
   const Checkpoint checkpoint = open_checkpoint(model);
-  const Decoder decoder(checkpoint);  // first: an architecture that is not known is the heavier fault
+  const Generator generator(checkpoint);  // first: an architecture that is not known is the heavier fault
   const auto tokenizer = open_tokenizer(model);
   std::vector<int32_t> ids = prompt_ids(config, *tokenizer);
   const size_t prompt_size = ids.size();
   // Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.
-  const int64_t context = decoder.config().max_position;
+  const int64_t context = generator.config().max_position;
   if (context > 0 && int64_t(prompt_size) >= context)
     throw UsageError(fmt::format("option 'prompt' has {} tokens; the model's context is {}, the answer included", prompt_size, context));
 
@@ -66,7 +66,7 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   };
   if (write && !config.chat) write(config.prompt);
   KvCache cache;
-  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, decoder.config().max_position);
+  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, generator.config().max_position);
   const auto chat = config.chat ? ChatMl::of(*tokenizer) : std::nullopt;
   const int32_t turn_end = chat ? chat->end() : -1;
   std::vector<int64_t> ends = end_ids(model, *checkpoint.config);
@@ -80,8 +80,8 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
       ended = "context";
       break;
     }
-    const at::Tensor hidden = decoder.hidden_cached(next, cache);
-    const std::vector<float> logits = last_logits(decoder, hidden);
+    const at::Tensor hidden = generator.hidden_cached(next, cache);
+    const std::vector<float> logits = last_logits(generator, hidden);
     const int32_t id = sample_token(logits, ids, sampling, watermark ? &*watermark : nullptr, rng);
     if (std::ranges::find(ends, id) != ends.end() || id == turn_end) {
       ended = "end-of-text";

@@ -13,7 +13,7 @@
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 #include "formats/end_ids.h"
-#include "model/decoder.h"
+#include "model/generator.h"
 #include "records/document_spool.h"
 #include "records/sampled_tokens.h"
 #include "teacher/document_writer.h"
@@ -108,7 +108,7 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   at::NoGradGuard no_grad;
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
   const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
-  const Decoder teacher(checkpoint);
+  const Generator teacher(checkpoint);
   std::optional<WatermarkKey> watermark;
   if (inputs.has("watermark-key")) watermark = WatermarkKey::read(inputs.path("watermark-key"));
   const Prompts prompts(config, inputs, *tokenizer);
