@@ -25,9 +25,11 @@ SafetensorsCheckpoint::SafetensorsCheckpoint(const fs::path& folder) : folder_(f
   std::set<std::string> files;
   for (const auto& [name, file] : map.items()) {
     if (!file.is_string()) refuse(fmt::format("weight_map of '{}' is not a file name", name));
-    if (!is_safe_relative_name(file.get_ref<const std::string&>())) {
-      refuse(fmt::format("weight_map of '{}' leaves the folder: '{}'", name, file.get_ref<const std::string&>()));
-    }
+    const std::string& shard = file.get_ref<const std::string&>();
+    if (!is_safe_relative_name(shard)) refuse(fmt::format("weight_map of '{}' leaves the folder: '{}'", name, shard));
+    // Signatures leave out .git and its like, and imports leave out every hidden file: weights in one could be changed unseen.
+    if (shard.starts_with('.') || shard.find("/.") != std::string::npos)
+      refuse(fmt::format("weight_map of '{}' names a hidden file, which no signature covers: '{}'", name, shard));
     files.insert(file.get<std::string>());
   }
   for (const std::string& file : files) {

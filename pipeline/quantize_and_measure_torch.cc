@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "evaluate/compare.h"
 #include "formats/tensor_name.h"
+#include "model/torch_setup.h"
 
 namespace overproof {
 namespace {
@@ -149,6 +150,7 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
 }  // namespace
 
 StageReport quantize_and_measure(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
   const QualityMeter meter(config, inputs);
   Budgeted budgeted;
   if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), meter);
