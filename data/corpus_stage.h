@@ -28,6 +28,8 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "data/corpus.h"
+#include "data/tokenizer.h"
 
 namespace overproof {
 
@@ -54,6 +56,15 @@ struct CorpusConfig {
     v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, no JSON, unreadable, a name twice) may be skipped");
   }
 };
+
+/// The id that is put after every document: that of the token `text`; empty: of <|endoftext|>, else the tokenizer's end token.
+/// Throws UsageError when there is no such token.
+int32_t separator_of(const Tokenizer& tokenizer, const std::string& text);
+
+/// Keyed by a fixed label alone, so the same document is held out in every corpus that asks for the same fraction.
+Split split_of(const Digest& document, double held_out);
+/// Whether a document of "source" is among those that option `source-share` takes.
+bool in_source_share(const Digest& document, double share);
 
 /// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
 /// of threads. Memory: one batch of documents, and about 300 bytes for each document.

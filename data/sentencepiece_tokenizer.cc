@@ -199,6 +199,8 @@ void check_sentencepiece_model(std::string_view model, const fs::path& file) {
       // The library's tries take C strings: a NUL would cut a piece short and make it another's twin.
       if (text.empty() || text.find('\0') != text.npos) in.fail("a piece is empty or holds a NUL");
       if (invalid_utf8_at(text) >= 0) in.fail("a piece is not UTF-8");
+      // The library tries all pieces that begin at each place of a text.
+      if (text.size() > kLongestAddedToken) in.fail(fmt::format("a piece has {} bytes, more than {}", text.size(), kLongestAddedToken));
       ++pieces;
     } else if (in.field == 3 || in.field == 5) {
       for (ProtoReader spec(in.payload, in.start, file); !spec.done();) {

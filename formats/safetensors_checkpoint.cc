@@ -32,6 +32,9 @@ void SafetensorsCheckpoint::open_shards() {
     const std::string plain = fs::path(file.get<std::string>()).lexically_normal().generic_string();  // "./x" is x
     if (!is_safe_relative_name(plain))
       refuse(fmt::format("weight_map of '{}' leaves the folder: '{}'", name, file.get_ref<const std::string&>()));
+    // Signatures leave out .git and its like, and imports leave out every hidden file: weights in one could be changed unseen.
+    if (plain.starts_with('.') || plain.find("/.") != std::string::npos)
+      refuse(fmt::format("weight_map of '{}' names a hidden file, which no signature covers: '{}'", name, plain));
     map[name] = plain;
     files.insert(plain);
   }

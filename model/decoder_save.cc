@@ -5,6 +5,7 @@
 #include "formats/sharded.h"
 #include "formats/weight_dtype.h"
 #include "model/decoder.h"
+#include "model/decoder_config.h"
 #include "model/host_values.h"
 
 namespace overproof {
@@ -29,7 +30,10 @@ void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype) {
   ShardedWriter writer(folder, infos, {{"format", "pt"}}, kShardBytes);
   for (const StoredTensor& t : stored) writer.append_f32(host_values<float>(checked_values(t, dtype)));
   writer.close();
+  save_decoder_config(decoder, folder, dtype);
+}
 
+void save_decoder_config(const Decoder& decoder, OutputFolder& folder, DType dtype) {
   const ModelConfig& c = decoder.config();
   Json config = c.to_json();
   set_stored_dtype(config, dtype);

@@ -12,6 +12,8 @@
 #include "core/progress.h"
 #include "data/tokenizer.h"
 #include "evaluate/compare.h"
+#include "formats/tensor_name.h"
+#include "model/torch_setup.h"
 #include "quantize/engine/plan.h"
 
 namespace overproof {
@@ -149,6 +151,7 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
 }  // namespace
 
 StageReport quantize_and_measure(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
   const QualityMeter meter(config, inputs);
   Budgeted budgeted;
   if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), meter);

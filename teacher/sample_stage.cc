@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "data/chat_ml.h"
 #include "data/corpus.h"
+#include "data/private_corpus.h"
 #include "data/tokenizer.h"
 #include "formats/end_ids.h"
 #include "model/generator.h"
@@ -69,9 +70,10 @@ class Prompts {
       texts_.push_back({{{begin}}, "", {}});
       return;
     }
+    const std::optional<Digest> salt = corpus_batch_salt(inputs.path("corpus"));
     for_each_text_while(inputs.path("corpus"), [&](const Document& document, std::string_view text) {
       if (document.split != Split::train) return true;
-      Prompt prompt{{}, document.name, document.digest};
+      Prompt prompt{{}, document.name, draw_key(document.digest, salt)};
       std::vector<int32_t>& ids = prompt.opening.ids;
       tokenizer.encode(text, ids);
       if (int64_t(ids.size()) > config.prompt_tokens) ids.resize(size_t(config.prompt_tokens));

@@ -148,6 +148,17 @@ TEST_CASE("printable text cannot steer a terminal or begin a line of its own") {
   CHECK(printable_lines("a\nb\x1b") == "a\nb" + mark);
 }
 
+TEST_CASE("what a message quotes from a file cannot begin a line or turn the direction of text") {
+  try {
+    parse_json("{\"a\\nall signatures hold\\u202e\": 1, \"a\\nall signatures hold\\u202e\": 2}", "f.json");
+    FAIL("a duplicate key was accepted");
+  } catch (const FormatError& e) {
+    CHECK_THAT(e.what(), Catch::Contains("all signatures hold"));
+    CHECK(std::string(e.what()).find('\n') == std::string::npos);
+    CHECK(std::string(e.what()).find("\u202e") == std::string::npos);
+  }
+}
+
 TEST_CASE("JSON text for output replaces what is not UTF-8") {
   CHECK(dump_text(Json{{"a", "\xff"}}) == "{\"a\":\"\xef\xbf\xbd\"}");
   CHECK(dump_text(Json{{"a", 1}}, 1) == "{\n \"a\": 1\n}");

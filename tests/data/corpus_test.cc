@@ -13,6 +13,7 @@
 #include "data/commitment.h"
 #include "data/corpus_stage.h"
 #include "data/document_finder.h"
+#include "data/private_corpus.h"
 #include "formats/safetensors.h"
 #include "provenance/merkle.h"
 #include "tests/data/fixtures.h"
@@ -231,7 +232,7 @@ TEST_CASE("an index that hides a document, or contradicts the table, is refused 
   CHECK_THROWS_AS(DocumentFinder(source.folder / "out"), FormatError);
 }
 
-TEST_CASE("a private corpus differs in its trees only, and needs a secret that only its owner can read") {
+TEST_CASE("every file of a private corpus depends on its secret, which only its owner can read") {
   const Source source;
   source.run("open", Source::config());
   const fs::path salt = source.folder / "corpus.salt";
@@ -246,15 +247,16 @@ TEST_CASE("a private corpus differs in its trees only, and needs a secret that o
   };
   run("private");
   run("again");
-  for (const char* name : {"documents.jsonl", "tokens.safetensors", "texts/alpha.jsonl"})
-    CHECK(sha256_file(source.folder / "open" / name) == sha256_file(source.folder / "private" / name));
-  for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) {
+  for (const char* name : {"documents.jsonl", "tokens.safetensors", "texts/alpha.jsonl", "licenses.json", "commitment.json",
+                           "tiles.safetensors", "index.safetensors"}) {
     CHECK(sha256_file(source.folder / "open" / name) != sha256_file(source.folder / "private" / name));
     CHECK(sha256_file(source.folder / "again" / name) == sha256_file(source.folder / "private" / name));
   }
   const CorpusCommitment commitment(source.folder / "private");
   const CorpusSalt secret = CorpusSalt::read(salt);
   const Corpus corpus(source.folder / "private");
+  CHECK(corpus_batch_salt(source.folder / "private") == secret.batch_salt());
+  CHECK_FALSE(corpus_batch_salt(source.folder / "open"));
   for (const Document& d : corpus.documents()) CHECK(commitment.prove(d.digest, CorpusTree::documents, &secret).present);
   CHECK_FALSE(commitment.prove(sha256("elsewhere"), CorpusTree::documents, &secret).present);
   fs::permissions(salt, fs::perms::others_read, fs::perm_options::add);

@@ -94,6 +94,8 @@ TEST_CASE("an index that lies is refused") {
   check_index_refused(index("\"a\":\"../" + a + "\""), "leaves the folder");
   check_index_refused(index("\"a\":\"/etc/passwd\""), "leaves the folder");
   check_index_refused(index("\"a\":\"\""), "leaves the folder");
+  for (const char* hidden : {".git/w.safetensors", ".github/w.safetensors", ".gitignore", "shards/.w.safetensors", ".w/a.safetensors"})
+    check_index_refused(index(fmt::format("\"a\":\"{}\"", hidden)), "names a hidden file");
   check_index_refused(index("\"a\":1"), "not a file name");
   check_index_refused(index("\"a\":\"other.safetensors\""), "missing");
   check_index_refused(index("\"a\":\"" + a + "\""), "does not list the tensor 'none'");
