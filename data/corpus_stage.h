@@ -15,7 +15,7 @@
 // broken: the stage fails, or leaves out as many as allow-broken permits and names them with their lines. Nothing is normalised: the
 // digest of a document is that of its bytes, line ends and byte-order mark included.
 // A marker of chats that is spelled out in such a text is text, not a special token. Windows are drawn evenly, so where few samples
-// should count beside many texts, options `cut-bytes` and `source-share` take less of the texts.
+// should count next to many texts, options `cut-bytes` and `source-share` take less of the texts.
 // Input "samples", instead of "source" or together with it: an artifact of the stage `sample`, which has the second layout. It is
 // part of the lineage. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
 // (teacher/sample_stage.h), after a check that they spell the text; with another, their texts are encoded like all others.
