@@ -117,7 +117,8 @@ std::string Forecast::text() const {
   return parts.empty() ? "" : fmt::format("about {}", fmt::join(parts, ", "));
 }
 
-Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length) {
+Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length,
+                  int64_t targets_tokens) {
   const Options options = instance.options();
   const auto number = [&](const char* name, int64_t fallback) { return double(value_of<int64_t>(options, name, fallback)); };
   double weights = 0, width = 0, layers = 0, file = 0, in_16_bits = 0;
@@ -141,7 +142,8 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   }
   constexpr double kProgram = 1e8, kFloat = 4, kRowBytes = 160, kTrainingBytesPerWeight = 16, kTrainingPasses = 3;
   const double tokens = number("tokens", 0), steps = number("steps", 0);
-  const double trained = steps * number("batch-size", 1) * double(window_length);
+  const bool one_pass = spec.name == "distill" && steps == 0;
+  const double trained = one_pass ? double(targets_tokens) : steps * number("batch-size", 1) * double(window_length);
   Forecast f{kProgram, 0, 0};
   if (models_there == 0) return {};
   if (spec.name == "import") return {kProgram, file, 2 * file / kDiskBytesPerSecond};

@@ -29,6 +29,8 @@ struct Forecast {
 };
 
 /// Nothing known of the model gives zeros, which are left out of the text. `window_length`: of the corpus.
-Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length);
+/// `targets_tokens`: of the soft targets, which a distillation without a number of steps passes over once; 0: not known.
+Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length,
+                  int64_t targets_tokens = 0);
 
 }  // namespace overproof

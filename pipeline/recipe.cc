@@ -274,12 +274,24 @@ KnownModels known_models(const Recipe& recipe, const RecipeStep& step, const fs:
   return models;
 }
 
+int64_t number_of(const RecipeStep& step, std::string_view option) {
+  for (const Option& o : step.instance->options())
+    if (o.name == option) return *std::get<int64_t*>(o.value);
+  return 0;
+}
+
 int64_t window_length_of(const Recipe& recipe) {
-  for (const RecipeStep& s : recipe.steps)
-    if (s.spec->name == "corpus")
-      for (const Option& o : s.instance->options())
-        if (o.name == "window-length") return *std::get<int64_t*>(o.value);
-  return 256;
+  constexpr int64_t kUsual = 256;
+  const auto corpus = std::ranges::find_if(recipe.steps, [](const RecipeStep& s) { return s.spec->name == "corpus"; });
+  return corpus == recipe.steps.end() ? kUsual : number_of(*corpus, "window-length");
+}
+
+/// The tokens of the soft targets that a step learns from; 0 where it has none.
+int64_t targets_tokens_of(const Recipe& recipe, const RecipeStep& step) {
+  const auto targets = step.artifacts.find("targets");
+  if (targets == step.artifacts.end()) return 0;
+  const auto maker = std::ranges::find(recipe.steps, targets->second, &RecipeStep::artifact);
+  return maker != recipe.steps.end() && maker->spec->name == "teach" ? number_of(*maker, "tokens") : 0;
 }
 
 /// What would end the run hours later is reported before it begins.
@@ -339,7 +351,8 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
       std::string text = fmt::format("{}: {}", title, keep ? "unchanged, would be kept" : "would be made");
       if (!keep) {
         const Forecast cost =
-            forecast(*step.spec, *step.instance, known_models(recipe, step, options.out), window_length_of(recipe));
+            forecast(*step.spec, *step.instance, known_models(recipe, step, options.out), window_length_of(recipe),
+                     targets_tokens_of(recipe, step));
         answer["estimate"] = cost.json();
         if (!cost.text().empty()) text += "; " + cost.text();
         total.memory_bytes = std::max(total.memory_bytes, cost.memory_bytes);
