@@ -7,7 +7,7 @@ namespace overproof {
 
 void write_model_files(const Training& training, DType dtype, const fs::path& parent, OutputFolder& folder) {
   save_decoder_config(training.student(), folder, dtype);
-  copy_tokenizer_files(parent, folder);
+  copy_companions(parent, folder);
 }
 
 void write_trained_counts(const Training& training, const fs::path& parent, bool kept, OutputFolder& folder) {
