@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/python_json.h"
+#include "core/real_path.h"
 #include "formats/folder_contents.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/quantized_checkpoint.h"

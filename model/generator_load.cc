@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 
+#include "core/json.h"
 #include "core/parallel.h"
 #include "formats/finite_values.h"
 #include "formats/integer_codes.h"
