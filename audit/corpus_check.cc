@@ -112,7 +112,8 @@ class CorpusChecker {
     }
     // A private corpus of an earlier build of this version signs all sums.
     const bool is_private = stream_.metadata().contains(kBatchSalt);
-    for (const auto& [name, sums] : tally_.metrics(is_private).items()) compare_metric(name, sums);
+    const Json metric_sums = tally_.metrics(is_private);
+    for (const auto& [name, sums] : metric_sums.items()) compare_metric(name, sums);
     if (lists_commitment_) {
       const Commitment roots = CorpusCommitment::roots_of(node_.path);
       for (const auto& [name, root] : {std::pair{"documents_root", roots.documents.root}, {"sorted_root", roots.sorted.root}})
