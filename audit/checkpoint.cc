@@ -70,7 +70,7 @@ void publish(const CorpusCommitment& commitment, const SignedCheckpoints& checkp
 
 SignedCheckpoints sign_checkpoints(const CheckpointConfig& config, const fs::path& folder) {
   SignedCheckpoints made;
-  made.corpus = find_corpus(folder);
+  made.corpus = find_corpus(folder, config.trust);
   const CorpusPlace& corpus = made.corpus;
   const CorpusCommitment commitment(corpus.path);
   const fs::path key_file = config.key.empty() ? default_key_path() : config.key;

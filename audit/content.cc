@@ -8,12 +8,13 @@
 #include <utility>
 
 #include "audit/commitment_check.h"
+#include "audit/corpus_check.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "data/corpus.h"
 #include "data/order.h"
 #include "formats/safetensors.h"
 #include "formats/weight_dtype.h"
+#include "records/evaluation.h"
 #include "records/soft_targets.h"
 #include "records/step_log.h"
 
@@ -73,11 +74,37 @@ void check_own_files(const ArtifactNode& node, const LineageKind& kind, ContentC
                             "its statement names another kind than the one it was made as: make it again"});
 }
 
-/// The table of documents against their texts, digest by digest, and against the token streams by their counts.
-void check_corpus(const ArtifactNode& node) {
-  if (!fs::exists(node.path / "tokens.safetensors")) return;
-  const Corpus corpus(node.path);
-  for_each_text(node.path, [](const Document&, std::string_view) {});
+/// Inputs that every artifact of the kind has, and what is bound to them. Without, nothing shows that it was made as the kind requires.
+void check_inputs(const RunFolder& run, const ArtifactNode& node, const LineageKind& kind, std::vector<Fault>& faults) {
+  for (const auto& [slot, parent] : node.parents) {
+    const LineageKind* of = parent < 0 ? nullptr : run.nodes[size_t(parent)].kind();
+    const std::optional<Role> wanted = kind.other_slots && !role_in_slot(slot) ? Role::model : role_in_slot(slot);
+    if (of && wanted && of->role != *wanted)
+      faults.push_back({"",
+                        fmt::format("names '{}' as its input '{}', which is {} and not {}", run.nodes[size_t(parent)].name, slot,
+                                    role_name(of->role), role_name(*wanted)),
+                        "its statement is false: make it again"});
+  }
+  for (const std::string_view slots : kind.required) {
+    bool found = false;
+    for (std::string_view rest = slots; !rest.empty() && !found;) {
+      const size_t bar = std::min(rest.find('|'), rest.size());
+      found = node.lineage()->inputs.contains(std::string(rest.substr(0, bar)));
+      rest.remove_prefix(std::min(bar + 1, rest.size()));
+    }
+    if (!found)
+      faults.push_back({"",
+                        fmt::format("is '{}', but its statement names no input '{}'", kind.name, slots),
+                        "its statement is incomplete: make it again"});
+  }
+}
+
+/// The one parent whose content enters in this way; nullptr where it is not here or does not hold, which is reported elsewhere.
+const ArtifactNode* sound_parent(const RunFolder& run, const ArtifactNode& node, Entry entry) {
+  for (const std::string& slot : node.slots_of(entry))
+    if (const int parent = node.parents.at(slot); parent >= 0 && run.nodes[size_t(parent)].check.faults.empty())
+      return &run.nodes[size_t(parent)];
+  return nullptr;
 }
 
 /// Proofs bind their trees to the corpus by its first file (provenance/corpus_proof.h).
@@ -91,17 +118,23 @@ void check_first_file(const ArtifactNode& node, std::vector<Fault>& faults) {
                       "remove it, or make the corpus again"});
 }
 
-/// The type of the weights by the signed metric (formats/weight_dtype.h), else by the option of version 0.1; nothing where the
-/// statement has neither.
-std::optional<DType> signed_dtype(const Lineage& lineage) {
-  const auto text = [](const Json& object, const char* name) {
-    return object.contains(name) && object[name].is_string() ? object[name].get<std::string>() : "";
-  };
-  if (const auto type = dtype_from_name(text(lineage.metrics, "dtype"))) return type;
-  const std::string option = text(lineage.config, "dtype");
+std::string text_of(const Json& object, const char* name) {
+  return object.contains(name) && object[name].is_string() ? object[name].get<std::string>() : "";
+}
+
+/// The option of the statement; nothing where it has none, or "auto".
+std::optional<DType> dtype_option(const Lineage& lineage) {
+  const std::string option = text_of(lineage.config, "dtype");
   for (const auto& [word, type] : {std::pair{"f32", DType::f32}, {"bf16", DType::bf16}, {"f16", DType::f16}})
     if (option == word) return type;
   return std::nullopt;
+}
+
+/// The type of the weights by the signed metric (formats/weight_dtype.h), else by the option of version 0.1; nothing where the
+/// statement has neither.
+std::optional<DType> signed_dtype(const Lineage& lineage) {
+  if (const auto type = dtype_from_name(text_of(lineage.metrics, "dtype"))) return type;
+  return dtype_option(lineage);
 }
 
 /// Stored types of the weights against the signed one; where none is signed, all but the routers must have the same. Returns
@@ -162,6 +195,31 @@ void check_rounded_weights(const ArtifactNode& node, ContentCheck& check) {
                             "weights were changed afterwards: make it again"});
 }
 
+/// The metrics of a training that its last record has, too.
+void check_last_step(const Json& metrics, const StepRecords& records, std::vector<Fault>& faults) {
+  if (records.steps().empty()) return;
+  const StepRecord& last = records.steps().back();
+  const Json line = step_log_line(records.format(), last);
+  const auto fault = [&](const std::string& name) {
+    faults.push_back({"", fmt::format("signs the metric '{}', which is not that of its last step record", name),
+                      "its statement was changed: make it again"});
+  };
+  if (metrics.contains("tokens") && metrics["tokens"] != last.tokens_seen) fault("tokens");
+  if (metrics.contains("final") && metrics["final"].is_object())
+    for (const auto& [name, value] : metrics["final"].items())
+      if (line.contains(name) && line[name] != value) fault("final." + name);
+}
+
+/// The option of the statement, where it is no "auto", against the metric.
+void check_signed_dtype(const Lineage& lineage, std::vector<Fault>& faults) {
+  const std::optional<DType> asked = dtype_option(lineage), made = signed_dtype(lineage);
+  if (!asked || asked == made) return;
+  faults.push_back({"",
+                    fmt::format("signs weights of type {}, but its option dtype is {}", made ? dtype_name(*made) : "unknown",
+                                dtype_name(*asked)),
+                    "its statement was changed: make it again"});
+}
+
 /// The records of a training against the signed chain, the readable log and the weights that were published.
 void check_steps(const ArtifactNode& node, ContentCheck& check) {
   std::vector<Fault>& faults = check.faults;
@@ -183,12 +241,50 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
                       fmt::format("has {} records, which is not the number in the statement", records.steps().size()),
                       "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
+  check_last_step(metrics, records, faults);
   if (check_dtypes(node, check.faults)) return check_rounded_weights(node, check);
   const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
   const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
   if (digest_of_checkpoint(node.path) != wanted)
     faults.push_back({"", "its weights are not those that training ended with, by the last step record",
                       "weights were changed afterwards: make it again"});
+}
+
+/// Measurements are in a file and in the metrics, and readers may take either.
+void check_evaluation(const ArtifactNode& node, std::vector<Fault>& faults) {
+  const Json& metrics = node.lineage()->metrics;
+  if (node.lineage()->format < 2 || !metrics.contains("models")) return;
+  const Json stored = read_json(node.path / kEvaluationFile);
+  for (const auto& [name, value] : stored.items())
+    if (!metrics.contains(name) || metrics[name] != value) {
+      faults.push_back({kEvaluationFile, fmt::format("'{}' differs from the metric in the statement", name),
+                        "one of the two was changed: make it again"});
+      return;
+    }
+}
+
+/// How rows are encoded, by the file and by the options of the statement.
+void check_encoding(const ArtifactNode& node, std::vector<Fault>& faults) {
+  const SafetensorsFile file(node.path / kSoftTargetsFile);
+  const Json& config = node.lineage()->config;
+  const auto stated = [&](const char* entry, const char* option) {
+    const auto found = file.metadata().find(entry);
+    if (found == file.metadata().end() || !config.contains(option)) return;
+    const Json& value = config[option];
+    const std::string wanted = value.is_string()         ? value.get<std::string>()
+                               : value.is_number_float() ? fmt::format("{}", value.get<double>())
+                                                         : dump_text(value);
+    if (found->second != wanted)
+      faults.push_back({kSoftTargetsFile,
+                        fmt::format("has {} {}, but the option '{}' of the statement is {}", entry, found->second.substr(0, 80), option,
+                                    wanted.substr(0, 80)),
+                        "one of the two is false: make it again"});
+  };
+  const auto kind = file.metadata().find("kind");
+  stated("kind", "mode");
+  stated("count", kind != file.metadata().end() && kind->second == "top-k" ? "k" : "draws");
+  stated("temperature", "temperature");
+  stated("batch_windows", "batch-windows");
 }
 
 /// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: it may not be chosen.
@@ -209,6 +305,7 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
       configured("order-beacon", origin.order_beacon) != Json(origin.order_beacon))
     faults.push_back({kSoftTargetsFile, "was made with another seed or order beacon than the statement names",
                       "one of the two is false: make it again"});
+  check_encoding(node, faults);
   Digest expected;
   try {
     expected = order_key(node.lineage()->inputs.at(corpora[0]).root, origin.seed, origin.order_beacon);
@@ -224,18 +321,22 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
 
 }  // namespace
 
-ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
+ContentCheck check_content(const RunFolder& run, const ArtifactNode& node, const CorpusSalt* salt) {
   ContentCheck check;
   try {
     const LineageKind* kind = node.kind();
     if (!kind) return check;
     check_own_files(node, *kind, check);
+    check_inputs(run, node, *kind, check.faults);
     if (kind->role == Role::targets) {
       check_roots(node, kSoftTargetsFile, check.faults);
       check_order(node, check.faults);
       check_evidence(node, check);
     }
-    if (kind->role == Role::index) check_roots(node, "documents.safetensors", check.faults);
+    if (kind->role == Role::index) {
+      check_roots(node, "documents.safetensors", check.faults);
+      if (const ArtifactNode* corpus = sound_parent(run, node, Entry::documents)) check_index_content(node, *corpus, check);
+    }
     if (kind->role == Role::corpus) {
       CommitmentCheck commitment = check_commitment(node.path, salt);
       check.faults.insert(check.faults.end(), commitment.faults.begin(), commitment.faults.end());
@@ -243,9 +344,12 @@ ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt) {
       if (commitment.values_unchecked)
         check.notes.push_back(
             "is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
-      check_corpus(node);
+      check_corpus_content(node, sound_parent(run, node, Entry::tokenizer), check);
     }
+    if (kind->is_model() && kind->origin == Origin::inputs) check_signed_dtype(*node.lineage(), check.faults);
+    if (kind->role == Role::evaluation) check_evaluation(node, check.faults);
     if (kind->trains) check_steps(node, check);
+    else if (kind->is_model() && node.lineage()->metrics.contains("dtype")) check_dtypes(node, check.faults);
   } catch (const FormatError& e) {
     check.faults.push_back({"", text_within(e, node.path), "make it again"});
   } catch (const IoError& e) {  // a statement may leave out a file that its kind must have

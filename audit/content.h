@@ -14,8 +14,8 @@ struct ContentCheck {
   std::vector<std::string> notes;  ///< what could not be checked, and what it would need
 };
 
-/// Faults between statement and content, for the kinds whose files name roots or commit to others. Bad files are faults too.
+/// Faults between statement and content, of the node and of what it must have been made from. Bad files are faults too.
 /// `salt`: the secret of a private corpus, or nullptr.
-ContentCheck check_content(const ArtifactNode& node, const CorpusSalt* salt);
+ContentCheck check_content(const RunFolder& run, const ArtifactNode& node, const CorpusSalt* salt);
 
 }  // namespace overproof

@@ -10,7 +10,7 @@
 #include "data/commitment.h"
 #include "data/corpus.h"
 #include "provenance/audit_record.h"
-#include "provenance/run_folder.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -81,6 +81,18 @@ CheckedProof check_consistency_file(const CheckProofConfig& config, const NoteVe
   return checked;
 }
 
+/// Why the record does not show that the note key, for this corpus, is the trusted signer's; "" if it does.
+std::string key_record_fault(const fs::path& file, const PublicKey& trusted, const NoteVerifier& key, const Digest& corpus) {
+  const AuditRecord record = read_audit_record(file, &trusted);
+  const std::string name = file.filename().string();
+  if (!record.signature_valid) return fmt::format("{} is not signed by key {}", name, trusted.hint());
+  if (record.kind != "checkpoint" || !record.result.contains("note_key") || record.result["note_key"] != key.text())
+    return fmt::format("{} does not name the note key {}", name, key.text());
+  if (std::ranges::none_of(record.subjects, [&](const AuditSubject& s) { return s.root == corpus; }))
+    return fmt::format("{} is about another corpus than sha256:{}", name, corpus.hex());
+  return "";
+}
+
 }  // namespace
 
 std::string_view tree_name(CorpusTree tree) { return tree == CorpusTree::documents ? "documents" : "sorted"; }
@@ -89,8 +101,10 @@ fs::path checkpoint_path(const CorpusPlace& corpus, CorpusTree tree) {
   return corpus.run / kAuditFolder / fmt::format("{}-{}.checkpoint", corpus.name, tree_name(tree));
 }
 
-CorpusPlace find_corpus(const fs::path& folder) {
-  const RunFolder run = load_run(folder, VerifyFiles::size, nullptr);
+CorpusPlace find_corpus(const fs::path& folder, const TrustOptions& trust) {
+  const auto trusted = trust.key();
+  const RunFolder run = load_run(folder, VerifyFiles::size, trusted.get());
+  require_one_signer(run, trusted.get());
   const ArtifactNode* corpus = &only_corpus(run);
   require_sound(*corpus);
   if (!CorpusCommitment::is_in(corpus->path))
@@ -109,7 +123,7 @@ CorpusPlace find_corpus(const fs::path& folder) {
 
 MadeProof prove_document(const ProveConfig& config, const fs::path& folder) {
   outside_artifacts(config.out);
-  const CorpusPlace corpus = find_corpus(folder);
+  const CorpusPlace corpus = find_corpus(folder, config.trust);
   const CorpusCommitment commitment(corpus.path, Reads::scattered);
   std::optional<CorpusSalt> salt;
   if (!config.salt.empty()) salt = CorpusSalt::read(config.salt);
@@ -129,7 +143,7 @@ MadeProof prove_document(const ProveConfig& config, const fs::path& folder) {
 
 MadeConsistency prove_consistency(const ProveConfig& config, const fs::path& folder) {
   outside_artifacts(config.out);
-  const CorpusPlace corpus = find_corpus(folder);
+  const CorpusPlace corpus = find_corpus(folder, config.trust);
   const CorpusCommitment commitment(corpus.path);
   const TileTree tree = commitment.tree(CorpusTree::documents);
   ConsistencyProof proof{read_file(config.older, kMostNoteBytes),
@@ -148,11 +162,23 @@ MadeConsistency prove_consistency(const ProveConfig& config, const fs::path& fol
 }
 
 CheckedProof check_proof(const CheckProofConfig& config, const fs::path& file) {
+  const auto trusted = config.trust.key();
+  if (config.record.empty() != !trusted)
+    throw UsageError("audit check-proof: --record and --public-key belong together: the signer's key, and what it signed about the note key");
   if (config.checkpoint_key.empty())
     throw UsageError("audit check-proof: --checkpoint-key is missing; without the signer's key a proof shows nothing");
   const NoteVerifier key = NoteVerifier::from_text_or_file(config.checkpoint_key);
   const std::string text = read_file(file, kMostProofBytes);
-  if (ConsistencyProof::is_named_by(parse_json(text, file))) return check_consistency_file(config, key, text, file);
+  const auto check_key = [&](CheckedProof& checked, std::string& fault, const Digest& corpus) {
+    if (!trusted || !checked.holds()) return;
+    fault = key_record_fault(config.record, *trusted, key, corpus);
+    if (fault.empty()) checked.signing_key = trusted->hint();
+  };
+  if (ConsistencyProof::is_named_by(parse_json(text, file))) {
+    CheckedProof checked = check_consistency_file(config, key, text, file);
+    check_key(checked, checked.consistency->fault, checked.consistency->origin.corpus);
+    return checked;
+  }
   if (!config.older.empty() || !config.older_checkpoint_key.empty())
     throw FormatError(file, -1, "is no proof of consistency: there is no older checkpoint in it");
   CheckedProof checked{key.name(), CorpusProof::parse(text, file), {}, {}};
@@ -164,6 +190,7 @@ CheckedProof check_proof(const CheckProofConfig& config, const fs::path& file) {
   }
   if (check.holds() && !config.corpus.empty() && Digest::from_hex(config.corpus) != check.origin.corpus)
     check.fault = fmt::format("it is about another corpus, sha256:{}", check.origin.corpus.hex());
+  check_key(checked, check.fault, check.origin.corpus);
   return checked;
 }
 

@@ -7,10 +7,12 @@
 
 #include "core/config.h"
 #include "provenance/corpus_proof.h"
+#include "provenance/key_rotation.h"
 
 namespace overproof {
 
-/// The one corpus of a run, or of an artifact's ancestors, with the digests of its files as signed.
+/// The one corpus of a run, or of an artifact's ancestors, with the digests of its files as signed. Signatures are checked by the
+/// trusted key, else by the one that all statements name.
 struct CorpusPlace {
   fs::path run, path;
   std::string name;
@@ -19,13 +21,14 @@ struct CorpusPlace {
 };
 /// Throws UsageError when there is no corpus, or several; FormatError when it has no commitment; ProvenanceError when it does not
 /// hold.
-CorpusPlace find_corpus(const fs::path& folder);
+CorpusPlace find_corpus(const fs::path& folder, const TrustOptions& trust = {});
 
 std::string_view tree_name(CorpusTree tree);  ///< "documents", "sorted"
 
 struct ProveConfig {
   std::string document, tree = "documents";
   fs::path older, out = "proof.json", salt, checkpoint, key;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("document", document, any_value(), "a text file, the SHA-256 of a text, or a document's name in the corpus");
@@ -40,6 +43,7 @@ struct ProveConfig {
       "a signed checkpoint of that tree; empty: the one that 'audit checkpoint' left in the run, or a new one by the note key");
     v("key", key, any_value(),
       "signing key, next to which is the note key KEY.note; both are made at first use; empty: $OVERPROOF_KEY or the user's own");
+    trust.visit(v);
   }
 };
 
@@ -65,7 +69,8 @@ MadeConsistency prove_consistency(const ProveConfig& config, const fs::path& fol
 
 struct CheckProofConfig {
   std::string checkpoint_key, document, corpus, older_checkpoint_key;
-  fs::path older;
+  fs::path older, record;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("checkpoint-key", checkpoint_key, any_value(),
@@ -75,6 +80,9 @@ struct CheckProofConfig {
     v("older", older, any_value(),
       "of a proof of consistency: the older checkpoint that it must be about, as you were given it then");
     v("older-checkpoint-key", older_checkpoint_key, any_value(), "the note key of the older checkpoint, where it is another");
+    v("record", record, any_value(),
+      "audits/checkpoint-CORPUS.json of the run, by 'audit checkpoint': shows, with --public-key, that the note key is the signer's");
+    trust.visit(v);
   }
 };
 
@@ -84,6 +92,7 @@ struct CheckedProof {
   std::optional<CorpusProof> proof;
   ProofCheck check;
   std::optional<ConsistencyCheck> consistency;
+  std::string signing_key;  ///< hint of the trusted key that signed which note key is its owner's; "" where that was not asked
   bool holds() const { return consistency ? consistency->holds() : check.holds(); }
 };
 /// Needs no run. Throws FormatError when the file is no proof, UsageError without a key.
@@ -92,6 +101,7 @@ CheckedProof check_proof(const CheckProofConfig& config, const fs::path& file);
 struct CheckpointConfig {
   fs::path key, publish;
   std::string name;
+  TrustOptions trust;
   template <class V>
   void visit(V&& v) {
     v("key", key, any_value(),
@@ -100,6 +110,7 @@ struct CheckpointConfig {
       "how a new note key is called, a URL without scheme (example.com/corpora); empty: after its digest");
     v("publish", publish, any_value(),
       "also write the trees as static files of C2SP tlog-tiles, for any web server, to this new folder");
+    trust.visit(v);
   }
 };
 

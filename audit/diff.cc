@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json_object.h"
 #include "core/printable.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -199,8 +200,12 @@ Json lineage_diff(const LineageFacts& a, const LineageFacts& b) {
 
 Answer audit_diff(const DiffConfig& config, const fs::path& a, const fs::path& b) {
   const auto trusted = config.trust.key();
-  const Json diff = lineage_diff(collect_facts(a, trusted.get()), collect_facts(b, trusted.get()));
-  return {diff, text_of(diff, config.most)};
+  const LineageFacts first = collect_facts(a, trusted.get()), second = collect_facts(b, trusted.get());
+  const Json diff = lineage_diff(first, second);
+  std::string text = text_of(diff, config.most);
+  for (const auto& [label, facts] : {std::pair{"a", &first}, {"b", &second}})
+    text += fmt::format("{}: {}\n", label, signature_seen(signers_of(facts->run), trusted != nullptr));
+  return {diff, text};
 }
 
 }  // namespace overproof

@@ -15,8 +15,10 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/json_object.h"
+#include "core/python_json.h"
 #include "core/printable.h"
 #include "provenance/oms.h"
+#include "provenance/signers.h"
 #include "records/evaluation.h"
 #include "records/evidence.h"
 
@@ -66,7 +68,7 @@ std::string architecture_of(const ArtifactNode& node) {
     return lineage.metrics["model_type"].get<std::string>();
   const auto text = sealed_text(node, "config.json", int64_t{16} << 20);
   if (!text) return {};
-  const Json config = parse_json(*text, node.path / "config.json");
+  const Json config = parse_python_json(*text, node.path / "config.json");
   return JsonObject(config, node.path / "config.json").text("model_type", "");
 }
 
@@ -126,6 +128,7 @@ void connect(LineageFacts& facts) {
       const auto input = std::ranges::find(a.inputs, model.name, &InputFacts::slot);
       if (input == a.inputs.end() || input->artifact < 0) continue;
       model.artifact = input->artifact;
+      model.bound = facts.artifacts[size_t(input->artifact)].name;
       for (const auto& [name, value] :
            {std::pair{"perplexity", &model.perplexity}, std::pair{"kl_mean", &model.kl_mean}, std::pair{"kl_p99", &model.kl_p99},
             std::pair{"top1_agreement", &model.top1_agreement}, std::pair{"ffn_activation", &model.ffn_activation},
@@ -267,7 +270,9 @@ std::string does_not_hold(const ArtifactNode& node) {
 }
 
 LineageFacts collect_facts(const fs::path& folder, const PublicKey* trusted, const FactsOptions& options) {
-  return collect_facts(load_run(folder, options.verify, trusted), options);
+  RunFolder run = load_run(folder, options.verify, trusted);
+  if (!options.tolerate_faults) require_one_signer(run, trusted);
+  return collect_facts(std::move(run), options);
 }
 
 LineageFacts collect_facts(RunFolder run, const FactsOptions& options) {

@@ -54,6 +54,7 @@ struct EvaluatedModel {
   std::string name;   ///< as the evaluation calls it: its slot
   int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
   std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation, bytes, parameters;
+  std::string bound = {};  ///< the artifact in that slot, by its own name; "" where it is not here
 };
 
 struct EvaluationFacts {

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -152,10 +153,12 @@ Answer audit_impact(const ImpactConfig& config, const fs::path& folder) {
   const Impact impact = find_impact(folder, config);
   const RouterCounts& c = impact.counts;
   const bool overview = config.source.empty() && config.expert.empty();
-  return {answer_json(impact, config),
+  return with_signers(
+      {answer_json(impact, config),
           fmt::format("{}: {} tokens of {} sources through {} layers of {} experts\n", printable(impact.artifact), c.all_tokens(),
                       c.sources.size(), c.layers, c.experts) +
-              (overview ? overview_text(c) : rows_text(impact, !config.source.empty()))};
+              (overview ? overview_text(c) : rows_text(impact, !config.source.empty()))},
+      folder, config.trust);
 }
 
 }  // namespace overproof

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -125,7 +126,7 @@ Answer audit_openlineage(const OpenLineageConfig& config, const fs::path& folder
       if (event.type == "COMPLETE")
         event.outputs = {{name, "sha256:" + lineage.root.hex(), lineage.kind, a.bytes, int64_t(lineage.files.size())}};
       events.push_back(openlineage_event(event));
-      text += dump_text(events.back()) + "\n";
+      text += printable_json(dump_text(events.back())) + "\n";
     }
   }
   return deliver(text, std::move(events), config.document.out);

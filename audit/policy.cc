@@ -10,6 +10,7 @@
 #include "core/json_object.h"
 #include "core/config.h"
 #include "core/printable.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -293,7 +294,7 @@ Answer audit_policy(const PolicyConfig& config, const fs::path& artifact) {
   if (question.model_name.empty() && recorded.contains("name") && recorded["name"].is_string())
     question.model_name = recorded["name"].get<std::string>();
   const PolicyVerdict verdict = judge(facts, &of, policy, question);
-  return {to_json(verdict), text_of(verdict, of.name), verdict.holds() ? 0 : 4};
+  return with_signers({to_json(verdict), text_of(verdict, of.name), verdict.holds() ? 0 : 4}, artifact, config.trust);
 }
 
 }  // namespace overproof

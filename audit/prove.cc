@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -32,6 +33,14 @@ Answer consistency_answer(const MadeConsistency& made) {
                       hex_of(check.older_origin.corpus), plural(check.older.size, "document"), printable(file), corpus)};
 }
 
+/// Whose note key it is. A note key is made in a moment; only what binds it to a known signing key makes a proof convict.
+std::string key_question(const CheckedProof& checked) {
+  if (!checked.signing_key.empty())
+    return fmt::format("  the note key is that of the signing key {}, by its signed record\n", checked.signing_key);
+  return "  not checked: whose note key it is (pass --public-key with the signer's key, and --record with the run's "
+         "audits/checkpoint-CORPUS.json)\n";
+}
+
 Answer checked_consistency(const CheckProofConfig& config, const CheckedProof& checked) {
   const ConsistencyCheck& check = *checked.consistency;
   Answer answer{{{"holds", check.holds()}, {"kind", "consistency"}, {"fault", check.fault}}, {}, check.holds() ? 0 : 4};
@@ -48,6 +57,8 @@ Answer checked_consistency(const CheckProofConfig& config, const CheckedProof& c
   if (config.corpus.empty())
     answer.text +=
         "  not checked: that the model was made from the newer corpus (pass --corpus with the root in the model's statement)\n";
+  answer.text += key_question(checked);
+  answer.json["signing_key"] = checked.signing_key;
   return answer;
 }
 
@@ -66,7 +77,7 @@ std::string open_questions(const CheckProofConfig& config, const CheckedProof& c
     text +=
         "  not shown here: that the signed tree is sorted and complete ('audit verify' of the corpus shows it). A proof that "
         "this document is present would convict the signer\n";
-  return text;
+  return text + key_question(checked);
 }
 
 }  // namespace
@@ -76,7 +87,7 @@ Answer audit_prove(const ProveConfig& config, const fs::path& folder) {
     throw UsageError(
         "audit prove: give --document (a text file, a digest or a document's name), or --older (a checkpoint), and not both");
   if (config.out.empty()) throw UsageError("audit prove: --out is empty");
-  if (!config.older.empty()) return consistency_answer(prove_consistency(config, folder));
+  if (!config.older.empty()) return with_signers(consistency_answer(prove_consistency(config, folder)), folder, config.trust);
   const MadeProof made = prove_document(config, folder);
   const CorpusProof& proof = made.proof;
   const std::string file = made.file.string(), document = hex_of(proof.document), corpus = hex_of(made.check.origin.corpus);
@@ -96,7 +107,7 @@ Answer audit_prove(const ProveConfig& config, const fs::path& folder) {
     answer.text +=
         "  it reveals the salt of the sorted tree: the holder of this proof can test guessed texts against the two values in it, "
         "and against all others that become known\n";
-  return answer;
+  return with_signers(std::move(answer), folder, config.trust);
 }
 
 Answer audit_check_proof(const CheckProofConfig& config, const fs::path& file) {
@@ -119,6 +130,7 @@ Answer audit_check_proof(const CheckProofConfig& config, const fs::path& file) {
                       {"signer", checked.signer},
                       {"tree_root", check.tree_root.hex()},
                       {"bound_to_corpus", check.bound},
+                      {"signing_key", checked.signing_key},
                       {"private", check.origin.is_private}});
   answer.text =
       fmt::format("holds: {} committed that {} is {} corpus {} of {}\n", printable(checked.signer), hex_of(proof.document),

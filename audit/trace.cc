@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "data/document_finder.h"
+#include "provenance/signers.h"
 #include "records/router_counts.h"
 
 namespace overproof {
@@ -212,12 +213,7 @@ std::string text_of(const Trace& t, const std::string& wanted) {
 RunFolder load_sound_run(const fs::path& folder, VerifyFiles verify, const TrustOptions& trust) {
   const auto trusted = trust.key();
   RunFolder run = load_run(folder, verify, trusted.get());
-  std::set<std::string> signers;
-  for (const ArtifactNode& node : run.nodes)
-    if (!node.check.signer_hint.empty()) signers.insert(node.check.signer_hint);
-  if (!trusted && signers.size() > 1)
-    throw ProvenanceError(fmt::format("{}: is signed by {} keys ({}); name the one you trust with --public-key",
-                                      run.path.string(), signers.size(), fmt::join(signers, ", ")));
+  require_one_signer(run, trusted.get());
   for (const ArtifactNode& node : run.nodes) require_sound(node);
   return run;
 }
@@ -238,18 +234,18 @@ Answer audit_trace(const TraceConfig& config, const fs::path& folder) {
   if (asked != 1) throw UsageError("audit trace: ask one question: --document, --step, --export or --span");
   if (!config.document.empty()) {
     const Trace trace = trace_document(folder, config);
-    return {to_json(trace), text_of(trace, config.document)};
+    return with_signers({to_json(trace), text_of(trace, config.document)}, folder, config.trust);
   }
   if (!config.step.empty()) {
     const StepTrace trace = trace_step(folder, config);
-    return {to_json(trace), text_of(trace)};
+    return with_signers({to_json(trace), text_of(trace)}, folder, config.trust);
   }
   if (!config.artifact.empty()) {
     const AncestryTrace trace = trace_ancestry(folder, config);
-    return {to_json(trace, config.reached), text_of(trace, config.reached)};
+    return with_signers({to_json(trace, config.reached), text_of(trace, config.reached)}, folder, config.trust);
   }
   const SpanTrace trace = trace_span(folder, config);
-  return {to_json(trace), text_of(trace)};
+  return with_signers({to_json(trace), text_of(trace)}, folder, config.trust);
 }
 
 }  // namespace overproof

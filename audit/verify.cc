@@ -65,6 +65,17 @@ class Verifier {
       }
   }
 
+  /// What a reader may take for part of the run, and is not.
+  void uncovered() {
+    constexpr size_t kNamed = 8;
+    const std::vector<std::string>& names = run_.loose;
+    if (names.empty()) return;
+    std::string list;
+    for (size_t i = 0; i < std::min(names.size(), kNamed); ++i) list += (i ? ", " : "") + names[i];
+    if (names.size() > kNamed) list += fmt::format(" and {} more", names.size() - kNamed);
+    note("", "no signature covers " + list);
+  }
+
   void formats() {
     std::string names;
     for (const ArtifactNode& node : run_.nodes)
@@ -119,7 +130,7 @@ class Verifier {
   void contents(const CorpusSalt* salt) {
     for (const ArtifactNode& node : run_.nodes) {
       if (!node.lineage() || !node.check.faults.empty()) continue;
-      const ContentCheck check = check_content(node, salt);
+      const ContentCheck check = check_content(run_, node, salt);
       for (const Fault& fault : check.faults) fail(node.name, fault.file, fault.what, fault.remedy);
       for (const std::string& what : check.notes) note(node.name, what);
     }
@@ -218,6 +229,7 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   verifier.artifacts();
   verifier.names();
   verifier.dependencies();
+  verifier.uncovered();
   verifier.formats();
   verifier.chains();
   verifier.evidence();

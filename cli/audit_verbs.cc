@@ -43,7 +43,7 @@ std::vector<VerbSpec> audit_verbs() {
        .make = make_verb(audit_verify)},
       {.name = "audit trace",
        .help = "Finds where a document was used, what a step read, what an artifact is made of, or where a passage is.",
-       .example = "overproof audit trace runs/smollm2-moe --document manpages-dev/usr/share/man/man2/accept.2.txt",
+       .example = "overproof audit trace runs/smollm2-moe --document manpages-dev/usr/share/man/man2/fsync.2.txt",
        .arguments = folder,
        .make = make_verb(audit_trace)},
       {.name = "audit impact",

@@ -18,7 +18,10 @@ namespace overproof {
 int run_program(const std::vector<std::string>& words) {
   install_interrupt_handler();
   const auto fail = [&](std::string_view kind, const std::string& message, int code) {
-    fmt::print(stderr, "overproof: {}\n", printable_lines(message));  // may quote a hostile file
+    // May quote a hostile file: a line of its own making is not at the beginning of a line.
+    std::string text = printable_lines(message);
+    for (size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 3) text.insert(at + 1, "  ");
+    fmt::print(stderr, "overproof: {}\n", text);
     for (const std::string& w : words)
       if (w == "--json")
         fmt::print("{}\n", printable_json(dump_text({{"error", kind}, {"message", message}, {"exit_code", code}})));

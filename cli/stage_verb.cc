@@ -5,8 +5,9 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/json.h"
 #include "core/config.h"
+#include "core/json.h"
+#include "core/printable.h"
 #include "pipeline/forecast.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/run_stage.h"
@@ -81,7 +82,7 @@ class StageVerb final : public VerbInstance {
                    {"root", "sha256:" + result.root.hex()},
                    {"seconds", result.seconds},
                    {"metrics", result.report.metrics()}};
-    for (const std::string& line : result.report.summary) answer.text += line + "\n";
+    for (const std::string& line : result.report.summary) answer.text += printable(line) + "\n";
     answer.text +=
         fmt::format("{}: {} sha256:{} in {:.1f} s\n", out, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
     return answer;

@@ -9,10 +9,11 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "pipeline/lineage_events.h"
+#include "pipeline/metrics_summary.h"
 #include "pipeline/recipe.h"
-#include "pipeline/run_log.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -80,10 +81,22 @@ class RunVerb final : public VerbInstance {
   Recipe recipe_;
 };
 
-Answer show_verb(const CommonConfig&, const NoConfig&, const Arguments& arguments) {
+struct ShowConfig {
+  TrustOptions trust;
+  template <class V>
+  void visit(V&& v) {
+    trust.visit(v);
+  }
+};
+
+/// Of the statement alone: files are not read.
+Answer show_verb(const CommonConfig&, const ShowConfig& config, const Arguments& arguments) {
   const fs::path folder = arguments[0];
-  const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, nullptr);
+  const auto trusted = config.trust.key();
+  const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, trusted.get());
   if (!lineage) throw UsageError(fmt::format("{}: is not an artifact of overproof: it has no claims.jsonl", folder.string()));
+  // Without a trusted key, that of the statement was used for the signatures, so it is there.
+  const std::string signer = (trusted ? *trusted : PublicKey::from_pem(lineage->signer_pem, folder)).hint();
   Answer answer;
   Json inputs = Json::object();
   answer.text = fmt::format("{} ({}) sha256:{}\n", printable(lineage->name), printable(lineage->kind), lineage->root.hex());
@@ -92,14 +105,15 @@ Answer show_verb(const CommonConfig&, const NoConfig&, const Arguments& argument
     answer.text +=
         fmt::format("  {:<12} {} sha256:{}\n", printable(slot), printable(input.name), input.root.hex().substr(0, 16));
   }
-  const std::vector<std::string> summary = recall_summary(folder, lineage->root);
-  for (const std::string& line : summary) answer.text += printable(line) + "\n";
-  if (summary.empty())
-    answer.text += printable_lines(dump_text(lineage->metrics, 1)) + "\n";
+  for (const std::string& line : metrics_summary(lineage->metrics)) answer.text += printable(line) + "\n";
+  answer.text += signature_seen({signer}, trusted != nullptr) + "\n";
   answer.json = {{"artifact", lineage->name},
                  {"kind", lineage->kind},
                  {"stage", lineage->stage},
                  {"root", "sha256:" + lineage->root.hex()},
+                 {"statement", "sha256:" + lineage->statement.hex()},
+                 {"signer", signer},
+                 {"signer_trusted", trusted != nullptr},
                  {"inputs", inputs},
                  {"config", lineage->config},
                  {"metrics", lineage->metrics}};
@@ -127,10 +141,10 @@ std::vector<VerbSpec> make_verbs() {
   for (VerbSpec& v : audit_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
   list.push_back({.name = "show",
-                  .help = "Prints the summary that a stage recorded when it made an artifact.",
+                  .help = "Prints the signed statement of an artifact: inputs, measurements and signer.",
                   .example = "overproof show runs/smollm2-moe/evaluation",
                   .arguments = {{"artifact", "a folder with claims.jsonl"}},
-                  .make = verb_maker<NoConfig>(show_verb)});
+                  .make = verb_maker<ShowConfig>(show_verb)});
   list.push_back({.name = "reference",
                   .help = "Prints the reference page in Markdown.",
                   .example = "overproof reference > docs/reference.md",

@@ -4,11 +4,13 @@
 
 #include <cstring>
 
+#include "core/printable.h"
+
 namespace overproof {
 
 FormatError::FormatError(const std::filesystem::path& file, int64_t offset, std::string_view cause)
-    : Error(offset < 0 ? fmt::format("{}: {}", file.string(), cause)
-                       : fmt::format("{}: byte {}: {}", file.string(), offset, cause)),
+    : Error(printable(offset < 0 ? fmt::format("{}: {}", file.string(), cause)
+                                 : fmt::format("{}: byte {}: {}", file.string(), offset, cause))),  // may quote a hostile file
       offset_(offset) {}
 
 IoError::IoError(const std::filesystem::path& file, std::string_view action, int error_number)

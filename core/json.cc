@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/lfs_pointer.h"
 
 namespace overproof {
 namespace {
@@ -105,6 +106,7 @@ struct Cursor {
 }  // namespace
 
 Json parse_json(std::string_view text, const fs::path& file, int64_t base_offset) {
+  refuse_lfs_pointer(text, file);
   // nlohmann's lexer takes a NUL byte for the end of the text, so what follows it would be accepted unread.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
     throw FormatError(file, base_offset + int64_t(nul), "not valid JSON: a NUL byte");

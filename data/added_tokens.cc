@@ -34,25 +34,28 @@ AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& tokens, bool n
     if (end == 0) begin = i;
     end = i + 1;
   }
+  std::vector<int64_t> open;  // tokens that each begin with the one before
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    while (!open.empty() && !tokens_[i].text.starts_with(tokens_[size_t(open.back())].text)) open.pop_back();
+    prefix_.push_back(open.empty() ? -1 : open.back());
+    open.push_back(int64_t(i));
+  }
 }
 
 const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const {
   const auto [first, last] = by_first_[uint8_t(text[0])];
-  // Prefixes of `text` among sorted strings: walk down from the greatest string that is not above `text`. Strings that
-  // share less and less with it follow, so the first prefix met is the longest.
-  auto begin = tokens_.begin() + int64_t(first);
-  auto it = std::upper_bound(begin, tokens_.begin() + int64_t(last), text,
-                             [](std::string_view t, const AddedToken& token) { return t < token.text; });
-  while (it != begin) {
-    --it;
-    if (text.starts_with(it->text)) return &*it;
-    // Nothing that starts with more than the common part can match: jump to the place of the common part itself.
-    size_t common = 0;
-    while (common < it->text.size() && common < text.size() && it->text[common] == text[common]) ++common;
-    it = std::upper_bound(begin, it, text.substr(0, common),
-                          [](std::string_view t, const AddedToken& token) { return t < token.text; });
-  }
-  return nullptr;
+  // Every string between a prefix of `text` and `text` begins with that prefix. So the greatest string that is not above `text`
+  // begins with every token that `text` begins with, and these are on its chain of prefixes, the longest first.
+  const auto begin = tokens_.begin() + int64_t(first);
+  const auto above = std::upper_bound(begin, tokens_.begin() + int64_t(last), text,
+                                      [](std::string_view t, const AddedToken& token) { return t < token.text; });
+  if (above == begin) return nullptr;
+  const std::string_view nearest = (above - 1)->text;
+  size_t common = 0;
+  while (common < nearest.size() && common < text.size() && nearest[common] == text[common]) ++common;
+  int64_t i = above - 1 - tokens_.begin();
+  while (i >= 0 && tokens_[size_t(i)].text.size() > common) i = prefix_[size_t(i)];
+  return i < 0 ? nullptr : &tokens_[size_t(i)];
 }
 
 void AddedTokenFinder::split(std::string_view text, bool parse_special, std::vector<TextPart>& parts) const {

@@ -26,18 +26,22 @@ struct TextPart {
   int32_t id = -1;
 };
 
+/// Of added tokens, and of pieces that a library looks for at every place of a text: real ones have tens of bytes.
+inline constexpr size_t kLongestAddedToken = 1024;
+
 class AddedTokenFinder {
  public:
   AddedTokenFinder() = default;
   /// Keeps those of `tokens` whose `normalized` flag is as asked. Empty texts are left out.
   AddedTokenFinder(const std::vector<AddedToken>& tokens, bool normalized);
-  /// Appends the parts of `text`, in order, none empty. Time: O(text x longest token) at worst, O(text) in practice.
+  /// Appends the parts of `text`, in order, none empty. Time: O(text x longest token), with tokens of at most kLongestAddedToken.
   void split(std::string_view text, bool parse_special, std::vector<TextPart>& parts) const;
   bool empty() const { return tokens_.empty(); }
 
  private:
   const AddedToken* longest_at(std::string_view text) const;
   std::vector<AddedToken> tokens_;                   // sorted by text
+  std::vector<int64_t> prefix_;                      // of each token, the longest other that it begins with; -1: none
   std::vector<std::pair<size_t, size_t>> by_first_;  // [begin, end) in tokens_ for each first byte
 };
 

@@ -159,6 +159,9 @@ struct BpeTokenizer::Impl {
       if (token.id < 0 || size_t(token.id) >= definition.tokens.size()) {
         throw FormatError(file, -1, fmt::format("added token '{}' has id {}, outside the vocabulary", token.text, token.id));
       }
+      // Looked for at every place of a text.
+      if (token.text.size() > kLongestAddedToken)
+        throw FormatError(file, -1, fmt::format("added token {} has {} bytes, more than {}", token.id, token.text.size(), kLongestAddedToken));
       is_added[size_t(token.id)] = true;
     }
     for (int b = 0; b < 256; ++b) {

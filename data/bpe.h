@@ -29,7 +29,9 @@ struct BpeDefinition {
   int32_t unknown_symbol = -1;  ///< for a byte that has no token; -1 drops it, as peers do
   int32_t bos = -1, eos = -1, unknown = -1, padding = -1;
   std::string chat_template;  ///< carried along for tokenizer_config.json; may be empty
+  std::vector<std::pair<std::string, std::string>> more_templates;  ///< for other uses, by name
   bool from_gguf = false;
+  std::vector<std::string> notes;  ///< for the user: what its files name and do not have
 
   /// SHA-256 over what decides the ids: all but the special ids, the chat template and where it was read from.
   Digest digest() const;

@@ -205,8 +205,9 @@ void for_each_text_while(const fs::path& artifact, const std::function<bool(cons
     for_each_line(MappedFile(path), [&](std::string_view line, int64_t offset) {
       if (!more) return;
       const Json record = parse_json(line, path, offset);
-      const std::string text = JsonObject(record, path, "", JsonNull::value, offset).text("text");
-      if (!next || next->source != source || sha256(text) != next->digest) {
+      const JsonObject members(record, path, "", JsonNull::value, offset);
+      const std::string text = members.text("text");
+      if (!next || next->source != source || sha256(text) != next->digest || members.text("name", next->name) != next->name) {
         throw FormatError(path, offset, "its texts are not the documents of the table, in order");
       }
       more = visit(*next, text);

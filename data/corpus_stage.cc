@@ -19,6 +19,8 @@
 #include "data/commitment.h"
 #include "data/corpus.h"
 #include "data/corpus_sources.h"
+#include "data/corpus_tally.h"
+#include "data/private_corpus.h"
 #include "data/tokenizer.h"
 #include "formats/safetensors.h"
 
@@ -79,25 +81,23 @@ class Spool {
   std::vector<uint16_t> narrow_;
 };
 
-int32_t separator_of(const Tokenizer& tokenizer, const std::string& wanted) {
-  const std::string text = wanted.empty() ? "<|endoftext|>" : wanted;
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    if (tokenizer.token_text(id) == text) return id;
-  }
-  if (!wanted.empty()) throw UsageError(fmt::format("the separator '{}' is not a token of this tokenizer", wanted));
-  if (tokenizer.eos_id() < 0) throw UsageError("the tokenizer has no end token; choose one with separator");
-  return tokenizer.eos_id();
-}
-
-/// Keyed by a fixed label alone, so the same document is held out in every corpus that asks for the same fraction.
-Split split_of(const Digest& digest, double held_out) {
+/// Whether a document is among `fraction` of all. Keyed by a fixed label alone, so the same document is chosen in every corpus that
+/// asks for the same fraction, and what is chosen for a smaller fraction is also chosen for a larger one.
+bool is_chosen(std::string_view label, const Digest& digest, double fraction) {
   Sha256 hash;
-  hash.update("overproof held-out v1");
+  hash.update(label);
   hash.update(digest.bytes.data(), digest.bytes.size());
   const Digest key = hash.finish();
   uint64_t bits = 0;
   for (int i = 0; i < 8; ++i) bits = bits << 8 | key.bytes[size_t(i)];
-  return double(bits >> 11) * 0x1p-53 < held_out ? Split::held_out : Split::train;
+  return double(bits >> 11) * 0x1p-53 < fraction;
+}
+
+/// At most the first `bytes` of `text`, which is UTF-8, to the end of a character.
+void cut_text(std::string& text, size_t bytes) {
+  if (text.size() <= bytes) return;
+  while (bytes > 0 && (uint8_t(text[bytes]) & 0xC0) == 0x80) --bytes;
+  text.resize(bytes);
 }
 
 /// What one document became, before it is known whether an earlier one is the same.
@@ -105,7 +105,7 @@ struct Prepared {
   std::string text;
   Digest digest;
   std::vector<int32_t> ids;
-  bool too_short = false, too_long = false;
+  bool too_short = false, too_long = false, not_taken = false;
   int64_t fault_at = -1;
   std::string fault;  // not empty: broken
 
@@ -156,7 +156,11 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
     out.fault = "it is a Git LFS pointer, not the text; fetch it with 'git lfs pull'";
     return out;
   }
+  const bool sampled = list.folders[candidate.folder].sampled;
+  if (config.cut_bytes > 0 && !sampled) cut_text(out.text, size_t(config.cut_bytes));
   out.digest = sha256(out.text);
+  out.not_taken = !sampled && !in_source_share(out.digest, config.source_share);
+  if (out.not_taken) return out;
   if (candidate.has_ids) {
     // What was drawn, and not what the tokenizer makes of the text: the teacher met its chat markers as tokens, and its choice
     // among the spellings of a text is part of what it does.
@@ -176,19 +180,25 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
   return out;
 }
 
-struct Tally {
-  int64_t documents = 0, bytes = 0, tokens = 0;
-  void add(const Document& d) { ++documents, bytes += d.bytes, tokens += d.tokens; }
-  Json json() const { return {{"documents", documents}, {"bytes", bytes}, {"tokens", tokens}}; }
-};
+}  // namespace
 
-Json tallies(const std::map<std::string, Tally>& map) {
-  Json object = Json::object();
-  for (const auto& [name, tally] : map) object[name] = tally.json();
-  return object;
+int32_t separator_of(const Tokenizer& tokenizer, const std::string& wanted) {
+  const std::string text = wanted.empty() ? "<|endoftext|>" : wanted;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (tokenizer.token_text(id) == text) return id;
+  }
+  if (!wanted.empty()) throw UsageError(fmt::format("the separator '{}' is not a token of this tokenizer", wanted));
+  if (tokenizer.eos_id() < 0) throw UsageError("the tokenizer has no end token; choose one with separator");
+  return tokenizer.eos_id();
 }
 
-}  // namespace
+Split split_of(const Digest& document, double held_out) {
+  return is_chosen("overproof held-out v1", document, held_out) ? Split::held_out : Split::train;
+}
+
+bool in_source_share(const Digest& document, double share) {
+  return share >= 1 || is_chosen("overproof source share v1", document, share);
+}
 
 StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs& outputs) {
   const auto tokenizer = open_tokenizer(inputs.path("tokenizer"));
@@ -208,13 +218,14 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   fs::create_directories(outputs.scratch());
   Spool train(outputs.scratch() / "train.tokens"), held_out(outputs.scratch() / "held_out.tokens");
   OutputFile table = outputs.folder().open("documents.jsonl");
-  const bool is_private = inputs.has("salt");
-  CommitmentWriter commitment(is_private ? std::optional(CorpusSalt::read(inputs.path("salt"))) : std::nullopt);
+  std::optional<CorpusSalt> secret;
+  if (inputs.has("salt")) secret = CorpusSalt::read(inputs.path("salt"));
+  CommitmentWriter commitment(secret);
   std::optional<OutputFile> texts;
   std::string texts_source;
   std::set<Digest> seen;
-  std::map<std::string, Tally> by_license, by_source, by_rule, by_split;
-  int64_t duplicates = 0, too_short = 0, too_long = 0, done = 0;
+  CorpusTally tally;
+  int64_t duplicates = 0, too_short = 0, too_long = 0, not_taken = 0, done = 0;
   Json broken = Json::array();
   const auto add_broken = [&](const std::string& name, int64_t line, const std::string& cause) {
     Json record = {{"name", name}, {"cause", cause}};
@@ -237,27 +248,27 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     spool.append(prepared.ids, dtype);
     commitment.add(d.digest, d.split, d.tokens, table.bytes_written());
     const char* split = d.split == Split::train ? "train" : "held_out";
-    table.write(Json{{"digest", d.digest.hex()},
-                     {"name", d.name},
-                     {"source", d.source},
-                     {"license", d.license},
-                     {"license_rule", d.license_rule},
-                     {"bytes", d.bytes},
-                     {"split", split},
-                     {"first_token", d.first_token},
-                     {"tokens", d.tokens}}
-                    .dump() +
-                "\n");
-    if (!texts || texts_source != d.source) {
+    Json record = {{"digest", d.digest.hex()},
+                   {"name", d.name},
+                   {"source", d.source},
+                   {"license", d.license},
+                   {"license_rule", d.license_rule},
+                   {"bytes", d.bytes},
+                   {"split", split},
+                   {"first_token", d.first_token},
+                   {"tokens", d.tokens}};
+    if (secret && table.bytes_written() == 0) record[kSaltMember] = secret->file_salt("documents.jsonl").hex();
+    table.write(record.dump() + "\n");
+    const bool first_of_source = !texts || texts_source != d.source;
+    if (first_of_source) {
       if (texts) outputs.folder().finish(std::move(*texts));
       texts.emplace(outputs.folder().open(texts_file_name(d.source)));
       texts_source = d.source;
     }
-    texts->write(Json{{"name", d.name}, {"digest", d.digest.hex()}, {"text", std::move(prepared.text)}}.dump() + "\n");
-    by_license[d.license].add(d);
-    by_source[d.source].add(d);
-    by_rule[d.license_rule].add(d);
-    by_split[split].add(d);
+    Json text = {{"name", d.name}, {"digest", d.digest.hex()}, {"text", std::move(prepared.text)}};
+    if (secret && first_of_source) text[kSaltMember] = secret->file_salt(texts_file_name(d.source)).hex();
+    texts->write(text.dump() + "\n");
+    tally.add(d);
   };
 
   Progress progress("corpus", int64_t(candidates.size()), "documents");
@@ -281,6 +292,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
         }
       } else if (batch[i].too_short || batch[i].too_long) {
         ++(batch[i].too_short ? too_short : too_long);
+      } else if (batch[i].not_taken) {
+        ++not_taken;
       } else if (!seen.insert(batch[i].digest).second) {
         ++duplicates;
       } else {
@@ -291,8 +304,10 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   }
   if (seen.empty())
     throw FormatError(list.folders[0].path, -1,
-                      fmt::format("no document is left: {} are shorter than min-bytes {}, {} are longer than max-bytes {}, {} are broken",
-                                  too_short, config.min_bytes, too_long, config.max_bytes, broken.size()));
+                      fmt::format("no document is left: {} are shorter than min-bytes {}, {} are longer than max-bytes {}, {} are broken, "
+                                  "{} are not in the source-share of {}",
+                                  too_short, config.min_bytes, too_long, config.max_bytes, broken.size(), not_taken,
+                                  config.source_share));
   outputs.folder().finish(std::move(*texts));
   const int64_t table_bytes = table.bytes_written();
   outputs.folder().finish(std::move(table));
@@ -302,30 +317,33 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                        {"separator", std::to_string(separator)},
                        {"window_length", std::to_string(config.window_length)}};
   tokenizer->identity().put_into(metadata);
+  if (secret) metadata[kBatchSalt] = secret->batch_salt().hex();
   SafetensorsWriter stream(outputs.folder(), "tokens.safetensors",
                            {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}}, metadata);
   train.copy_to(stream);
   held_out.copy_to(stream);
   stream.close();
 
-  const Json licenses = {{"licenses", tallies(by_license)}, {"sources", tallies(by_source)}, {"license_rules", tallies(by_rule)}};
-  outputs.folder().write_file("licenses.json", licenses.dump(1, ' ') + "\n");
+  const Json licenses = tally.licenses();
+  Json licenses_file = licenses;
+  if (secret) licenses_file[kSaltMember] = secret->file_salt("licenses.json").hex();
+  outputs.folder().write_file("licenses.json", licenses_file.dump(1, ' ') + "\n");
 
   StageReport report;
-  report.metrics() = licenses;
-  report.metrics()["splits"] = tallies(by_split);
+  report.metrics() = tally.metrics(secret.has_value());
   report.metrics()["duplicates"] = duplicates;
   report.metrics()["too_short"] = too_short;
   report.metrics()["too_long"] = too_long;
+  report.metrics()["not_taken"] = not_taken;
   report.metrics()["broken"] = broken;
   report.metrics()["documents_root"] = committed.documents.root.hex();
   report.metrics()["sorted_root"] = committed.sorted.root.hex();
   const auto total = int64_t(seen.size());
   report.summary.push_back(fmt::format("{} documents, {} training and {} held-out tokens, {} licences, {} sources", total,
-                                       train.tokens, held_out.tokens, by_license.size(), by_source.size()));
-  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken", duplicates, too_short,
-                                       too_long, broken.size()));
-  report.summary.push_back(fmt::format("committed to {}{} documents: tree {}, sorted {}", is_private ? "salted " : "", total,
+                                       train.tokens, held_out.tokens, licenses["licenses"].size(), licenses["sources"].size()));
+  report.summary.push_back(fmt::format("left out: {} duplicates, {} too short, {} too long, {} broken{}", duplicates, too_short, too_long,
+                                       broken.size(), not_taken > 0 ? fmt::format(", {} not in the share taken", not_taken) : ""));
+  report.summary.push_back(fmt::format("committed to {}{} documents: tree {}, sorted {}", secret ? "salted " : "", total,
                                        committed.documents.root.hex().substr(0, 16), committed.sorted.root.hex().substr(0, 16)));
   const auto windows = [&](const Spool& spool) { return std::max<int64_t>(0, spool.tokens - 1) / config.window_length; };
   for (const auto& [spool, kind, what] : {std::tuple{&train, "training", "no stage can teach or train with it"},

@@ -14,7 +14,8 @@
 // be read. A document at fault, such as a record that is not JSON, a name that occurred before or a text in another encoding, is
 // broken: the stage fails, or leaves out as many as allow-broken permits and names them with their lines. Nothing is normalised: the
 // digest of a document is that of its bytes, line ends and byte-order mark included.
-// A marker of chats that is spelled out in such a text is text, not a special token.
+// A marker of chats that is spelled out in such a text is text, not a special token. Windows are drawn evenly, so where few samples
+// should count next to many texts, options `cut-bytes` and `source-share` take less of the texts.
 // Input "samples", instead of "source" or together with it: an artifact of the stage `sample`, which has the second layout. It is
 // part of the lineage. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
 // (teacher/sample_stage.h), after a check that they spell the text; with another, their texts are encoded like all others.
@@ -27,12 +28,16 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "data/corpus.h"
+#include "data/tokenizer.h"
 
 namespace overproof {
 
 struct CorpusConfig {
   int64_t min_bytes = 64;
   int64_t max_bytes = 1 << 22;
+  int64_t cut_bytes = 0;
+  double source_share = 1.0;
   double held_out = 0.05;
   int64_t window_length = 256;
   std::string separator;
@@ -41,6 +46,9 @@ struct CorpusConfig {
   void visit(V&& v) {
     v("min-bytes", min_bytes, at_least(0), "shorter documents are left out, and counted");
     v("max-bytes", max_bytes, in_range(1, 1 << 28), "longer documents are left out, and counted");
+    v("cut-bytes", cut_bytes, in_range(0, 1 << 28),
+      "of a longer document of 'source' only the beginning is taken, to the last whole character; 0: all of it");
+    v("source-share", source_share, in_range(1e-6, 1), "fraction of the documents of 'source' that are taken, chosen by keyed digest");
     v("held-out", held_out, in_range(0, 0.9), "fraction of documents kept for evaluation, chosen by keyed digest");
     v("window-length", window_length, in_range(2, 1 << 20), "tokens of a training window");
     v("separator", separator, any_value(),
@@ -48,6 +56,15 @@ struct CorpusConfig {
     v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, no JSON, unreadable, a name twice) may be skipped");
   }
 };
+
+/// The id that is put after every document: that of the token `text`; empty: of <|endoftext|>, else the tokenizer's end token.
+/// Throws UsageError when there is no such token.
+int32_t separator_of(const Tokenizer& tokenizer, const std::string& text);
+
+/// Keyed by a fixed label alone, so the same document is held out in every corpus that asks for the same fraction.
+Split split_of(const Digest& document, double held_out);
+/// Whether a document of "source" is among those that option `source-share` takes.
+bool in_source_share(const Digest& document, double share);
 
 /// Documents with the same digest are kept once, under the first name in order. The artifact does not depend on the number
 /// of threads. Memory: one batch of documents, and about 300 bytes for each document.

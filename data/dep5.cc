@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "core/error.h"
 #include "core/utf8.h"
@@ -34,6 +36,7 @@ std::string_view trim(std::string_view text) {
 /// stanza; a line that starts with '#' is a comment.
 std::vector<Stanza> parse_stanzas(std::string_view text, const std::filesystem::path& file) {
   std::vector<Stanza> stanzas;
+  std::set<std::string> names;  // of the fields of the last stanza
   bool open = false;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
@@ -59,9 +62,12 @@ std::vector<Stanza> parse_stanzas(std::string_view text, const std::filesystem::
       if (c <= ' ' || c >= 127) throw FormatError(file, offset, "a field's name has blanks or special characters");
       field.name += c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
     }
-    if (!open) stanzas.push_back({{}, offset});
+    if (!open) {
+      stanzas.push_back({{}, offset});
+      names.clear();
+    }
     open = true;
-    if (stanzas.back().find(field.name))
+    if (!names.insert(field.name).second)
       throw FormatError(file, offset, fmt::format("duplicate field '{}' in a stanza", field.name));
     stanzas.back().fields.push_back(std::move(field));
   }

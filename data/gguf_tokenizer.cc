@@ -73,6 +73,10 @@ BpeDefinition read_gguf_tokenizer(const std::filesystem::path& file) {
   definition.unknown = id_of("unknown");
   definition.padding = id_of("padding");
   definition.chat_template = gguf.text("tokenizer.chat_template", "");
+  if (gguf.has("tokenizer.chat_templates"))
+    for (const std::string& name : gguf.texts("tokenizer.chat_templates"))
+      if (const std::string key = "tokenizer.chat_template." + name; gguf.has(key))
+        definition.more_templates.emplace_back(name, gguf.text(key));
   return definition;
 }
 

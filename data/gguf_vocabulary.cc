@@ -8,7 +8,9 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/python_json.h"
 #include "data/bpe.h"
+#include "data/chat_templates.h"
 #include "data/gguf_pre_tokenizers.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "data/tokenizer_files.h"
@@ -28,12 +30,13 @@ struct Vocabulary {
   std::vector<float> scores;  // of SentencePiece only
   int32_t bos = -1, eos = -1, unknown = -1, padding = -1;
   bool add_bos = false, add_eos = false;
-  std::string chat_template;
+  ChatTemplates templates;
+  std::vector<int32_t> more_ends;  // ids other than eos that end a text
 };
 
 Json read_json_if_there(const fs::path& file) {
   if (!fs::exists(file)) return Json::object();
-  Json json = read_json(file);
+  Json json = read_python_json(file);
   if (!json.is_object()) throw FormatError(file, 0, "is not a JSON object");
   return json;
 }
@@ -75,7 +78,30 @@ void write(const Vocabulary& v, std::string_view model, std::string_view pre, Gg
   // Always written: llama.cpp takes a default from the pre-tokeniser's name.
   out.add_bool("tokenizer.ggml.add_bos_token", v.add_bos && v.bos >= 0);
   out.add_bool("tokenizer.ggml.add_eos_token", v.add_eos && v.eos >= 0);
-  if (!v.chat_template.empty()) out.add_text("tokenizer.chat_template", v.chat_template);
+  static constexpr const char* kMoreEnds[] = {"eot", "eom"};  // at which llama.cpp stops as at eos
+  for (size_t i = 0; i < std::min(v.more_ends.size(), std::size(kMoreEnds)); ++i) id(kMoreEnds[i], v.more_ends[i]);
+  std::vector<std::string> names;
+  for (const auto& [name, text] : v.templates.named) {
+    if (name == kDefaultTemplate) {
+      out.add_text("tokenizer.chat_template", text);
+      continue;
+    }
+    std::string plain = name;  // as the gguf package spells it in a key
+    for (char& c : plain)
+      if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))) c = '_';
+    if (std::ranges::find(names, plain) != names.end()) continue;
+    out.add_text("tokenizer.chat_template." + plain, text);
+    names.push_back(plain);
+  }
+  if (!names.empty()) out.add_texts("tokenizer.chat_templates", names);
+}
+
+/// What of a vocabulary the file cannot express.
+void add_notes(const Vocabulary& v, std::vector<std::string>& notes) {
+  if (!v.templates.note.empty()) notes.push_back(v.templates.note);
+  if (v.more_ends.size() > 2)
+    notes.push_back(fmt::format("{} ids end a text, and GGUF has places for three: llama.cpp does not stop at the others",
+                                v.more_ends.size() + 1));
 }
 
 /// The tokens that a tokenizer adds before (or after) a text: from its template of one text, else from tokenizer_config.json.
@@ -102,22 +128,20 @@ bool adds_special(const Json& tokenizer, const Json& config, bool first, std::st
   return flag.is_boolean() ? flag.get<bool>() : fallback;
 }
 
-std::string chat_template(const fs::path& folder, const Json& config) {
-  if (const auto it = config.find("chat_template"); it != config.end() && it->is_string()) return it->get<std::string>();
-  if (fs::exists(folder / "chat_template.jinja")) return read_file(folder / "chat_template.jinja", int64_t{16} << 20);
-  return {};
-}
-
-/// Ids that the tokenizer's own files leave open, as generation and the model's configuration name them.
+/// Ids that the tokenizer's own files leave open, as generation and the model's configuration name them, and further ones that end a text.
 void add_configured_ids(const fs::path& folder, Vocabulary& v) {
+  Json ends;  // of generation, where it names some
   for (const char* file : {"generation_config.json", "config.json"}) {
     const Json config = read_json_if_there(folder / file);
+    if (ends.is_null()) ends = config.value("eos_token_id", Json());
     for (const auto& [name, id] : {std::pair("bos_token_id", &v.bos), {"eos_token_id", &v.eos}, {"pad_token_id", &v.padding}}) {
       Json value = config.value(name, Json());
       if (value.is_array() && !value.empty()) value = Json(value.front());  // of several ends the first is the model's own
       if (*id < 0 && value.is_number_integer() && value >= 0 && value < v.tokens.size()) *id = value.get<int32_t>();
     }
   }
+  for (const Json& end : ends.is_array() ? ends : Json::array({ends}))
+    if (end.is_number_integer() && end >= 0 && end < v.tokens.size() && end != v.eos) v.more_ends.push_back(end.get<int32_t>());
 }
 
 std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path& file, int64_t vocabulary, GgufMetadata& out) {
@@ -148,7 +172,10 @@ std::vector<std::string> add_bpe(const BpeDefinition& definition, const fs::path
   const auto text = [&](int32_t id) { return id >= 0 ? definition.tokens.at(size_t(id)) : std::string(); };
   v.add_bos = v.bos >= 0 && adds_special(tokenizer, config, true, text(v.bos), false);
   v.add_eos = v.eos >= 0 && adds_special(tokenizer, config, false, text(v.eos), false);
-  v.chat_template = chat_template(file.parent_path(), config);
+  v.templates = read_chat_templates(file.parent_path(), config);
+  add_notes(v, notes);
+  for (const std::string& note : definition.notes)
+    if (note != v.templates.note) notes.push_back(note);
   complete(v, vocabulary, file);
   write(v, "gpt2", pre->name, out);
   std::vector<std::string> merges;
@@ -222,7 +249,9 @@ std::vector<std::string> add_sentencepiece(const fs::path& file, int64_t vocabul
   add_tokens(config, read_json_if_there(folder / "added_tokens.json"), folder, v);
   v.add_bos = adds_special(Json::object(), config, true, "", true);
   v.add_eos = adds_special(Json::object(), config, false, "", false);
-  v.chat_template = chat_template(folder, config);
+  v.templates = read_chat_templates(folder, config);
+  add_configured_ids(folder, v);
+  add_notes(v, notes);
   complete(v, vocabulary, file);
   write(v, "llama", "default", out);
   out.add_bool("tokenizer.ggml.add_space_prefix", model.add_dummy_prefix);
@@ -300,11 +329,13 @@ std::vector<std::string> add_hf_pieces(Vocabulary v, const Json& root, bool pref
   const auto text = [&](int32_t id) { return id >= 0 ? v.tokens[size_t(id)] : std::string(); };
   v.add_bos = adds_special(root, config, true, text(v.bos), true);
   v.add_eos = adds_special(root, config, false, text(v.eos), false);
-  v.chat_template = chat_template(folder, config);
+  v.templates = read_chat_templates(folder, config);
+  std::vector<std::string> notes;
+  add_notes(v, notes);
   complete(v, vocabulary, file);
   write(v, "llama", "default", out);
   out.add_bool("tokenizer.ggml.add_space_prefix", prefix);
-  return {};
+  return notes;
 }
 
 std::vector<std::string> copy_vocabulary(const fs::path& file, int64_t vocabulary, GgufMetadata& out) {

@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "data/corpus.h"
+#include "data/private_corpus.h"
 #include "data/span_index.h"
 
 namespace overproof {
@@ -26,8 +27,9 @@ std::vector<int64_t> line_offsets(const fs::path& file) {
 
 class ShardWriter {
  public:
-  ShardWriter(const IndexConfig& config, OutputFolder& folder, Progress& progress)
-      : config_(config), folder_(folder), progress_(progress) {}
+  /// `salt`: of a private corpus, in the metadata of every file, so that its digest confirms no guess.
+  ShardWriter(const IndexConfig& config, const Metadata& salt, OutputFolder& folder, Progress& progress)
+      : config_(config), salt_(salt), folder_(folder), progress_(progress) {}
 
   void add(std::string_view text) {
     if (!full_.empty() && !full_.back().empty() && int64_t(full_.back().size() + text.size()) >= config_.shard_bytes)
@@ -46,10 +48,11 @@ class ShardWriter {
     });
     for (size_t i = 0; i < full_.size(); ++i) {
       throw_if_interrupted();
+      Metadata metadata = salt_;
+      metadata["first_byte"] = std::to_string(bytes);
       SafetensorsWriter writer(
           folder_, shard_file_name(shards),
-          {{"suffixes", DType::u32, {int64_t(sorted[i].size())}}, {"text", DType::u8, {int64_t(full_[i].size())}}},
-          {{"first_byte", std::to_string(bytes)}});
+          {{"suffixes", DType::u32, {int64_t(sorted[i].size())}}, {"text", DType::u8, {int64_t(full_[i].size())}}}, metadata);
       writer.append(sorted[i].data(), sorted[i].size() * sizeof(uint32_t));
       writer.append(full_[i].data(), full_[i].size());
       writer.close();
@@ -70,6 +73,7 @@ class ShardWriter {
     full_.emplace_back();
   }
   const IndexConfig& config_;
+  const Metadata& salt_;
   OutputFolder& folder_;
   Progress& progress_;
   std::vector<std::string> full_;
@@ -82,7 +86,10 @@ StageReport run_index(const IndexConfig& config, const Inputs& inputs, Outputs& 
   const std::vector<int64_t> record_offset = line_offsets(corpus / "documents.jsonl");
   std::vector<int64_t> first_byte = {0};
   Progress progress("index", 0, "bytes");
-  ShardWriter writer(config, outputs.folder(), progress);
+  Metadata salt;
+  if (fs::exists(corpus / "tokens.safetensors"))
+    if (const auto secret = corpus_batch_salt(corpus)) salt[kSaltMember] = draw_key(sha256(std::string_view("index")), secret).hex();
+  ShardWriter writer(config, salt, outputs.folder(), progress);
   for_each_text(corpus, [&](const Document&, std::string_view text) {
     writer.add(text);
     first_byte.push_back(first_byte.back() + int64_t(text.size()) + 1);
@@ -90,10 +97,10 @@ StageReport run_index(const IndexConfig& config, const Inputs& inputs, Outputs& 
   writer.flush();
   const auto documents = int64_t(first_byte.size()) - 1;
   if (documents != int64_t(record_offset.size())) throw FormatError(corpus / "documents.jsonl", -1, "holds empty lines");
-  SafetensorsWriter table(
-      outputs.folder(), "documents.safetensors",
-      {{"first_byte", DType::i64, {documents + 1}}, {"record_offset", DType::i64, {documents}}},
-      {{"corpus_root", inputs.root("corpus").hex()}, {"shards", std::to_string(writer.shards)}, {"format_version", "1"}});
+  Metadata metadata = salt;
+  metadata.insert({{"corpus_root", inputs.root("corpus").hex()}, {"shards", std::to_string(writer.shards)}, {"format_version", "1"}});
+  SafetensorsWriter table(outputs.folder(), "documents.safetensors",
+                          {{"first_byte", DType::i64, {documents + 1}}, {"record_offset", DType::i64, {documents}}}, metadata);
   table.append(first_byte.data(), first_byte.size() * sizeof(int64_t));
   table.append(record_offset.data(), record_offset.size() * sizeof(int64_t));
   table.close();

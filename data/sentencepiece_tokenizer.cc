@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/lfs_pointer.h"
 #include "core/file.h"
 #include "core/utf8.h"
 #include "data/added_tokens.h"
@@ -198,6 +199,8 @@ void check_sentencepiece_model(std::string_view model, const fs::path& file) {
       // The library's tries take C strings: a NUL would cut a piece short and make it another's twin.
       if (text.empty() || text.find('\0') != text.npos) in.fail("a piece is empty or holds a NUL");
       if (invalid_utf8_at(text) >= 0) in.fail("a piece is not UTF-8");
+      // The library tries all pieces that begin at each place of a text.
+      if (text.size() > kLongestAddedToken) in.fail(fmt::format("a piece has {} bytes, more than {}", text.size(), kLongestAddedToken));
       ++pieces;
     } else if (in.field == 3 || in.field == 5) {
       for (ProtoReader spec(in.payload, in.start, file); !spec.done();) {
@@ -210,6 +213,7 @@ void check_sentencepiece_model(std::string_view model, const fs::path& file) {
 }
 
 SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, const fs::path& file) {
+  refuse_lfs_pointer(model, file);
   check_sentencepiece_model(model, file);
   SentencePieceVocabulary out;
   for (ProtoReader in(model, 0, file); !in.done();) {
@@ -255,7 +259,9 @@ std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::
 }
 
 std::unique_ptr<Tokenizer> open_sentencepiece(const fs::path& file) {
-  return make_sentencepiece(read_file(file, kMostModelBytes), file);
+  const std::string model = read_file(file, kMostModelBytes);
+  refuse_lfs_pointer(model, file);
+  return make_sentencepiece(model, file);
 }
 
 }  // namespace overproof

@@ -211,14 +211,17 @@ SpanHit SpanIndex::hit_at(const Shard& shard, int64_t position) const {
 
 std::string_view SpanIndex::text_of(int64_t document) const {
   const int64_t begin = first_byte_[size_t(document)], end = first_byte_[size_t(document) + 1];
-  for (const Shard& shard : shards_) {
+  // Shards follow one another; of those that begin at the same byte all but the last are empty.
+  const auto after = std::ranges::upper_bound(shards_, begin, {}, &Shard::first_byte);
+  if (after != shards_.begin() && begin >= 0 && end > begin) {
+    const Shard& shard = *(after - 1);
     const std::string_view text = shard.suffixes.text();
     const int64_t first = begin - shard.first_byte;
-    if (begin < shard.first_byte || first >= int64_t(text.size())) continue;
-    if (end <= begin || end - shard.first_byte > int64_t(text.size())) break;
-    const std::string_view found = text.substr(size_t(first), size_t(end - begin - 1));
-    expect_read(found.data(), found.size());
-    return found;
+    if (end - shard.first_byte <= int64_t(text.size())) {
+      const std::string_view found = text.substr(size_t(first), size_t(end - begin - 1));
+      expect_read(found.data(), found.size());
+      return found;
+    }
   }
   throw FormatError(table_.path(), -1, fmt::format("document {} is in no shard", document));
 }

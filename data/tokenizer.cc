@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "core/error.h"
 #include "core/progress_note.h"
 #include "core/real_path.h"
 #include "core/regex.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
+#include "formats/folder_contents.h"
 
 namespace overproof {
 
@@ -75,18 +78,14 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
         return open_tokenizer(model);
       }
     }
-    for (const char* suffix : {".model", ".gguf"}) {
-      fs::path found;
-      for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-        const bool gguf = suffix == std::string_view(".gguf") && is_gguf(entry.path());
-        if (entry.path().extension() != suffix && !gguf) continue;
-        if (!found.empty()) {
-          throw UsageError(fmt::format("{} has several {} files; give the path of one", path.string(), suffix));
-        }
-        found = entry.path();
-      }
-      if (!found.empty()) return open_tokenizer(found);
+    fs::path found;
+    for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
+      if (entry.path().extension() != ".model") continue;
+      if (!found.empty()) throw UsageError(fmt::format("{} has several .model files; give the path of one", path.string()));
+      found = entry.path();
     }
+    if (!found.empty()) return open_tokenizer(found);
+    if (const std::optional<fs::path> gguf = gguf_in_folder(path)) return open_tokenizer(*gguf);
     throw IoError(path, "has no tokenizer (tokenizer.json, a .model or a .gguf)", 0);
   }
   if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);

@@ -6,8 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/real_path.h"
+#include "core/python_json.h"
 #include "data/bpe.h"
+#include "formats/folder_contents.h"
 
 namespace overproof {
 namespace {
@@ -27,14 +28,14 @@ bool belongs_to_model(const fs::path& file) {
   std::ranges::transform(upper, upper.begin(), [](char c) { return c >= 'a' && c <= 'z' ? char(c - 'a' + 'A') : c; });
   const bool legal = std::ranges::any_of(std::initializer_list<std::string_view>{"LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"},
                                          [&](std::string_view begin) { return upper.starts_with(begin); });
-  return legal || file.extension() == ".py" || name == "generation_config.json" || name.ends_with("processor_config.json");
+  return legal || file.extension() == ".py" || name.ends_with("processor_config.json");
 }
 
 /// Weights, their index and configuration, which a stage writes anew, and signatures, which do not hold for a copy.
 bool is_weights_or_ours(const fs::path& file) {
   const std::string name = file.filename().string();
   return file.extension() == ".safetensors" || file.extension() == ".gguf" || name.ends_with(".safetensors.index.json") ||
-         name == "config.json" || name == "claims.jsonl" || name == "model.sig";
+         name == "config.json" || name == "generation_config.json" || name == "claims.jsonl" || name == "model.sig";
 }
 
 std::vector<fs::path> sorted_files(const fs::path& folder) {
@@ -45,14 +46,29 @@ std::vector<fs::path> sorted_files(const fs::path& folder) {
   return files;
 }
 
+/// The settings of sampling and all ids that end a text: a student's config.json has the first of these only. Of a parent without
+/// generation_config.json, what transformers derives from its config.json.
+void copy_generation_config(const fs::path& from, OutputFolder& folder) {
+  constexpr const char* kName = "generation_config.json";
+  if (fs::is_regular_file(from / kName)) {
+    folder.write_file(kName, read_file(from / kName));
+    return;
+  }
+  if (!fs::exists(from / "config.json")) return;
+  const Json config = read_python_json(from / "config.json");
+  if (!config.is_object() || !config.value("eos_token_id", Json()).is_array()) return;
+  Json generation = {{"_from_model_config", true}};
+  for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    if (config.contains(id) && !config[id].is_null()) generation[id] = config[id];
+  folder.write_file(kName, generation.dump(2) + "\n");
+}
+
 }  // namespace
 
 std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
   if (!fs::is_directory(checkpoint)) return checkpoint;
   if (fs::exists(checkpoint / "config.json")) return std::nullopt;
-  for (const fs::path& file : sorted_files(checkpoint))
-    if (file.extension() == ".gguf" || is_gguf(file)) return file;
-  return std::nullopt;
+  return gguf_in_folder(checkpoint);
 }
 
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
@@ -68,6 +84,7 @@ void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder)
   if (fs::is_directory(templates))
     for (const fs::path& file : sorted_files(templates))
       folder.write_file(templates.filename().string() + "/" + file.filename().string(), read_file(file));
+  copy_generation_config(from_checkpoint, folder);
 }
 
 std::vector<std::string> copy_companions(const fs::path& from_checkpoint, OutputFolder& folder) {

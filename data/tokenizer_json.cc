@@ -8,8 +8,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_object.h"
+#include "core/python_json.h"
 #include "core/utf8.h"
 #include "data/bpe.h"
+#include "data/chat_templates.h"
 
 namespace overproof {
 
@@ -140,15 +142,17 @@ void read_added_tokens(const JsonObject& root, BpeDefinition& out) {
   }
 }
 
-/// The id behind "eos_token": "</s>" or {"content": "</s>"}; `now` when it is not given.
-int32_t named_token(const JsonObject& config, const char* name, const BpeDefinition& definition, int32_t now) {
+/// The id behind "eos_token": "</s>" or {"content": "</s>"}; `now` when it is not given. A name that no token has is none, with a note:
+/// transformers would add it behind the rows of the model's embedding.
+int32_t named_token(const JsonObject& config, const char* name, BpeDefinition& definition, int32_t now) {
   const Json* value = config.find(name);
   if (!value) return now;
   const std::string text = value->is_object() ? config.object(name).text("content") : config.text(name);
   const auto it = std::find(definition.tokens.begin(), definition.tokens.end(), text);
-  if (it == definition.tokens.end())
-    config.fail(name, fmt::format("is '{}', which is not in the vocabulary", text.substr(0, 200)));
-  return int32_t(it - definition.tokens.begin());
+  if (!text.empty() && it != definition.tokens.end()) return int32_t(it - definition.tokens.begin());
+  definition.notes.push_back(
+      fmt::format("tokenizer_config.json's {} is '{}', which is not in the vocabulary: it is left out", name, text.substr(0, 200)));
+  return now;
 }
 
 }  // namespace
@@ -167,19 +171,32 @@ BpeDefinition parse_tokenizer_json(std::string_view text, const fs::path& file) 
   return out;
 }
 
+namespace {
+
+void set_templates(const ChatTemplates& templates, BpeDefinition& out) {
+  out.chat_template = templates.text();
+  for (const auto& named : templates.named)
+    if (named.first != kDefaultTemplate) out.more_templates.push_back(named);
+  if (!templates.note.empty()) out.notes.push_back(templates.note);
+}
+
+}  // namespace
+
 BpeDefinition read_tokenizer_json(const fs::path& file) {
   BpeDefinition out = parse_tokenizer_json(read_file(file, int64_t{256} << 20), file);
   if (const fs::path path = file.parent_path() / "tokenizer_config.json"; fs::exists(path)) {
-    const Json json = read_json(path);
+    const Json json = read_python_json(path);
     const JsonObject config(json, path, "", JsonNull::absent);
     out.bos = named_token(config, "bos_token", out, out.bos);
     out.eos = named_token(config, "eos_token", out, out.eos);
     out.unknown = named_token(config, "unk_token", out, out.unknown);
     out.padding = named_token(config, "pad_token", out, out.padding);
-    if (const Json* chat = config.find("chat_template"); chat && chat->is_string()) out.chat_template = chat->get<std::string>();
+    set_templates(read_chat_templates(file.parent_path(), json), out);
+  } else {
+    set_templates(read_chat_templates(file.parent_path(), Json()), out);
   }
   if (const fs::path path = file.parent_path() / "config.json"; fs::exists(path)) {
-    const Json json = read_json(path);
+    const Json json = read_python_json(path);
     const JsonObject config(json, path, "", JsonNull::absent);
     const auto id_of = [&](const char* name, int32_t now) {
       const Json* value = config.find(name);
@@ -268,7 +285,16 @@ std::string write_tokenizer_config_json(const BpeDefinition& definition) {
   put("eos_token", definition.eos);
   put("unk_token", definition.unknown);
   put("pad_token", definition.padding);
-  if (!definition.chat_template.empty()) root["chat_template"] = to_valid_utf8(definition.chat_template);
+  if (definition.more_templates.empty()) {
+    if (!definition.chat_template.empty()) root["chat_template"] = to_valid_utf8(definition.chat_template);
+    return root.dump(1, ' ') + "\n";
+  }
+  Json& list = root["chat_template"] = Json::array();
+  const auto add = [&](const std::string& name, const std::string& text) {
+    list.push_back({{"name", to_valid_utf8(name)}, {"template", to_valid_utf8(text)}});
+  };
+  if (!definition.chat_template.empty()) add(kDefaultTemplate, definition.chat_template);
+  for (const auto& [name, text] : definition.more_templates) add(name, text);
   return root.dump(1, ' ') + "\n";
 }
 

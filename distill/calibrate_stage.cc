@@ -11,6 +11,7 @@
 #include "distill/calibration.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
+#include "distill/trained_files.h"
 
 namespace overproof {
 namespace {
@@ -109,11 +110,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     round_weights(student, dtype);
   }
   save_decoder(student, outputs.folder(), dtype);
-  copy_companions(inputs.path("student"), outputs.folder());
-  // Tuning that is undone shaped nothing, so its counts are left out.
-  if (keep && options.steps > 0) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
-  else if (has_router_counts(inputs.path("student")))
-    write_router_counts(outputs.folder(), read_router_counts(inputs.path("student")));
+  write_trained_counts(training, inputs.path("student"), keep, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   const double overlap = mean_overlap(before, after);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "data/private_corpus.h"
 #include "distill/distillation.h"
 #include "model/open_model.h"
 
@@ -43,6 +44,7 @@ RouterCalibration make_calibration(const CalibrateConfig& config, const Inputs& 
   auto batches = std::make_unique<WindowBatches>(corpus, Split::train, std::move(order), config.training.batch_size,
                                                  config.training.steps);
   Training training(std::move(student), std::move(batches), std::move(signal), {{&kForwardKl, 1.0}}, config.training);
+  training.salt_batches(corpus_batch_salt(inputs.path("corpus")));
   return {std::move(corpus), live_signal(teacher), std::move(training), given, key};
 }
 

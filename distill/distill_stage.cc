@@ -8,6 +8,7 @@
 #include "distill/distillation.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
+#include "distill/trained_files.h"
 #include "records/step_log.h"
 
 namespace overproof {
@@ -32,8 +33,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
-  copy_companions(inputs.path("student"), outputs.folder());
-  if (training.routing()) write_router_counts(outputs.folder(), *training.routing(), inputs.path("student"));
+  write_trained_counts(training, inputs.path("student"), /*kept=*/true, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
   StageReport report;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "data/private_corpus.h"
 #include "model/open_model.h"
 
 namespace overproof {
@@ -62,8 +63,9 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
   auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
   auto batches = std::make_unique<WindowBatches>(
       corpus, Split::train, order_of(TrainingOrder(targets->order_key(), windows, taught)), options.batch_size, steps);
-  return {Training(std::move(student), std::move(batches), make_signal(config, inputs, *corpus, targets), std::move(losses), options),
-          taught};
+  Training training(std::move(student), std::move(batches), make_signal(config, inputs, *corpus, targets), std::move(losses), options);
+  training.salt_batches(corpus_batch_salt(inputs.path("corpus")));
+  return {std::move(training), taught};
 }
 
 }  // namespace overproof

@@ -16,11 +16,15 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "core/temp_folder.h"
 #include "distill/calibration.h"
 #include "distill/checkpoint.h"
 #include "distill/distillation.h"
+#include "distill/trained_files.h"
+#include "formats/safetensors_checkpoint.h"
 #include "model/compute.h"
-#include "provenance/run_folder.h"
+#include "provenance/signers.h"
+#include "records/step_log.h"
 
 namespace overproof {
 namespace {
@@ -92,6 +96,7 @@ Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& r
 /// The training, ready to make its first step, and the digester of its state.
 struct Session {
   std::unique_ptr<Training> run;
+  WeightDType dtype = WeightDType::automatic;  ///< of the configuration
   std::unique_ptr<StateDigester> digester;
   int64_t at() const { return run->trainer().steps_done(); }
 };
@@ -100,12 +105,14 @@ Session begin(const Subject& subject, Replay& result) {
   Session session;
   const Inputs inputs(subject.inputs);
   const fs::path origin = subject.path / "claims.jsonl";
+  const auto build = [&](const auto& config, auto make) {
+    session.dtype = config.training.dtype;
+    session.run = std::make_unique<Training>(make(config, inputs).training);
+  };
   if (subject.lineage.stage == "distill")
-    session.run = std::make_unique<Training>(
-        make_distillation(recorded_config<DistillConfig>(subject.lineage, origin, result), inputs).training);
+    build(recorded_config<DistillConfig>(subject.lineage, origin, result), make_distillation);
   else
-    session.run = std::make_unique<Training>(
-        make_calibration(recorded_config<CalibrateConfig>(subject.lineage, origin, result), inputs).training);
+    build(recorded_config<CalibrateConfig>(subject.lineage, origin, result), make_calibration);
   session.digester = std::make_unique<StateDigester>(session.run->student(), session.run->trainer());
   return session;
 }
@@ -142,6 +149,8 @@ class Replayer {
                                            fmt::join(format.terms, ", "), fmt::join(terms, ", ")));
       return false;
     }
+    fault_if(format.salted_batches != session_.run->salts_batches(),
+             "the batch roots are salted, or not, unlike the corpus");
     fault_if(session_.digester->weights() != records_.initial_weights(),
              "the step records do not begin with the weights of the parent");
     const int64_t planned = session_.run->steps(), steps = result_.steps;
@@ -162,6 +171,36 @@ class Replayer {
     }
     if (unequal > 3) result_.faults.push_back(fmt::format("and {} more steps like these", unequal - 3));
     return true;
+  }
+
+  /// Makes configuration, tokenizer and templates again, and where tuning was undone the router counts, and compares all files but
+  /// weights, records and counts of a training with those that were signed. Files of version 0.1 may be spelled otherwise.
+  void check_files() {
+    const fs::path& parent = subject_.inputs.at("student").path;
+    const Checkpoint published = open_checkpoint(subject_.path);
+    const TempFolder work;
+    OutputFolder made(work / "files");
+    write_model_files(*session_.run, written_dtype(session_.dtype, open_checkpoint(parent)), parent, made);
+    if (undone()) write_trained_counts(*session_.run, parent, /*kept=*/false, made);
+    std::map<std::string, Digest> digests;
+    for (const FileRecord& file : made.records()) digests[file.name] = file.digest;
+    std::set<std::string> elsewhere = {kStepRecordsFile, kStepLogFile, kSafetensorsIndexName};
+    if (!undone()) elsewhere.insert(kRouterCountsFile);
+    for (const fs::path& shard : published.tensors->files()) elsewhere.insert(shard.lexically_relative(subject_.path).generic_string());
+    std::vector<std::string> wrong;
+    for (const FileRecord& file : subject_.lineage.files) {
+      if (elsewhere.contains(file.name)) continue;
+      const auto found = digests.find(file.name);
+      if (found == digests.end()) wrong.push_back(fmt::format("{}: is signed, but this training does not make it", file.name));
+      else if (found->second != file.digest)
+        wrong.push_back(fmt::format("{}: signed as sha256:{}, made again as sha256:{}", file.name, file.digest.hex(), found->second.hex()));
+      else ++result_.files_equal;
+      if (found != digests.end()) digests.erase(found);
+    }
+    for (const auto& [name, digest] : digests) wrong.push_back(fmt::format("{}: was made again, but is not in the artifact", name));
+    result_.counts_equal = undone() && wrong.empty() && has_router_counts(subject_.path);
+    std::vector<std::string>& into = subject_.lineage.format > 1 ? result_.faults : result_.notes;
+    into.insert(into.end(), wrong.begin(), wrong.end());
   }
 
   /// Compares the published weights with those that the records end with.
@@ -211,7 +250,9 @@ class Replayer {
       result_.segments.push_back(segment);
       progress.update(int64_t(result_.segments.size()), segment.equal ? "equal" : "NOT equal");
     }
-    if (clean_ && session_.at() == result_.steps && result_.steps > 0) check_rounded_weights();
+    if (!clean_ || session_.at() != result_.steps || result_.steps == 0) return;
+    check_rounded_weights();
+    check_counts();
   }
 
   /// Steps done where recorded weights are available: at the beginning, at kept states, at the end unless tuning was undone.
@@ -333,6 +374,20 @@ class Replayer {
       fault_if(ours != digest_of_checkpoint(subject_.path), "the published weights are not the rounded weights of the last step");
   }
 
+  /// After the last step the trainer holds the counts of the whole training: kept states contain them, and their digest covers them.
+  void check_counts() {
+    if (undone()) return;  // compared with the parent's
+    const TempFolder work;
+    OutputFolder made(work / "files");
+    write_trained_counts(*session_.run, subject_.inputs.at("student").path, /*kept=*/true, made);
+    const auto stored = std::ranges::find(subject_.lineage.files, kRouterCountsFile, &FileRecord::name);
+    const bool there = stored != subject_.lineage.files.end();
+    if (made.records().empty() && !there) return;
+    result_.counts_equal = !made.records().empty() && there && made.records().front().digest == stored->digest;
+    result_.files_equal += result_.counts_equal;
+    fault_if(!result_.counts_equal, fmt::format("{}: is not what the router counts of this training are", kRouterCountsFile));
+  }
+
   static std::vector<NamedTensor> copy_of(const Decoder& model) {
     std::vector<NamedTensor> copy = stored_weights(model);
     for (NamedTensor& t : copy) t.tensor = t.tensor.clone();
@@ -444,6 +499,7 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   if (config.segments > 0) draw_segments(1, 0, config.seed, {});  // refuses a bad seed before the long work
   const auto trusted = config.trust.key();
   const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
+  require_one_signer(run, trusted.get());
   const auto subject = open_subject(run, choose(run, config), trusted.get(), result);
   if (!subject) return result;
   auto records = open_records(*subject, result);
@@ -475,6 +531,7 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   const std::vector<int64_t> ends = records->segment_ends();
   Replayer replayer(*subject, std::move(*records), std::move(session), result);
   const bool comparable = replayer.check_all_steps();
+  replayer.check_files();
   replayer.check_final_weights();
   const std::vector<int64_t> spans = result.tolerance > 0 ? replayer.ends_with_weights(ends) : ends;
   result.segments_total = int64_t(spans.size()) - 1;

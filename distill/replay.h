@@ -3,7 +3,8 @@
 //
 // The segments are drawn from public randomness, so k draws catch a forger of a fraction f of them with a probability of at least
 // 1 - (1 - f)^k. The last segment is always made, because one forged segment is enough to exchange the whole model. Checks that need
-// no training are made for every step: order, counts, learning rate and batch root.
+// no training are made for every step: order, counts, learning rate and batch root. All files next to the weights are made again:
+// configuration, tokenizer and templates from the parent, router counts from the state that the last segment ends with.
 
 #include <optional>
 #include <string>
@@ -60,6 +61,8 @@ struct Replay {
   int64_t segments_total = 0;
   std::vector<ReplayedSegment> segments;
   int64_t drawn() const;  ///< segments that the seed drew
+  int64_t files_equal = 0;      ///< next to weights and records, made again with the same bytes
+  bool counts_equal = false;    ///< router counts, too, which takes the state after the last step
   std::vector<std::string> faults, notes;
   std::string chain;
   double tolerance = 0;  ///< 0: bitwise

@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "distill/replay.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -19,6 +20,9 @@ std::string text_of(const Replay& r) {
     out += fmt::format(
         "{} of {} steps: order, tokens, learning rate and batch root follow from statement, corpus and teacher's rows\n",
         r.steps_planned_equal, r.steps);
+  if (r.files_equal > 0)
+    out += fmt::format("{} files next to the weights{} made again: equal\n", r.files_equal,
+                       r.counts_equal ? ", router counts included," : "");
   for (const ReplayedSegment& s : r.segments) {
     const std::string from =
         s.from_step == 0 ? "from the beginning" : fmt::format("from the state after step {}", s.from_step - 1);
@@ -85,6 +89,8 @@ Json Replay::to_json() const {
           {"steps", steps},
           {"steps_planned_equal", steps_planned_equal},
           {"step_chain", chain},
+          {"files_equal", files_equal},
+          {"router_counts", counts_equal ? "equal" : "not compared"},
           {"segments_total", segments_total},
           {"segments", list},
           {"odds", odds},
@@ -97,7 +103,7 @@ Answer audit_replay(const ReplayConfig& config, const fs::path& folder) {
   const Replay result = replay(config, folder);
   const std::string line =
       recorder.write(result.artifact, {"replay", {{result.artifact, result.root, result.statement}}, result.to_json()});
-  return {result.to_json(), text_of(result) + line, result.holds() ? 0 : 4};
+  return with_signers({result.to_json(), text_of(result) + line, result.holds() ? 0 : 4}, folder, config.trust);
 }
 
 }  // namespace overproof

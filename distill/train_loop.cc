@@ -49,7 +49,7 @@ StepLog train_all(Training& training, const TrainingRecording& recording, const 
   if (recording.keep_every > 0 && recording.digest_every == 0)
     throw UsageError("option 'keep-every' needs 'digest-every' above 0: a kept state is found by its digest");
   std::optional<StateDigester> digester;
-  StepFormat format{.digest_every = recording.digest_every, .terms = training.terms(), .ranks = training.ranks()};
+  StepFormat format{.digest_every = recording.digest_every, .terms = training.terms(), .ranks = training.ranks(), .salted_batches = training.salts_batches()};
   if (recording.digest_every > 0) {
     digester.emplace(training.student(), trainer);
     format.initial_weights = digester->weights();

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "distill/gradients.h"
+#include "formats/never_chosen.h"
 #include "teacher/signal.h"
 
 namespace overproof {
@@ -167,11 +168,14 @@ void Trainer::update_weights(double rate, double gradient_scale) {
 }
 
 // Balancing without an auxiliary loss (Wang et al. 2024, arXiv 2408.15664): bias += rate x sign(mean load - load). Only
-// differences of biases matter, so their mean is taken out again.
+// differences of biases matter, so their mean is taken out again. Places without an expert stay out of both means, and as they are: a
+// mean that holds their bias would leave no digits to the others.
 void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate) {
-  const at::Tensor f32 = load.to(at::kFloat);
-  bias.add_((f32.mean() - f32).sign(), rate);
-  bias.sub_(bias.mean());
+  const at::Tensor live = bias.gt(kNeverChosen / 2).to(at::kFloat), count = live.sum();
+  if (count.item<double>() < 1) return;
+  const at::Tensor f32 = load.to(at::kFloat), mean = f32.mul(live).sum() / count;
+  bias.add_((mean - f32).sign().mul(live), rate);
+  bias.sub_(live.mul(bias.mul(live).sum() / count));
 }
 
 double Trainer::balance_experts(const std::vector<at::Tensor>& loads) {

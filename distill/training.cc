@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "data/private_corpus.h"
 
 namespace overproof {
 
@@ -91,7 +92,7 @@ StepRecord Training::step() {
 
 Digest Training::batch_root(int64_t step) const {
   const TokenBatch batch = batches_->at(step);
-  return batch.root(signal_->digests(batch));
+  return salted_batch_root(batch.root(signal_->digests(batch)), batch_salt_);
 }
 
 }  // namespace overproof

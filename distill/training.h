@@ -4,6 +4,7 @@
 // (train_loop.h); an auditor builds the same and makes some of them again (replay.h).
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/stage.h"
@@ -39,8 +40,11 @@ class Training {
   StepRecord plan(int64_t step) const;
   /// Makes the next step. Its record has no digests. Throws DivergenceError.
   StepRecord step();
-  /// Digest of a step's batch and of the teacher's rows for it.
+  /// Digest of a step's batch and of the teacher's rows for it; of a private corpus salted.
   Digest batch_root(int64_t step) const;
+  /// The salt of a private corpus (data/private_corpus.h), before the first step.
+  void salt_batches(const std::optional<Digest>& salt) { batch_salt_ = salt; }
+  bool salts_batches() const { return batch_salt_.has_value(); }
 
  private:
   TrainOptions options_;
@@ -51,6 +55,7 @@ class Training {
   std::shared_ptr<const Group> group_;
   std::unique_ptr<RouterCounter> counter_;
   std::unique_ptr<Trainer> trainer_;
+  std::optional<Digest> batch_salt_;
 };
 
 /// The losses of the sequences [first, first + count) of a batch, from the student's hidden states [count x length, hidden].

@@ -1,8 +1,10 @@
 #include "evaluate/activation_recorder.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "model/host_values.h"
@@ -46,6 +48,11 @@ void InputRecord::file(ActivationJournal& journal, std::vector<std::string> weig
   const auto floats = host_values<float>;
   const at::Tensor amax = amax_.contiguous(), range = range_.contiguous(),
                    hessian = hessian_.defined() ? (hessian_ / double(std::max<int64_t>(1, seen_))).contiguous() : at::Tensor();
+  // A sum in double precision is finite where each of its f32 values is.
+  double total = amax.sum(at::kDouble).item<double>() + range.sum(at::kDouble).item<double>();
+  if (hessian.defined()) total += hessian.diagonal().sum(at::kDouble).item<double>();
+  if (!std::isfinite(total))
+    throw DivergenceError(fmt::format("the inputs of '{}' are not finite, so they have no statistics", weights.front()));
   const auto samples = reinterpret_cast<const uint16_t*>(host_bytes(samples_).data());
   journal.add({.weights = std::move(weights),
                .amax = floats(amax),

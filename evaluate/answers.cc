@@ -23,7 +23,7 @@ at::Tensor tensor_of(const Ids& ids) {
 
 }  // namespace
 
-std::vector<Ids> greedy_answers(const Decoder& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts) {
+std::vector<Ids> greedy_answers(const Generator& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts) {
   std::vector<Opening> openings;
   for (const Ids& prompt : prompts) openings.push_back({prompt});
   const DocumentWriter writer(model, tokenizer,
@@ -67,7 +67,7 @@ std::optional<double> answer_agreement(const Decoder& model, const std::vector<I
   return all > 0 ? std::optional(double(agree) / double(all)) : std::nullopt;
 }
 
-double decode_speed(const Decoder& model, const Ids& prompt) {
+double decode_speed(const Generator& model, const Ids& prompt) {
   KvCache cache;
   cache.expected = int64_t(prompt.size()) + kTimedTokens;
   at::Tensor hidden = model.hidden_cached(tensor_of(prompt), cache);

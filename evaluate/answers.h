@@ -8,6 +8,7 @@
 
 #include "data/tokenizer.h"
 #include "model/decoder.h"
+#include "model/generator.h"
 
 namespace overproof {
 
@@ -17,7 +18,7 @@ inline constexpr int64_t kAnswerTokens = 64;
 
 /// The most probable continuation of each prompt, at most kAnswerTokens ids without the end token; none where the model ends at once.
 /// An answer is the same alone and among others (model/ops/row_products.h).
-std::vector<Ids> greedy_answers(const Decoder& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts);
+std::vector<Ids> greedy_answers(const Generator& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts);
 
 /// Whether some four ids in a row come up at least four times; occurrences may overlap.
 bool has_loop(std::span<const int32_t> ids);
@@ -29,6 +30,6 @@ double loop_share(const std::vector<Ids>& answers);
 std::optional<double> answer_agreement(const Decoder& model, const std::vector<Ids>& prompts, const std::vector<Ids>& answers);
 
 /// Tokens a second of one sequence, token by token, after `prompt`: what a user of `generate` sees on this machine.
-double decode_speed(const Decoder& model, const Ids& prompt);
+double decode_speed(const Generator& model, const Ids& prompt);
 
 }  // namespace overproof

@@ -169,6 +169,9 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
     throw DivergenceError("the logits of the model or of its teacher are not finite, so their divergence is undefined");
   result.perplexity = std::exp(nll / double(tokens));
   result.teacher_perplexity = std::exp(teacher_nll / double(tokens));
+  if (!std::isfinite(result.perplexity) || !std::isfinite(result.teacher_perplexity))
+    throw DivergenceError(
+        "the logits of the model or of its teacher are so large that the perplexity is not finite; there is nothing to compare");
   result.kl_mean = kl_sum / double(tokens);
   result.kl_p99 = percentile(kl, 0.99);
   result.top1 = double(agree) / double(tokens);

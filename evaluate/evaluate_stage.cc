@@ -21,9 +21,18 @@
 namespace overproof {
 namespace {
 
+/// What a model writes after the prompts, and how: with its weights as they are stored (model/generator.h).
+struct Writing {
+  std::vector<Ids> answers;
+  double tokens_per_second = 0;
+  int64_t bytes_per_token = 0;
+  std::string forms;
+};
+
 struct Row {
   EvaluationRow measured;
-  double tokens_per_second = 0, decoded_per_second = 0;
+  double tokens_per_second = 0;
+  Writing writing;
 };
 
 /// The prompts, and what the teacher writes after them.
@@ -31,9 +40,15 @@ struct Questions {
   std::vector<Ids> prompts, answers;
 };
 
+Writing write_answers(const fs::path& path, const Tokenizer& tokenizer, const std::vector<Ids>& prompts) {
+  if (prompts.empty()) return {};
+  const Generator model(open_checkpoint(path));
+  return {greedy_answers(model, tokenizer, prompts), decode_speed(model, prompts[0]), model.bytes_per_token(), model.forms()};
+}
+
 Row measure(const std::string& name, const fs::path& path, const Decoder& teacher, const at::Tensor& teacher_hidden,
             const Decoder& model, const States& states, const TokenWindows& held_out, const Questions& questions,
-            const std::vector<Ids>& answers) {
+            Writing writing) {
   const Divergence d = compare_states(teacher, teacher_hidden, model, states.hidden, held_out);
   const ModelConfig& config = model.config();
   Row row;
@@ -52,10 +67,10 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
     if (const KindDivergence& kind = d.kinds[i]; kind.tokens > 0)
       row.measured.texts.push_back({held_out.kinds[i], kind.tokens, kind.perplexity, kind.kl_mean, kind.top1});
   if (!questions.prompts.empty()) {
-    row.measured.loops = loop_share(answers);
+    row.measured.loops = loop_share(writing.answers);
     row.measured.answer_agreement = answer_agreement(model, questions.prompts, questions.answers);
-    row.decoded_per_second = decode_speed(model, questions.prompts[0]);
   }
+  row.writing = std::move(writing);
   row.tokens_per_second = double(held_out.tokens()) / (states.seconds + d.head_seconds);
   return row;
 }
@@ -74,15 +89,17 @@ void add_kinds(const std::vector<Row>& rows, size_t width, std::vector<std::stri
 void add_answers(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
   if (!rows.front().measured.loops) return;
   lines.push_back(fmt::format("answers of {} tokens to fixed prompts, the most probable token each time:", kAnswerTokens));
-  lines.push_back(fmt::format("{:<{}}  {:>8}  {:>9}  {:>9}  {:>12}", "model", width, "loops", "teacher's", "decode/s", "bytes/token"));
+  lines.push_back(fmt::format("{:<{}}  {:>8}  {:>9}  {:>9}  {:>12}  {:>12}  {}", "model", width, "loops", "teacher's", "decode/s",
+                              "read/token", "stored/token", "weights in memory"));
   for (const Row& row : rows) {
     const EvaluationRow& m = row.measured;
-    lines.push_back(fmt::format("{:<{}}  {:>7.0f}%  {:>9}  {:>9.1f}  {:>9.1f} MB", m.name, width, 100 * *m.loops,
+    lines.push_back(fmt::format("{:<{}}  {:>7.0f}%  {:>9}  {:>9.1f}  {:>9.1f} MB  {:>9.1f} MB  {}", m.name, width, 100 * *m.loops,
                                 m.answer_agreement ? fmt::format("{:.1f}%", 100 * *m.answer_agreement) : "-",
-                                row.decoded_per_second, double(*m.bytes_per_token) * 1e-6));
+                                row.writing.tokens_per_second, double(row.writing.bytes_per_token) * 1e-6,
+                                double(*m.bytes_per_token) * 1e-6, row.writing.forms));
   }
   lines.push_back("loops: answers in which four tokens in a row come up four times; teacher's: the model's most probable token is that of "
-                  "the teacher's answer");
+                  "the teacher's answer; read/token: bytes of weights that writing a token reads here, stored/token: in the weight files");
 }
 
 std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows& held_out) {
@@ -134,7 +151,8 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
 
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
   Questions questions{prompt_ids(*tokenizer, config.prompts), {}};
-  if (!questions.prompts.empty()) questions.answers = greedy_answers(teacher, *tokenizer, questions.prompts);
+  Writing teacher_writing = write_answers(inputs.path("teacher"), *tokenizer, questions.prompts);
+  questions.answers = teacher_writing.answers;
   const States teacher_states = states_of(teacher, "teacher");
   const at::Tensor& teacher_hidden = teacher_states.hidden;
   std::vector<Row> rows;
@@ -142,17 +160,17 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     if (slot == "teacher" || slot == "corpus") continue;
     const Decoder model(open_checkpoint(artifact.path));  // one at a time in memory
     if (model.config().vocab_size != teacher.config().vocab_size)
-      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}", teacher.config().vocab_size, slot,
-                                      model.config().vocab_size));
+      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}; where the larger one only pads its embedding, remove the "
+                                      "rows behind the tokenizer's {} tokens (transformers: resize_token_embeddings)",
+                                      teacher.config().vocab_size, slot, model.config().vocab_size, tokenizer->vocab_size()));
     const States states = states_of(model, slot);
-    const std::vector<Ids> answers =
-        questions.prompts.empty() ? std::vector<Ids>() : greedy_answers(model, *tokenizer, questions.prompts);
-    rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions, answers));
+    rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions,
+                           write_answers(artifact.path, *tokenizer, questions.prompts)));
   }
   std::ranges::stable_sort(rows, {}, [](const Row& row) { return row.measured.kl_mean.value(); });
   rows.insert(rows.begin(),
               measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out, questions,
-                      questions.answers));
+                      std::move(teacher_writing)));
 
   Evaluation result{held_out.tokens(), held_out.windows, {}, {}};
   if (config.prompts > 0) result.prompts = config.prompts;

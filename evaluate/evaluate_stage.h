@@ -42,10 +42,10 @@ struct EvaluateConfig {
 ///   texts             of each kind of held-out text: a source of the corpus where there are at most four, else what each teacher
 ///                     sampled and "other"; left out when there is one kind
 /// Speed depends on the machine and its load, so no file of the artifact contains it: tokens/s of the forward pass (prefill) and
-/// of one sequence that is written token by token (decode) are in the summary's table only. (An 8-bit checkpoint is dequantised when
-/// it is read, so its speed is that of f32.)
+/// of one sequence that is written token by token (decode) are in the summary's table only. The forward pass has its weights in f32;
+/// a token is written with weights as they are stored (model/generator.h).
 ///
-/// Memory: the teacher, one model, the teacher's final hidden states [tokens, hidden], and one chunk of logits. Throws
+/// Memory: the teacher and one model in f32, one model as it is stored, the teacher's final hidden states [tokens, hidden], and one chunk of logits. Throws
 /// MismatchError when the corpus was made with another tokenizer, has no held-out window, or a model's vocabulary differs from the
 /// teacher's; DivergenceError when logits are not finite.
 StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs);

@@ -20,6 +20,7 @@
 #include "model/host_values.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
+#include "provenance/signers.h"
 #include "records/sampled_tokens.h"
 #include "records/soft_targets.h"
 
@@ -319,7 +320,7 @@ Answer audit_compare(const CompareConfig& config, const fs::path& a, const fs::p
       "neither one test nor all together are a verdict.\n{}",
       subject_a.name, subject_a.root.hex().substr(0, 16), subject_b.name, subject_b.root.hex().substr(0, 16), described(tests),
       written);
-  return answer;
+  return of_a ? with_signers(std::move(answer), a, config.trust) : answer;
 }
 
 }  // namespace overproof

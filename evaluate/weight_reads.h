@@ -9,8 +9,8 @@
 namespace overproof {
 
 /// Of the bytes in the weight files (safetensors or GGUF): everything but the routed experts that a token does not choose, and of an
-/// embedding that is not the head as well a single row. A runtime that keeps weights as they are stored reads this much, one that
-/// widens them more. Throws FormatError for a file that cannot be read.
+/// embedding that is not the head as well a single row. A runtime that keeps weights as they are stored reads this much; a Generator
+/// reads Generator::bytes_per_token(), which is more for formats that it widens (4 bits to 8). Throws FormatError for a file that cannot be read.
 int64_t weight_bytes_per_token(const fs::path& checkpoint, const ModelConfig& config);
 
 }  // namespace overproof

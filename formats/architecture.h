@@ -25,6 +25,7 @@ class Architecture {
  public:
   explicit Architecture(const Json& config);
   const std::string& model_type() const { return model_type_; }
+  int64_t layers() const { return layers_; }  ///< num_hidden_layers; -1 where config.json has none
   bool known() const { return kind_ != nullptr; }
   /// A sentence for the user on what was guessed; empty for a known model type.
   const std::string& assumption() const { return assumption_; }

@@ -8,6 +8,8 @@
 #include <span>
 #include <string_view>
 
+#include "formats/integer_codes.h"
+
 namespace overproof {
 
 /// The types we read, with ggml's numbers.
@@ -34,6 +36,12 @@ struct GgmlLayout {
 /// nullopt for a type that is not supported.
 std::optional<GgmlLayout> ggml_layout(uint32_t type);
 GgmlLayout ggml_layout(GgmlType type);
+
+/// How the values follow from codes; nullopt for the floating-point types. The block is ggml's, or a sub-block with a scale of its own.
+std::optional<CodeLayout> ggml_code_layout(GgmlType type);
+
+/// The codes of whole blocks with their scales and offsets; out.codes.size() is a multiple of block_values. For types with a layout.
+void ggml_to_codes(GgmlType type, const uint8_t* blocks, const CodeRows& out);
 
 /// Dequantises whole blocks; out.size() is a multiple of block_values and `blocks` holds as many blocks, at any alignment.
 void ggml_to_f32(GgmlType type, const uint8_t* blocks, std::span<float> out);

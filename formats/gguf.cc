@@ -7,6 +7,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/lfs_pointer.h"
 
 namespace overproof {
 namespace {
@@ -206,6 +207,7 @@ int64_t GgufTensor::elements() const {
 
 GgufFile::GgufFile(const fs::path& file) : file_(file) {
   Reader in(file_);
+  refuse_lfs_pointer({reinterpret_cast<const char*>(file_.bytes().data()), file_.bytes().size()}, file);
   const auto magic = in.take(4, "the magic");
   if (std::memcmp(magic.data(), "GGUF", 4) != 0) in.refuse(0, "does not begin with 'GGUF'");
   version_ = in.scalar<uint32_t>("the version");

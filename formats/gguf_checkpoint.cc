@@ -6,9 +6,12 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/folder_contents.h"
 
 namespace overproof {
 namespace {
+
+constexpr std::string_view kSplitCount = "split.count", kSplitNumber = "split.no", kSplitTensors = "split.tensors.count";
 
 const ModelKind& family_of(const GgufFile& file) {
   const std::string arch = file.text("general.architecture");
@@ -18,10 +21,52 @@ const ModelKind& family_of(const GgufFile& file) {
   return *family;
 }
 
+/// The file, or all parts of the model that it is a part of.
+std::vector<GgufFile> open_parts(const fs::path& file) {
+  std::vector<GgufFile> parts;
+  GgufFile given(file);
+  const int64_t count = given.integer(kSplitCount, 1);
+  if (count <= 1) {
+    parts.push_back(std::move(given));
+    return parts;
+  }
+  const std::vector<fs::path> names = gguf_part_names(file);
+  if (int64_t(names.size()) != count)
+    throw FormatError(file, -1,
+                      fmt::format("is part {} of {} of a model, and its name does not end in '-{:05}-of-{:05}.gguf', by which the other "
+                                  "parts are found",
+                                  given.integer(kSplitNumber) + 1, count, given.integer(kSplitNumber) + 1, count));
+  int64_t tensors = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const fs::path& name = names[size_t(i)];
+    if (!fs::exists(name))
+      throw FormatError(file, -1,
+                        fmt::format("is one of {} parts of a model, of which '{}' is not there; download all of them", count,
+                                    name.filename().string()));
+    parts.emplace_back(name);
+    if (parts.back().integer(kSplitCount, 1) != count || parts.back().integer(kSplitNumber, -1) != i)
+      throw FormatError(name, -1, fmt::format("is not part {} of {}, as its name states", i + 1, count));
+    tensors += int64_t(parts.back().tensors().size());
+  }
+  if (const int64_t all = parts.front().integer(kSplitTensors, tensors); all != tensors)
+    throw FormatError(file, -1, fmt::format("its parts have {} tensors, and {} states {}", tensors, kSplitTensors, all));
+  return parts;
+}
+
 }  // namespace
 
-GgufCheckpoint::GgufCheckpoint(const fs::path& file) : file_(file), family_(family_of(file_)), arch_(family_.arch) {
-  for (const GgufTensor& t : file_.tensors()) map_tensor(t);
+GgufCheckpoint::GgufCheckpoint(const fs::path& file) : parts_(open_parts(file)), family_(family_of(file_)), arch_(family_.arch) {
+  for (const GgufFile& part : parts_) {
+    files_.push_back(part.path());
+    for (const GgufTensor& t : part.tensors()) map_tensor(t);
+    ++part_;
+  }
+}
+
+const GgufTensor* GgufCheckpoint::find_stored(std::string_view name) const {
+  for (const GgufFile& part : parts_)
+    if (const GgufTensor* tensor = part.find(name)) return tensor;
+  return nullptr;
 }
 
 void GgufCheckpoint::add(const std::string& name, const GgufTensor& tensor, std::vector<int64_t> shape, Source source) {
@@ -30,6 +75,7 @@ void GgufCheckpoint::add(const std::string& name, const GgufTensor& tensor, std:
     throw FormatError(file_.path(), -1, fmt::format("tensor '{}': there are two of '{}'", tensor.name, name));
   }
   source.tensor = &tensor;
+  source.part = part_;
   sources_.push_back(source);
 }
 
@@ -90,7 +136,7 @@ void GgufCheckpoint::map_experts(const GgufTensor& tensor, TensorName::Part part
     return;
   }
   if (part == TensorName::Part::down) return add(prefix + std::string(hf_fused_down(family_)), tensor, shape, {});
-  const GgufTensor* other = file_.find(blk + (part == TensorName::Part::gate ? "ffn_up_exps.weight" : "ffn_gate_exps.weight"));
+  const GgufTensor* other = find_stored(blk + (part == TensorName::Part::gate ? "ffn_up_exps.weight" : "ffn_gate_exps.weight"));
   if (!other || other->shape != shape) refuse(tensor, "has no counterpart of the same shape: gate and up make one tensor");
   if (part == TensorName::Part::up) return;  // comes with the gate
   add(prefix + std::string(hf_fused_gate_up(family_)), tensor, {shape[0], 2 * shape[1], shape[2]}, {.second = other});
@@ -99,7 +145,7 @@ void GgufCheckpoint::map_experts(const GgufTensor& tensor, TensorName::Part part
 /// k_b [heads, rank, nope] and v_b [heads, value, rank] are kv_b_proj [heads x (nope + value), rank].
 void GgufCheckpoint::map_latent(const GgufTensor& tensor, const std::string& blk, const std::string& prefix) {
   const bool key = tensor.name.ends_with("attn_k_b.weight");
-  const GgufTensor* other = file_.find(blk + (key ? "attn_v_b.weight" : "attn_k_b.weight"));
+  const GgufTensor* other = find_stored(blk + (key ? "attn_v_b.weight" : "attn_k_b.weight"));
   const GgufTensor *k = key ? &tensor : other, *v = key ? other : &tensor;
   if (!other || k->shape.size() != 3 || v->shape.size() != 3 || k->shape[0] != v->shape[0] || k->shape[1] != v->shape[2]) {
     refuse(tensor, "has no counterpart that fits: k_b and v_b make one tensor");
@@ -158,16 +204,16 @@ std::optional<RowExtent> GgufCheckpoint::extent(std::string_view name) const {
   if (!t) return std::nullopt;
   const Source& source = sources_[table_.index_of(*t)];
   if (source.second) return std::nullopt;
-  const int64_t offset = source.tensor->data.data() - file_.bytes().data();
+  const int64_t offset = source.tensor->data.data() - parts_[size_t(source.part)].bytes().data();
   if (t->shape.size() < 2) {
     // Blocks may span the rows of one element: such a vector is read whole.
     const int64_t values = t->elements();
     const GgmlLayout layout = ggml_layout(source.tensor->type);
     if (layout.block_values > 1) return std::nullopt;
-    return RowExtent{0, offset, layout.block_bytes, source.half_head ? 2 * source.half_head : std::max<int64_t>(1, values)};
+    return RowExtent{source.part, offset, layout.block_bytes, source.half_head ? 2 * source.half_head : std::max<int64_t>(1, values)};
   }
   const int64_t row_bytes = stored_row_bytes(*source.tensor, t->row_elements());
-  return RowExtent{0, offset + source.first_row * row_bytes, row_bytes, std::max<int64_t>(1, 2 * source.half_head)};
+  return RowExtent{source.part, offset + source.first_row * row_bytes, row_bytes, std::max<int64_t>(1, 2 * source.half_head)};
 }
 
 void GgufCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
@@ -206,6 +252,30 @@ void GgufCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t 
   if (source.half_head == 0) return ggml_to_f32(tensor.type, at(first_row), out);
   for (int64_t r = 0; r < rows; ++r)
     ggml_to_f32(tensor.type, at(first_row + r), out.subspan(size_t(r * columns), size_t(columns)));
+}
+
+std::optional<CodeLayout> GgufCheckpoint::code_layout(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  if (!t || t->shape.size() != 2) return std::nullopt;
+  const Source& source = sources_[table_.index_of(*t)];
+  return source.second ? std::nullopt : ggml_code_layout(source.tensor->type);
+}
+
+void GgufCheckpoint::read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const {
+  const std::optional<CodeLayout> layout = code_layout(name);
+  OVERPROOF_CHECK(layout.has_value());
+  const TensorInfo& t = *table_.find(name);
+  const Source& source = sources_[table_.index_of(t)];
+  const int64_t columns = t.row_elements(), blocks = layout->blocks(columns), row_bytes = stored_row_bytes(*source.tensor, columns);
+  OVERPROOF_CHECK(first_row >= 0 && first_row + rows <= t.shape[0] && int64_t(out.codes.size()) == rows * columns);
+  const auto row_of = [&](auto all, int64_t r, int64_t width) { return all.subspan(size_t(r * width), size_t(width)); };
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint8_t* stored =
+        source.tensor->data.data() + (source.first_row + interleaved_row(first_row + r, source.half_head)) * row_bytes;
+    ggml_to_codes(source.tensor->type, stored,
+                  {row_of(out.codes, r, columns), row_of(out.scales, r, blocks),
+                   layout->has_offsets ? row_of(out.offsets, r, blocks) : std::span<float>()});
+  }
 }
 
 }  // namespace overproof

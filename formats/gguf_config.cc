@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/json_object.h"
+#include "formats/rope_config.h"
 
 namespace overproof {
 namespace {
@@ -121,15 +122,13 @@ class Keys {
   }
 
   void add_rope() {
-    // transformers 5 has everything in rope_parameters; older versions have rope_theta and rope_scaling.
-    const Json none = Json::object();
-    const auto given = config_.find_object(config_.has("rope_parameters") ? "rope_parameters" : "rope_scaling");
-    const JsonObject rope = given ? *given : JsonObject(none, config_.origin(), "rope_parameters", JsonNull::absent);
-    const double theta = rope.number("rope_theta", config_.number("rope_theta", family_.rope_theta));
+    const RopeConfig given = read_rope_config(config_, family_);
+    const JsonObject rope = given.object(config_.origin());
+    const double theta = rope.number("rope_theta");
     if (!(theta > 0)) config_.fail("rope_theta is not positive");
     f32("rope.freq_base", theta);
 
-    double partial = rope.number("partial_rotary_factor", config_.number("partial_rotary_factor", family_.rotary_part));
+    double partial = rope.number("partial_rotary_factor");
     if (family_.latent_attention) partial = 1.0;  // head_dim is the part that turns
     if (partial != 1.0 && family_.rotary_part == 1.0) refuse(fmt::format("RoPE turns {} of each head", partial));
     const auto turned = int64_t(double(shape_.head_dim) * partial);
@@ -137,12 +136,14 @@ class Keys {
       config_.fail(fmt::format("RoPE cannot turn {} of {} values", turned, shape_.head_dim));
     u32("rope.dimension_count", turned);
 
-    const std::string type = rope.text("rope_type", rope.text("type", "default"));
+    const std::string type = rope.text("rope_type");
     if (type == "default") return out_.add_text(key("rope.scaling.type"), "none");
     if (type == "llama3") {
       if (!family_.interleaved_rope) refuse("its RoPE scaling is 'llama3'");  // the only loaders that read rope_freqs.weight
-      // No loader needs the length; with it the factors can be read back as the parameters they were made from.
+      // No loader needs these; with them the factors can be read back as the parameters they were made from.
       u32("rope.scaling.original_context_length", count(rope, "original_max_position_embeddings"));
+      f32("rope.scaling.low_freq_factor", rope.number("low_freq_factor"));
+      f32("rope.scaling.high_freq_factor", rope.number("high_freq_factor"));
       shape_.rope_factors = llama3_rope_factors(shape_.head_dim, theta, rope.number("factor"), rope.number("low_freq_factor"),
                                                 rope.number("high_freq_factor"), rope.number("original_max_position_embeddings"));
       return out_.add_text(key("rope.scaling.type"), "none");

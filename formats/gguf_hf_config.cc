@@ -17,12 +17,13 @@ namespace {
 }  // namespace
 
 /// Llama 3 stores its RoPE scaling as divisors of each frequency. They are made from four numbers, of which three are the
-/// same in every released checkpoint, so the four are recovered and checked; other divisors are refused.
+/// same in every released checkpoint and have keys in the files that this program writes, so the four are recovered and checked; other
+/// divisors are refused.
 Json GgufCheckpoint::rope_scaling(int64_t head_dim, double theta) const {
   const std::string prefix = arch_ + ".rope.scaling.";
   const std::string type = file_.text(prefix + "type", "none");
   const auto refuse = [&](const std::string& cause) { throw FormatError(file_.path(), -1, cause); };
-  const GgufTensor* factors = file_.find(kGgufRopeFactors);
+  const GgufTensor* factors = find_stored(kGgufRopeFactors);
   if (!factors) {
     if (type == "none") return {};
     if (type == "linear") return {{"rope_type", "linear"}, {"factor", file_.number(prefix + "factor")}};
@@ -47,7 +48,9 @@ Json GgufCheckpoint::rope_scaling(int64_t head_dim, double theta) const {
   }
   std::vector<float> divisor(size_t(head_dim / 2));
   ggml_to_f32(factors->type, factors->data.data(), divisor);
-  const double factor = *std::max_element(divisor.begin(), divisor.end()), low = 1, high = 4;
+  const double factor = *std::max_element(divisor.begin(), divisor.end());
+  const double low = file_.number(prefix + "low_freq_factor", 1.0), high = file_.number(prefix + "high_freq_factor", 4.0);
+  if (!(high > low)) refuse(fmt::format("its RoPE scaling has a high_freq_factor of {} and a low_freq_factor of {}", high, low));
   const int64_t original = file_.integer(prefix + "original_context_length", 8192);
   const std::vector<float> expected = llama3_rope_factors(head_dim, theta, factor, low, high, double(original));
   for (size_t i = 0; i < divisor.size(); ++i) {
@@ -112,6 +115,13 @@ Json GgufCheckpoint::config() const {
   };
   token("bos_token_id", "tokenizer.ggml.bos_token_id");
   token("eos_token_id", "tokenizer.ggml.eos_token_id");
+  for (const char* more : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {  // llama.cpp stops there, too
+    if (!file_.has(more) || !c.contains("eos_token_id")) continue;
+    Json& ends = c["eos_token_id"];
+    if (!ends.is_array()) ends = Json::array({ends});
+    if (const Json id = file_.integer(more); std::ranges::find(ends, id) == ends.end()) ends.push_back(id);
+    if (ends.size() == 1) ends = Json(ends.front());
+  }
   token("pad_token_id", "tokenizer.ggml.padding_token_id");
   if (family_.rotary_part != 1.0)
     c["partial_rotary_factor"] = scaling["partial_rotary_factor"] = double(rotary) / double(head_dim);

@@ -10,6 +10,7 @@
 #include "core/json_object.h"
 #include "formats/gguf_config.h"
 #include "formats/gguf_names.h"
+#include "formats/model_check.h"
 
 namespace overproof {
 namespace {
@@ -127,13 +128,16 @@ class Planner {
     return true;
   }
 
+  /// A tensor that the model does not use: llama.cpp would use it, because the file has it.
+  void leave_out(const std::string& hf) {
+    if (!source_.find(hf)) return;
+    plan_.skipped.push_back(hf);
+    placed_.insert(hf);
+  }
+
   /// The head is left out where it is the embedding; some loaders always need one.
   void add_head(const TensorEntry& name) {
-    const bool own = source_.find(name.hf) != nullptr;
-    if (shape_.tied && own) {
-      plan_.skipped.emplace_back(name.hf);
-      placed_.insert(std::string(name.hf));
-    }
+    if (shape_.tied) leave_out(std::string(name.hf));
     if (!shape_.tied) add_same(std::string(name.gguf), std::string(name.hf), 0, true);
     else if (family_->head_in_gguf) add_same(std::string(name.gguf), "model.embed_tokens.weight", 0, true);
   }
@@ -143,6 +147,10 @@ class Planner {
     const bool moe = family_->has_experts() && layer >= shape_.dense_layers;
     for (const TensorEntry& name : layer_tensors()) {
       if (!family_->is(name.kinds) || name.gguf.empty()) continue;
+      if (use_of(*family_, name.hf, config_) == TensorUse::unused) {
+        leave_out(hf + std::string(name.hf));
+        continue;
+      }
       using Need = TensorEntry::Need;
       const bool needed = name.need == Need::always || (name.need == Need::dense && !moe) || (name.need == Need::moe && moe);
       const bool misplaced = (name.need == Need::dense && moe) ||

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "core/digest.h"
 #include "core/error.h"
@@ -73,15 +74,17 @@ bool looks_like_safetensors(const fs::path& path) {
 std::vector<fs::path> tensor_files(const fs::path& path) {
   if (!fs::exists(path)) throw IoError(path, "is not there", 0);
   if (!fs::is_directory(path)) return {path};
-  if (fs::exists(path / kSafetensorsIndexName)) SafetensorsCheckpoint checked(path);  // index and shards agree, or it throws
-  std::vector<fs::path> files;
+  std::set<fs::path> files;
+  if (fs::exists(path / kSafetensorsIndexName)) {  // whose shards may be in folders of their own
+    const SafetensorsCheckpoint checked(path);
+    files.insert(checked.files().begin(), checked.files().end());
+  }
   for (const auto& entry : fs::directory_iterator(path)) {
     const fs::path extension = entry.path().extension();
-    if (extension == ".safetensors" || extension == ".gguf" || is_gguf(entry.path())) files.push_back(entry.path());
+    if (extension == ".safetensors" || extension == ".gguf" || is_gguf(entry.path())) files.insert(entry.path());
   }
   if (files.empty()) throw IoError(path, "has no .safetensors or .gguf file", 0);
-  std::sort(files.begin(), files.end());
-  return files;
+  return {files.begin(), files.end()};
 }
 
 std::string text_of(const Json& report) {

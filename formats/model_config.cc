@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/json_object.h"
 #include "formats/model_kinds.h"
+#include "formats/rope_config.h"
 
 namespace overproof {
 namespace {
@@ -19,7 +20,7 @@ int64_t size(const JsonObject& o, const char* key, std::optional<int64_t> fallba
   return n;
 }
 
-double positive(const JsonObject& o, const char* key, double fallback) {
+double positive(const JsonObject& o, const char* key, std::optional<double> fallback = {}) {
   const double v = o.number(key, fallback);
   if (!(v > 0)) o.fail(key, "is not positive");
   return v;
@@ -37,27 +38,24 @@ int64_t token(const JsonObject& o, const char* key) {
 /// null and left out can mean different defaults.
 bool has_null(const JsonObject& o, const char* key) { return o.json().contains(key) && o.json().at(key).is_null(); }
 
-/// RoPE is in `rope_parameters` since transformers 5, and in `rope_theta` and `rope_scaling` before.
 void read_rope(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
-  c.rope_theta = positive(f, "rope_theta", kind.rope_theta);
-  double partial = f.number("partial_rotary_factor", kind.rotary_part);
-  if (const std::optional<JsonObject> rope = f.find_object(f.find("rope_parameters") ? "rope_parameters" : "rope_scaling")) {
-    c.rope_theta = positive(*rope, "rope_theta", c.rope_theta);
-    partial = rope->number("partial_rotary_factor", partial);
-    const std::string type = rope->text("rope_type", rope->text("type", "default"));
-    if (type == "llama3") {
-      c.has_rope_scaling = true;
-      RopeScaling& s = c.rope_scaling;
-      s.factor = positive(*rope, "factor", s.factor);
-      s.low_freq_factor = positive(*rope, "low_freq_factor", s.low_freq_factor);
-      s.high_freq_factor = positive(*rope, "high_freq_factor", s.high_freq_factor);
-      s.original_max_position = size(*rope, "original_max_position_embeddings", c.max_position);
-      if (!(s.high_freq_factor > s.low_freq_factor)) rope->fail("high_freq_factor must be larger than low_freq_factor");
-    } else if (type != "default") {
-      rope->fail(fmt::format("RoPE of type '{}' is not supported; 'default' and 'llama3' are", type));
-    }
+  const RopeConfig config = read_rope_config(f, kind);
+  const JsonObject rope = config.object(f.origin());
+  c.rope_theta = positive(rope, "rope_theta");
+  const std::string type = rope.text("rope_type");
+  if (type == "llama3") {
+    c.has_rope_scaling = true;
+    RopeScaling& s = c.rope_scaling;
+    s.factor = positive(rope, "factor");
+    s.low_freq_factor = positive(rope, "low_freq_factor");
+    s.high_freq_factor = positive(rope, "high_freq_factor");
+    s.original_max_position = size(rope, "original_max_position_embeddings", c.max_position);
+    if (!(s.high_freq_factor > s.low_freq_factor)) rope.fail("high_freq_factor must be larger than low_freq_factor");
+  } else if (type != "default") {
+    rope.fail(fmt::format("RoPE of type '{}' is not supported; 'default' and 'llama3' are", type));
   }
-  if (partial != 1.0) f.fail(fmt::format("partial_rotary_factor {} is not supported; 1.0 is", partial));
+  if (const double partial = rope.number("partial_rotary_factor"); partial != 1.0)
+    f.fail(fmt::format("partial_rotary_factor {} is not supported; 1.0 is", partial));
 }
 
 void refuse_sliding_windows(const JsonObject& f, const ModelKind& kind, const ModelConfig& c) {

@@ -27,7 +27,18 @@ std::string module_of(std::string_view name, std::string_view suffix) {
 int64_t ceil_div(int64_t a, int64_t b) { return (a - 1) / b + 1; }  // a >= 1; does not overflow
 
 bool is_one_of(DType dtype, std::initializer_list<DType> allowed) { return std::ranges::find(allowed, dtype) != allowed.end(); }
+bool is_integer(DType dtype) {
+  return is_one_of(dtype, {DType::boolean, DType::u8, DType::i8, DType::u16, DType::i16, DType::u32, DType::i32, DType::u64, DType::i64});
+}
 bool holds_codes(DType dtype) { return dtype == DType::i8 || dtype == DType::f8_e4m3; }
+
+/// " next to 'X.SCB'": another tool's scales of the module, for a message.
+std::string next_to(const TensorSource& tensors, const std::string& module) {
+  for (const TensorInfo& t : tensors.tensors())
+    if (t.name.starts_with(module + ".") && t.name != module + ".weight" && t.name != module + ".bias")
+      return fmt::format(" next to '{}'", t.name);
+  return {};
+}
 
 /// U8 is how files without the F8_E8M0 type write it.
 DType scale_values(DType stored) { return stored == DType::u8 ? DType::f8_e8m0 : stored; }
@@ -94,6 +105,8 @@ void QuantizedCheckpoint::add_plain(const TensorInfo& t, QuantizationConfig& con
     }
     if (config.group_for(module)) refuse(module, fmt::format("weight is {}, but has no scales", dtype_name(t.dtype)));
   }
+  if (name.ends_with(kWeight) && t.shape.size() > 1 && is_integer(t.dtype))
+    refuse(module, fmt::format("weight is {}, but has no scales, and no group of quantization_config explains its codes", dtype_name(t.dtype)));
   if (name.ends_with(kWeight) && config.group_for(module)) config.add_plain(module);
   if (!table_.add(t)) refuse(module, "is there both packed and plain");
   weights_.push_back(nullptr);
@@ -289,14 +302,44 @@ void QuantizedCheckpoint::decode_rows(std::string_view name, int64_t first_row, 
   decode(*weight, first_row, rows, stored, out);
 }
 
+std::optional<CodeLayout> QuantizedCheckpoint::code_layout(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  const Weight* weight = t ? weights_[table_.index_of(*t)].get() : nullptr;
+  if (!weight || weight->codes == Codes::f8 || !weight->zeros.empty()) return std::nullopt;
+  return CodeLayout{std::min(weight->grid.block_columns, t->row_elements()), false};
+}
+
+void QuantizedCheckpoint::read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const {
+  const std::optional<CodeLayout> layout = code_layout(name);
+  OVERPROOF_CHECK(layout.has_value());
+  const TensorInfo& t = *table_.find(name);
+  const Weight& weight = *weights_[table_.index_of(t)];
+  const int64_t columns = t.row_elements(), blocks = layout->blocks(columns), row_bytes = stored_.extent(weight.name)->row_bytes;
+  OVERPROOF_CHECK(first_row >= 0 && first_row + rows <= t.shape[0] && int64_t(out.codes.size()) == rows * columns &&
+                  int64_t(out.scales.size()) == rows * blocks && blocks == weight.grid.columns);
+  const uint8_t flip = weight.codes == Codes::packed ? 0x80 : 0;  // packed codes are biased
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint8_t* from = weight.bytes.data() + (first_row + r) * row_bytes;
+    int8_t* to = out.codes.data() + r * columns;
+    for (int64_t c = 0; c < columns; ++c) to[c] = int8_t(from[c] ^ flip);
+    const int64_t scale = (first_row + r) / weight.grid.block_rows * blocks * dtype_bytes(weight.scale_type);
+    elements_to_f32(weight.scale_type, weight.scales.data() + scale, out.scales.subspan(size_t(r * blocks), size_t(blocks)));
+  }
+}
+
 void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder) {
+  const auto refuse = [&](const std::string& name, std::string_view cause) {
+    throw FormatError(folder, -1,
+                      fmt::format("'{}' {}, but config.json has no quantization_config to read it by; take the checkpoint that it was made "
+                                  "from, or one with its quantization_config",
+                                  name, cause));
+  };
   for (const TensorInfo& t : checkpoint.tensors()) {
     const std::string_view name = t.name;
-    if (name.ends_with(kPacked) || name.ends_with(kScale) || name.ends_with(kScaleInv)) {
-      throw FormatError(
-          folder, -1,
-          fmt::format("'{}' is part of a quantised weight, but config.json has no quantization_config to read it by", name));
-    }
+    if (name.ends_with(kPacked) || name.ends_with(kScale) || name.ends_with(kScaleInv)) refuse(t.name, "is part of a quantised weight");
+    if (!name.ends_with(kWeight) || t.shape.size() < 2) continue;
+    if (is_integer(t.dtype) || is_one_of(t.dtype, {DType::f8_e4m3, DType::f8_e5m2, DType::f8_e4m3fnuz, DType::f8_e5m2fnuz}))
+      refuse(t.name, fmt::format("is stored as {}{}: codes, not weights", dtype_name(t.dtype), next_to(checkpoint, module_of(name, kWeight))));
   }
 }
 

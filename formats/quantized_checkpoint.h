@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 
+#include "formats/integer_codes.h"
 #include "formats/quantization_config.h"
 #include "formats/safetensors_checkpoint.h"
 
@@ -24,7 +25,7 @@ namespace overproof {
 /// the codes and the shape of the scales. Scales and input scales of activations, and every tensor that belongs to no quantised
 /// weight, pass through under their own names. Throws FormatError naming the tensor otherwise, and for codes without
 /// scales or scales without codes.
-class QuantizedCheckpoint : public TensorSource {
+class QuantizedCheckpoint : public TensorSource, public IntegerCodes {
  public:
   /// Modules whose weight is not quantised in the file are added to `config` as plain.
   QuantizedCheckpoint(const fs::path& folder, QuantizationConfig& config);
@@ -35,6 +36,9 @@ class QuantizedCheckpoint : public TensorSource {
   std::optional<RowExtent> extent(std::string_view name) const override;
   void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
                    std::span<float> out) const override;
+  /// Of integers without zero points.
+  std::optional<CodeLayout> code_layout(std::string_view name) const override;
+  void read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const override;
   const SafetensorsCheckpoint& stored() const { return stored_; }
 
  private:

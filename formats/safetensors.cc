@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/float_bits.h"
 #include "core/json.h"
+#include "core/lfs_pointer.h"
 
 namespace overproof {
 namespace {
@@ -79,6 +80,7 @@ Placed parse_tensor(const Header& header, const std::string& name, const Json& e
 
 SafetensorsFile::SafetensorsFile(const fs::path& file, Reads reads) : file_(file, reads) {
   const std::span<const uint8_t> all = file_.bytes();
+  refuse_lfs_pointer({reinterpret_cast<const char*>(all.data()), all.size()}, file);
   if (file_.size() < kLengthBytes) throw FormatError(file, file_.size(), "ends inside the header's length");
   uint64_t length = 0;
   std::memcpy(&length, all.data(), sizeof length);

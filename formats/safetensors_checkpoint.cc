@@ -2,47 +2,61 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <set>
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/folder_contents.h"
 
 namespace overproof {
 
 SafetensorsCheckpoint::SafetensorsCheckpoint(const fs::path& folder) : folder_(folder) {
-  const fs::path index_file = folder / kSafetensorsIndexName;
-  if (!fs::exists(index_file)) {
-    if (!fs::exists(folder / kSafetensorsName)) {
-      throw IoError(folder, fmt::format("has neither {} nor {}", kSafetensorsName, kSafetensorsIndexName), 0);
-    }
-    add_shard(folder / kSafetensorsName);
-    return;
-  }
+  const bool single = fs::exists(folder / kSafetensorsName), index = fs::exists(folder / kSafetensorsIndexName);
+  if (!single && !index)
+    throw IoError(folder,
+                  fmt::format("has neither {} nor {}{}", kSafetensorsName, kSafetensorsIndexName, what_else_is_in(folder)), 0);
+  if (single) add_shard(folder / kSafetensorsName);
+  else open_shards();
+}
+
+void SafetensorsCheckpoint::open_shards() {
+  const fs::path index_file = folder_ / kSafetensorsIndexName;
   const Json index = read_json(index_file);
   const auto refuse = [&](const std::string& cause) { throw FormatError(index_file, -1, cause); };
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) refuse("has no weight_map");
-  const Json& map = index["weight_map"];
+  std::map<std::string, std::string> map;  // file by tensor
   std::set<std::string> files;
-  for (const auto& [name, file] : map.items()) {
+  for (const auto& [name, file] : index["weight_map"].items()) {
     if (!file.is_string()) refuse(fmt::format("weight_map of '{}' is not a file name", name));
-    if (!is_safe_relative_name(file.get_ref<const std::string&>())) {
+    const std::string plain = fs::path(file.get<std::string>()).lexically_normal().generic_string();  // "./x" is x
+    if (!is_safe_relative_name(plain))
       refuse(fmt::format("weight_map of '{}' leaves the folder: '{}'", name, file.get_ref<const std::string&>()));
-    }
-    files.insert(file.get<std::string>());
+    // Signatures leave out .git and its like, and imports leave out every hidden file: weights in one could be changed unseen.
+    if (plain.starts_with('.') || plain.find("/.") != std::string::npos)
+      refuse(fmt::format("weight_map of '{}' names a hidden file, which no signature covers: '{}'", name, plain));
+    map[name] = plain;
+    files.insert(plain);
   }
   for (const std::string& file : files) {
-    if (!fs::is_regular_file(folder / file)) refuse(fmt::format("names the shard '{}', which is missing", file));
-    add_shard(folder / file);
+    if (!fs::is_regular_file(folder_ / file))
+      refuse(fmt::format("names the shard '{}', which is missing; is the download complete?", file));
+    add_shard(folder_ / file);
     for (const TensorInfo& t : shards_.back().tensors()) {
-      if (!map.contains(t.name)) refuse(fmt::format("does not list the tensor '{}' of '{}'", t.name, file));
-      if (map[t.name] != file)
-        refuse(fmt::format("places the tensor '{}' in '{}'; it is in '{}'", t.name, map[t.name].get<std::string>(), file));
+      const auto place = map.find(t.name);
+      if (place == map.end())
+        refuse(fmt::format("does not list the tensor '{}' of '{}'; is the index of another version of the model? Download both again",
+                           t.name, file));
+      if (place->second != file)
+        refuse(fmt::format("places the tensor '{}' in '{}'; it is in '{}'", t.name, place->second, file));
     }
   }
-  for (const auto& [name, file] : map.items()) {
-    if (!table_.find(name))
-      refuse(fmt::format("places the tensor '{}' in '{}', which does not have it", name, file.get<std::string>()));
-  }
+  int64_t absent = 0;
+  std::string first;
+  for (const auto& [name, file] : map)
+    if (!table_.find(name) && absent++ == 0) first = fmt::format("'{}' in '{}'", name, file);
+  if (absent > 0)
+    absent_ = fmt::format("{} lists {} tensors that its shards do not have, the first {}", kSafetensorsIndexName, absent, first);
 }
 
 void SafetensorsCheckpoint::add_shard(const fs::path& file) {

@@ -10,8 +10,9 @@ namespace overproof {
 inline constexpr const char* kSafetensorsName = "model.safetensors";
 inline constexpr const char* kSafetensorsIndexName = "model.safetensors.index.json";
 
-/// Opens and checks every shard. The index must name each tensor of each shard and no other, and only files inside the folder.
-/// Throws IoError when there is neither file, FormatError when index and shards disagree.
+/// Opens and checks every shard. Where both a model.safetensors and an index are there, the single file counts, as in transformers. The index
+/// must name each tensor of each shard in its place, and only files inside the folder. Throws IoError when there is neither file, FormatError when index and
+/// shards disagree.
 class SafetensorsCheckpoint : public TensorSource {
  public:
   explicit SafetensorsCheckpoint(const fs::path& folder);
@@ -24,10 +25,14 @@ class SafetensorsCheckpoint : public TensorSource {
                    std::span<float> out) const override;
   std::span<const uint8_t> bytes(std::string_view name) const;  ///< as stored, in the map; throws FormatError when missing
   const std::vector<SafetensorsFile>& shards() const { return shards_; }
+  /// Of the tensors that the index lists and no shard has: how many, and one of them. Empty where there are none.
+  const std::string& absent() const { return absent_; }
 
  private:
   void add_shard(const fs::path& file);
+  void open_shards();
   fs::path folder_;
+  std::string absent_;
   std::vector<SafetensorsFile> shards_;
   std::vector<fs::path> files_;                  // of shards_
   TensorTable table_;                            // all shards' tensors, one after another

@@ -70,4 +70,15 @@ void SplitExperts::decode_rows(std::string_view name, int64_t first_row, int64_t
   elements_to_f32(t.dtype, stored.data(), out);
 }
 
+std::optional<CodeLayout> SplitExperts::code_layout(std::string_view name) const {
+  const TensorInfo* t = table_.find(name);
+  const auto* codes = dynamic_cast<const IntegerCodes*>(source_.get());
+  return t && codes && !origin(*t).is_part ? codes->code_layout(origin(*t).name) : std::nullopt;
+}
+
+void SplitExperts::read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const {
+  OVERPROOF_CHECK(code_layout(name).has_value());
+  dynamic_cast<const IntegerCodes&>(*source_).read_codes(origin(*table_.find(name)).name, first_row, rows, out);
+}
+
 }  // namespace overproof

@@ -5,12 +5,13 @@
 #include <memory>
 
 #include "formats/architecture.h"
+#include "formats/integer_codes.h"
 #include "formats/safetensors_checkpoint.h"
 
 namespace overproof {
 
 /// Each fused tensor is replaced by its parts; the others keep name and place. Values, dtypes and bytes do not change.
-class SplitExperts : public TensorSource {
+class SplitExperts : public TensorSource, public IntegerCodes {
  public:
   /// `stored` is where `source` takes the bytes of unquantised tensors from (it may be `source` itself) and outlives this.
   /// Throws FormatError when a part's name is taken, or a fused tensor's shape contradicts its name.
@@ -28,6 +29,9 @@ class SplitExperts : public TensorSource {
   std::optional<RowExtent> extent(std::string_view name) const override;
   void decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,
                    std::span<float> out) const override;
+  /// Of whole tensors of the source.
+  std::optional<CodeLayout> code_layout(std::string_view name) const override;
+  void read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const override;
 
  private:
   struct Origin {

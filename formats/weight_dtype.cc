@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/finite_values.h"
 #include "formats/tensor_name.h"
 
 namespace overproof {
@@ -53,9 +54,11 @@ void record_dtype(Json& metrics, DType dtype) { metrics["dtype"] = dtype_name(dt
 
 void require_range(DType dtype, std::span<const float> values, std::string_view tensor) {
   constexpr float kMost = 65504.0f, kRoundedUp = 65520.0f;  // from here on the nearest f16 is infinity
+  if (const int64_t bad = first_not_finite(values); bad >= 0)
+    throw DivergenceError(fmt::format("{} holds {} as element {}; weights must be finite", tensor, values[size_t(bad)], bad));
   if (dtype != DType::f16) return;
   for (const float value : values)
-    if (std::isfinite(value) && std::abs(value) >= kRoundedUp)
+    if (std::abs(value) >= kRoundedUp)
       throw DivergenceError(
           fmt::format("{} holds {:.6g}, and f16 ends at {}; write the weights as bf16 or f32 (dtype)", tensor, value, kMost));
 }

@@ -32,5 +32,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   } catch (const FormatError&) {
   }
+  if (size > 512) return 0;
+  fuzz::require_linear([&](size_t copies) {
+    std::string many;
+    for (size_t i = 0; i < copies; ++i) many += std::string(text) + "\n";
+    const fuzz::FuzzFile claims(many);
+    try {
+      read_claims(claims.path());
+    } catch (const FormatError&) {
+    }
+  });
   return 0;
 }

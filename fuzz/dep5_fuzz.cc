@@ -21,5 +21,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   } catch (const FormatError&) {
   }
+  if (size > 64) return 0;
+  // Many fields in one stanza, and many stanzas.
+  for (const char* apart : {"\n", "\n\n"})
+    fuzz::require_linear([&](size_t copies) {
+      std::string file = "Format: copyright-format/1.0\n\nFiles: *\nLicense: MIT\n";
+      for (size_t i = 0; i < copies; ++i) file += "X-" + std::to_string(i) + ": " + std::string(text) + apart;
+      try {
+        parse_copyright(file, "copyright");
+      } catch (const FormatError&) {
+      }
+    });
   return 0;
 }

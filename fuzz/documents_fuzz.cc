@@ -1,6 +1,9 @@
 // documents.jsonl with streams of ten and five tokens: refused with a FormatError, or every token has its document.
 
+#include <fmt/format.h>
+
 #include "core/error.h"
+#include "core/json.h"
 #include "data/corpus.h"
 #include "fuzz/fuzz_file.h"
 
@@ -29,5 +32,26 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   } catch (const FormatError&) {
   }
+  if (size > 512) return 0;
+  // A table of many documents, each with the fuzzer's bytes in its name. Its streams are too short: that is known at its end.
+  fuzz::require_linear([&](size_t copies) {
+    std::string table;
+    for (size_t i = 0; i < copies; ++i)
+      table += dump_text(Json{{"digest", std::string(56, '0') + fmt::format("{:08x}", i)},
+                              {"name", std::string(reinterpret_cast<const char*>(data), std::min<size_t>(size, 64)) + std::to_string(i)},
+                              {"source", "s"},
+                              {"license", "MIT"},
+                              {"license_rule", "given"},
+                              {"bytes", 1},
+                              {"split", "train"},
+                              {"first_token", i},
+                              {"tokens", 1}}) +
+               "\n";
+    folder.put("documents.jsonl", table);
+    try {
+      Corpus(folder.path());
+    } catch (const FormatError&) {
+    }
+  });
   return 0;
 }

@@ -54,6 +54,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   // The log of an earlier run: it is informative only, so faults in it are ignored.
   folder.put("run.json", text);
-  recall_summary(folder / "student", Digest());
+  RunLog(folder.path()).remember("student", {});
   return 0;
 }

@@ -246,7 +246,9 @@ def statistics(seeds):
 def stages(seeds):
     """Checkpoints of a layer with what calibration or pruning would be given of them."""
     def model(shapes):
-        return {f"model.layers.0.{name}.weight": numpy.linspace(-1, 1, int(numpy.prod(shape)), dtype="<f4").reshape(shape) for name, shape in shapes.items()}
+        layer = {f"model.layers.0.{name}": shape for name, shape in shapes.items()}
+        return {f"{name}.weight": numpy.linspace(-1, 1, int(numpy.prod(shape)), dtype="<f4").reshape(shape)
+                for name, shape in {"model.embed_tokens": (2, 4), "model.norm": (4,), **layer}.items()}
 
     def put(target, option, config, weights, more):
         config, weights = encode(config), save(weights)
@@ -255,7 +257,8 @@ def stages(seeds):
     attention = {"input_layernorm": (4,), "self_attn.q_proj": (4, 4), "self_attn.k_proj": (2, 4), "self_attn.v_proj": (2, 4), "self_attn.o_proj": (4, 4),
                  "post_attention_layernorm": (4,)}
     dense = {**attention, "mlp.gate_proj": (64, 4), "mlp.up_proj": (64, 4), "mlp.down_proj": (4, 64)}
-    llama = {"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 4, "intermediate_size": 64}
+    llama = {"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 4, "intermediate_size": 64,
+             "vocab_size": 2, "tie_word_embeddings": True}
     groups, arrays = {}, {}
     for name, (_, columns) in [(n, s) for n, s in dense.items() if len(s) == 2]:
         group = f"model.layers.0.{name}"

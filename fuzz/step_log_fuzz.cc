@@ -13,5 +13,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const StepSeries& s : curves.losses) fuzz::require(s.values.size() == curves.balance.values.size());
   } catch (const FormatError&) {
   }
+  if (size > 512) return 0;
+  fuzz::require_linear([&](size_t copies) {
+    std::string log;
+    for (size_t i = 0; i < copies; ++i) log += std::string(reinterpret_cast<const char*>(data), size) + "\n";
+    try {
+      parse_step_log(log, "fuzz");
+    } catch (const FormatError&) {
+    }
+  });
   return 0;
 }

@@ -18,6 +18,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     tokenizer.encode(text.substr(0, 4096), ids, true);
     for (const int32_t id : ids) fuzz::require(id >= 0 && id < tokenizer.vocab_size());
     tokenizer.decode(ids);
+    // Words and added tokens of the definition, many times.
+    std::string piece(text.substr(0, 16));
+    if (!definition.added.empty()) piece += definition.added.back().text.substr(0, 16);
+    fuzz::require_linear([&](size_t copies) {
+      std::string many;
+      for (size_t i = 0; i < copies; ++i) many += piece;
+      ids.clear();
+      try {
+        tokenizer.encode(many, ids, true);
+      } catch (const FormatError&) {  // a pattern that is given up
+      }
+    });
   } catch (const FormatError&) {
   }
   return 0;

@@ -8,12 +8,11 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <tuple>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "model/activation_rounding.h"
-#include "model/kv_cache.h"
+#include "model/decoder_parts.h"
 #include "model/ops/attention.h"
 #include "model/ops/head_loss.h"
 #include "model/ops/linear.h"
@@ -25,22 +24,6 @@ namespace overproof {
 namespace {
 
 using at::Tensor;
-
-/// Radians per position of each pair of a head, [head_dim / 2], in f32 as transformers computes them; with Llama-3 scaling long
-/// wavelengths are stretched.
-Tensor inverse_frequencies(const ModelConfig& c) {
-  const Tensor exponents = at::arange(0, c.head_dim, 2, at::kFloat) / double(c.head_dim);
-  Tensor f = at::pow(at::Scalar(c.rope_theta), exponents).reciprocal();
-  if (!c.has_rope_scaling) return f;
-  const RopeScaling& s = c.rope_scaling;
-  const double long_wave = double(s.original_max_position) / s.low_freq_factor;
-  const double short_wave = double(s.original_max_position) / s.high_freq_factor;
-  const Tensor wavelength = 2.0 * std::numbers::pi / f;
-  const Tensor blend =
-      (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-  const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
-  return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between));
-}
 
 /// [batch x length, heads, dim] -> [batch, heads, length, dim], a view.
 Tensor by_head(const Tensor& x, int64_t batch, int64_t length) {
@@ -56,26 +39,41 @@ void require_trainable(const std::vector<LayerWeights>& layers) {
           "this checkpoint rounds its activations to 8 bits (quantization_config): it can be run, not trained; train its parent");
 }
 
+}  // namespace
+
+Tensor inverse_frequencies(const ModelConfig& c, const Placement& placement) {
+  const auto type = placement.options().dtype(wide_type(placement.dtype));
+  const Tensor exponents = at::arange(0, c.head_dim, 2, at::kFloat) / double(c.head_dim);
+  Tensor f = at::pow(at::Scalar(c.rope_theta), exponents).reciprocal();
+  if (!c.has_rope_scaling) return f.to(type);
+  const RopeScaling& s = c.rope_scaling;
+  const double long_wave = double(s.original_max_position) / s.low_freq_factor;
+  const double short_wave = double(s.original_max_position) / s.high_freq_factor;
+  const Tensor wavelength = 2.0 * std::numbers::pi / f;
+  const Tensor blend =
+      (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+  const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
+  return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between)).to(type);
+}
+
 void check_tokens(const Tensor& tokens, const ModelConfig& config) {
-  OVERPROOF_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.numel() > 0);
+  OVERPROOF_CHECK(tokens.scalar_type() == at::kLong && tokens.numel() > 0);
   const auto [low, high] = at::aminmax(tokens);
   if (low.item<int64_t>() < 0 || high.item<int64_t>() >= config.vocab_size)
     throw MismatchError(fmt::format("token id {} is outside the model's vocabulary of {}",
                                     low.item<int64_t>() < 0 ? low.item<int64_t>() : high.item<int64_t>(), config.vocab_size));
 }
 
-}  // namespace
-
 Decoder::Decoder(ModelConfig config, const TensorSource& tensors, const Placement& placement)
     : config_(std::move(config)), placement_(placement), weights_(load_weights(config_, tensors, placement, "checkpoint")) {
-  inverse_frequencies_ = inverse_frequencies(config_).to(placement.options().dtype(wide_type(placement.dtype)));
+  inverse_frequencies_ = inverse_frequencies(config_, placement);
 }
 
 Decoder::Decoder(const Checkpoint& checkpoint, const Placement& placement)
     : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())),
       placement_(placement),
       weights_(load_weights(config_, *checkpoint.tensors, placement, checkpoint.path)) {
-  inverse_frequencies_ = inverse_frequencies(config_).to(placement.options().dtype(wide_type(placement.dtype)));
+  inverse_frequencies_ = inverse_frequencies(config_, placement);
   auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, checkpoint.path / "config.json");
   for (size_t i = 0; i < rounding.size(); ++i) weights_.layers[i].rounding = std::move(rounding[i]);
 }
@@ -86,7 +84,7 @@ Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) cons
   const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
   Tensor x = embed(tokens);
   for (int64_t l = 0; l < config_.layers; ++l) {
-    x = attention(l, x, angles, batch, length, nullptr, nullptr);
+    x = attention(l, x, angles, batch, length, nullptr);
     x = ffn_block(l, x, options);
   }
   return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
@@ -104,12 +102,12 @@ Tensor Decoder::embed(const Tensor& tokens) const {
 
 Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen) const {
   const int64_t length = x.size(0) / batch;
-  return attention(layer, x, ops::rotary_angles(inverse_frequencies_, 0, length), batch, length, nullptr, seen);
+  return attention(layer, x, ops::rotary_angles(inverse_frequencies_, 0, length), batch, length, seen);
 }
 
-/// Attention with its output projection and residual. With a cache, its keys and values come first and are extended.
+/// Attention with its output projection and residual.
 Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
-                          KvCache* cache, AttentionInputs* seen) const {
+                          AttentionInputs* seen) const {
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers[size_t(layer)];
   static const LayerRounding kNone;
@@ -120,18 +118,13 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngle
   const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
   Tensor q = ops::linear(for_q, w.q, w.q_bias).view({-1, c.heads, c.head_dim});
   Tensor k = ops::linear(for_k, w.k, w.k_bias).view({-1, c.kv_heads, c.head_dim});
-  Tensor v = by_head(ops::linear(for_v, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
+  const Tensor v = by_head(ops::linear(for_v, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
   if (w.q_norm.defined()) {
     q = ops::rms_norm(q, w.q_norm, c.rms_norm_eps);
     k = ops::rms_norm(k, w.k_norm, c.rms_norm_eps);
   }
   q = by_head(ops::rotate_positions(q, angles), batch, length);
   k = by_head(ops::rotate_positions(k, angles), batch, length);
-  if (cache) {  // which is of the model's type, whatever products take
-    const auto type = x.scalar_type();
-    q = q.to(type);
-    std::tie(k, v) = extend(*cache, layer, k.to(type), v.to(type));
-  }
   const Tensor mixed = ops::attention(q, k, v).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
   if (seen) *seen = {h.to(x.scalar_type()), mixed.to(x.scalar_type())};
   return ops::linear(rounded(rounding.o, mixed), w.o, {}, x);

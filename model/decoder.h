@@ -1,11 +1,11 @@
 #pragma once
 // The decoder that teacher and student are made of (Llama-type pre-norm transformer, optionally with a DeepSeek-V3-type
 // mixture of experts), composed of the operators in model/ops/. Differentiable, on any device and in any number type.
+// Text is written by a Generator (generator.h).
 
 #include <ATen/core/Tensor.h>
 
 #include <functional>
-#include <span>
 #include <string_view>
 #include <vector>
 
@@ -49,15 +49,6 @@ struct ForwardOptions {
   std::function<void(int64_t layer, const at::Tensor& ffn_input)> on_ffn_input;
 };
 
-/// Keys and values of the tokens that one sequence has seen so far, for generation.
-struct KvCache {
-  std::vector<at::Tensor> keys, values;  ///< per layer [1, kv_heads, room, head_dim], of which the first `length` are set
-  int64_t length = 0;
-  int64_t expected = 0;  ///< tokens to make room for at once; without it, or beyond it, the room doubles
-  /// A sequence with the same beginning, for another continuation.
-  KvCache copy() const;
-};
-
 class Decoder {
  public:
   /// Reads all weights, and from config.json how activations are rounded; a model that rounds can be run but not trained. Throws
@@ -71,13 +62,6 @@ class Decoder {
   /// tokens I64 [batch, length] on the CPU -> hidden states after the last norm, [batch x length, hidden]. Throws MismatchError for
   /// an id outside the vocabulary, and for a model that rounds when gradients are recorded.
   at::Tensor hidden(const at::Tensor& tokens, const ForwardOptions& options = {}) const;
-  /// One sequence, continuing `cache`: tokens I64 [1, new] -> [new, hidden]. No gradient.
-  at::Tensor hidden_cached(const at::Tensor& tokens, KvCache& cache) const;
-  /// The next token of each of n sequences of any lengths: tokens I64 [n] -> [n, hidden]. A row has the bits that it has alone
-  /// (model/ops/row_products.h); a call costs little more than one for a single row, because each weight is read once. No gradient.
-  at::Tensor hidden_next(const at::Tensor& tokens, std::span<KvCache* const> caches) const;
-  /// hidden [n, hidden] -> [n, vocab], a row having the bits that it has alone. For few rows.
-  at::Tensor next_logits(const at::Tensor& hidden) const;
   /// hidden [n, hidden] -> [n, vocab]. Large: use it in chunks.
   at::Tensor logits(const at::Tensor& hidden) const;
 
@@ -109,11 +93,8 @@ class Decoder {
 
  private:
   at::Tensor attention(int64_t layer, const at::Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
-                       KvCache* cache, AttentionInputs* seen) const;
+                       AttentionInputs* seen) const;
   at::Tensor ffn_block(int64_t layer, const at::Tensor& x, const ForwardOptions& options) const;
-  at::Tensor attention_next(int64_t layer, const at::Tensor& x, const ops::RotaryAngles& angles,
-                            std::span<KvCache* const> caches) const;
-  at::Tensor ffn_next(int64_t layer, const at::Tensor& x) const;
   at::Tensor rounded_mixture(int64_t layer, const at::Tensor& x, const at::Tensor& base, const ops::Routing& routing) const;
 
   ModelConfig config_;

@@ -1,10 +1,13 @@
 #include <ATen/ATen.h>
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/error.h"
+#include "core/json.h"
 #include "core/parallel.h"
+#include "formats/finite_values.h"
+#include "formats/model_check.h"
+#include "model/decoder_parts.h"
 #include "model/decoder_weights.h"
 #include "model/host_values.h"
 
@@ -49,57 +52,9 @@ LayerWeights empty_layer(const ModelConfig& c, const Placement& placement) {
   return w;
 }
 
-/// Checks names and shapes of all tensors that a checkpoint of this configuration must have.
-void check_shapes(const ModelConfig& c, const TensorSource& tensors, const fs::path& where) {
-  const auto expect = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    const TensorInfo* info = tensors.find(name);
-    if (!info) throw FormatError(where, -1, fmt::format("tensor '{}' is missing", name));
-    if (info->shape != shape)
-      throw FormatError(where, -1,
-                        fmt::format("tensor '{}' has shape [{}] where config.json asks for [{}]", name,
-                                    fmt::join(info->shape, ", "), fmt::join(shape, ", ")));
-  };
-  const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
-  const auto expect_ffn = [&](const std::string& at, int64_t width) {
-    expect(at + "gate_proj.weight", {width, hidden});
-    expect(at + "up_proj.weight", {width, hidden});
-    expect(at + "down_proj.weight", {hidden, width});
-  };
-  expect("model.embed_tokens.weight", {c.vocab_size, hidden});
-  expect("model.norm.weight", {hidden});
-  if (!c.tie_embeddings) expect("lm_head.weight", {c.vocab_size, hidden});
-  for (int64_t i = 0; i < c.layers; ++i) {
-    const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
-    expect(layer + "input_layernorm.weight", {hidden});
-    expect(layer + "post_attention_layernorm.weight", {hidden});
-    expect(attention + "q_proj.weight", {q, hidden});
-    expect(attention + "k_proj.weight", {kv, hidden});
-    expect(attention + "v_proj.weight", {kv, hidden});
-    expect(attention + "o_proj.weight", {hidden, q});
-    if (c.attention_bias) {
-      expect(attention + "q_proj.bias", {q});
-      expect(attention + "k_proj.bias", {kv});
-      expect(attention + "v_proj.bias", {kv});
-    }
-    if (c.qk_norm) {
-      expect(attention + "q_norm.weight", {c.head_dim});
-      expect(attention + "k_norm.weight", {c.head_dim});
-    }
-    if (!c.is_moe()) {
-      expect_ffn(layer + "mlp.", c.intermediate_size);
-      continue;
-    }
-    if (c.n_shared_experts > 0) expect_ffn(layer + "mlp.shared_experts.", c.n_shared_experts * c.moe_intermediate_size);
-    for (int64_t e = 0; e < c.n_routed_experts; ++e)
-      expect_ffn(fmt::format("{}mlp.experts.{}.", layer, e), c.moe_intermediate_size);
-    expect(layer + "mlp.gate.weight", {c.n_routed_experts, hidden});
-    expect(layer + "mlp.gate.e_score_correction_bias", {c.n_routed_experts});
-  }
-}
-
 /// Reads t.target, which is f32 on the CPU, in pieces of about a megabyte, so that one large embedding does not leave the other
 /// cores without work.
-void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& tensors) {
+void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& tensors, const fs::path& where) {
   struct Piece {
     const StoredTensor* tensor;
     int64_t first, rows;
@@ -116,6 +71,7 @@ void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& te
       const int64_t width = tensor->target.numel() / tensor->target.size(0);
       const auto values = mutable_host_values<float>(tensor->target).subspan(size_t(first * width), size_t(rows * width));
       tensors.read_f32(tensor->name, first, rows, values);
+      require_finite(values, tensor->name, first, width, where);  // else every stage would have to watch what it computes
     }
   });
 }
@@ -124,7 +80,7 @@ void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& te
 
 DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, const Placement& placement,
                             const fs::path& where) {
-  check_shapes(c, tensors, where);
+  check_tensors(c.to_json(), tensors, where);
   DecoderWeights weights;
   weights.embedding = at::empty({c.vocab_size, c.hidden_size}, placement.options());
   weights.final_norm = at::empty({c.hidden_size}, placement.options());
@@ -137,10 +93,10 @@ DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, c
       continue;
     }
     const at::Tensor staging = at::empty(t.target.sizes(), Placement{}.options());  // one tensor at a time on its way
-    read_on_cpu({{t.name, staging, t.keep_f32}}, tensors);
+    read_on_cpu({{t.name, staging, t.keep_f32}}, tensors, where);
     t.target.copy_(staging);
   }
-  read_on_cpu(here, tensors);
+  read_on_cpu(here, tensors, where);
   return weights;
 }
 

@@ -5,6 +5,7 @@
 #include "formats/sharded.h"
 #include "formats/weight_dtype.h"
 #include "model/decoder.h"
+#include "model/decoder_config.h"
 #include "model/host_values.h"
 
 namespace overproof {
@@ -15,7 +16,7 @@ constexpr int64_t kShardBytes = int64_t{2} << 30;
 /// As it is written: f32 on the CPU, within the range of `dtype`.
 at::Tensor checked_values(const StoredTensor& t, DType dtype) {
   at::Tensor host = t.target.to(Placement{}.options()).contiguous();
-  if (!t.keep_f32) require_range(dtype, host_values<float>(host), t.name);
+  require_range(t.keep_f32 ? DType::f32 : dtype, host_values<float>(host), t.name);
   return host;
 }
 
@@ -29,7 +30,10 @@ void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype) {
   ShardedWriter writer(folder, infos, {{"format", "pt"}}, kShardBytes);
   for (const StoredTensor& t : stored) writer.append_f32(host_values<float>(checked_values(t, dtype)));
   writer.close();
+  save_decoder_config(decoder, folder, dtype);
+}
 
+void save_decoder_config(const Decoder& decoder, OutputFolder& folder, DType dtype) {
   const ModelConfig& c = decoder.config();
   Json config = c.to_json();
   set_stored_dtype(config, dtype);

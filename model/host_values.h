@@ -9,7 +9,7 @@
 
 namespace overproof {
 
-/// The values in row-major order. `tensor` must be on the CPU, contiguous and of type T (float, double, int32_t or int64_t);
+/// The values in row-major order. `tensor` must be on the CPU, contiguous and of type T (float, double, int8_t, int32_t or int64_t);
 /// the span is valid as long as the tensor's storage. Throws std::logic_error otherwise.
 template <class T>
 std::span<const T> host_values(const at::Tensor& tensor);

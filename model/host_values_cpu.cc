@@ -42,6 +42,8 @@ template std::span<const float> host_values(const at::Tensor&);
 template std::span<const double> host_values(const at::Tensor&);
 template std::span<const int32_t> host_values(const at::Tensor&);
 template std::span<const int64_t> host_values(const at::Tensor&);
+template std::span<const int8_t> host_values(const at::Tensor&);
+template std::span<int8_t> mutable_host_values(const at::Tensor&);
 template std::span<float> mutable_host_values(const at::Tensor&);
 template std::span<double> mutable_host_values(const at::Tensor&);
 template std::span<int32_t> mutable_host_values(const at::Tensor&);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <vector>
 
@@ -15,10 +16,13 @@
 #include "core/real_path.h"
 #include "core/regex.h"
 #include "core/utf8.h"
+#include "data/bpe.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_files.h"
 #include "formats/architecture.h"
+#include "formats/finite_values.h"
 #include "formats/gguf.h"
+#include "formats/model_check.h"
 #include "formats/tensor_source.h"
 #include "pipeline/forecast.h"
 
@@ -66,8 +70,7 @@ bool is_floating(DType dtype) {
   }
 }
 
-/// A number that is not finite makes every later stage fail, or measure nonsense.
-void require_finite(const Checkpoint& checkpoint) {
+void require_finite_weights(const Checkpoint& checkpoint) {
   constexpr int64_t kElements = 1 << 20;  // read at once by a thread
   const auto& tensors = *checkpoint.tensors;
   for (const TensorInfo& t : tensors.tensors()) {
@@ -77,30 +80,28 @@ void require_finite(const Checkpoint& checkpoint) {
       throw_if_interrupted();
       std::vector<float> values(size_t((end - begin) * width));
       tensors.read_f32(t.name, begin, end - begin, values);
-      const auto bad = std::ranges::find_if(values, [](float v) { return !std::isfinite(v); });
-      if (bad != values.end())
-        throw FormatError(checkpoint.path, -1,
-                          fmt::format("'{}' holds {} as element {}; weights must be finite", t.name, *bad,
-                                      begin * width + (bad - values.begin())));
+      require_finite(values, t.name, begin, width, checkpoint.path);
     });
   }
 }
 
-/// Nothing where the model has no tokenizer or one that can be used here, else why it cannot: other stages may do without. Throws
-/// PatternError, since a pattern that takes characters apart is an attack.
-std::string unusable_tokenizer(const fs::path& path) {
+/// What the tokenizer's files name and do not have, or why it cannot be used here: other stages may do without. Throws PatternError, since a
+/// pattern that takes characters apart is an attack.
+void add_tokenizer_notes(const fs::path& path, std::vector<std::string>& notes) {
   const bool there = !fs::is_directory(path) || fs::exists(path / "tokenizer.json") || fs::exists(path / "tokenizer.model");
-  if (!there) return "";
+  if (!there) return;
+  const auto unusable = [&](const std::exception& e) { notes.push_back(std::string("its tokenizer cannot be used here: ") + e.what()); };
   try {
-    open_tokenizer(path);
+    const auto tokenizer = open_tokenizer(path);
+    if (const auto* bpe = dynamic_cast<const BpeTokenizer*>(tokenizer.get()))
+      std::ranges::copy(bpe->definition().notes, std::back_inserter(notes));
   } catch (const PatternError&) {
     throw;
   } catch (const FormatError& e) {
-    return e.what();
+    unusable(e);
   } catch (const IoError& e) {  // a single .safetensors file, for one
-    return fs::is_directory(path) ? e.what() : "";
+    if (fs::is_directory(path)) unusable(e);
   }
-  return "";
 }
 
 std::string_view trimmed(std::string_view text) {
@@ -148,8 +149,9 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   }
   // What fails, fails here rather than in a later stage.
   const Checkpoint checkpoint = open_checkpoint(path);
-  require_finite(checkpoint);
-  const std::string unusable = unusable_tokenizer(path);
+  std::vector<std::string> notes = check_model(checkpoint);
+  require_finite_weights(checkpoint);
+  add_tokenizer_notes(path, notes);
 
   int64_t total = 0, done = 0;
   const auto files = files_of(path);
@@ -183,7 +185,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
                                        config.name.empty() ? path.filename().string() : config.name, files.size(),
                                        double(total) / 1e6, double(parameters) / 1e6));
   for (const std::string& limit : limits_as_teacher(path)) report.summary.push_back("note: " + limit);
-  if (!unusable.empty()) report.summary.push_back("its tokenizer cannot be used here: " + unusable);
+  for (const std::string& note : notes) report.summary.push_back("note: " + note);
   return report;
 }
 

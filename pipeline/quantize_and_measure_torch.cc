@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "evaluate/compare.h"
 #include "formats/tensor_name.h"
+#include "model/torch_setup.h"
 #include "quantize/engine/plan.h"
 
 namespace overproof {
@@ -146,7 +147,7 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
     ++result.trials;
     return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, meter).quality.kl_mean;
   };
-  if (const double least = kl_keeping(enough); least > config.kl_budget)
+  if (const double least = kl_keeping(enough); !(least <= config.kl_budget))
     throw QualityError(
         experts_stay
             ? fmt::format("kl-budget {} cannot be kept: with only the routed experts quantized, which transformers loads in no other way in "
@@ -165,6 +166,7 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
 }  // namespace
 
 StageReport quantize_and_measure(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs) {
+  prepare_torch();
   const QualityMeter meter(config, inputs);
   Budgeted budgeted;
   if (config.kl_budget > 0) budgeted = spend_budget(config, inputs, outputs.scratch(), meter);

@@ -10,8 +10,10 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "core/printable.h"
 #include "core/utf8.h"
 #include "pipeline/forecast.h"
+#include "pipeline/metrics_summary.h"
 #include "pipeline/run_log.h"
 
 namespace overproof {
@@ -242,7 +244,7 @@ Answer step_answer(const RecipeStep& step, const StageResult& result, const std:
                  {"root", "sha256:" + result.root.hex()},
                  {"seconds", result.seconds},
                  {"metrics", result.report.metrics()}};
-  for (const std::string& line : summary) answer.text += fmt::format("      {}\n", line);
+  for (const std::string& line : summary) answer.text += fmt::format("      {}\n", printable(line));
   answer.text += fmt::format("      {} sha256:{} in {:.1f} s\n", made ? "made" : "unchanged,", result.root.hex().substr(0, 16),
                              result.seconds);
   return answer;
@@ -363,7 +365,9 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
     options.report({{}, title + "\n"});
     const StageResult result = run_stage(request, key);
     if (result.status == StageStatus::made) log.remember(step.artifact, {result.root, result.seconds, result.report.summary});
-    options.report(step_answer(step, result, log.recall(step.artifact, result.root)));
+    // Of an unchanged artifact the statement is printed: run.json is unsigned.
+    options.report(step_answer(step, result, result.status == StageStatus::made ? result.report.summary
+                                                                                : metrics_summary(result.report.metrics())));
   }
   if (options.dry_run && !total.text().empty()) {
     std::error_code error;

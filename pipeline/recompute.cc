@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "audit/content.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -18,6 +19,7 @@
 #include "provenance/lineage_kinds.h"
 #include "provenance/outside.h"
 #include "provenance/run_folder.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -110,6 +112,7 @@ class Recomputer {
     const char* sampled = shown_by == ShownBy::rows     ? "; audit rows samples it"
                           : shown_by == ShownBy::replay ? "; audit replay samples it"
                                                         : "";
+    result.status = Status::left;
     result.details.push_back(fmt::format("'{}' is not among --stages{}", spec.name, sampled));
     return false;
   }
@@ -131,17 +134,28 @@ class Recomputer {
     }
     for (const Slot& slot : spec.slots) {
       if (slot.kind != Slot::Kind::file) continue;
-      const std::string recorded = node.lineage()->config.value(slot.name + "-sha256", std::string());
-      if (recorded.empty()) continue;  // was not given
+      const Json& config = node.lineage()->config;
+      const auto signed_digest = config.find(slot.name + "-sha256");
+      if (signed_digest == config.end()) continue;  // was not given
+      const std::string recorded = signed_digest->is_string() ? signed_digest->get<std::string>() : dump_text(*signed_digest);
       const std::string own = node.name + "." + slot.name;
       const auto given = config_.file.contains(own) ? config_.file.find(own) : config_.file.find(slot.name);
       if (given == config_.file.end()) {
+        if (node.kind()->role == Role::corpus) return check_own_texts(node, slot.name, recorded, result), false;
         result.details.push_back(fmt::format("its input '{}' comes from outside (sha256:{}); give it with --file {}=PATH",
                                              slot.name, recorded, slot.name));
         return false;
       }
       used_.insert(given->first);
-      if (const std::string found = scan_input(given->second).root.hex(); found != recorded) {
+      const auto files = given_files(node, spec);
+      if (config.contains(slot.hidden_by + "-sha256") && !files.contains(slot.hidden_by)) {
+        result.details.push_back(fmt::format("its input '{}' is recorded under the secret '{}'; give that, too, with --file {}=PATH",
+                                             slot.name, slot.hidden_by, slot.hidden_by));
+        return false;
+      }
+      const Digest root = scan_input(given->second).root;
+      if (const std::string found = recorded_outside(spec, slot.name, root, files);
+          found != recorded && root.hex() != recorded) {
         result.status = Status::differs;
         result.details.push_back(fmt::format("{}: is sha256:{}, but '{}' was made from sha256:{}",
                                              fs::path(given->second).filename().string(), found, node.name, recorded));
@@ -150,6 +164,32 @@ class Recomputer {
       request.inputs[slot.name] = given->second;
     }
     return true;
+  }
+
+  /// The files from outside that were given for the slots of an artifact.
+  std::map<std::string, fs::path> given_files(const ArtifactNode& node, const StageSpec& spec) const {
+    std::map<std::string, fs::path> files;
+    for (const Slot& slot : spec.slots)
+      for (const std::string& name : {slot.name, node.name + "." + slot.name})
+        if (const auto given = config_.file.find(name); given != config_.file.end()) files[slot.name] = given->second;
+    return files;
+  }
+
+  /// A corpus without its source: all that follows from the texts in it is made again from them.
+  void check_own_texts(const ArtifactNode& node, const std::string& slot, const std::string& recorded, Recomputed& result) {
+    if (!is_sound(node)) {
+      result.status = Status::differs;
+      result.details.emplace_back("its files do not match its statement; see audit verify");
+      return;
+    }
+    const ContentCheck check = check_content(run_, node, nullptr);
+    for (const Fault& fault : check.faults)
+      result.details.push_back(fmt::format("{}{}{}", fault.file, fault.file.empty() ? "" : ": ", fault.what));
+    result.status = check.faults.empty() ? Status::left : Status::differs;
+    result.details.push_back(
+        fmt::format("its tokens, table, licences, sums and trees were made again from the texts in it. Its input '{}' comes from outside "
+                    "(sha256:{}); with --file {}=PATH the whole artifact is made again",
+                    slot, recorded, slot));
   }
 
   bool is_sound(const ArtifactNode& node) {
@@ -223,7 +263,10 @@ std::optional<std::string> other_build(const RunFolder& run) {
 }
 
 const char* name_of(Status status) {
-  return status == Status::equal ? "equal" : status == Status::differs ? "differs" : "not made again";
+  return status == Status::equal     ? "equal"
+         : status == Status::differs ? "differs"
+         : status == Status::left    ? "left"
+                                     : "not made again";
 }
 
 std::string text_of(const Recomputation& r) {
@@ -236,14 +279,17 @@ std::string text_of(const Recomputation& r) {
     for (const std::string& line : a.details) text += "                " + printable(line) + "\n";
   }
   for (const std::string& note : r.notes) text += "note: " + printable(note) + "\n";
-  return text + fmt::format("{} made again byte for byte, {} differ, {} not made again\n", counts[Status::equal],
-                            counts[Status::differs], counts[Status::not_made]);
+  text += fmt::format("{} made again byte for byte, {} differ, {} could not be made again, {} left to other checks\n",
+                      counts[Status::equal], counts[Status::differs], counts[Status::not_made], counts[Status::left]);
+  if (counts[Status::not_made] > 0) text += "Nothing is shown of what could not be made again, so the result does not hold.\n";
+  return text;
 }
 
 }  // namespace
 
 bool Recomputation::holds() const {
-  return std::none_of(artifacts.begin(), artifacts.end(), [](const Recomputed& a) { return a.status == Status::differs; });
+  return std::all_of(artifacts.begin(), artifacts.end(),
+                     [](const Recomputed& a) { return a.status == Status::equal || a.status == Status::left; });
 }
 
 Json Recomputation::to_json() const {
@@ -260,6 +306,7 @@ Json Recomputation::to_json() const {
 Recomputation recompute(const RecomputeConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
+  require_one_signer(run, trusted.get());
   Recomputation result;
   if (const auto note = other_build(run)) result.notes.push_back(*note);
   Recomputer recomputer(config, run, trusted.get());
@@ -304,7 +351,7 @@ Answer audit_recompute(const RecomputeConfig& config, const fs::path& folder) {
   for (const Recomputed& a : result.artifacts) record.subjects.push_back({a.artifact, a.root, a.statement});
   const fs::path place = fs::canonical(folder);
   const std::string line = recorder.write(run_of(place) == place ? "run" : place.filename().string(), record);
-  return {result.to_json(), text_of(result) + line, result.holds() ? 0 : 4};
+  return with_signers({result.to_json(), text_of(result) + line, result.holds() ? 0 : 4}, folder, config.trust);
 }
 
 }  // namespace overproof

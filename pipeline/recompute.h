@@ -39,7 +39,12 @@ struct RecomputeConfig {
 struct Recomputed {
   std::string artifact, stage;
   Digest root;
-  enum class Status { equal, differs, not_made } status = Status::not_made;
+  enum class Status {
+    equal,
+    differs,
+    not_made,  ///< it should have been made again, and could not be
+    left,      ///< to another check, or not asked for
+  } status = Status::not_made;
   std::vector<std::string> details;  ///< what differs, or why the artifact was not made again
   std::optional<Digest> statement = {};  ///< Lineage::statement of what was examined
 };
@@ -47,7 +52,7 @@ struct Recomputed {
 struct Recomputation {
   std::vector<Recomputed> artifacts;  ///< parents before children
   std::vector<std::string> notes;
-  bool holds() const;  ///< no artifact differs; those that were not made again do not count
+  bool holds() const;  ///< every artifact that was asked for was made again and is equal
   Json to_json() const;
 };
 
@@ -58,7 +63,8 @@ Recomputation recompute(const RecomputeConfig& config, const fs::path& folder);
 /// What the stages need that recompute() would run.
 Needs recompute_needs(const RecomputeConfig& config, const fs::path& folder);
 
-/// Recomputes, and signs the result if the configuration asks for a record. Exit code 4 when an artifact differs.
+/// Recomputes, and signs the result if the configuration asks for a record. Exit code 4 when an artifact differs, or could not be made
+/// again: nothing is shown of that one.
 Answer audit_recompute(const RecomputeConfig& config, const fs::path& folder);
 
 }  // namespace overproof

@@ -28,19 +28,4 @@ void RunLog::remember(const std::string& artifact, const RunLogEntry& entry) con
   write_file_atomically(file_, dump_text(log, 1) + "\n");
 }
 
-std::vector<std::string> RunLog::recall(const std::string& artifact, const Digest& root) const {
-  const Json log = read_log(file_);
-  const auto it = log.find(artifact);
-  std::vector<std::string> lines;
-  if (it == log.end() || !it->is_object() || it->value("root", Json()) != root.hex()) return lines;
-  for (const Json& line : it->value("summary", Json::array()))
-    if (line.is_string()) lines.push_back(line.get<std::string>());  // any process may have written the file
-  return lines;
-}
-
-std::vector<std::string> recall_summary(const fs::path& artifact, const Digest& root) {
-  const fs::path folder = fs::absolute(artifact / ".").lexically_normal().parent_path();
-  return RunLog(folder.parent_path()).recall(folder.filename().string(), root);
-}
-
 }  // namespace overproof

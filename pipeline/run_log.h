@@ -1,6 +1,6 @@
 #pragma once
-// run.json in a run folder: the summary of each artifact when it was made, so that a later run can print it again. Timings differ
-// from run to run, so none of it is in an artifact or signed, and none of it is trusted.
+// run.json in a run folder: the summary of each artifact and the time that it took, as they were when it was made, for people and
+// benchmarks. Timings differ from run to run, so none of it is in an artifact or signed, and this program never reads it as a result.
 
 #include <string>
 #include <vector>
@@ -21,14 +21,9 @@ class RunLog {
   explicit RunLog(const fs::path& run) : file_(run / "run.json"), lock_(run / ".run.json.lock") {}
   /// Adds or replaces one artifact's entry. Other processes may add entries to the same file at the same time.
   void remember(const std::string& artifact, const RunLogEntry& entry) const;
-  /// The summary of the artifact with that root; empty where the file has none.
-  std::vector<std::string> recall(const std::string& artifact, const Digest& root) const;
 
  private:
   fs::path file_, lock_;
 };
-
-/// The summary of an artifact, from the run.json of the folder that it is in.
-std::vector<std::string> recall_summary(const fs::path& artifact, const Digest& root);
 
 }  // namespace overproof

@@ -21,6 +21,7 @@
 #include "pipeline/scratch.h"
 #include "pipeline/version.h"
 #include "provenance/artifact.h"
+#include "provenance/corpus_proof.h"
 #include "provenance/outside.h"
 
 namespace overproof {
@@ -30,6 +31,7 @@ namespace {
 struct BoundInput {
   fs::path path;
   bool outside = false;          ///< a file from outside (Slot::Kind::file): it has no statement of ours
+  std::string recorded;          ///< of a file from outside: recorded_outside()
   Digest root;                   ///< what the statement claims until the stage has digested the files, where `fingerprint` is set
   std::optional<Digest> statement;    ///< Lineage::statement; none where it has no statement of ours
   std::optional<Digest> fingerprint;  ///< of an input that the stage digests: names, sizes and times before it ran
@@ -56,8 +58,8 @@ void identify(const StageRequest& request, Prepared& p) {
   p.config = to_json(options);
   Json roots = Json::object(), statements = Json::object();
   for (const auto& [slot, input] : p.inputs) {
-    roots[slot] = input.root.hex();
-    if (input.outside) p.config[slot + "-sha256"] = input.root.hex();  // recorded with the options: it is not an artifact
+    roots[slot] = input.outside ? input.recorded : input.root.hex();
+    if (input.outside) p.config[slot + "-sha256"] = input.recorded;  // recorded with the options: it is not an artifact
     else p.dependencies[slot] = {logical_name(input.path), input.root, input.statement};
     if (input.statement) statements[slot] = input.statement->hex();
   }
@@ -97,13 +99,14 @@ Prepared prepare(const StageRequest& request, Digests digests) {
     if (!fs::exists(path, error)) throw IoError(path, fmt::format("the input '{}' does not exist", slot), ENOENT);
     const Slot* spec = request.spec->find_slot(slot);  // null: a further model (StageSpec::more_models)
     BoundInput& input = p.inputs[slot];
-    input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}, {}};
+    input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}, {}, {}};
     if (digests == Digests::while_streamed && spec != nullptr && spec->streamed) {
       input.fingerprint = stat_fingerprint(path);
       identify_claimed(input);
     } else {
       identify_checked(input, {});
     }
+    if (input.outside) input.recorded = recorded_outside(*request.spec, slot, input.root, request.inputs);
   }
   identify(request, p);
   return p;
@@ -232,7 +235,7 @@ std::vector<LineageDataset> input_datasets(const Prepared& p) {
   std::vector<LineageDataset> list;
   for (const auto& [slot, input] : p.inputs)
     list.push_back({input.outside ? "outside/" + logical_name(input.path) : openlineage_name(input.path),
-                    "sha256:" + input.root.hex(), "", -1, -1});
+                    "sha256:" + (input.outside ? input.recorded : input.root.hex()), "", -1, -1});
   return list;
 }
 
@@ -253,6 +256,13 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
                                       StageResult& result);
 
 }  // namespace
+
+std::string recorded_outside(const StageSpec& spec, const std::string& slot, const Digest& root,
+                             const std::map<std::string, fs::path>& inputs) {
+  const Slot* found = spec.find_slot(slot);
+  const auto secret = found && !found->hidden_by.empty() ? inputs.find(found->hidden_by) : inputs.end();
+  return secret == inputs.end() ? root.hex() : CorpusSalt::read(secret->second).file_salt(slot + "/" + root.hex()).hex();
+}
 
 bool is_unchanged(const StageRequest& asked) {
   const StageRequest request = resolved(asked);

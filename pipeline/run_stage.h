@@ -36,6 +36,11 @@ struct StageResult {
   StageReport report;  ///< of this run, or as recorded when unchanged
 };
 
+/// How a statement records the files of a slot from outside: their root in hex; where the secret that hides them is bound
+/// (Slot::hidden_by), an HMAC of the root. `inputs`: slot -> path. Throws as CorpusSalt::read.
+std::string recorded_outside(const StageSpec& spec, const std::string& slot, const Digest& root,
+                             const std::map<std::string, fs::path>& inputs);
+
 /// Whether `request.out` holds an intact artifact made from these inputs by this configuration.
 bool is_unchanged(const StageRequest& request);
 

@@ -57,7 +57,8 @@ std::vector<StageSpec> make_stages() {
                   .help = "texts: a folder of .txt and .md files (packages with copyright files), documents.jsonl with or without the texts, or a "
                           "single file of either kind",
                   .kind = Kind::file,
-                  .required = false},
+                  .required = false,
+                  .hidden_by = "salt"},
                  {.name = "samples", .help = "an artifact made by sample, whose documents come in as well, or instead of source", .required = false},
                  {.name = "tokenizer", .help = "the tokenizer to use: any artifact that has one"},
                  {.name = "salt",

@@ -28,6 +28,9 @@ struct Slot {
   } kind = Kind::artifact;
   bool required = true;
   bool streamed = false;  ///< the stage digests the files while it reads them (Outputs::note_input_digest): read once
+  /// A file slot that holds the secret of a private corpus: where it is bound, this slot's digest is recorded under that secret, so
+  /// that it confirms no guess. "": none.
+  std::string hidden_by = {};
 };
 
 /// A stage's configuration bound to its function.

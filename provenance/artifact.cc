@@ -372,6 +372,12 @@ ArtifactCheck check_artifact(const fs::path& folder, VerifyFiles verify, const P
   if (!claim) return check;
   check.lineage = noting_faults(check, folder, kClaimsName, [&] { return read_statement(claim->payload, claims_file); });
   if (!check.lineage) return check;
+  noting_faults(check, folder, kClaimsName, [&] {
+    for (size_t i = 0; i < claims->size(); ++i)
+      if (const auto subject = subject_of((*claims)[i], claims_file); subject && *subject != check.lineage->root)
+        throw FormatError(claims_file, -1, fmt::format("line {} is about another artifact, sha256:{}", i + 1, subject->hex()));
+    return true;
+  });
 
   const auto key = choose_key(*claim, trusted, claims_file, check);
   if (key) {

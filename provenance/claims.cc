@@ -35,6 +35,15 @@ std::string predicate_type_of(const Envelope& envelope, const fs::path& origin) 
   return statement.is_object() ? JsonObject(statement, origin).text("predicateType", "") : "";
 }
 
+std::optional<Digest> subject_of(const Envelope& envelope, const fs::path& origin) {
+  if (envelope.payload_type != kInTotoPayloadType) return std::nullopt;
+  const Json statement = parse_json(envelope.payload, origin);
+  if (!statement.is_object()) return std::nullopt;
+  const std::vector<JsonObject> subjects = JsonObject(statement, origin).objects_or_empty("subject");
+  const auto digest = subjects.empty() ? std::nullopt : subjects.front().find_object("digest");
+  return digest && digest->has("sha256") ? std::optional(digest->digest("sha256")) : std::nullopt;
+}
+
 std::optional<Envelope> find_claim(const std::vector<Envelope>& claims, std::string_view predicate_type, const fs::path& origin) {
   for (const Envelope& claim : claims)
     if (predicate_type_of(claim, origin) == predicate_type) return claim;

@@ -21,6 +21,9 @@ void append_claim(const fs::path& file, const Envelope& envelope);
 /// The predicate type of an envelope's in-toto statement; "" when it holds none.
 std::string predicate_type_of(const Envelope& envelope, const fs::path& origin);
 
+/// SHA-256 of the first subject of an envelope's in-toto statement; nothing where it has none.
+std::optional<Digest> subject_of(const Envelope& envelope, const fs::path& origin);
+
 /// The first envelope with that predicate type.
 std::optional<Envelope> find_claim(const std::vector<Envelope>& claims, std::string_view predicate_type, const fs::path& origin);
 

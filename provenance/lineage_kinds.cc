@@ -28,6 +28,7 @@ const std::vector<LineageKind>& all_kinds() {
        .stages = {"corpus"},
        .role = Role::corpus,
        .slots = {{"tokenizer", Entry::tokenizer}, {"samples", Entry::inherited}},
+       .required = {"tokenizer"},
        .files = {"commitment.json", "documents.jsonl", "index.safetensors", "licenses.json", "tiles.safetensors",
                  "tokens.safetensors"},
        .sentence = "Documents with their licences and sources, cut into tokens."},
@@ -36,6 +37,7 @@ const std::vector<LineageKind>& all_kinds() {
        .role = Role::index,
        .needs_corpus = true,
        .slots = {{"corpus", Entry::documents}},
+       .required = {"corpus"},
        .files = {"documents.safetensors"},
        .sentence = "The texts of {corpus}, sorted to find passages in them."},
       {.name = "taught",
@@ -45,6 +47,7 @@ const std::vector<LineageKind>& all_kinds() {
        .needs_corpus = true,
        .shown_by = ShownBy::rows,
        .slots = {{"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .required = {"teacher", "corpus"},
        .files = {"targets.safetensors"},
        .sentence = "The outputs of {teacher} on the texts of {corpus}."},
       {.name = "sampled-from",
@@ -52,6 +55,7 @@ const std::vector<LineageKind>& all_kinds() {
        .role = Role::samples,
        .needs_model = true,
        .slots = {{"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .required = {"teacher"},
        .files = {"documents.jsonl", "sampling.json", "tokens.jsonl"},
        .sentence = "Documents that {teacher} wrote."},
       {.name = "observed",
@@ -62,6 +66,7 @@ const std::vector<LineageKind>& all_kinds() {
        .draw = WindowDraw::sample,
        .window_tweak = kObserveTweak,
        .slots = {{"teacher", Entry::statistics}, {"model", Entry::statistics}, {"corpus", Entry::statistics}},
+       .required = {"teacher|model", "corpus"},
        .files = {"statistics.safetensors", "activations.safetensors"},
        .sentence = "What the layers of {teacher|model} receive on {corpus}."},
       {.name = "carved-from",
@@ -69,6 +74,7 @@ const std::vector<LineageKind>& all_kinds() {
        .role = Role::model,
        .needs_model = true,
        .slots = {{"teacher", Entry::inherited}, {"statistics", Entry::statistics}},
+       .required = {"teacher", "statistics"},
        .files = {"carving.json", "certificate.json"},
        .sentence = "The feed-forward layers of {teacher} regrouped into experts."},
       {.name = "recovered-from",
@@ -79,6 +85,7 @@ const std::vector<LineageKind>& all_kinds() {
        .draw = WindowDraw::sample,
        .window_tweak = kObserveTweak,
        .slots = {{"student", Entry::inherited}, {"teacher", Entry::outputs}, {"corpus", Entry::documents}},
+       .required = {"student", "teacher", "corpus"},
        .sentence = "{student} with the output weights of its feed-forward layers solved by least squares towards {teacher}."},
       {.name = "distilled-from",
        .stages = {"distill"},
@@ -92,6 +99,7 @@ const std::vector<LineageKind>& all_kinds() {
                  {"targets", Entry::outputs},
                  {"teacher", Entry::outputs},
                  {"corpus", Entry::documents}},
+       .required = {"student", "targets", "corpus"},
        .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
        .sentence = "{student} trained on the outputs in {targets|teacher}."},
       // Statements of format 1 also call the dropping of experts "pruned-from", with slots "student" and "counts".
@@ -103,6 +111,7 @@ const std::vector<LineageKind>& all_kinds() {
                  {"student", Entry::inherited},
                  {"statistics", Entry::statistics},
                  {"counts", Entry::statistics}},
+       .required = {"teacher|student", "statistics|counts|student"},
        .files = {"routing/router_counts.safetensors"},
        .sentence = "{teacher|student} with parts removed."},
       {.name = "experts-dropped-from",
@@ -110,6 +119,7 @@ const std::vector<LineageKind>& all_kinds() {
        .role = Role::model,
        .needs_model = true,
        .slots = {{"student", Entry::inherited}, {"counts", Entry::statistics}},
+       .required = {"student"},
        .files = {"routing/router_counts.safetensors"},
        .sentence = "{student} without the experts that a source shaped most."},
       {.name = "calibrated-from",
@@ -125,6 +135,7 @@ const std::vector<LineageKind>& all_kinds() {
                  {"teacher", Entry::outputs},
                  {"targets", Entry::outputs},
                  {"corpus", Entry::documents}},
+       .required = {"student", "teacher", "corpus"},
        .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
        .sentence = "{student} with its router calibrated."},
       // Quality is measured on a corpus or a text; neither changes a weight.
@@ -136,12 +147,14 @@ const std::vector<LineageKind>& all_kinds() {
                  {"activations", Entry::statistics},
                  {"corpus", Entry::nothing},
                  {"text", Entry::nothing}},
+       .required = {"model"},
        .sentence = "{model} in fewer bits."},
       {.name = "exported-from",
        .stages = {"export"},
        .role = Role::model,
        .needs_model = true,
        .slots = {{"model", Entry::inherited}},
+       .required = {"model"},
        .sentence = "{model} in another file format."},
       {.name = "evaluated",
        .stages = {"evaluate"},
@@ -149,6 +162,7 @@ const std::vector<LineageKind>& all_kinds() {
        .needs_model = true,
        .needs_corpus = true,
        .other_slots = Entry::nothing,
+       .required = {"teacher", "corpus"},
        .files = {"evaluation.json"},
        .sentence = "Measurements of models on held-out documents."},
   };
@@ -209,6 +223,15 @@ const LineageKind& lineage_kind(std::string_view name) {
   const LineageKind* kind = find_lineage_kind(name);
   OVERPROOF_CHECK(kind);
   return *kind;
+}
+
+std::optional<Role> role_in_slot(std::string_view slot) {
+  static constexpr std::pair<std::string_view, Role> kRoles[] = {
+      {"teacher", Role::model},   {"student", Role::model},         {"model", Role::model},
+      {"counts", Role::model},    {"corpus", Role::corpus},         {"targets", Role::targets},
+      {"samples", Role::samples}, {"statistics", Role::statistics}, {"activations", Role::statistics}};
+  const auto found = std::ranges::find(kRoles, slot, &std::pair<std::string_view, Role>::first);
+  return found == std::end(kRoles) ? std::nullopt : std::optional(found->second);
 }
 
 std::optional<Way> way_through(const LineageKind& kind, std::string_view slot, Way way) {

@@ -76,6 +76,8 @@ struct LineageKind {
   uint64_t window_tweak = 0;
   std::vector<SlotRule> slots = {};
   std::optional<Entry> other_slots = {};  ///< how a slot without a rule enters; nothing: a statement may have no such slot
+  /// Slots that every statement of the kind fills; "a|b": one of them. Of stages of earlier versions, too.
+  std::vector<std::string_view> required = {};
   /// Files of our own formats that it may hold: a kind that does not list one that another lists may not hold it, so that no
   /// statement can call an artifact by a kind for which its content is not checked.
   std::vector<std::string_view> files = {};
@@ -98,6 +100,10 @@ std::span<const LineageKind> lineage_kinds();
 const LineageKind* find_lineage_kind(std::string_view name);
 /// The row of a kind that was checked before, when its statement was made or read. An unknown name is a bug in the caller.
 const LineageKind& lineage_kind(std::string_view name);
+
+/// What is bound to a slot of this name, whatever the kind; nothing for other names: "tokenizer", and those that users give
+/// to models that they evaluate.
+std::optional<Role> role_in_slot(std::string_view slot);
 
 /// The way by which the content of `slot` gets into something that an artifact of this kind gets into by `way`; nothing where it
 /// was only measured.

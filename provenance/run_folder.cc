@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <set>
 
 #include "core/error.h"
@@ -30,6 +31,37 @@ std::vector<fs::path> subfolders(const fs::path& folder) {
   }
   std::sort(found.begin(), found.end());
   return found;
+}
+
+/// Names in a folder that `is_loose` finds.
+std::vector<std::string> names_in(const fs::path& folder, const std::function<bool(const std::string&, const fs::directory_entry&)>& is_loose) {
+  std::vector<std::string> found;
+  try {
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (std::string name = entry.path().filename().string(); is_loose(name, entry)) found.push_back(std::move(name));
+  } catch (const fs::filesystem_error& e) {
+    throw IoError(folder, "cannot list", e.code().value());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+/// Files, and hidden folders with an artifact in them, that are next to the artifacts of a run. Reports, the log and lock files of
+/// the program are left out; no result is read from them.
+std::vector<std::string> loose_in(const fs::path& run) {
+  static constexpr std::string_view kOwn[] = {"run.json", "report.html", "report.json", "report.md"};
+  return names_in(run, [](const std::string& name, const fs::directory_entry& entry) {
+    if (entry.is_directory()) return name.starts_with('.') && is_signed(entry.path());
+    return std::ranges::find(kOwn, name) == std::end(kOwn) && !(name.starts_with('.') && name.ends_with(".lock"));
+  });
+}
+
+/// What is in an artifact and left out by signatures.
+void add_ignored(const ArtifactNode& node, std::vector<std::string>& loose) {
+  for (const std::string& name : names_in(node.path, [](const std::string& n, const fs::directory_entry&) {
+         return is_oms_ignored(n) && n != kClaimsName && n != kModelSignatureName;
+       }))
+    loose.push_back(node.name + "/" + name);
 }
 
 /// The node with those files; where several have them, the one with that statement, then the one of that name.
@@ -171,6 +203,8 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
         {"", "its lineage contains a cycle", "genuine statements cannot be cyclic: do not trust these artifacts"});
   }
   check_statements(run.nodes);
+  if (!run.single) run.loose = loose_in(run.path);
+  for (const ArtifactNode& node : run.nodes) add_ignored(node, run.loose);
   return run;
 }
 

@@ -28,6 +28,7 @@ struct RunFolder {
   bool single = false;                        ///< asked about one artifact: only it and its ancestors are here
   std::vector<ArtifactNode> nodes;            ///< parents before children, else by name; artifacts in a cycle come last
   std::vector<std::string> unsigned_folders;  ///< folders in the run that carry no signature at all
+  std::vector<std::string> loose;             ///< what no signature covers: next to the artifacts, or in them and left out by it
   std::vector<int> cyclic;                    ///< nodes that are their own ancestors, or made from one; each has a fault
   const ArtifactNode* find(std::string_view name) const;
   /// The node and all it was made from, as indices.

@@ -10,15 +10,12 @@
 #include "core/progress.h"
 #include "formats/model_config.h"
 #include "formats/model_kinds.h"
+#include "formats/never_chosen.h"
 #include "formats/tensor_name.h"
 #include "prune/picked_rows.h"
 
 namespace overproof {
 namespace {
-
-/// Added to a score in (0, 1), so that the expert is never selected. Finite, because loaders mask with minus infinity and could
-/// select from a tie with that.
-constexpr float kNeverChosen = -1e9f;
 
 /// A tensor of the new checkpoint and its origin.
 struct Plan {

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/gguf_vocabulary.h"
+#include "formats/model_check.h"
 
 namespace overproof {
 namespace {
@@ -17,8 +18,9 @@ DType dtype_of(GgmlType type) { return type == GgmlType::f16 ? DType::f16 : type
 std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice& choice, std::unique_ptr<Scheme> blocks,
                                        std::string_view name) {
   auto run = std::make_unique<GgufRun>();
+  run->notes = check_model(model);
   run->gguf = plan_gguf(model, choice);
-  run->notes = run->gguf.notes;
+  std::ranges::copy(run->gguf.notes, std::back_inserter(run->notes));
   if (!name.empty()) run->gguf.metadata.add_text("general.name", name);
   std::ranges::move(
       add_gguf_vocabulary(model.path, model.tensors->find("model.embed_tokens.weight")->shape[0], run->gguf.metadata),

@@ -13,6 +13,7 @@
 #include "core/json.h"
 #include "data/tokenizer_files.h"
 #include "formats/architecture.h"
+#include "formats/model_check.h"
 #include "formats/model_config.h"
 #include "formats/model_size.h"
 #include "formats/sharded.h"
@@ -170,6 +171,7 @@ class QuantizeRun {
         inputs_(inputs),
         outputs_(outputs),
         model_(open_checkpoint(inputs.path("model"))),
+        notes_(check_model(model_)),
         plan_(make_plan(plan_options(config), model_)) {
     for (const PlanItem& item : plan_.items)
       if (const auto rounding = item.scheme ? item.scheme->input_rounding() : std::nullopt;
@@ -178,8 +180,9 @@ class QuantizeRun {
                                      item.scheme->name()));
     if (plan_.schemes[0]->container() == Container::gguf) {
       gguf_ = plan_blocks(config_, model_, std::move(plan_));
-      notes_ = gguf_->notes;
+      notes_ = gguf_->notes;  // which has those of the model
     } else {
+      note_stale_scales();
       calibration_ = open_calibration(config_, inputs_, model_, plan_);
       if (calibration_) plan_.calibration = &calibration_->calibration;
     }
@@ -225,6 +228,17 @@ class QuantizeRun {
   }
 
  private:
+  /// They do not apply to the new weights, and are not written.
+  void note_stale_scales() {
+    const Architecture architecture(*model_.config);
+    std::vector<std::string> stale;
+    for (const TensorInfo& t : model_.tensors->tensors())
+      if (architecture.role(t) == TensorRole::quantization) stale.push_back(t.name);
+    if (!stale.empty())
+      notes_.push_back(fmt::format("not written: {} scales by which the model's quantizer rounds activations or the KV cache ({}{})",
+                                   stale.size(), stale[0], stale.size() > 1 ? ", ..." : ""));
+  }
+
   const Plan& plan() const { return gguf_ ? gguf_->plan : plan_; }
 
   /// The files that loaders need next to the tensors.
@@ -352,11 +366,11 @@ class QuantizeRun {
   const Inputs& inputs_;
   Outputs& outputs_;
   const Checkpoint model_;
+  std::vector<std::string> notes_;
   Plan plan_;
   std::unique_ptr<GgufRun> gguf_;  // for GGUF schemes; its plan replaces plan_
   std::unique_ptr<OpenCalibration> calibration_;
   std::unique_ptr<GpuSession> gpu_;
-  std::vector<std::string> notes_;
   std::string device_note_;
   EngineResult made_;
 };

@@ -1,6 +1,7 @@
 #include "records/step_records.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
@@ -18,7 +19,7 @@ namespace overproof {
 namespace {
 
 constexpr const char* kTensor = "steps";
-constexpr const char* kBatchRoot = "plain";
+constexpr const char* kBatchRoots[] = {"plain", "salted"};
 constexpr int64_t kMostRanks = int64_t{1} << 20;
 constexpr size_t kMostTermName = 64;
 static_assert(std::endian::native == std::endian::little, "records are little-endian");
@@ -116,7 +117,7 @@ Digest first_link(const StepFormat& format) {
   hash.update(format.version == 1 ? "overproof step chain v1" : "overproof step chain v2");
   hash.update(format.initial_weights.bytes.data(), format.initial_weights.bytes.size());
   if (format.version > 1)
-    hash.update(Json{{"batch_root", kBatchRoot},
+    hash.update(Json{{"batch_root", kBatchRoots[format.salted_batches]},
                      {"digest_every", format.digest_every},
                      {"ranks", format.ranks},
                      {"terms", format.terms}}
@@ -173,9 +174,11 @@ StepFormat format_of(const SafetensorsFile& file) {
   if (version != 2)
     throw FormatError(file.path(), -1, fmt::format("step records of version {} are unknown; 1 and 2 are known", version));
   StepFormat format{version, initial_weights, digest_every, {}, metadata_integer(file, "ranks", 1, kMostRanks)};
-  if (const std::string& recipe = metadata_text(file, "batch_root"); recipe != kBatchRoot)
+  const std::string& recipe = metadata_text(file, "batch_root");
+  format.salted_batches = recipe == kBatchRoots[1];
+  if (recipe != kBatchRoots[format.salted_batches])
     throw FormatError(file.path(), -1,
-                      fmt::format("batch_root '{}' is unknown; '{}' is known", recipe.substr(0, 80), kBatchRoot));
+                      fmt::format("batch_root '{}' is unknown; {} are known", recipe.substr(0, 80), fmt::join(kBatchRoots, " and ")));
   const Json terms = parse_json(metadata_text(file, "terms"), file.path());
   if (!terms.is_array() || !std::ranges::all_of(terms, [](const Json& name) { return name.is_string(); }))
     throw FormatError(file.path(), -1, "metadata 'terms' is not a list of names");
@@ -292,7 +295,7 @@ void write_step_records(const StepRecords& records, OutputFolder& folder) {
   if (format.version > 1) {
     metadata["terms"] = Json(format.terms).dump();
     metadata["ranks"] = std::to_string(format.ranks);
-    metadata["batch_root"] = kBatchRoot;
+    metadata["batch_root"] = kBatchRoots[format.salted_batches];
   }
   SafetensorsWriter writer(folder, kStepRecordsFile,
                            {{kTensor, DType::u8, {int64_t(records.steps().size()), format.record_bytes()}}}, metadata);

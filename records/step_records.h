@@ -9,7 +9,9 @@
 //                       terms           JSON array of the names of the loss terms, 1 to 14 names of [a-z0-9-], for example
 //                                       ["forward-kl","cross-entropy"]
 //                       ranks           number of processes that trained together; their sums are added in rank order
-//                       batch_root      how batch roots are made: "plain", as data/token_batch.h describes
+//                       batch_root      how batch roots are made: "plain", as data/token_batch.h describes; of a private corpus
+//                                       "salted", SHA-256("overproof salted batch v1" | batch salt, 32 bytes | the plain root), with
+//                                       the salt of data/private_corpus.h
 //                       chain           hex, link of the last record
 //
 // A record of version 2: 320 bytes, little-endian
@@ -32,7 +34,6 @@
 //
 // Its first link is SHA-256("overproof step chain v2" | initial weights, 32 bytes | JSON), where JSON is the object of
 // batch_root, digest_every, ranks and terms (numbers as numbers, keys sorted, no spaces): the metadata is bound by the chain.
-// Batch roots that hide private texts behind a key will have another value of `batch_root`; records keep their layout.
 //
 // A record of version 1 (readable, no longer written): 256 bytes, little-endian
 //     0  U64  step, position, tokens, tokens_seen
@@ -85,6 +86,7 @@ struct StepFormat {
   int64_t digest_every = 1;        ///< steps in a segment, >= 1
   std::vector<std::string> terms;  ///< names of the loss terms
   int64_t ranks = 1;
+  bool salted_batches = false;  ///< batch roots are salted: the corpus is private
   /// Bytes of a record.
   int64_t record_bytes() const;
   /// Version 1 with its two fixed terms.

@@ -96,6 +96,7 @@ Section recompute(const Report& r) {
       table.add({name(a.artifact), name(a.stage),
                  a.status == "differs" ? badge(ClaimStatus::failed) + " differs"
                  : a.status == "equal" ? "equal byte for byte"
+                 : a.status == "left"  ? "left to another check"
                                        : (a.status.empty() ? "?" : a.status),
                  details.empty() ? "–" : details});
     }

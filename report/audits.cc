@@ -58,6 +58,8 @@ ReplayFinding read_replay(const Json& result, int audit) {
   f.steps = count(result, "steps");
   f.steps_equal = count(result, "steps_planned_equal");
   f.segments = count(result, "segments_total");
+  f.files_equal = count(result, "files_equal") > 0;
+  f.counts_equal = text(result, "router_counts") == "equal";
   for (const Json& segment : elements(result, "segments")) {
     ++f.made;
     f.made_equal += truth(segment, "equal");

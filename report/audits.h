@@ -49,6 +49,8 @@ struct ReplayFinding {
   int64_t steps = 0, steps_equal = 0, segments = 0;
   int64_t made = 0, made_equal = 0;  ///< segments made again
   int64_t drawn = 0;                 ///< of those, by the seed: all but the last, which is always made
+  bool files_equal = false;   ///< configuration, tokenizer and templates were made again; records of 0.1 did not compare them
+  bool counts_equal = false;  ///< router counts, too
   std::vector<ReplayOdds> odds;
   std::vector<std::string> faults, notes;
   bool is_equal() const { return holds && made_equal == made; }
@@ -67,7 +69,7 @@ struct RowsFinding {
 };
 
 struct RecomputedArtifact {
-  std::string artifact, stage, status;  ///< "equal", "differs", "not made again"
+  std::string artifact, stage, status;  ///< "equal", "differs", "left", "not made again"
   std::vector<std::string> details;
   bool here = false;  ///< its root is that of the artifact of this name
 };

@@ -168,7 +168,8 @@ class Judge {
           shown_of({find(c.artifact)},
                    "The corpus commits to its documents by two Merkle trees; presence and absence of a document can "
                    "be proved with the signed roots. Compared byte for byte: a document with one changed character "
-                   "is another document.");
+                   "is another document. While this report was made, tokens, splits and sums were made again from the texts in "
+                   "the corpus.");
       // Without the secret, the commitment of a private corpus cannot be compared with its table; a note states that.
       for (const Finding& f : r_.findings)
         if (status == ClaimStatus::proved && f.severity == Severity::note && f.artifact == c.artifact)
@@ -244,7 +245,9 @@ class Judge {
                 : best->made == best->drawn ? ", drawn at random,"
                                             : ", drawn at random, and the last",
                 best->bitwise ? "equal bit for bit" : fmt::format("within {:g} of the weights' movement", best->tolerance),
-                auditor(best->audit), all ? "" : odds_of(best->odds)),
+                auditor(best->audit), all ? "" : odds_of(best->odds)) +
+                (best->files_equal ? " Configuration, tokenizer and templates next to the weights were made again, and are equal."
+                                   : " The files next to the weights were not compared."),
             command);
       }
     }
@@ -298,10 +301,11 @@ class Judge {
   }
   /// The record that states it; one by a trusted auditor if there is any.
   int recompute_of(const std::string& artifact) const {
+    const std::string status = recomputed(artifact);
     int found = -1;
     for (const RecomputeFinding& f : r_.audits.recomputes)
       for (const RecomputedArtifact& a : f.artifacts)
-        if (a.here && a.artifact == artifact && a.status == recomputed(artifact) && (found < 0 || trusted(f.audit)))
+        if (a.here && a.artifact == artifact && a.status == status && (found < 0 || trusted(f.audit)))
           found = f.audit;
     return found;
   }
@@ -353,6 +357,14 @@ class Judge {
         "overproof audit compare RUN SUSPECT --record");
   }
 
+  /// Whether a trusted auditor made the counts of an artifact again: by replay of its training, or of all of it.
+  bool counts_made_again(const std::string& artifact) const {
+    if (const int remade = recompute_of(artifact); remade >= 0 && trusted(remade) && recomputed(artifact) == "equal") return true;
+    return std::ranges::any_of(r_.audits.replays, [&](const ReplayFinding& f) {
+      return f.artifact == artifact && f.is_equal() && f.bitwise && f.counts_equal && trusted(f.audit);
+    });
+  }
+
   void estimates() {
     if (!r_.quality.empty())
       add("quality", "The quality of the models: perplexity, divergence from the teacher, agreement.", ClaimStatus::estimated,
@@ -362,18 +374,26 @@ class Judge {
     if (!of_role(Role::targets).empty())
       add("soft-targets", "The stored soft targets represent the teacher's whole distribution.", ClaimStatus::estimated,
           "Sampled ones are an unbiased estimate of it; top-k ones keep the most probable ids and the mass of the rest.");
-    if (!r_.experts.empty())
-      add("experts", "The number of tokens of each source that each expert received.", ClaimStatus::recorded,
-          "Counted exactly by the training program, and signed; a replay of single segments does not repeat the counts. They do "
-          "not "
-          "show what an expert learned.",
-          "overproof audit impact RUN --source S");
+    if (!r_.experts.empty()) {
+      std::vector<std::string> open;
+      for (const ReportExperts& e : r_.experts)
+        if (!counts_made_again(e.artifact)) open.push_back(quoted(e.artifact));
+      add("experts", "The number of tokens of each source that each expert received.",
+          open.empty() ? ClaimStatus::audited : ClaimStatus::recorded,
+          (open.empty() ? std::string("Replayed trainings ended with these counts, and the step records have their digest. ")
+                        : fmt::format("Counted exactly by the training program, and signed; no trusted record here shows that those of "
+                                      "{} were made again. ",
+                                      joined(open))) +
+              "They do not show what an expert learned.",
+          "overproof audit replay RUN --seed HEX --record");
+    }
   }
 
   void recorded() {
     if (!r_.corpora.empty())
       add("document-origin", "The origin of each document, and its licence.", ClaimStatus::recorded,
-          "As the collector of the texts recorded them. No check can show it.");
+          "As the collector of the texts recorded them. No check can show it. The tables here were summed again from the list of "
+          "documents; documents that were left out are not in it.");
     if (!r_.origins.empty())
       add("model-origin", "Name, publisher and licence of the models from outside.", ClaimStatus::recorded,
           "Their bytes are fixed by digest. Compare the digest with the publisher's to see that they are the publisher's.");

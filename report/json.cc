@@ -75,6 +75,7 @@ Json experts(const ReportExperts& e) {
 Json quality(const ReportQuality& q) {
   const auto model = [](const EvaluatedModel& m) {
     return Json{{"name", m.name},
+                {"artifact", m.bound},
                 {"perplexity", optional(m.perplexity)},
                 {"kl_mean", optional(m.kl_mean)},
                 {"kl_p99", optional(m.kl_p99)},

@@ -172,7 +172,11 @@ Section quality(const Report& r) {
     for (const EvaluatedModel& model : q.facts.models) {
       const auto value = [](const std::optional<double>& v, const auto& text) { return Phrase(v ? text(*v) : "–"); };
       const auto fixed = [](int digits) { return [digits](double v) { return fmt::format("{:.{}f}", v, digits); }; };
-      table.add({name(model.name), value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
+      // The maker chose the name of the slot: any model may be in it.
+      const Phrase called = model.bound.empty() || model.bound == model.name
+                                ? name(model.name)
+                                : name(model.name) + Phrase(", which is ") + name(model.bound);
+      table.add({called, value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
                  value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.ffn_activation, percent),
                  value(model.parameter_activation, percent), value(model.bytes, bytes_text),
                  value(teacher_bf16 > 0 ? model.bytes : std::nullopt,

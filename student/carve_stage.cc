@@ -4,6 +4,9 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
+#include <functional>
 #include <mutex>
 
 #include "core/error.h"
@@ -69,6 +72,60 @@ std::string tried_line(const std::vector<LayerCarving>& layers) {
   return line;
 }
 
+/// One number of shared experts, and the mean error after recovery of the layers that were carved with it.
+struct SharedAttempt {
+  CarveOptions options;
+  double recovered_error = 0;
+};
+
+/// `options` and the others of `try_shared`: as many experts, and as many active.
+std::vector<SharedAttempt> shared_attempts(const CarveOptions& options, const StringList& try_shared) {
+  std::vector<SharedAttempt> attempts = {{options}};
+  for (const std::string& text : try_shared) {
+    int64_t shared = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), shared);
+    const int64_t moved = shared - options.shared;
+    if (error != std::errc() || end != text.data() + text.size() || shared < 0)
+      throw UsageError(fmt::format("option 'try-shared': '{}' is not a number of experts", text));
+    if (options.top_k - moved < 1 || options.experts - moved < 2 || options.top_k - moved > options.experts - moved)
+      throw UsageError(fmt::format("option 'try-shared': with {} of {} experts shared and {} active, no routed expert would be left to choose",
+                                   shared, options.experts + options.shared, options.shared + options.top_k));
+    if (std::any_of(attempts.begin(), attempts.end(), [&](const SharedAttempt& a) { return a.options.shared == shared; })) continue;
+    attempts.push_back({options});
+    attempts.back().options.shared = shared;
+    attempts.back().options.experts -= moved;
+    attempts.back().options.top_k -= moved;
+  }
+  return attempts;
+}
+
+using CarveLayer = std::function<LayerCarving(const CarveOptions&, int64_t)>;
+
+/// Carves every fifth layer in each way. The first of equals wins.
+CarveOptions choose_shared(std::vector<SharedAttempt>& attempts, int64_t layers, const CarveLayer& carve) {
+  if (attempts.size() > 1) {
+    const int64_t tried = (layers + 4) / 5, jobs = tried * int64_t(attempts.size());
+    std::vector<double> errors(static_cast<size_t>(jobs));
+    Progress progress("carve: shared experts", jobs, "layers");
+    std::mutex reporting;
+    int64_t done = 0;
+    at::parallel_for(0, jobs, 1, [&](int64_t begin, int64_t end) {
+      at::NoGradGuard no_grad_here;
+      for (int64_t job = begin; job < end; ++job) {
+        throw_if_interrupted();
+        const LayerCarving carved = carve(attempts[size_t(job / tried)].options, job % tried * 5);
+        errors[size_t(job)] = carved.attempts[carved.best].recovered_error;
+        const std::lock_guard lock(reporting);
+        progress.update(++done, fmt::format("{} neurons shared: recovered {:.3f}", carved.shared_neurons, errors[size_t(job)]));
+      }
+    });
+    for (int64_t job = 0; job < jobs; ++job) attempts[size_t(job / tried)].recovered_error += errors[size_t(job)] / double(tried);
+  }
+  return std::min_element(attempts.begin(), attempts.end(), [](const auto& a, const auto& b) {
+           return a.recovered_error < b.recovered_error;
+         })->options;
+}
+
 }  // namespace
 
 StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs) {
@@ -98,6 +155,14 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                        .tie = tie};
   for (const std::string& name : config.clusters)
     options.clusters.push_back(name == "coactivation" ? ClusterBy::coactivation : ClusterBy::contribution);
+
+  const auto carve = [&](const CarveOptions& with, int64_t l) {
+    const LayerWeights& dense = teacher.layers()[size_t(l)];
+    return carve_layer(dense.gate_up, dense.down, at::tensor(statistics.ffn_input(l)).view({-1, dense_shape.hidden_size}), with, l);
+  };
+  carved_config(teacher.config(), options);  // its refusals come before the trials
+  std::vector<SharedAttempt> attempts = shared_attempts(options, config.try_shared);
+  options = choose_shared(attempts, dense_shape.layers, carve);
   const ModelConfig shape = carved_config(teacher.config(), options);
 
   std::vector<LayerCarving> layers(size_t(shape.layers));
@@ -110,9 +175,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
       at::NoGradGuard no_grad_here;
       for (int64_t l = begin; l < end; ++l) {
         throw_if_interrupted();
-        const LayerWeights& dense = teacher.layers()[size_t(l)];
-        const at::Tensor input = at::tensor(statistics.ffn_input(l)).view({-1, shape.hidden_size});
-        const LayerCarving& carved = layers[size_t(l)] = carve_layer(dense.gate_up, dense.down, input, options, l);
+        const LayerCarving& carved = layers[size_t(l)] = carve(options, l);
         const CarveQuality& q = carved.quality;
         const std::lock_guard lock(reporting);
         progress.update(++done,
@@ -163,7 +226,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
       record_tie(report.metrics(), config.tie, teacher_ties, tie, shape.vocab_size * shape.hidden_size * dtype_bytes(dtype));
   report.summary = {
       fmt::format("{} layers carved into {} routed experts and {} shared of width {}, {} routed active", shape.layers,
-                  config.experts, config.shared, shape.moe_intermediate_size, config.top_k),
+                  options.experts, options.shared, shape.moe_intermediate_size, options.top_k),
       fmt::format("certificate: with all experts active and a zero gate, logits differ by at most {:.2g} over {} tokens (largest "
                   "logit {:.1f}){}",
                   certificate.largest_difference, certificate.tokens, certificate.largest_logit,
@@ -176,6 +239,18 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                   100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
                   mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
                   mean_of(layers, &CarveQuality::static_error))};
+  if (attempts.size() > 1) {
+    std::string line = "shared experts, by mean error after recovery:";
+    for (const SharedAttempt& a : attempts) {
+      line += fmt::format("{} {} with {} of {} routed {:.3f}", &a == &attempts.front() ? "" : ",", a.options.shared, a.options.top_k,
+                          a.options.experts, a.recovered_error);
+      report.metrics()["shared_tried"].push_back({{"shared", a.options.shared},
+                                                  {"experts", a.options.experts},
+                                                  {"top_k", a.options.top_k},
+                                                  {"recovered_error", a.recovered_error}});
+    }
+    report.summary.push_back(line);
+  }
   report.summary.push_back(tried_line(layers));
   report.summary.push_back(fmt::format("error after recovery {:.3f}; with the best experts for each token {:.3f}: the oracle gap",
                                        mean_of(layers, &CarveAttempt::recovered_error),

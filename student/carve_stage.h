@@ -13,7 +13,7 @@ struct CarveConfig {
   int64_t experts = 15, shared = 1, top_k = 3;
   int64_t clustering_iterations = 20, ranking_steps = 60;
   double router_scale = 0.0625, ridge = 0.01;
-  StringList clusters = {"contribution"};
+  StringList clusters = {"contribution"}, try_shared;
   int64_t refits = 1;
   double recovery_ridge = 0.03, max_load = 1.5;
   int64_t seed = 0;
@@ -32,6 +32,9 @@ struct CarveConfig {
     v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
     v("clusters", clusters, one_of({"contribution", "coactivation"}),
       "how neurons are clustered, comma-separated; of several, each layer takes the one with the least error after recovery");
+    v("try-shared", try_shared, any_value(),
+      "other numbers of shared experts to try, comma-separated, with as many experts in all and as many active; the one with the least "
+      "error after recovery is taken, measured on every fifth layer");
     v("refits", refits, in_range(0, 16),
       "how often the router is fitted to what the recovered experts gain; kept where that lowers the error after recovery");
     v("max-load", max_load, in_range(0, 4096), "largest load of a routed expert over the mean, on the observed tokens; 0: no limit");

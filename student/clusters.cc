@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "core/rng.h"
 #include "model/host_values.h"
 
@@ -52,7 +53,7 @@ bool swap_best(const float* scores, int64_t clusters, int64_t a, int64_t b, std:
     if (chosen[size_t(r)] == a && (from_a < 0 || s[b] - s[a] > gain_a)) from_a = r, gain_a = s[b] - s[a];
     if (chosen[size_t(r)] == b && (from_b < 0 || s[a] - s[b] > gain_b)) from_b = r, gain_b = s[a] - s[b];
   }
-  if (from_a < 0 || from_b < 0 || gain_a + gain_b <= kLeastGain) return false;
+  if (from_a < 0 || from_b < 0 || !(gain_a + gain_b > kLeastGain)) return false;  // nor is NaN a gain
   std::swap(chosen[size_t(from_a)], chosen[size_t(from_b)]);
   return true;
 }
@@ -93,6 +94,7 @@ std::vector<int64_t> balanced_assignment(const at::Tensor& scores) {
   const float* values = host_values<float>(s).data();
   std::vector<int64_t> chosen = greedy_assignment(values, rows, clusters);
   for (int round = 0; round < kMostSwapRounds; ++round) {
+    throw_if_interrupted();
     bool any = false;
     for (int64_t a = 0; a < clusters; ++a)
       for (int64_t b = a + 1; b < clusters; ++b)

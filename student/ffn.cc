@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "formats/model_check.h"
 
 namespace overproof {
 
@@ -20,7 +21,9 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down) 
 double sum_of_squares(const at::Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
 
 Decoder open_dense_teacher(const fs::path& path) {
-  Decoder teacher(open_checkpoint(path));
+  const Checkpoint checkpoint = open_checkpoint(path);
+  check_model(checkpoint);
+  Decoder teacher(checkpoint);
   if (teacher.config().is_moe())
     throw MismatchError(
         fmt::format("{}: is a mixture of experts; this stage needs a teacher with dense FFNs", path.filename().string()));

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
@@ -15,6 +17,19 @@
 #include "records/ffn_statistics.h"
 
 namespace overproof {
+namespace {
+
+/// `stored`: what the FFN of a layer receives in the windows from `first`, as f16; `sums` of what its neurons contribute to the output. A
+/// sum over finite values is finite, so two numbers decide.
+void require_finite(const at::Tensor& stored, const at::Tensor& sums, int64_t layer, int64_t first, int64_t length) {
+  if (std::isfinite(stored.sum(at::kDouble).item<double>()) && std::isfinite(sums.sum().item<double>())) return;
+  const at::Tensor bad = stored.isfinite().logical_not().any(-1).nonzero();
+  throw DivergenceError(fmt::format(
+      "layer {}, window {}: what the FFN {} is not finite, or is beyond what f16 holds; there are no statistics of such a teacher", layer,
+      first + (bad.numel() > 0 ? bad[0].item<int64_t>() / length : 0), bad.numel() > 0 ? "receives" : "gives"));
+}
+
+}  // namespace
 
 StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
@@ -40,9 +55,12 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
     ForwardOptions options;
     options.on_ffn_input = [&](int64_t layer, const at::Tensor& input) {
       const LayerWeights& weights = teacher.layers()[size_t(layer)];
-      seen[size_t(layer)].narrow(0, first * length, count * length).copy_(input);
-      importance[size_t(layer)] +=
+      const at::Tensor stored = seen[size_t(layer)].narrow(0, first * length, count * length);
+      stored.copy_(input);
+      const at::Tensor sums =
           neuron_contributions(neuron_activations(weights.gate_up, input), weights.down).sum(0, false, at::kDouble);
+      require_finite(stored, sums, layer, first, length);
+      importance[size_t(layer)] += sums;
     };
     teacher.hidden(ids.narrow(0, first, count), options);
     progress.update((first + count) * length);

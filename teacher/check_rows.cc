@@ -12,9 +12,11 @@
 #include "core/printable.h"
 #include "core/progress.h"
 #include "core/public_draw.h"
+#include "data/private_corpus.h"
 #include "model/compute.h"
 #include "provenance/artifact.h"
 #include "provenance/outside.h"
+#include "provenance/signers.h"
 #include "teacher/teach_rows.h"
 
 namespace overproof {
@@ -105,6 +107,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   require_root(teacher_path, check.teacher, "teacher");
   require_root(corpus_path, check.corpus, "corpus");
   const Corpus corpus(corpus_path);
+  const std::optional<Digest> salt = corpus_batch_salt(corpus_path);
   const Decoder teacher(open_checkpoint(teacher_path));
   if (artifact.lineage) use_compute(recorded_compute(artifact.lineage->metrics, path.string()), teacher.config().hidden_size);
 
@@ -122,7 +125,7 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   for (const int64_t row : rows) {
     throw_if_interrupted();
     const auto stored = targets.row_bytes(row);
-    check.rows.push_back({row, stored.size(), std::ranges::equal(stored, rederive_row(teacher, corpus, targets, row))});
+    check.rows.push_back({row, stored.size(), std::ranges::equal(stored, rederive_row(teacher, corpus, targets, row, salt))});
     progress.update(int64_t(check.rows.size()));
   }
   return check;
@@ -134,7 +137,7 @@ Answer audit_rows(const CheckRowsConfig& config, const fs::path& targets) {
   const RowCheck check = check_rows(config, targets);
   const std::string line =
       recorder.write(check.artifact, {"rows", {{check.artifact, check.root, check.statement}}, check.to_json()});
-  return {check.to_json(), text_of(check) + line, check.holds() ? 0 : 4};
+  return with_signers({check.to_json(), text_of(check) + line, check.holds() ? 0 : 4}, targets, config.trust);
 }
 
 }  // namespace overproof

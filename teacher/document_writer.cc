@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/parallel.h"
 #include "core/utf8.h"
 #include "data/bpe.h"
 #include "model/host_values.h"
@@ -51,7 +52,7 @@ struct DocumentWriter::Draft {
   KvCache cache;
 };
 
-DocumentWriter::DocumentWriter(const Decoder& model, const Tokenizer& tokenizer, const WritingOptions& options,
+DocumentWriter::DocumentWriter(const Generator& model, const Tokenizer& tokenizer, const WritingOptions& options,
                                const WatermarkKey* watermark)
     : model_(model),
       tokenizer_(tokenizer),
@@ -61,6 +62,7 @@ DocumentWriter::DocumentWriter(const Decoder& model, const Tokenizer& tokenizer,
       // Tokens of other tokenizers are whole characters.
       splits_characters_(dynamic_cast<const BpeTokenizer*>(&tokenizer) != nullptr) {
   ends_ = {tokenizer.eos_id(), int32_t(model.config().eos_id), text_begin_id(tokenizer)};
+  for (const int64_t id : options.ends) ends_.insert(int32_t(id));
   if (!chat_) return;
   ends_.insert({chat_->start(), chat_->end()});
   chat_->close(bridge_);
@@ -167,9 +169,13 @@ void DocumentWriter::write(int64_t first, int64_t count, const std::function<con
         tokens.push_back(draft.ids[size_t(draft.cache.length)]);
       }
       const at::Tensor logits = model_.next_logits(model_.hidden_next(at::tensor(tokens, at::kLong), caches));
-      size_t row = 0;
-      for (auto draft = drafts.begin(); draft != drafts.end(); ++row) {
-        if (draft->cache.length == int64_t(draft->ids.size())) take(*draft, row_of(logits, row));
+      std::vector<Draft*> by_row;
+      for (Draft& draft : drafts) by_row.push_back(&draft);
+      parallel_for(int64_t(by_row.size()), 1, [&](int64_t row, int64_t) {  // each has its own random numbers
+        Draft& draft = *by_row[size_t(row)];
+        if (draft.cache.length == int64_t(draft.ids.size())) take(draft, row_of(logits, size_t(row)));
+      });
+      for (auto draft = drafts.begin(); draft != drafts.end();) {
         if (draft->finished) {
           finish(*draft);
           draft = drafts.erase(draft);

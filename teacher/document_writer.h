@@ -12,7 +12,7 @@
 #include "data/chat_ml.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
-#include "model/decoder.h"
+#include "model/generator.h"
 
 namespace overproof {
 
@@ -32,12 +32,13 @@ struct WritingOptions {
   int64_t seed = 0;
   int64_t max_tokens = 256;  ///< drawn ids of a document
   int64_t batch = 16;        ///< documents that are written at a time
+  std::vector<int64_t> ends = {};  ///< ids that end a text, in addition to those of the model's and the tokenizer's own
 };
 
 class DocumentWriter {
  public:
   /// `watermark` may be null. Everything must outlive the writer. Chats need a tokenizer with ChatML tokens.
-  DocumentWriter(const Decoder& model, const Tokenizer& tokenizer, const WritingOptions& options, const WatermarkKey* watermark);
+  DocumentWriter(const Generator& model, const Tokenizer& tokenizer, const WritingOptions& options, const WatermarkKey* watermark);
 
   /// Writes documents first .. count - 1, opened by opening_of(number), and gives each to `done` in that order. Ids of a document:
   /// those drawn, and of a chat also the opening, the turn markers and, where the model ended its answer, the last of them. A document
@@ -61,7 +62,7 @@ class DocumentWriter {
   void end_turn(Draft& draft) const;
   std::string bytes_of(int32_t id) const;
 
-  const Decoder& model_;
+  const Generator& model_;
   const Tokenizer& tokenizer_;
   WritingOptions options_;
   const WatermarkKey* watermark_;

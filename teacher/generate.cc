@@ -16,7 +16,8 @@
 #include "data/chat_ml.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
-#include "model/decoder.h"
+#include "formats/end_ids.h"
+#include "model/generator.h"
 #include "teacher/last_logits.h"
 #include "teacher/text_stream.h"
 
@@ -43,12 +44,13 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   prepare_torch();
   at::NoGradGuard no_grad;
   if (!fs::exists(model)) throw IoError(model, "the model is not there", ENOENT);
-  const Decoder decoder(open_checkpoint(model));  // first: an architecture that is not known is the heavier fault
+  const Checkpoint checkpoint = open_checkpoint(model);
+  const Generator generator(checkpoint);  // first: an architecture that is not known is the heavier fault
   const auto tokenizer = open_tokenizer(model);
   std::vector<int32_t> ids = prompt_ids(config, *tokenizer);
   const size_t prompt_size = ids.size();
   // Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.
-  const int64_t context = decoder.config().max_position;
+  const int64_t context = generator.config().max_position;
   if (context > 0 && int64_t(prompt_size) >= context)
     throw UsageError(fmt::format("option 'prompt' has {} tokens; the model's context is {}, the answer included", prompt_size, context));
 
@@ -64,9 +66,11 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   };
   if (write && !config.chat) write(config.prompt);
   KvCache cache;
-  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, decoder.config().max_position);
+  cache.expected = std::min(int64_t(ids.size()) + config.max_tokens, generator.config().max_position);
   const auto chat = config.chat ? ChatMl::of(*tokenizer) : std::nullopt;
   const int32_t turn_end = chat ? chat->end() : -1;
+  std::vector<int64_t> ends = end_ids(model, *checkpoint.config);
+  if (ends.empty()) ends.push_back(tokenizer->eos_id());  // a base model may leave them to its tokenizer
   at::Tensor next = at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
   std::string ended = "max-tokens";
   const auto start = std::chrono::steady_clock::now();
@@ -76,15 +80,15 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
       ended = "context";
       break;
     }
-    const at::Tensor hidden = decoder.hidden_cached(next, cache);
-    const std::vector<float> logits = last_logits(decoder, hidden);
+    const at::Tensor hidden = generator.hidden_cached(next, cache);
+    const std::vector<float> logits = last_logits(generator, hidden);
     const int32_t id = sample_token(logits, ids, sampling, watermark ? &*watermark : nullptr, rng);
-    if (id == tokenizer->eos_id() || id == decoder.config().eos_id || id == turn_end) {
+    if (std::ranges::find(ends, id) != ends.end() || id == turn_end) {
       ended = "end-of-text";
       break;
     }
     ids.push_back(id);
-    add(stream.add(id));
+    if (id < tokenizer->vocab_size()) add(stream.add(id));  // a row that only pads the embedding has no text
     next = at::full({1, 1}, int64_t(id), at::kLong);
   }
   add(stream.finish());

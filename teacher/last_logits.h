@@ -3,11 +3,11 @@
 
 #include <vector>
 
-#include "model/decoder.h"
+#include "model/generator.h"
 
 namespace overproof {
 
 /// Logits [vocabulary] of the last row of hidden [tokens, hidden], the only one that is computed.
-std::vector<float> last_logits(const Decoder& decoder, const at::Tensor& hidden);
+std::vector<float> last_logits(const Generator& generator, const at::Tensor& hidden);
 
 }  // namespace overproof

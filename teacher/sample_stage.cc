@@ -11,8 +11,10 @@
 #include "core/progress.h"
 #include "data/chat_ml.h"
 #include "data/corpus.h"
+#include "data/private_corpus.h"
 #include "data/tokenizer.h"
-#include "model/decoder.h"
+#include "formats/end_ids.h"
+#include "model/generator.h"
 #include "records/document_spool.h"
 #include "records/sampled_tokens.h"
 #include "teacher/document_writer.h"
@@ -68,9 +70,10 @@ class Prompts {
       texts_.push_back({{{begin}}, "", {}});
       return;
     }
+    const std::optional<Digest> salt = corpus_batch_salt(inputs.path("corpus"));
     for_each_text_while(inputs.path("corpus"), [&](const Document& document, std::string_view text) {
       if (document.split != Split::train) return true;
-      Prompt prompt{{}, document.name, document.digest};
+      Prompt prompt{{}, document.name, draw_key(document.digest, salt)};
       std::vector<int32_t>& ids = prompt.opening.ids;
       tokenizer.encode(text, ids);
       if (int64_t(ids.size()) > config.prompt_tokens) ids.resize(size_t(config.prompt_tokens));
@@ -106,7 +109,8 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   prepare_torch();
   at::NoGradGuard no_grad;
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
-  const Decoder teacher(open_checkpoint(inputs.path("teacher")));
+  const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
+  const Generator teacher(checkpoint);
   std::optional<WatermarkKey> watermark;
   if (inputs.has("watermark-key")) watermark = WatermarkKey::read(inputs.path("watermark-key"));
   const Prompts prompts(config, inputs, *tokenizer);
@@ -114,7 +118,8 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
                               {.sampling = {config.temperature, config.top_p, config.watermark_strength},
                                .seed = config.seed,
                                .max_tokens = config.max_tokens,
-                               .batch = config.batch_size},
+                               .batch = config.batch_size,
+                               .ends = end_ids(inputs.path("teacher"), *checkpoint.config)},
                               watermark ? &*watermark : nullptr);
   DocumentSpool spool(outputs.scratch(), outputs.stage_key(), config.count, teacher.config().vocab_size);
   const auto done_before = int64_t(spool.documents().size());

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "data/private_corpus.h"
 
 namespace overproof {
 namespace {
@@ -27,7 +28,7 @@ void encode_rows(const TeachContext& context, const at::Tensor& logits, std::spa
         const Document& document = context.corpus.document_at(Split::train, position);
         const std::span<const float> row(values + r * vocab, size_t(vocab));
         piece.lengths.push_back(
-            uint8_t(encode_row(row, context.encoding, document.digest, position - document.first_token, scratch, piece.entries)));
+            uint8_t(encode_row(row, context.encoding, draw_key(document.digest, context.salt), position - document.first_token, scratch, piece.entries)));
       }
     }
   });
@@ -64,14 +65,15 @@ EncodedRows teach_batch(const TeachContext& context, int64_t first, int64_t coun
   return rows;
 }
 
-std::vector<uint8_t> rederive_row(const Decoder& teacher, const Corpus& corpus, const SoftTargets& targets, int64_t row) {
+std::vector<uint8_t> rederive_row(const Decoder& teacher, const Corpus& corpus, const SoftTargets& targets, int64_t row,
+                                  const std::optional<Digest>& salt) {
   OVERPROOF_CHECK(row >= 0 && row < targets.blocks() * targets.window_length());
   if (corpus.window_length() != targets.window_length())
     throw MismatchError("soft targets and corpus have windows of different lengths");
   const TrainingOrder order(targets.order_key(), corpus.windows(Split::train), targets.blocks());
   const int64_t block = row / targets.window_length(), first = block / targets.batch_windows() * targets.batch_windows();
   const int64_t count = std::min(targets.batch_windows(), targets.blocks() - first);
-  return teach_batch({teacher, corpus, order, targets.encoding()}, first, count, row - first * targets.window_length(), 1)
+  return teach_batch({teacher, corpus, order, targets.encoding(), salt}, first, count, row - first * targets.window_length(), 1)
       .entries;
 }
 

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "data/order.h"
+#include "data/private_corpus.h"
 #include "model/open_model.h"
 #include "records/soft_targets.h"
 #include "teacher/teach_rows.h"
@@ -40,7 +41,7 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
 
   const Digest key = order_key(inputs.root("corpus"), config.seed, config.order_beacon);
   const TrainingOrder order(key, windows, blocks);
-  const TeachContext context{teacher, corpus, order, encoding};
+  const TeachContext context{teacher, corpus, order, encoding, corpus_batch_salt(inputs.path("corpus"))};
   const int64_t batch = config.batch_windows;
   BatchSpool spool(outputs.scratch(), outputs.stage_key(), {encoding.entry_bytes(), batch * length, blocks * length});
   int64_t taught = 0;

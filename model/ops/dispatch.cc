@@ -42,12 +42,30 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const T
   return dispatch(weight, cpu::linear, aten::linear, x, weight, bias, residual);
 }
 
-Tensor row_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
-  return dispatch(x, cpu::row_linear, aten::row_linear, x, weight, bias, residual);
+void row_products(std::span<const RowProduct> products) {
+  if (!products.empty()) dispatch(products[0].x, cpu::row_products, aten::row_products, products);
 }
 
-Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std::vector<Tensor>& values) {
-  return dispatch(q, cpu::row_attention, aten::row_attention, q, keys, values);
+Tensor row_linear(const Tensor& x, const RowMatrix& weight, const Tensor& bias, const Tensor& residual) {
+  const Tensor out = at::empty({x.size(0), weight.rows()}, x.options());
+  const RowProduct product{x.contiguous(), &weight, out, x.size(0)};
+  ops::row_products({&product, 1});
+  if (bias.defined()) out.add_(bias);
+  if (residual.defined()) out.add_(residual);
+  return out;
+}
+
+void store_positions(const Tensor& rows, const std::vector<Tensor>& caches, std::span<const int64_t> lengths) {
+  dispatch(rows, cpu::store_positions, aten::store_positions, rows, caches, lengths);
+}
+
+Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
+                     std::span<const int64_t> lengths) {
+  return dispatch(q, cpu::row_attention, aten::row_attention, q, keys, values, lengths);
+}
+
+void add_weighted_rows(const Tensor& out, const Tensor& rows, const Tensor& weights, std::span<const int64_t> to) {
+  dispatch(out, cpu::add_weighted_rows, aten::add_weighted_rows, out, rows, weights, to);
 }
 
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {

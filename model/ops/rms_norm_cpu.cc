@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/host_values.h"
@@ -16,18 +17,27 @@ using torch::autograd::variable_list;
 const float* data(const Tensor& t) { return host_values<float>(t).data(); }
 float* mutable_data(const Tensor& t) { return t.defined() ? mutable_host_values<float>(t).data() : nullptr; }
 
+struct Normed {
+  Tensor x, y, rstd;
+};
+
+Normed normed(const Tensor& x_in, const Tensor& weight, double eps, at::ScalarType type) {
+  const Tensor x = to_f32(x_in);
+  const int64_t width = x.size(-1), rows = x.numel() / width;
+  const Tensor y = at::empty(x.sizes(), x.options().dtype(type)), rstd = at::empty({rows}, x.options());
+  if (type == at::kBFloat16)
+    kernels::rms_norm(data(x), data(weight), y.mutable_data_ptr<at::BFloat16>(), mutable_data(rstd), rows, width, eps);
+  else
+    kernels::rms_norm(data(x), data(weight), mutable_data(y), mutable_data(rstd), rows, width, eps);
+  return {x, y, rstd};
+}
+
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x_in, const Tensor& weight, double eps, at::ScalarType type) {
-    const Tensor x = to_f32(x_in);
-    const int64_t width = x.size(-1), rows = x.numel() / width;
-    const Tensor y = at::empty(x.sizes(), x.options().dtype(type)), rstd = at::empty({rows}, x.options());
-    if (type == at::kBFloat16)
-      kernels::rms_norm(data(x), data(weight), y.mutable_data_ptr<at::BFloat16>(), mutable_data(rstd), rows, width, eps);
-    else
-      kernels::rms_norm(data(x), data(weight), mutable_data(y), mutable_data(rstd), rows, width, eps);
-    ctx->save_for_backward({x, weight, rstd});
-    return y;
+    const Normed n = normed(x_in, weight, eps, type);
+    ctx->save_for_backward({n.x, weight, n.rstd});
+    return n.y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -49,7 +59,9 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, std::optional<at::ScalarType> out) {
-  return RmsNorm::apply(x, weight, eps, out.value_or(x.scalar_type()));
+  const at::ScalarType type = out.value_or(x.scalar_type());
+  if (!at::GradMode::is_enabled()) return normed(x, weight, eps, type).y;  // a function with a gradient costs more than one row
+  return RmsNorm::apply(x, weight, eps, type);
 }
 
 }  // namespace overproof::ops::cpu

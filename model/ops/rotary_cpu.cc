@@ -1,4 +1,5 @@
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/host_values.h"
@@ -12,6 +13,17 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+Tensor turn(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
+  const Tensor y = at::empty_like(x);
+  const auto run = [&](const auto* from, auto* to) {
+    kernels::rotate(from, host_values<float>(cos).data(), host_values<float>(sin).data(), to, x.size(0), cos.size(0), x.size(1), x.size(2),
+                    sign);
+  };
+  if (x.scalar_type() == at::kBFloat16) run(x.const_data_ptr<at::BFloat16>(), y.mutable_data_ptr<at::BFloat16>());
+  else run(host_values<float>(x).data(), mutable_host_values<float>(y).data());
+  return y;
+}
+
 class Rotate : public torch::autograd::Function<Rotate> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cos, const Tensor& sin) {
@@ -22,22 +34,12 @@ class Rotate : public torch::autograd::Function<Rotate> {
     const auto saved = ctx->get_saved_variables();
     return {turn(grads[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(), Tensor()};
   }
-
- private:
-  static Tensor turn(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
-    const Tensor y = at::empty_like(x);
-    const auto run = [&](const auto* from, auto* to) {
-      kernels::rotate(from, host_values<float>(cos).data(), host_values<float>(sin).data(), to, x.size(0), cos.size(0), x.size(1),
-                      x.size(2), sign);
-    };
-    if (x.scalar_type() == at::kBFloat16) run(x.const_data_ptr<at::BFloat16>(), y.mutable_data_ptr<at::BFloat16>());
-    else run(host_values<float>(x).data(), mutable_host_values<float>(y).data());
-    return y;
-  }
 };
 
 }  // namespace
 
-Tensor rotate_positions(const Tensor& x, const RotaryAngles& angles) { return Rotate::apply(x, angles.cos, angles.sin); }
+Tensor rotate_positions(const Tensor& x, const RotaryAngles& angles) {
+  return at::GradMode::is_enabled() ? Rotate::apply(x, angles.cos, angles.sin) : turn(x, angles.cos, angles.sin, 1.0f);
+}
 
 }  // namespace overproof::ops::cpu

@@ -139,7 +139,7 @@ class PlanCutter {
     const PlanItem& item = plan_.items[i];
     if (item.scheme) add_quantized(i);
     else if (item.source.elements() == 0) builder_.add({.kind = RowTask::Kind::copy, .item = i, .last = true}, -1, false);
-    else if (extents_[i] && !item.must_be_finite && item.kept_as == item.source.dtype && is_plain(item.source, *extents_[i]) &&
+    else if (extents_[i] && item.kept_as == item.source.dtype && is_plain(item.source, *extents_[i]) &&
              !is_scaled(plan_, item))
       add_copy(i);
     else add_converted(i);
@@ -177,11 +177,12 @@ class PlanCutter {
 
   void add_copy(size_t i) {
     const int64_t all = stored_bytes(i);
+    const int64_t element = dtype_bytes(plan_.items[i].source.dtype);  // whole ones, so that each task can look at its values
     RowTask task{.kind = RowTask::Kind::copy, .item = i};
     for (int64_t done = 0; done < all;) {
       task.stored_at = extents_[i]->offset + done;
       if (in_order_) builder_.digest_up_to(extents_[i]->file, task.stored_at);
-      task.stored_bytes = task.out_bytes = std::min(all - done, builder_.room());
+      task.stored_bytes = task.out_bytes = std::min(all - done, std::max(element, builder_.room() / element * element));
       done += task.stored_bytes;
       task.last = done == all;
       builder_.add(task, extents_[i]->file, in_order_);

@@ -321,6 +321,7 @@ Plan make_plan(const PlanOptions& asked, const Checkpoint& model) {
       item.outputs = item.scheme->outputs(item.source);
     } else {
       item.kept_as = weights.kept_dtype(model, item.source, options.kept_dtype);
+      item.must_be_finite = true;
       item.outputs = {item.source};
       item.outputs[0].dtype = item.kept_as;
       if (weights.must_be_ignored(item.source)) plan.ignored.push_back(module_of(item.source));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "core/error.h"
@@ -156,13 +157,34 @@ void RowConversion::check_kept(const PlanItem& item, int64_t first_row, std::spa
                                     row_of(i), x[i]));
 }
 
+/// Elements have no infinity or NaN where no exponent is full, which the two highest bytes contain.
+void RowConversion::check_copied(const PlanItem& item, const RowTask& task, std::span<const uint8_t> stored) const {
+  const DType dtype = item.source.dtype;
+  if (!item.must_be_finite || stored.empty() || (dtype != DType::f16 && dtype != DType::bf16 && dtype != DType::f64)) return;
+  const uint16_t full = dtype == DType::f16 ? 0x7c00 : dtype == DType::f64 ? 0x7ff0 : 0x7f80;
+  const auto bytes = size_t(dtype_bytes(dtype)), count = stored.size() / bytes;
+  const auto is_bad = [&](size_t i) {
+    uint16_t bits;
+    std::memcpy(&bits, stored.data() + (i + 1) * bytes - sizeof bits, sizeof bits);
+    return (bits & full) == full;
+  };
+  size_t bad = 0;
+  for (size_t i = 0; i < count; ++i) bad += is_bad(i);
+  if (bad == 0) return;
+  size_t first = 0;
+  while (!is_bad(first)) ++first;
+  const int64_t before = (task.stored_at - source_.extent(item.source.name)->offset) / int64_t(bytes);
+  refuse_row(item, (before + int64_t(first)) / item.source.row_elements());
+}
+
 bool RowConversion::convert(const RowTask& task, std::span<const uint8_t> stored, std::span<uint8_t> out,
                             std::vector<RowError>& errors) {
+  const PlanItem& item = plan_.items[task.item];
   if (task.kind == RowTask::Kind::copy) {
+    check_copied(item, task, stored);
     std::ranges::copy(stored, out.begin());
     return true;
   }
-  const PlanItem& item = plan_.items[task.item];
   const int64_t grain = grains_[task.item];
   const bool quantizes = task.kind == RowTask::Kind::quantize;
   if (quantizes && !prepare(item, *states_[task.item])) return false;

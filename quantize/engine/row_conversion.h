@@ -45,6 +45,7 @@ class RowConversion {
   void quantize(const PlanItem& item, State& state, const Piece& piece, Values x, std::vector<RowError>& errors) const;
   void find_amax(State& state, int64_t rows, std::span<const float> x);
   void check_kept(const PlanItem& item, int64_t first_row, std::span<const float> x, std::span<const uint8_t> encoded) const;
+  void check_copied(const PlanItem& item, const RowTask& task, std::span<const uint8_t> stored) const;
   [[noreturn]] void refuse_row(const PlanItem& item, int64_t row) const;
 
   const Plan& plan_;

@@ -207,6 +207,48 @@ TEST_CASE("checkpoints are outside the artifact, and proofs take the published o
   CHECK_THROWS_AS(audit_checkpoint(config, run.path()), UsageError);  // the folder is there
 }
 
+TEST_CASE("whose note key it is follows from a record that the signing key signed") {
+  const ProvableRun run, other({.documents = 7});
+  Desk desk;
+  desk.prove(run.path(), sha256(text_of(3)).hex(), "present.json");
+  CHECK(desk.check("present.json") == 0);
+  CHECK_THAT(desk.said, Contains("not checked: whose note key it is"));
+  CheckpointConfig sign;
+  sign.key = desk.key();
+  audit_checkpoint(sign, run.path());
+  audit_checkpoint(sign, other.path());
+  write_text(desk.file("maker.pub"), Key::read(desk.key()).public_key().pem());
+  write_text(desk.file("stranger.pub"), Key::generate().public_key().pem());
+  CheckProofConfig config;
+  config.checkpoint_key = desk.public_key();
+  config.record = run.path() / "audits/checkpoint-corpus.json";
+  CHECK_THROWS_AS(audit_check_proof(config, desk.file("present.json")), UsageError);
+  const auto checked = [&](const fs::path& record, const char* key) {
+    config.record = record;
+    config.trust.public_key = desk.file(key);
+    return audit_check_proof(config, desk.file("present.json"));
+  };
+  const Answer bound = checked(config.record, "maker.pub");
+  CHECK(bound.exit_code == 0);
+  CHECK(bound.json["signing_key"] == Key::read(desk.key()).public_key().hint());
+  CHECK_THAT(bound.text, Contains("the note key is that of the signing key"));
+  const Answer stranger = checked(config.record, "stranger.pub");
+  CHECK(stranger.exit_code == 4);
+  CHECK_THAT(stranger.text, Contains("is not signed by key"));
+  CHECK_THAT(checked(other.path() / "audits/checkpoint-corpus.json", "maker.pub").text, Contains("is about another corpus"));
+  // A proof by a note key made for the occasion.
+  Desk forger;
+  forger.prove(run.path(), sha256(text_of(3)).hex(), "present.json");
+  config.checkpoint_key = forger.public_key();
+  fs::remove(run.path() / "audits/corpus-documents.checkpoint");
+  forger.prove(run.path(), sha256(text_of(3)).hex(), "present.json");
+  config.record = run.path() / "audits/checkpoint-corpus.json";
+  config.trust.public_key = desk.file("maker.pub");
+  const Answer forged = audit_check_proof(config, forger.file("present.json"));
+  CHECK(forged.exit_code == 4);
+  CHECK_THAT(forged.text, Contains("does not name the note key"));
+}
+
 TEST_CASE("a checkpoint of another corpus is not taken") {
   const ProvableRun run, other({.drop_last = false, .salt = CorpusSalt::from_bytes(std::string(32, 'x'), "m")});
   Desk desk;

@@ -163,6 +163,13 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     seal_artifact(path / "int8", lineage.files, lineage, run.key);
     CHECK_THAT(failures(path), Contains("int8/claims.jsonl: names its input 'calibrated' (as 'model') by its files alone"));
   }
+  SECTION("a statement about another artifact") {
+    Json statement = Json::parse(read_claims(path / "student/claims.jsonl").front().payload);
+    statement["predicateType"] = "https://example.com/praise/v1";
+    append_claim(path / "int8/claims.jsonl",
+                 sign_envelope(kInTotoPayloadType, statement.dump(), run.key, run.key.public_key().hint()));
+    CHECK_THAT(failures(path), Contains("int8/claims.jsonl: line 2 is about another artifact"));
+  }
   SECTION("a second lineage statement") {
     append_claim(path / "int8/claims.jsonl", read_claims(path / "student/claims.jsonl").front());
     CHECK_THAT(failures(path), Contains("holds 2 lineage statements, expected one"));

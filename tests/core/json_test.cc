@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/json_object.h"
+#include "core/python_json.h"
 #include "core/printable.h"
 #include "tests/support.h"
 
@@ -53,6 +54,18 @@ TEST_CASE("JSON: duplicate keys, deep nesting and numbers beyond a double are re
   CHECK(parse_json(std::string(256, '[') + std::string(256, ']'), "f").size() == 1);
   CHECK_THROWS_AS(parse_json(std::string(257, '[') + std::string(257, ']'), "f"), FormatError);
   CHECK(parse_json("\"" + std::string(1000, '[') + "\"", "f").is_string());
+}
+
+TEST_CASE("JSON: what only Python reads is a value of transformers 5, and stays refused elsewhere") {
+  const auto read = [](std::string_view text) { return parse_python_json(text, "config.json"); };
+  CHECK(read(R"({"a": NaN, "b": [Infinity,-Infinity, 1]})") ==
+        Json{{"a", {{"__float__", "NaN"}}}, {"b", {{{"__float__", "Infinity"}}, {{"__float__", "-Infinity"}}, 1}}});
+  CHECK(read(R"(["NaN \\", "\" Infinity", "a"])") == Json{"NaN \\", "\" Infinity", "a"});
+  CHECK_THROWS_AS(read("[NaNa]"), FormatError);
+  CHECK_THROWS_AS(read("[nan]"), FormatError);
+  CHECK_THROWS_AS(read("[+Infinity]"), FormatError);
+  CHECK_THROWS_AS(read("{NaN: 1}"), FormatError);
+  CHECK_THROWS_AS(parse_json("[NaN]", "x"), FormatError);
 }
 
 TEST_CASE("JSON: nothing after a NUL byte is accepted unread") {
@@ -133,6 +146,17 @@ TEST_CASE("printable text cannot steer a terminal or begin a line of its own") {
                   "c") == "a" + mark + "b" + mark + "c");  // line separator, isolate
   CHECK(printable("\xff\xc3") == mark + mark);
   CHECK(printable_lines("a\nb\x1b") == "a\nb" + mark);
+}
+
+TEST_CASE("what a message quotes from a file cannot begin a line or turn the direction of text") {
+  try {
+    parse_json("{\"a\\nall signatures hold\\u202e\": 1, \"a\\nall signatures hold\\u202e\": 2}", "f.json");
+    FAIL("a duplicate key was accepted");
+  } catch (const FormatError& e) {
+    CHECK_THAT(e.what(), Catch::Contains("all signatures hold"));
+    CHECK(std::string(e.what()).find('\n') == std::string::npos);
+    CHECK(std::string(e.what()).find("\u202e") == std::string::npos);
+  }
 }
 
 TEST_CASE("JSON text for output replaces what is not UTF-8") {

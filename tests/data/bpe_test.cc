@@ -7,9 +7,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "data/added_tokens.h"
 #include "tests/data/fixtures.h"
 #include "tests/support.h"
 
@@ -307,6 +309,49 @@ TEST_CASE("threads share one tokenizer and its cache") {
     for (auto& ids : got) threads.emplace_back([&] { t.encode(text, ids); });
   }
   for (const auto& ids : got) CHECK(ids == expected);
+}
+
+TEST_CASE("the leftmost added token is found, the longest of those that begin there, in time that grows with the text") {
+  Rng rng(3, "added tokens");
+  for (int round = 0; round < 40; ++round) {
+    std::vector<AddedToken> tokens;
+    for (int32_t id = 0; id < 12; ++id) {
+      std::string text;
+      for (uint64_t n = 1 + rng.below(6); n > 0; --n) text += "ab"[rng.below(2)];
+      tokens.push_back({.id = id, .text = text});
+    }
+    std::string text;
+    for (int i = 0; i < 200; ++i) text += "abc"[rng.below(3)];
+    std::vector<TextPart> parts;
+    AddedTokenFinder(tokens, false).split(text, true, parts);
+    std::vector<std::pair<std::string, bool>> found, expected;  // text, and whether it is a token
+    for (const TextPart& part : parts) found.emplace_back(part.text, part.id >= 0);
+    std::string plain;
+    for (size_t at = 0; at < text.size();) {
+      size_t longest = 0;
+      for (const AddedToken& t : tokens)
+        if (text.compare(at, t.text.size(), t.text) == 0) longest = std::max(longest, t.text.size());
+      if (longest == 0) {
+        plain += text[at++];
+        continue;
+      }
+      if (!plain.empty()) expected.emplace_back(std::exchange(plain, ""), false);
+      expected.emplace_back(text.substr(at, longest), true);
+      at += longest;
+    }
+    if (!plain.empty()) expected.emplace_back(plain, false);
+    CHECK(found == expected);
+  }
+  // A token that almost matches at every place, over many that each begin the next.
+  std::vector<AddedToken> nested;
+  for (int32_t id = 0; id < 1000; ++id) nested.push_back({.id = id, .text = std::string(size_t(id) + 1, 'a') + "b"});
+  const AddedTokenFinder finder(nested, false);
+  std::vector<TextPart> parts;
+  finder.split(std::string(300'000, 'a'), true, parts);
+  CHECK(parts.size() == 1);
+  BpeDefinition definition = small_bpe({});
+  definition.added.back().text = std::string(kLongestAddedToken + 1, 'x');
+  CHECK_THROWS_WITH(BpeTokenizer(definition, "t.json"), Catch::Contains("has 1025 bytes, more than 1024"));
 }
 
 }  // namespace

@@ -2,16 +2,17 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 #include <set>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/progress.h"
-#include "data/chat_ml.h"
 #include "data/commitment.h"
 #include "data/corpus_stage.h"
 #include "data/document_finder.h"
+#include "data/private_corpus.h"
 #include "formats/safetensors.h"
 #include "provenance/merkle.h"
 #include "tests/data/fixtures.h"
@@ -230,7 +231,7 @@ TEST_CASE("an index that hides a document, or contradicts the table, is refused 
   CHECK_THROWS_AS(DocumentFinder(source.folder / "out"), FormatError);
 }
 
-TEST_CASE("a private corpus differs in its trees only, and needs a secret that only its owner can read") {
+TEST_CASE("every file of a private corpus depends on its secret, which only its owner can read") {
   const Source source;
   source.run("open", Source::config());
   const fs::path salt = source.folder / "corpus.salt";
@@ -245,15 +246,16 @@ TEST_CASE("a private corpus differs in its trees only, and needs a secret that o
   };
   run("private");
   run("again");
-  for (const char* name : {"documents.jsonl", "tokens.safetensors", "texts/alpha.jsonl"})
-    CHECK(sha256_file(source.folder / "open" / name) == sha256_file(source.folder / "private" / name));
-  for (const char* name : {"commitment.json", "tiles.safetensors", "index.safetensors"}) {
+  for (const char* name : {"documents.jsonl", "tokens.safetensors", "texts/alpha.jsonl", "licenses.json", "commitment.json",
+                           "tiles.safetensors", "index.safetensors"}) {
     CHECK(sha256_file(source.folder / "open" / name) != sha256_file(source.folder / "private" / name));
     CHECK(sha256_file(source.folder / "again" / name) == sha256_file(source.folder / "private" / name));
   }
   const CorpusCommitment commitment(source.folder / "private");
   const CorpusSalt secret = CorpusSalt::read(salt);
   const Corpus corpus(source.folder / "private");
+  CHECK(corpus_batch_salt(source.folder / "private") == secret.batch_salt());
+  CHECK_FALSE(corpus_batch_salt(source.folder / "open"));
   for (const Document& d : corpus.documents()) CHECK(commitment.prove(d.digest, CorpusTree::documents, &secret).present);
   CHECK_FALSE(commitment.prove(sha256("elsewhere"), CorpusTree::documents, &secret).present);
   fs::permissions(salt, fs::perms::others_read, fs::perm_options::add);
@@ -534,122 +536,40 @@ TEST_CASE("a generic folder brings its own table") {
   CHECK_THROWS_AS(source.run("bad", Source::config()), FormatError);
 }
 
-namespace {
+TEST_CASE("less may be taken of the texts: their beginnings, and a share that grows with the fraction asked for") {
+  const Source source;
+  fs::remove_all(source.folder / "src");
+  std::string table;
+  for (int i = 0; i < 200; ++i)
+    table += Json{{"name", fmt::format("d{:03}", i)}, {"license", "MIT"}, {"source", "mail"}, {"text", text_of(i)}}.dump() + "\n";
+  write_text(source.folder / "src/documents.jsonl", table);
+  const auto names = [&](const char* out, double share) {
+    CorpusConfig config = Source::config();
+    config.source_share = share;
+    const StageReport report = source.run(out, config);
+    std::set<std::string> names;
+    const Corpus corpus(source.folder / out);
+    for (const Document& d : corpus.documents()) names.insert(d.name);
+    CHECK(report.metrics()["not_taken"] == 200 - int64_t(names.size()));
+    return names;
+  };
+  const auto few = names("few", 0.25), more = names("more", 0.5), all = names("all", 1);
+  CHECK(all.size() == 200);
+  CHECK((few.size() > 25 && few.size() < 80));
+  CHECK((more.size() > 70 && more.size() < 130));
+  CHECK(std::includes(more.begin(), more.end(), few.begin(), few.end()));
 
-/// A tokenizer with ChatML tokens, and what `sample` writes: a chat and a completion in an unusual spelling.
-struct Sampled {
-  TempFolder folder;
-  std::unique_ptr<Tokenizer> tokenizer;
-  std::vector<int32_t> chat_ids, text_ids;
-  Sampled() {
-    BpeDefinition definition = small_bpe({{"w", "o"}, {"r", "d"}});
-    for (const char* marker : {"<|im_start|>", "<|im_end|>"}) {
-      definition.added.push_back({.id = int32_t(definition.tokens.size()), .text = marker, .special = true});
-      definition.tokens.push_back(marker);
-    }
-    write_text(folder / "tok/tokenizer.json", write_tokenizer_json(definition));
-    tokenizer = open_tokenizer(folder / "tok");
-    const ChatMl chat = *ChatMl::of(*tokenizer);
-    chat_ids = chat.question("Is this a word?");
-    tokenizer->encode("Yes, it is a word, and here are more of them.", chat_ids);
-    chat.close(chat_ids);
-    for (const char c : std::string(text)) text_ids.push_back(uint8_t(c));  // byte by byte, without the merges
-    write(tokenizer->identity());
-    write_text(folder / "src/documents.jsonl",
-               Json{{"name", "outside.txt"}, {"license", "CC0-1.0"}, {"source", "notes"}, {"text", outside}}.dump() + "\n");
-  }
-  void write(const TokenizerIdentity& identity) const {
-    std::string records;
-    const auto add = [&](const std::string& name, const std::string& source, const std::vector<int32_t>& ids) {
-      write_text(folder / "samples" / name, tokenizer->decode(ids));
-      records += Json{{"name", name}, {"license", "MIT"}, {"source", source}, {"ids", ids}}.dump() + "\n";
-    };
-    add("samples/000000.txt", "teacher sha256:00 chat", chat_ids);
-    add("samples/000001.txt", "teacher sha256:00", text_ids);
-    write_text(folder / "samples/documents.jsonl", records);
-    Metadata made_by;
-    identity.put_into(made_by);
-    write_text(folder / "samples/sampling.json", Json{{"tokenizer", made_by}}.dump());
-  }
-  StageReport run(const std::string& out, const std::vector<std::string>& slots) const {
-    fs::create_directories(folder / out);
-    Outputs outputs(folder / out, folder / (out + ".scratch"));
-    std::map<std::string, InputArtifact> inputs = {{"tokenizer", {folder / "tok", {}}}};
-    if (std::ranges::find(slots, "source") != slots.end()) inputs["source"] = {folder / "src", {}};
-    if (std::ranges::find(slots, "samples") != slots.end()) inputs["samples"] = {folder / "samples", {}};
-    CorpusConfig config;
-    config.held_out = 0;
-    config.min_bytes = 1;
-    config.window_length = 4;
-    return run_corpus(config, Inputs(inputs), outputs);
-  }
-  std::vector<int32_t> ids(const std::string& corpus, const Document& d) const {
-    const SafetensorsFile stream(folder / corpus / "tokens.safetensors");
-    const auto all = stream.values<uint16_t>("train");
-    return {all.begin() + d.first_token, all.begin() + d.first_token + d.tokens - 1};
-  }
-  static constexpr const char* text = "the words of a completion, word by word";
-  static constexpr const char* outside = "A text from outside may say <|im_start|>user\nas the manual of a chat does.<|im_end|>\n";
-};
-
-}  // namespace
-
-TEST_CASE("documents from outside and sampled ones come into one corpus, the sampled ones with the ids that were drawn") {
-  const Sampled sampled;
-  CHECK_THROWS_AS(sampled.run("none", {}), UsageError);
-  const StageReport report = sampled.run("both", {"source", "samples"});
-  const Corpus corpus(sampled.folder / "both");
-  REQUIRE(corpus.documents().size() == 3);
-  CHECK(report.metrics()["sources"].size() == 3);
-  CHECK(report.metrics()["license_rules"]["sampled"]["documents"] == 2);
-  const Document &chat = *corpus.find("samples/000000.txt"), &text = *corpus.find("samples/000001.txt"),
-                 &outside = *corpus.find("outside.txt");
-  CHECK(chat.license == "MIT");
-  CHECK(chat.license_rule == kSampledRule);
-  CHECK(chat.source == "teacher sha256:00 chat");
-  CHECK(outside.license == "CC0-1.0");
-  CHECK(outside.license_rule == "given");
-  CHECK(sampled.ids("both", chat) == sampled.chat_ids);
-  CHECK(sampled.ids("both", text) == sampled.text_ids);
-  CHECK(document_text(sampled.folder / "both", chat) == sampled.tokenizer->decode(sampled.chat_ids));
-  std::vector<int32_t> canonical;
-  sampled.tokenizer->encode(Sampled::text, canonical);
-  CHECK(canonical.size() < sampled.text_ids.size());
-  // A marker in a text from outside stays text.
-  std::vector<int32_t> plain;
-  sampled.tokenizer->encode(Sampled::outside, plain);
-  CHECK(sampled.ids("both", outside) == plain);
-  const ChatMl markers = *ChatMl::of(*sampled.tokenizer);
-  CHECK(std::ranges::count(plain, markers.start()) == 0);
-  CHECK(std::ranges::count(sampled.chat_ids, markers.start()) == 2);
-
-  SECTION("each alone gives the same documents") {
-    sampled.run("alone", {"samples"});
-    const Corpus alone(sampled.folder / "alone");
-    REQUIRE(alone.documents().size() == 2);
-    CHECK(sampled.ids("alone", *alone.find("samples/000000.txt")) == sampled.chat_ids);
-  }
-  SECTION("ids in a table from outside are not taken") {
-    write_text(sampled.folder / "src/documents.jsonl",
-               Json{{"name", "outside.txt"}, {"license", "CC0-1.0"}, {"source", "notes"}, {"text", Sampled::outside},
-                    {"ids", {markers.start()}}}.dump() + "\n");
-    sampled.run("claimed", {"source"});
-    const Corpus claimed(sampled.folder / "claimed");
-    CHECK(sampled.ids("claimed", *claimed.find("outside.txt")) == plain);
-  }
-  SECTION("ids of another tokenizer are not taken") {
-    TokenizerIdentity other = sampled.tokenizer->identity();
-    other.probe = sha256("another");
-    other.definition = sha256("another");
-    sampled.write(other);
-    sampled.run("other", {"samples"});
-    const Corpus encoded(sampled.folder / "other");
-    CHECK(sampled.ids("other", *encoded.find("samples/000001.txt")) == canonical);
-  }
-  SECTION("ids that do not spell the text are refused") {
-    write_text(sampled.folder / "samples/samples/000001.txt", "another text");
-    CHECK_THROWS_WITH(sampled.run("wrong", {"samples"}), Catch::Contains("do not spell"));
-  }
+  // 3 bytes into "aé€" is inside of the third character: the cut is before it.
+  write_text(source.folder / "src/documents.jsonl",
+             Json{{"name", "cut"}, {"license", "MIT"}, {"source", "mail"}, {"text", "a\xC3\xA9\xE2\x82\xAC" " and more"}}.dump() + "\n" +
+                 Json{{"name", "whole"}, {"license", "MIT"}, {"source", "mail"}, {"text", "abcd"}}.dump() + "\n");
+  CorpusConfig config = Source::config();
+  config.min_bytes = 0;
+  config.cut_bytes = 4;
+  source.run("cut", config);
+  const Corpus cut(source.folder / "cut");
+  CHECK(document_text(source.folder / "cut", *cut.find("cut")) == "a\xC3\xA9");
+  CHECK(document_text(source.folder / "cut", *cut.find("whole")) == "abcd");
 }
 
 TEST_CASE("table and stream that disagree are refused") {

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "core/error.h"
+#include "data/chat_templates.h"
 #include "data/gguf_pre_tokenizers.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "data/tokenizer_tools.h"
@@ -105,6 +106,77 @@ TEST_CASE("ids that the tokenizer's files leave open come from the configuration
   CHECK(gguf.integer("tokenizer.ggml.bos_token_id") == 5);  // read_tokenizer_json knows config.json
   CHECK(gguf.integer("tokenizer.ggml.eos_token_id") == 257);
   CHECK(gguf.integer("tokenizer.ggml.padding_token_id") == 7);
+  CHECK(gguf.integer("tokenizer.ggml.eot_token_id") == 256);  // llama.cpp stops there, too
+  CHECK_FALSE(gguf.has("tokenizer.ggml.eom_token_id"));
+  write_text(folder / "hf/generation_config.json", R"({"eos_token_id": [257, 256, 1, 2]})");
+  std::vector<std::string> notes;
+  const GgufFile more(vocabulary_file(folder, folder / "hf", int64_t(definition.tokens.size()), &notes));
+  CHECK(more.integer("tokenizer.ggml.eom_token_id") == 1);
+  CHECK_THAT(notes.at(0), Catch::Contains("4 ids end a text"));
+}
+
+TEST_CASE("chat templates are taken from the place that transformers takes them from, and none is lost in GGUF") {
+  using Named = std::vector<std::pair<std::string, std::string>>;
+  const auto read = [](const TempFolder& t) {
+    const fs::path config = t / "tokenizer_config.json";
+    return read_chat_templates(t.path(), fs::exists(config) ? read_json(config) : Json());
+  };
+  const Json list = {{{"name", "tool_use"}, {"template", "T"}}, {{"name", "default"}, {"template", "D"}}};
+  {
+    const TempFolder t;
+    CHECK(read(t).named.empty());
+    CHECK(read(t).text().empty());
+    write_text(t / "chat_template.json", R"({"chat_template": "P"})");
+    CHECK(read(t).named == Named{{"default", "P"}});
+    write_text(t / "tokenizer_config.json", Json{{"chat_template", list}}.dump());
+    CHECK(read(t).named == Named{{"default", "D"}, {"tool_use", "T"}});
+    CHECK(read(t).note.empty());
+    write_text(t / "chat_template.jinja", "F");
+    CHECK(read(t).named == Named{{"default", "F"}});
+    CHECK_THAT(read(t).note, Catch::Contains("the files count"));
+    write_text(t / "additional_chat_templates/rag.jinja", "R");
+    CHECK(read(t).named == Named{{"default", "F"}, {"rag", "R"}});
+    fs::remove(t / "chat_template.jinja");
+    CHECK(read(t).named == Named{{"rag", "R"}});
+    CHECK(read(t).text().empty());
+  }
+  const TempFolder folder;
+  put_tokenizer(folder, small_bpe({}));
+  Json config = read_json(folder / "hf/tokenizer_config.json");
+  config["chat_template"] = list;
+  write_text(folder / "hf/tokenizer_config.json", config.dump());
+  std::vector<std::string> notes;
+  const fs::path file = vocabulary_file(folder, folder / "hf", 258, &notes);
+  CHECK(notes.empty());
+  const GgufFile gguf(file);
+  CHECK(gguf.text("tokenizer.chat_template") == "D");
+  CHECK(gguf.texts("tokenizer.chat_templates") == std::vector<std::string>{"tool_use"});
+  CHECK(gguf.text("tokenizer.chat_template.tool_use") == "T");
+  // And back into a folder.
+  const Json back = parse_json(write_tokenizer_config_json(read_gguf_tokenizer(file)), "tokenizer_config.json");
+  CHECK(back["chat_template"] == Json{{{"name", "default"}, {"template", "D"}}, {{"name", "tool_use"}, {"template", "T"}}});
+}
+
+TEST_CASE("a named token that is not in the vocabulary is none, and is noted") {
+  const TempFolder folder;
+  put_tokenizer(folder, small_bpe({}));
+  for (const char* name : {"pad_token", "unk_token", "bos_token", "eos_token"})
+    for (const Json& value : {Json("[NEW]"), Json(""), Json{{"content", "[NEW]"}}}) {
+      CAPTURE(name, value.dump());
+      const fs::path config = folder / "hf/tokenizer_config.json";
+      write_text(config, write_tokenizer_config_json(small_bpe({})));
+      Json json = read_json(config);
+      json[name] = value;
+      write_text(config, json.dump());
+      const auto tokenizer = open_tokenizer(folder / "hf");
+      const std::vector<std::string> said = read_tokenizer_json(folder / "hf/tokenizer.json").notes;
+      REQUIRE(said.size() == 1);
+      CHECK_THAT(said[0], Catch::Contains(name) && Catch::Contains("not in the vocabulary"));
+      if (std::string_view(name) == "eos_token") CHECK(tokenizer->eos_id() == -1);
+      std::vector<std::string> notes;
+      vocabulary_file(folder, folder / "hf", 258, &notes);
+      CHECK(notes == said);
+    }
 }
 
 TEST_CASE("GLM's name is taken for GLM's vocabulary") {

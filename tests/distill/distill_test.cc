@@ -140,6 +140,28 @@ double held_out_kl(const World& world, const std::string& name) {
 
 }  // namespace
 
+TEST_CASE("a teacher that overflows is refused by observe, with the layer") {
+  const TempFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  Decoder huge(open_checkpoint(world.folder / "teacher"));
+  {
+    at::NoGradGuard no_grad;
+    huge.weights().layers[1].post_norm.fill_(1e30);
+  }
+  fs::create_directories(world.folder / "huge");
+  OutputFolder out(world.folder / "huge");
+  save_decoder(huge, out, DType::f32);
+  out.write_file("tokenizer.json", read_file(world.folder / "teacher/tokenizer.json"));
+  ObserveConfig observe;
+  observe.tokens = 64;
+  Outputs statistics = world.outputs("huge-statistics");
+  const Inputs inputs({{"teacher", world.artifact("huge")}, {"corpus", world.artifact("corpus")}});
+  CHECK_THROWS_AS(run_observe(observe, inputs, statistics), DivergenceError);
+  Outputs again = world.outputs("huge-again");
+  CHECK_THROWS_WITH(run_observe(observe, inputs, again), Catch::Contains("layer 1, window 0"));
+}
+
 TEST_CASE("distillation lowers the KL, and refuses what does not belong together") {
   const TempFolder folder;
   const World world{folder.path()};

@@ -1,6 +1,7 @@
 // The trainer alone: gradients, balancing, several ranks.
 
 #include "distill/trainer.h"
+#include "formats/never_chosen.h"
 
 #include <ATen/ATen.h>
 
@@ -200,6 +201,24 @@ TEST_CASE("balancing raises the bias of experts with less than the mean load and
   CHECK(bias[0].item<float>() < 0.3f);
   CHECK(bias[1].item<float>() > -0.1f);
   CHECK(std::abs(bias.mean().item<float>()) < 1e-6f);
+}
+
+TEST_CASE("places without an expert keep their bias, and the others their digits") {
+  const auto balanced = [](float dead) {
+    at::Tensor bias = at::tensor({0.25f, dead, -0.25f, dead});
+    balance_bias(bias, at::tensor({10, 0, 2, 0}, at::kLong), 0.001);
+    return bias;
+  };
+  const at::Tensor bias = balanced(kNeverChosen);
+  CHECK(bias[1].item<float>() == kNeverChosen);
+  CHECK(bias[3].item<float>() == kNeverChosen);
+  CHECK(std::abs(bias[0].item<float>() - 0.249f) < 1e-6f);
+  CHECK(std::abs(bias[2].item<float>() + 0.249f) < 1e-6f);
+  // A bias that training reaches is a live one.
+  CHECK(std::abs(balanced(-100.0f).sum().item<float>()) < 1e-4f);
+  at::Tensor none = at::full({2}, kNeverChosen);
+  balance_bias(none, at::tensor({1, 2}, at::kLong), 0.1);
+  CHECK(none.eq(kNeverChosen).all().item<bool>());
 }
 
 TEST_CASE("two ranks train as one process does, and end each step with the same weights") {

@@ -233,7 +233,7 @@ TEST_CASE_METHOD(Fixture, "a corpus without a held-out window is refused") {
 
 TEST_CASE_METHOD(Fixture, "a model whose logits are not finite is refused") {
   const Decoder model(open_checkpoint(folder.path() / "stranger"));
-  model.weights().final_norm.fill_(NAN);
+  model.weights().final_norm.fill_(3e38);
   fs::create_directories(folder.path() / "broken");
   OutputFolder broken(folder.path() / "broken");
   save_decoder(model, broken, DType::f32);

@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 
 #include <cmath>
 #include <cstring>
@@ -9,9 +10,12 @@
 #include "core/json.h"
 #include "core/rng.h"
 #include "formats/gguf_checkpoint.h"
+#include "formats/gguf_config.h"
 #include "formats/inspect.h"
+#include "formats/model_check.h"
 #include "formats/safetensors_checkpoint.h"
 #include "formats/sharded.h"
+#include "tests/formats/contract.h"
 #include "tests/formats/gguf_builder.h"
 #include "tests/support.h"
 
@@ -90,15 +94,118 @@ TEST_CASE("an index that lies is refused") {
   check_index_refused(index("\"a\":\"../" + a + "\""), "leaves the folder");
   check_index_refused(index("\"a\":\"/etc/passwd\""), "leaves the folder");
   check_index_refused(index("\"a\":\"\""), "leaves the folder");
+  for (const char* hidden : {".git/w.safetensors", ".github/w.safetensors", ".gitignore", "shards/.w.safetensors", ".w/a.safetensors"})
+    check_index_refused(index(fmt::format("\"a\":\"{}\"", hidden)), "names a hidden file");
   check_index_refused(index("\"a\":1"), "not a file name");
   check_index_refused(index("\"a\":\"other.safetensors\""), "missing");
   check_index_refused(index("\"a\":\"" + a + "\""), "does not list the tensor 'none'");
-  check_index_refused(index(good + ",\"d\":\"" + c + "\""), "does not have it");
+  check_index_refused(index("\"a\":\"./../" + a + "\""), "leaves the folder");
   check_index_refused(index("\"a\":\"" + b + "\",\"none\":\"" + a + "\",\"b\":\"" + b + "\",\"c\":\"" + c + "\""), "it is in");
   check_index_refused(index(good + ",\"a\":\"" + a + "\""), "twice");
   check_index_refused("{}", "weight_map");
   check_index_refused("[]", "weight_map");
   check_index_refused("{", "JSON");
+}
+
+TEST_CASE("an index may spell a shard's name with ./, and list what no shard has") {
+  const std::string a = "./model-00001-of-00003.safetensors", b = "./model-00002-of-00003.safetensors",
+                    c = "model-00003-of-00003.safetensors";
+  const TempFolder t;
+  write_sharded(t.path(), 12);
+  const auto index = [&](const std::string& more) {
+    write_text(t.path() / kSafetensorsIndexName, "{\"weight_map\":{\"a\":\"" + a + "\",\"none\":\"" + a + "\",\"b\":\"" + b +
+                                                      "\",\"c\":\"" + c + "\"" + more + "}}");
+  };
+  index("");
+  expect_sharded(t.path(), 3);
+  CHECK(SafetensorsCheckpoint(t.path()).absent().empty());
+  index(",\"d\":\"" + c + "\"");
+  expect_sharded(t.path(), 3);
+  CHECK_THAT(SafetensorsCheckpoint(t.path()).absent(), Catch::Contains("1 tensors") && Catch::Contains("'d'"));
+  // Whether the model needs it is known of known types only.
+  write_text(t.path() / "config.json", R"({"model_type": "newest"})");
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("'d'") && Catch::Contains("is the download complete?"));
+  write_text(t.path() / "config.json", R"({"model_type": "llama"})");
+  CHECK_THAT(check_model(open_checkpoint(t.path())).at(0), Catch::Contains("'d'"));
+}
+
+TEST_CASE("shards in folders of their own are inspected by the index") {
+  const TempFolder t;
+  write_sharded(t.path() / "weights", 12);
+  fs::remove(t.path() / "weights" / kSafetensorsIndexName);
+  Json map;
+  for (const auto& [name, shard] : std::map<std::string, int>{{"a", 1}, {"none", 1}, {"b", 2}, {"c", 3}})
+    map[name] = "weights/model-0000" + std::to_string(shard) + "-of-00003.safetensors";
+  write_text(t.path() / kSafetensorsIndexName, Json{{"weight_map", map}}.dump());
+  CHECK(inspect(t.path()).json["tensors"] == 4);
+}
+
+TEST_CASE("where a single file and an index are both there, the single file counts, as in transformers") {
+  const TempFolder t;
+  write_sharded(t.path(), 12);
+  OutputFolder folder(t.path());
+  SafetensorsWriter writer(folder, kSafetensorsName, {{"a", DType::f32, {2}}}, {});
+  writer.append_f32(std::vector<float>{8, 9});
+  writer.close();
+  const SafetensorsCheckpoint c(t.path());
+  CHECK(c.read_all_f32("a") == std::vector<float>{8, 9});
+  CHECK(c.tensors().size() == 1);
+  write_text(t.path() / "config.json", R"({"model_type": "llama"})");
+  CHECK_THAT(check_model(open_checkpoint(t.path())).at(0), Catch::Contains("model.safetensors.index.json"));
+}
+
+TEST_CASE("a head with values of its own counts, though config.json ties it") {
+  const TempFolder t;
+  const auto open = [&](const std::vector<float>& head, DType dtype) {
+    fs::remove(t.path() / kSafetensorsName);
+    write_text(t.path() / "config.json", R"({"model_type": "llama", "tie_word_embeddings": true})");
+    OutputFolder folder(t.path());
+    SafetensorsWriter writer(folder, kSafetensorsName,
+                             {{"lm_head.weight", dtype, {2, 2}}, {"model.embed_tokens.weight", DType::f32, {2, 2}}}, {});
+    writer.append_f32(head);
+    writer.append_f32(std::vector<float>{1, 2, 3, 4});
+    writer.close();
+    return open_checkpoint(t.path());
+  };
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    CHECK((*open({1, 2, 3, 4}, dtype).config)["tie_word_embeddings"] == true);
+    CHECK(check_model(open({1, 2, 3, 4}, dtype)).empty());
+    CHECK((*open({1, 2, 3, 5}, dtype).config)["tie_word_embeddings"] == false);
+    CHECK_THAT(check_model(open({1, 2, 3, 5}, dtype)).at(0), Catch::Contains("the head counts"));
+  }
+}
+
+TEST_CASE("what stands in the place of weights is named, with the way on") {
+  const auto refused = [](const std::string& file, const std::string& cause) {
+    const TempFolder t;
+    write_text(t.path() / "config.json", R"({"model_type": "llama"})");
+    write_text(t.path() / file, "x");
+    CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("has neither model.safetensors") && Catch::Contains(cause));
+  };
+  refused("adapter_model.safetensors", "merge it into its base model");
+  refused("adapter_config.json", "merge it into its base model");
+  refused("pytorch_model.bin", "save it as safetensors");
+  refused("pytorch_model-00001-of-00002.bin", "save it as safetensors");
+  refused("consolidated.safetensors", "'consolidated.safetensors'");
+  refused("model.fp16.safetensors", "'model.fp16.safetensors'");
+  refused("model-00001-of-00002.safetensors", "is the download complete?");
+  refused("model.gguf", "name that file");
+  const TempFolder t;
+  write_text(t.path() / "adapter_config.json", "{}");
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("has neither config.json") && Catch::Contains("LoRA adapter"));
+}
+
+TEST_CASE("config.json may have the bare words that only Python reads") {
+  const TempFolder t;
+  write_text(t.path() / "config.json",
+             R"({"model_type": "newest", "limit": [0.0, Infinity, -Infinity, NaN], "text": "NaN \" Infinity"})");
+  OutputFolder folder(t.path());
+  SafetensorsWriter writer(folder, kSafetensorsName, {{"a", DType::f32, {1}}}, {});
+  writer.append_f32(std::vector<float>{1});
+  writer.close();
+  const Checkpoint c = open_checkpoint(t.path());
+  CHECK((*c.config)["limit"] == Json{0.0, {{"__float__", "Infinity"}}, {{"__float__", "-Infinity"}}, {{"__float__", "NaN"}}});
+  CHECK((*c.config)["text"] == "NaN \" Infinity");
 }
 
 namespace {
@@ -224,6 +331,11 @@ TEST_CASE("Llama 3's RoPE factors are recognised, others refused") {
                                             {"original_max_position_embeddings", 8192}});
   CHECK((*c.config)["rope_parameters"]["rope_theta"] == 500000.0);
   CHECK_FALSE(c.tensors->find("rope_freqs.weight"));
+  GgufBuilder other = b;  // as this program writes other parameters
+  other.number("llama.rope.scaling.low_freq_factor", 2).number("llama.rope.scaling.high_freq_factor", 8);
+  other.tensors.pop_back();
+  other.f32("rope_freqs.weight", {kHead / 2}, llama3_rope_factors(kHead, 500000, 32, 2, 8, 8192));
+  CHECK((*open_checkpoint(write_text(t.path() / "x.gguf", other.bytes())).config)["rope_scaling"]["high_freq_factor"] == 8.0);
   factors[kHead / 4] *= 1.01f;
   b.tensors.pop_back();
   b.f32("rope_freqs.weight", {kHead / 2}, factors);
@@ -270,4 +382,30 @@ TEST_CASE("opening a missing path or another kind of file is an error") {
   CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("2 .gguf files"));
   write_text(t.path() / "config.json", "{}");
   CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("model.safetensors"));
+}
+
+TEST_CASE("all parts of a split GGUF are read, and a part that is missing is named") {
+  const TempFolder t;
+  const auto part = [&](int number, int count) {
+    GgufBuilder b = number == 0 ? llama() : GgufBuilder();
+    if (number > 0) b.f32("blk." + std::to_string(number - 1) + ".attn_norm.weight", {4}, {float(number), 2, 3, 4});
+    b.integer("split.no", uint32_t(number)).integer("split.count", uint32_t(count)).integer("split.tensors.count", uint32_t(count));
+    return write_text(t.path() / fmt::format("m-{:05}-of-{:05}.gguf", number + 1, count), b.bytes());
+  };
+  for (int i = 0; i < 3; ++i) part(i, 3);
+  const Checkpoint c = open_checkpoint(t.path());
+  CHECK(c.tensors->tensors().size() == 3);
+  CHECK(c.tensors->files().size() == 3);
+  CHECK(c.tensors->read_all_f32("model.layers.1.input_layernorm.weight") == std::vector<float>{2, 2, 3, 4});
+  check_contract(*c.tensors);
+  for (int i = 0; i < 3; ++i)
+    CHECK_THROWS_WITH(open_checkpoint(t.path() / fmt::format("m-{:05}-of-00003.gguf", i + 1)),
+                      Catch::Contains("one of 3 parts") && Catch::Contains("folder"));
+  fs::rename(t.path() / "m-00002-of-00003.gguf", t.path() / "other");
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("'m-00002-of-00003.gguf' is not there"));
+  fs::copy(t.path() / "m-00003-of-00003.gguf", t.path() / "m-00002-of-00003.gguf");
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("is not part 2 of 3"));
+  fs::rename(t.path() / "other", t.path() / "m-00002-of-00003.gguf");
+  fs::rename(t.path() / "m-00001-of-00003.gguf", t.path() / "first.gguf");
+  CHECK_THROWS_WITH(open_checkpoint(t.path() / "first.gguf"), Catch::Contains("is part 1 of 3"));
 }

@@ -6,9 +6,11 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "formats/integer_codes.h"
 #include "formats/tensor_source.h"
 
 namespace overproof::test {
@@ -40,6 +42,31 @@ inline void check_rows(const TensorSource& source, const TensorInfo& t, const st
   CHECK((decoded.empty() || std::memcmp(decoded.data(), wanted, decoded.size() * sizeof(float)) == 0));
 }
 
+/// The codes of rows [first, first + rows) with their factors make the values of `all`, bit for bit.
+inline void check_codes(const IntegerCodes& source, const TensorInfo& t, const std::vector<float>& all, int64_t first, int64_t rows) {
+  const CodeLayout layout = *source.code_layout(t.name);
+  const int64_t columns = t.row_elements(), blocks = layout.blocks(columns);
+  CAPTURE(t.name, first, rows, layout.block);
+  std::vector<int8_t> codes(size_t(rows * columns));
+  std::vector<float> scales(size_t(rows * blocks)), offsets(layout.has_offsets ? scales.size() : 0);
+  source.read_codes(t.name, first, rows, {codes, scales, offsets});
+  int64_t different = 0;
+  for (int64_t i = 0; i < rows * columns; ++i) {
+    const auto factor = size_t(i / columns * blocks + i % columns / layout.block);
+    float value = float(codes[size_t(i)]) * scales[factor];
+    if (layout.has_offsets) value += offsets[factor];
+    const float wanted = all[size_t(first * columns + i)];
+    different += std::memcmp(&value, &wanted, sizeof value) != 0 && !(std::isnan(value) && std::isnan(wanted));
+  }
+  CHECK(different == 0);
+}
+
+/// How many tensors of the source have codes.
+inline int64_t tensors_with_codes(const TensorSource& source) {
+  const auto* codes = dynamic_cast<const IntegerCodes*>(&source);
+  return codes ? std::ranges::count_if(source.tensors(), [&](const TensorInfo& t) { return codes->code_layout(t.name).has_value(); }) : 0;
+}
+
 /// Checks all tensors in pieces of several sizes. Returns how many have an extent.
 inline int64_t check_contract(const TensorSource& source) {
   int64_t with_extent = 0;
@@ -57,6 +84,10 @@ inline int64_t check_contract(const TensorSource& source) {
         check_rows(source, t, all, first, std::min(piece, rows - first));
     }
     check_rows(source, t, all, rows, 0);
+    if (const auto* codes = dynamic_cast<const IntegerCodes*>(&source); codes && codes->code_layout(t.name)) {
+      check_codes(*codes, t, all, 0, rows);
+      if (rows > 2) check_codes(*codes, t, all, 1, rows - 2);
+    }
     if (rows > 2) {  // single rows need no unit unless the caller reads their bytes
       std::vector<float> one(size_t(t.row_elements()));
       source.read_f32(t.name, 1, 1, one);

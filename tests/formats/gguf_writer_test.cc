@@ -222,8 +222,34 @@ TEST_CASE("a model and a config.json that do not agree are refused") {
 
 TEST_CASE("a tied head is left out, and so is what follows from the configuration") {
   const TinyModel tied(Json{{"tie_word_embeddings", true}}, {{"model.layers.0.self_attn.rotary_emb.inv_freq", DType::f32, {4}}});
+  const auto heads = [&] { return std::ranges::count(tied.plan().infos(), std::string("output.weight"), &GgufTensorInfo::name); };
+  // A head with values of its own is one, whatever config.json states.
+  CHECK(tied.plan().skipped == std::vector<std::string>{"model.layers.0.self_attn.rotary_emb.inv_freq"});
+  CHECK(heads() == 1);
+  const fs::path file = tied.temp.path() / "model.safetensors";
+  std::string bytes = read_file(file);
+  {
+    const SafetensorsFile stored(file);
+    const auto embedding = stored.bytes("model.embed_tokens.weight");
+    std::memcpy(bytes.data() + stored.offset("lm_head.weight"), embedding.data(), embedding.size());
+  }
+  write_text(file, bytes);
   CHECK(tied.plan().skipped == std::vector<std::string>{"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"});
-  CHECK_FALSE(std::ranges::count(tied.plan().infos(), std::string("output.weight"), &GgufTensorInfo::name));
+  CHECK(heads() == 0);
+}
+
+TEST_CASE("biases that config.json switches off stay out of the file") {
+  const std::string name = "model.layers.0.self_attn.q_proj.bias";
+  const std::vector<TensorInfo> bias = {{name, DType::f32, {16}}};
+  const auto skips = [&](const Json& config) {
+    const GgufPlan plan = TinyModel(config, bias).plan();
+    return std::ranges::count(plan.skipped, name) == 1 &&
+           !std::ranges::count(plan.infos(), std::string("blk.0.attn_q.bias"), &GgufTensorInfo::name);
+  };
+  CHECK(skips(Json::object()));
+  CHECK(skips({{"attention_bias", false}}));
+  CHECK_FALSE(skips({{"attention_bias", true}}));
+  CHECK(skips({{"model_type", "mistral"}, {"attention_bias", true}, {"sliding_window", nullptr}}));
 }
 
 TEST_CASE("experts of two spellings make the same stacks") {

@@ -87,6 +87,19 @@ TEST_CASE("8-bit weights that peers wrote are read as they read them") {
   }
 }
 
+TEST_CASE("integers with scales alone can be read as codes, which make the same values") {  // check_contract compares them
+  const auto count = [](const std::string& name) { return tensors_with_codes(*open_checkpoint(kGolden / name).tensors); };
+  for (const char* name : {"formats_packed_int8", "formats_8bit/int_quantized", "formats_8bit/naive_quantized"}) {
+    CAPTURE(name);
+    CHECK(count(name) > 0);
+  }
+  // Zero points, and numbers of 8 bits.
+  for (const char* name : {"formats_8bit/pack_asymmetric", "formats_8bit/float_quantized", "formats_8bit/mxfp8", "formats_8bit/fp8_native"}) {
+    CAPTURE(name);
+    CHECK(count(name) == 0);
+  }
+}
+
 TEST_CASE("modules belong to the groups that the peers find for them") {
   const Json matching = read_json(kGolden / "formats_8bit/matching.json");
   Json q = {{"quant_method", "compressed-tensors"}, {"ignore", matching["ignore"]}};

@@ -1,4 +1,5 @@
 #include "model/decoder.h"
+#include "model/generator.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -117,11 +118,11 @@ TEST_CASE("a decoder in f64 gives what the f32 one gives, and its gradients") {
     CHECK((ga - gb).abs().max().item<double>() <= 1e-4 * gb.abs().max().item<double>());
   }
   // The cache as well: a prompt, then one token, then several.
-  at::NoGradGuard no_grad;
+  const Generator one_by_one(config, source), wide_one_by_one(config, source, {at::kCPU, at::kDouble});
   KvCache one, two;
   for (const auto& [first, count] : {std::pair{0, 9}, {9, 1}, {10, 6}}) {
     const at::Tensor piece = tokens.narrow(0, 0, 1).narrow(1, first, count);
-    const at::Tensor ha = ours.hidden_cached(piece, one), hb = wide.hidden_cached(piece, two);
+    const at::Tensor ha = one_by_one.hidden_cached(piece, one), hb = wide_one_by_one.hidden_cached(piece, two);
     CHECK((ha - hb).abs().max().item<double>() <= 2e-5 * hb.abs().max().item<double>());
   }
 }

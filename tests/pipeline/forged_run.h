@@ -2,16 +2,20 @@
 // A run of the small recipe, and a forged copy of it: anything can be changed, and every statement is signed again so that all
 // signatures and all digests between artifacts hold.
 
+#include <algorithm>
+#include <catch2/catch.hpp>
 #include <functional>
 #include <map>
 #include <sstream>
 
+#include "audit/verify.h"
 #include "core/json.h"
 #include "core/progress.h"
 #include "distill/replay.h"
 #include "records/step_log.h"
 #include "formats/safetensors.h"
 #include "pipeline/recipe.h"
+#include "pipeline/recompute.h"
 #include "pipeline/torch_functions.h"
 #include "provenance/artifact.h"
 #include "provenance/run_folder.h"
@@ -49,6 +53,35 @@ inline Replay replayed(const fs::path& run, int64_t segments, const std::string&
   return replay(config, run);
 }
 
+/// Whether verify finds no failure, or, with `word`, one that contains it.
+inline bool verifies(const fs::path& run, const std::string& word = "") {
+  const Verification v = verify_run(run, {});
+  if (word.empty()) return v.holds();
+  CHECK_FALSE(v.holds());
+  return std::any_of(v.findings.begin(), v.findings.end(), [&](const Finding& f) {
+    return f.severity == Severity::failure && (f.artifact + "/" + f.file + ": " + f.what).find(word) != std::string::npos;
+  });
+}
+
+inline bool has(const std::vector<std::string>& lines, const std::string& word) {
+  return std::any_of(lines.begin(), lines.end(), [&](const std::string& line) { return line.find(word) != std::string::npos; });
+}
+
+inline const StringList kStages = {"prune-neurons", "quantize", "carve", "observe", "tiny-teacher"};
+
+inline Recomputation recomputed(const fs::path& folder, const StringList& stages = kStages, const StringMap& file = {}) {
+  RecomputeConfig config;
+  config.stages = stages;
+  config.file = file;
+  return recompute(config, folder);
+}
+
+inline const Recomputed& of(const Recomputation& r, const std::string& artifact) {
+  for (const Recomputed& a : r.artifacts)
+    if (a.artifact == artifact) return a;
+  throw std::logic_error("no artifact " + artifact);
+}
+
 class ForgedRun {
  public:
   explicit ForgedRun(const std::string& dtype = "auto") { fs::copy(honest_run(dtype), path(), fs::copy_options::recursive); }
@@ -67,6 +100,9 @@ class ForgedRun {
           m["teacher_root"] = lineage.inputs.at("teacher").root.hex();
           m["corpus_root"] = lineage.inputs.at("corpus").root.hex();
         });
+      if (lineage.stage == "index")
+        change_metadata(node.path, "documents.safetensors",
+                        [&](Metadata& m) { m["corpus_root"] = lineage.inputs.at("corpus").root.hex(); });
       if (lineage.stage == "observe")
         change_metadata(node.path, "statistics.safetensors",
                         [&](Metadata& m) { m["teacher_root"] = lineage.inputs.at("teacher").root.hex(); });

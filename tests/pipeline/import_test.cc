@@ -107,3 +107,19 @@ TEST_CASE("an import keeps the names of links, leaves bookkeeping out and gives 
   write_text(import.folder / "model/caf\xe9.txt", "x");
   CHECK_THROWS_WITH(import.run(), Contains("UTF-8") && Contains("rename"));
 }
+
+TEST_CASE("half a model is not imported, and what files say in two ways is noted") {
+  const Import import;
+  import.weights({1, 2, 3, 4});
+  write_text(import.folder / "model/config.json", R"({"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 2, "vocab_size": 2})");
+  CHECK_THROWS_WITH(import.run(), Contains("lacks") && Contains("model.embed_tokens.weight"));
+  CHECK_FALSE(fs::exists(import.folder / "out/model.safetensors"));
+  write_text(import.folder / "model/config.json", R"({"model_type": "llama"})");
+  write_text(import.folder / "model/model.safetensors.index.json", R"({"weight_map": {"w": "model-00001-of-00001.safetensors"}})");
+  import.tokenizer("[ab]+");
+  write_text(import.folder / "model/tokenizer_config.json", R"({"pad_token": "[PAD]"})");
+  const StageReport report = import.run();
+  REQUIRE(report.summary.size() == 3);
+  CHECK_THAT(report.summary[1], Contains("the single file counts"));
+  CHECK_THAT(report.summary[2], Contains("'[PAD]'"));
+}

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "pipeline/recipe.h"
+#include "pipeline/metrics_summary.h"
 #include "pipeline/run_log.h"
 #include "formats/safetensors.h"
 #include "provenance/lineage_kinds.h"
@@ -71,19 +72,28 @@ TEST_CASE("a fault of a recipe names the section and the nearest known word") {
   CHECK_THROWS_AS(read_recipe("no-such-recipe.ini", {}), IoError);
 }
 
-TEST_CASE("entries of a run's log that have another type are ignored") {
+TEST_CASE("a run's log that is not one is replaced") {
   const RecipeFile file(kGood);
-  const Digest root = sha256(std::string_view("root"));
-  const auto said = [&](const Json& log) {
-    std::ofstream(file.folder / "run.json") << log.dump();
-    return recall_summary(file.folder / "student", root);
-  };
-  const std::vector<std::string> lines = {"made", "of two"};
-  CHECK(said({{"student", {{"root", root.hex()}, {"summary", lines}}}}) == lines);
-  CHECK(said({{"student", {{"root", 5}, {"summary", lines}}}}).empty());
-  CHECK(said({{"student", {{"root", root.hex()}, {"summary", 5}}}}).empty());
-  CHECK(said({{"student", {{"root", root.hex()}, {"summary", {"made", 5}}}}}) == std::vector<std::string>{"made"});
-  CHECK(said({{"student", 5}}).empty());
+  for (const char* text : {"[]", "{", "5", R"({"student": 5})"}) {
+    std::ofstream(file.folder / "run.json") << text;
+    RunLog(file.folder.path()).remember("student", {sha256(std::string_view("root")), 1.5, {"made"}});
+    CHECK(read_json(file.folder / "run.json").at("student").at("summary") == Json::array({"made"}));
+  }
+}
+
+TEST_CASE("what is shown of an artifact comes from its signed metrics") {
+  CHECK(metrics_summary({{"tokens", 5}, {"final", {{"loss", 2.5}}}, {"name", "a\x1b[2J"}}) ==
+        std::vector<std::string>{"final.loss: 2.5", "name: a\x1b[2J", "tokens: 5"});
+  Json long_list = Json::array();
+  for (int i = 0; i < 500; ++i) long_list.push_back(i);
+  CHECK(metrics_summary({{"kept", long_list}}) == std::vector<std::string>{"kept: 500 values"});
+  Json many = Json::object();
+  for (int i = 0; i < 500; ++i) many[std::to_string(i)] = i;
+  CHECK(metrics_summary(many).size() == 61);
+  const auto table = metrics_summary({{"tokens", 512}, {"models", {{{"name", "int8"}, {"perplexity", 20.25}, {"bytes", 700}}}}});
+  REQUIRE(table.size() == 3);
+  CHECK_THAT(table[2], Catch::Contains("int8") && Catch::Contains("20.250"));
+  CHECK(metrics_summary({{"models", 5}}) == std::vector<std::string>{"models: 5"});
 }
 
 TEST_CASE("an optional input is bound only when it is named") {
@@ -159,7 +169,7 @@ TEST_CASE("two recipes into one run folder lose no entry of its log") {
   for (std::thread& t : recipes) t.join();
   for (const std::string name : {"a", "b", "c"})
     for (int i = 0; i < kEntries; ++i)
-      CHECK(recall_summary(folder / (name + std::to_string(i)), root) == std::vector<std::string>{"made", name});
+      CHECK(read_json(folder / "run.json").at(name + std::to_string(i)).at("summary") == Json::array({"made", name}));
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 1);  // no lock is left
 }
 

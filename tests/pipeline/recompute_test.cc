@@ -40,11 +40,25 @@ TEST_CASE("an artifact is made again with the threads in its statement, and the 
   CHECK(thread_count() == 2);
   CHECK(r.holds());
   CHECK(result_of(r, "int8").status == Recomputed::Status::equal);
-  CHECK(result_of(r, "teacher").status == Recomputed::Status::not_made);
+  CHECK(result_of(r, "teacher").status == Recomputed::Status::left);
   const Answer answer = audit_recompute(config, folder / "run");
   CHECK(answer.exit_code == 0);
-  CHECK_THAT(answer.text, Catch::Contains("1 made again byte for byte, 0 differ, 1 not made again"));
+  CHECK_THAT(answer.text, Catch::Contains("1 made again byte for byte, 0 differ, 0 could not be made again, 1 left"));
   CHECK(answer.json["holds"] == true);
+  set_thread_count(0);
+}
+
+TEST_CASE("what was asked for and could not be made again does not hold") {
+  const TempFolder folder;
+  make_run(folder.path());
+  RecomputeConfig config;
+  config.stages = {"all"};  // the import, too, whose file is not given
+  const Answer answer = audit_recompute(config, folder / "run");
+  CHECK(answer.exit_code == 4);
+  CHECK(answer.json["holds"] == false);
+  CHECK_THAT(answer.text, Catch::Contains("1 could not be made again") && Catch::Contains("Nothing is shown of what"));
+  config.file = {{"path", (fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/decoder/llama").string()}};
+  CHECK(audit_recompute(config, folder / "run").exit_code == 0);
   set_thread_count(0);
 }
 

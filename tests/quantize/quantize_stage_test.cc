@@ -1,9 +1,11 @@
 #include "quantize/quantize_stage.h"
 
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -229,4 +231,35 @@ TEST_CASE("an infinity or NaN is named, not quantized") {
     writer.close();
   }
   CHECK_THROWS_WITH(quantize({}, folder.path() / "in", folder.path() / "out"), Catch::Contains("up_proj.weight row 2"));
+}
+
+TEST_CASE("a kept tensor with an infinity or NaN is refused by tensor and row, whatever its type") {
+  const TempFolder folder;
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32})
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+      for (const char* kept : {"model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.gate.e_score_correction_bias"}) {
+        CAPTURE(dtype_name(dtype), bad, kept);
+        const fs::path in = folder / "in";
+        fs::remove_all(folder.path() / "in");
+        fs::remove_all(folder.path() / "out");
+        fs::remove_all(folder.path() / "out.scratch");
+        write_text(in / "config.json", R"({"model_type": "glm4_moe"})");
+        std::vector<float> values = random_values(24 * 40, kept);
+        values[24 * 33] = bad;
+        OutputFolder out(in);
+        const bool matrix = std::string_view(kept).find("embed") != std::string_view::npos;
+        SafetensorsWriter writer(out, "model.safetensors",
+                                 {{kept, dtype, matrix ? std::vector<int64_t>{40, 24} : std::vector<int64_t>{24 * 40}},
+                                  {"model.layers.0.mlp.experts.0.up_proj.weight", DType::bf16, {8, 24}}});
+        writer.append_f32(values);
+        writer.append_f32(random_values(8 * 24, "up"));
+        writer.close();
+        QuantizeConfig config;
+        config.scheme = "int8";
+        config.block_bytes = 100;  // tasks end within rows
+        CHECK_THROWS_AS(quantize(config, in, folder / "out"), FormatError);
+        fs::remove_all(folder.path() / "out.scratch");
+        CHECK_THROWS_WITH(quantize(config, in, folder / "out"),
+                          Catch::Contains(fmt::format("{} row {} holds an infinity or NaN", kept, matrix ? 33 : 24 * 33)));
+      }
 }

@@ -137,6 +137,35 @@ TEST_CASE("a report compares sizes with the teacher in bf16, and names what is l
   CHECK_THAT(small, Contains("0.62") && !Contains("Larger than the teacher"));
 }
 
+TEST_CASE("a row of an evaluation names the artifact in the slot") {
+  const SyntheticRun run;
+  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "calibrated"}});
+  const Report r = gathered(run.path());
+  CHECK_THAT(report_markdown(r), Contains("int8, which is calibrated"));
+  CHECK(report_json(r)["quality"][0]["models"][1]["artifact"] == "calibrated");
+}
+
+TEST_CASE("router counts are proved by a replay that ended with them") {
+  const SyntheticRun run;
+  const Key auditor = Key::generate();
+  Json student = replay_result(true), calibrated = student;
+  student["router_counts"] = calibrated["router_counts"] = "equal";
+  student["files_equal"] = calibrated["files_equal"] = 5;
+  calibrated["artifact"] = "calibrated";
+  const auto experts = [&] { return claim(gathered(run.path(), {false, auditor.public_key()}), "experts"); };
+  CHECK(experts().status == ClaimStatus::recorded);
+  record(run, "replay-student.json", "replay", {"student"}, student, auditor);
+  CHECK(experts().status == ClaimStatus::recorded);
+  CHECK_THAT(experts().how, Contains("calibrated") && !Contains("student"));
+  record(run, "replay-calibrated.json", "replay", {"calibrated"}, calibrated, auditor);
+  CHECK(experts().status == ClaimStatus::audited);
+  CHECK_THAT(claim(gathered(run.path(), {false, auditor.public_key()}), "training-student").how,
+             Contains("Configuration, tokenizer and templates next to the weights were made again"));
+  record(run, "replay-student.json", "replay", {"student"}, replay_result(true), auditor);
+  CHECK_THAT(claim(gathered(run.path(), {false, auditor.public_key()}), "training-student").how,
+             Contains("The files next to the weights were not compared"));
+}
+
 TEST_CASE("the model of a report gathers teacher, texts, models and measurements") {
   const SyntheticRun run;
   const Report r = gathered(run.path());

@@ -80,6 +80,16 @@ TEST_CASE("balanced assignment fills every cluster evenly and no swap would gain
       CHECK(s[a][chosen[size_t(b)]] + s[b][chosen[size_t(a)]] <= s[a][chosen[size_t(a)]] + s[b][chosen[size_t(b)]] + 1e-5f);
 }
 
+TEST_CASE("assignment ends on scores that are not numbers") {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    at::Tensor scores = random({12, 3}, "scores");
+    scores[1][2] = bad;
+    scores[5][0] = -bad;
+    CHECK(balanced_assignment(scores).size() == 12);
+    CHECK(balanced_assignment(at::full({12, 3}, bad)).size() == 12);
+  }
+}
+
 TEST_CASE("k-means finds clusters that are there") {
   // Four groups of eight rows around four directions, shuffled by stride.
   at::Tensor profiles = 0.1 * random({32, 16}, "noise");
@@ -238,6 +248,55 @@ TEST_CASE("a carved student has its teacher's type, and one table only where tha
   // f32 for a bf16 teacher: the certificate is of what is written either way.
   config.dtype = WeightDType::f32;
   CHECK(carve("tied", "wide").metrics().at("dtype") == "F32");
+}
+
+TEST_CASE("of several numbers of shared experts the one with the least error after recovery is carved") {
+  const TempFolder folder;
+  make_tiny_teacher(folder.path() / "teacher");
+  at::NoGradGuard no_grad;
+  const Digest root = sha256(std::string_view("the tiny teacher"));
+  make_statistics(Decoder(open_checkpoint(folder.path() / "teacher")), folder.path() / "statistics", root);
+  CarveConfig config;
+  config.experts = 7;
+  config.top_k = 3;
+  const auto carve = [&](const std::string& out) {
+    const Inputs inputs({{"teacher", {folder.path() / "teacher", root}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
+    Outputs outputs(folder.path() / out, folder.path());
+    return run_carve(config, inputs, outputs);
+  };
+  CHECK_FALSE(carve("one").metrics().contains("shared_tried"));
+  config.try_shared = {"2", "0", "1"};
+  const StageReport report = carve("several");
+  const Json& tried = report.metrics().at("shared_tried");
+  REQUIRE(tried.size() == 3);  // 1 is the first already
+  const Json* least = &tried[0];
+  for (const Json& attempt : tried) {
+    CHECK(attempt.at("shared").get<int64_t>() + attempt.at("experts").get<int64_t>() == 8);
+    CHECK(attempt.at("shared").get<int64_t>() + attempt.at("top_k").get<int64_t>() == 4);
+    if (attempt.at("recovered_error") < least->at("recovered_error")) least = &attempt;
+  }
+  const ModelConfig shape = Decoder(open_checkpoint(folder.path() / "several")).config();
+  CHECK(shape.n_shared_experts == least->at("shared").get<int64_t>());
+  CHECK(shape.n_routed_experts == least->at("experts").get<int64_t>());
+  CHECK(shape.top_k == least->at("top_k").get<int64_t>());
+  CHECK(report.metrics().at("ffn_activation").get<double>() == Approx(0.5));
+
+  // The same errors as that number alone, on the layers that were tried.
+  for (const Json& attempt : tried) {
+    config.try_shared.clear();
+    config.shared = attempt.at("shared").get<int64_t>();
+    config.experts = attempt.at("experts").get<int64_t>();
+    config.top_k = attempt.at("top_k").get<int64_t>();
+    carve(fmt::format("alone-{}", config.shared));
+    const fs::path file = folder.path() / fmt::format("alone-{}", config.shared) / "carving.json";
+    const Json layer = parse_json(read_file(file), file).at("layers").at(0);
+    CHECK(layer.at("tried").at(layer.at("taken").get<size_t>()).at("recovered_error") == attempt.at("recovered_error"));
+  }
+  config.shared = 1, config.experts = 7, config.top_k = 3;
+  for (const char* wrong : {"4", "-1", "two", "1.5", "99999999999999999999"}) {
+    config.try_shared = {wrong};
+    CHECK_THROWS_AS(carve("refused"), UsageError);
+  }
 }
 
 TEST_CASE("statistics of another teacher are refused") {

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "data/order.h"
 #include "data/tokenizer.h"
+#include "formats/safetensors.h"
 #include "records/batch_spool.h"
 #include "teacher/generate.h"
 #include "teacher/teach_rows.h"
@@ -122,6 +123,68 @@ TEST_CASE("damaged soft targets are refused") {
   std::string bad = good;
   bad[good.size() - 3] = char(bad[good.size() - 3] ^ 1);  // the number of draws of the last entry
   CHECK_FALSE(survives(bad));
+}
+
+TEST_CASE("a model with a number that is not one is not opened, and the tensor and the row are named") {
+  const ModelConfig shape = tiny_config();
+  for (const char* name : {"model.norm.weight", "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"})
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      const TempFolder t;
+      OutputFolder folder(t.path());
+      Decoder model(shape, RandomSource(shape));
+      save_decoder(model, folder, DType::f32);
+      std::string file = read_file(t.path() / "model.safetensors");
+      const int64_t at = SafetensorsFile(t.path() / "model.safetensors").offset(name);
+      std::memcpy(file.data() + at + 4 * 7, &bad, sizeof bad);
+      write_file_atomically(t.path() / "model.safetensors", file);
+      CHECK_THROWS_AS(Decoder(open_checkpoint(t.path())), FormatError);
+      CHECK_THROWS_WITH(Decoder(open_checkpoint(t.path())), Catch::Contains(std::string("'") + name + "' row"));
+    }
+  const TempFolder t;
+  OutputFolder folder(t.path());
+  Decoder model(shape, RandomSource(shape));
+  at::NoGradGuard no_grad;
+  model.weights().final_norm[3] = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(save_decoder(model, folder, DType::f32), DivergenceError);
+}
+
+TEST_CASE("generation ends at any of the ids that the model names, and a padded row has no text") {
+  const TinyWorld world;
+  GenerateConfig config;
+  config.prompt = "document 1 says";
+  config.max_tokens = 12;
+  const auto ids = [&] { return run_generate(config, world.path / "teacher").json.at("ids").get<std::vector<int64_t>>(); };
+  const std::vector<int64_t> all = ids();
+  REQUIRE(all.size() > 3);
+  const auto settings = [&](const char* file, const Json& ends) {
+    Json json = read_json(world.path / "teacher" / file);
+    json["eos_token_id"] = ends;
+    write_file_atomically(world.path / "teacher" / file, json.dump());
+  };
+  // generation_config.json counts, as in transformers; without it config.json, without either the tokenizer.
+  settings("generation_config.json", {256, all[2]});
+  settings("config.json", {all[1]});
+  const auto first = [&](size_t i) { return std::find(all.begin(), all.end(), all[i]) - all.begin(); };
+  CHECK(ids() == std::vector<int64_t>(all.begin(), all.begin() + first(2)));
+  fs::remove(world.path / "teacher/generation_config.json");
+  CHECK(ids() == std::vector<int64_t>(all.begin(), all.begin() + first(1)));
+
+  // An embedding of more rows than the tokenizer has tokens.
+  ModelConfig padded = tiny_config();
+  padded.vocab_size = 600;
+  fs::create_directories(world.path / "padded");
+  OutputFolder folder(world.path / "padded");
+  save_decoder(Decoder(padded, RandomSource(padded)), folder, DType::f32);
+  folder.write_file("tokenizer.json", byte_tokenizer("<|endoftext|>"));
+  config.temperature = 1;
+  config.max_tokens = 40;
+  const Json told = run_generate(config, world.path / "padded").json;
+  const auto drawn = told.at("ids").get<std::vector<int64_t>>();
+  CHECK(std::ranges::any_of(drawn, [](int64_t id) { return id >= 257; }));
+  std::vector<int32_t> of_tokenizer;
+  for (const int64_t id : drawn)
+    if (id < 257) of_tokenizer.push_back(int32_t(id));
+  CHECK(told.at("text") == open_tokenizer(world.path / "padded")->decode(of_tokenizer));
 }
 
 TEST_CASE("generation continues greedily as the whole sequence would") {

@@ -1,0 +1,19 @@
+#pragma once
+// The files of a trained artifact next to its weights and step records. distill and calibrate write them; `audit replay` makes them
+// again and compares.
+
+#include "core/file.h"
+#include "distill/training.h"
+#include "formats/tensor_source.h"
+
+namespace overproof {
+
+/// config.json, generation_config.json and the tokenizer's files of what `training` makes of the model in `parent`. They follow from
+/// parent and configuration alone.
+void write_model_files(const Training& training, DType dtype, const fs::path& parent, OutputFolder& folder);
+
+/// The router counts, if there are any: those of the finished training added to the parent's. Tuning that was undone shaped nothing:
+/// without `kept`, the parent's alone.
+void write_trained_counts(const Training& training, const fs::path& parent, bool kept, OutputFolder& folder);
+
+}  // namespace overproof

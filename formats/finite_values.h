@@ -1,0 +1,19 @@
+#pragma once
+// Infinities and NaNs among the numbers of a tensor: each makes a later stage fail, or measure nonsense.
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string_view>
+
+namespace overproof {
+
+/// The index of the first infinity or NaN; -1 when all values are finite.
+int64_t first_not_finite(std::span<const float> values);
+
+/// Throws FormatError naming the tensor, the row and the element of the first infinity or NaN. `values` are rows of `row_elements`
+/// from `first_row` of the tensor, in `where`.
+void require_finite(std::span<const float> values, std::string_view tensor, int64_t first_row, int64_t row_elements,
+                    const std::filesystem::path& where);
+
+}  // namespace overproof

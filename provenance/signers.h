@@ -1,0 +1,24 @@
+#pragma once
+// Whose signatures an answer about a run rests on.
+
+#include "core/answer.h"
+#include "provenance/key_rotation.h"
+#include "provenance/run_folder.h"
+
+namespace overproof {
+
+/// The keys whose signatures the run's artifacts have, as hints, each once.
+std::vector<std::string> signers_of(const RunFolder& run);
+
+/// Throws ProvenanceError when artifacts of the run are signed by several keys and none of them is named as trusted: a part of it
+/// may have been exchanged.
+void require_one_signer(const RunFolder& run, const PublicKey* trusted);
+
+/// "signed by key 1234... (named by --public-key)", or that it was not checked whose key it is. `hints`: of the keys that were seen.
+std::string signature_seen(const std::vector<std::string>& hints, bool trusted);
+
+/// Adds to an answer about a run, or one artifact in it, whose signatures its statements have: as last line, and as "signers" and
+/// "signer_trusted".
+Answer with_signers(Answer answer, const fs::path& folder, const TrustOptions& trust);
+
+}  // namespace overproof

@@ -1,0 +1,220 @@
+"""Model folders whose files contradict each other, or hold half a model: read as transformers reads them, or refused.
+
+The models are made by transformers; logits and generated ids are compared with its own.
+"""
+import json
+import shutil
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from program import overproof
+
+IDS = [(i * 37) % 250 for i in range(200)]
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A Llama of two layers with a head of its own, and a tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("model") / "base"
+    torch.manual_seed(3)
+    config = LlamaConfig(vocab_size=259, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                         max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=257, eos_token_id=257, initializer_range=0.2)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "ab"])}, merges=[("a", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|stop|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}))
+    return folder
+
+
+@pytest.fixture
+def folder(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "in")
+
+
+@pytest.fixture
+def key(tmp_path):
+    return ["--key", tmp_path / "key.pem"]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def put(folder, tensors, name="model.safetensors"):
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / name, {"format": "pt"})
+
+
+def change(folder, name="config.json", **values):
+    file = folder / name
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | values))
+
+
+def ours(folder, tmp_path):
+    save_file({"ids": torch.tensor(IDS)}, tmp_path / "ids.safetensors")
+    overproof("logits", folder, "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "logits.safetensors")
+    return load_file(tmp_path / "logits.safetensors")["logits"].clone()
+
+
+def theirs(folder):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(torch.tensor([IDS])).logits[0]
+
+
+def check_same(folder, tmp_path, bound=2e-4):
+    assert (ours(folder, tmp_path) - theirs(folder)).abs().max() < bound
+
+
+def exported(folder, tmp_path, key):
+    overproof("export", "--model", folder, "--type", "f32", "--out", tmp_path / "gguf", "--acknowledge", "unknown-ancestry,unspecified", *key)
+    return tmp_path / "gguf"
+
+
+def test_the_single_file_counts_before_shards(folder, tmp_path, key):
+    tensors = weights(folder)
+    put(folder, {k: 2 * v for k, v in tensors.items()}, "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}))
+    check_same(folder, tmp_path)
+    assert "the single file counts" in overproof("quantize", folder, tmp_path / "q", *key).stdout
+
+
+def test_a_head_of_its_own_counts_before_tie_word_embeddings(folder, tmp_path, key):
+    change(folder, tie_word_embeddings=True)
+    check_same(folder, tmp_path)
+    gguf_folder = exported(folder, tmp_path, key)
+    assert (ours(gguf_folder, tmp_path) - ours(folder, tmp_path)).abs().max() < 2e-4
+    overproof("quantize", folder, tmp_path / "q", *key)
+    assert json.loads((tmp_path / "q/config.json").read_text())["tie_word_embeddings"] is False
+    check_same(tmp_path / "q", tmp_path, 2e-2)
+
+
+@pytest.mark.parametrize("values", [{"rope_scaling": LLAMA3}, {"rope_scaling": LLAMA3 | {"factor": 2.0}, "rope_parameters": LLAMA3 | {"rope_theta": 1e6}},
+                                    {"rope_scaling": {k: v for k, v in LLAMA3.items() if k != "original_max_position_embeddings"}},
+                                    {"rope_scaling": None, "rope_parameters": LLAMA3 | {"rope_theta": 1e5}}, {"rope_scaling": {}}])
+def test_rope_scaling_counts_before_rope_parameters(folder, tmp_path, key, values):
+    change(folder, **values)
+    check_same(folder, tmp_path)
+    assert (ours(exported(folder, tmp_path, key), tmp_path) - ours(folder, tmp_path)).abs().max() < 2e-4
+
+
+def test_biases_that_the_configuration_switches_off_stay_out(folder, tmp_path, key):
+    tensors = weights(folder)
+    tensors["model.layers.0.self_attn.q_proj.bias"] = torch.full((64,), 5.0)
+    tensors["model.layers.1.mlp.up_proj.bias"] = torch.full((96,), 5.0)
+    put(folder, tensors)
+    check_same(folder, tmp_path)
+    assert (ours(exported(folder, tmp_path, key), tmp_path) - ours(folder, tmp_path)).abs().max() < 2e-4
+    assert "2 tensors are not used" in overproof("import", "--path", folder, "--out", tmp_path / "i", *key).stdout
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_any_of_the_end_tokens_ends_a_text(folder, tmp_path, file):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    greedy = model.generate(torch.tensor([[65]]), max_new_tokens=8, do_sample=False, eos_token_id=None)[0, 1:].tolist()
+    if file == "config.json":
+        (folder / "generation_config.json").unlink()
+    change(folder, file, eos_token_id=[257, greedy[3]])
+    again = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = again.generate(torch.tensor([[65]]), max_new_tokens=8, do_sample=False)[0, 1:].tolist()
+    assert expected[-1] == greedy[3]
+    prompt = AutoTokenizer.from_pretrained(folder).decode([65])
+    told = json.loads(overproof("generate", folder, "--prompt", prompt, "--max-tokens", 8, "--json").stdout)
+    assert told["ids"] == expected[:-1] and told["ended_by"] == "end-of-text"
+
+
+@pytest.mark.parametrize("inline, files, expected", [
+    ([{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}], {}, {"default": "D", "tool_use": "T"}),
+    (None, {"chat_template.jinja": "F", "additional_chat_templates/tool_use.jinja": "T"}, {"default": "F", "tool_use": "T"}),
+    ("I", {"chat_template.jinja": "F"}, {"default": "F"})])
+def test_chat_templates_reach_gguf_from_where_transformers_takes_them(folder, tmp_path, key, inline, files, expected):
+    if inline:
+        change(folder, "tokenizer_config.json", chat_template=inline)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    template = AutoTokenizer.from_pretrained(folder).chat_template
+    assert template == (expected if len(expected) > 1 else expected["default"])
+    reader = gguf.GGUFReader(exported(folder, tmp_path, key) / "model.gguf")
+    stored = {name.removeprefix("tokenizer.chat_template").lstrip(".") or "default": field.contents()
+              for name, field in reader.fields.items() if name.startswith("tokenizer.chat_template") and name != "tokenizer.chat_templates"}
+    assert stored == expected
+    overproof("quantize", tmp_path / "gguf", tmp_path / "back", *key)
+    assert AutoTokenizer.from_pretrained(tmp_path / "back").chat_template == template
+
+
+def split(file, folder, parts):
+    """As llama-gguf-split writes it: keys in the first part, tensors in order."""
+    reader = gguf.GGUFReader(file)
+    names = [t.name for t in reader.tensors]
+    step = -(-len(names) // parts)
+    folder.mkdir()
+    for number in range(parts):
+        writer = gguf.GGUFWriter(folder / f"m-{number + 1:05}-of-{parts:05}.gguf", reader.fields["general.architecture"].contents())
+        for name, field in reader.fields.items():
+            if number == 0 and not name.startswith("GGUF.") and name != "general.architecture" and len(field.data):
+                writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", parts)
+        writer.add_int32("split.tensors.count", len(names))
+        for tensor in reader.tensors[number * step:(number + 1) * step]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def test_a_split_gguf_is_read_whole(folder, tmp_path, key):
+    whole = exported(folder, tmp_path, key)
+    split(whole / "model.gguf", tmp_path / "parts", 3)
+    assert torch.equal(ours(tmp_path / "parts", tmp_path), ours(whole, tmp_path))
+    overproof("import", "--path", tmp_path / "parts", "--out", tmp_path / "i", *key)
+    assert torch.equal(ours(tmp_path / "i", tmp_path), ours(whole, tmp_path))
+    overproof("quantize", tmp_path / "parts", tmp_path / "q", *key)
+    alone = tmp_path / "parts/m-00002-of-00003.gguf"
+    assert "one of 3 parts" in overproof("import", "--path", alone, "--out", tmp_path / "alone", *key, code=3).stderr
+    (tmp_path / "parts/m-00003-of-00003.gguf").unlink()
+    assert "'m-00003-of-00003.gguf' is not there" in overproof("quantize", tmp_path / "parts", tmp_path / "r", *key, code=3).stderr
+
+
+@pytest.mark.parametrize("verb", ["import", "quantize", "export"])
+def test_half_a_model_is_refused_before_anything_is_written(folder, tmp_path, key, verb):
+    whole = weights(folder)
+
+    def refused(cause, code=3):
+        words = {"import": ["import", "--path", folder, "--out"], "quantize": ["quantize", folder], "export": ["export", "--model", folder, "--out"]}[verb]
+        assert cause in overproof(*words, tmp_path / "out", *key, code=code).stderr
+        assert not (tmp_path / "out").exists()
+
+    put(folder, {k: v for k, v in whole.items() if "layers.1." not in k})
+    refused("lacks 9 tensors")
+    put(folder, {k: v for k, v in whole.items() if k != "lm_head.weight"})
+    refused("lm_head.weight")
+    put(folder, {"_orig_mod." + k: v for k, v in whole.items()})
+    refused("'_orig_mod.'")
+    put(folder, {k.removeprefix("model."): v for k, v in whole.items() if k != "lm_head.weight"})
+    refused("AutoModelForCausalLM")
+    name = "model.layers.0.mlp.up_proj.weight"
+    put(folder, whole | {name: whole[name].to(torch.int8), name[:-6] + "SCB": torch.ones(96)})
+    refused("codes, not weights")
+    put(folder, whole)
+    change(folder, hidden_size=128)
+    refused("its config.json requires")
+    change(folder, hidden_size=64)
+    added = json.loads((folder / "tokenizer.json").read_text())
+    added["added_tokens"].append(added["added_tokens"][-1] | {"id": 259, "content": "<tool>"})
+    (folder / "tokenizer.json").write_text(json.dumps(added))
+    refused("'<tool>' (259)")
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 538\n")
+    refused("git lfs pull")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    refused("LoRA adapter", code=5)
