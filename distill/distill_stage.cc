@@ -33,6 +33,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
+  copy_companions(inputs.path("student"), outputs.folder());
   write_trained_counts(training, inputs.path("student"), /*kept=*/true, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
