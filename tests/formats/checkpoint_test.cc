@@ -401,11 +401,12 @@ TEST_CASE("all parts of a split GGUF are read, and a part that is missing is nam
   for (int i = 0; i < 3; ++i)
     CHECK_THROWS_WITH(open_checkpoint(t.path() / fmt::format("m-{:05}-of-00003.gguf", i + 1)),
                       Catch::Contains("one of 3 parts") && Catch::Contains("folder"));
-  fs::rename(t.path() / "m-00002-of-00003.gguf", t.path() / "other");
+  const TempFolder other;
+  fs::rename(t.path() / "m-00002-of-00003.gguf", other / "x");
   CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("'m-00002-of-00003.gguf' is not there"));
   fs::copy(t.path() / "m-00003-of-00003.gguf", t.path() / "m-00002-of-00003.gguf");
   CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("is not part 2 of 3"));
-  fs::rename(t.path() / "other", t.path() / "m-00002-of-00003.gguf");
+  fs::rename(other / "x", t.path() / "m-00002-of-00003.gguf");
   fs::rename(t.path() / "m-00001-of-00003.gguf", t.path() / "first.gguf");
   CHECK_THROWS_WITH(open_checkpoint(t.path() / "first.gguf"), Catch::Contains("is part 1 of 3"));
 }
