@@ -97,6 +97,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default=f"1,{os.cpu_count()}")
     parser.add_argument("--instructions", help="avx512, avx2 or plain, instead of the best that the processor has")
+    parser.add_argument("--acknowledge", help="terms of the export, where it asks for them")
     parser.add_argument("--json", action="store_true", help="print JSON")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overproof-decoding-") as folder:
@@ -109,7 +110,8 @@ def main():
         model = a.model
         int8 = overproof("quantize", "--scheme", "int8", model, work / "int8")
         q8_0 = overproof("quantize", "--scheme", "q8_0", model, work / "q8_0")
-        bf16 = overproof("export", "--type", "bf16", model, work / "bf16")
+        terms = ["--acknowledge", a.acknowledge] if a.acknowledge else []
+        bf16 = overproof("export", "--type", "bf16", *terms, model, work / "bf16")
         ours = {"f32": ["--f32", model], "as stored": [model], "bf16": [bf16], "int8": [int8], "q8_0": [q8_0]}
         peers = {"llama.cpp bf16": Peer(bf16 / "model.gguf"), "llama.cpp q8_0": Peer(q8_0 / "model.gguf")}
         if model.suffix == ".gguf":

@@ -197,6 +197,9 @@ class Lister {
       const std::string prefix = file.string() + ": ", at = fmt::format("byte {}: ", e.offset());
       if (given.fault.starts_with(prefix)) given.fault.erase(0, prefix.size());
       if (given.fault.starts_with(at)) given.fault.erase(0, at.size());
+      // The parser counts lines in the record, which is one.
+      constexpr std::string_view kOfRecord = "parse error at line 1, ";
+      if (const size_t where = given.fault.find(kOfRecord); where != std::string::npos) given.fault.erase(where, kOfRecord.size());
       if (given.fault.size() > kMostCauseBytes) given.fault = given.fault.substr(0, kMostCauseBytes) + "...";
       given.fault = to_valid_utf8(given.fault);
       if (given.fault.starts_with("not valid JSON")) given.fault += "; a table is one JSON object a line, in UTF-8";

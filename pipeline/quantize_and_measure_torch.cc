@@ -58,10 +58,17 @@ class QualityMeter {
   States states_;
 };
 
-/// Weights by fused_unit(), the unit with the noisiest weight first; from the metric "tensors_sqnr".
-std::vector<std::vector<std::string>> units_noisiest_first(const Json& tensors_sqnr) {
+/// Packed codes without rounded inputs: transformers 5.23 loads no routed experts in 16 bits from such a checkpoint.
+bool needs_experts_in_8_bits(const QuantizeConfig& config) {
+  const auto scheme = find_scheme(config.scheme, {config.clipping, config.per_tensor, config.asymmetric});
+  return scheme->container() == Container::compressed_tensors && !scheme->input_rounding();
+}
+
+/// Weights by fused_unit(), the unit with the noisiest weight first, with routed experts or without; from the metric "tensors_sqnr".
+std::vector<std::vector<std::string>> units_noisiest_first(const Json& tensors_sqnr, bool experts) {
   std::map<std::string, std::pair<double, std::vector<std::string>>> units;
   for (const auto& [name, db] : tensors_sqnr.items()) {
+    if (!experts && TensorName::parse(name).expert >= 0) continue;
     auto& [least, members] = units.try_emplace(fused_unit(name), db.get<double>(), std::vector<std::string>{}).first->second;
     least = std::min(least, db.get<double>());
     members.push_back(name);
@@ -128,9 +135,12 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
   const Trial all = try_out(config.quantize, inputs, scratch, meter);
   Budgeted result{{}, 1};
   if (all.quality.kl_mean <= config.kl_budget) return result;
-  const auto units = units_noisiest_first(all.report.metrics()["tensors_sqnr"]);
+  const Json& noise = all.report.metrics()["tensors_sqnr"];
+  const auto every_unit = units_noisiest_first(noise, true);
+  const auto units = needs_experts_in_8_bits(config.quantize) ? units_noisiest_first(noise, false) : every_unit;
+  const bool experts_stay = units.size() < every_unit.size();
   // At least one unit is quantized: a model without any is not a result.
-  int64_t enough = int64_t(units.size()) - 1, too_few = 0;
+  int64_t enough = int64_t(units.size()) - (experts_stay ? 0 : 1), too_few = 0;
   if (enough < 1)
     throw QualityError(fmt::format("kl-budget {} cannot be kept: the model has one group of weights, with a KL of {:.5f}", config.kl_budget, all.quality.kl_mean));
   const auto kl_keeping = [&](int64_t count) {
@@ -138,8 +148,13 @@ Budgeted spend_budget(const CheckedQuantizeConfig& config, const Inputs& inputs,
     return try_out(keeping(config.quantize, first_units(units, count)), inputs, scratch, meter).quality.kl_mean;
   };
   if (const double least = kl_keeping(enough); !(least <= config.kl_budget))
-    throw QualityError(fmt::format("kl-budget {} cannot be kept: with only one of {} groups of weights quantized the KL is {:.5f}",
-                                   config.kl_budget, units.size(), least));
+    throw QualityError(
+        experts_stay
+            ? fmt::format("kl-budget {} cannot be kept: with only the routed experts quantized, which transformers loads in no other way in "
+                          "this format, the KL is {:.5f}; scheme fp8 can keep the experts of whole layers",
+                          config.kl_budget, least)
+            : fmt::format("kl-budget {} cannot be kept: with only one of {} groups of weights quantized the KL is {:.5f}", config.kl_budget,
+                          units.size(), least));
   while (enough - too_few > 1) {
     const int64_t middle = too_few + (enough - too_few) / 2;
     (kl_keeping(middle) <= config.kl_budget ? enough : too_few) = middle;

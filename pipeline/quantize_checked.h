@@ -35,7 +35,8 @@ StageReport run_quantize_checked(const CheckedQuantizeConfig& config, const Inpu
 /// kl_mean, kl_p99, perplexity_ratio, top1_agreement} and, with a budget, "kept_for_budget" and "budget_trials".
 ///
 /// The budget assumes that keeping more weights unquantized never increases the KL, and bisects over their number: about
-/// log2(weights) trials, each of which quantizes and measures. The weights of a fused_unit() are kept together. Throws QualityError naming the noisiest weights when a bound cannot be kept, UsageError without a text to
+/// log2(weights) trials, each of which quantizes and measures. The weights of a fused_unit() are kept together; routed experts are
+/// never kept in the packed formats, in which transformers does not load them in 16 bits. Throws QualityError naming the noisiest weights when a bound cannot be kept, UsageError without a text to
 /// measure on, MismatchError when the corpus has another tokenizer than the model. Needs libtorch.
 StageReport quantize_and_measure(const CheckedQuantizeConfig& config, const Inputs& inputs, Outputs& outputs);
 

@@ -159,6 +159,9 @@ TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
   }
   REQUIRE(report.summary.size() == 14);
   CHECK_THAT(report.summary[8], Catch::Contains("decode/s"));
+  CHECK_THAT(report.summary[8], Catch::Contains("read/token"));
+  CHECK_THAT(report.summary[9], Catch::Contains("MB  f32"));  // weights in memory are as the checkpoints have them
+  CHECK_THAT(report.summary[10], Catch::Contains("MB  int8"));
   CHECK(report.summary[5].starts_with("of bf16: size over that of the teacher in bf16"));
   CHECK(report.summary[6].starts_with("warning: stranger is larger than the teacher in bf16"));  // f32
 }

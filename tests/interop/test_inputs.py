@@ -188,6 +188,35 @@ def test_a_dry_run_tells_memory_disk_and_time(made, tmp_path):
     assert text.count("would be made; about") == 2 and "in all about" in text and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_what_a_budget_keeps_loads(made, tmp_path, scheme):
+    from transformers import AutoModelForCausalLM
+    overproof("observe", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 512, "--out", tmp_path / "statistics")
+    overproof("carve", "--teacher", made / "base", "--statistics", tmp_path / "statistics", "--experts", 7, "--shared", 1, "--top-k", 2, "--certificate-tokens", 128,
+              "--out", tmp_path / "student")
+    words = ["quantize", "--scheme", scheme, "--kept-dtype", "f32", "--corpus", made / "corpus", tmp_path / "student"]
+    all_of_it = json.loads(overproof(*words, tmp_path / "all", "--evaluate", "--json").stdout)["metrics"]["quality"]["kl_mean"]
+    made_some = 0
+    for i, part in enumerate((0.9, 0.5, 0.1)):
+        answer = overproof(*words, tmp_path / str(i), "--kl-budget", part * all_of_it, "--json", code=None)
+        if answer.returncode == 6:
+            assert scheme == "fp8" or "scheme fp8 can keep" in answer.stderr
+            continue
+        assert answer.returncode == 0, answer.stderr
+        made_some += 1
+        kept = {n for n in json.loads(answer.stdout)["metrics"]["kept_for_budget"]}
+        assert kept
+        for layer in range(2):
+            experts = {n for n in kept if f"layers.{layer}.mlp.experts." in n}
+            assert len(experts) in ((0,) if scheme == "int8" else (0, 7 * 3))
+            for fused in (("q", "k", "v"), ("gate", "up")):
+                of = {n for n in kept for m in fused if f"layers.{layer}." in n and f"{m}_proj.weight" in n and ".experts." not in n}
+                assert len(of) % len(fused) == 0
+        _, info = AutoModelForCausalLM.from_pretrained(tmp_path / str(i), dtype=torch.float32, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert made_some
+
+
 def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_path):
     rope = {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
     for name, change, word in (("llama3", {"rope_parameters": rope}, "cannot be carved"), ("gemma", {"model_type": "gemma3_text"}, "cannot teach")):

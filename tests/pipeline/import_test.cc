@@ -119,7 +119,11 @@ TEST_CASE("half a model is not imported, and what files say in two ways is noted
   import.tokenizer("[ab]+");
   write_text(import.folder / "model/tokenizer_config.json", R"({"pad_token": "[PAD]"})");
   const StageReport report = import.run();
-  REQUIRE(report.summary.size() == 3);
-  CHECK_THAT(report.summary[1], Contains("the single file counts"));
-  CHECK_THAT(report.summary[2], Contains("'[PAD]'"));
+  const auto noted = [&](const std::string& cause) {
+    return std::ranges::count_if(report.summary, [&](const std::string& line) {
+      return line.starts_with("note: ") && line.find(cause) != std::string::npos;
+    });
+  };
+  CHECK(noted("the single file counts") == 1);
+  CHECK(noted("'[PAD]'") == 1);
 }
