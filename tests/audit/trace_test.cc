@@ -349,7 +349,12 @@ TEST_CASE("answers are about what the trusted signer signed") {
     if (*key) config.trust.public_key = run.path() / key;
     return audit_trace(config, run.path()).json;
   };
-  CHECK(asked("key.pub") == asked(""));
+  Json by_key = asked("key.pub"), by_statement = asked("");
+  CHECK(by_key["signers"] == Json::array({run.key.public_key().hint()}));
+  CHECK(by_key["signer_trusted"] == true);
+  CHECK(by_statement["signer_trusted"] == false);
+  for (Json* answer : {&by_key, &by_statement}) answer->erase("signer_trusted");
+  CHECK(by_key == by_statement);
   CHECK_THROWS_AS(asked("stranger.pub"), ProvenanceError);
   // A leaf signed anew by another: whose answer would it be?
   const Lineage lineage = *open_artifact(run.path() / "int8", VerifyFiles::no, nullptr);
