@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "core/config.h"
 #include "formats/gguf_plan.h"
+#include "formats/model_check.h"
 #include "pipeline/run_stage.h"
 #include "provenance/oms.h"
 #include "quantize/schemes/scheme.h"
@@ -28,7 +29,9 @@ Json check_export_policy(const StageRequest& request) {
 
   const fs::path model = request.inputs.at("model");
   // First whether it can be written at all: licences need no review for a file that cannot be made.
-  plan_gguf(open_checkpoint(model), [](const std::string&, const GgufTensorInfo&) { return GgmlType::f32; });
+  const Checkpoint checkpoint = open_checkpoint(model);
+  check_model(checkpoint);  // which names all that is missing
+  plan_gguf(checkpoint, [](const std::string&, const GgufTensorInfo&) { return GgmlType::f32; });
   LineageFacts facts;
   const ArtifactFacts* of = nullptr;
   if (fs::exists(model / kClaimsName)) {
