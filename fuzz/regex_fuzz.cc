@@ -69,21 +69,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       else from = found->end + size_t(decode_utf8(std::string_view(text).substr(found->end)).bytes);
     }
     fuzz::require(scan.work() <= (int64_t{16} << 20) + 64 * int64_t(text.size()));
-    // All matches of a longer text, or none: the work is bounded by its length.
-    fuzz::require_linear([&](size_t copies) {
-      std::string many;
-      for (size_t i = 0; i < copies; ++i) many += text.substr(0, 16);
-      many = to_valid_utf8(many);
-      try {
-        RegexScan all(regex, many);
-        for (size_t at = 0; at <= many.size();) {
-          const auto found = all.next(at);
-          if (!found || found->end == many.size()) break;
-          at = std::max(found->end, at) + size_t(decode_utf8(std::string_view(many).substr(found->end)).bytes);
-        }
-      } catch (const FormatError&) {
-      }
-    });
   } catch (const FormatError&) {
   }
   return 0;

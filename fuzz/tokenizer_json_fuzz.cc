@@ -1,5 +1,7 @@
 // tokenizer.json: refused with a FormatError, or a tokenizer that encodes and decodes any text back and is written equal.
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "data/bpe.h"
 #include "fuzz/fuzz_file.h"
@@ -18,17 +20,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     tokenizer.encode(text.substr(0, 4096), ids, true);
     for (const int32_t id : ids) fuzz::require(id >= 0 && id < tokenizer.vocab_size());
     tokenizer.decode(ids);
-    // Words and added tokens of the definition, many times.
+    // Words and added tokens of the definition, many times. Patterns of the fuzzer have their bound in regex_fuzz.
+    const bool plain = std::ranges::all_of(definition.pre_tokenizer, [](const SplitStep& step) {
+      return step.literal || step.pattern.empty() || step.pattern == kGpt2Pattern;
+    });
+    if (!plain) return 0;
     std::string piece(text.substr(0, 16));
     if (!definition.added.empty()) piece += definition.added.back().text.substr(0, 16);
     fuzz::require_linear([&](size_t copies) {
       std::string many;
       for (size_t i = 0; i < copies; ++i) many += piece;
       ids.clear();
-      try {
-        tokenizer.encode(many, ids, true);
-      } catch (const FormatError&) {  // a pattern that is given up
-      }
+      tokenizer.encode(many, ids, true);
     });
   } catch (const FormatError&) {
   }
