@@ -109,8 +109,8 @@ def main():
 
         model = a.model
         int8 = overproof("quantize", "--scheme", "int8", model, work / "int8")
-        q8_0 = overproof("quantize", "--scheme", "q8_0", model, work / "q8_0")
         terms = ["--acknowledge", a.acknowledge] if a.acknowledge else []
+        q8_0 = overproof("quantize", "--scheme", "q8_0", *terms, model, work / "q8_0")
         bf16 = overproof("export", "--type", "bf16", *terms, model, work / "bf16")
         ours = {"f32": ["--f32", model], "as stored": [model], "bf16": [bf16], "int8": [int8], "q8_0": [q8_0]}
         peers = {"llama.cpp bf16": Peer(bf16 / "model.gguf"), "llama.cpp q8_0": Peer(q8_0 / "model.gguf")}

@@ -49,7 +49,7 @@ def main():
         return best
 
     def ours(scheme):
-        return measure([args.program, "quantize", "--scheme", scheme, "--model", args.checkpoint, "--out", work / scheme, "--key", work / "key.pem"],
+        return measure([args.program, "quantize", "--scheme", scheme, "--acknowledge", "unknown-ancestry,unspecified", "--model", args.checkpoint, "--out", work / scheme, "--key", work / "key.pem"],
                        work / scheme)
 
     def row(name, result, against=None):
