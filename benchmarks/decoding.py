@@ -7,7 +7,8 @@
 MODEL is a checkpoint in 16 bits, e.g. a student of the demo, or a GGUF. The script makes from it, by this program: bf16 (as f32 widened
 where MODEL is not in bf16), int8, and the GGUF files bf16 and Q8_0 that llama.cpp reads as well. Each line is one sequence and a batch of
 16; `f32` is the way of keeping weights that the others are compared with. Programs take turns, and the best of all rounds counts. llama.cpp is the
-one inside the wheel of xllamacpp (tools/requirements-test.txt), with its defaults. Wall times need a quiet machine; the load is printed.
+one inside the wheel of xllamacpp (tools/requirements-test.txt), with its defaults. Ratios are of wall time, and then of CPU time, which is what
+counts where other programs run at the same time; the load is printed.
 
 GB/s is what the weights alone of one sequence make of memory; `memory` is what a plain sum over 256 MiB reaches.
 """
@@ -52,7 +53,7 @@ class Peer:
             raise RuntimeError("llama_decode failed")
 
     def speed(self, sequences, prompt, tokens, threads):
-        """Tokens a second, and the ids of the first sequence."""
+        """Rates as bench_decoding prints them, and the ids of the first sequence."""
         parameters = self.lib.llama_context_default_params()
         parameters.n_ctx = sequences * (prompt + tokens + 32)
         parameters.n_seq_max = sequences
@@ -64,14 +65,14 @@ class Peer:
         for s in range(sequences):
             self.decode(context, [((37 * i + 11 * s + 100) % self.vocab, i, s, i == prompt - 1) for i in range(prompt)])
             ids.append(self.most_probable(context, prompt - 1))
-        first, start = [], time.perf_counter()
+        first, start, cpu = [], time.perf_counter(), time.process_time()
         for t in range(tokens):
             first.append(ids[0])
             self.decode(context, [(ids[s], prompt + t, s, 1) for s in range(sequences)])
             ids = [self.most_probable(context, s) for s in range(sequences)]
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         self.lib.llama_free(context)
-        return sequences * tokens / seconds, first
+        return {"per_second": sequences * tokens / seconds, "cpu_ms": 1e3 * cpu / (sequences * tokens)}, first
 
     def most_probable(self, context, row):
         return int(np.ctypeslib.as_array(self.lib.llama_get_logits_ith(context, row), (self.vocab,)).argmax())
@@ -85,6 +86,13 @@ def memory_rate():
         values.sum()
         best = min(best, time.perf_counter() - start)
     return values.nbytes / best * 1e-9
+
+
+def keep(best, row):
+    for part in ("prompt", "one", "batch"):
+        if part in row:
+            best[part]["per_second"] = max(best[part]["per_second"], row[part]["per_second"])
+            best[part]["cpu_ms"] = min(best[part]["cpu_ms"], row[part]["cpu_ms"])
 
 
 def main():
@@ -127,16 +135,12 @@ def main():
                     command = [a.build / "bin" / "bench_decoding", *words, *sizes, "--threads", threads]
                     done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
                     row = json.loads(done.stdout)
-                    old = best.setdefault(name, row)
-                    for part in ("prompt", "one", "batch"):
-                        old[part]["per_second"] = max(old[part]["per_second"], row[part]["per_second"])
-                        old[part]["cpu_ms"] = min(old[part]["cpu_ms"], row[part]["cpu_ms"])
+                    keep(best.setdefault(name, row), row)
                 for name, peer in peers.items():
                     one, first = peer.speed(1, a.prompt, a.tokens, threads)
                     batch, _ = peer.speed(a.batch, a.prompt, a.tokens, threads)
-                    old = best.setdefault(name, {"one": {"per_second": 0}, "batch": {"per_second": 0}, "ids": first})
-                    old["one"]["per_second"] = max(old["one"]["per_second"], one)
-                    old["batch"]["per_second"] = max(old["batch"]["per_second"], batch)
+                    row = {"one": one, "batch": batch, "ids": first}
+                    keep(best.setdefault(name, row), row)
             for name, row in best.items():
                 results.append({"threads": threads, "name": name, **row})
         report = {"instructions": next(r["instructions"] for r in results if "instructions" in r), "load": os.getloadavg()[0],
@@ -148,26 +152,25 @@ def main():
         for threads in sorted({r["threads"] for r in results}):
             rows = [r for r in results if r["threads"] == threads]
             base = rows[0]
-            print(f"\n{threads} threads{'':11} {'MB/token':>9} {'one/s':>7} {'of f32':>7} {'CPU ms':>7} {'GB/s':>6} {'batch/s':>8} {'of one':>7} "
-                  f"{'of f32':>7} {'prompt/s':>9}  weights")
+            print(f"\n{threads} threads{'':11} {'MB/token':>9} {'one/s':>7} {'of f32':>7} {'CPU ms':>7} {'of f32':>7} {'GB/s':>6} "
+                  f"{'batch/s':>8} {'of one':>7} {'CPU ms':>7} {'of one':>7} {'prompt/s':>9}  weights")
             for r in rows:
-                one, batch = r["one"]["per_second"], r["batch"]["per_second"]
-                line = f"{r['name']:<20} "
-                size = r.get("bytes_per_token")
-                line += f"{size * 1e-6:9.1f}" if size else f"{'':9}"
-                line += f" {one:7.1f} {one / base['one']['per_second']:6.2f}x"
-                line += f" {r['one']['cpu_ms']:7.2f} {one * size * 1e-9:6.1f}" if size else f"{'':15}"
-                line += f" {batch:8.1f} {batch / one:6.2f}x {batch / base['one']['per_second']:6.2f}x"
-                if size:
-                    line += f" {r['prompt']['per_second']:9.0f}  {r['weights']}"
-                print(line)
+                one, batch, size = r["one"], r["batch"], r.get("bytes_per_token")
+                print(f"{r['name']:<20} " + (f"{size * 1e-6:9.1f}" if size else f"{'':9}")
+                      + f" {one['per_second']:7.1f} {one['per_second'] / base['one']['per_second']:6.2f}x"
+                      + f" {one['cpu_ms']:7.2f} {base['one']['cpu_ms'] / one['cpu_ms']:6.2f}x "
+                      + (f"{one['per_second'] * size * 1e-9:6.1f}" if size else f"{'':6}")
+                      + f" {batch['per_second']:8.1f} {batch['per_second'] / one['per_second']:6.2f}x"
+                      + f" {batch['cpu_ms']:7.2f} {one['cpu_ms'] / batch['cpu_ms']:6.2f}x"
+                      + (f" {r['prompt']['per_second']:9.0f}  {r['weights']}" if size else ""))
             by_name = {r["name"]: r for r in rows}
             for name, peer in (("bf16", "llama.cpp bf16"), ("q8_0", "llama.cpp q8_0"), ("as stored", "llama.cpp as stored")):
                 if peer in by_name:
                     mine, theirs = by_name[name], by_name[peer]
                     same = sum(1 for x, y in zip(mine["ids"], theirs["ids"]) if x == y)
-                    print(f"{name}: {mine['one']['per_second'] / theirs['one']['per_second']:.2f} of llama.cpp with one sequence, "
-                          f"{mine['batch']['per_second'] / theirs['batch']['per_second']:.2f} with {a.batch}; {same} of {len(mine['ids'])} ids equal")
+                    wall, cpu = ([mine[p][k] / theirs[p][k] for p in ("one", "batch")] for k in ("per_second", "cpu_ms"))
+                    print(f"{name} against llama.cpp: {wall[0]:.2f} times its rate with one sequence, {wall[1]:.2f} with {a.batch}; by CPU time "
+                          f"{1 / cpu[0]:.2f} and {1 / cpu[1]:.2f}; {same} of {len(mine['ids'])} ids equal")
 
 
 if __name__ == "__main__":
