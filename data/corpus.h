@@ -8,8 +8,8 @@
 //   licenses.json        documents and bytes by licence and by source
 //   commitment.json, tiles.safetensors, index.safetensors
 //                        Merkle trees over the documents: data/commitment.h
-//   texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file a source;
-//                        characters of its name outside [A-Za-z0-9._+-] are spelled %XX
+//   texts/<source>.jsonl the documents' UTF-8 text, so that any digest can be checked: {name, digest, text}, one file a source,
+//                        named by texts_file_name() (data/texts_file.h)
 
 #include <functional>
 #include <span>
