@@ -212,7 +212,7 @@ REFUSED = [
     ("qwen2", dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5)), "RoPE turns 0.5"),
     ("qwen2_moe", dict(norm_topk_prob=True), "norm_topk_prob is true"),
     ("qwen3_moe", dict(norm_topk_prob=False), "norm_topk_prob is false"),
-    ("qwen3_moe", dict(mlp_only_layers=[0]), "mlp_only_layers"),
+    ("qwen3_moe", dict(mlp_only_layers=[7]), "mlp_only_layers"),
     ("deepseek_v3", dict(rope_interleave=False), "rope_interleave"),
     ("deepseek_v3", dict(rope_parameters=ROPE["yarn"]), "no mscale_all_dim"),
     ("llama", dict(rope_parameters=ROPE["yarn-mscale"]), "has an mscale"),
