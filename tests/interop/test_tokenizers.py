@@ -141,9 +141,10 @@ def test_tokenizer_json_of_other_models(shape, text, tmp_path):
 
 def test_others_are_refused(tmp_path):
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "its").mkdir()
+    tokenizer.save(str(tmp_path / "its/tokenizer.json"))
     (tmp_path / "a.txt").write_text("a")
-    done = overproof("tokenizer", "encode", "--tokenizer", tmp_path, "--text", tmp_path / "a.txt", "--out", tmp_path / "o.safetensors", code=3)
+    done = overproof("tokenizer", "encode", "--tokenizer", tmp_path / "its", "--text", tmp_path / "a.txt", "--out", tmp_path / "o.safetensors", code=3)
     assert "WordPiece" in done.stderr
     assert not (tmp_path / "o.safetensors").exists()
 
