@@ -15,13 +15,6 @@ using namespace overproof;
 
 namespace {
 
-void replace_in(const fs::path& file, const std::string& from, const std::string& to) {
-  std::string content = read_file(file);
-  const size_t at = content.find(from);
-  REQUIRE(at != std::string::npos);
-  write_file_atomically(file, content.replace(at, from.size(), to));
-}
-
 /// The order of training that the forged corpus draws.
 void follow_order(const ForgedRun& run) {
   const Digest root = scan_artifact(run / "corpus").root;
