@@ -175,7 +175,7 @@ TEST_CASE("a head with values of its own counts, though config.json ties it") {
   }
 }
 
-TEST_CASE("what stands in the place of weights is named, with the way on") {
+TEST_CASE("files of another kind than weights are named, with the remedy") {
   const auto refused = [](const std::string& file, const std::string& cause) {
     const TempFolder t;
     write_text(t.path() / "config.json", R"({"model_type": "llama"})");

@@ -34,7 +34,7 @@ void add_index(const ForgedRun& run) {
 TEST_CASE("tokens that are not those of the texts are found by verify and by recompute, without the source") {
   const ForgedRun run;
   ForgedRun::rewrite(run / "corpus", "tokens.safetensors", [](auto& tensors, Metadata&) {
-    auto& train = tensors.at("train");  // U16: the second document's words in the place of the first's
+    auto& train = tensors.at("train");  // U16: the first document gets the second's tokens
     for (size_t i = 0; i < 40; ++i) train[2 * i] = train[2 * (i + 400)];
   });
   follow_order(run);
