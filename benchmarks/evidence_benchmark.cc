@@ -9,6 +9,7 @@
 // test is exact). benchmarks/evidence.py makes the models and runs this.
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -4,8 +4,8 @@
     cmake --preset release -DOVERPROOF_BENCHMARKS=ON && cmake --build --preset release --target bench_training
     benchmarks/training.py build/release
 
-The teacher is SmolLM2-135M-Instruct (tools/fetch_teacher.sh), the student the demo's: its FFN cut into 3 shared and 13 routed experts
-of width 96, of which a token uses one (glm4_moe). 4 windows of 256 tokens, every weight trained.
+The teacher is SmolLM2-135M-Instruct (tools/fetch_teacher.sh), the student the demo's `half`: its FFN cut into 8 shared and 16 routed
+experts of width 64, of which a token uses four (glm4_moe; others by --student). 4 windows of 256 tokens, every weight trained.
 
     forward   all tokens through the teacher, all logits
     step      forward, loss against 32 stored ids a token, backward, clipping, AdamW: a step of `distill`
@@ -29,7 +29,7 @@ WINDOWS, LENGTH, IDS = 4, 256, 32
 MODELS = r"""
 import sys, torch
 from transformers import AutoModelForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM, LlamaConfig, LlamaForCausalLM
-gguf, teacher_folder, student_folder = sys.argv[1:]
+gguf, teacher_folder, student_folder, shape = sys.argv[1:]
 folder, name = gguf.rsplit("/", 1)
 loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
 values = loaded.config.to_dict()
@@ -38,7 +38,8 @@ config = LlamaConfig.from_dict(values)
 teacher = LlamaForCausalLM(config)
 teacher.load_state_dict(loaded.state_dict())
 teacher.save_pretrained(teacher_folder)
-shared, experts, width = 3, 13, config.intermediate_size // 16
+shared, experts, top_k = map(int, shape.split(","))
+width = config.intermediate_size // (shared + experts)
 student = Glm4MoeForCausalLM(Glm4MoeConfig(
     vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
     num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
@@ -46,7 +47,7 @@ student = Glm4MoeForCausalLM(Glm4MoeConfig(
     rms_norm_eps=config.rms_norm_eps, tie_word_embeddings=False, partial_rotary_factor=1.0,
     rope_parameters={"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"], "partial_rotary_factor": 1.0},
     attention_bias=False, first_k_dense_replace=0, n_group=1, topk_group=1, norm_topk_prob=False, routed_scaling_factor=2.0,
-    n_routed_experts=experts, n_shared_experts=shared, moe_intermediate_size=width, num_experts_per_tok=1, use_qk_norm=False,
+    n_routed_experts=experts, n_shared_experts=shared, moe_intermediate_size=width, num_experts_per_tok=top_k, use_qk_norm=False,
     num_nextn_predict_layers=0, bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id))
 torch.manual_seed(1)
 source, target = teacher.state_dict(), student.state_dict()
@@ -156,19 +157,19 @@ def main():
     parser.add_argument("build", type=pathlib.Path, help="build folder with bench_training")
     parser.add_argument("--teacher", type=pathlib.Path, help="the teacher's GGUF (default: fetched by tools/fetch_teacher.sh)")
     parser.add_argument("--models", type=pathlib.Path, help="where teacher and student are kept (default: BUILD/training-models)")
+    parser.add_argument("--student", default="8,16,4", help="shared experts, routed experts, experts of a token (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of which the fastest counts")
     parser.add_argument("--mode", action="append", choices=["forward", "step", "live"], help="only these")
     parser.add_argument("--ours", action="store_true", help="leave transformers out")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     bench = options.build / "bin" / "bench_training"
     folder = options.models or options.build / "training-models"
-    teacher, student = folder / "teacher", folder / "student"
+    teacher, student = folder / "teacher", folder / f"student-{options.student.replace(',', '-')}"
     if not (student / "config.json").exists():
         gguf = options.teacher or subprocess.run([ROOT / "tools" / "fetch_teacher.sh", ROOT / ".cache" / "teacher"], check=True, capture_output=True,
                                                  text=True).stdout.split()[-1]
-        subprocess.run([sys.executable, "-c", MODELS, str(pathlib.Path(gguf).resolve()), str(teacher), str(student)], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", MODELS, str(pathlib.Path(gguf).resolve()), str(teacher), str(student), options.student], check=True, capture_output=True)
     shapes = {path: json.loads((path / "config.json").read_text()) for path in (teacher, student)}
 
     name, sets = instruction_sets()
@@ -202,7 +203,7 @@ def main():
             for kind in kinds:
                 for form in experts:
                     peers[(kind, form)] = measure([sys.executable, "-c", PEER, mode, options.threads, kind, form, WINDOWS, LENGTH, IDS, options.repeat, *models[mode]])
-            best = min(peers, key=lambda key: peers[key]["cpu_seconds"])
+            best = max(peers, key=lambda key: peers[key]["tokens_per_second"])
             if mode == "step":
                 fastest[dtype] = best
             peer = peers[best]

@@ -57,7 +57,7 @@ function(overproof_torch_headers target)
     file(WRITE "${CMAKE_BINARY_DIR}/torch_pch.cc" "")
     add_library(overproof_torch_pch OBJECT "${CMAKE_BINARY_DIR}/torch_pch.cc")
     target_link_libraries(overproof_torch_pch PRIVATE LibTorch::cpu)
-    target_precompile_headers(overproof_torch_pch PRIVATE <ATen/ATen.h> <torch/csrc/autograd/custom_function.h>)
+    target_precompile_headers(overproof_torch_pch PRIVATE <ATen/ATen.h>)
     set_target_properties(overproof_torch_pch PROPERTIES COMPILE_OPTIONS "${OVERPROOF_TORCH_OPTIONS}")
   endif()
   # gcc ignores a precompiled header that was made with other definitions or code models, so both sides use the same.

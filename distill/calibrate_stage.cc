@@ -1,6 +1,7 @@
 #include "distill/calibrate_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -85,7 +86,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   Training& training = calibration.training;
   Decoder& student = training.student();
   const ModelConfig& shape = student.config();
-  const ComputeChoice compute = use_compute(options.compute, shape.hidden_size);
+  const ComputeChoice compute = use_compute(options.compute, shape.hidden_size, outputs);
   const int64_t available = calibration.corpus->windows(Split::held_out);
   const WindowBatches held_out(calibration.corpus, Split::held_out,
                                order_of(Permutation(calibration.order_key, kHeldOutTweak, available), available), 1,

@@ -1,6 +1,7 @@
 #include "distill/distill_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include "core/json.h"
@@ -20,7 +21,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   const TrainOptions& options = config.training;
   Trainer& trainer = training.trainer();
   const ModelConfig& shape = training.student().config();
-  const ComputeChoice compute = use_compute(options.compute, shape.hidden_size);
+  const ComputeChoice compute = use_compute(options.compute, shape.hidden_size, outputs);
   const int64_t steps = training.steps(), tokens = steps * training.step_tokens();
 
   StepRecord last;

@@ -1,6 +1,7 @@
 #include "evaluate/evaluate_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -138,7 +139,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
-  const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size);
+  const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size, outputs);
   const TokenWindows held_out = held_out_windows(corpus, config.tokens, config.batch);
 
   int64_t models = 1;

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "model/ops/products.h"
+#include "records/resume.h"
 
 namespace overproof {
 namespace {
@@ -76,6 +77,21 @@ ComputeChoice use_compute(Compute wanted, int64_t hidden_size) {
     if (choice.gain >= kLeastGain) choice.type = Compute::bf16;
   }
   ops::set_product_type(choice.type == Compute::bf16 ? ops::ProductType::bf16 : ops::ProductType::f32);
+  return choice;
+}
+
+ComputeChoice use_compute(Compute wanted, int64_t hidden_size, const Outputs& outputs) {
+  if (wanted != Compute::automatic) return use_compute(wanted, hidden_size);
+  const fs::path folder = outputs.scratch() / "compute";
+  Resume resume(folder, outputs.stage_key());
+  if (const auto point = resume.read()) {
+    const auto chosen = point->progress.find(kComputeMetric);
+    if (chosen != point->progress.end() && (*chosen == "f32" || (*chosen == "bf16" && processor_has_bf16())))
+      return use_compute(*chosen == "bf16" ? Compute::bf16 : Compute::f32, hidden_size);
+  }
+  const ComputeChoice choice = use_compute(wanted, hidden_size);
+  fs::create_directories(folder);
+  resume.write({{}, {{kComputeMetric, choice.name()}}});
   return choice;
 }
 

@@ -1,6 +1,7 @@
 #include "student/observe_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <cmath>
@@ -38,7 +39,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");
   const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
   const ModelConfig& shape = teacher.config();
-  const ComputeChoice compute = use_compute(config.compute, shape.hidden_size);
+  const ComputeChoice compute = use_compute(config.compute, shape.hidden_size, outputs);
 
   const at::Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const int64_t windows = ids.size(0), length = ids.size(1), tokens = windows * length;

@@ -298,7 +298,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   Decoder student = open_model_for(corpus, inputs, "student");
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   require_parent(student, teacher, inputs);
-  const ComputeChoice compute = use_compute(config.compute, student.config().hidden_size);
+  const ComputeChoice compute = use_compute(config.compute, student.config().hidden_size, outputs);
   const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
 
   const DType dtype = written_dtype(config.dtype, open_checkpoint(inputs.path("student")));

@@ -1,6 +1,7 @@
 #include "teacher/logits.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "core/error.h"
 #include "core/real_path.h"

@@ -21,7 +21,7 @@ StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& 
   prepare_torch();
   const Corpus corpus(inputs.path("corpus"));
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
-  const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size);
+  const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size, outputs);
   RowEncoding encoding;
   const bool sample = config.mode == RowEncoding::Kind::sample;
   encoding.kind = config.mode;

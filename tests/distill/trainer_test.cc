@@ -4,6 +4,7 @@
 #include "formats/never_chosen.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <catch2/catch.hpp>
 #include <condition_variable>

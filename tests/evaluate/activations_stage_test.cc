@@ -1,6 +1,7 @@
 #include "evaluate/activations_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,6 +1,7 @@
 #include "evaluate/evidence_scores.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <catch2/catch.hpp>
 

@@ -1,13 +1,16 @@
 #include "model/compute.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <catch2/catch.hpp>
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/temp_folder.h"
 #include "model/decoder.h"
 #include "model/ops/products.h"
+#include "records/resume.h"
 #include "tests/model/random_model.h"
 
 namespace overproof {
@@ -31,6 +34,22 @@ TEST_CASE("use_compute: f32 as asked, f32 for narrow models, and bf16 only where
   if (wide.gain > 0) CHECK_FALSE(refused);  // it was measured, so the processor has it
   prepare_torch();
   CHECK(ops::product_type() == ops::ProductType::f32);
+}
+
+TEST_CASE("use_compute: a stage that was killed goes on in the type that was chosen when it began, another stage measures anew") {
+  const TempFolder folder;
+  const fs::path& dir = folder.path();
+  const Digest key = Digest::from_hex(std::string(64, 'a')), other = Digest::from_hex(std::string(64, 'b'));
+  const Outputs outputs(dir / "out", dir / "scratch", {}, key);
+  const ComputeChoice first = use_compute(Compute::automatic, 576, outputs);
+  // What a measurement on a loaded machine could have chosen when the run began.
+  Resume(dir / "scratch" / "compute", key).write({{}, {{kComputeMetric, "f32"}}});
+  const ComputeChoice again = use_compute(Compute::automatic, 576, outputs);
+  CHECK(again.name() == "f32");
+  CHECK(again.gain == 0);
+  CHECK(ops::product_type() == ops::ProductType::f32);
+  CHECK((use_compute(Compute::automatic, 576, Outputs(dir / "out", dir / "scratch", {}, other)).gain > 0) == (first.gain > 0));
+  prepare_torch();
 }
 
 TEST_CASE("recorded_compute: what metrics record, f32 where they record nothing, an error for anything else") {

@@ -3,6 +3,7 @@
 #include "teacher/teach_stage.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
