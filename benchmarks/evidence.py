@@ -46,7 +46,7 @@ def write_texts(folder, total, seed):
 class Bench:
     def __init__(self, build, work):
         self.build, self.work = build, work
-        self.env = {**os.environ, "OVERPROOF_KEY": str(work / "key.pem"), "OMP_WAIT_POLICY": "passive"}
+        self.env = {**os.environ, "OVERPROOF_KEY": str(work / "key.pem"), "GOMP_SPINCOUNT": "0"}
 
     def overproof(self, *words):
         done = subprocess.run([self.build / "bin" / "overproof", *map(str, words), "--json", "--quiet"], capture_output=True, text=True, env=self.env)

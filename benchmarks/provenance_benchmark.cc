@@ -33,7 +33,7 @@ double median(std::vector<double> values) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  ensure_passive_waiting(argv);
+  ensure_short_waiting(argv);
   std::vector<std::string> folders;
   int64_t steps = 6, repeat = 3;
   DistillConfig config;

@@ -180,7 +180,7 @@ Targets stored_targets(int64_t rows, int64_t vocab) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  ensure_passive_waiting(argv);
+  ensure_short_waiting(argv);
   std::string mode = argc > 1 ? argv[1] : "", compute = "f32";
   std::vector<std::string> models;
   int64_t windows = 4, length = 256, repeat = 3, threads = 0;

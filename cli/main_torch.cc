@@ -4,7 +4,7 @@
 #include "pipeline/torch_functions.h"
 
 int main(int argc, char** argv) {
-  overproof::ensure_passive_waiting(argv);
+  overproof::ensure_short_waiting(argv);
   overproof::bind_torch_functions();
   return overproof::run_program({argv + 1, argv + argc});
 }

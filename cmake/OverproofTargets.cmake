@@ -110,5 +110,5 @@ endfunction()
 
 function(overproof_test_process name program filter)
   add_test(NAME "${name}" COMMAND ${program} --filenames-as-tags "${filter}")
-  set_tests_properties("${name}" PROPERTIES TIMEOUT 1200 SKIP_RETURN_CODE 77 ENVIRONMENT OMP_WAIT_POLICY=passive)
+  set_tests_properties("${name}" PROPERTIES TIMEOUT 1200 SKIP_RETURN_CODE 77 ENVIRONMENT GOMP_SPINCOUNT=0)
 endfunction()

@@ -6,23 +6,33 @@
 #include <malloc.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <limits>
 
 #include "core/parallel.h"
 #include "model/ops/products.h"
 
+#ifndef INTRA_OP_PARALLEL
+#error "compiled without OpenMP: at::parallel_for would be a plain loop"
+#endif
+
 namespace overproof {
 
-void ensure_passive_waiting(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY")) return;
-  setenv("OMP_WAIT_POLICY", "passive", 1);
-  execv("/proc/self/exe", argv);
+void ensure_short_waiting(char** argv) {
+  if (set_short_waiting()) execv("/proc/self/exe", argv);
   // If the restart fails, the program runs on as it is: slower, not wrong.
 }
 
+namespace {
+
+void run_on_torch_threads(int64_t threads, const std::function<void()>& work) {
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(); });
+}
+
+}  // namespace
+
 void prepare_torch() {
   at::set_num_threads(int(thread_count()));
+  set_team_runner(run_on_torch_threads);
   ops::set_product_type(ops::ProductType::f32);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   // Filling fresh memory with NaN would find no error here, and costs a pass over every tensor.

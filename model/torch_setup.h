@@ -7,10 +7,9 @@ namespace overproof {
 /// tensors calls it first: the results of a matrix product may depend on the number of threads.
 void prepare_torch();
 
-/// libtorch's OpenMP threads spin while they wait, which on shared cores makes two threads slower than one. The library
-/// reads OMP_WAIT_POLICY when it is loaded, before main(): unless the variable is set, sets it to "passive" and starts
-/// this program again. Call it first in main().
-void ensure_passive_waiting(char** argv);
+/// Calls set_short_waiting() and, if that changed anything, starts this program again: OpenMP reads the variables when it is loaded,
+/// before main(). Call it first in main().
+void ensure_short_waiting(char** argv);
 
 /// As long as one exists, memory that tensors free stays with the process and is used again. Otherwise the C library gives each large
 /// tensor back and the system clears its pages for the next one, which took about a tenth of a bf16 step. At the end all is given back.

@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace overproof {
 namespace {
@@ -37,7 +38,7 @@ void ensure_program_has(Needs needs, const std::string& command, const std::vect
   for (std::string& word : copies) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   std::fflush(stdout);
-  ::setenv("OMP_WAIT_POLICY", "passive", 0);  // ensure_passive_waiting() would set it and start the program once more
+  set_short_waiting();  // the program would set it and start once more
   ::execv(name.c_str(), arguments.data());
   throw IoError(program, "cannot be started", errno);
 }
