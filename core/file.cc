@@ -60,6 +60,12 @@ void expect_read(const void* data, size_t bytes) {
   (void)::madvise(reinterpret_cast<void*>(first), begin - first + bytes, MADV_WILLNEED);
 }
 
+void done_reading(const void* data, size_t bytes) {
+  const auto page = uintptr_t(::sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (begin + page - 1) / page * page, end = (begin + bytes) / page * page;  // pages at the edges may be read next
+  if (first < end) (void)::madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
+
 std::string read_file(const fs::path& file, int64_t max_bytes) {
   const Descriptor fd(file, O_RDONLY);
   const int64_t size = file_size(fd.get(), file);

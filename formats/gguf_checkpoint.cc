@@ -249,7 +249,10 @@ void GgufCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t 
   const auto at = [&](int64_t row) {
     return tensor.data.data() + (source.first_row + interleaved_row(row, source.half_head)) * row_bytes;
   };
-  if (source.half_head == 0) return ggml_to_f32(tensor.type, at(first_row), out);
+  if (source.half_head == 0) {
+    ggml_to_f32(tensor.type, at(first_row), out);
+    return done_reading(at(first_row), size_t(rows * row_bytes));
+  }
   for (int64_t r = 0; r < rows; ++r)
     ggml_to_f32(tensor.type, at(first_row + r), out.subspan(size_t(r * columns), size_t(columns)));
 }

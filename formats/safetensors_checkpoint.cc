@@ -72,7 +72,9 @@ void SafetensorsCheckpoint::add_shard(const fs::path& file) {
 void SafetensorsCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
   const size_t i = table_.row_range(folder_, name, first_row, rows, out);
   const TensorInfo& t = table_.list()[i];
-  elements_to_f32(t.dtype, data_[i].data() + first_row * t.row_elements() * dtype_bytes(t.dtype), out);
+  const uint8_t* stored = data_[i].data() + first_row * t.row_elements() * dtype_bytes(t.dtype);
+  elements_to_f32(t.dtype, stored, out);
+  done_reading(stored, out.size() * size_t(dtype_bytes(t.dtype)));
 }
 
 std::optional<RowExtent> SafetensorsCheckpoint::extent(std::string_view name) const {

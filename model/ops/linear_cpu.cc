@@ -16,14 +16,11 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kTileRows = 256, kMaxTileColumns = 768;
+constexpr int64_t kTileRows = 512, kMaxTileColumns = 1024;
 
-/// Columns of a tile: about a quarter of the whole, so that small products still feed several cores. bf16 tiles are computed several
-/// times faster, so that they have to be larger to be worth a call.
-int64_t tile_columns(int64_t columns, at::ScalarType type) {
-  const int64_t parts = type == at::kBFloat16 ? 2 : 4, least = type == at::kBFloat16 ? 256 : 64;
-  return std::clamp<int64_t>((columns / parts + 63) / 64 * 64, least, kMaxTileColumns);
-}
+/// Columns of a tile: half of the whole, so that small products still feed several cores. A tile packs its operands anew, which
+/// is 15 % of a step's time with tiles of 256 x 192.
+int64_t tile_columns(int64_t columns) { return std::clamp<int64_t>((columns / 2 + 63) / 64 * 64, 128, kMaxTileColumns); }
 
 /// x @ weight^T with bf16 operands: in bf16, or added to `residual` in f32.
 Tensor bf16_product(const Tensor& x16, const Tensor& weight16, const Tensor& bias, const Tensor& residual) {
@@ -86,7 +83,7 @@ class Linear : public torch::autograd::Function<Linear> {
 }  // namespace
 
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
-  const int64_t rows = out.size(0), columns = out.size(1), width = tile_columns(columns, out.scalar_type());
+  const int64_t rows = out.size(0), columns = out.size(1), width = tile_columns(columns);
   const int64_t across = (columns + width - 1) / width, down = (rows + kTileRows - 1) / kTileRows;
   at::parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state
