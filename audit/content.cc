@@ -178,16 +178,17 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
         {"steps.jsonl", fmt::format("does not have one line for each record of {}", kStepRecordsFile), "restore it"});
 }
 
-/// Weights that were rounded when they were written, after the last step record: the statement has their digest. (Statements of
+/// Weights that were averaged, or rounded when they were written, after the last step record: the statement has their digest. (Statements of
 /// earlier programs have no dtype and no digest.) That they are those of the last step only audit replay shows.
 void check_rounded_weights(const ArtifactNode& node, ContentCheck& check) {
   const Json& metrics = node.lineage()->metrics;
   check.notes.push_back(
-      "has rounded weights: that they are those of the last step is shown by audit replay, which always makes the last segment");
+      "has rounded or averaged weights: that they are those of the last step is shown by audit replay, which always makes the "
+      "last segment");
   if (!metrics.contains(kPublishedWeights)) {
     if (metrics.contains("dtype"))
-      check.faults.push_back(
-          {"", "its weights are rounded, but its statement has no digest of them", "its statement was changed: make it again"});
+      check.faults.push_back({"", "its weights are rounded or averaged, but its statement has no digest of them",
+                              "its statement was changed: make it again"});
     return;
   }
   if (metrics[kPublishedWeights] != digest_of_checkpoint(node.path).hex())
@@ -242,7 +243,10 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
                       "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
   check_last_step(metrics, records, faults);
-  if (check_dtypes(node, check.faults)) return check_rounded_weights(node, check);
+  const Json& config = node.lineage()->config;
+  const bool averaged = config.contains("ema") && config["ema"].is_number() && config["ema"] > 0;
+  const bool rounded = check_dtypes(node, check.faults);
+  if (rounded || averaged) return check_rounded_weights(node, check);
   const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
   const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
   if (digest_of_checkpoint(node.path) != wanted)

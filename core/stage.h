@@ -17,6 +17,8 @@ namespace overproof {
 
 /// Where a run keeps large files that belong to no artifact. They are not trusted: a reader knows their digests from elsewhere.
 inline constexpr const char* kKeptFolder = "checkpoints";
+/// Where a run keeps the logs of its trainings, a folder for each artifact: for people and their plots, part of no artifact.
+inline constexpr const char* kLogsFolder = "training-logs";
 
 /// One finished input, bound to a slot such as "teacher" or "corpus".
 struct InputArtifact {
@@ -40,11 +42,13 @@ class Inputs {
 /// Where a stage writes. Everything below folder() becomes the artifact, and must be written through it.
 class Outputs {
  public:
-  /// `kept`: see kept(); empty: `checkpoints` next to the folder. `stage_key`: see stage_key().
-  Outputs(fs::path folder, fs::path scratch, fs::path kept = {}, const Digest& stage_key = {})
+  /// `kept`: see kept(); empty: `checkpoints` next to the folder. `stage_key`: see stage_key(). `logs`: see logs(); empty: named after
+  /// the folder, next to it.
+  Outputs(fs::path folder, fs::path scratch, fs::path kept = {}, const Digest& stage_key = {}, fs::path logs = {})
       : folder_(std::move(folder)),
         scratch_(std::move(scratch)),
         kept_(kept.empty() ? folder_.path().parent_path() / kKeptFolder : std::move(kept)),
+        logs_(logs.empty() ? folder_.path().parent_path() / kLogsFolder / folder_.path().filename() : std::move(logs)),
         stage_key_(stage_key) {}
   OutputFolder& folder() { return folder_; }
   const OutputFolder& folder() const { return folder_; }
@@ -56,6 +60,8 @@ class Outputs {
   const Digest& stage_key() const { return stage_key_; }
   /// A folder next to the artifacts of a run, for large files that belong to no artifact and are found by their digests.
   const fs::path& kept() const { return kept_; }
+  /// The folder for logs of this artifact. It may not exist; writing there may fail without consequence.
+  const fs::path& logs() const { return logs_; }
 
   /// Digest of one whole file of an input that the stage digests while it reads (Slot::streamed). The file is named relative to
   /// the input's folder, or as the file itself. A file without a digest here is read once more after the stage.
@@ -64,7 +70,7 @@ class Outputs {
 
  private:
   OutputFolder folder_;
-  fs::path scratch_, kept_;
+  fs::path scratch_, kept_, logs_;
   Digest stage_key_;
   std::map<std::string, std::vector<FileRecord>> input_digests_;
 };

@@ -10,14 +10,13 @@
 #include "core/json.h"
 #include "data/tokenizer_files.h"
 #include "distill/calibration.h"
+#include "distill/held_out.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
 #include "distill/trained_files.h"
 
 namespace overproof {
 namespace {
-
-constexpr uint64_t kHeldOutTweak = 0x68656c646f757421;  // larger than any number of an epoch
 
 struct HeldOut {
   double kl = 0;                     // nats a token
@@ -87,10 +86,8 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   Decoder& student = training.student();
   const ModelConfig& shape = student.config();
   const ComputeChoice compute = use_compute(options.compute, shape.hidden_size, outputs);
-  const int64_t available = calibration.corpus->windows(Split::held_out);
-  const WindowBatches held_out(calibration.corpus, Split::held_out,
-                               order_of(Permutation(calibration.order_key, kHeldOutTweak, available), available), 1,
-                               std::min(config.held_out_windows, available));
+  const auto windows = held_out_windows(calibration.corpus, calibration.order_key, config.held_out_windows);
+  const WindowBatches& held_out = *windows;
   const int64_t held_out_tokens = held_out.steps() * held_out.step_tokens();
   const HeldOut before = measure(training, *calibration.measuring, held_out);
 

@@ -22,16 +22,18 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   Trainer& trainer = training.trainer();
   const ModelConfig& shape = training.student().config();
   const ComputeChoice compute = use_compute(options.compute, shape.hidden_size, outputs);
-  const int64_t steps = training.steps(), tokens = steps * training.step_tokens();
 
   StepRecord last;
-  const StepLog log = train_all(
-      training,
-      {"distill", digest_interval(options.digest_every, training.step_tokens()), config.checkpoint_every, options.keep_every},
-      outputs, last);
+  const StepLog log =
+      train_all(training,
+                {"distill", digest_interval(options.digest_every, training.step_tokens()), config.checkpoint_every,
+                 options.keep_every, distillation.held_out.get(), config.evaluate_every, config.patience},
+                outputs, last);
+  const int64_t steps = trainer.steps_done(), tokens = steps * training.step_tokens();
 
   at::NoGradGuard no_grad;
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
+  trainer.swap_average();
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
   copy_companions(inputs.path("student"), outputs.folder());
@@ -53,7 +55,8 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {kComputeMetric, compute.name()}};
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
-  if (log.records && dtype != DType::f32) report.metrics()[kPublishedWeights] = digest_of_weights(training.student()).hex();
+  if (log.records && (dtype != DType::f32 || trainer.averages()))
+    report.metrics()[kPublishedWeights] = digest_of_weights(training.student()).hex();
   std::string terms;
   for (size_t t = 0; t < training.terms().size(); ++t)
     terms += fmt::format("{}{} {:.4f}", t > 0 ? ", " : "", training.terms()[t], last.terms[t]);
@@ -63,6 +66,10 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                     fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",
                                 100 * shape.ffn_activation(), 100 * active),
                     compute.summary()};
+  if (const HeldOutTrack& t = log.held_out; t.count > 0)
+    report.summary.push_back(fmt::format(
+        "held-out {} {:.4f} nats a token at best, after step {}{}", inputs.has("teacher") ? "KL" : "cross-entropy", t.best,
+        t.best_step + 1, t.stops() ? fmt::format("; stopped early, {} of {} steps", steps, training.steps()) : ""));
   return report;
 }
 

@@ -24,12 +24,13 @@ void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const
 }
 
 /// The soft targets, the teacher that runs alongside, or a mixture of both.
-std::unique_ptr<TeacherSignal> make_signal(const DistillConfig& config, const Inputs& inputs, const Corpus& corpus,
+std::unique_ptr<TeacherSignal> make_signal(const DistillConfig& config, const Corpus& corpus,
+                                           const std::shared_ptr<const Decoder>& teacher,
                                            const std::shared_ptr<const SoftTargets>& targets) {
-  const double share = inputs.has("teacher") ? config.teacher_share : 0.0;
+  const double share = teacher ? config.teacher_share : 0.0;
   auto stored = share < 1 ? stored_signal(targets, corpus.windows(Split::train)) : nullptr;
   if (share == 0) return stored;
-  auto live = live_signal(std::make_shared<const Decoder>(open_model_for(corpus, inputs, "teacher")), targets->temperature());
+  auto live = live_signal(teacher, targets->temperature());
   if (share == 1) return live;
   std::vector<WeightedSignal> parts;
   parts.emplace_back(1 - share, std::move(stored));
@@ -61,11 +62,20 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
   const int64_t windows = corpus->windows(Split::train), taught = targets->blocks();
   const int64_t steps = options.steps > 0 ? options.steps : (taught + options.batch_size - 1) / options.batch_size;
   auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
+  std::shared_ptr<const Decoder> teacher;
+  if (inputs.has("teacher") && (config.teacher_share > 0 || config.evaluate_every > 0))
+    teacher = std::make_shared<const Decoder>(open_model_for(*corpus, inputs, "teacher"));
+  std::unique_ptr<HeldOutLoss> held_out;
+  if (config.evaluate_every > 0)
+    held_out = std::make_unique<HeldOutLoss>(held_out_windows(corpus, targets->order_key(), config.evaluate_windows),
+                                             teacher ? live_signal(teacher) : nullptr);
+  else if (config.patience > 0) throw UsageError("option 'patience' needs 'evaluate-every' above 0: it counts evaluations");
   auto batches = std::make_unique<WindowBatches>(
       corpus, Split::train, order_of(TrainingOrder(targets->order_key(), windows, taught)), options.batch_size, steps);
-  Training training(std::move(student), std::move(batches), make_signal(config, inputs, *corpus, targets), std::move(losses), options);
+  Training training(std::move(student), std::move(batches), make_signal(config, *corpus, teacher, targets), std::move(losses),
+                    options);
   training.salt_batches(corpus_batch_salt(inputs.path("corpus")));
-  return {std::move(training), taught};
+  return {std::move(training), taught, std::move(held_out)};
 }
 
 }  // namespace overproof

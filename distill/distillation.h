@@ -2,6 +2,7 @@
 // The training of `distill`, built from its inputs and configuration.
 
 #include "distill/distill_stage.h"
+#include "distill/held_out.h"
 #include "distill/training.h"
 
 namespace overproof {
@@ -9,6 +10,7 @@ namespace overproof {
 struct Distillation {
   Training training;
   int64_t taught_windows;  ///< windows that the soft targets cover
+  std::unique_ptr<HeldOutLoss> held_out;  ///< null without evaluate-every
 };
 
 /// The student of the slot "student" on the soft targets of "targets", in the order that they commit to, mixed with the outputs of

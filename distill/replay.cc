@@ -98,6 +98,7 @@ struct Session {
   std::unique_ptr<Training> run;
   WeightDType dtype = WeightDType::automatic;  ///< of the configuration
   std::unique_ptr<StateDigester> digester;
+  bool may_stop_early = false;  ///< by the configuration
   int64_t at() const { return run->trainer().steps_done(); }
 };
 
@@ -107,6 +108,7 @@ Session begin(const Subject& subject, Replay& result) {
   const fs::path origin = subject.path / "claims.jsonl";
   const auto build = [&](const auto& config, auto make) {
     session.dtype = config.training.dtype;
+    if constexpr (requires { config.patience; }) session.may_stop_early = config.patience > 0;
     session.run = std::make_unique<Training>(make(config, inputs).training);
   };
   if (subject.lineage.stage == "distill")
@@ -154,7 +156,12 @@ class Replayer {
     fault_if(session_.digester->weights() != records_.initial_weights(),
              "the step records do not begin with the weights of the parent");
     const int64_t planned = session_.run->steps(), steps = result_.steps;
-    fault_if(planned != steps, fmt::format("{} steps are recorded, but the configuration has {}", steps, planned));
+    fault_if(session_.may_stop_early ? steps > planned : planned != steps,
+             fmt::format("{} steps are recorded, but the configuration has {}", steps, planned));
+    if (steps < planned && session_.may_stop_early)
+      result_.notes.push_back(
+          fmt::format("the training stopped after {} of {} steps by its held-out loss, which a replay does not measure again",
+                      steps, planned));
     Progress progress("check", steps, "steps");
     int64_t unequal = 0;
     for (int64_t s = 0; s < steps; ++s) {
@@ -208,7 +215,7 @@ class Replayer {
     const Checkpoint published = open_checkpoint(subject_.path);
     const auto& infos = published.tensors->tensors();
     const bool exact = std::all_of(infos.begin(), infos.end(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
-    if (!exact) return check_published(published);
+    if (!exact || session_.run->trainer().averages()) return check_published(published);
     const Digest& wanted = undone() ? records_.initial_weights() : records_.weights_after(result_.steps);
     fault_if(digest_of_checkpoint(subject_.path) != wanted,
              undone() ? "the published weights are not those before the tuning, which was undone"
@@ -239,7 +246,8 @@ class Replayer {
                "the published weights are not those before the tuning, which was undone");
     else
       result_.notes.push_back(
-          "the published weights are rounded: that they are those of the last step is compared once the last segment is made again");
+          "the published weights are rounded or averaged: that they follow from the last step is compared once the last segment "
+          "is made again");
   }
 
   void bitwise(const std::vector<int64_t>& drawn, const std::vector<int64_t>& ends) {
@@ -364,14 +372,19 @@ class Replayer {
     return segment.equal = true;
   }
 
-  /// Compares published weights that were rounded on saving with the replayed ones, rounded the same way.
+  /// Compares published weights that were averaged, or rounded on saving, with the replayed ones, averaged and rounded the same way.
   void check_rounded_weights() {
     const Checkpoint published = open_checkpoint(subject_.path);
     if (undone()) return;
+    Trainer& trainer = session_.run->trainer();
     bool rounded = false;
+    trainer.swap_average();
     const Digest ours = digest_rounded_as(session_.run->student(), *published.tensors, rounded);
-    if (rounded)
-      fault_if(ours != digest_of_checkpoint(subject_.path), "the published weights are not the rounded weights of the last step");
+    trainer.swap_average();
+    if (rounded || trainer.averages())
+      fault_if(ours != digest_of_checkpoint(subject_.path),
+               fmt::format("the published weights are not the {} weights of the last step",
+                           trainer.averages() ? "averaged" : "rounded"));
   }
 
   /// After the last step the trainer holds the counts of the whole training: kept states contain them, and their digest covers them.
@@ -436,6 +449,8 @@ class Replayer {
         return;
       }
     }
+    const bool published_now = segment.end_step == result_.steps;
+    if (published_now) session_.run->trainer().swap_average();  // the state is not used any more
     const std::vector<NamedTensor> made = copy_of(session_.run->student());
     const auto recorded = recorded_weights(segment.end_step);
     if (!recorded) {
@@ -444,7 +459,7 @@ class Replayer {
     }
     double difference = 0, movement = 0;
     std::optional<Checkpoint> published;
-    if (segment.end_step == result_.steps) published.emplace(open_checkpoint(subject_.path));
+    if (published_now) published.emplace(open_checkpoint(subject_.path));
     for (size_t i = 0; i < made.size(); ++i) {
       const TensorInfo* stored = published ? published->tensors->find(made[i].name) : nullptr;
       const at::Tensor apart = distance(made[i].tensor, (*recorded)[i].tensor, stored ? stored->dtype : DType::f32);

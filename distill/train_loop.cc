@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
@@ -11,41 +9,30 @@
 #include "core/progress_note.h"
 #include "core/real_path.h"
 #include "distill/checkpoint.h"
+#include "distill/live_log.h"
 #include "distill/state_digest.h"
 #include "records/step_log.h"
 
 namespace overproof {
 namespace {
 
-/// The step log while the training runs, for plots and for people; a reader sees every finished step. The artifact's own is written at
-/// the end, and no stage reads this one, so a disk that is full here stops nothing.
-class LiveLog {
- public:
-  LiveLog(fs::path path, const std::string& so_far) : path_(std::move(path)) {
-    fs::create_directories(path_.parent_path());
-    file_.open(path_, std::ios::trunc);
-    add(so_far);
-  }
-  ~LiveLog() {
-    file_.close();
-    std::error_code ignored;
-    if (fs::is_empty(path_, ignored)) fs::remove(path_, ignored);
-  }
-  LiveLog(const LiveLog&) = delete;
-  LiveLog& operator=(const LiveLog&) = delete;
-  void add(const std::string& lines) { file_ << lines << std::flush; }
-  const fs::path& path() const { return path_; }
+constexpr const char* kHeldOut = "held_out";  // of a line of steps.jsonl
 
- private:
-  fs::path path_;
-  std::ofstream file_;
-};
+/// The evaluations of a resumed training, from its own log.
+void read_evaluations(const std::string& lines, HeldOutTrack& track) {
+  for (size_t at = 0; at < lines.size();) {
+    const size_t end = std::min(lines.find('\n', at), lines.size());
+    const Json line = Json::parse(lines.substr(at, end - at));
+    if (line.contains(kHeldOut)) track.add(line.at("step").get<int64_t>(), line[kHeldOut]);
+    at = end + 1;
+  }
+}
 
 }  // namespace
 
 StepLog train_all(Training& training, const TrainingRecording& recording, const Outputs& outputs, StepRecord& last) {
   Trainer& trainer = training.trainer();
-  StepLog log;
+  StepLog log{.held_out = {.patience = recording.patience}};
   if (recording.keep_every > 0 && recording.digest_every == 0)
     throw UsageError("option 'keep-every' needs 'digest-every' above 0: a kept state is found by its digest");
   std::optional<StateDigester> digester;
@@ -58,9 +45,11 @@ StepLog train_all(Training& training, const TrainingRecording& recording, const 
   // The least that the result takes: 16 bits a weight. A disk that cannot hold it would be noticed after the last step.
   require_room(outputs.folder().path(), 2 * training.student().config().parameters());
   TrainingCheckpoint checkpoint(outputs.scratch(), outputs.stage_key());
-  if (recording.checkpoint_every > 0 && checkpoint.read(training.steps(), trainer, log) && trainer.steps_done() > 0)
+  if (recording.checkpoint_every > 0 && checkpoint.read(training.steps(), trainer, log) && trainer.steps_done() > 0) {
     progress_note(fmt::format("{}: resumes after step {} of {}", recording.label, trainer.steps_done(), training.steps()));
-  LiveLog live(outputs.scratch() / kStepLogFile, log.lines);
+    read_evaluations(log.lines, log.held_out);
+  }
+  LiveLog live(outputs.logs(), log.lines);
   progress_note(fmt::format("{}: the log of the steps so far is {}", recording.label, live.path().string()));
 
   Progress progress(recording.label, training.steps() * training.step_tokens(), "tokens", trainer.steps_done() * training.step_tokens());
@@ -68,27 +57,33 @@ StepLog train_all(Training& training, const TrainingRecording& recording, const 
   int64_t kept = recording.keep_every > 0
                      ? trainer.steps_done() / recording.digest_every * recording.digest_every / recording.keep_every
                      : 0;
-  while (trainer.steps_done() < training.steps()) {
+  while (trainer.steps_done() < training.steps() && !log.held_out.stops()) {
     throw_if_interrupted();
     last = training.step();
     if (log.records) last.batch = training.batch_root(last.step);
     const int64_t done = trainer.steps_done();
-    if (digester && (done % recording.digest_every == 0 || done == training.steps())) {
+    Json held_out;
+    if (recording.held_out && (done % recording.evaluate_every == 0 || done == training.steps())) {
+      held_out = recording.held_out->measure(training);
+      log.held_out.add(last.step, held_out);
+    }
+    const bool ends = done == training.steps() || log.held_out.stops();
+    if (digester && (done % recording.digest_every == 0 || ends)) {
       last.weights = digester->weights();
       last.optimizer = digester->optimizer();
       // Only a state with digests can be found by them: the first one at or after every keep_every steps.
-      if (recording.keep_every > 0 && done / recording.keep_every > kept && done < training.steps()) {
+      if (recording.keep_every > 0 && done / recording.keep_every > kept && !ends) {
         keep_state(outputs.kept(), trainer, last.weights, last.optimizer);
         kept = done / recording.keep_every;
       }
     }
-    const std::string line = step_log_line(format, last).dump() + "\n";
-    log.lines += line;
+    Json line = step_log_line(format, last);
+    if (!held_out.is_null()) line[kHeldOut] = held_out;
+    log.lines += line.dump() + "\n";
     live.add(line);
     if (log.records) log.records->append(last);
     progress.update(done * training.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
-    if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && done < training.steps())
-      checkpoint.write(trainer, log);
+    if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && !ends) checkpoint.write(trainer, log);
   }
   return log;
 }

@@ -10,14 +10,17 @@
 
 namespace overproof {
 
-/// Learning rate after the warm-up: cosine or linear to zero, or constant.
-enum class Schedule { cosine, linear, constant };
+/// Learning rate after the warm-up: cosine or linear to zero, constant, or constant and then linear to zero (warm-up, stable, decay;
+/// Hu et al. 2024, "MiniCPM", section 4).
+enum class Schedule { cosine, linear, constant, wsd };
 
 struct TrainOptions {
   int64_t steps = 1, batch_size = 4, micro_batch = 2;
   double learning_rate = 1e-3, router_lr_scale = 1.0;
   int64_t warmup = 0;
   Schedule schedule = Schedule::cosine;
+  double decay_share = 0.2;   ///< of the steps, the last of a wsd schedule
+  double ema = 0.0;           ///< decay of the average of the weights, which is published instead of them; 0: none
   double weight_decay = 0.0;  ///< of matrices; never of norms, biases and routers
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
   double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
@@ -53,8 +56,15 @@ struct TrainOptions {
   void visit_optimizer(V&& v) {
     v("warmup", warmup, in_range(0, 1e9), "steps until the largest learning rate is reached");
     v("schedule", schedule,
-      enum_of<Schedule>({{"cosine", Schedule::cosine}, {"linear", Schedule::linear}, {"constant", Schedule::constant}}),
-      "learning rate after the warm-up; cosine and linear go to zero");
+      enum_of<Schedule>(
+          {{"cosine", Schedule::cosine}, {"linear", Schedule::linear}, {"constant", Schedule::constant}, {"wsd", Schedule::wsd}}),
+      "learning rate after the warm-up; cosine and linear go to zero, wsd is constant and then goes to zero in the last "
+      "decay-share");
+    v("decay-share", decay_share, in_range(0, 1),
+      "of the steps, the last in which the learning rate of schedule wsd goes to zero");
+    v("ema", ema, in_range(0, 0.999999),
+      "decay of an exponential average of the trained weights, such as 0.999; the average is what is written. 0: the weights "
+      "themselves");
     v("weight-decay", weight_decay, in_range(0, 1), "decay of matrices; norms, biases and routers have none");
     v("beta1", beta1, in_range(0, 0.9999), "AdamW's average of gradients");
     v("beta2", beta2, in_range(0, 0.99999), "AdamW's average of squared gradients");

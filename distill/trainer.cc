@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -42,9 +43,13 @@ std::string trained_group(const std::string& parameter) {
 double learning_rate_at(const TrainOptions& options, int64_t step) {
   if (step < options.warmup) return options.learning_rate * double(step + 1) / double(options.warmup);
   if (options.schedule == Schedule::constant) return options.learning_rate;
-  const double done = double(step - options.warmup) / double(std::max<int64_t>(1, options.steps - options.warmup));
+  int64_t begin = options.warmup;  // of the way to zero
+  if (options.schedule == Schedule::wsd)
+    begin = std::max(begin, options.steps - int64_t(std::llround(options.decay_share * double(options.steps))));
+  if (step < begin) return options.learning_rate;
+  const double done = double(step - begin) / double(std::max<int64_t>(1, options.steps - begin));
   const double left = std::max(0.0, 1 - done);
-  return options.learning_rate * (options.schedule == Schedule::linear ? left : 0.5 * (1 - std::cos(std::numbers::pi * left)));
+  return options.learning_rate * (options.schedule == Schedule::cosine ? 0.5 * (1 - std::cos(std::numbers::pi * left)) : left);
 }
 
 Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group)
@@ -56,7 +61,8 @@ Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<co
     if (!weight.requires_grad()) continue;
     OVERPROOF_CHECK(weight.is_contiguous());
     const bool router = group_of_weights == "router";
-    trained_.push_back({p.name, weight, at::zeros_like(weight), at::zeros_like(weight), !router && weight.dim() > 1, router});
+    trained_.push_back({p.name, weight, at::zeros_like(weight), at::zeros_like(weight),
+                        options.ema > 0 ? weight.detach().clone() : at::Tensor(), !router && weight.dim() > 1, router});
   }
   if (trained_.empty())
     throw UsageError(
@@ -70,8 +76,13 @@ Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<co
 
 int64_t Trainer::trained_parameters() const {
   int64_t sum = 0;
-  for (const Trained& t : trained_) sum += t.weight.numel();
+  for (const Trained& t : trained_) sum += t.of_model ? t.weight.numel() : 0;
   return sum;
+}
+
+void Trainer::add_trained(const std::string& name, at::Tensor tensor) {
+  tensor.set_requires_grad(true);
+  trained_.push_back({name, tensor, at::zeros_like(tensor), at::zeros_like(tensor), {}, false, false, /*of_model=*/false});
 }
 
 LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFunction& loss, std::vector<at::Tensor>& loads) {
@@ -86,17 +97,28 @@ LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFuncti
   const int64_t end = batch.batch * (group_->rank() + 1) / group_->size();
   for (int64_t first = batch.batch * group_->rank() / group_->size(); first < end; first += options_.micro_batch) {
     const int64_t count = std::min(options_.micro_batch, end - first);
-    std::vector<RouterRecord> routing;
+    Pass pass{.first = first, .count = count, .grad_scale = scale};
+    std::vector<RouterRecord>& routing = pass.routing;
     ForwardOptions options;
     options.routing = &routing;
-    options.record_selected = counter_ != nullptr;
+    options.record_selected = counter_ != nullptr || record_scores_;
+    options.record_scores = record_scores_;
+    if (record_layers_) options.layers = &pass.layers;
     const at::Tensor hidden = model_.hidden(input_ids(batch, first, count), options);
-    at::Tensor d_hidden, d_head;
+    at::Tensor d_hidden, d_head, inner_loss;
     at::Tensor head = model_.head();
     if (head.requires_grad()) d_head = head.grad().defined() ? head.mutable_grad() : at::zeros_like(head);
-    sums += loss(first, count, hidden.detach(), scale, &d_hidden, d_head.defined() ? &d_head : nullptr);
+    pass.hidden = hidden.detach();
+    pass.d_hidden = &d_hidden;
+    if (d_head.defined()) pass.d_head = &d_head;
+    pass.inner_loss = &inner_loss;
+    sums += loss(pass);
     if (d_head.defined()) head.mutable_grad() = d_head;  // before backward(), which adds to it when the embedding is tied
-    if (hidden.requires_grad()) hidden.backward(d_hidden);
+    std::vector<at::Tensor> roots, root_gradients;
+    if (hidden.requires_grad()) roots.push_back(hidden), root_gradients.push_back(d_hidden);
+    if (inner_loss.defined() && inner_loss.requires_grad())
+      roots.push_back(inner_loss), root_gradients.push_back(at::full_like(inner_loss, scale));
+    if (!roots.empty()) torch::autograd::backward(roots, root_gradients);
     if (counter_)
       counter_->add(routing, std::span(batch.source).subspan(size_t(first * batch.length), size_t(count * batch.length)));
     for (size_t l = 0; l < routing.size(); ++l) loads[l] = loads[l].defined() ? loads[l] + routing[l].load : routing[l].load;
@@ -166,6 +188,23 @@ void Trainer::update_weights(double rate, double gradient_scale) {
            .epsilon = options_.epsilon,
            .gradient_scale = gradient_scale});
   }
+  if (!averages()) return;
+  // The first steps count more, so that the average of a short training is not that of its beginning (as tf.train.ExponentialMovingAverage
+  // with num_updates has it).
+  const double decay = std::min(options_.ema, double(1 + steps_done_) / double(10 + steps_done_));
+  for (const Trained& t : trained_)
+    if (t.of_model) t.average.lerp_(t.weight, 1 - decay);
+}
+
+void Trainer::swap_average() {
+  at::NoGradGuard no_grad;
+  if (!averages()) return;
+  for (const Trained& t : trained_) {
+    if (!t.of_model) continue;
+    const at::Tensor weight = t.weight.detach().clone();
+    t.weight.copy_(t.average);
+    t.average.copy_(weight);
+  }
 }
 
 // Balancing without an auxiliary loss (Wang et al. 2024, arXiv 2408.15664): bias += rate x sign(mean load - load). Only
@@ -206,25 +245,22 @@ Json Trainer::expert_load() const {
 
 std::vector<NamedTensor> Trainer::state() const {
   std::vector<NamedTensor> all;
-  for (const Trained& t : trained_) {
-    all.push_back({t.name, t.weight.detach()});
-    all.push_back({t.name + ".adam_first", t.first});
-    all.push_back({t.name + ".adam_second", t.second});
-  }
+  for (const Trained& t : trained_)
+    if (t.of_model) all.push_back({t.name, t.weight.detach()});
   for (size_t l = 0; l < model_.layers().size(); ++l)
     if (model_.layers()[l].router_bias.defined())
       all.push_back({fmt::format("layers.{}.router_bias", l), model_.layers()[l].router_bias.detach()});
-  if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
-  if (counter_)
-    for (NamedTensor& t : counter_->state()) all.push_back(std::move(t));
+  for (NamedTensor& t : optimizer_state()) all.push_back(std::move(t));
   return all;
 }
 
 std::vector<NamedTensor> Trainer::optimizer_state() const {
   std::vector<NamedTensor> all;
   for (const Trained& t : trained_) {
+    if (!t.of_model) all.push_back({t.name, t.weight.detach()});
     all.push_back({t.name + ".adam_first", t.first});
     all.push_back({t.name + ".adam_second", t.second});
+    if (t.average.defined()) all.push_back({t.name + ".average", t.average});
   }
   if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
   if (counter_)

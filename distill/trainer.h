@@ -1,6 +1,6 @@
 #pragma once
 // One training step: forward, hand-written loss gradient, backward, clipping, AdamW, expert balancing. In addition
-// to the weights it holds one gradient and two moments for each trained tensor.
+// to the weights it holds one gradient and two moments for each trained tensor, and with `ema` an average.
 //
 // With several processes each rank takes its part of the batch's sequences, [batch x rank / size, batch x (rank + 1) / size);
 // gradients, losses and counts are added up in the order of ranks, so every rank ends a step with the same weights.
@@ -41,14 +41,27 @@ class Trainer {
   /// the chosen groups.
   Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 
-  /// Losses of hidden states [count x length, hidden] of the sequences [first, first + count) of the batch; writes d_hidden and,
-  /// when not null, adds to d_head. Gradients are scaled by `grad_scale`.
-  using LossFunction = std::function<LossSums(int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale,
-                                              at::Tensor* d_hidden, at::Tensor* d_head)>;
+  /// The student's forward pass of the sequences [first, first + count) of the batch.
+  struct Pass {
+    int64_t first = 0, count = 0;
+    at::Tensor hidden;                  ///< [count x length, hidden], without autograd's record
+    std::vector<RouterRecord> routing;  ///< with it
+    std::vector<LayerStates> layers;    ///< with it; empty unless asked for
+    double grad_scale = 1;              ///< of all gradients
+    at::Tensor* d_hidden = nullptr;     ///< written by the loss
+    at::Tensor* d_head = nullptr;       ///< added to, unless null
+    at::Tensor* inner_loss = nullptr;   ///< a scalar with autograd's record, or left undefined
+  };
+  using LossFunction = std::function<LossSums(const Pass& pass)>;
 
   /// From now on counts which experts each source's tokens are sent to. `counter`, which must outlive this, becomes part of
   /// state().
   void count_routing(RouterCounter& counter) { counter_ = &counter; }
+
+  /// From now on passes have the scores of routers, the states of layers.
+  void record_inside(bool scores, bool layers) { record_scores_ = scores, record_layers_ = layers; }
+  /// Trains a tensor that is no weight of the model, with its rate and without decay.
+  void add_trained(const std::string& name, at::Tensor tensor);
 
   /// The gradient of a batch, in the grad() of the trained tensors; `micro_batch` sequences in memory at a time. `loads` gets the
   /// tokens sent to each expert, a tensor I64 [experts] a layer.
@@ -65,18 +78,22 @@ class Trainer {
   /// Load fractions [[per layer]] that sum to one.
   Json expert_load() const;
 
-  /// Everything a later step depends on, as named tensors that remain the trainer's: weights being trained, moments, router
-  /// biases, load counts. Copying values into them and calling resume_at() continues bitwise.
+  /// Exchanges the trained weights and their averages; a second call undoes it. Does nothing without `ema`.
+  void swap_average();
+  bool averages() const { return options_.ema > 0; }
+
+  /// Everything a later step depends on, as named tensors that remain the trainer's: weights being trained, moments, averages,
+  /// router biases, load counts. Copying values into them and calling resume_at() continues bitwise.
   std::vector<NamedTensor> state() const;
   void resume_at(int64_t steps_done) { steps_done_ = steps_done; }
-  /// The part of state() that is no weight: moments and load counts.
+  /// The part of state() that is no weight of the model: moments, averages, tensors of add_trained() and load counts.
   std::vector<NamedTensor> optimizer_state() const;
 
  private:
   struct Trained {
     std::string name;
-    at::Tensor weight, first, second;  // moments of AdamW
-    bool decayed, router;
+    at::Tensor weight, first, second, average;  // moments of AdamW; average undefined without ema
+    bool decayed, router, of_model = true;
   };
   void add_up_ranks(LossSums& sums, std::vector<at::Tensor>& loads);
   double gradient_norm() const;
@@ -91,6 +108,7 @@ class Trainer {
   at::Tensor expert_tokens_;
   RouterCounter* counter_ = nullptr;
   int64_t steps_done_ = 0;
+  bool record_scores_ = false, record_layers_ = false;
 };
 
 }  // namespace overproof

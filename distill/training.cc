@@ -3,26 +3,47 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "core/error.h"
+#include "core/rng.h"
 #include "data/private_corpus.h"
+#include "model/host_values.h"
 
 namespace overproof {
 
 LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_t first, int64_t count, const at::Tensor& hidden,
-                    const at::Tensor& head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
-  const int64_t length = batch.length;
+                    const at::Tensor& whole_head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_whole_head,
+                    InnerRows* inner, at::Tensor* inner_loss) {
+  const int64_t length = batch.length, common = std::min(signal.vocab_size(), whole_head.size(0));
+  const at::Tensor head = whole_head.narrow(0, 0, common);
+  at::Tensor d_common;
+  if (d_whole_head) d_common = d_whole_head->narrow(0, 0, common);
+  at::Tensor* d_head = d_whole_head ? &d_common : nullptr;
   std::vector<int64_t> labels;
   labels.reserve(size_t(count * length));
   for (int64_t b = first; b < first + count; ++b) {
     const std::span<const int64_t> ids = batch.sequence_ids(b);
     labels.insert(labels.end(), ids.begin() + 1, ids.end());
   }
+  OVERPROOF_CHECK(std::ranges::max(labels) < common);  // tokens that both vocabularies have
   std::span<const float> weight;
   if (!batch.uniform()) weight = std::span(batch.weight).subspan(size_t(first * length), size_t(count * length));
 
   const Targets targets = signal.rows(batch, first, count);
+  const auto add_inner = [&](LossSums sums) {
+    if (!inner) return sums;
+    inner->teacher = targets.layers;
+    inner->length = length;
+    inner->weight = weight.empty()
+                        ? at::ones({count * length}, hidden.options())
+                        : at::tensor(at::ArrayRef<float>(weight.data(), weight.size()), at::kFloat).to(hidden.options());
+    *inner_loss = inner_losses(*inner, options.terms, sums);
+    return sums;
+  };
   if (!targets.states.empty())
-    return chunked_loss(hidden, head, targets, 0, {labels, weight}, options, d_hidden, d_head);
+    return add_inner(chunked_loss(hidden, head, targets, 0, {labels, weight}, options, d_hidden, d_head));
   // Sparse rows one sequence at a time, so that the limits of chunks do not depend on the micro-batch.
   if (options.gradient) *d_hidden = at::empty_like(hidden);
   LossSums sums;
@@ -33,7 +54,7 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
     sums += chunked_loss(hidden.narrow(0, b * length, length), head, targets, b * length, part_labels, options, &d_part, d_head);
     if (options.gradient) d_hidden->narrow(0, b * length, length).copy_(d_part);
   }
-  return sums;
+  return add_inner(std::move(sums));
 }
 
 Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource> batches, std::unique_ptr<TeacherSignal> signal,
@@ -45,14 +66,42 @@ Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource
       losses_(std::move(losses)),
       group_(std::move(group)) {
   const ModelConfig& shape = student_->config();
-  if (signal_->vocab_size() != shape.vocab_size)
+  // Either may pad its embedding. Ids that the student lacks may be in stored rows.
+  if (signal_->vocab_size() > shape.vocab_size && signal_->kind() != TargetKind::whole)
     throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, student {}", signal_->vocab_size(), shape.vocab_size));
   require_targets(losses_, signal_->kind());
   options_.steps = batches_->steps();
   trainer_ = std::make_unique<Trainer>(*student_, options_, group_);
+  prepare_inside();
   if (!shape.is_moe()) return;
   counter_ = std::make_unique<RouterCounter>(batches_->source_names(), shape.layers, shape.n_routed_experts, group_);
   trainer_->count_routing(*counter_);
+}
+
+/// What losses need to see, and the projections that they learn.
+void Training::prepare_inside() {
+  const ModelConfig& shape = student_->config();
+  const bool router = any_needs(losses_, Inside::router), layers = any_needs(losses_, Inside::layers);
+  const auto refuse = [&](Inside what, const char* cause) {
+    for (const LossTerm& term : losses_)
+      if (term.loss->inside == what) throw UsageError(fmt::format("option 'loss': '{}' {}", term.loss->name, cause));
+  };
+  if (router && !shape.is_moe()) refuse(Inside::router, "needs a student with routed experts");
+  trainer_->record_inside(router, layers);
+  if (!layers) return;
+  const TeacherSignal::Layers teacher = signal_->keep_layers();
+  if (teacher.count == 0)
+    refuse(Inside::layers,
+           "compares layers with the teacher's, which soft targets do not have; give --teacher and --teacher-share 1");
+  if (teacher.width == shape.hidden_size) return;
+  for (int64_t l = 0; l < shape.layers; ++l) {
+    at::Tensor projection = at::empty({teacher.width, shape.hidden_size}, at::kFloat);
+    Rng rng(0, "distill/projection", uint64_t(l));
+    for (float& value : mutable_host_values<float>(projection))
+      value = float(rng.normal() / std::sqrt(double(shape.hidden_size)));
+    trainer_->add_trained(fmt::format("projections.{}", l), projection);
+    projections_.push_back(projection);
+  }
 }
 
 std::vector<std::string> Training::terms() const {
@@ -78,12 +127,12 @@ StepRecord Training::step() {
   LossOptions options;
   options.terms = losses_;
   options.temperature = signal_->temperature();
-  StepRecord record = trainer_->step(
-      batch, losses_,
-      [&](int64_t first, int64_t count, const at::Tensor& hidden, double grad_scale, at::Tensor* d_hidden, at::Tensor* d_head) {
-        options.grad_scale = grad_scale;
-        return batch_loss(batch, *signal_, first, count, hidden, student_->head(), options, d_hidden, d_head);
-      });
+  StepRecord record = trainer_->step(batch, losses_, [&](const Trainer::Pass& pass) {
+    options.grad_scale = pass.grad_scale;
+    InnerRows inner{.routing = pass.routing, .student = pass.layers, .projections = projections_};
+    return batch_loss(batch, *signal_, pass.first, pass.count, pass.hidden, student_->head(), options, pass.d_hidden, pass.d_head,
+                      &inner, pass.inner_loss);
+  });
   const StepRecord planned = plan(record.step);
   record.position = planned.position;
   record.tokens_seen = planned.tokens_seen;

@@ -10,6 +10,7 @@
 #include "core/stage.h"
 #include "data/corpus.h"
 #include "data/token_batch.h"
+#include "distill/losses/inner.h"
 #include "distill/losses/losses.h"
 #include "distill/router_counter.h"
 #include "distill/trainer.h"
@@ -21,8 +22,9 @@ namespace overproof {
 
 class Training {
  public:
-  /// Trains `student` as it is now; the number of steps is that of `batches`. Throws MismatchError when student and signal have
-  /// vocabularies of different sizes, UsageError when a loss cannot use targets of the signal's kind.
+  /// Trains `student` as it is now; the number of steps is that of `batches`. Where the vocabularies of student and signal differ in
+  /// size the larger one is padding, left out of the softmax (logits of minus infinity). Throws MismatchError when the signal has
+  /// stored rows of the larger one, UsageError when a loss cannot use targets of the signal's kind or what it needs to see is not there.
   Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource> batches, std::unique_ptr<TeacherSignal> signal,
            LossTerms losses, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 
@@ -47,6 +49,7 @@ class Training {
   bool salts_batches() const { return batch_salt_.has_value(); }
 
  private:
+  void prepare_inside();
   TrainOptions options_;
   std::unique_ptr<Decoder> student_;
   std::unique_ptr<BatchSource> batches_;
@@ -55,11 +58,14 @@ class Training {
   std::shared_ptr<const Group> group_;
   std::unique_ptr<RouterCounter> counter_;
   std::unique_ptr<Trainer> trainer_;
+  std::vector<at::Tensor> projections_;  // of the losses that compare layers, where widths differ
   std::optional<Digest> batch_salt_;
 };
 
-/// The losses of the sequences [first, first + count) of a batch, from the student's hidden states [count x length, hidden].
+/// The losses of the sequences [first, first + count) of a batch, from the student's hidden states [count x length, hidden]. Those of
+/// what is inside the models are computed only when `inner` is given: without weight and the teacher's layers, which this fills in.
 LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_t first, int64_t count, const at::Tensor& hidden,
-                    const at::Tensor& head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
+                    const at::Tensor& head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head,
+                    InnerRows* inner = nullptr, at::Tensor* inner_loss = nullptr);
 
 }  // namespace overproof

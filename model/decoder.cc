@@ -84,8 +84,9 @@ Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) cons
   const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
   Tensor x = embed(tokens);
   for (int64_t l = 0; l < config_.layers; ++l) {
-    x = attention(l, x, angles, batch, length, nullptr);
-    x = ffn_block(l, x, options);
+    const Tensor attended = attention(l, x, angles, batch, length, nullptr);
+    x = ffn_block(l, attended, options);
+    if (options.layers) options.layers->push_back({attended, x});
   }
   return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
 }
@@ -171,8 +172,9 @@ Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const ForwardOptions& 
   if (!config_.is_moe()) return out;
   const ops::Routing routing = route(layer, h, options.top_k);
   if (options.routing)
-    options.routing->push_back(
-        {ops::expert_load(routing.selected, config_.n_routed_experts), options.record_selected ? routing.selected : Tensor()});
+    options.routing->push_back({ops::expert_load(routing.selected, config_.n_routed_experts),
+                                options.record_selected ? routing.selected : Tensor(),
+                                options.record_scores ? routing.recorded_scores : Tensor()});
   if (w.rounding) return rounded_mixture(layer, h, out, routing);
   return ops::expert_mixture(h, out, routing, w.expert_gate_up, w.expert_down);
 }

@@ -39,12 +39,20 @@ struct FfnPass {
 struct RouterRecord {
   at::Tensor load;      ///< I64 [experts]: tokens sent to each routed expert
   at::Tensor selected;  ///< I32 [tokens, top_k], ascending ids; filled only when asked for
+  at::Tensor scores;    ///< [tokens, experts] before the sigmoid, differentiable; filled only when asked for
+};
+
+/// The residual stream inside a layer in one forward pass, differentiable; [tokens, hidden].
+struct LayerStates {
+  at::Tensor attended;  ///< after the attention block
+  at::Tensor out;       ///< after the FFN block
 };
 
 struct ForwardOptions {
   int64_t top_k = 0;                             ///< 0: the model's own; n_routed_experts: all (equivalence certificate)
   std::vector<RouterRecord>* routing = nullptr;  ///< one record a layer is appended
-  bool record_selected = false;
+  bool record_selected = false, record_scores = false;
+  std::vector<LayerStates>* layers = nullptr;  ///< one a layer is appended
   /// Called with the FFN input (after its norm) of each layer: [tokens, hidden].
   std::function<void(int64_t layer, const at::Tensor& ffn_input)> on_ffn_input;
 };

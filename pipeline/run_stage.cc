@@ -340,7 +340,8 @@ std::vector<FileRecord> make_artifact(const StageRequest& request, const Key& ke
                                 "when it is done",
                                 other.path.string(), double(other.bytes) * 1e-6));
   const Inputs inputs = stage_inputs(prepared);
-  Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder, Digest::from_hex(prepared.key));
+  Outputs outputs(temporary.path, scratch, out.parent_path() / kKeptFolder, Digest::from_hex(prepared.key),
+                  out.parent_path() / kLogsFolder / name);
   result.report = request.instance->run(inputs, outputs);
   throw_if_interrupted();
   try {

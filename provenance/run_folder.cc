@@ -174,7 +174,7 @@ RunFolder load_run(const fs::path& folder, VerifyFiles verify, const PublicKey* 
     // A neighbour is hashed only once it is known to be an ancestor.
     if (is_signed(path))
       nodes.push_back({path.filename().string(), path, check_artifact(path, asked ? verify : VerifyFiles::no, trusted), {}});
-    else if (!run.single && path.filename() != kAuditFolder && path.filename() != kKeptFolder)
+    else if (!run.single && path.filename() != kAuditFolder && path.filename() != kKeptFolder && path.filename() != kLogsFolder)
       run.unsigned_folders.push_back(path.filename().string());
   }
   if (nodes.empty())

@@ -17,8 +17,15 @@ class LiveSignal final : public TeacherSignal {
   Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     at::NoGradGuard no_grad;
     Targets targets{.kind = kind()};
-    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count)), teacher_->head()});
+    ForwardOptions options;
+    if (keep_layers_) options.layers = &targets.layers;
+    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count), options), teacher_->head()});
     return targets;
+  }
+
+  Layers keep_layers() override {
+    keep_layers_ = true;
+    return {teacher_->config().hidden_size, teacher_->config().layers};
   }
 
   std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
@@ -27,6 +34,7 @@ class LiveSignal final : public TeacherSignal {
  private:
   std::shared_ptr<const Decoder> teacher_;
   double temperature_;
+  bool keep_layers_ = false;
 };
 
 }  // namespace

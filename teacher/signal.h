@@ -26,6 +26,12 @@ class TeacherSignal {
   virtual double temperature() const = 0;
   /// Of all targets that rows() returns.
   virtual TargetKind kind() const = 0;
+  /// From now on rows() has the states of the teacher's layers too. Returns its width and number of layers; zeros where the signal has no
+  /// such states.
+  struct Layers {
+    int64_t width = 0, count = 0;
+  };
+  virtual Layers keep_layers() { return {}; }
   /// Targets of the sequences [first, first + count) of the batch: count x length rows. Throws FormatError where stored rows are
   /// damaged.
   virtual Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const = 0;

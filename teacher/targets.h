@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model/decoder.h"
+
 namespace overproof {
 
 /// What targets contain of the teacher's distribution, and so which losses can use them.
@@ -40,6 +42,7 @@ struct Targets {
   TargetKind kind = TargetKind::whole;
   SparseRows sparse;                ///< without rows where no part is sparse
   std::vector<DenseStates> states;  ///< empty where all parts are sparse
+  std::vector<LayerStates> layers;  ///< of the teacher; empty unless TeacherSignal::keep_layers
 };
 
 }  // namespace overproof

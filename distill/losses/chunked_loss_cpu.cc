@@ -97,7 +97,8 @@ class SparseTeacher final : public TeacherRows {
 
 class DenseTeacher final : public TeacherRows {
  public:
-  DenseTeacher(const Targets& targets, int64_t first_target) : targets_(targets), first_target_(first_target) {}
+  DenseTeacher(const Targets& targets, int64_t first_target, int64_t vocab)
+      : targets_(targets), first_target_(first_target), vocab_(vocab) {}
 
   void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
              std::vector<double>& values) override {
@@ -120,7 +121,7 @@ class DenseTeacher final : public TeacherRows {
   std::pair<at::Tensor, at::Tensor> probabilities(int64_t first, int64_t rows, double temperature) const {
     at::Tensor log_p, p;
     for (const DenseStates& states : targets_.states) {
-      at::Tensor logits = ops::logits(states.hidden.narrow(0, first, rows), states.head);
+      at::Tensor logits = ops::logits(states.hidden.narrow(0, first, rows), states.head.narrow(0, 0, vocab_));
       if (temperature != 1.0) logits.div_(temperature);
       at::Tensor log_part = at::log_softmax(logits, 1);
       if (states.weight != 1.0) log_part.add_(std::log(states.weight));
@@ -149,7 +150,7 @@ class DenseTeacher final : public TeacherRows {
   }
 
   const Targets& targets_;
-  int64_t first_target_;
+  int64_t first_target_, vocab_;
 };
 
 LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, TeacherRows& teacher, const RowLabels& rows_in,
@@ -222,12 +223,12 @@ LossSums chunked_loss(const at::Tensor& hidden, const at::Tensor& head, const Ta
   OVERPROOF_CHECK(targets.states.empty() ? end <= targets.sparse.rows()
                                          : targets.sparse.rows() == 0 || end <= targets.sparse.rows());
   for (const DenseStates& states : targets.states)
-    OVERPROOF_CHECK(end <= states.hidden.size(0) && states.head.size(0) == head.size(0));
+    OVERPROOF_CHECK(end <= states.hidden.size(0) && states.head.size(0) >= head.size(0));
   if (targets.states.empty()) {
     SparseTeacher teacher(targets.sparse, first_target, rows.weight);
     return loss_of_chunks(hidden, head, teacher, rows, options, ops::logits_chunks(head.size(0)), d_hidden, d_head);
   }
-  DenseTeacher teacher(targets, first_target);
+  DenseTeacher teacher(targets, first_target, head.size(0));
   // The teacher's logits are products too, and its buffers three more.
   const int64_t chunk = std::max<int64_t>(ops::logits_chunks(head.size(0)).product / 2, 1);
   return loss_of_chunks(hidden, head, teacher, rows, options, {chunk, chunk}, d_hidden, d_head);

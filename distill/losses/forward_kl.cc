@@ -29,7 +29,7 @@ double sparse(const SparseRow& row, const TermFactors& factors, SparseGradient* 
     gradient->named += factors.weight;
     for (size_t i = 0; i < row.p.size(); ++i) gradient->at[i] -= factors.weight * double(row.p[i]);
   }
-  return kl;
+  return std::max(kl, 0.0);  // below zero by rounding only
 }
 
 double dense(const DenseRows& rows, const TermFactors& factors, DenseGradient* gradient) {
@@ -38,7 +38,7 @@ double dense(const DenseRows& rows, const TermFactors& factors, DenseGradient* g
     gradient->q += factors.weight;
     gradient->p -= factors.weight;
   }
-  return (rows.weight.defined() ? terms.sum(1, false, at::kDouble).dot(rows.weight) : terms.sum(at::kDouble)).item<double>();
+  return rows.total(terms.sum(1, false, at::kDouble).clamp_min_(0));  // below zero by rounding only
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <optional>
 
@@ -15,8 +16,9 @@
 namespace overproof {
 
 const std::vector<const Loss*>& all_losses() {
-  static const std::vector<const Loss*> list = {&kForwardKl,     &kCrossEntropy,   &kReverseKl,
-                                                &kJensenShannon, &kTotalVariation};
+  static const std::vector<const Loss*> list = {&kForwardKl, &kCrossEntropy,    &kReverseKl,    &kJensenShannon, &kTotalVariation,
+                                                &kSkewedKl,  &kSkewedReverseKl, &kEntropyGated, &kTopKKl,        &kRouterZ,
+                                                &kBalance,   &kHiddenMse,       &kHiddenCosine, &kFfnMse};
   return list;
 }
 
@@ -57,6 +59,8 @@ LossTerms parse_losses(const StringMap& weights) {
         throw UsageError(fmt::format("option 'loss': '{}' has no parameter; leave out what follows the colon in '{}'", loss.name, key));
       if (!parameter)
         throw UsageError(fmt::format("option 'loss': '{}': the parameter is not a number from {} to {}", key, loss.least, loss.most));
+      if (loss.integer && *parameter != std::floor(*parameter))
+        throw UsageError(fmt::format("option 'loss': '{}': the parameter is not a whole number", key));
       term.parameter = *parameter;
     }
     const auto weight = number_in(text, 0, 1e6);
@@ -77,7 +81,7 @@ LossTerms parse_losses(const StringMap& weights) {
 void require_targets(const LossTerms& terms, TargetKind kind) {
   for (const LossTerm& term : terms) {
     const Loss& loss = *term.loss;
-    if (loss.labels || std::ranges::find(loss.takes, kind) != loss.takes.end()) continue;
+    if (!loss.of_targets() || std::ranges::find(loss.takes, kind) != loss.takes.end()) continue;
     std::vector<std::string_view> takes;
     for (const TargetKind one : loss.takes) takes.push_back(target_kind_text(one));
     throw UsageError(fmt::format("option 'loss': '{}' cannot use these targets, which are {}; it needs {}", loss.name,

@@ -1,5 +1,5 @@
 #pragma once
-// The losses of training, one file each, with the gradient written down instead of recorded. Logits exist for one chunk of rows
+// The losses of training, one file each, those of logits with the gradient written down instead of recorded. Logits exist for one chunk of rows
 // at a time and are overwritten by their gradient, so peak memory does not grow with tokens x vocabulary.
 //
 // Per token, with teacher p, student q = softmax(z / T) and label y:
@@ -8,6 +8,13 @@
 //   jensen-shannon   T^2 (b KL(p | m) + (1 - b) KL(q | m)), m = b p + (1 - b) q, nats; b = 0.5 unless given, as in
 //                    "jensen-shannon:0.1=1" (Agarwal et al. 2024, "On-policy distillation of language models", section 2)
 //   total-variation  T^2 sum_i |p_i - q_i| / 2           of at most 1 x T^2 (Wen et al. 2023, "f-divergence minimization")
+//   skewed-kl        T^2 KL(p | a p + (1 - a) q)         a = 0.1 unless given (Ko et al. 2024, "DistiLLM", section 3.1)
+//   skewed-reverse-kl T^2 KL(q | (1 - a) p + a q)        the same
+//   entropy-gated    forward-kl where H(p) > h, reverse-kl elsewhere; h = 1 nat unless given (after Jin et al. 2026,
+//                    "Entropy-aware on-policy distillation", which adds forward-kl at such tokens)
+//   top-k-kl         T^2 (sum_K p_i (log p_i - log q_i) + t (log t - log r)), K the k likeliest ids of p, t = 1 - sum_K p and
+//                    r = 1 - sum_K q; k = 32 unless given
+//   router-z, balance, hidden-mse, hidden-cosine, ffn-mse: inner.h
 //   cross-entropy    -log softmax(z)_y                   at temperature 1, nats
 //   loss             sum over the terms of weight x value
 //
@@ -77,20 +84,32 @@ struct TermFactors {
   double weight = 1, parameter = 0;
 };
 
+struct InnerRows;  // inner.h
+
+/// What a loss needs to see inside the models.
+enum class Inside { nothing, router, layers };
+
 /// A loss. Each function returns the value, for several rows their weighted sum, and adds factors.weight x gradient to `gradient`
-/// unless that is null. A loss has either functions of teacher rows, or the one of labels.
+/// unless that is null. A loss has functions of teacher rows, or the one of labels, or the one of what is inside the models (inner.h),
+/// whose value, a scalar F64, has autograd's record.
 struct Loss {
   std::string_view name;  ///< in --loss and in step records
   std::string_view help;
   std::vector<TargetKind> takes = {};  ///< kinds of targets; of no meaning for labels
   /// A number that the user may give as "name:number=weight": its value if not given, and its limits. Without limits: none.
   double parameter = 0, least = 0, most = 0;
+  bool integer = false;  ///< the number is a whole one
   double (*sparse)(const SparseRow& row, const TermFactors& factors, SparseGradient* gradient) = nullptr;
   double (*dense)(const DenseRows& rows, const TermFactors& factors, DenseGradient* gradient) = nullptr;
   double (*labels)(const LabelRows& rows, const TermFactors& factors, LabelGradient* gradient) = nullptr;
+  Inside inside = Inside::nothing;
+  at::Tensor (*inner)(const InnerRows& rows) = nullptr;
+  /// Whether it compares with the teacher's distribution.
+  bool of_targets() const { return sparse != nullptr; }
 };
 
-extern const Loss kForwardKl, kCrossEntropy, kReverseKl, kJensenShannon, kTotalVariation;
+extern const Loss kForwardKl, kCrossEntropy, kReverseKl, kJensenShannon, kTotalVariation, kSkewedKl, kSkewedReverseKl,
+    kEntropyGated, kTopKKl, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse;
 
 /// Every loss, in the order in which terms are summed and recorded.
 const std::vector<const Loss*>& all_losses();
@@ -132,8 +151,9 @@ struct RowLabels {
 };
 
 /// Losses of hidden [rows, hidden] under head [vocabulary, hidden] against the rows of `targets` from `first_target` on, which are
-/// made chunk by chunk where they are states. d_hidden [rows, hidden] is written when options.gradient; d_head
-/// [vocabulary, hidden], if not null, is added to: a frozen head costs nothing. Throws UsageError as require_targets().
+/// made chunk by chunk where they are states; ids of a teacher beyond `head` are padding, with logits of minus infinity. d_hidden
+/// [rows, hidden] is written when options.gradient; d_head [vocabulary, hidden], if not null, is added to: a frozen head costs nothing.
+/// Throws UsageError as require_targets().
 LossSums chunked_loss(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets, int64_t first_target,
                       const RowLabels& rows, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head);
 

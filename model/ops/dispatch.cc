@@ -120,6 +120,7 @@ Routing route(const Tensor& x, const Tensor& router, const Tensor& bias, int64_t
 Routing route_scores(const Tensor& z, const Tensor& bias, int64_t k, const ModelConfig& config) {
   Routing routing;
   routing.scores = z.detach();
+  routing.recorded_scores = z;
   routing.selected = ops::select_experts(routing.scores.sigmoid(), bias, k);
   Tensor weights = z.gather(1, routing.selected.to(at::kLong)).sigmoid();
   if (config.norm_topk_prob) weights = weights / (weights.sum(1, true) + 1e-20);

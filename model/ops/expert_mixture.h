@@ -12,6 +12,7 @@ struct Routing {
   at::Tensor selected;  ///< I32 [tokens, k], ascending ids
   at::Tensor weights;   ///< [tokens, k], differentiable with respect to x and the router
   at::Tensor scores;    ///< [tokens, experts], x @ router^T before the sigmoid; no gradient
+  at::Tensor recorded_scores;  ///< the same tensor, differentiable
 };
 
 /// weights = routed_scaling_factor x sigmoid(x @ router^T) at the k experts with the largest sigmoid + bias; equal sums go to

@@ -116,6 +116,17 @@ DistillConfig short_run() {
   return config;
 }
 
+/// The same with every state that a training may have in addition to weights and moments.
+DistillConfig averaged_run() {
+  DistillConfig config = short_run();
+  config.training.ema = 0.9;
+  config.training.schedule = Schedule::wsd;
+  config.evaluate_every = 5;
+  config.evaluate_windows = 2;
+  config.patience = 100;
+  return config;
+}
+
 std::string weights_of(const World& world, const std::string& name) {
   return read_file(world.folder / name / "model.safetensors");
 }
@@ -275,12 +286,14 @@ TEST_CASE("a killed training resumes, and ends with the same bytes") {
   const TempFolder folder;
   const World world{folder.path()};
   make_world(world);
-  const DistillConfig config = short_run();  // writes bf16, and resumes in f32
+  const bool averaged = GENERATE(false, true);
+  const DistillConfig config = averaged ? averaged_run() : short_run();  // writes bf16, and resumes in f32
   Outputs whole = world.outputs("whole");
   const StageReport expected = run_distill(config, world.distill_inputs(), whole);
 
   SECTION("killed with SIGKILL at a write of data, again and again") {
     ::setenv("OVERPROOF_TEST_WORLD", folder.path().c_str(), 1);
+    ::setenv("OVERPROOF_TEST_AVERAGED", averaged ? "1" : "0", 1);
     const std::string self = fs::read_symlink("/proc/self/exe").string();
     // One write a checkpoint or kept state: each process makes some steps more than the one before it had left.
     for (const char* write : {"1", "3", "6", "9"}) {
@@ -398,7 +411,90 @@ TEST_CASE("distils the world it is given", "[.][killed-child]") {
   };
   const World world{folder};
   Outputs out = world.outputs("killed");
-  run_distill(short_run(), world.distill_inputs(), out);
+  run_distill(std::getenv("OVERPROOF_TEST_AVERAGED") == std::string_view("1") ? averaged_run() : short_run(),
+              world.distill_inputs(), out);
+}
+
+TEST_CASE("averaged weights are published, and their digest; held-out losses are measured on them") {
+  const TempFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  DistillConfig config = averaged_run();
+  config.checkpoint_every = 0;
+  config.training.keep_every = 0;
+  config.training.dtype = WeightDType::f32;
+  Outputs out = world.outputs("averaged");
+  const StageReport report = run_distill(config, world.distill_inputs(), out);
+  CHECK(report.metrics().at(kPublishedWeights) == digest_of_checkpoint(folder.path() / "averaged").hex());
+  CHECK(read_step_records(folder.path() / "averaged").weights_after(24).hex() != report.metrics().at(kPublishedWeights));
+  const std::vector<Json> steps = steps_of(world, "averaged");
+  int64_t evaluated = 0;
+  for (const Json& line : steps) evaluated += line.contains("held_out");
+  CHECK(evaluated == 5);  // after 5, 10, 15, 20 steps and the last
+  CHECK(report.metrics().at("held_out").at("evaluations") == 5);
+  // A training of no steps measures what was published: the same number.
+  config.training.ema = 0;
+  config.training.steps = 1;
+  config.training.learning_rate = 1e-9;
+  config.evaluate_every = 1;
+  Outputs again = world.outputs("again");
+  run_distill(config,
+              Inputs({{"student", world.artifact("averaged")},
+                      {"targets", world.artifact("targets")},
+                      {"corpus", world.artifact("corpus")}}),
+              again);
+  CHECK(steps_of(world, "again").back().at("held_out").at("cross-entropy").get<double>() ==
+        Approx(steps.back().at("held_out").at("cross-entropy").get<double>()).epsilon(1e-5));
+  // The live log has the same lines, and the event file is there.
+  CHECK(read_file(folder.path() / kLogsFolder / "averaged" / "steps.jsonl") ==
+        read_file(folder.path() / "averaged" / "steps.jsonl"));
+  int64_t event_files = 0;
+  for (const auto& entry : fs::directory_iterator(folder.path() / kLogsFolder / "averaged"))
+    event_files += entry.path().filename().string().find("tfevents") != std::string::npos;
+  CHECK(event_files == 1);
+}
+
+TEST_CASE("a training stops when held-out losses rise, and a resumed one at the same step") {
+  const TempFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  DistillConfig config = short_run();
+  config.training.learning_rate = 0.3;  // soon worse
+  config.training.clip = 0;
+  config.training.schedule = Schedule::constant;
+  config.training.keep_every = 0;
+  config.evaluate_every = 1;
+  config.evaluate_windows = 2;
+  config.patience = 2;
+  Inputs inputs({{"student", world.artifact("student")},
+                 {"targets", world.artifact("targets")},
+                 {"corpus", world.artifact("corpus")},
+                 {"teacher", world.artifact("teacher")}});
+  config.teacher_share = 0;  // only measures
+  Outputs out = world.outputs("stopped");
+  const StageReport report = run_distill(config, inputs, out);
+  const std::vector<Json> steps = steps_of(world, "stopped");
+  const auto done = int64_t(steps.size());
+  REQUIRE(done < 24);
+  REQUIRE(done >= 3);
+  CHECK(report.metrics().at("steps") == done);
+  CHECK(report.metrics().at("held_out").at("stopped_early") == true);
+  const auto kl = [&](int64_t s) { return steps.at(size_t(s)).at("held_out").at("forward-kl").get<double>(); };
+  const int64_t best = report.metrics().at("held_out").at("best_step");
+  CHECK(best == done - 3);
+  for (int64_t s = 0; s < done; ++s) CHECK(kl(s) >= kl(best));
+  CHECK(read_step_records(folder.path() / "stopped").weights_after(done) != Digest{});  // the last state is digested
+  // The checkpoint before the last step is still there.
+  fs::rename(folder.path() / "stopped", folder.path() / "first");
+  Outputs again = world.outputs("stopped");
+  run_distill(config, inputs, again);
+  CHECK(weights_of(world, "stopped") == weights_of(world, "first"));
+  for (const char* file : {"steps.jsonl", kStepRecordsFile})
+    CHECK(read_file(folder.path() / "stopped" / file) == read_file(folder.path() / "first" / file));
+
+  config.evaluate_every = 0;
+  Outputs refused = world.outputs("refused");
+  CHECK_THROWS_WITH(run_distill(config, inputs, refused), Catch::Contains("'patience' needs 'evaluate-every'"));
 }
 
 TEST_CASE("router counts record which experts the tokens of each source were sent to") {
@@ -560,6 +656,16 @@ TEST_CASE("learning rates warm up and fall") {
   CHECK(learning_rate_at(options, 85) == Approx(0.25));
   options.schedule = Schedule::constant;
   CHECK(learning_rate_at(options, 109) == 1.0);
+  options.schedule = Schedule::wsd;  // the last 22 of 110 steps fall
+  CHECK(learning_rate_at(options, 4) == Approx(0.5));
+  CHECK(learning_rate_at(options, 87) == 1.0);
+  CHECK(learning_rate_at(options, 88) == 1.0);
+  CHECK(learning_rate_at(options, 99) == Approx(0.5));
+  CHECK(learning_rate_at(options, 109) == Approx(1.0 / 22));
+  options.decay_share = 0;
+  CHECK(learning_rate_at(options, 109) == 1.0);
+  options.decay_share = 1;  // from the end of the warm-up on
+  CHECK(learning_rate_at(options, 60) == Approx(0.5));
 }
 
 }  // namespace overproof

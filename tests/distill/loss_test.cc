@@ -98,8 +98,12 @@ TEST_CASE("divergences from one teacher, mixtures and top-k rows are PyTorch aut
     const Loss* loss;
     double parameter, temperature;
   };
-  const Case cases[] = {{&kForwardKl, 0, 1},       {&kReverseKl, 0, 1},       {&kReverseKl, 0, 2},      {&kJensenShannon, 0.5, 1},
-                        {&kJensenShannon, 0.1, 2}, {&kJensenShannon, 0.9, 1}, {&kTotalVariation, 0, 1}, {&kTotalVariation, 0, 2}};
+  const Case cases[] = {{&kForwardKl, 0, 1},       {&kReverseKl, 0, 1},         {&kReverseKl, 0, 2},
+                        {&kJensenShannon, 0.5, 1}, {&kJensenShannon, 0.1, 2},   {&kJensenShannon, 0.9, 1},
+                        {&kTotalVariation, 0, 1},  {&kTotalVariation, 0, 2},    {&kSkewedKl, 0.1, 1},
+                        {&kSkewedKl, 0.6, 2},      {&kSkewedReverseKl, 0.1, 1}, {&kSkewedReverseKl, 0.6, 2},
+                        {&kEntropyGated, 1, 1},    {&kEntropyGated, 2, 2},      {&kTopKKl, 3, 1},
+                        {&kTopKKl, 20, 2}};
   size_t number = 0;
   for (const Case& one : cases) {
     LossOptions options;
@@ -133,7 +137,7 @@ TEST_CASE("a divergence is zero with no gradient where the student is the teache
   const at::Tensor log_q = at::log_softmax(at::mm(hidden, head.t()), 1), q = log_q.exp();
   const auto [top, top_ids] = q.topk(7);
   for (const Loss* loss : all_losses()) {
-    if (loss->labels) continue;
+    if (!loss->of_targets()) continue;
     INFO(loss->name);
     Targets rows{.kind = TargetKind::top_k};
     for (int64_t r = 0; r < 40; ++r) {
@@ -156,8 +160,8 @@ TEST_CASE("a divergence is zero with no gradient where the student is the teache
     for (const double size : {1e-4, 1e-2, 1.0, 30.0})
       for (int64_t r = 0; r < 40; ++r) {
         const at::Tensor other = (hidden + size * at::randn({40, 12})).narrow(0, r, 1);
-        CHECK(compute(other, head, same, only(*loss), {}, r).sums.values[0] >= (loss == &kForwardKl ? -1e-6 : 0.0));
-        CHECK(compute(other, head, rows, only(*loss), {}, r).sums.values[0] >= (loss == &kForwardKl ? -1e-6 : 0.0));
+        CHECK(compute(other, head, same, only(*loss), {}, r).sums.values[0] >= 0.0);
+        CHECK(compute(other, head, rows, only(*loss), {}, r).sums.values[0] >= 0.0);
       }
   }
 }
@@ -167,7 +171,7 @@ TEST_CASE("a divergence does not depend on how rows are split, nor on rows of we
   const at::Tensor hidden = at::randn({48, 12}), head = at::randn({61, 12}), teacher = at::randn({48, 9}), its_head = at::randn({61, 9});
   const Targets targets{.states = {{teacher, its_head}}};
   for (const Loss* loss : all_losses()) {
-    if (loss->labels) continue;
+    if (!loss->of_targets()) continue;
     INFO(loss->name);
     const Computed whole = compute(hidden, head, targets, only(*loss, 1.5));
     for (const int64_t part : {1, 5, 16}) {
@@ -196,10 +200,75 @@ TEST_CASE("a divergence does not depend on how rows are split, nor on rows of we
   }
 }
 
+TEST_CASE("sampled rows give forward KL's gradient on average") {
+  // Every outcome of one draw, weighted with its probability: the mean of the gradients is that of the whole distribution.
+  at::manual_seed(7);
+  const at::Tensor hidden = at::randn({1, 12}), head = at::randn({9, 12}), teacher = at::randn({1, 12});
+  const at::Tensor p = at::softmax(at::mm(teacher, head.t()), 1);
+  at::Tensor mean_hidden = at::zeros_like(hidden), mean_head = at::zeros_like(head);
+  for (int32_t id = 0; id < 9; ++id) {
+    const Targets drawn{TargetKind::sampled, {{0, 1}, {id}, {1.0f}, {0.0f}}, {}};
+    const Computed one = compute(hidden, head, drawn, only(kForwardKl));
+    mean_hidden.add_(one.d_hidden, p[0][id].item<double>());
+    mean_head.add_(one.d_head, p[0][id].item<double>());
+  }
+  const Computed whole = compute(hidden, head, {.states = {{teacher, head}}}, only(kForwardKl));
+  CHECK(largest_difference(mean_hidden, whole.d_hidden) < 1e-5);
+  CHECK(largest_difference(mean_head, whole.d_head) < 1e-5);
+}
+
+TEST_CASE("top-k rows are not renormalised: mass that the student moves out of the tail costs") {
+  // The teacher's three likeliest ids have 0.6; a student with all its mass on them, in the same proportions, is not the teacher.
+  const Targets rows{TargetKind::top_k, {{0, 3}, {0, 1, 2}, {0.3f, 0.2f, 0.1f}, {0.4f}}, {}};
+  const at::Tensor one = at::ones({1, 1});
+  const auto value_of = [&](const Loss& loss, std::vector<float> q) {
+    const at::Tensor head = at::log(at::tensor(q)).view({-1, 1});
+    return compute(one, head, rows, only(loss)).sums.values[0];
+  };
+  const std::vector<float> teacher = {0.3f, 0.2f, 0.1f, 0.25f, 0.15f}, moved = {0.4995f, 0.333f, 0.1665f, 0.0005f, 0.0005f};
+  for (const Loss* loss : all_losses()) {
+    if (!loss->of_targets()) continue;
+    INFO(loss->name);
+    CHECK(value_of(*loss, teacher) < 1e-6);
+    CHECK(value_of(*loss, moved) > 0.2);
+  }
+}
+
+TEST_CASE("top-k-kl of the whole distribution is forward-kl of top-k rows, and of all ids forward-kl itself") {
+  const SafetensorsFile golden(kGolden);
+  const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
+  const Targets whole{.states = {{f32(golden, "teacher_hidden"), f32(golden, "teacher_head")}}},
+      rows = sparse_targets(golden, "topk");
+  LossOptions options;
+  options.terms = {{&kTopKKl, 1.0, 5}};
+  const Computed of_whole = compute(hidden, head, whole, options), of_rows = compute(hidden, head, rows, only(kForwardKl));
+  CHECK(of_whole.sums.values[0] == Approx(of_rows.sums.values[0]).epsilon(1e-5));
+  CHECK(largest_difference(of_whole.d_head, of_rows.d_head) < 2e-5);
+  options.terms[0].parameter = 1000;
+  const Computed all = compute(hidden, head, whole, options), kl = compute(hidden, head, whole, only(kForwardKl));
+  CHECK(all.sums.values[0] == Approx(kl.sums.values[0]).epsilon(1e-5));
+  CHECK(largest_difference(all.d_head, kl.d_head) < 2e-5);
+}
+
+TEST_CASE("a teacher's rows beyond the vocabulary are minus infinity: they take no mass") {
+  at::manual_seed(8);
+  const at::Tensor hidden = at::randn({20, 12}), head = at::randn({61, 12}), teacher = at::randn({20, 12}),
+                   its_head = at::randn({61, 12});
+  const at::Tensor padded = at::cat({its_head, at::zeros({7, 12})});
+  for (const Loss* loss : all_losses()) {
+    if (!loss->of_targets()) continue;
+    INFO(loss->name);
+    const Computed with = compute(hidden, head, {.states = {{teacher, padded}}}, only(*loss));
+    const Computed without = compute(hidden, head, {.states = {{teacher, its_head}}}, only(*loss));
+    CHECK(with.sums.values == without.sums.values);
+    CHECK(at::equal(with.d_head, without.d_head));
+  }
+}
+
 TEST_CASE("losses stay finite where probabilities underflow") {
   const at::Tensor one = at::ones({1, 1}), up = at::tensor({0.0f, 300.0f, -300.0f}).view({3, 1});
   for (const Loss* loss : all_losses()) {
-    if (loss->labels) continue;
+    if (!loss->of_targets()) continue;
     INFO(loss->name);
     for (const Targets& targets : {Targets{.states = {{-one, up}}}, Targets{.states = {{-one, up, 0.5}, {-one, up, 0.5}}},
                                    Targets{TargetKind::top_k, {{0, 1}, {2}, {1.0f}, {0.0f}}, {}}}) {
@@ -215,7 +284,8 @@ TEST_CASE("a loss refuses targets that it cannot use, by name") {
   const SafetensorsFile golden(kGolden);
   const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
   const Targets sampled = sparse_targets(golden, "sample");
-  for (const Loss* loss : {&kReverseKl, &kJensenShannon, &kTotalVariation}) {
+  for (const Loss* loss : all_losses()) {
+    if (!loss->of_targets() || loss == &kForwardKl) continue;
     CHECK_THROWS_AS(compute(hidden, head, sampled, only(*loss)), UsageError);
     CHECK_THROWS_WITH(require_targets({{&kForwardKl, 1.0}, {loss, 0.5}}, TargetKind::sampled),
                       Catch::Contains("'" + std::string(loss->name) + "'") && Catch::Contains("sampled") &&
@@ -277,6 +347,8 @@ TEST_CASE("losses are named with their weights") {
   CHECK(parse_losses({{"jensen-shannon", "1"}})[0].parameter == 0.5);
   for (const char* name : {"jensen-shannon:", "jensen-shannon:0", "jensen-shannon:1", "jensen-shannon:x", "jensen-shannon:0.5:1"})
     CHECK_THROWS_AS(parse_losses({{name, "1"}}), UsageError);
+  CHECK(parse_losses({{"top-k-kl:8", "1"}})[0].parameter == 8);
+  CHECK_THROWS_WITH(parse_losses({{"top-k-kl:2.5", "1"}}), Catch::Contains("not a whole number"));
   CHECK_THROWS_WITH(parse_losses({{"forward-kl:2", "1"}}), Catch::Contains("'forward-kl' has no parameter"));
   CHECK_THROWS_WITH(parse_losses({{"jensen-shannon:0.2", "1"}, {"jensen-shannon:0.3", "1"}}), Catch::Contains("given twice"));
   CHECK_THROWS_AS(parse_losses({{"forward-kl", "0"}}), UsageError);

@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <limits>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "core/error.h"
@@ -65,22 +66,33 @@ TrainOptions all_weights(int64_t batch, int64_t micro_batch) {
   return options;
 }
 
-std::vector<at::Tensor> gradients(ModelConfig config, int64_t micro_batch, const TokenBatch& batch) {
-  Decoder student = small_model(config);
+/// Losses of a batch; the gradients are in the student's weights then.
+LossSums losses_of(Decoder& student, int64_t micro_batch, const TokenBatch& batch, const LossTerms& terms) {
   const auto signal = live_signal(std::make_shared<const Decoder>(small_model(random_dense_config())));
   Trainer trainer(student, all_weights(batch.batch, micro_batch));
-  std::vector<at::Tensor> loads, list;
+  signal->keep_layers();
+  trainer.record_inside(any_needs(terms, Inside::router), any_needs(terms, Inside::layers));
+  std::vector<at::Tensor> loads;
   LossOptions options;
-  options.terms = {{&kForwardKl, 0.7}, {&kCrossEntropy, 0.3}};
-  trainer.accumulate_gradients(
+  options.terms = terms;
+  return trainer.accumulate_gradients(
       batch,
-      [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden, at::Tensor* d_head) {
-        options.grad_scale = scale;
-        return batch_loss(batch, *signal, first, count, hidden, student.head(), options, d_hidden, d_head);
+      [&](const Trainer::Pass& pass) {
+        options.grad_scale = pass.grad_scale;
+        InnerRows inner{.routing = pass.routing, .student = pass.layers};
+        return batch_loss(batch, *signal, pass.first, pass.count, pass.hidden, student.head(), options, pass.d_hidden,
+                          pass.d_head, &inner, pass.inner_loss);
       },
       loads);
-  for (const NamedTensor& t : student.parameters())
-    if (t.tensor.requires_grad()) list.push_back(t.tensor.grad().clone());
+}
+
+std::vector<at::Tensor> gradients(ModelConfig config, int64_t micro_batch, const TokenBatch& batch,
+                                  const LossTerms& terms = {{&kForwardKl, 0.7}, {&kCrossEntropy, 0.3}}) {
+  Decoder student = small_model(config);
+  losses_of(student, micro_batch, batch, terms);
+  std::vector<at::Tensor> list;
+  for (const NamedTensor& t : student.parameters())  // what no loss reaches has none
+    if (t.tensor.requires_grad()) list.push_back(t.tensor.grad().defined() ? t.tensor.grad().clone() : at::zeros_like(t.tensor));
   return list;
 }
 
@@ -172,6 +184,132 @@ TEST_CASE("the gradient of a batch does not depend on the micro-batch") {
     CHECK(whole.size() > 10);
     for (const int64_t micro_batch : {1, 2, 3}) CHECK(largest_difference(whole, gradients(config, micro_batch, batch)) < 2e-4);
   }
+}
+
+TEST_CASE("the gradient of no loss depends on the micro-batch, with tokens of different weight") {
+  TokenBatch batch = RandomBatches(4, 97, 1).at(0);
+  for (size_t i = 0; i < batch.weight.size(); ++i) batch.weight[i] = i % 5 == 0 ? 0.0f : float(i % 3 + 1) / 3;
+  for (const Loss* loss : all_losses()) {
+    INFO(loss->name);
+    const std::vector<at::Tensor> whole = gradients(random_moe_config(), 4, batch, {{loss, 1.0}});
+    for (const int64_t micro_batch : {1, 2})
+      CHECK(largest_difference(whole, gradients(random_moe_config(), micro_batch, batch, {{loss, 1.0}})) < 5e-4);
+  }
+}
+
+TEST_CASE("losses of layers and routers reach the weights below them with the right slope") {
+  const TokenBatch batch = RandomBatches(2, 97, 1).at(0);
+  for (const Loss* loss : all_losses()) {
+    if (!loss->inner) continue;
+    INFO(loss->name);
+    Decoder student = small_model(random_moe_config());
+    const LossTerms terms = {{loss, 2.0}};
+    losses_of(student, 2, batch, terms);
+    // Along the gradient the loss grows by its norm, by central differences.
+    double square = 0;
+    std::vector<std::pair<at::Tensor, at::Tensor>> along;
+    for (const NamedTensor& t : student.parameters())
+      if (t.tensor.requires_grad() && t.tensor.grad().defined()) {
+        along.emplace_back(t.tensor.detach(), t.tensor.grad().clone());
+        square += along.back().second.square().sum().item<double>();
+      }
+    CHECK(along.size() > 5);
+    const double norm = std::sqrt(square), size = 2e-3;
+    const auto value_at = [&](double offset) {
+      at::NoGradGuard no_grad;
+      for (auto& [weight, direction] : along) weight.add_(direction, offset / norm);
+      const LossSums sums = [&] {
+        at::AutoGradMode grad(true);
+        return losses_of(student, 2, batch, terms);
+      }();
+      for (auto& [weight, direction] : along) weight.sub_(direction, offset / norm);
+      return sums.total(terms) / sums.weight;
+    };
+    CHECK((value_at(size) - value_at(-size)) / (2 * size) == Approx(norm).epsilon(0.03));
+  }
+}
+
+TEST_CASE("layers of another width are compared through matrices that are learned, and part of the state") {
+  ModelConfig wide = random_dense_config();
+  wide.hidden_size = 64;
+  wide.heads = 8;
+  wide.layers = 4;
+  const auto train = [&] {
+    TrainOptions options = all_weights(2, 2);
+    options.learning_rate = 1e-2;
+    options.schedule = Schedule::constant;
+    return Training(std::make_unique<Decoder>(small_model(random_moe_config())), std::make_unique<RandomBatches>(2, 97, 12),
+                    live_signal(std::make_shared<const Decoder>(small_model(wide))), {{&kForwardKl, 0.0}, {&kHiddenMse, 1.0}},
+                    options);
+  };
+  Training training = train(), same = train();
+  const StepRecord first = training.step();
+  StepRecord last;
+  for (int s = 1; s < 12; ++s) last = training.step();
+  CHECK(last.terms[1] < 0.8 * first.terms[1]);
+  CHECK(first.terms[1] == same.step().terms[1]);
+  int64_t projections = 0, twice = 0;
+  std::set<std::string> names;
+  for (const NamedTensor& t : training.trainer().state()) {
+    projections += t.name.rfind("projections.", 0) == 0 && t.tensor.dim() == 2 && t.name.find("adam") == std::string::npos;
+    twice += !names.insert(t.name).second;
+  }
+  CHECK(projections == 2);
+  CHECK(twice == 0);
+  // Resumed from a copy of the state, the next step is the same.
+  Training resumed = train();
+  {
+    at::NoGradGuard no_grad;
+    const std::vector<NamedTensor> from = training.trainer().state(), to = resumed.trainer().state();
+    REQUIRE(from.size() == to.size());
+    for (size_t i = 0; i < to.size(); ++i) at::Tensor(to[i].tensor).copy_(from[i].tensor);
+  }
+  resumed.trainer().resume_at(11);
+  training.trainer().resume_at(11);
+  CHECK(resumed.step().loss == training.step().loss);
+}
+
+TEST_CASE("what a loss needs to see is refused where it is not there") {
+  const auto with = [](ModelConfig student, const Loss& loss) {
+    return Training(std::make_unique<Decoder>(small_model(std::move(student))), std::make_unique<RandomBatches>(2, 97, 1),
+                    live_signal(std::make_shared<const Decoder>(small_model(random_dense_config()))), {{&loss, 1.0}},
+                    all_weights(2, 2));
+  };
+  CHECK_THROWS_WITH(with(random_dense_config(), kRouterZ), Catch::Contains("'router-z' needs a student with routed experts"));
+  CHECK_NOTHROW(with(random_dense_config(), kHiddenMse));
+  std::vector<WeightedSignal> parts;
+  const auto teacher = std::make_shared<const Decoder>(small_model(random_dense_config()));
+  parts.emplace_back(0.5, live_signal(teacher));
+  parts.emplace_back(0.5, live_signal(teacher));
+  CHECK_THROWS_WITH(
+      Training(std::make_unique<Decoder>(small_model(random_moe_config())), std::make_unique<RandomBatches>(2, 97, 1),
+               mixed_signal(std::move(parts)), {{&kFfnMse, 1.0}}, all_weights(2, 2)),
+      Catch::Contains("'ffn-mse'") && Catch::Contains("--teacher-share 1"));
+}
+
+TEST_CASE("the average follows its formula, and is exchanged with the weights and back") {
+  TrainOptions options = all_weights(2, 2);
+  options.ema = 0.5;
+  Training training(std::make_unique<Decoder>(small_model(random_moe_config())), std::make_unique<RandomBatches>(2, 97, 30),
+                    live_signal(std::make_shared<const Decoder>(small_model(random_dense_config()))), {{&kForwardKl, 1.0}},
+                    options);
+  const auto head = [&] {
+    for (const NamedTensor& t : training.student().parameters())
+      if (t.name == "head") return t.tensor.detach().clone();
+    throw std::logic_error("no head");
+  };
+  at::Tensor average = head().to(at::kDouble);
+  for (int n = 1; n <= 12; ++n) {
+    training.step();
+    const double decay = std::min(0.5, (1.0 + n) / (10.0 + n));
+    average = decay * average + (1 - decay) * head().to(at::kDouble);
+  }
+  const at::Tensor weights = head();
+  training.trainer().swap_average();
+  CHECK((head() - average).abs().max().item<double>() < 1e-6);
+  CHECK_FALSE(at::equal(head(), weights));
+  training.trainer().swap_average();
+  CHECK(at::equal(head(), weights));
 }
 
 TEST_CASE("a weight scales a token's part of the gradient, and 0 takes it out") {
@@ -271,13 +409,26 @@ TEST_CASE("a loss that is not finite is a divergence, and leaves the weights as 
   }
 }
 
-TEST_CASE("teacher and student with vocabularies of different sizes are refused") {
-  ModelConfig other = random_dense_config();
-  other.vocab_size = 98;
-  CHECK_THROWS_AS(
-      Training(std::make_unique<Decoder>(small_model(random_moe_config())), std::make_unique<RandomBatches>(2, 97, 1),
-               live_signal(std::make_shared<const Decoder>(small_model(other))), {{&kForwardKl, 1.0}}, all_weights(2, 2)),
-      MismatchError);
+TEST_CASE("a vocabulary that is larger by padding takes no part in the training") {
+  const auto first_step = [](int64_t student_vocab, int64_t teacher_vocab) {
+    ModelConfig student = random_moe_config(), teacher = random_dense_config();
+    student.vocab_size = student_vocab;
+    teacher.vocab_size = teacher_vocab;
+    Training training(std::make_unique<Decoder>(small_model(student)), std::make_unique<RandomBatches>(2, 97, 1),
+                      live_signal(std::make_shared<const Decoder>(small_model(teacher))),
+                      {{&kForwardKl, 0.5}, {&kCrossEntropy, 0.5}}, all_weights(2, 2));
+    std::vector<at::Tensor> loads;
+    StepRecord record = training.step();
+    at::Tensor head_gradient;
+    for (const NamedTensor& t : training.student().parameters())
+      if (t.name == "head") head_gradient = t.tensor.grad().clone();
+    return std::pair(record, head_gradient);
+  };
+  const auto [wide, gradient] = first_step(101, 97);
+  CHECK(gradient.size(0) == 101);
+  CHECK(gradient.narrow(0, 97, 4).abs().max().item<double>() == 0);
+  CHECK(gradient.narrow(0, 0, 97).abs().max().item<double>() > 0);
+  CHECK(std::isfinite(first_step(97, 101).first.loss));
 }
 
 }  // namespace overproof

@@ -1,7 +1,7 @@
 """Golden values of the distillation losses: PyTorch autograd in float64 on materialised logits.
 
 Run with any PyTorch and safetensors: python generate.py. Writes loss.safetensors, divergences.safetensors (the losses beside KL and
-cross-entropy, and mixtures of teachers) and SHA256SUMS beside this file.
+cross-entropy, and mixtures of teachers), inner.safetensors (losses of routers and layers) and SHA256SUMS beside this file.
 """
 
 import hashlib
@@ -40,16 +40,36 @@ def mixed(z, kl_rows, labels, temperature, ce_weight):
     return kl, ce, (1 - ce_weight) * kl + ce_weight * ce
 
 
+def kl(p, q):
+    return (torch.xlogy(p, p) - p * q.log()).sum(-1)
+
+
+def top_k_kl(p, q, k, tail):
+    """The k largest of p and one bin of all others; with `tail` the last column is already the sum of some others."""
+    ids = p[:, :-1 if tail else None].topk(min(int(k), p.shape[1] - tail), -1)[1]
+    named = lambda x: torch.cat([x.gather(-1, ids), 1 - x.gather(-1, ids).sum(-1, keepdim=True)], -1)
+    return kl(named(p), named(q))
+
+
+def entropy_gated(p, q, threshold, tail):
+    return torch.where(-torch.xlogy(p, p).sum(-1) > threshold, kl(p, q), kl(q, p))
+
+
 # What each loss is of two lists of probabilities, by its definition.
+SHAPED = {"top-k-kl": top_k_kl, "entropy-gated": entropy_gated}
 DIVERGENCES = {
     "forward-kl": lambda p, q, b: torch.xlogy(p, p).sum(-1) - (p * q.log()).sum(-1),
     "reverse-kl": lambda p, q, b: (q * (q.log() - p.log())).sum(-1),
     "jensen-shannon": lambda p, q, b: (b * p * (p.log() - (b * p + (1 - b) * q).log()) + (1 - b) * q * (q.log() - (b * p + (1 - b) * q).log())).sum(-1),
     "total-variation": lambda p, q, b: 0.5 * (p - q).abs().sum(-1),
+    "skewed-kl": lambda p, q, a: kl(p, a * p + (1 - a) * q),
+    "skewed-reverse-kl": lambda p, q, a: kl(q, (1 - a) * p + a * q),
 }
 # loss, parameter, temperature
 DIVERGENCE_CASES = [("forward-kl", 0.0, 1.0), ("reverse-kl", 0.0, 1.0), ("reverse-kl", 0.0, 2.0), ("jensen-shannon", 0.5, 1.0),
-                    ("jensen-shannon", 0.1, 2.0), ("jensen-shannon", 0.9, 1.0), ("total-variation", 0.0, 1.0), ("total-variation", 0.0, 2.0)]
+                    ("jensen-shannon", 0.1, 2.0), ("jensen-shannon", 0.9, 1.0), ("total-variation", 0.0, 1.0), ("total-variation", 0.0, 2.0),
+                    ("skewed-kl", 0.1, 1.0), ("skewed-kl", 0.6, 2.0), ("skewed-reverse-kl", 0.1, 1.0), ("skewed-reverse-kl", 0.6, 2.0),
+                    ("entropy-gated", 1.0, 1.0), ("entropy-gated", 2.0, 2.0), ("top-k-kl", 3.0, 1.0), ("top-k-kl", 20.0, 2.0)]
 MIXTURE = (0.7, 0.3)
 
 
@@ -83,13 +103,79 @@ def divergences(given, sparse):
                 p = torch.stack([torch.cat([probabilities[offsets[r]:offsets[r + 1]], tail[r:r + 1]]) for r in range(TOKENS)])
                 named = torch.stack([q[r, ids[offsets[r]:offsets[r + 1]]] for r in range(TOKENS)])
                 q = torch.cat([named, 1 - named.sum(-1, keepdim=True)], -1)
-            value = temperature**2 * (DIVERGENCES[loss](p, q, parameter) * weight).sum()
+            rows = SHAPED[loss](p, q, parameter, kind == "topk") if loss in SHAPED else DIVERGENCES[loss](p, q, parameter)
+            value = temperature**2 * (rows * weight).sum()
             value.backward()
             name = f"{kind}.{number}"
             out[f"{name}.value"] = value.detach().reshape(1)
             out[f"{name}.d_hidden"] = hidden.grad.float()
             out[f"{name}.d_head"] = head.grad.float()
     return out
+
+
+def inner():
+    """Losses of router scores and layers, of three sequences of eight tokens with weights; gradients of all that is differentiable."""
+    generator = torch.Generator().manual_seed(22)
+    sequences, length, experts, chosen, width, its_width = 3, 8, 5, 2, 12, 10
+    tokens = sequences * length
+    normal = lambda *shape: torch.randn(*shape, generator=generator).float()
+    out = {"weight": torch.rand(tokens, generator=generator).float()}
+    out["weight"][::3] = 0
+    for layer in range(2):
+        out[f"scores.{layer}"] = normal(tokens, experts)
+        out[f"selected.{layer}"] = out[f"scores.{layer}"].topk(chosen, -1)[1].sort(-1)[0].to(torch.int32)
+        for part in ("attended", "out"):
+            out[f"student.{part}.{layer}"] = normal(tokens, width)
+        out[f"projection.{layer}"] = normal(its_width, width)
+    for layer in range(3):  # the student's two layers are compared with the teacher's first and third
+        for part in ("attended", "out"):
+            out[f"teacher.{part}.{layer}"] = normal(tokens, its_width)
+    weight = out["weight"].double()
+
+    def router_z(x):
+        return sum((torch.logsumexp(x[f"scores.{l}"], -1) ** 2 * weight).sum() for l in range(2)) / 2
+
+    def balance(x):
+        total = 0
+        for l in range(2):
+            share = torch.sigmoid(x[f"scores.{l}"])
+            share = share / share.sum(-1, keepdim=True)
+            for s in range(sequences):
+                rows = slice(s * length, (s + 1) * length)
+                w = weight[rows]
+                used = torch.nn.functional.one_hot(out[f"selected.{l}"][rows].long(), experts).sum(1).double()
+                load = experts / (chosen * w.sum()) * (used * w[:, None]).sum(0)
+                mean_share = (share[rows] * w[:, None]).sum(0) / w.sum()
+                total = total + w.sum() * (load * mean_share).sum()
+        return total / 2
+
+    def layers(x, compare, take):
+        total = 0
+        for l, other in ((0, 0), (1, 2)):
+            student = take(lambda part: x[f"student.{part}.{l}"]) @ x[f"projection.{l}"].T
+            teacher = take(lambda part: out[f"teacher.{part}.{other}"].double())
+            total = total + (compare(student, teacher) * weight).sum()
+        return total / 2
+
+    square = lambda a, b: ((a - b) ** 2).sum(-1) / (b**2).sum(-1)
+    losses = {
+        "router-z": router_z,
+        "balance": balance,
+        "hidden-mse": lambda x: layers(x, square, lambda part: part("out")),
+        "hidden-cosine": lambda x: layers(x, lambda a, b: 1 - torch.cosine_similarity(a, b, -1), lambda part: part("out")),
+        "ffn-mse": lambda x: layers(x, square, lambda part: part("out") - part("attended")),
+    }
+    inputs = [name for name in out if name.startswith(("scores", "student", "projection"))]
+    results = {}
+    for loss, value_of in losses.items():
+        x = {name: out[name].double().requires_grad_() for name in inputs}
+        value = value_of(x)
+        value.backward()
+        results[f"{loss}.value"] = value.detach().reshape(1)
+        for name in inputs:
+            if x[name].grad is not None:
+                results[f"{loss}.d.{name}"] = x[name].grad.float()
+    return out | results
 
 
 def main():
@@ -165,7 +251,8 @@ def main():
 
     save_file(out, HERE / "loss.safetensors")
     save_file(divergences(out, rows), HERE / "divergences.safetensors")
-    sums = [f"{hashlib.sha256((HERE / name).read_bytes()).hexdigest()}  {name}\n" for name in ("divergences.safetensors", "loss.safetensors")]
+    save_file(inner(), HERE / "inner.safetensors")
+    sums = [f"{hashlib.sha256((HERE / name).read_bytes()).hexdigest()}  {name}\n" for name in ("divergences.safetensors", "inner.safetensors", "loss.safetensors")]
     (HERE / "SHA256SUMS").write_text("".join(sums))
 
 

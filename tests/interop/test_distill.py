@@ -1,0 +1,134 @@
+"""Every loss, averages, evaluations and early stop through the command line, replayed; event files by a reader of TensorBoard's format."""
+import json
+import os
+import struct
+
+import pytest
+
+from program import SOURCE, overproof
+
+SEED = "00c0ffee"
+PLAIN = "forward-kl=0.5,cross-entropy=0.1,router-z=0.001,balance=0.01"
+ALL = ("forward-kl=0.3,cross-entropy=0.1,reverse-kl=0.1,jensen-shannon:0.2=0.1,total-variation=0.1,skewed-kl:0.2=0.1,skewed-reverse-kl=0.1,"
+       "entropy-gated:0.7=0.1,top-k-kl:16=0.1,router-z=0.001,balance=0.01,hidden-mse=0.1,hidden-cosine=0.1,ffn-mse=0.1")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distill")
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    overproof("run", SOURCE / "examples/kill-test.ini", "--out", folder / "run", "--set", "soft-targets.tokens=1280", "--set", "student.steps=2",
+              "--only", "student")
+    return folder / "run"
+
+
+def distill(run, name, *options, teacher=True):
+    words = ["distill", "--student", run / "student-init", "--targets", run / "soft-targets", "--corpus", run / "corpus", "--batch-size", 2,
+             "--digest-every", 2, "--out", run / name, *options]
+    return overproof(*words, *(["--teacher", run / "teacher"] if teacher else []))
+
+
+def lines_of(run, name):
+    return [json.loads(line) for line in (run / name / "steps.jsonl").read_text().splitlines()]
+
+
+def replayed(run, name):
+    done = overproof("audit", "replay", run, "--artifact", name, "--seed", SEED, "--segments", 1, "--json")
+    return json.loads(done.stdout)
+
+
+def crc32c(data):
+    """Bit by bit, from the polynomial of RFC 3720."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def fields(data):
+    """Fields of a protocol buffer: (number, value)."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = data[at], at + 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        key = varint()
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        length = {1: 8, 5: 4}.get(key & 7) or varint()
+        yield key >> 3, data[at:at + length]
+        at += length
+
+
+def events(folder):
+    (path,) = folder.glob("events.out.tfevents.*")
+    data = path.read_bytes()
+    at = 0
+    while at < len(data):
+        head, length = data[at:at + 8], struct.unpack_from("<Q", data, at)[0]
+        payload = data[at + 12:at + 12 + length]
+        for part, stored in ((head, data[at + 8:at + 12]), (payload, data[at + 12 + length:at + 16 + length])):
+            crc = crc32c(part)
+            assert struct.unpack("<I", stored)[0] == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+        yield list(fields(payload))
+        at += 16 + length
+
+
+def test_every_loss_trains_with_averages_and_evaluations_and_is_replayed(run):
+    distill(run, "all", "--teacher-share", 1, "--loss", ALL, "--steps", 6, "--ema", 0.9, "--schedule", "wsd", "--evaluate-every", 3)
+    lines = lines_of(run, "all")
+    assert len(lines) == 6 and len(lines[0]["terms"]) == 14
+    assert [set(line.get("held_out", {})) for line in lines] == [set(), set(), {"forward-kl", "cross-entropy"}] * 2
+    assert all(value >= 0 for line in lines for value in line["terms"].values())
+    assert lines[-1]["held_out"]["forward-kl"] < lines[2]["held_out"]["forward-kl"]
+    result = replayed(run, "all")
+    assert result["holds"], result
+    assert overproof("audit", "verify", run, code=None).returncode == 0
+
+
+def test_event_files_have_the_numbers_of_the_log(run):
+    distill(run, "logged", "--loss", PLAIN, "--steps", 4, "--evaluate-every", 2, teacher=False)
+    records = list(events(run / "training-logs" / "logged"))
+    assert (3, b"brain.Event:2") in records[0]
+    assert (run / "training-logs/logged/steps.jsonl").read_bytes() == (run / "logged/steps.jsonl").read_bytes()
+    lines = lines_of(run, "logged")
+    assert len(records) == 1 + len(lines)
+    for record, line in zip(records[1:], lines):
+        event = dict(record)
+        assert event.get(2, 0) == line["step"] and struct.unpack("<d", event[1])[0] > 1.6e9
+        values = {}
+        for _, value in fields(event[5]):
+            parts = dict(fields(value))
+            values[parts[1].decode()] = struct.unpack("<f", parts[2])[0]
+        expected = {k: v for k, v in line.items() if isinstance(v, (int, float)) and k != "step"}
+        expected |= {f"terms/{k}": v for k, v in line["terms"].items()} | {f"held_out/{k}": v for k, v in line.get("held_out", {}).items()}
+        assert values == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_training_that_stopped_early_is_replayed_with_a_note(run):
+    done = distill(run, "stopped", "--teacher-share", 0, "--steps", 20, "--learning-rate", 0.3, "--clip", 0, "--schedule", "constant", "--evaluate-every", 1,
+                   "--patience", 2)
+    assert "stopped early" in done.stdout
+    assert len(lines_of(run, "stopped")) < 20
+    result = replayed(run, "stopped")
+    assert result["holds"], result
+    assert "by its held-out loss" in json.dumps(result)
+
+
+def test_a_loss_without_what_it_needs_is_refused(run):
+    for loss, options, cause in (("hidden-mse", [], "give --teacher"), ("skewed-kl", [], "sampled"), ("top-k-kl:1.5", [], "whole number"),
+                                 ("hidden-cosine", ["--teacher", run / "teacher"], "--teacher-share 1")):
+        done = overproof("distill", "--student", run / "student-init", "--targets", run / "soft-targets", "--corpus", run / "corpus", "--out",
+                         run / "refused", "--loss", f"{loss}=1", *options, code=2)
+        assert loss.split(":")[0] in done.stderr and cause in done.stderr
