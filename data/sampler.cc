@@ -14,8 +14,11 @@ namespace {
 template <class Mass>
 class RankedMass {
  public:
-  RankedMass(std::span<const float> logits, Mass mass) : logits_(logits), mass_(mass), ids_(logits.size()) {
+  /// The ids with a logit above `likely` are sorted first: one pass finds them, where finding the 64 largest takes several.
+  RankedMass(std::span<const float> logits, double likely, Mass mass) : logits_(logits), mass_(mass), ids_(logits.size()) {
     std::iota(ids_.begin(), ids_.end(), 0);
+    const auto end = std::partition(ids_.begin(), ids_.end(), [&](int32_t id) { return double(logits_[size_t(id)]) > likely; });
+    if (const auto above = size_t(end - ids_.begin()); above > 0 && above <= kMostLikely) sort_to(above, false);
   }
   /// The first place whose cumulative mass reaches `mass`; the last place when none does.
   size_t place_of(double mass) {
@@ -27,14 +30,18 @@ class RankedMass {
   int32_t id(size_t place) const { return ids_[place]; }
 
  private:
-  void sort_more() {
+  static constexpr size_t kMostLikely = 4096;
+
+  void sort_more() { sort_to(std::min(ids_.size(), std::max<size_t>(64, 8 * cumulative_.size())), true); }
+  /// `select`: the next ones up to `end` are not in front yet.
+  void sort_to(size_t end, bool select) {
     const auto precedes = [&](int32_t a, int32_t b) {
       const float x = logits_[size_t(a)], y = logits_[size_t(b)];
       return x != y ? x > y : a < b;
     };
-    const size_t done = cumulative_.size(), end = std::min(ids_.size(), std::max<size_t>(64, 8 * done));
+    const size_t done = cumulative_.size();
     const auto at = [&](size_t place) { return ids_.begin() + ptrdiff_t(place); };
-    if (end < ids_.size()) std::nth_element(at(done), at(end), ids_.end(), precedes);
+    if (select && end < ids_.size()) std::nth_element(at(done), at(end), ids_.end(), precedes);
     std::sort(at(done), at(end), precedes);
     for (size_t place = done; place < end; ++place)
       cumulative_.push_back((place > 0 ? cumulative_.back() : 0.0) + mass_(logits_[size_t(ids_[place])]));
@@ -64,7 +71,8 @@ int32_t sample_token(std::span<const float> logits, std::span<const int32_t> bef
   const auto mass_of = [&](float logit) { return std::exp((double(logit) - most) / options.temperature); };
   double total = 0;
   for (const float x : logits) total += mass_of(x);
-  RankedMass ranked(logits, mass_of);
+  constexpr double kLikely = 5;  // temperatures below the largest logit: beyond, an id has less than a hundredth of its probability
+  RankedMass ranked(logits, most - kLikely * options.temperature, mass_of);
   const double nucleus = options.top_p < 1 ? ranked.cumulative(ranked.place_of(options.top_p * total)) : total;
   return ranked.id(ranked.place_of(rng.uniform() * nucleus));
 }

@@ -40,6 +40,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   write_trained_counts(training, inputs.path("student"), /*kept=*/true, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());
+  const Trainer::Loads loads = trainer.recent_loads();
   StageReport report;
   report.metrics() = {{"steps", steps},
                       {"batch_size", options.batch_size},
@@ -52,6 +53,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"active_fraction", active},
                       {"ffn_activation", shape.ffn_activation()},
                       {"expert_load", trainer.expert_load()},
+                      {"recent_expert_load", {{"largest_mean", loads.largest_mean}, {"largest", loads.largest}, {"least", loads.least}}},
                       {kComputeMetric, compute.name()}};
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
@@ -66,6 +68,10 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                     fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",
                                 100 * shape.ffn_activation(), 100 * active),
                     compute.summary()};
+  if (shape.is_moe())
+    report.summary.push_back(
+        fmt::format("loads of experts over the mean, last steps: largest {:.2f} (mean over layers; of all {:.2f}), least {:.2f}",
+                    loads.largest_mean, loads.largest, loads.least));
   if (const HeldOutTrack& t = log.held_out; t.count > 0)
     report.summary.push_back(fmt::format(
         "held-out {} {:.4f} nats a token at best, after step {}{}", inputs.has("teacher") ? "KL" : "cross-entropy", t.best,

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "core/error.h"
@@ -71,7 +72,9 @@ Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<co
     throw UsageError(fmt::format("option 'batch-size': {} sequences are fewer than the {} processes", options.batch_size,
                                  group_->size()));
   const ModelConfig& shape = model.config();
-  if (shape.is_moe()) expert_tokens_ = at::zeros({shape.layers, shape.n_routed_experts}, at::kLong);
+  if (!shape.is_moe()) return;
+  expert_tokens_ = at::zeros({shape.layers, shape.n_routed_experts}, at::kLong);
+  recent_loads_ = at::zeros({shape.layers, shape.n_routed_experts});
 }
 
 int64_t Trainer::trained_parameters() const {
@@ -207,27 +210,56 @@ void Trainer::swap_average() {
   }
 }
 
+namespace {
+
+constexpr double kRecentSteps = 8;
+constexpr double kAlmostDead = 0.1, kRevival = 8;
+
+/// 1 where a router's bias belongs to an expert, 0 at places without one. f32.
+at::Tensor live_places(const at::Tensor& bias) { return bias.gt(kNeverChosen / 2).to(at::kFloat); }
+
+/// Loads over their mean over the live places; zeros when there is no load.
+at::Tensor load_shares(const at::Tensor& load, const at::Tensor& live) {
+  const at::Tensor f32 = load.to(at::kFloat).mul(live);
+  return f32 * (live.sum() / f32.sum().clamp_min(1e-20));
+}
+
+}  // namespace
+
 // Balancing without an auxiliary loss (Wang et al. 2024, arXiv 2408.15664): bias += rate x sign(mean load - load). Only
 // differences of biases matter, so their mean is taken out again. Places without an expert stay out of both means, and as they are: a
 // mean that holds their bias would leave no digits to the others.
 void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate) {
-  const at::Tensor live = bias.gt(kNeverChosen / 2).to(at::kFloat), count = live.sum();
+  const at::Tensor live = live_places(bias), count = live.sum();
   if (count.item<double>() < 1) return;
-  const at::Tensor f32 = load.to(at::kFloat), mean = f32.mul(live).sum() / count;
-  bias.add_((mean - f32).sign().mul(live), rate);
+  const at::Tensor share = load_shares(load, live);
+  const at::Tensor step = (1 - share).sign() * (1 + (kRevival - 1) * share.lt(kAlmostDead).to(at::kFloat));
+  bias.add_(step.mul(live), rate);
   bias.sub_(live.mul(bias.mul(live).sum() / count));
 }
 
+// A step of few tokens has uneven loads by chance, and so what a bias follows is a mean over some steps.
 double Trainer::balance_experts(const std::vector<at::Tensor>& loads) {
   double spread = 0;
   for (size_t l = 0; l < loads.size(); ++l) {
     expert_tokens_[int64_t(l)].add_(loads[l]);
-    const at::Tensor load = loads[l].to(at::kFloat), mean = load.mean();
-    spread += (load.max() / mean).item<double>();
-    if (options_.balance_rate <= 0) continue;
-    balance_bias(model_.layers()[l].router_bias, loads[l], options_.balance_rate);
+    const at::Tensor bias = model_.layers()[l].router_bias, recent = recent_loads_[int64_t(l)];
+    const at::Tensor share = load_shares(loads[l], live_places(bias));
+    recent.lerp_(share, steps_done_ == 1 ? 1.0 : 1 / kRecentSteps);
+    spread += recent.max().item<double>();
+    if (options_.balance_rate > 0) balance_bias(bias, recent, options_.balance_rate);
   }
   return spread / double(loads.size());
+}
+
+Trainer::Loads Trainer::recent_loads() const {
+  if (!recent_loads_.defined() || steps_done_ == 0) return {};
+  Loads loads{recent_loads_.amax(1).mean().item<double>(), recent_loads_.max().item<double>(), std::numeric_limits<double>::infinity()};
+  for (int64_t l = 0; l < recent_loads_.size(0); ++l) {
+    const at::Tensor live = recent_loads_[l].masked_select(model_.layers()[size_t(l)].router_bias.gt(kNeverChosen / 2));
+    if (live.numel() > 0) loads.least = std::min(loads.least, live.min().item<double>());
+  }
+  return loads;
 }
 
 Json Trainer::expert_load() const {
@@ -262,7 +294,7 @@ std::vector<NamedTensor> Trainer::optimizer_state() const {
     all.push_back({t.name + ".adam_second", t.second});
     if (t.average.defined()) all.push_back({t.name + ".average", t.average});
   }
-  if (expert_tokens_.defined()) all.push_back({"expert_tokens", expert_tokens_});
+  if (expert_tokens_.defined()) all.insert(all.end(), {{"expert_tokens", expert_tokens_}, {"recent_loads", recent_loads_}});
   if (counter_)
     for (NamedTensor& t : counter_->state()) all.push_back(std::move(t));
   return all;

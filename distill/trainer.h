@@ -32,7 +32,8 @@ std::string trained_group(const std::string& parameter);
 /// Learning rate of step (from 0).
 double learning_rate_at(const TrainOptions& options, int64_t step);
 
-/// New balancing bias [experts] of a router: bias + rate x sign(mean load - load), less its mean. `load` I64 [experts].
+/// New balancing bias [experts] of a router: bias + rate x sign(mean load - load), less its mean; eight times the rate for an expert with
+/// less than a tenth of the mean, which otherwise would get tokens again only after hundreds of steps. `load` [experts], of any unit.
 void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate);
 
 class Trainer {
@@ -77,6 +78,11 @@ class Trainer {
   const at::Tensor& expert_tokens() const { return expert_tokens_; }
   /// Load fractions [[per layer]] that sum to one.
   Json expert_load() const;
+  /// Loads at the end, over the layer's mean, of about the last eight steps: the largest as a mean over layers and of all experts, and the least.
+  struct Loads {
+    double largest_mean = 1, largest = 1, least = 1;
+  };
+  Loads recent_loads() const;
 
   /// Exchanges the trained weights and their averages; a second call undoes it. Does nothing without `ema`.
   void swap_average();
@@ -106,6 +112,7 @@ class Trainer {
   std::shared_ptr<const Group> group_;
   std::vector<Trained> trained_;
   at::Tensor expert_tokens_;
+  at::Tensor recent_loads_;  ///< f32 [layers, experts]: over the layer's mean, a trailing mean of the steps with weight 1 / kRecentSteps
   RouterCounter* counter_ = nullptr;
   int64_t steps_done_ = 0;
   bool record_scores_ = false, record_layers_ = false;

@@ -25,7 +25,7 @@
 //    48  F64  learning_rate
 //    56  F64  loss           nats per token: the terms, added with the factors of the configuration
 //    64  F64  grad_norm      before clipping
-//    72  F64  balance        largest expert load / mean load, mean over layers; 1 is even, and the value of a dense model
+//    72  F64  balance        largest expert load / mean load of about the last eight steps, mean over layers; 1 is even, and the value of a dense model
 //    80  F64  terms[14]      nats per token, in the order of the metadata's names; the rest zeros
 //   192  32   batch          batch root
 //   224  32   weights        digest of the model after the step, zeros where none was taken

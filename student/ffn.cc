@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "core/error.h"
 #include "formats/model_check.h"
+#include "model/host_values.h"
 
 namespace overproof {
 
@@ -18,7 +21,12 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down) 
   return activations.abs_().mul_(down.norm(2, {0}));
 }
 
-double sum_of_squares(const at::Tensor& t) { return t.square().sum(at::kDouble).item<double>(); }
+double sum_of_squares(const at::Tensor& t) {
+  // Row by row: a sum of the whole is cut by the number of threads.
+  const at::Tensor rows = t.reshape({-1, t.size(-1)}).square().sum(1, false, at::kDouble);
+  const std::span<const double> sums = host_values<double>(rows);
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
 
 Decoder open_dense_teacher(const fs::path& path) {
   const Checkpoint checkpoint = open_checkpoint(path);

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "model/host_values.h"
+#include "student/ffn.h"
 
 namespace overproof {
 namespace {
@@ -89,7 +90,7 @@ void RidgeSystem::add(const std::vector<FeatureBlock>& blocks, const Tensor& res
       into.narrow(0, first_[a], first_[a + 1] - first_[a]).add_(sum);
     }
   });
-  square_ += residual.square().sum(at::kDouble).item<double>();
+  square_ += sum_of_squares(residual);
 }
 
 RidgeSystem::Solution RidgeSystem::solve(double ridge, int64_t least_rows) const {

@@ -334,7 +334,11 @@ TEST_CASE("a weight scales a token's part of the gradient, and 0 takes it out") 
 TEST_CASE("balancing raises the bias of experts with less than the mean load and keeps its mean") {
   at::Tensor bias = at::zeros({4});
   balance_bias(bias, at::tensor({10, 0, 5, 5}, at::kLong), 0.1);
-  CHECK(at::allclose(bias, at::tensor({-0.1f, 0.1f, 0.0f, 0.0f})));
+  // An expert with less than a tenth of the mean moves by eight times the rate; the mean, 0.7 / 4, is taken out.
+  CHECK(at::allclose(bias, at::tensor({-0.1f, 0.8f, 0.0f, 0.0f}) - 0.175f));
+  bias = at::zeros({4});
+  balance_bias(bias, at::tensor({10, 1, 5, 4}, at::kLong), 0.1);
+  CHECK(at::allclose(bias, at::tensor({-0.1f, 0.1f, 0.0f, 0.1f}) - 0.025f));
   bias = at::tensor({0.3f, -0.1f, -0.1f, -0.1f});
   balance_bias(bias, at::tensor({100, 1, 1, 1}, at::kLong), 0.1);
   CHECK(bias[0].item<float>() < 0.3f);

@@ -140,6 +140,11 @@ struct FullDisk {
   static inline int64_t left = 0;
 };
 
+struct Threads {
+  explicit Threads(int64_t n) { set_thread_count(n); }
+  ~Threads() { set_thread_count(0); }
+};
+
 RecoverConfig small() {
   RecoverConfig config;
   config.tokens = 512;
@@ -226,6 +231,13 @@ TEST_CASE("recover moves a sparse student towards its parent, layer by layer, an
     CHECK_FALSE(at::equal(before.down, after.down));
   }
   const std::string whole = world.weights("out");
+
+  for (const int64_t threads : {1, 2, 3}) {
+    CAPTURE(threads);
+    const Threads set(threads);
+    CHECK(world.recover(config, "threads").metrics() == report.metrics());
+    CHECK(world.weights("threads") == whole);
+  }
 
   // The disk is full at the n-th write; later there is room.
   int64_t resumed = 0;

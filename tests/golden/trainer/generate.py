@@ -59,7 +59,7 @@ def make(name, tied):
 
     out = {"ids": torch.randint(SHAPE["vocab_size"], (STEPS, BATCH, LENGTH + 1)),
            "teacher_hidden": torch.randn(STEPS, BATCH, LENGTH, 8), "teacher_head": torch.randn(SHAPE["vocab_size"], 8)}
-    numbers = []
+    numbers, recent = [], {}
     for step in range(STEPS):
         ids = out["ids"][step]
         log_q = torch.log_softmax(model(ids[:, :-1]).logits, -1)
@@ -84,9 +84,11 @@ def make(name, tied):
         for number, gate in enumerate(gates):
             load = loads[number].float()
             bias = gate.e_score_correction_bias
-            bias += BALANCE * torch.sign(load.mean() - load)
+            share = load / load.mean()
+            recent[number] = share if step == 0 else recent[number] + (share - recent[number]) / 8
+            bias += BALANCE * torch.sign(1 - recent[number]) * torch.where(recent[number] < 0.1, 8.0, 1.0)
             bias -= bias.mean()
-            spread.append((load.max() / load.mean()).item())
+            spread.append(recent[number].max().item())
         numbers.append([(KL * kl + CE * ce).item(), kl.item(), ce.item(), norm.item(), rate_of(step), sum(spread) / len(spread)])
     model.save_pretrained(folder / "after")
     out["numbers"] = torch.tensor(numbers, dtype=torch.float64)  # loss, forward-kl, cross-entropy, gradient norm, rate, balance
