@@ -16,7 +16,7 @@ class LiveSignal final : public TeacherSignal {
   Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     at::NoGradGuard no_grad;
     Targets targets{.kind = kind()};
-    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count)), teacher_->head()});
+    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count), {.segments = input_segments(batch, first, count)}), teacher_->head()});
     return targets;
   }
 
@@ -38,6 +38,12 @@ at::Tensor input_ids(const TokenBatch& batch, int64_t first, int64_t count) {
   const int64_t row = batch.length + 1;
   const at::ArrayRef<int64_t> ids(batch.ids.data() + first * row, size_t(count * row));
   return at::tensor(ids, at::kLong).view({count, row}).narrow(1, 0, batch.length).contiguous();
+}
+
+at::Tensor input_segments(const TokenBatch& batch, int64_t first, int64_t count) {
+  if (batch.one_segment()) return {};
+  const at::ArrayRef<int32_t> all(batch.segment.data() + first * batch.length, size_t(count * batch.length));
+  return at::tensor(all, at::kInt).view({count, batch.length});
 }
 
 }  // namespace overproof
