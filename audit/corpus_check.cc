@@ -13,6 +13,7 @@
 #include "core/json_object.h"
 #include "core/parallel.h"
 #include "core/progress.h"
+#include "data/chat_document.h"
 #include "data/commitment.h"
 #include "data/corpus_stage.h"
 #include "data/corpus_tally.h"
@@ -43,6 +44,10 @@ struct SignedOptions {
     corpus.held_out = given.number("held-out", corpus.held_out);
     corpus.window_length = given.integer("window-length", 1, INT64_MAX, corpus.window_length);
     corpus.separator = given.text("separator", corpus.separator);
+    const std::string attention = given.text("document-attention", "auto");
+    corpus.document_attention = attention == "on"    ? DocumentAttention::on
+                                : attention == "off" ? DocumentAttention::off
+                                                     : DocumentAttention::automatic;
   }
 };
 
@@ -57,6 +62,11 @@ class CorpusChecker {
   void options() {
     if (corpus_.window_length() != options_.window_length)
       fault(kTokens, fmt::format("has windows of {} tokens, but the statement names {}", corpus_.window_length(), options_.window_length));
+    const bool by_document = options_.document_attention == DocumentAttention::on ||
+                             (options_.document_attention == DocumentAttention::automatic && corpus_.has_mask());
+    if (corpus_.document_attention() != by_document)
+      fault(kTokens, fmt::format("says that attention {} documents, which the option document-attention does not give",
+                                 by_document ? "crosses" : "stays within"));
     if (!tokenizer_) return;
     if (corpus_.vocab_size() != tokenizer_->vocab_size() || !corpus_.tokenizer().matches(tokenizer_->identity()))
       fault(kTokens, fmt::format("was made with another tokenizer than that of '{}', which the statement names", tokenizer_name_));
@@ -73,7 +83,7 @@ class CorpusChecker {
   void documents() {
     Progress progress("corpus", int64_t(corpus_.documents().size()), "documents");
     std::vector<Document> batch;
-    std::vector<std::string> texts;
+    std::vector<StoredText> texts;
     int64_t done = 0;
     const auto flush = [&] {
       throw_if_interrupted();
@@ -88,11 +98,12 @@ class CorpusChecker {
       batch.clear();
       texts.clear();
     };
-    for_each_text(node_.path, [&](const Document& document, std::string_view text) {
+    for_each_stored_text(node_.path, [&](const Document& document, const StoredText& text) {
       record(document, text);
       batch.push_back(document);
-      texts.emplace_back(text);
+      texts.push_back(text);
       if (batch.size() == kBatch) flush();
+      return true;
     });
     flush();
     for (const FileRecord& file : node_.lineage()->files)
@@ -130,6 +141,7 @@ class CorpusChecker {
     tokenizer_name_ = tokenizer.name;
     try {
       tokenizer_ = open_tokenizer(tokenizer.path);
+      encoder_.emplace(*tokenizer_);
     } catch (const Error& e) {
       throw_if_interrupted();
       fault(kTokens, fmt::format("cannot be compared with its texts: the tokenizer of '{}' cannot be read: {}", tokenizer.name,
@@ -143,7 +155,8 @@ class CorpusChecker {
     if (kinds_.insert(kind).second) fault(std::move(file), std::move(what));
   }
 
-  void record(const Document& d, std::string_view text) {
+  void record(const Document& d, const StoredText& stored) {
+    const std::string& text = stored.text;
     tally_.add(d);
     if (!(std::tie(last_source_, last_name_) < std::tie(d.source, d.name)) && has_last_)
       first_fault("order", kTable, fmt::format("has '{}' of '{}' out of the order of sources and names", d.name, d.source));
@@ -151,7 +164,7 @@ class CorpusChecker {
     text_files_.insert(texts_file_name(d.source));
     if (d.bytes != int64_t(text.size()))
       first_fault("bytes", kTable, fmt::format("gives '{}' {} bytes; its text has {}", d.name, d.bytes, text.size()));
-    if (!has_allowed_length(d) || (!is_sampled(d) && !in_source_share(d.digest, options_.source_share)))
+    if (!has_allowed_length(d, stored.marked) || (!is_sampled(d) && !in_source_share(d.digest, options_.source_share)))
       first_fault("taken", kTable, fmt::format("lists '{}' of {} bytes, which the options of the statement leave out", d.name, d.bytes));
     if (d.split != split_of(d.digest, options_.held_out))
       first_fault("split", kTable,
@@ -165,9 +178,9 @@ class CorpusChecker {
   }
 
   /// A text is cut after its length was compared with the other two options, at the end of a character.
-  bool has_allowed_length(const Document& d) const {
+  bool has_allowed_length(const Document& d, bool marked) const {
     int64_t least = std::max<int64_t>(options_.min_bytes, 1), most = options_.max_bytes;
-    if (options_.cut_bytes > 0 && !is_sampled(d)) {
+    if (options_.cut_bytes > 0 && !is_sampled(d) && !marked) {
       least = std::min(least, std::max<int64_t>(options_.cut_bytes - 3, 0));
       most = std::min(most, options_.cut_bytes);
     }
@@ -185,17 +198,35 @@ class CorpusChecker {
     return ids;
   }
 
+  /// Why the mask of a document is not that of its text; "" if it is.
+  std::string mask_fault(const Document& d, const std::vector<uint8_t>& made) const {
+    const auto ones = std::ranges::count(made, uint8_t{1});
+    if (d.trained != (ones == ptrdiff_t(made.size()) ? -1 : ones))
+      return fmt::format("belongs to a table that gives '{}' {} trained tokens; its text has {}", d.name, d.trained, ones);
+    if (!corpus_.has_mask()) return d.trained < 0 ? "" : fmt::format("has no mask, and '{}' is a conversation", d.name);
+    const auto all = stream_.values<uint8_t>(d.split == Split::train ? "train_mask" : "held_out_mask");
+    if (std::ranges::equal(all.subspan(size_t(d.first_token), size_t(d.tokens)), made)) return "";
+    return fmt::format("has another mask for '{}' than its text and its trained stretches give", d.name);
+  }
+
   /// Why the tokens of a document are not those of its text; "" if they are.
-  std::string token_fault(const Document& d, const std::string& text) const {
+  std::string token_fault(const Document& d, const StoredText& stored_text) const {
+    const std::string& text = stored_text.text;
     std::vector<int32_t> stored = stored_ids(d), made;
-    tokenizer_->encode(text, made);
-    made.push_back(separator_);
-    if (stored == made) return "";
+    if (stored_text.marked) {
+      MaskedIds masked = encode_document(*encoder_, text, stored_text.quoted, stored_text.trained, separator_);
+      made = std::move(masked.ids);
+      if (stored == made) return mask_fault(d, masked.trained);
+    } else {
+      tokenizer_->encode(text, made);
+      made.push_back(separator_);
+      if (stored == made) return mask_fault(d, std::vector<uint8_t>(made.size(), 1));
+    }
     // What `sample` drew: the teacher's own spelling of the text, chat markers included.
     if (is_sampled(d) && stored.back() == separator_) {
       stored.pop_back();
       const bool known = std::ranges::all_of(stored, [&](int32_t id) { return id < tokenizer_->vocab_size(); });
-      if (known && tokenizer_->decode(stored) == text) return "";
+      if (known && tokenizer_->decode(stored) == text) return mask_fault(d, std::vector<uint8_t>(stored.size() + 1, 1));
       stored.push_back(separator_);
     }
     const auto [one, other] = std::ranges::mismatch(stored, made);
@@ -233,6 +264,7 @@ class CorpusChecker {
   const SafetensorsFile stream_;
   const CorpusConfig options_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::optional<MarkedEncoder> encoder_;  // of it
   std::string tokenizer_name_;
   int32_t separator_ = -1;
   CorpusTally tally_;

@@ -242,15 +242,15 @@ int main(int argc, char** argv) try {
     const auto step = [&] {
       loss = trainer
                  .step(batch, of_loss.terms,
-                       [&](int64_t first, int64_t count, const at::Tensor& hidden, double scale, at::Tensor* d_hidden,
-                           at::Tensor* d_head) {
-                         of_loss.grad_scale = scale;
+                       [&](const Trainer::Pass& pass) {
+                         of_loss.grad_scale = pass.grad_scale;
                          if (teacher) {
                            at::NoGradGuard no_grad;
-                           const at::Tensor taught = teacher->hidden(ids.narrow(0, first, count));
-                           return chunked_loss(hidden, student.head(), {.states = {{taught, teacher->head()}}}, 0, {}, of_loss, d_hidden, d_head);
+                           const at::Tensor taught = teacher->hidden(ids.narrow(0, pass.first, pass.count));
+                           return chunked_loss(pass.hidden, student.head(), {.states = {{taught, teacher->head()}}}, 0, {}, of_loss, pass.d_hidden,
+                                               pass.d_head);
                          }
-                         return chunked_loss(hidden, student.head(), stored, first * length, {}, of_loss, d_hidden, d_head);
+                         return chunked_loss(pass.hidden, student.head(), stored, pass.first * length, {}, of_loss, pass.d_hidden, pass.d_head);
                        })
                  .loss;
     };

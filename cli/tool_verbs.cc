@@ -39,7 +39,15 @@ std::vector<VerbSpec> tool_verbs() {
            sink = [terminal](std::string_view text) {
              std::cout << (terminal ? printable_lines(text) : std::string(text)) << std::flush;
            };
-         return TorchFunction<decltype(run_generate)>::call(config, a[0], sink);
+         MessageSource next_message;
+         if (!common.json)
+           next_message = [input = ::isatty(STDIN_FILENO)]() -> std::optional<std::string> {
+             if (input) std::cout << "> " << std::flush;
+             std::string line;
+             if (!std::getline(std::cin, line)) return std::nullopt;
+             return line;
+           };
+         return TorchFunction<decltype(run_generate)>::call(config, a[0], sink, next_message);
        })},
       {.name = "logits",
        .help = "Writes a model's logits for given token ids, to compare implementations.",
@@ -69,6 +77,12 @@ std::vector<VerbSpec> tool_verbs() {
        .example = "overproof tokenizer encode --tokenizer runs/smollm2-moe/teacher --text book.txt --out ids.safetensors",
        .make = verb_maker<TokenizerEncodeConfig>([](const CommonConfig&, const TokenizerEncodeConfig& config, const Arguments&) {
          return count_written(config.out, "tokens", run_tokenizer_encode(config));
+       })},
+      {.name = "tokenizer render",
+       .help = "Renders conversations by a chat template.",
+       .example = "overproof tokenizer render --tokenizer runs/smollm2-moe/teacher --conversations chats.jsonl --out rendered.jsonl",
+       .make = verb_maker<TokenizerRenderConfig>([](const CommonConfig&, const TokenizerRenderConfig& config, const Arguments&) {
+         return count_written(config.out, "conversations", run_tokenizer_render(config));
        })},
       {.name = "tokenizer train",
        .help = "Trains a new SentencePiece vocabulary.",

@@ -58,7 +58,8 @@ const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const {
   return i < 0 ? nullptr : &tokens_[size_t(i)];
 }
 
-void AddedTokenFinder::split(std::string_view text, bool parse_special, std::vector<TextPart>& parts) const {
+void AddedTokenFinder::split(std::string_view text, bool parse_special, std::vector<TextPart>& parts,
+                             const std::function<bool(size_t, size_t)>& allowed) const {
   size_t done = 0;
   for (size_t at = 0; at < text.size() && !tokens_.empty();) {
     const AddedToken* token = longest_at(text.substr(at));
@@ -67,6 +68,10 @@ void AddedTokenFinder::split(std::string_view text, bool parse_special, std::vec
       continue;
     }
     size_t begin = at, end = at + token->text.size();
+    if (allowed && !allowed(begin, end)) {
+      ++at;
+      continue;
+    }
     at = end;  // also an excluded match hides what it overlaps
     if (token->special && !parse_special) continue;
     if (token->single_word && (word_before(text, begin) || word_after(text, end))) continue;

@@ -3,6 +3,7 @@
 // AddedVocabulary finds them: leftmost, longest first, with the flags of each.
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,7 +36,9 @@ class AddedTokenFinder {
   /// Keeps those of `tokens` whose `normalized` flag is as asked. Empty texts are left out.
   AddedTokenFinder(const std::vector<AddedToken>& tokens, bool normalized);
   /// Appends the parts of `text`, in order, none empty. Time: O(text x longest token), with tokens of at most kLongestAddedToken.
-  void split(std::string_view text, bool parse_special, std::vector<TextPart>& parts) const;
+  /// `allowed(begin, end)`, for ascending places: whether a token may be found there; a match that may not be hides nothing.
+  void split(std::string_view text, bool parse_special, std::vector<TextPart>& parts,
+             const std::function<bool(size_t begin, size_t end)>& allowed = {}) const;
   bool empty() const { return tokens_.empty(); }
 
  private:

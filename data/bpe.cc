@@ -304,6 +304,12 @@ std::string BpeTokenizer::token_text(int32_t id) const {
     throw MismatchError(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()));
   return impl_->definition.tokens[size_t(id)];
 }
+std::vector<AddedToken> BpeTokenizer::special_tokens() const {
+  std::vector<AddedToken> special;
+  for (const AddedToken& token : impl_->definition.added)
+    if (token.special) special.push_back(token);
+  return special;
+}
 int32_t BpeTokenizer::bos_id() const { return impl_->definition.bos; }
 int32_t BpeTokenizer::eos_id() const { return impl_->definition.eos; }
 const BpeDefinition& BpeTokenizer::definition() const { return impl_->definition; }

@@ -64,6 +64,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string decode(const std::vector<int32_t>& ids) const override;
   int64_t vocab_size() const override;
   std::string token_text(int32_t id) const override;
+  std::vector<AddedToken> special_tokens() const override;
   int32_t bos_id() const override;
   int32_t eos_id() const override;
   const BpeDefinition& definition() const;

@@ -18,6 +18,28 @@ namespace overproof {
 namespace {
 
 constexpr const char* kSplitNames[] = {"train", "held_out"};
+constexpr const char* kMaskNames[] = {"train_mask", "held_out_mask"};
+
+bool document_attention_of(const SafetensorsFile& stream) {
+  const auto it = stream.metadata().find("document_attention");
+  if (it == stream.metadata().end()) return false;
+  if (it->second != "on") throw FormatError(stream.path(), -1, fmt::format("document_attention is '{}'; only 'on' is known", it->second));
+  return true;
+}
+
+/// `name` of a record of texts/: a list of [begin, end) that ascend.
+std::vector<ByteRange> byte_ranges(const JsonObject& record, const char* name, int64_t bytes) {
+  std::vector<ByteRange> ranges;
+  int64_t last = 0;
+  for (const Json& pair : record.list(name)) {
+    const auto number = [&](size_t i) { return pair.is_array() && pair.size() == 2 && pair[i].is_number_unsigned() ? pair[i].get<uint64_t>() : ~uint64_t{0}; };
+    const uint64_t begin = number(0), end = number(1);
+    if (end > uint64_t(bytes) || begin >= end || begin < uint64_t(last)) record.fail(name, "is not a list of ascending [begin, end) in its text");
+    ranges.push_back({int64_t(begin), int64_t(end)});
+    last = int64_t(end);
+  }
+  return ranges;
+}
 
 std::vector<Document> read_documents(const fs::path& file) {
   std::vector<Document> documents;
@@ -50,6 +72,7 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
   document.bytes = record.integer("bytes", 0, kAny);
   document.first_token = record.integer("first_token", 0, kAny);
   document.tokens = record.integer("tokens", 0, kAny);
+  document.trained = record.integer("trained", 0, document.tokens, int64_t{-1});
   const std::string split = record.text("split");
   if (split != kSplitNames[0] && split != kSplitNames[1])
     record.fail("split", fmt::format("is '{}'; train and held_out are known", split.substr(0, 100)));
@@ -68,6 +91,12 @@ Corpus::Corpus(const fs::path& artifact)
       throw FormatError(stream_.path(), -1, fmt::format("'{}' must be one row of U16 or U32", name));
     }
   }
+  has_mask_ = stream_.contains(kMaskNames[0]);
+  for (size_t i = 0; i < 2 && has_mask_; ++i)
+    if (!stream_.contains(kMaskNames[i]) || stream_.info(kMaskNames[i]).dtype != DType::u8 ||
+        stream_.info(kMaskNames[i]).shape != stream_.info(kSplitNames[i]).shape)
+      throw FormatError(stream_.path(), -1, fmt::format("'{}' is not one U8 for each token of '{}'", kMaskNames[i], kSplitNames[i]));
+  document_attention_ = document_attention_of(stream_);
   int64_t filled[2] = {0, 0};
   for (size_t i = 0; i < documents_.size(); ++i) {
     const Document& document = documents_[i];
@@ -128,6 +157,19 @@ void Corpus::read_window(Split split, int64_t window, std::span<int64_t> ids) co
   }
 }
 
+void Corpus::read_mask(Split split, int64_t window, std::span<float> mask) const {
+  OVERPROOF_CHECK(window >= 0 && window < windows(split) && int64_t(mask.size()) == window_length_);
+  if (!has_mask_) {
+    std::ranges::fill(mask, 1.0f);
+    return;
+  }
+  const auto trained = stream_.values<uint8_t>(kMaskNames[size_t(split)]).subspan(size_t(window * window_length_ + 1), mask.size());
+  for (size_t i = 0; i < mask.size(); ++i) {
+    if (trained[i] > 1) throw FormatError(stream_.path(), -1, fmt::format("'{}' holds {}; only 0 and 1 are known", kMaskNames[size_t(split)], trained[i]));
+    mask[i] = float(trained[i]);
+  }
+}
+
 const Document& Corpus::document_at(Split split, int64_t position) const {
   OVERPROOF_CHECK(position >= 0 && position < tokens(split));
   const auto& order = order_[size_t(split)];
@@ -185,6 +227,10 @@ void for_each_text(const fs::path& artifact, const std::function<void(const Docu
 }
 
 void for_each_text_while(const fs::path& artifact, const std::function<bool(const Document&, std::string_view text)>& visit) {
+  for_each_stored_text(artifact, [&](const Document& document, const StoredText& stored) { return visit(document, stored.text); });
+}
+
+void for_each_stored_text(const fs::path& artifact, const std::function<bool(const Document&, const StoredText&)>& visit) {
   const MappedFile table(artifact / "documents.jsonl");
   const std::string_view lines(reinterpret_cast<const char*>(table.bytes().data()), table.bytes().size());
   size_t at = 0;
@@ -206,11 +252,16 @@ void for_each_text_while(const fs::path& artifact, const std::function<bool(cons
       if (!more) return;
       const Json record = parse_json(line, path, offset);
       const JsonObject members(record, path, "", JsonNull::value, offset);
-      const std::string text = members.text("text");
-      if (!next || next->source != source || sha256(text) != next->digest || members.text("name", next->name) != next->name) {
+      StoredText stored{.text = members.text("text")};
+      if (members.has("trained")) {
+        stored.marked = true;
+        stored.quoted = byte_ranges(members, "quoted", int64_t(stored.text.size()));
+        stored.trained = byte_ranges(members, "trained", int64_t(stored.text.size()) + 1);
+      }
+      if (!next || next->source != source || sha256(stored.text) != next->digest || members.text("name", next->name) != next->name) {
         throw FormatError(path, offset, "its texts are not the documents of the table, in order");
       }
-      more = visit(*next, text);
+      more = visit(*next, stored);
       advance();
     });
     if (more && next && next->source == source)

@@ -10,6 +10,7 @@
 #include "core/json_object.h"
 #include "core/parallel.h"
 #include "core/utf8.h"
+#include "data/chat_records.h"
 #include "data/corpus.h"
 #include "data/dep5.h"
 
@@ -161,7 +162,7 @@ class Lister {
   /// A record of the table, without its text.
   struct Given {
     std::string name, source, license;
-    bool has_text = false, has_ids = false;
+    bool has_text = false, has_ids = false, has_chat = false;
     int64_t fault_at = -1;
     std::string fault;  // not empty: broken
   };
@@ -173,17 +174,17 @@ class Lister {
     Given given;
     given.has_text = record.has("text");
     given.has_ids = record.has("ids");
-    if (!given.has_text && record.has("messages"))
-      record.fail("holds a chat ('messages') and no 'text'; write each chat out as a text");
-    given.name = record.text("name", given.has_text ? fmt::format("{}:{}", file.filename().string(), number) : std::optional<std::string>());
+    given.has_chat = is_chat_record(json);
+    given.name = record.text("name", given.has_text || given.has_chat ? fmt::format("{}:{}", file.filename().string(), number) : std::optional<std::string>());
     given.source = record.text("source", kUnspecified);
     given.license = record.text("license", kUnspecified);
     for (std::string* text : {&given.source, &given.license})
       if (text->empty()) *text = kUnspecified;
     if (given.has_text) record.text("text");  // its type
     if (given.name.empty() || given.name.find('\0') != std::string::npos) record.fail("name", "is empty or holds a NUL");
-    if (!given.has_text && !is_safe_relative_name(given.name))
-      record.fail("name", fmt::format("is '{}', which names no file inside the folder, and the record has no 'text'", given.name));
+    if (!given.has_text && !given.has_chat && !is_safe_relative_name(given.name))
+      record.fail("name", fmt::format("is '{}', which names no file inside the folder, and the record has neither 'text' nor a conversation",
+                                      given.name));
     return given;
   }
 
@@ -236,8 +237,9 @@ class Lister {
           continue;
         }
         const bool has_ids = folder.takes_ids && given.has_ids;
-        list_.all.push_back({std::move(given.name), given.has_text || has_ids ? place.offset : -1, place.line, list_.word(given.source),
-                             list_.word(given.license), rule, uint8_t(folder_), given.has_text, has_ids});
+        list_.all.push_back({std::move(given.name), given.has_text || given.has_chat || has_ids ? place.offset : -1, place.line, list_.word(given.source),
+                             list_.word(given.license), rule, uint8_t(folder_), given.has_text, has_ids,
+                             given.has_chat});
       }
       places.clear();
     };
@@ -283,7 +285,7 @@ void refuse_same_names(CandidateList& list, int64_t most_broken) {
 
 fs::path CandidateList::file(const Candidate& c) const {
   const DocumentFolder& folder = folders[c.folder];
-  if (c.has_text) return folder.table->path();
+  if (c.has_text || c.has_chat) return folder.table->path();
   if (folder.table) return folder.table->path().parent_path() / c.name;
   if (!fs::is_directory(folder.path)) return folder.path;
   const fs::path exact = folder.path / c.name;

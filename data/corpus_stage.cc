@@ -63,6 +63,11 @@ class Spool {
     }
     tokens += int64_t(ids.size());
   }
+  void append(const std::vector<uint8_t>& mask) {
+    write(mask.data(), mask.size());
+    tokens += int64_t(mask.size());
+    ones += std::ranges::count(mask, uint8_t{1});
+  }
   void copy_to(SafetensorsWriter& writer) {
     if (std::fflush(file_) != 0) throw IoError(path_, "cannot write", errno);
     std::rewind(file_);
@@ -70,7 +75,7 @@ class Spool {
     while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), file_)) writer.append(buffer.data(), n);
     if (std::ferror(file_)) throw IoError(path_, "cannot read", errno);
   }
-  int64_t tokens = 0;
+  int64_t tokens = 0, ones = 0;
 
  private:
   void write(const void* data, size_t bytes) {
@@ -100,11 +105,29 @@ void cut_text(std::string& text, size_t bytes) {
   text.resize(bytes);
 }
 
+/// What a fault says without the file and the place, which are named with it again.
+std::string cause_within(const FormatError& e, const fs::path& file) {
+  std::string cause = e.what();
+  const std::string prefix = file.string() + ": ", at = fmt::format("byte {}: ", e.offset());
+  if (cause.starts_with(prefix)) cause.erase(0, prefix.size());
+  if (cause.starts_with(at)) cause.erase(0, at.size());
+  return cause;
+}
+
+Json json_of(const std::vector<ByteRange>& ranges) {
+  Json list = Json::array();
+  for (const ByteRange& range : ranges) list.push_back({range.begin, range.end});
+  return list;
+}
+
 /// What one document became, before it is known whether an earlier one is the same.
 struct Prepared {
   std::string text;
   Digest digest;
   std::vector<int32_t> ids;
+  bool marked = false;  // a conversation, with:
+  std::vector<uint8_t> trained;  // of each id
+  MarkedDocument ranges;  // without the text
   bool too_short = false, too_long = false, not_taken = false;
   int64_t fault_at = -1;
   std::string fault;  // not empty: broken
@@ -132,8 +155,38 @@ void read_text(const fs::path& file, const CorpusConfig& config, Prepared& out) 
   }
 }
 
+/// A conversation: text, ids and mask.
+Prepared prepare_chat(const CandidateList& list, const Candidate& candidate, const CorpusConfig& config, const ChatDocuments& chats,
+                      int32_t separator) {
+  Prepared out;
+  out.marked = true;
+  const fs::path& file = list.table(candidate).path();
+  try {
+    out.ranges = chats.read(line_at(list.table(candidate), candidate.record), file, candidate.record);
+    out.text = std::move(out.ranges.text);
+    if (out.check_length(int64_t(out.text.size()), config)) return out;
+    out.digest = sha256(out.text);
+    out.not_taken = !in_source_share(out.digest, config.source_share);
+    if (out.not_taken) return out;
+    MaskedIds made = chats.encode(out.text, out.ranges.quoted, out.ranges.trained, separator);
+    out.ids = std::move(made.ids);
+    out.trained = std::move(made.trained);
+    const auto count = std::ranges::count(out.trained, uint8_t{1});
+    if (count == 0) out.fault = "none of its tokens is trained";
+    if (count == ptrdiff_t(out.trained.size())) out.fault = "every one of its tokens is trained: the template or the record has no prompt";
+  } catch (const FormatError& e) {
+    out.fault = cause_within(e, file);
+    out.fault_at = candidate.record;
+  } catch (const MismatchError& e) {
+    out.fault = e.what();
+    out.fault_at = candidate.record;
+  }
+  return out;
+}
+
 Prepared prepare(const CandidateList& list, const Candidate& candidate, const CorpusConfig& config, const Tokenizer& tokenizer,
-                 int32_t separator) {
+                 const ChatDocuments& chats, int32_t separator) {
+  if (candidate.has_chat) return prepare_chat(list, candidate, config, chats, separator);
   Prepared out;
   Json record;
   if (candidate.record >= 0)
@@ -212,11 +265,18 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   if (folders.empty())
     throw UsageError("corpus: give --source (documents from outside), --samples (an artifact made by sample), or both");
   const CandidateList list = list_documents(std::move(folders), config.allow_broken);
+  std::set<int32_t> ends = turn_end_ids(inputs.path("tokenizer"), *tokenizer);
+  const ChatDocuments chats(*tokenizer,
+                            inputs.has("chat-template") ? read_chat_template(inputs.path("chat-template"), tokenizer.get())
+                                                        : open_chat_template(inputs.path("tokenizer"), *tokenizer),
+                            std::move(ends), separator, config.train_turns);
+  const bool has_chats = std::ranges::any_of(list.all, &Candidate::has_chat);
   const std::vector<Candidate>& candidates = list.all;
   const DType dtype = tokenizer->vocab_size() <= 65536 ? DType::u16 : DType::u32;
 
   fs::create_directories(outputs.scratch());
   Spool train(outputs.scratch() / "train.tokens"), held_out(outputs.scratch() / "held_out.tokens");
+  Spool train_mask(outputs.scratch() / "train.mask"), held_out_mask(outputs.scratch() / "held_out.mask");
   OutputFile table = outputs.folder().open("documents.jsonl");
   std::optional<CorpusSalt> secret;
   if (inputs.has("salt")) secret = CorpusSalt::read(inputs.path("salt"));
@@ -246,6 +306,10 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     Spool& spool = d.split == Split::train ? train : held_out;
     d.first_token = spool.tokens;
     spool.append(prepared.ids, dtype);
+    if (has_chats) {
+      if (!prepared.marked) prepared.trained.assign(prepared.ids.size(), 1);
+      (d.split == Split::train ? train_mask : held_out_mask).append(prepared.trained);
+    }
     commitment.add(d.digest, d.split, d.tokens, table.bytes_written());
     const char* split = d.split == Split::train ? "train" : "held_out";
     Json record = {{"digest", d.digest.hex()},
@@ -257,6 +321,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                    {"split", split},
                    {"first_token", d.first_token},
                    {"tokens", d.tokens}};
+    if (prepared.marked) record["trained"] = std::ranges::count(prepared.trained, uint8_t{1});
     if (secret && table.bytes_written() == 0) record[kSaltMember] = secret->file_salt("documents.jsonl").hex();
     table.write(record.dump() + "\n");
     const bool first_of_source = !texts || texts_source != d.source;
@@ -266,6 +331,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
       texts_source = d.source;
     }
     Json text = {{"name", d.name}, {"digest", d.digest.hex()}, {"text", std::move(prepared.text)}};
+    if (prepared.marked) text["quoted"] = json_of(prepared.ranges.quoted), text["trained"] = json_of(prepared.ranges.trained);
     if (secret && first_of_source) text[kSaltMember] = secret->file_salt(texts_file_name(d.source)).hex();
     texts->write(text.dump() + "\n");
     tally.add(d);
@@ -279,7 +345,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     std::vector<Prepared> batch(count);
     parallel_for(int64_t(count), 4, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        batch[size_t(i)] = prepare(list, candidates[begin + size_t(i)], config, *tokenizer, separator);
+        batch[size_t(i)] = prepare(list, candidates[begin + size_t(i)], config, *tokenizer, chats, separator);
       }
     });
     for (size_t i = 0; i < count; ++i) {
@@ -318,10 +384,17 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                        {"window_length", std::to_string(config.window_length)}};
   tokenizer->identity().put_into(metadata);
   if (secret) metadata[kBatchSalt] = secret->batch_salt().hex();
-  SafetensorsWriter stream(outputs.folder(), "tokens.safetensors",
-                           {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}}, metadata);
+  const bool by_document = config.document_attention == DocumentAttention::on || (config.document_attention == DocumentAttention::automatic && has_chats);
+  if (by_document) metadata["document_attention"] = "on";
+  std::vector<TensorInfo> tensors = {{"train", dtype, {train.tokens}}, {"held_out", dtype, {held_out.tokens}}};
+  if (has_chats) {
+    tensors.push_back({"train_mask", DType::u8, {train.tokens}});
+    tensors.push_back({"held_out_mask", DType::u8, {held_out.tokens}});
+  }
+  SafetensorsWriter stream(outputs.folder(), "tokens.safetensors", tensors, metadata);
   train.copy_to(stream);
   held_out.copy_to(stream);
+  if (has_chats) train_mask.copy_to(stream), held_out_mask.copy_to(stream);
   stream.close();
 
   const Json licenses = tally.licenses();
@@ -336,6 +409,11 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   report.metrics()["too_long"] = too_long;
   report.metrics()["not_taken"] = not_taken;
   report.metrics()["broken"] = broken;
+  if (has_chats) {
+    report.metrics()["trained_tokens"] = {{"train", train_mask.ones}, {"held_out", held_out_mask.ones}};
+    report.summary.push_back(fmt::format("conversations: {} of the training and {} of the held-out tokens are trained, the others masked; attention {}",
+                                         train_mask.ones, held_out_mask.ones, by_document ? "stays within documents" : "crosses documents"));
+  }
   report.metrics()["documents_root"] = committed.documents.root.hex();
   report.metrics()["sorted_root"] = committed.sorted.root.hex();
   const auto total = int64_t(seen.size());

@@ -8,6 +8,8 @@
 //     {"text": "...", "name": "notes/1", "license": "CC0-1.0", "source": "notes"}
 //     "name" may be any text; without it the document is called FILE.jsonl:<line>. Without "text" it is a file inside the folder.
 //     "license" and "source" are "unspecified" where they are missing, null or empty.
+//     Or a conversation (data/chat_records.h), which the chat template of the tokenizer's model renders. What the assistant's turns
+//     became is trained, all else is masked: data/chat_document.h. Options min-bytes and max-bytes count the rendered text; cut-bytes does not cut it.
 //   a single text
 // Texts are files that end in .txt or .md; hidden files are left out, others are counted. In the first two, a document is called
 // "<package>/<path>" and "<path>" (of .txt without the ending), and its licence is "unspecified" without a copyright file that can
@@ -20,6 +22,7 @@
 // part of the lineage. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
 // (teacher/sample_stage.h), after a check that they spell the text; with another, their texts are encoded like all others.
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
+// Input "chat-template" (optional): a Jinja file that renders conversations instead, such as a template for training.
 // Input "salt" (optional) makes the corpus private: a file of 32 random bytes that only its owner may read. The Merkle
 // trees then hold salted values (provenance/corpus_proof.h). When such a corpus is published, everything but
 // commitment.json and the signatures must be withheld, because the table and the texts reveal what the trees hide.
@@ -28,10 +31,14 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "data/chat_document.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 
 namespace overproof {
+
+/// Whether tokens attend across the documents in a window.
+enum class DocumentAttention { automatic, on, off };
 
 struct CorpusConfig {
   int64_t min_bytes = 64;
@@ -42,6 +49,8 @@ struct CorpusConfig {
   int64_t window_length = 256;
   std::string separator;
   int64_t allow_broken = 0;
+  TrainedTurns train_turns = TrainedTurns::all;
+  DocumentAttention document_attention = DocumentAttention::automatic;
   template <class V>
   void visit(V&& v) {
     v("min-bytes", min_bytes, at_least(0), "shorter documents are left out, and counted");
@@ -54,6 +63,12 @@ struct CorpusConfig {
     v("separator", separator, any_value(),
       "the token put after every document; empty: end of text, or else the tokenizer's end token");
     v("allow-broken", allow_broken, at_least(0), "how many broken documents (not UTF-8, no JSON, unreadable, a name twice) may be skipped");
+    v("train-turns", train_turns, enum_of<TrainedTurns>({{"all", TrainedTurns::all}, {"last", TrainedTurns::last}}),
+      "of a conversation: which of the assistant's turns a student learns to write");
+    v("document-attention", document_attention,
+      enum_of<DocumentAttention>({{"auto", DocumentAttention::automatic}, {"on", DocumentAttention::on}, {"off", DocumentAttention::off}}),
+      "on: a token attends only to its own document, and positions begin anew in each; off: to all of the window before it; auto: on where "
+      "there are conversations");
   }
 };
 

@@ -118,11 +118,15 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (const auto status = processor_.LoadFromSerializedProto(model); !status.ok()) {
       throw FormatError(file, -1, fmt::format("SentencePiece refuses the model: {}", status.error_message()));
     }
+    control_ = AddedTokenFinder(SentencePieceTokenizer::special_tokens(), false);
+  }
+
+  std::vector<AddedToken> special_tokens() const override {
     std::vector<AddedToken> control;
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
       if (processor_.IsControl(id)) control.push_back({.id = id, .text = processor_.IdToPiece(id), .special = true});
     }
-    control_ = AddedTokenFinder(control, false);
+    return control;
   }
 
   void encode(std::string_view text, std::vector<int32_t>& ids, bool parse_special) const override {

@@ -74,6 +74,20 @@ void TokenSources::read_window(Split split, int64_t window, std::span<int32_t> o
   }
 }
 
+void read_segments(const Corpus& corpus, Split split, int64_t window, std::span<int32_t> out) {
+  const int64_t length = corpus.window_length();
+  OVERPROOF_CHECK(int64_t(out.size()) == length);
+  std::ranges::fill(out, 0);
+  if (!corpus.document_attention()) return;
+  int32_t segment = 0;
+  for (int64_t at = window * length, end = at + length; at < end; ++segment) {
+    const Document& d = corpus.document_at(split, at);
+    const int64_t stop = std::min(end, d.first_token + d.tokens);
+    std::fill(out.begin() + (at - window * length), out.begin() + (stop - window * length), segment);
+    at = stop;
+  }
+}
+
 WindowSequence order_of(const TrainingOrder& order) {
   return [order](int64_t position) { return order.window_of_block(order.block_at(position)); };
 }
@@ -91,6 +105,17 @@ WindowBatches::WindowBatches(std::shared_ptr<const Corpus> corpus, Split split, 
       batch_size_(batch_size),
       steps_(steps) {}
 
+double WindowBatches::step_weight(int64_t step) const {
+  if (!corpus_->has_mask()) return double(step_tokens());
+  std::vector<float> mask(size_t(corpus_->window_length()));
+  double sum = 0;
+  for (int64_t b = 0; b < batch_size_; ++b) {
+    corpus_->read_mask(split_, order_(step * batch_size_ + b), mask);
+    for (const float w : mask) sum += double(w);
+  }
+  return sum;
+}
+
 TokenBatch WindowBatches::at(int64_t step) const {
   OVERPROOF_CHECK(step >= 0);
   const int64_t length = corpus_->window_length();
@@ -99,13 +124,16 @@ TokenBatch WindowBatches::at(int64_t step) const {
   batch.length = length;
   batch.numbers.resize(size_t(batch_size_));
   batch.ids.resize(size_t(batch_size_ * (length + 1)));
-  batch.weight.assign(size_t(batch.tokens()), 1.0f);
-  batch.segment.assign(size_t(batch.tokens()), 0);
+  batch.weight.resize(size_t(batch.tokens()));
+  batch.segment.resize(size_t(batch.tokens()));
   batch.source.resize(size_t(batch.tokens()));
   for (int64_t b = 0; b < batch_size_; ++b) {
     const int64_t window = batch.numbers[size_t(b)] = order_(step * batch_size_ + b);
     corpus_->read_window(split_, window, std::span(batch.ids).subspan(size_t(b * (length + 1)), size_t(length + 1)));
-    sources_.read_window(split_, window, std::span(batch.source).subspan(size_t(b * length), size_t(length)));
+    const auto row = size_t(b * length), count = size_t(length);
+    sources_.read_window(split_, window, std::span(batch.source).subspan(row, count));
+    corpus_->read_mask(split_, window, std::span(batch.weight).subspan(row, count));
+    read_segments(*corpus_, split_, window, std::span(batch.segment).subspan(row, count));
   }
   return batch;
 }

@@ -76,14 +76,18 @@ WindowSequence order_of(const TrainingOrder& order);
 /// A keyed permutation of `windows` windows, repeated when it ends.
 WindowSequence order_of(const Permutation& permutation, int64_t windows);
 
-/// Windows of one split of a corpus, `batch_size` a step. Every token has weight 1, and a window is one segment: attention
-/// crosses the documents in a window.
+/// The segment of each input of a window, [window_length]: one for each document where the corpus keeps attention within documents, else
+/// 0 for all.
+void read_segments(const Corpus& corpus, Split split, int64_t window, std::span<int32_t> out);
+
+/// Windows of one split of a corpus, `batch_size` a step. Weights are the corpus's mask of labels: 1 for every token where it has none.
+/// Segments: read_segments().
 class WindowBatches final : public BatchSource {
  public:
   WindowBatches(std::shared_ptr<const Corpus> corpus, Split split, WindowSequence order, int64_t batch_size, int64_t steps);
   int64_t steps() const override { return steps_; }
   int64_t step_tokens() const override { return batch_size_ * corpus_->window_length(); }
-  double step_weight(int64_t) const override { return double(step_tokens()); }
+  double step_weight(int64_t step) const override;
   const std::vector<std::string>& source_names() const override { return sources_.names(); }
   TokenBatch at(int64_t step) const override;
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/digest.h"
+#include "data/added_tokens.h"
 #include "formats/tokenizer_identity.h"
 
 namespace overproof {
@@ -22,6 +23,8 @@ class Tokenizer {
   virtual std::string decode(const std::vector<int32_t>& ids) const = 0;
   virtual int64_t vocab_size() const = 0;
   virtual std::string token_text(int32_t id) const = 0;
+  /// The tokens that encode() finds only when `parse_special`.
+  virtual std::vector<AddedToken> special_tokens() const = 0;
   virtual int32_t bos_id() const = 0;  ///< -1 when there is none
   virtual int32_t eos_id() const = 0;  ///< -1 when there is none
   /// SHA-256 over everything that decides the ids: the whole vocabulary, merges, pre-tokenizer, normaliser and added tokens.

@@ -23,6 +23,22 @@ struct TokenizerEncodeConfig {
 /// Returns the number of tokens. Throws UsageError when a path is missing, IoError, FormatError.
 int64_t run_tokenizer_encode(const TokenizerEncodeConfig& config);
 
+struct TokenizerRenderConfig {
+  std::string tokenizer, chat_template, conversations, out;
+  template <class V>
+  void visit(V&& v) {
+    v("tokenizer", tokenizer, any_value(), "a model's folder or .gguf file: its chat template and its special tokens");
+    v("chat-template", chat_template, any_value(), "a Jinja file, instead of the model's template or without a model");
+    v("conversations", conversations, any_value(),
+      "JSON Lines: in each the variables of the template, messages among them, as apply_chat_template of transformers takes them");
+    v("out", out, any_value(), "JSON Lines to write: text, and quoted, the stretches of it that are from the conversation, or error");
+  }
+};
+
+/// Renders conversations by a chat template (data/chat_template.h). Returns how many. A conversation that the template refuses is a line
+/// with its message. Throws UsageError when a path is missing, IoError, FormatError.
+int64_t run_tokenizer_render(const TokenizerRenderConfig& config);
+
 struct TokenizerTrainConfig {
   std::string input, out;
   std::string model = "unigram";

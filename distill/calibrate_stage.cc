@@ -40,6 +40,7 @@ HeldOut measure(const Training& training, const TeacherSignal& teacher, const Ba
     options.routing = &routing;
     options.record_selected = true;
     const TokenBatch window = windows.at(w);
+    options.segments = input_segments(window, 0, 1);
     const at::Tensor hidden = student.hidden(input_ids(window, 0, 1), options);
     sums += batch_loss(window, teacher, 0, 1, hidden, student.head(), value_only, nullptr, nullptr);
     for (size_t l = 0; l < routing.size(); ++l) {
@@ -48,6 +49,7 @@ HeldOut measure(const Training& training, const TeacherSignal& teacher, const Ba
     }
   }
   result.load.div_(result.load.sum(1, true).clamp_min(1));
+  if (sums.weight == 0) throw MismatchError("the corpus masks every token of the held-out windows, so there is nothing to measure");
   result.kl = sums.values.at(0) / sums.weight;
   return result;
 }

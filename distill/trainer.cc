@@ -90,12 +90,10 @@ void Trainer::add_trained(const std::string& name, at::Tensor tensor) {
 
 LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFunction& loss, std::vector<at::Tensor>& loads) {
   OVERPROOF_CHECK(!counter_ || int64_t(batch.source.size()) == batch.tokens());
-  OVERPROOF_CHECK(batch.one_segment());  // the decoder's attention knows no segments
   for (Trained& t : trained_) t.weight.mutable_grad().reset();
 
   LossSums sums;
-  const double weight = batch.total_weight(), scale = 1.0 / weight;
-  OVERPROOF_CHECK(weight > 0);
+  const double weight = batch.total_weight(), scale = weight > 0 ? 1.0 / weight : 0.0;  // 0: every label is masked
   loads.assign(size_t(model_.config().layers), {});
   const int64_t end = batch.batch * (group_->rank() + 1) / group_->size();
   for (int64_t first = batch.batch * group_->rank() / group_->size(); first < end; first += options_.micro_batch) {
@@ -106,6 +104,7 @@ LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFuncti
     options.routing = &routing;
     options.record_selected = counter_ != nullptr || record_scores_;
     options.record_scores = record_scores_;
+    options.segments = input_segments(batch, first, count);
     if (record_layers_) options.layers = &pass.layers;
     const at::Tensor hidden = model_.hidden(input_ids(batch, first, count), options);
     at::Tensor d_hidden, d_head, inner_loss;
@@ -157,9 +156,9 @@ StepRecord Trainer::step(const TokenBatch& batch, const LossTerms& terms, const 
   record.sequences = batch.batch;
   record.tokens = batch.tokens();
   record.weight = sums.weight;
-  record.loss = sums.total(terms) / sums.weight;
+  record.loss = sums.weight > 0 ? sums.total(terms) / sums.weight : 0.0;
   OVERPROOF_CHECK(terms.size() <= kMostLossTerms);
-  for (size_t t = 0; t < terms.size(); ++t) record.terms[t] = sums.values[t] / sums.weight;
+  for (size_t t = 0; t < terms.size(); ++t) record.terms[t] = sums.weight > 0 ? sums.values[t] / sums.weight : 0.0;
   record.learning_rate = learning_rate_at(options_, steps_done_);
   record.grad_norm = gradient_norm();
   if (!std::isfinite(record.loss) || !std::isfinite(record.grad_norm))

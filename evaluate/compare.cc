@@ -82,10 +82,35 @@ TokenWindows held_out_windows(const Corpus& corpus, int64_t tokens, int64_t batc
     throw MismatchError(
         fmt::format("the corpus has no held-out window of {} tokens; make it with more held-out documents", length));
   std::vector<int64_t> positions;  // of the labels, in the held-out stream
+  std::vector<int64_t> taken;      // windows
   TokenWindows result = spread_windows(available, length, tokens, batch, [&](int64_t window, std::span<int64_t> ids) {
     corpus.read_window(Split::held_out, window, ids);
+    taken.push_back(window);
     for (int64_t i = 1; i <= length; ++i) positions.push_back(window * length + i);
   });
+  if (corpus.document_attention()) {
+    size_t next = 0;
+    for (const at::Tensor& rows : result.batches) {
+      std::vector<int32_t> segments(size_t(rows.numel()));
+      for (int64_t r = 0; r < rows.size(0); ++r)
+        read_segments(corpus, Split::held_out, taken[next++], std::span(segments).subspan(size_t(r * length), size_t(length)));
+      result.segments.push_back(at::tensor(segments, at::kInt).view(rows.sizes()));
+    }
+  }
+  if (corpus.has_mask()) {
+    std::vector<float> mask(static_cast<size_t>(length));
+    std::vector<int64_t> counted, kept;
+    for (size_t w = 0; w < taken.size(); ++w) {
+      corpus.read_mask(Split::held_out, taken[w], mask);
+      for (size_t i = 0; i < mask.size(); ++i)
+        if (mask[i] > 0) counted.push_back(int64_t(w * mask.size() + i)), kept.push_back(positions[w * mask.size() + i]);
+    }
+    if (counted.empty())
+      throw MismatchError("no token of the held-out windows is trained: the corpus masks all of them; evaluate more tokens");
+    result.counted = at::tensor(counted, at::kLong);
+    result.labels = result.labels.index_select(0, result.counted);
+    positions = std::move(kept);
+  }
   const KindsOfText kinds(corpus);
   if (kinds.names().size() < 2) return result;
   result.kinds = kinds.names();
@@ -118,13 +143,16 @@ States final_states(const Decoder& model, const TokenWindows& windows, const std
   std::vector<at::Tensor> parts;
   model.hidden(windows.batches[0].narrow(0, 0, 1));  // touches every weight once, so that page faults are not measured
   const Clock::time_point start = Clock::now();
-  for (const at::Tensor& batch : windows.batches) {
+  for (size_t i = 0; i < windows.batches.size(); ++i) {
     throw_if_interrupted();
-    parts.push_back(model.hidden(batch));
-    if (step) step(batch.numel());
+    ForwardOptions options;
+    if (!windows.segments.empty()) options.segments = windows.segments[i];
+    parts.push_back(model.hidden(windows.batches[i], options));
+    if (step) step(windows.batches[i].numel());
   }
   const double seconds = seconds_since(start);
-  return {at::cat(parts), seconds};
+  const at::Tensor all = at::cat(parts);
+  return {windows.counted.defined() ? all.index_select(0, windows.counted) : all, seconds};
 }
 
 Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,

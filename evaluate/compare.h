@@ -18,11 +18,18 @@ namespace overproof {
 /// Windows of ids, each with the id that follows every position.
 struct TokenWindows {
   std::vector<at::Tensor> batches;  ///< I64 [<= batch, length]
-  at::Tensor labels;                ///< I64 [tokens]
+  std::vector<at::Tensor> segments;  ///< of each batch, I32, where the corpus keeps attention within documents; else empty
+  at::Tensor labels;                ///< I64 [tokens]: all, or those that the corpus's mask leaves
+  at::Tensor counted;               ///< I64 [tokens]: which of all labels these are; undefined: all
   int64_t windows = 0;
   std::vector<std::string> kinds;  ///< of text, by name; none when there is one kind only
   std::vector<int32_t> kind;       ///< of each label: index into `kinds`; empty without kinds
   int64_t tokens() const { return labels.numel(); }
+  int64_t tokens_read() const {
+    int64_t sum = 0;
+    for (const at::Tensor& rows : batches) sum += rows.numel();
+    return sum;
+  }
 };
 
 /// About `tokens` held-out tokens of a corpus: whole windows, the middle of each of equal parts of the held-out stream.
@@ -36,7 +43,7 @@ TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int6
 
 /// Hidden states of all tokens after the last norm.
 struct States {
-  at::Tensor hidden;   ///< [tokens, hidden]
+  at::Tensor hidden;   ///< [tokens, hidden], of the labels of TokenWindows
   double seconds = 0;  ///< that the forward passes took
 };
 /// Calls step(tokens) after each batch. Throws Interrupted.

@@ -72,7 +72,7 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
     row.measured.answer_agreement = answer_agreement(model, questions.prompts, questions.answers);
   }
   row.writing = std::move(writing);
-  row.tokens_per_second = double(held_out.tokens()) / (states.seconds + d.head_seconds);
+  row.tokens_per_second = double(held_out.tokens_read()) / (states.seconds + d.head_seconds);
   return row;
 }
 
@@ -144,7 +144,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
 
   int64_t models = 1;
   for (const auto& [slot, artifact] : inputs.all()) models += slot != "teacher" && slot != "corpus";
-  Progress progress("evaluate", models * held_out.tokens(), "tokens");
+  Progress progress("evaluate", models * held_out.tokens_read(), "tokens");
   int64_t done = 0;
   const auto states_of = [&](const Decoder& model, const std::string& name) {
     return final_states(model, held_out, [&](int64_t tokens) { progress.update(done += tokens, name); });

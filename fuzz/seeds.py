@@ -85,6 +85,16 @@ def checkpoints(seeds):
 
 def texts(seeds):
     """JSON and regular expressions."""
+    chat = json.dumps({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi {% raw %}"}, {"role": "assistant", "content": "Hello"}],
+                       "tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": 1.5}}}]})
+    chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    blocks = "{% for m in messages %}{% if m.role == 'assistant' %}{%- generation %}{{ m.content | trim }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}{{ tools | tojson(indent=2) }}"
+    for record in [chat, json.dumps({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+                   json.dumps({"instruction": "a", "input": "b", "output": "c", "history": [["d", "e"]]}), json.dumps({"prompt": "a", "completion": "b"})]:
+        seeds.put("chat_template_fuzz", chatml + "\0" + record, blocks + "\0" + record)
+    for bad in ["{% set ns = namespace(x='a') %}{% for i in range(9999999) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "{{ " + "(" * 3000 + ")" * 3000 + " }}",
+                "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "{{ 'a' * 99999999999 }}", "{{ range(9999999999) | list }}", "{{ messages[9].x.y }}", "{% generation %}"]:
+        seeds.put("chat_template_fuzz", bad + "\0" + chat)
     seeds.put("json_fuzz", "{}", {"leaves": [{}, {}, [], None, True, -1.5, "\u00e9"]}, '{"a":1,"a":2}', "[" * 300, "[1e999]", "18446744073709551615")
     for pattern in [r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", r"(?=a*b)a", "(a+)+$", r"\C", r"(?<=ab)c|x*$", r"[^\r\n]+\K"]:
         seeds.put("regex_fuzz", pattern.encode() + b"\0" + TEXT.encode(), pattern.encode() + b"\0aaaa", pattern.encode() + b"\0abc \n")

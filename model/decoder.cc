@@ -31,6 +31,22 @@ Tensor by_head(const Tensor& x, int64_t batch, int64_t length) {
 }
 
 /// Rounding has no gradient: training would run and learn nothing.
+/// The place of each token in its segment. segments I32 [batch, length] -> I64 [batch, length].
+Tensor positions_in(const Tensor& segments) {
+  const int64_t length = segments.size(1);
+  const Tensor place = at::arange(length, at::kLong);
+  Tensor begins = at::ones(segments.sizes(), at::kBool);
+  begins.narrow(1, 1, length - 1).copy_(segments.narrow(1, 1, length - 1).ne(segments.narrow(1, 0, length - 1)));
+  const Tensor begin = std::get<0>(at::cummax(at::where(begins, place, at::zeros_like(place)), 1));
+  return place - begin;
+}
+
+/// Bool [batch, 1, length, length]: the tokens of the same segment up to each.
+Tensor visible_in(const Tensor& segments) {
+  const Tensor same = segments.unsqueeze(1).unsqueeze(3).eq(segments.unsqueeze(1).unsqueeze(2));
+  return same.logical_and(at::ones({segments.size(1), segments.size(1)}, at::kBool).tril());
+}
+
 void require_trainable(const std::vector<LayerWeights>& layers) {
   if (!at::GradMode::is_enabled()) return;
   for (const LayerWeights& w : layers)
@@ -81,10 +97,17 @@ Decoder::Decoder(const Checkpoint& checkpoint, const Placement& placement)
 Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) const {
   require_trainable(weights_.layers);
   const int64_t batch = tokens.size(0), length = tokens.size(1);
-  const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
+  ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
+  Tensor mask;
+  if (options.segments.defined()) {
+    OVERPROOF_CHECK(options.segments.sizes() == tokens.sizes());
+    const Tensor position = positions_in(options.segments).reshape({-1}).to(placement_.device);
+    angles = {angles.cos.index_select(0, position), angles.sin.index_select(0, position)};
+    mask = visible_in(options.segments).to(placement_.device);
+  }
   Tensor x = embed(tokens);
   for (int64_t l = 0; l < config_.layers; ++l) {
-    const Tensor attended = attention(l, x, angles, batch, length, nullptr);
+    const Tensor attended = attention(l, x, angles, batch, length, nullptr, mask);
     x = ffn_block(l, attended, options);
     if (options.layers) options.layers->push_back({attended, x});
   }
@@ -103,12 +126,12 @@ Tensor Decoder::embed(const Tensor& tokens) const {
 
 Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen) const {
   const int64_t length = x.size(0) / batch;
-  return attention(layer, x, ops::rotary_angles(inverse_frequencies_, 0, length), batch, length, seen);
+  return attention(layer, x, ops::rotary_angles(inverse_frequencies_, 0, length), batch, length, seen, {});
 }
 
 /// Attention with its output projection and residual.
 Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
-                          AttentionInputs* seen) const {
+                          AttentionInputs* seen, const Tensor& mask) const {
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers[size_t(layer)];
   static const LayerRounding kNone;
@@ -126,7 +149,7 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngle
   }
   q = by_head(ops::rotate_positions(q, angles), batch, length);
   k = by_head(ops::rotate_positions(k, angles), batch, length);
-  const Tensor mixed = ops::attention(q, k, v).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
+  const Tensor mixed = ops::attention(q, k, v, mask).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
   if (seen) *seen = {h.to(x.scalar_type()), mixed.to(x.scalar_type())};
   return ops::linear(rounded(rounding.o, mixed), w.o, {}, x);
 }

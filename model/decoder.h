@@ -53,6 +53,9 @@ struct ForwardOptions {
   std::vector<RouterRecord>* routing = nullptr;  ///< one record a layer is appended
   bool record_selected = false, record_scores = false;
   std::vector<LayerStates>* layers = nullptr;  ///< one a layer is appended
+  /// I32 [batch, length]: a token attends only to tokens of its segment before it, and positions begin at 0 in each segment, whose tokens
+  /// are next to each other. Undefined: each sequence is one segment.
+  at::Tensor segments;
   /// Called with the FFN input (after its norm) of each layer: [tokens, hidden].
   std::function<void(int64_t layer, const at::Tensor& ffn_input)> on_ffn_input;
 };
@@ -101,7 +104,7 @@ class Decoder {
 
  private:
   at::Tensor attention(int64_t layer, const at::Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
-                       AttentionInputs* seen) const;
+                       AttentionInputs* seen, const at::Tensor& mask) const;
   at::Tensor ffn_block(int64_t layer, const at::Tensor& x, const ForwardOptions& options) const;
   at::Tensor rounded_mixture(int64_t layer, const at::Tensor& x, const at::Tensor& base, const ops::Routing& routing) const;
 

@@ -33,7 +33,7 @@ class QualityMeter {
 
   Divergence measure(const fs::path& checkpoint) const {
     const Decoder child(open_checkpoint(checkpoint));
-    Progress progress("evaluate", windows_.tokens(), "tokens");
+    Progress progress("evaluate", windows_.tokens_read(), "tokens");
     int64_t done = 0;
     const States states = final_states(child, windows_, [&](int64_t tokens) { progress.update(done += tokens); });
     return compare_states(parent_, states_.hidden, child, states.hidden, windows_);

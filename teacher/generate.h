@@ -2,6 +2,7 @@
 // `overproof generate`: text from any checkpoint, token by token with a key-value cache.
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,8 @@ struct GenerateConfig {
   fs::path watermark_key;
   double watermark_strength = 2.0;
   bool chat = false;
+  std::string message, system;
+  fs::path chat_template;
   template <class V>
   void visit(V&& v) {
     v("prompt", prompt, any_value(), "text to continue");
@@ -28,15 +31,23 @@ struct GenerateConfig {
     v("watermark-key", watermark_key, any_value(),
       "plant the watermark of this key, a file made by `watermark-key`");
     v("watermark-strength", watermark_strength, in_range(0, 20), "added to the logits of green tokens");
-    v("chat", chat, any_value(), "put the prompt into a ChatML turn (<|im_start|>user ...), for instruction models that know it");
+    v("chat", chat, any_value(),
+      "hold a conversation with the model's own chat template: with --message or --prompt one turn, else every line of standard input is one");
+    v("message", message, any_value(), "chat: what the user says");
+    v("system", system, any_value(), "chat: a system message before the user's first");
+    v("chat-template", chat_template, any_value(), "chat: a Jinja file, instead of the model's template");
   }
 };
 
 /// Takes text while it is generated.
 using TextSink = std::function<void(std::string_view)>;
 
-/// The prompt and the text go to `write` as they come, unless it is empty; then the text is in the answer. Throws DivergenceError
-/// when logits are not finite.
-Answer run_generate(const GenerateConfig& config, const fs::path& model, const TextSink& write = {});
+/// The user's next message; nothing at the end of the conversation.
+using MessageSource = std::function<std::optional<std::string>()>;
+
+/// The prompt and the text go to `write` as they come, unless it is empty; then the text is in the answer. With option `chat` and neither
+/// a prompt nor a message, `next_message` is asked for one after each answer. Throws DivergenceError when logits are not finite,
+/// FormatError when the chat template refuses the conversation, MismatchError when the model has none.
+Answer run_generate(const GenerateConfig& config, const fs::path& model, const TextSink& write = {}, const MessageSource& next_message = {});
 
 }  // namespace overproof

@@ -19,6 +19,7 @@ class LiveSignal final : public TeacherSignal {
     Targets targets{.kind = kind()};
     ForwardOptions options;
     if (keep_layers_) options.layers = &targets.layers;
+    options.segments = input_segments(batch, first, count);
     targets.states.push_back({teacher_->hidden(input_ids(batch, first, count), options), teacher_->head()});
     return targets;
   }
@@ -47,6 +48,12 @@ at::Tensor input_ids(const TokenBatch& batch, int64_t first, int64_t count) {
   const int64_t row = batch.length + 1;
   const at::ArrayRef<int64_t> ids(batch.ids.data() + first * row, size_t(count * row));
   return at::tensor(ids, at::kLong).view({count, row}).narrow(1, 0, batch.length).contiguous();
+}
+
+at::Tensor input_segments(const TokenBatch& batch, int64_t first, int64_t count) {
+  if (batch.one_segment()) return {};
+  const at::ArrayRef<int32_t> all(batch.segment.data() + first * batch.length, size_t(count * batch.length));
+  return at::tensor(all, at::kInt).view({count, batch.length});
 }
 
 }  // namespace overproof

@@ -57,5 +57,7 @@ std::unique_ptr<TeacherSignal> mixed_signal(std::vector<WeightedSignal> parts);
 
 /// The input ids of the sequences [first, first + count), I64 [count, length].
 at::Tensor input_ids(const TokenBatch& batch, int64_t first, int64_t count);
+/// Their segments, I32 [count, length], for ForwardOptions; undefined when every sequence of the batch is one segment.
+at::Tensor input_segments(const TokenBatch& batch, int64_t first, int64_t count);
 
 }  // namespace overproof

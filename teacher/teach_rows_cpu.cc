@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "data/private_corpus.h"
+#include "data/token_batch.h"
 
 namespace overproof {
 namespace {
@@ -45,13 +46,17 @@ EncodedRows teach_batch(const TeachContext& context, int64_t first, int64_t coun
   at::NoGradGuard no_grad;
   const int64_t length = context.corpus.window_length();
   std::vector<int64_t> ids(size_t(length) + 1), inputs, positions;
+  std::vector<int32_t> segments(size_t(count * length));
   for (int64_t b = 0; b < count; ++b) {
     const int64_t window = context.order.window_of_block(first + b);
     context.corpus.read_window(Split::train, window, ids);
     inputs.insert(inputs.end(), ids.begin(), ids.end() - 1);
     for (int64_t i = 0; i < length; ++i) positions.push_back(window * length + i);
+    read_segments(context.corpus, Split::train, window, std::span(segments).subspan(size_t(b * length), size_t(length)));
   }
-  const at::Tensor hidden = context.teacher.hidden(at::tensor(inputs, at::kLong).view({count, length}));
+  ForwardOptions options;
+  if (context.corpus.document_attention()) options.segments = at::tensor(segments, at::kInt).view({count, length});
+  const at::Tensor hidden = context.teacher.hidden(at::tensor(inputs, at::kLong).view({count, length}), options);
   EncodedRows rows;
   const int64_t end = std::min(hidden.size(0), count_rows == INT64_MAX ? count_rows : skip + count_rows);
   for (int64_t r = 0; r < hidden.size(0); r += kLogitRows) {

@@ -61,6 +61,17 @@ once() {
 # The wheel's own dependencies are gigabytes of GPU libraries; libtorch_cpu needs two of them.
 libtorch() { pip_install --no-deps -r tools/requirements-libtorch.txt; }
 if [ -z "${Torch_DIR:-}${LIBTORCH_ROOT:-}" ]; then once "libtorch" tools/requirements-libtorch.txt libtorch; fi
+jinja() {
+  rm -rf "$cache/jinja-source"
+  "$venv/bin/pip" download --quiet --disable-pip-version-check --no-input --no-deps --no-binary llama-cpp-python --require-hashes \
+    --dest "$cache/jinja-source" -r tools/requirements-jinja.txt >"$cache/pip.log" 2>&1 ||
+    { tail -n 20 "$cache/pip.log" >&2; echo "pip failed; its whole output is in $cache/pip.log" >&2; exit 1; }
+  "$venv/bin/python" tools/unpack_jinja.py "$cache"/jinja-source/llama_cpp_python-*.tar.gz "$cache/jinja"
+  rm -rf "$cache/jinja-source"
+}
+# Its stamp is of the pinned version and of what is replaced in it.
+cat tools/requirements-jinja.txt tools/unpack_jinja.py >"$cache/jinja.inputs"
+once "the Jinja engine" "$cache/jinja.inputs" jinja
 if [ "$level" = test ]; then
   peers() { pip_install -r tools/requirements-libtorch.txt -r tools/requirements-test.txt; }
   once "the peers that the tests compare with" tools/requirements-test.txt peers

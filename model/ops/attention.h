@@ -8,13 +8,15 @@ namespace overproof::ops {
 /// softmax(q k^T / sqrt(dim)) v -> [batch, heads, new, dim]. q [batch, heads, new, dim]; k and v [batch, kv_heads, length, dim],
 /// length >= new; heads is a multiple of kv_heads, and head h uses key head h / (heads / kv_heads). The last query is at the
 /// position of the last key: query i sees keys 0 .. length - new + i. Any of the three may be a transposed view.
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+/// `mask`, bool and broadcast to [batch, heads, new, length]: true where a query sees a key, instead of the causal rule; undefined: none.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask);
+inline at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) { return attention(q, k, v, {}); }
 
 namespace cpu {
-decltype(ops::attention) attention;
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask = {});
 }
 namespace aten {
-decltype(ops::attention) attention;
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& mask = {});
 }
 
 }  // namespace overproof::ops

@@ -7,12 +7,13 @@ namespace overproof::ops::cpu {
 
 using at::Tensor;
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& given) {
   const int64_t queries = q.size(2), past = k.size(2) - queries;
   // libtorch's own causal mask would put the first query at the position of the first key.
   std::optional<Tensor> mask;
-  if (past > 0 && queries > 1) mask = at::ones({queries, k.size(2)}, q.options().dtype(at::kBool)).tril(past);
-  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/past == 0 && queries > 1, std::nullopt,
+  if (given.defined()) mask = given;
+  else if (past > 0 && queries > 1) mask = at::ones({queries, k.size(2)}, q.options().dtype(at::kBool)).tril(past);
+  return at::scaled_dot_product_attention(q, k, v, mask, 0.0, /*is_causal=*/!mask && queries > 1, std::nullopt,
                                           /*enable_gqa=*/q.size(1) != k.size(1));
 }
 

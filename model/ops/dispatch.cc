@@ -92,7 +92,9 @@ Tensor feed_forward(const Tensor& x, const Tensor& gate_up, const Tensor& down, 
   return dispatch(gate_up, cpu::feed_forward, aten::feed_forward, x, gate_up, down, residual);
 }
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v) { return dispatch_activation(q, cpu::attention, aten::attention, k, v); }
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask) {
+  return dispatch_activation(q, cpu::attention, aten::attention, k, v, mask);
+}
 
 void head_loss(const Tensor& hidden, const Tensor& head, LogitsChunks chunks, const LogitsLoss& loss, HeadGradients* gradients) {
   dispatch(hidden, cpu::head_loss, aten::head_loss, hidden, head, chunks, loss, gradients);

@@ -253,6 +253,7 @@ class CountingTokenizer final : public Tokenizer {
     return to_valid_utf8(bytes);
   }
   int64_t vocab_size() const override { return 256; }
+  std::vector<AddedToken> special_tokens() const override { return {}; }
   std::string token_text(int32_t id) const override { return {char(id)}; }
   int32_t bos_id() const override { return -1; }
   int32_t eos_id() const override { return -1; }
