@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "core/interrupt.h"
+#include "core/error.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
 #include "distill/calibration.h"
