@@ -58,7 +58,8 @@ EvaluationFacts evaluation_facts(const ArtifactNode& node) {
   facts.tokens = as_number(evaluation.tokens);
   for (const EvaluationRow& row : evaluation.rows)
     facts.models.push_back({row.name, -1, row.perplexity, row.kl_mean, row.kl_p99, row.top1_agreement, row.ffn_activation,
-                            row.parameter_activation, as_number(row.bytes), as_number(row.parameters)});
+                            row.parameter_activation, as_number(row.bytes), as_number(row.parameters), as_number(row.bytes_per_token),
+                            row.loops});
   return facts;
 }
 
@@ -93,6 +94,7 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   if (a.role == Role::model) {
     a.architecture = architecture_of(node);
     a.ffn_activation = optional_number(metrics, "ffn_activation");
+    a.parameters = optional_number(metrics, "parameters");
   }
   if (a.role == Role::targets) {
     a.order_beacon = config_text(lineage, "order-beacon");

@@ -53,7 +53,8 @@ struct CorpusFacts {
 struct EvaluatedModel {
   std::string name;   ///< as the evaluation calls it: its slot
   int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
-  std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation, bytes, parameters;
+  std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation, bytes, parameters,
+      bytes_per_token, loops;
   std::string bound = {};  ///< the artifact in that slot, by its own name; "" where it is not here
 };
 
@@ -85,6 +86,7 @@ struct ArtifactFacts {
   std::string architecture;                              ///< of a model, from its config.json: "llama"; "" where it has none
   std::vector<Measurement> measured;                     ///< by the evaluations of the run
   std::optional<double> ffn_activation;                  ///< of a model: share of FFN weights that a token uses
+  std::optional<double> parameters;                      ///< of a model from outside, as its import counted them
   std::string order_beacon;                              ///< of targets: public randomness that the order is bound to
   std::optional<int64_t> taught_tokens, taught_windows;  ///< of targets
   bool recorded = false;                                 ///< of targets: rows of a teacher that is out of reach

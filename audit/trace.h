@@ -38,7 +38,7 @@ struct TraceConfig {
     v("export", artifact, any_value(), "an artifact: what it was made from, and the licences of all documents and models in it");
     v("span", span, any_value(),
       "a text, or @FILE: documents of the corpus that hold passages of it word for word; needs an index artifact");
-    v("reached", reached, any_value(), "with --export: also count only the documents that training reached");
+    v("reached", reached, any_value(), "with --export: also count the documents that training or recovery reached");
     v("min-words", min_words, at_least(1), "with --span: shorter passages are not reported");
     v("min-bytes", min_bytes, at_least(1), "with --span: shorter passages are not reported");
     v("documents", documents, in_range(1, 1000), "with --span: documents listed of each passage");
@@ -131,7 +131,7 @@ struct Ancestor {
 struct TracedLicense {
   std::string license;
   int64_t documents = 0, bytes = 0;
-  int64_t reached = 0;  ///< documents of which training read at least a token; counted on request
+  int64_t reached = 0;  ///< documents of which training or recovery read at least a token; counted on request
 };
 struct AncestryTrace {
   std::string artifact;

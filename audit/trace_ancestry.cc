@@ -5,20 +5,15 @@
 #include <map>
 
 #include "audit/facts.h"
+#include "audit/reached.h"
 #include "audit/trace.h"
-#include "audit/window_order.h"
 #include "core/config.h"
 #include "core/error.h"
-#include "core/interrupt.h"
 #include "core/json.h"
-#include "core/parallel.h"
 #include "core/printable.h"
-#include "data/document_finder.h"
 
 namespace overproof {
 namespace {
-
-constexpr int64_t kDocumentsAtOnce = 65536;
 
 using Counts = std::map<std::string, TracedLicense>;
 
@@ -30,42 +25,6 @@ void add_licenses(const ArtifactNode& corpus, Counts& counts) {
     sum.add(row.count);
     count.documents = sum.documents, count.bytes = sum.bytes;
   }
-}
-
-/// Documents of which a window was read by any training among `family`.
-void add_reached(const RunFolder& run, const std::vector<int>& family, const ArtifactNode& corpus_node, Counts& counts) {
-  const DocumentFinder corpus(corpus_node.path, Reads::onwards);
-  const int64_t windows = corpus.windows(Split::train), length = corpus.window_length();
-  std::vector<bool> inputs(size_t(windows + 1)), labels(size_t(windows + 1));
-  for (const int i : family) {
-    const ArtifactNode& node = run.nodes[size_t(i)];
-    if (const LineageKind* kind = node.kind(); !kind || !kind->trains) continue;
-    const auto order = WindowOrder::of(run, node, corpus_node.lineage()->root, windows);
-    if (!order) continue;
-    for (int64_t p = 0; p < order->positions_for_all(); ++p) {
-      if (p % 65536 == 0) throw_if_interrupted();
-      const int64_t window = order->window_at(p);
-      inputs[size_t(window)] = true;
-      if (order->reads_labels()) labels[size_t(window)] = true;
-    }
-  }
-  // The index shows whether a document was reached; its licence is in the table, of which only its own line is read.
-  const int64_t documents = corpus.documents();
-  std::vector<std::map<std::string, int64_t>> pieces(size_t((documents + kDocumentsAtOnce - 1) / kDocumentsAtOnce));
-  const auto is_reached = [&](const TokenRange& tokens) {
-    if (tokens.split != Split::train) return false;
-    const int64_t first = tokens.first, last = tokens.first + tokens.count - 1;
-    bool reached = first > 0 && labels[size_t((first - 1) / length)];  // its first token as the last label of the window before
-    for (int64_t w = first / length; w <= last / length && w < windows && !reached; ++w) reached = inputs[size_t(w)];
-    return reached;  // windows end where the last whole one does; a token there may still be that one's label
-  };
-  parallel_for(documents, kDocumentsAtOnce, [&](int64_t begin, int64_t end) {
-    throw_if_interrupted();
-    for (int64_t i = begin; i < end; ++i)
-      if (is_reached(corpus.tokens(i))) ++pieces[size_t(begin / kDocumentsAtOnce)][corpus.document(i).license];
-  });
-  for (const auto& piece : pieces)
-    for (const auto& [license, reached] : piece) counts[license].reached += reached;
 }
 
 }  // namespace
@@ -105,7 +64,8 @@ AncestryTrace trace_ancestry(const fs::path& folder, const TraceConfig& config) 
     }
     if (kind && kind->role == Role::corpus) {
       add_licenses(node, counts);
-      if (config.reached) add_reached(run, family, node, counts);
+      if (config.reached)
+        for (const auto& [license, reached] : documents_reached(run, family, node)) counts[license].reached += reached;
     }
   }
   for (auto& [name, count] : counts) {

@@ -127,9 +127,18 @@ void print_answer(const Answer& answer, bool json) {
 }
 
 int run_command(const std::vector<std::string>& words) {
-  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-    fmt::print("{}", overview_help());
-    return words.empty() ? 2 : 0;
+  if (words.empty()) {  // a script whose variable is empty should not go on
+    fmt::print(stderr, "{}", overview_help(false));
+    return 2;
+  }
+  if (words[0] == "--help" || words[0] == "-h" || (words[0] == "help" && words.size() == 1)) {
+    fmt::print("{}", overview_help(true));
+    return 0;
+  }
+  if (words[0] == "help") {
+    std::vector<std::string> asked(words.begin() + 1, words.end());
+    asked.emplace_back("--help");
+    return run_command(asked);
   }
   if (words[0] == "--version") return run_command({"version"});
   const auto [verb, verb_words] = find_verb(words);

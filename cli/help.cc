@@ -76,20 +76,39 @@ constexpr ExitCode kExitCodes[] = {
     {130, "interrupted", "SIGINT or SIGTERM; run the same command to resume"},
 };
 
+constexpr std::pair<VerbGroup, const char*> kGroups[] = {
+    {VerbGroup::run, "Make a run from a recipe"},
+    {VerbGroup::use, "Use and look at models"},
+    {VerbGroup::data, "Stages: teacher and texts"},
+    {VerbGroup::student, "Stages: students"},
+    {VerbGroup::result, "Stages: 8 bits, GGUF, measurements"},
+    {VerbGroup::audit, "Audit a run"},
+    {VerbGroup::keys, "Keys and signatures"},
+    {VerbGroup::program, "This program"},
+};
+
 }  // namespace
 
-std::string overview_help() {
+std::string overview_help(bool details) {
   std::string text =
       "overproof distils a language model into a sparse mixture of experts, compresses it to 8 bits,\n"
       "calibrates its router, and records and checks the provenance of the result.\n\n"
-      "  overproof run examples/smollm2-moe.ini --out runs/smollm2-moe    make all artifacts of a recipe\n"
-      "  overproof audit verify runs/smollm2-moe                          check files, signatures, lineage\n"
-      "  overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is'    generate text\n\nVerbs\n";
-  for (const VerbSpec& v : verbs()) text += fmt::format("  {:<18}{}\n", v.name, wrap(v.help, 20));
-  text += "\nExit codes\n";
-  for (const ExitCode& e : kExitCodes)
-    text += fmt::format("  {:<5}{:<13}{}\n", e.code, e.kind, wrap(e.meaning, 20));
-  text += "\n'overproof VERB --help' describes one verb; docs/reference.md describes all.\n";
+      "Where to start\n"
+      "  overproof run examples/kill-test.ini --out runs/first       a whole run with a tiny teacher: offline, a minute\n"
+      "  overproof audit report runs/first                           its report: models, licences, what is proved\n"
+      "  overproof inspect MODEL                                     what a model of yours is, and what it can be used for\n"
+      "  overproof run examples/smollm2-moe.ini --dry-run            what a real run would make, and what it would take\n";
+  for (const auto& [group, title] : kGroups) {
+    text += fmt::format("\n{}\n", title);
+    for (const VerbSpec& v : verbs())
+      if (v.group == group) text += fmt::format("  {:<18}{}\n", v.name, wrap(v.help, 20));
+  }
+  if (details) {
+    text += "\nExit codes\n";
+    for (const ExitCode& e : kExitCodes) text += fmt::format("  {:<5}{:<13}{}\n", e.code, e.kind, wrap(e.meaning, 20));
+  }
+  text += fmt::format("\n'overproof VERB --help' describes one verb; docs/reference.md describes all.{}\n",
+                      details ? "" : " 'overproof --help' also lists the exit codes.");
   return text;
 }
 

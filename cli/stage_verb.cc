@@ -11,6 +11,7 @@
 #include "pipeline/forecast.h"
 #include "pipeline/lineage_events.h"
 #include "pipeline/run_stage.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -32,6 +33,8 @@ class StageVerb final : public VerbInstance {
     list.push_back({"force", &force_, any_value(), "make the artifact again even if nothing changed, and replace a finished one of another configuration"});
     list.push_back({"dry-run", &dry_run_, any_value(), "report whether the artifact would be made, and make nothing"});
     for (Option& o : options_of(key_)) list.push_back(std::move(o));
+    if (reads_artifacts())
+      for (Option& o : options_of(trust_)) list.push_back(std::move(o));
     list.push_back({"openlineage-url", &openlineage_url_, any_value(),
                     "lineage server to notify when the stage starts and ends; empty: $OPENLINEAGE_URL, else none"});
     return list;
@@ -53,7 +56,8 @@ class StageVerb final : public VerbInstance {
 
   Answer run(const CommonConfig&, const Arguments&) override {
     LineageEvents events(openlineage_url_);
-    StageRequest request{&spec_, instance_.get(), {}, out_, force_, false, &events};
+    const auto trusted = trust_.key();
+    StageRequest request{&spec_, instance_.get(), {}, out_, force_, false, &events, trusted.get()};
     for (size_t i = 0; i < slots_.size(); ++i)
       if (!slots_[i].empty()) request.inputs[spec_.slots[i].name] = slots_[i];
     // Kept apart until here: --models is assigned as a whole, whatever was named before it.
@@ -83,12 +87,20 @@ class StageVerb final : public VerbInstance {
                    {"seconds", result.seconds},
                    {"metrics", result.report.metrics()}};
     for (const std::string& line : result.report.summary) answer.text += printable(line) + "\n";
+    if (!result.signers.empty()) {
+      answer.json["signers"] = result.signers;
+      answer.json["signer_trusted"] = trusted != nullptr;
+      answer.text += fmt::format("inputs {}\n", signature_seen(result.signers, trusted != nullptr));
+    }
     answer.text +=
         fmt::format("{}: {} sha256:{} in {:.1f} s\n", out, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
     return answer;
   }
 
  private:
+  bool reads_artifacts() const {
+    return spec_.more_models || std::ranges::any_of(spec_.slots, [](const Slot& s) { return s.kind == Slot::Kind::artifact; });
+  }
   void place(const std::string& word, fs::path& into, const std::string& name) {
     if (word.empty()) return;
     if (!into.empty())
@@ -104,6 +116,7 @@ class StageVerb final : public VerbInstance {
   fs::path out_;
   std::string openlineage_url_;
   KeyOptions key_;
+  TrustOptions trust_;
   bool force_ = false, dry_run_ = false;
 };
 
@@ -118,6 +131,7 @@ std::vector<VerbSpec> stage_verbs() {
     if (needed == 1 && spec.slots[0].required)
       ends = {{spec.slots[0].name, "the same as --" + spec.slots[0].name, false}, {"out", "the same as --out", false}};
     list.push_back({.name = spec.name,
+                    .group = spec.group,
                     .help = spec.help,
                     .example = spec.example,
                     .arguments = ends,

@@ -8,7 +8,7 @@
 #include "core/printable.h"
 #include "data/tokenizer_tools.h"
 #include "data/watermark.h"
-#include "formats/inspect.h"
+#include "pipeline/model_summary.h"
 #include "pipeline/scratch.h"
 #include "pipeline/torch_functions.h"
 #include "provenance/key_verbs.h"
@@ -28,6 +28,7 @@ Answer count_written(const std::string& out, const char* what, int64_t count) {
 std::vector<VerbSpec> tool_verbs() {
   return {
       {.name = "generate",
+       .group = VerbGroup::use,
        .help = "Generates text.",
        .example = "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
        .arguments = {{"model", "a checkpoint folder or a .gguf file"}},
@@ -50,6 +51,7 @@ std::vector<VerbSpec> tool_verbs() {
          return TorchFunction<decltype(run_generate)>::call(config, a[0], sink, next_message);
        })},
       {.name = "logits",
+       .group = VerbGroup::use,
        .help = "Writes a model's logits for given token ids, to compare implementations.",
        .example = "overproof logits runs/smollm2-moe/int8 --ids ids.safetensors --out logits.safetensors",
        .arguments = {{"model", "a checkpoint folder or a .gguf file"}},
@@ -58,21 +60,23 @@ std::vector<VerbSpec> tool_verbs() {
          return count_written(config.out.string(), "positions", TorchFunction<decltype(run_logits)>::call(config, a[0]));
        })},
       {.name = "watermark-key",
+       .group = VerbGroup::keys,
        .help = "Makes the secret key of a watermark, for sample and generate.",
        .example = "overproof watermark-key --out keys/watermark.json",
        .make = make_verb(make_watermark_key)},
       {.name = "gpu",
+       .group = VerbGroup::program,
        .help = "Lists GPUs, and compares their kernels with the CPU's.",
        .example = "overproof gpu --self-test",
        .make = make_verb(run_gpu)},
       {.name = "inspect",
-       .help = "Lists the tensors and metadata of a checkpoint, safetensors or GGUF file.",
+       .group = VerbGroup::use,
+       .help = "Tells what a model is: type, size, licence, what made it; then its tensors and metadata.",
        .example = "overproof inspect runs/smollm2-moe/int8",
        .arguments = {{"path", "a file or a checkpoint folder"}},
-       .make = verb_maker<InspectConfig>([](const CommonConfig&, const InspectConfig& config, const Arguments& a) {
-         return config.as_model || config.digests ? inspect_model(config, a[0]) : inspect(a[0]);
-       })},
+       .make = make_verb(inspect_with_summary)},
       {.name = "tokenizer encode",
+       .group = VerbGroup::data,
        .help = "Encodes a text file as token ids.",
        .example = "overproof tokenizer encode --tokenizer runs/smollm2-moe/teacher --text book.txt --out ids.safetensors",
        .make = verb_maker<TokenizerEncodeConfig>([](const CommonConfig&, const TokenizerEncodeConfig& config, const Arguments&) {
@@ -85,30 +89,36 @@ std::vector<VerbSpec> tool_verbs() {
          return count_written(config.out, "conversations", run_tokenizer_render(config));
        })},
       {.name = "tokenizer train",
+       .group = VerbGroup::data,
        .help = "Trains a new SentencePiece vocabulary.",
        .example = "overproof tokenizer train --input runs/smollm2-moe/corpus --vocab-size 8000 --out mine.model",
        .make = verb_maker<TokenizerTrainConfig>([](const CommonConfig&, const TokenizerTrainConfig& config, const Arguments&) {
          return count_written(config.out, "pieces", run_tokenizer_train(config));
        })},
       {.name = "scratch",
+       .group = VerbGroup::program,
        .help = "Lists what runs that ended early have left in a run folder, and clears it.",
        .example = "overproof scratch runs/mine --clear",
        .arguments = {{"run", "the folder that holds the artifacts"}},
        .make = make_verb(run_scratch)},
       {.name = "sign",
+       .group = VerbGroup::keys,
        .help = "Signs a model's folder for other verifiers (OpenSSF Model Signing); fast again after small changes.",
        .example = "overproof sign models/mine --cache ~/.cache/mine.digests",
        .arguments = {{"folder", "a folder; every file in it is signed"}},
        .make = make_verb(run_sign)},
       {.name = "key new",
+       .group = VerbGroup::keys,
        .help = "Makes a signing key.",
        .example = "overproof key new --curve p384 --encrypt --out release-key.pem",
        .make = make_verb(run_key_new)},
       {.name = "key show",
+       .group = VerbGroup::keys,
        .help = "Prints the public half of the signing key.",
        .example = "overproof key show --pem > key.pub",
        .make = make_verb(run_key_show)},
       {.name = "key rotate",
+       .group = VerbGroup::keys,
        .help = "Signs with the old key that a new key replaces it.",
        .example = "overproof key rotate --key old.pem --to new.pem --out rotation.json",
        .make = make_verb(run_key_rotate)},

@@ -12,6 +12,7 @@
 #include "core/answer.h"
 #include "core/config.h"
 #include "pipeline/needs.h"
+#include "pipeline/stage_registry.h"
 
 namespace overproof {
 
@@ -55,6 +56,7 @@ using VerbMaker = std::function<std::unique_ptr<VerbInstance>()>;
 
 struct VerbSpec {
   std::string name;  ///< one or two words: "teach", "audit verify"
+  VerbGroup group = VerbGroup::program;
   std::string help;
   std::string example;
   std::vector<Argument> arguments = {};
@@ -98,7 +100,8 @@ void print_answer(const Answer& answer, bool json);
 /// The whole command line without the program's name. Prints to standard output; throws what main turns into exit codes.
 int run_command(const std::vector<std::string>& words);
 
-std::string overview_help();
+/// Where to start, and the verbs in groups; with `details` also the exit codes.
+std::string overview_help(bool details);
 std::string verb_help(const VerbSpec& verb);
 /// docs/reference.md: every verb and every option, in Markdown.
 std::string reference_page();

@@ -132,6 +132,7 @@ Answer reference_verb(const CommonConfig&, const NoConfig&, const Arguments&) {
 
 std::vector<VerbSpec> make_verbs() {
   std::vector<VerbSpec> list = {{.name = "run",
+                                 .group = VerbGroup::run,
                                  .help = "Makes every artifact of a recipe; unchanged artifacts are kept.",
                                  .example = "overproof run examples/smollm2-moe.ini --out runs/smollm2-moe --set student.steps=100",
                                  .arguments = {{"recipe", "an INI file with one section for each artifact"}},
@@ -141,6 +142,7 @@ std::vector<VerbSpec> make_verbs() {
   for (VerbSpec& v : audit_verbs()) list.push_back(std::move(v));
   for (VerbSpec& v : tool_verbs()) list.push_back(std::move(v));
   list.push_back({.name = "show",
+                  .group = VerbGroup::use,
                   .help = "Prints the signed statement of an artifact: inputs, measurements and signer.",
                   .example = "overproof show runs/smollm2-moe/evaluation",
                   .arguments = {{"artifact", "a folder with claims.jsonl"}},

@@ -113,7 +113,8 @@ void check_charsmap(std::string_view blob, int64_t base, const fs::path& file) {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::string_view model, const fs::path& file) : file_(file), model_digest_(sha256(model)) {
+  SentencePieceTokenizer(std::string_view model, const fs::path& file, bool from_gguf)
+      : file_(file), model_digest_(sha256(model)), from_gguf_(from_gguf) {
     check_sentencepiece_model(model, file);
     if (const auto status = processor_.LoadFromSerializedProto(model); !status.ok()) {
       throw FormatError(file, -1, fmt::format("SentencePiece refuses the model: {}", status.error_message()));
@@ -167,6 +168,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     return processor_.IdToPiece(id);
   }
   Digest definition_digest() const override { return model_digest_; }
+  bool from_gguf() const override { return from_gguf_; }
   int32_t bos_id() const override { return processor_.bos_id(); }
   int32_t eos_id() const override { return processor_.eos_id(); }
 
@@ -177,6 +179,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
   fs::path file_;
   Digest model_digest_;  // the model holds all that decides the ids
+  bool from_gguf_ = false;
   sentencepiece::SentencePieceProcessor processor_;
   AddedTokenFinder control_;
 };
@@ -258,8 +261,8 @@ SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, co
   return out;
 }
 
-std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::path& file) {
-  return std::make_unique<SentencePieceTokenizer>(model, file);
+std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::path& file, bool from_gguf) {
+  return std::make_unique<SentencePieceTokenizer>(model, file, from_gguf);
 }
 
 std::unique_ptr<Tokenizer> open_sentencepiece(const fs::path& file) {

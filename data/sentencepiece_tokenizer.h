@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,8 @@ namespace overproof {
 /// Opens a .model file (BPE, unigram, word or char). The bytes are checked before the library sees them: see
 /// check_sentencepiece_model. Control pieces in the text become ids only with parse_special.
 std::unique_ptr<Tokenizer> open_sentencepiece(const std::filesystem::path& file);
-std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const std::filesystem::path& file);
+/// `from_gguf`: Tokenizer::from_gguf().
+std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const std::filesystem::path& file, bool from_gguf = false);
 
 /// Throws FormatError unless `model` is a well-formed ModelProto whose pieces are plain (not empty, no NUL, finite scores)
 /// and whose normalisation trie stays inside its own bytes: the library follows that trie unchecked.
@@ -37,5 +39,14 @@ struct SentencePieceVocabulary {
 
 /// Checks `model` as check_sentencepiece_model does and takes it apart. Source: sentencepiece_model.proto.
 SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, const std::filesystem::path& file);
+
+/// The tokenizer of a .gguf of the kind "llama", as files that give the same ids.
+struct GgufSentencePiece {
+  std::string model;   ///< tokenizer.model: BPE by the scores, with byte fallback and without normalisation, as llama.cpp reads the keys
+  std::string config;  ///< tokenizer_config.json
+};
+/// Nothing where the file's tokenizer is of another kind, or it has none. Throws FormatError where tokens, types and scores disagree; the
+/// model itself is checked when it is opened.
+std::optional<GgufSentencePiece> read_gguf_sentencepiece(const std::filesystem::path& file);
 
 }  // namespace overproof

@@ -90,7 +90,10 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   }
   if (!fs::exists(path)) throw IoError(path, "cannot open the tokenizer", ENOENT);
   if (path.extension() == ".json") return std::make_unique<BpeTokenizer>(read_tokenizer_json(path), path);
-  if (path.extension() == ".gguf" || is_gguf(path)) return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
+  if (path.extension() == ".gguf" || is_gguf(path)) {
+    if (const auto pieces = read_gguf_sentencepiece(path)) return make_sentencepiece(pieces->model, path, true);
+    return std::make_unique<BpeTokenizer>(read_gguf_tokenizer(path), path);
+  }
   if (path.extension() == ".model") return open_sentencepiece(path);
   throw UsageError(
       fmt::format("{}: a tokenizer is a tokenizer.json, a .model, a .gguf, or a folder with one of them", path.string()));

@@ -8,6 +8,7 @@
 
 #include "core/python_json.h"
 #include "data/bpe.h"
+#include "data/sentencepiece_tokenizer.h"
 #include "formats/folder_contents.h"
 
 namespace overproof {
@@ -73,6 +74,11 @@ std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
 
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
   if (const std::optional<fs::path> gguf = gguf_of(from_checkpoint)) {
+    if (const auto pieces = read_gguf_sentencepiece(*gguf)) {
+      folder.write_file("tokenizer.model", pieces->model);
+      folder.write_file("tokenizer_config.json", pieces->config);
+      return;
+    }
     const BpeDefinition definition = read_gguf_tokenizer(*gguf);
     folder.write_file("tokenizer.json", write_tokenizer_json(definition));
     folder.write_file("tokenizer_config.json", write_tokenizer_config_json(definition));

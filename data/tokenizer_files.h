@@ -10,8 +10,8 @@
 namespace overproof {
 
 /// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model, chat template, ...) byte for byte from the
-/// folder of a checkpoint; from a .gguf (or a folder that holds one and no config.json) writes tokenizer.json and
-/// tokenizer_config.json out of its metadata. A checkpoint without any of them gives none. Throws IoError, FormatError.
+/// folder of a checkpoint; from a .gguf (or a folder that holds one and no config.json) writes tokenizer.json, or
+/// tokenizer.model where its tokenizer is of the kind "llama", and tokenizer_config.json out of its metadata. A checkpoint without any of them gives none. Throws IoError, FormatError.
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder);
 
 /// copy_tokenizer_files, and what else belongs to the model: licence texts, generation_config.json, code and settings of processors.

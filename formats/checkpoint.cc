@@ -76,7 +76,7 @@ Checkpoint open_folder(const fs::path& path) {
     checkpoint.tensors = std::move(tensors);
   } else {
     auto tensors = std::make_unique<SafetensorsCheckpoint>(path);
-    refuse_quantized_parts(*tensors, path);
+    refuse_quantized_parts(*tensors, path, config);
     stored = tensors.get();
     checkpoint.tensors = std::move(tensors);
   }

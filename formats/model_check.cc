@@ -286,8 +286,11 @@ std::vector<std::string> contradictions(const Checkpoint& checkpoint) {
     if (std::filesystem::exists(folder / kSafetensorsName))
       notes.push_back(fmt::format("{} and {} are both there: the single file counts, as in transformers, and the shards are not read",
                                   kSafetensorsName, kSafetensorsIndexName));
-    else if (const SafetensorsCheckpoint stored(folder); !stored.absent().empty())
-      notes.push_back(stored.absent());
+    else {
+      const SafetensorsCheckpoint stored(folder);
+      if (!stored.absent().empty()) notes.push_back(stored.absent());
+      notes.insert(notes.end(), stored.notes().begin(), stored.notes().end());
+    }
   }
   const Json written = read_python_json(config);
   if (written.value("tie_word_embeddings", Json()) == true && checkpoint.config->value("tie_word_embeddings", Json()) == false)

@@ -217,6 +217,13 @@ bool has_quantization_config(const Json& config) {
   return config.is_object() && config.contains("quantization_config") && !config["quantization_config"].is_null();
 }
 
+std::vector<std::string> foreign_quantization_keys(const Json& config) {
+  std::vector<std::string> keys;
+  for (const std::string_view key : kForeignQuantizationKeys)
+    if (config.is_object() && config.contains(key)) keys.emplace_back(key);
+  return keys;
+}
+
 bool is_activation_parameter(std::string_view tensor) {
   constexpr std::string_view kOthers[] = {
       kInputZeroPointSuffix, ".output_scale", ".output_zero_point", ".k_scale", ".v_scale", ".q_scale",

@@ -73,6 +73,12 @@ class QuantizationConfig {
 /// True when config.json declares quantised weights.
 bool has_quantization_config(const Json& config);
 
+/// Keys of config.json by which other programs describe quantised weights, and that transformers 5.23 does not read: of early
+/// compressed-tensors, and of MLX.
+inline constexpr std::string_view kForeignQuantizationKeys[] = {"compression_config", "quantization"};
+/// Those that `config` has.
+std::vector<std::string> foreign_quantization_keys(const Json& config);
+
 /// The tensors that hold the static scale and the zero point of a module's input, e.g. "X.input_scale"; they are among a
 /// checkpoint's tensors under these names. compressed-tensors: input_scale, input_zero_point; fp8: activation_scale or
 /// input_scale.

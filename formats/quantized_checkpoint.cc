@@ -327,12 +327,16 @@ void QuantizedCheckpoint::read_codes(std::string_view name, int64_t first_row, i
   }
 }
 
-void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder) {
+void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder, const Json& config) {
+  const std::vector<std::string> foreign = foreign_quantization_keys(config);
   const auto refuse = [&](const std::string& name, std::string_view cause) {
     throw FormatError(folder, -1,
                       fmt::format("'{}' {}, but config.json has no quantization_config to read it by; take the checkpoint that it was made "
-                                  "from, or one with its quantization_config",
-                                  name, cause));
+                                  "from, or one with its quantization_config{}",
+                                  name, cause,
+                                  foreign.empty() ? "" : fmt::format(" (its '{}' is read neither here nor by transformers; where it describes these weights, "
+                                                                     "its place is quantization_config)",
+                                                                     foreign.front())));
   };
   for (const TensorInfo& t : checkpoint.tensors()) {
     const std::string_view name = t.name;

@@ -72,6 +72,6 @@ class QuantizedCheckpoint : public TensorSource, public IntegerCodes {
 
 /// Throws FormatError when a checkpoint without quantization_config has the parts of quantised weights: their codes would be read
 /// as weights.
-void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder);
+void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::path& folder, const Json& config);
 
 }  // namespace overproof

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -42,29 +43,58 @@ void SafetensorsCheckpoint::open_shards() {
     if (!fs::is_regular_file(folder_ / file))
       refuse(fmt::format("names the shard '{}', which is missing; is the download complete?", file));
     add_shard(folder_ / file);
-    for (const TensorInfo& t : shards_.back().tensors()) {
-      const auto place = map.find(t.name);
-      if (place == map.end())
-        refuse(fmt::format("does not list the tensor '{}' of '{}'; is the index of another version of the model? Download both again",
-                           t.name, file));
-      if (place->second != file)
-        refuse(fmt::format("places the tensor '{}' in '{}'; it is in '{}'", t.name, place->second, file));
-    }
   }
-  int64_t absent = 0;
-  std::string first;
+  // As transformers, which opens the files that the map names and takes all that is in them, wherever the map places it.
+  Count unlisted, misplaced;
+  for (const TensorInfo& t : table_.list()) {
+    const std::string file = files_[size_t(places_[table_.index_of(t)].first)].lexically_relative(folder_).generic_string();
+    const auto place = map.find(t.name);
+    if (place == map.end()) unlisted.add(fmt::format("'{}' of '{}'", t.name, file));
+    else if (place->second != file && !copies_.contains({place->second, t.name}))
+      misplaced.add(fmt::format("'{}' in '{}', which is in '{}'", t.name, place->second, file));
+  }
+  if (unlisted.number > 0)
+    notes_.push_back(fmt::format("{} does not list {} that its shards have, the first {}: read, as in transformers; is the index of another "
+                                 "version of the model?",
+                                 kSafetensorsIndexName, unlisted.text(), unlisted.first));
+  if (misplaced.number > 0)
+    notes_.push_back(fmt::format("{} places {} in shards that do not have them, the first {}: read where they are, as in transformers",
+                                 kSafetensorsIndexName, misplaced.text(), misplaced.first));
+  if (twice_.number > 0)
+    notes_.push_back(fmt::format("{} in two shards with the same values, the first {}", twice_.text(), twice_.first));
+  Count absent;
   for (const auto& [name, file] : map)
-    if (!table_.find(name) && absent++ == 0) first = fmt::format("'{}' in '{}'", name, file);
-  if (absent > 0)
-    absent_ = fmt::format("{} lists {} tensors that its shards do not have, the first {}", kSafetensorsIndexName, absent, first);
+    if (!table_.find(name)) absent.add(fmt::format("'{}' in '{}'", name, file));
+  if (absent.number > 0)
+    absent_ = fmt::format("{} lists {} that its shards do not have, the first {}", kSafetensorsIndexName, absent.text(), absent.first);
 }
+
+void SafetensorsCheckpoint::Count::add(const std::string& one) {
+  if (number++ == 0) first = one;
+}
+
+std::string SafetensorsCheckpoint::Count::text() const { return fmt::format("{} tensor{}", number, number == 1 ? "" : "s"); }
 
 void SafetensorsCheckpoint::add_shard(const fs::path& file) {
   shards_.emplace_back(file);
   for (const TensorInfo& t : shards_.back().tensors()) {
-    if (!table_.add(t)) throw FormatError(file, -1, fmt::format("the tensor '{}' is in another shard, too", t.name));
-    data_.push_back(shards_.back().bytes(t.name));
-    places_.emplace_back(int(files_.size()), shards_.back().offset(t.name));
+    const std::span<const uint8_t> bytes = shards_.back().bytes(t.name);
+    if (table_.add(t)) {
+      data_.push_back(bytes);
+      places_.emplace_back(int(files_.size()), shards_.back().offset(t.name));
+      continue;
+    }
+    const size_t before = table_.index_of(*table_.find(t.name));
+    const TensorInfo& other = table_.list()[before];
+    const fs::path& other_file = files_[size_t(places_[before].first)];
+    if (other.dtype != t.dtype || other.shape != t.shape || !std::ranges::equal(data_[before], bytes))
+      throw FormatError(file, -1,
+                        fmt::format("the tensor '{}' is in '{}', too, with other values; keep one of them (transformers would take that of the "
+                                    "file whose name sorts last)",
+                                    t.name, other_file.lexically_relative(folder_).generic_string()));
+    const std::string name = file.lexically_relative(folder_).generic_string();
+    twice_.add(fmt::format("'{}', in '{}' and '{}'", t.name, other_file.lexically_relative(folder_).generic_string(), name));
+    copies_.insert({name, t.name});
   }
   files_.push_back(file);
 }

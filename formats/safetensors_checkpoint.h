@@ -1,6 +1,9 @@
 #pragma once
 // A folder of safetensors as one TensorSource: model.safetensors, or shards listed in model.safetensors.index.json.
 
+#include <set>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "formats/safetensors.h"
@@ -11,8 +14,9 @@ inline constexpr const char* kSafetensorsName = "model.safetensors";
 inline constexpr const char* kSafetensorsIndexName = "model.safetensors.index.json";
 
 /// Opens and checks every shard. Where both a model.safetensors and an index are there, the single file counts, as in transformers. The index
-/// must name each tensor of each shard in its place, and only files inside the folder. Throws IoError when there is neither file, FormatError when index and
-/// shards disagree.
+/// names the files that are shards, all inside the folder, and every tensor in them counts, as in transformers 5.23; where it is wrong about
+/// their places there are notes. Throws IoError when there is neither file, FormatError when a shard is missing, or two have a tensor of
+/// one name with different values.
 class SafetensorsCheckpoint : public TensorSource {
  public:
   explicit SafetensorsCheckpoint(const fs::path& folder);
@@ -27,12 +31,23 @@ class SafetensorsCheckpoint : public TensorSource {
   const std::vector<SafetensorsFile>& shards() const { return shards_; }
   /// Of the tensors that the index lists and no shard has: how many, and one of them. Empty where there are none.
   const std::string& absent() const { return absent_; }
+  /// In what else index and shards contradict each other; what was read in spite of it.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  private:
+  struct Count {
+    int64_t number = 0;
+    std::string first;
+    void add(const std::string& one);
+    std::string text() const;  ///< "2 tensors"
+  };
   void add_shard(const fs::path& file);
   void open_shards();
   fs::path folder_;
   std::string absent_;
+  std::vector<std::string> notes_;
+  Count twice_;
+  std::set<std::pair<std::string, std::string>> copies_;  // shard and tensor, of tensors that an earlier shard has with the same values
   std::vector<SafetensorsFile> shards_;
   std::vector<fs::path> files_;                  // of shards_
   TensorTable table_;                            // all shards' tensors, one after another

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "data/bpe.h"
+#include "data/sentencepiece_tokenizer.h"
 #include "fuzz/fuzz_file.h"
 
 using namespace overproof;
@@ -9,6 +10,14 @@ using namespace overproof;
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const fuzz::FuzzFile file(data, size);
   try {
+    if (const auto pieces = read_gguf_sentencepiece(file.path())) {
+      const auto tokenizer = make_sentencepiece(pieces->model, "fuzz.gguf", true);
+      std::vector<int32_t> ids;
+      tokenizer->encode("It's 1234 words,  \xc3\xa4 <s>\n\n and \xe4\xb8\xad", ids, true);
+      for (const int32_t id : ids) fuzz::require(id >= 0 && id < tokenizer->vocab_size());
+      tokenizer->decode(ids);
+      return 0;
+    }
     const BpeDefinition definition = read_gguf_tokenizer(file.path());
     const BpeTokenizer tokenizer(definition, "fuzz.gguf");
     const std::string text(reinterpret_cast<const char*>(data), std::min<size_t>(size, 4096));

@@ -110,8 +110,8 @@ std::string_view trimmed(std::string_view text) {
   return begin == std::string_view::npos ? "" : text.substr(begin, text.find_last_not_of(kAround) + 1 - begin);
 }
 
-/// What the publisher states: general.license of a GGUF, or `license` in the front matter of README.md, where `license: other` has its
-/// name in `license_name`. Empty where there is neither.
+}  // namespace
+
 std::string stated_license(const fs::path& path) {
   constexpr int64_t kMostReadmeBytes = 16 << 20;
   if (const std::optional<fs::path> gguf = gguf_of(path); gguf && is_gguf(*gguf)) {
@@ -133,8 +133,6 @@ std::string stated_license(const fs::path& path) {
   }
   return license == "other" && !name.empty() ? name : license;
 }
-
-}  // namespace
 
 StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs& outputs) {
   const fs::path& path = inputs.path("path");

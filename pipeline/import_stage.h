@@ -24,4 +24,8 @@ struct ImportConfig {
 /// Throws ProvenanceError when the digest is not config.sha256, FormatError when it is not a model.
 StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs& outputs);
 
+/// What the publisher states: general.license of a GGUF, or `license` in the front matter of README.md, where `license: other` has its
+/// name in `license_name`. Empty where there is neither; perhaps not valid UTF-8. Throws FormatError on a broken GGUF, IoError.
+std::string stated_license(const fs::path& model);
+
 }  // namespace overproof

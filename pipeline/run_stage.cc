@@ -35,6 +35,7 @@ struct BoundInput {
   Digest root;                   ///< what the statement claims until the stage has digested the files, where `fingerprint` is set
   std::optional<Digest> statement;    ///< Lineage::statement; none where it has no statement of ours
   std::optional<Digest> fingerprint;  ///< of an input that the stage digests: names, sizes and times before it ran
+  std::string signer = {};            ///< hint of the key that its statement is signed with
 };
 
 /// Everything that decides what a stage makes.
@@ -71,20 +72,31 @@ void identify(const StageRequest& request, Prepared& p) {
   p.key = sha256(identity.dump()).hex();
 }
 
+/// The lineage of an input artifact, and its signer; nothing where it has no statement. Throws as open_artifact, and ProvenanceError
+/// where `trusted` is given and did not sign it.
+std::optional<Lineage> open_input(BoundInput& input, VerifyFiles verify, const PublicKey* trusted, const std::vector<FileRecord>& known) {
+  if (input.outside) return std::nullopt;
+  std::optional<Lineage> lineage = open_artifact(input.path, verify, trusted, known);
+  if (!lineage && trusted)
+    throw ProvenanceError(fmt::format("{}: has no signed statement, so it is not signed by the key of --public-key; import it, or leave the "
+                                      "option out",
+                                      input.path.string()));
+  if (lineage) input.signer = (trusted ? *trusted : PublicKey::from_pem(lineage->signer_pem, input.path)).hint();
+  return lineage;
+}
+
 /// Sets the identity of an input, whose statement, if it has one, must hold for its files. An artifact without a statement is
 /// identified by its files. `known`: digests that need not be computed again.
-void identify_checked(BoundInput& input, const std::vector<FileRecord>& known) {
-  std::optional<Lineage> lineage;
-  if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::yes, nullptr, known);
+void identify_checked(BoundInput& input, const PublicKey* trusted, const std::vector<FileRecord>& known) {
+  const std::optional<Lineage> lineage = open_input(input, VerifyFiles::yes, trusted, known);
   input.root = lineage ? lineage->root : scan_input(input.path, known).root;
   input.statement = lineage ? std::optional(lineage->statement) : std::nullopt;
 }
 
 /// Sets the identity that an input's statement claims; without a statement, the fingerprint. It only names the scratch folder of an
 /// earlier try.
-void identify_claimed(BoundInput& input) {
-  std::optional<Lineage> lineage;
-  if (!input.outside) lineage = open_artifact(input.path, VerifyFiles::size, nullptr);
+void identify_claimed(BoundInput& input, const PublicKey* trusted) {
+  const std::optional<Lineage> lineage = open_input(input, VerifyFiles::size, trusted, {});
   input.root = lineage ? lineage->root : *input.fingerprint;
   input.statement = lineage ? std::optional(lineage->statement) : std::nullopt;
 }
@@ -102,9 +114,9 @@ Prepared prepare(const StageRequest& request, Digests digests) {
     input = {path, spec != nullptr && spec->kind == Slot::Kind::file, {}, {}, {}, {}};
     if (digests == Digests::while_streamed && spec != nullptr && spec->streamed) {
       input.fingerprint = stat_fingerprint(path);
-      identify_claimed(input);
+      identify_claimed(input, request.trusted);
     } else {
-      identify_checked(input, {});
+      identify_checked(input, request.trusted, {});
     }
     if (input.outside) input.recorded = recorded_outside(*request.spec, slot, input.root, request.inputs);
   }
@@ -126,7 +138,7 @@ void settle(const StageRequest& request, const Outputs& outputs, Prepared& p) {
     if (stat_fingerprint(input.path) != *input.fingerprint)
       throw ProvenanceError(
           fmt::format("{}: modified while being read; stop other writers and run the command again", input.path.string()));
-    identify_checked(input, outputs.input_digests(slot));
+    identify_checked(input, request.trusted, outputs.input_digests(slot));
   }
   identify(request, p);
 }
@@ -283,6 +295,10 @@ StageResult run_stage(const StageRequest& asked, const Key& key) {
   const bool may_keep = !request.force && fs::exists(request.out / "claims.jsonl", error);
   Prepared prepared = prepare(request, may_keep ? Digests::now : Digests::while_streamed);
   StageResult result;
+  std::set<std::string> signers;
+  for (const auto& [slot, input] : prepared.inputs)
+    if (!input.signer.empty()) signers.insert(input.signer);
+  result.signers = {signers.begin(), signers.end()};
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(); };
   const fs::path& out = request.out;
   fs::create_directories(out.parent_path(), error);

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/json_fwd.h"
 #include "pipeline/stage_registry.h"
@@ -25,6 +26,8 @@ struct StageRequest {
   bool may_replace = true;                 ///< without force, too: a finished artifact of another configuration (recipes: what is
                                            ///< at a name follows the recipe)
   LineageEvents* events = nullptr;         ///< notified of its start and end; may be nullptr
+  const PublicKey* trusted = nullptr;      ///< whose signature every input artifact must have; nullptr: any, each checked by the key
+                                           ///< that its statement names
 };
 
 enum class StageStatus { made, unchanged };
@@ -33,7 +36,8 @@ struct StageResult {
   StageStatus status = StageStatus::made;
   Digest root;
   double seconds = 0;
-  StageReport report;  ///< of this run, or as recorded when unchanged
+  std::vector<std::string> signers;  ///< hints of the keys that the input artifacts are signed with, each once
+  StageReport report;                ///< of this run, or as recorded when unchanged
 };
 
 /// How a statement records the files of a slot from outside: their root in hex; where the secret that hides them is bound
@@ -45,8 +49,8 @@ std::string recorded_outside(const StageSpec& spec, const std::string& slot, con
 bool is_unchanged(const StageRequest& request);
 
 /// Throws what the stage throws; then the temporary folder is removed, the scratch folder (checkpoints) stays for the next try, and
-/// an earlier artifact at `out` is unchanged. Throws ProvenanceError when an input does not match its statement, IoError when
-/// another process is building the same artifact, UsageError when `out` and an input hold each other, when `out` holds files that no
+/// an earlier artifact at `out` is unchanged. Throws ProvenanceError when an input does not match its statement or is not signed by
+/// `trusted`, IoError when another process is building the same artifact, UsageError when `out` and an input hold each other, when `out` holds files that no
 /// stage wrote, and when it is a finished artifact of another configuration without `force` or `may_replace`.
 StageResult run_stage(const StageRequest& request, const Key& key);
 

@@ -33,6 +33,9 @@ struct Slot {
   std::string hidden_by = {};
 };
 
+/// What a stage or another verb is for, as `overproof --help` groups them.
+enum class VerbGroup { run, use, data, student, result, audit, keys, program };
+
 /// A stage's configuration bound to its function.
 class StageInstance {
  public:
@@ -45,6 +48,7 @@ class StageInstance {
 
 struct StageSpec {
   std::string name;     ///< "teach": the verb, and `stage =` in a recipe
+  VerbGroup group = VerbGroup::data;
   std::string kind;     ///< of the artifact's lineage (provenance/lineage_kinds.h): "taught", "carved-from", ...
   std::string help;     ///< one line
   std::string example;  ///< a command line that works

@@ -16,6 +16,7 @@
 #include "formats/model_check.h"
 #include "formats/model_config.h"
 #include "formats/model_size.h"
+#include "formats/quantization_config.h"
 #include "formats/sharded.h"
 #include "provenance/artifact.h"
 #include "provenance/oms.h"
@@ -246,6 +247,10 @@ class QuantizeRun {
     OutputFolder& folder = outputs_.folder();
     Json config = *model_.config;
     config["quantization_config"] = quantization_config(plan_);
+    for (const std::string& key : foreign_quantization_keys(config)) {
+      config.erase(key);
+      notes_.push_back(fmt::format("config.json: '{}' of the model is not written, it would contradict quantization_config", key));
+    }
     // transformers makes the weights of this format in the type of the configuration and leaves kept tables in theirs, so that the two
     // must be one.
     if (plan_.schemes[0]->container() == Container::deepseek_fp8)

@@ -17,10 +17,6 @@ void add_signer(Section& s, const Report& r, int audit) {
                        : " (not a key that the reader named; --auditor-key names the trusted one)."));
 }
 
-void add_no_record(Section& s, const std::string& command) {
-  s.quiet("No record that counts is here. Command that makes one: " + code(command) + ".");
-}
-
 void add_odds(Table& table, const std::vector<ReplayOdds>& odds, const char* what) {
   for (const ReplayOdds& o : odds)
     table.add({fmt::format("probability of finding a forged one, if {:g} % of the {} were forged, at least",
@@ -34,11 +30,8 @@ Section replay(const Report& r) {
   Section s("replay", "Replay of the training");
   for (const ReportArtifact& a : r.artifacts) {
     if (!a.is_shown_by(ShownBy::replay)) continue;
-    s.heading(name(a.name));
-    bool any = false;
     for (const ReplayFinding& f : r.audits.replays) {
       if (f.artifact != a.name) continue;
-      any = true;
       Table table(fmt::format("Replay of ‘{}’", a.name), {"item", "result"});
       table.add({"outcome", outcome(f.is_equal())});
       table.add({"steps whose order, rate and batch follow from the statement",
@@ -55,7 +48,6 @@ Section replay(const Report& r) {
       s.list("Notes of the auditor:", f.notes);
       add_signer(s, r, f.audit);
     }
-    if (!any) add_no_record(s, fmt::format("overproof audit replay RUN --artifact {} --segments 59 --seed HEX --record", a.name));
   }
   if (!r.audits.replays.empty())
     s.quiet(
@@ -77,10 +69,6 @@ Section rows(const Report& r) {
     s.list("Differences:", f.faults);
     add_signer(s, r, f.audit);
   }
-  if (r.audits.rows.empty())
-    for (const ReportArtifact& a : r.artifacts)
-      if (a.is_shown_by(ShownBy::rows))
-        add_no_record(s, fmt::format("overproof audit rows RUN/{} --rows 59 --seed HEX --record", a.name));
   return s;
 }
 
@@ -104,7 +92,6 @@ Section recompute(const Report& r) {
     s.list("Notes of the auditor:", f.notes);
     add_signer(s, r, f.audit);
   }
-  if (r.audits.recomputes.empty()) add_no_record(s, "overproof audit recompute RUN --record");
   return s;
 }
 
@@ -129,8 +116,7 @@ Section evidence(const Report& r) {
     s.list("Not run:", not_run);
     add_signer(s, r, f.audit);
   }
-  if (r.audits.compares.empty()) add_no_record(s, "overproof audit compare RUN SUSPECT --record");
-  else
+  if (!r.audits.compares.empty())
     s.quiet(
         "A p-value is the probability of a statistic at least as extreme if the null hypothesis were true. Read as evidence only "
         "what is below one in a million. Neither one test nor all together are a verdict.");
@@ -140,9 +126,15 @@ Section evidence(const Report& r) {
 Section records(const Report& r) {
   Section s("records", "Audit records");
   if (r.audits.list.empty()) {
-    s.quiet("The run has no audit records. Audits write one with --record.");
+    s.quiet("The run has no audit records. Audits write one with --record; the commands are in " + link("the list of claims", "claims") + ".");
     return s;
   }
+  std::string none;
+  for (const auto& [empty, what] :
+       {std::pair{r.audits.replays.empty(), "of a replay"}, std::pair{r.audits.rows.empty(), "of rows computed again"},
+        std::pair{r.audits.recomputes.empty(), "of artifacts made again"}, std::pair{r.audits.compares.empty(), "of a comparison"}})
+    if (empty) none += fmt::format("{}{}", none.empty() ? "" : ", ", what);
+  if (!none.empty()) s.quiet("No record that counts is here " + none + ". The commands that make them are in " + link("the list of claims", "claims") + ".");
   Table table("Records in the folder audits", {"record", "kind", "examined", "signer", "counts"});
   for (const ReportAudit& a : r.audits.list) {
     constexpr size_t kMost = 12;

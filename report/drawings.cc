@@ -1,7 +1,3 @@
-// The lineage's layout: layers by the longest path from a source; within a layer, order by barycentres of the neighbours; x by a few
-// sweeps towards the neighbours' mean (Sugiyama, Tagawa, Toda 1981, "Methods for visual understanding of hierarchical system
-// structures").
-
 #include "report/drawings.h"
 
 #include <fmt/format.h>
@@ -14,8 +10,7 @@
 namespace overproof {
 namespace {
 
-constexpr double kBoxWidth = 148, kBoxHeight = 44, kGapX = 20, kGapY = 38, kMargin = 6, kWire = 10;
-constexpr size_t kMostArtifacts = 120, kMostPlaces = 4000, kMostPoints = 400, kMostCells = 65536;
+constexpr size_t kMostArtifacts = 120, kMostPoints = 400, kMostCells = 65536;
 
 std::string at(double x) { return fmt::format("{:.1f}", x); }
 
@@ -36,189 +31,41 @@ struct Canvas {
   }
 };
 
-/// A box, or the place where a path passes a layer.
-struct Place {
-  int artifact = -1;
-  int layer = 0;
-  double x = 0;  ///< of the middle
-  std::vector<int> above, below;
-  double width() const { return artifact >= 0 ? kBoxWidth : kWire; }
-};
+bool has_role(const ReportArtifact& a, Role role) { return a.row() && a.row()->role == role; }
 
-struct Connection {
-  int child;
-  std::string slot;
-  std::vector<int> places;  ///< from parent to child
-};
+/// At most `most` characters, so that it fits its place.
+std::string fitted(const std::string& text, size_t most) {
+  const std::string line = shown(text);
+  size_t characters = 0;
+  for (size_t i = 0; i < line.size(); ++i)
+    if ((static_cast<unsigned char>(line[i]) & 0xc0) != 0x80 && ++characters > most) return line.substr(0, i) + "…";
+  return line;
+}
 
-class LineageDrawing {
- public:
-  explicit LineageDrawing(const std::vector<ReportArtifact>& artifacts) : artifacts_(artifacts) {}
-
-  /// False when it is too large.
-  bool arrange() {
-    if (artifacts_.empty() || artifacts_.size() > kMostArtifacts) return false;
-    for (size_t i = 0; i < artifacts_.size(); ++i) {
-      Place place{int(i), 0, 0, {}, {}};
-      for (const int parent : artifacts_[i].parents)
-        if (parent >= 0 && parent < int(i)) place.layer = std::max(place.layer, places_[size_t(parent)].layer + 1);
-      places_.push_back(std::move(place));
-    }
-    // An artifact without parents is placed as near to its first child as possible: a corpus next to what reads it.
-    for (size_t i = artifacts_.size(); i-- > 0;) {
-      if (!artifacts_[i].parents.empty()) continue;
-      int nearest = -1;
-      for (size_t child = i + 1; child < artifacts_.size(); ++child)
-        if (std::count(artifacts_[child].parents.begin(), artifacts_[child].parents.end(), int(i)))
-          nearest = nearest < 0 ? places_[child].layer : std::min(nearest, places_[child].layer);
-      if (nearest > 0) places_[i].layer = nearest - 1;
-    }
-    for (size_t i = 0; i < artifacts_.size(); ++i)
-      for (size_t k = 0; k < artifacts_[i].parents.size(); ++k) {
-        if (artifacts_[i].parents[k] < 0 || artifacts_[i].parents[k] >= int(i)) continue;
-        connect(artifacts_[i].parents[k], int(i), artifacts_[i].made_from[k].first);
-        if (places_.size() > kMostPlaces) return false;
-      }
-    for (size_t p = 0; p < places_.size(); ++p) {
-      layers_.resize(std::max(layers_.size(), size_t(places_[p].layer) + 1));
-      layers_[size_t(places_[p].layer)].push_back(int(p));
-    }
-    order();
-    spread();
-    return true;
+/// The children of each artifact that a line leads to. What only measures has none.
+std::vector<std::vector<size_t>> drawn_children(const std::vector<ReportArtifact>& artifacts) {
+  std::vector<std::vector<size_t>> children(artifacts.size());
+  for (size_t i = 0; i < artifacts.size(); ++i) {
+    if (has_role(artifacts[i], Role::evaluation)) continue;
+    for (const int parent : artifacts[i].parents)
+      if (parent >= 0 && size_t(parent) < i && (children[size_t(parent)].empty() || children[size_t(parent)].back() != i))
+        children[size_t(parent)].push_back(i);
   }
+  return children;
+}
 
-  View view() const {
-    Canvas canvas;
-    double width = 0;
-    for (const Place& p : places_) width = std::max(width, p.x + p.width() / 2);
-    const auto top_of = [](const Place& p) { return kMargin + p.layer * (kBoxHeight + kGapY); };
-    for (const Connection& c : connections_) {
-      std::string d;
-      for (size_t i = 0; i < c.places.size(); ++i) {
-        const Place& p = places_[size_t(c.places[i])];
-        const double top = top_of(p);
-        if (i == 0) d += fmt::format("M{:.1f} {:.1f}", p.x, top + kBoxHeight);
-        else
-          d += fmt::format("C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}", places_[size_t(c.places[i - 1])].x, top - kGapY * 0.4,
-                           p.x, top - kGapY * 0.6, p.x, top);
-        if (i > 0 && i + 1 < c.places.size()) d += fmt::format("V{:.1f}", top + kBoxHeight);
-      }
-      const ReportArtifact &parent = artifacts_[size_t(places_[size_t(c.places.front())].artifact)],
-                           &child = artifacts_[size_t(c.child)];
-      canvas.paths.push_back(ViewObject{{"looks", has_role(child, Role::evaluation) ? "wire faint" : "wire"},
-                                        {"d", d},
-                                        {"tip", fmt::format("{} is the {} of {}", parent.name, c.slot, child.name)}});
-    }
-    for (const Place& p : places_) {
-      if (p.artifact < 0) continue;
-      const ReportArtifact& a = artifacts_[size_t(p.artifact)];
-      const double y = top_of(p);
-      const bool aside = has_role(a, Role::evaluation) || has_role(a, Role::statistics);
-      canvas.boxes.push_back(ViewObject{{"looks", !a.holds   ? "box bad"
-                                                  : aside    ? "box aside"
-                                                  : a.is_end ? "box end"
-                                                             : "box"},
-                                        {"tip", a.name + ": " + a.story},
-                                        {"x", at(p.x - kBoxWidth / 2)},
-                                        {"y", at(y)},
-                                        {"width", fmt::format("{:g}", kBoxWidth)},
-                                        {"height", fmt::format("{:g}", kBoxHeight)},
-                                        {"middle", at(p.x)},
-                                        {"upper", at(y + 19)},
-                                        {"lower", at(y + 34)},
-                                        {"upper_text", fitted(a.name)},
-                                        {"lower_text", !a.holds         ? "does not hold"
-                                                       : a.kind.empty() ? "other tool"
-                                                                        : fitted(a.kind)}});
-    }
-    return canvas.view(int(width + kMargin), int(2 * kMargin + double(layers_.size()) * (kBoxHeight + kGapY) - kGapY));
+/// A lane for each artifact, which it keeps from its row to that of its last child; that child may take it over.
+std::vector<size_t> lanes_of(const std::vector<std::vector<size_t>>& children) {
+  std::vector<size_t> lanes, free_from;
+  for (size_t i = 0; i < children.size(); ++i) {
+    size_t lane = 0;
+    while (lane < free_from.size() && free_from[lane] > i) ++lane;
+    if (lane == free_from.size()) free_from.push_back(0);
+    free_from[lane] = children[i].empty() ? i + 1 : children[i].back();
+    lanes.push_back(lane);
   }
-
- private:
-  static bool has_role(const ReportArtifact& a, Role role) { return a.row() && a.row()->role == role; }
-  /// At most 20 characters, so that it fits its box.
-  static std::string fitted(const std::string& text) {
-    const std::string line = shown(text);
-    size_t characters = 0;
-    for (size_t i = 0; i < line.size(); ++i)
-      if ((static_cast<unsigned char>(line[i]) & 0xc0) != 0x80 && ++characters > 20) return line.substr(0, i) + "…";
-    return line;
-  }
-
-  void connect(int parent, int child, const std::string& slot) {
-    Connection connection{child, slot, {parent}};
-    const int last = places_[size_t(child)].layer;
-    for (int layer = places_[size_t(parent)].layer + 1; layer < last; ++layer) {
-      places_.push_back({-1, layer, 0, {}, {}});
-      connection.places.push_back(int(places_.size()) - 1);
-    }
-    connection.places.push_back(child);
-    for (size_t i = 1; i < connection.places.size(); ++i) {
-      places_[size_t(connection.places[i - 1])].below.push_back(connection.places[i]);
-      places_[size_t(connection.places[i])].above.push_back(connection.places[i - 1]);
-    }
-    connections_.push_back(std::move(connection));
-  }
-
-  void order() {
-    std::vector<double> rank(places_.size());
-    const auto number = [&](const std::vector<int>& layer) {
-      for (size_t i = 0; i < layer.size(); ++i) rank[size_t(layer[i])] = (double(i) + 0.5) / double(layer.size());
-    };
-    for (const auto& layer : layers_) number(layer);
-    for (int sweep = 0; sweep < 16; ++sweep) {
-      const bool down = sweep % 2 == 0;
-      for (size_t k = 0; k < layers_.size(); ++k) {
-        std::vector<int>& layer = layers_[down ? k : layers_.size() - 1 - k];
-        std::vector<std::pair<double, int>> wanted;
-        for (const int p : layer) {
-          const std::vector<int>& near = down ? places_[size_t(p)].above : places_[size_t(p)].below;
-          double sum = 0;
-          for (const int n : near) sum += rank[size_t(n)];
-          wanted.emplace_back(near.empty() ? rank[size_t(p)] : sum / double(near.size()), p);
-        }
-        std::stable_sort(wanted.begin(), wanted.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-        for (size_t i = 0; i < layer.size(); ++i) layer[i] = wanted[i].second;
-        number(layer);
-      }
-    }
-  }
-
-  double apart(int left, int right) const { return (places_[size_t(left)].width() + places_[size_t(right)].width()) / 2 + kGapX; }
-
-  void spread() {
-    for (const auto& layer : layers_)
-      for (size_t i = 1; i < layer.size(); ++i)
-        places_[size_t(layer[i])].x = places_[size_t(layer[i - 1])].x + apart(layer[i - 1], layer[i]);
-    for (int sweep = 0; sweep < 40; ++sweep)
-      for (size_t k = 0; k < layers_.size(); ++k) {
-        const auto& layer = layers_[sweep % 2 == 0 ? k : layers_.size() - 1 - k];
-        std::vector<double> wanted, left(layer.size()), right(layer.size());
-        for (const int p : layer) {
-          double sum = 0;
-          const size_t n = places_[size_t(p)].above.size() + places_[size_t(p)].below.size();
-          for (const auto* near : {&places_[size_t(p)].above, &places_[size_t(p)].below})
-            for (const int q : *near) sum += places_[size_t(q)].x;
-          wanted.push_back(n ? sum / double(n) : places_[size_t(p)].x);
-        }
-        // The mean of pushing all to the right and all to the left keeps the middle in place.
-        for (size_t i = 0; i < layer.size(); ++i)
-          left[i] = i ? std::max(wanted[i], left[i - 1] + apart(layer[i - 1], layer[i])) : wanted[i];
-        for (size_t i = layer.size(); i-- > 0;)
-          right[i] = i + 1 < layer.size() ? std::min(wanted[i], right[i + 1] - apart(layer[i], layer[i + 1])) : wanted[i];
-        for (size_t i = 0; i < layer.size(); ++i) places_[size_t(layer[i])].x = (left[i] + right[i]) / 2;
-      }
-    double least = 1e9;
-    for (const Place& p : places_) least = std::min(least, p.x - p.width() / 2);
-    for (Place& p : places_) p.x += kMargin - least;
-  }
-
-  const std::vector<ReportArtifact>& artifacts_;
-  std::vector<Place> places_;
-  std::vector<Connection> connections_;
-  std::vector<std::vector<int>> layers_;
-};
+  return lanes;
+}
 
 /// Equal parts replaced by their means, so that the curve of a million steps fits on a page.
 std::vector<double> thinned(const std::vector<double>& values) {
@@ -244,13 +91,59 @@ double round_up(double x) {
 }  // namespace
 
 std::optional<View> lineage_drawing(const std::vector<ReportArtifact>& artifacts) {
-  LineageDrawing drawing(artifacts);
-  if (!drawing.arrange()) return std::nullopt;
-  return drawing.view();
+  if (artifacts.empty() || artifacts.size() > kMostArtifacts) return std::nullopt;
+  // Narrow enough for a phone; what is to the right of the boxes is shown where there is room.
+  constexpr double kRow = 42, kBoxWidth = 150, kBoxHeight = 34, kMargin = 6, kMostLanes = 90, kTurn = 7;
+  constexpr int kWidth = 760;
+  const auto children = drawn_children(artifacts);
+  const std::vector<size_t> lanes = lanes_of(children);
+  const double lane = std::min(11.0, kMostLanes / double(*std::ranges::max_element(lanes) + 1));
+  const double boxes = kMargin + lane * double(*std::ranges::max_element(lanes) + 1) + 8;
+  const auto x_of = [&](size_t i) { return kMargin + 4 + lane * double(lanes[i]); };
+  const auto y_of = [&](size_t i) { return kMargin + kRow * double(i) + kBoxHeight / 2; };
+  Canvas canvas;
+  for (size_t i = 0; i < artifacts.size(); ++i)
+    for (const size_t child : children[i]) {
+      const double x = x_of(i), to = x_of(child), y = y_of(child);
+      std::string d = fmt::format("M{:.1f} {:.1f}V{:.1f}", x, y_of(i), to == x ? y : y - kTurn);
+      if (to != x) d += fmt::format("Q{:.1f} {:.1f} {:.1f} {:.1f}H{:.1f}", x, y, x + (to > x ? kTurn : -kTurn), y, to);
+      canvas.path("wire", d);
+      canvas.paths.back().set("tip", fmt::format("{} is made from {}", artifacts[child].name, artifacts[i].name));
+    }
+  for (size_t i = 0; i < artifacts.size(); ++i) {
+    const ReportArtifact& a = artifacts[i];
+    const double y = y_of(i);
+    canvas.path("wire faint", fmt::format("M{:.1f} {:.1f}H{:.1f}", x_of(i), y, boxes));
+    canvas.path("dot", fmt::format("M{:.1f} {:.1f}m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0", x_of(i), y));
+    const bool aside = has_role(a, Role::evaluation) || has_role(a, Role::statistics);
+    canvas.boxes.push_back(ViewObject{{"looks", !a.holds   ? "box bad"
+                                                : aside    ? "box aside"
+                                                : a.is_end ? "box end"
+                                                           : "box"},
+                                      {"tip", a.name + ": " + a.story},
+                                      {"x", at(boxes)},
+                                      {"y", at(y - kBoxHeight / 2)},
+                                      {"width", fmt::format("{:g}", kBoxWidth)},
+                                      {"height", fmt::format("{:g}", kBoxHeight)},
+                                      {"left", at(boxes + 9)},
+                                      {"upper", at(y - 3)},
+                                      {"lower", at(y + 11)},
+                                      {"upper_text", fitted(a.name, 19)},
+                                      {"lower_text", !a.holds         ? "does not hold"
+                                                     : a.kind.empty() ? "other tool"
+                                                                      : fitted(a.kind, 22)},
+                                      {"side", at(boxes + kBoxWidth + 12)},
+                                      {"side_y", at(y + 4)},
+                                      {"side_text", fitted(a.story, 76)}});
+  }
+  View view = canvas.view(kWidth, int(2 * kMargin + kRow * double(artifacts.size()) - (kRow - kBoxHeight)));
+  view.set("rows", true);
+  return view;
 }
 
-std::optional<View> lines_drawing(const std::vector<StepSeries>& series) {
-  constexpr int kWidth = 640, kHeight = 250, kLeft = 56, kRight = 90, kTop = 14, kBottom = 34;
+std::optional<View> lines_drawing(const std::vector<StepSeries>& series, const char* unit) {
+  // Small enough for a phone, where it is shown at three quarters of its size.
+  constexpr int kWidth = 420, kHeight = 240, kLeft = 46, kRight = 12, kTop = 12, kBottom = 62, kLegend = 136;
   constexpr int kPlotWidth = kWidth - kLeft - kRight, kPlotHeight = kHeight - kTop - kBottom;
   double most = 0;
   size_t steps = 0;
@@ -268,12 +161,10 @@ std::optional<View> lines_drawing(const std::vector<StepSeries>& series) {
     canvas.path("grid", fmt::format("M{} {:.1f}H{}", kLeft, y, kWidth - kRight));
     canvas.label(kLeft - 6, y + 4, "end", fmt::format("{:.4g}", top * tick / 4));
   }
-  const auto ticks = std::min<int64_t>(4, int64_t(steps) - 1);  // three steps have no quarters
-  for (int64_t tick = 0; tick <= ticks; ++tick) {
-    const int64_t step = int64_t(steps - 1) * tick / ticks;
-    canvas.label(kLeft + double(kPlotWidth) * double(step) / double(steps - 1), kHeight - 16, "middle", std::to_string(step));
-  }
-  canvas.label(kLeft + kPlotWidth / 2, kHeight - 3, "middle", "step");
+  const auto between = std::max<int64_t>(1, int64_t(round_up(double(steps - 1) / 5)));
+  for (int64_t step = 0; step < int64_t(steps); step += between)
+    canvas.label(kLeft + double(kPlotWidth) * double(step) / double(steps - 1), kHeight - 44, "middle", std::to_string(step));
+  canvas.label(kLeft + kPlotWidth / 2, kHeight - 28, "middle", unit);
   for (size_t s = 0; s < series.size(); ++s) {
     const std::vector<double> values = thinned(series[s].values);
     const std::string looks = fmt::format("line l{}", s % 4);
@@ -287,12 +178,12 @@ std::optional<View> lines_drawing(const std::vector<StepSeries>& series) {
       pen_down = std::isfinite(values[i]);
     }
     canvas.path(looks, d);
-    // The legend is next to the plot, not at the ends of the lines, where they often meet.
-    const int y = kTop + 10 + int(s) * 18;
-    canvas.path(looks, fmt::format("M{} {}h16", kWidth - kRight + 8, y));
-    canvas.label(kWidth - kRight + 29, y + 4, "start", series[s].name);
+    // The legend is below the plot, not at the ends of the lines, where they often meet.
+    const int x = 6 + int(s % 3) * kLegend, y = kHeight - 8 + int(s / 3) * 20;
+    canvas.path(looks, fmt::format("M{} {}h14", x, y));
+    canvas.label(x + 18, y + 4, "start", fitted(series[s].name, 14));
   }
-  return canvas.view(kWidth, kHeight);
+  return canvas.view(kWidth, kHeight + int(series.size() - 1) / 3 * 20 + 2);
 }
 
 std::optional<View> loads_drawing(const std::vector<std::vector<double>>& loads) {
@@ -300,7 +191,7 @@ std::optional<View> loads_drawing(const std::vector<std::vector<double>>& loads)
   for (const auto& layer : loads) experts = std::max(experts, layer.size());
   if (experts == 0 || experts * loads.size() > kMostCells) return std::nullopt;
   constexpr int kLeft = 56, kTop = 18, kCellHeight = 11;
-  const int cell = std::clamp(560 / int(experts), 3, 36);
+  const int cell = std::clamp(364 / int(experts), 3, 24);
   Canvas canvas;
   canvas.label(kLeft, 11, "start", fmt::format("expert 0 to {}", experts - 1));
   for (size_t l = 0; l < loads.size(); ++l) {

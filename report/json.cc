@@ -37,6 +37,7 @@ Json artifact(const ReportArtifact& a) {
           {"signer", a.signer}, {"story", a.story},
           {"inputs", inputs},   {"files", a.files},
           {"bytes", a.bytes},   {"ffn_activation", optional(a.ffn_activation)},
+          {"parameters", optional(a.parameters)},
           {"holds", a.holds},   {"model", a.is_model()},
           {"end", a.is_end}};
 }
@@ -47,7 +48,14 @@ Json corpus(const ReportCorpus& c) {
       {{"artifact", c.artifact},
        {"committed", c.facts.committed},
        {"licenses",
-        array(c.facts.licenses, [](const LicenseCount& l) { return with(license(report_license(l.recorded)), tally(l.count)); })},
+        array(c.facts.licenses,
+              [&](const LicenseCount& l) {
+                const auto found = c.reached ? c.reached->find(l.recorded) : std::map<std::string, int64_t>::const_iterator();
+                return with(with(license(report_license(l.recorded)), tally(l.count)),
+                            {{"documents_reached", !c.reached                     ? Json(nullptr)
+                                                   : found == c.reached->end() ? Json(0)
+                                                                               : Json(found->second)}});
+              })},
        {"sources", array(c.facts.sources, [](const SourceCount& s) {
           return with(tally(s.count), {{"name", s.name}});
         })}});
@@ -64,6 +72,7 @@ Json experts(const ReportExperts& e) {
           {"layers", e.layers},
           {"experts", e.experts},
           {"tokens", e.tokens},
+          {"apart", e.apart},
           {"sources", array(e.sources,
                             [](const SourceCount& s) {
                               return Json{{"name", s.name}, {"tokens", s.count.tokens}};
@@ -83,9 +92,25 @@ Json quality(const ReportQuality& q) {
                 {"ffn_activation", optional(m.ffn_activation)},
                 {"parameter_activation", optional(m.parameter_activation)},
                 {"bytes", optional(m.bytes)},
-                {"parameters", optional(m.parameters)}};
+                {"parameters", optional(m.parameters)},
+                {"bytes_per_token", optional(m.bytes_per_token)},
+                {"loops", optional(m.loops)}};
   };
   return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"models", array(q.facts.models, model)}};
+}
+
+Json shipping(const ReportShipping& s) {
+  const auto count = [](const std::optional<int64_t>& n) { return n ? Json(*n) : Json(nullptr); };
+  Json terms = to_json(PolicyVerdict{[&] {
+    std::vector<PolicyItem> items;
+    for (const ReportTerm& t : s.terms) items.push_back(t.item);
+    return items;
+  }()});
+  for (size_t i = 0; i < s.terms.size(); ++i)
+    terms["items"][i].update({{"documents", count(s.terms[i].documents)}, {"documents_reached", count(s.terms[i].reached)}});
+  terms["models"] = s.models;
+  terms["complete"] = s.complete;
+  return terms;
 }
 
 Json recovery(const ReportRecovery& e) {
@@ -136,6 +161,7 @@ Json report_json(const Report& r) {
           {"title", r.title},
           {"single", r.single},
           {"holds", r.holds},
+          {"verdict", verdict_id(r.verdict())},
           {"trusted_key", r.trusted_key},
           {"trusted_auditor", r.trusted_auditor},
           {"files", r.files},
@@ -170,6 +196,7 @@ Json report_json(const Report& r) {
                                           {"license", license(o.license)}};
                             })},
           {"corpora", array(r.corpora, corpus)},
+          {"shipping", array(r.shipping, shipping)},
           {"acknowledged", r.acknowledged},
           {"beacons", r.beacons},
           {"experts", array(r.experts, experts)},

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "audit/licenses.h"
+#include "audit/reached.h"
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "records/router_counts.h"
@@ -56,6 +58,7 @@ ReportExperts experts_of(const ArtifactNode& node) {
   for (size_t s = 0; s < c.sources.size(); ++s) all.sources.push_back({c.sources[s], {0, 0, c.tokens[s]}});
   std::stable_sort(all.sources.begin(), all.sources.end(),
                    [](const SourceCount& a, const SourceCount& b) { return a.count.tokens > b.count.tokens; });
+  double apart = 0, routed = 0;
   for (int64_t l = 0; l < c.layers; ++l) {
     throw_if_interrupted();
     std::vector<double> share;
@@ -66,6 +69,7 @@ ReportExperts experts_of(const ArtifactNode& node) {
     for (int64_t e = 0; e < c.experts; ++e) {
       double far = 0;
       for (int64_t s = 0; s < int64_t(c.sources.size()); ++s) far += std::abs(c.mass(s, l, e) - share[size_t(s)]) / 2;
+      apart += far * double(c.of_expert(l, e)), routed += double(c.of_expert(l, e));
       experts.emplace_back(c.of_expert(l, e) > 0 ? far : -1, expert_of(c, l, e, share));
     }
     if (experts.size() > kMostExperts) {
@@ -79,7 +83,25 @@ ReportExperts experts_of(const ArtifactNode& node) {
       all.layer.back().push_back(std::move(expert));
     }
   }
+  if (routed > 0) all.apart = apart / routed;
   return all;
+}
+
+/// Leaves what was computed: a log of version 1 has zeros for a term that the loss does not have, and a loss of one term is that
+/// term; without experts there is nothing to balance.
+void keep_computed(ReportTraining& training) {
+  const auto all = [](const StepSeries& s, double value) {
+    return std::ranges::all_of(s.values, [&](double v) { return v == value || std::isnan(v); });
+  };
+  std::vector<StepSeries>& losses = training.losses;
+  if (losses.empty()) return;
+  for (size_t i = losses.size(); i-- > 1;) {
+    const bool same = std::ranges::equal(losses[i].values, losses[0].values,
+                                         [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); });
+    if (same && !all(losses[i], 0)) training.only_term = losses[i].name;
+    if (same || all(losses[i], 0)) losses.erase(losses.begin() + ptrdiff_t(i));
+  }
+  if (training.loads.empty() && !training.balance.empty() && all(training.balance[0], 1)) training.balance.clear();
 }
 
 ReportTraining training_of(const ArtifactNode& node) {
@@ -102,6 +124,7 @@ ReportTraining training_of(const ArtifactNode& node) {
       training.loads.back().push_back(std::isfinite(load) ? std::max(load, 0.0) : 0);
     }
   }
+  keep_computed(training);
   return training;
 }
 
@@ -111,8 +134,8 @@ ReportRecovery recovery_of(const ArtifactNode& node) {
   for (const auto& [key, title] : {std::pair{"error_before", "before"}, {"error", "after"}, {"held_out_error_before", "held out, before"},
                                    {"held_out_error", "held out, after"}}) {
     StepSeries series{title, {}};
-    for (const Json& layer : elements(metrics, "layers")) series.values.push_back(number(layer, key).value_or(0));
-    recovery.errors.push_back(std::move(series));
+    for (const Json& layer : elements(metrics, "layers")) series.values.push_back(number(layer, key).value_or(NAN));
+    if (std::ranges::any_of(series.values, [](double v) { return std::isfinite(v); })) recovery.errors.push_back(std::move(series));
   }
   return recovery;
 }
@@ -150,6 +173,7 @@ class Gatherer {
       }
       if (const ArtifactFacts* facts = facts_.find(node.name)) {
         a.ffn_activation = facts->ffn_activation;
+        a.parameters = facts->parameters;
         a.is_end = facts->is_end && a.is_model();
         a.recorded = facts->recorded;
       }
@@ -168,7 +192,9 @@ class Gatherer {
       if (a.kind && a.kind->origin != Origin::inputs)
         report_.origins.push_back({a.name, a.title, std::string(a.kind->name), teaches(a), report_license(a.license)});
       if (a.corpus) {
-        report_.corpora.push_back({a.name, *a.corpus});
+        std::vector<int> all(run_.nodes.size());
+        std::iota(all.begin(), all.end(), 0);
+        report_.corpora.push_back({a.name, *a.corpus, reached(all, a)});
         sort_by_text(report_.corpora.back().facts.licenses, &LicenseCount::recorded);
         sort_by_text(report_.corpora.back().facts.sources, &SourceCount::name);
       }
@@ -189,7 +215,73 @@ class Gatherer {
     }
   }
 
+  /// What the built-in policy requires of each final model. Those with the same terms are one entry.
+  void shipping() {
+    for (const ArtifactFacts& a : facts_.artifacts) {
+      if (!a.is_end || a.role != Role::model || !a.kind || a.kind->origin != Origin::inputs) continue;
+      throw_if_interrupted();
+      const Json& config = facts_.lineage(a).config;
+      const bool named = config.is_object() && config.contains("name") && config["name"].is_string();
+      const PolicyVerdict verdict =
+          judge(facts_, &a, default_policy(), {named ? config["name"].get<std::string>() : "", a.acknowledged});
+      ReportShipping entry{{a.name}, {}, !ancestors_missing(facts_, a)};
+      const std::vector<int> family = run_.ancestors_of(a.node);
+      for (const PolicyItem& item : verdict.items) entry.terms.push_back(term_of(item, family));
+      const auto same = std::ranges::find_if(report_.shipping, [&](const ReportShipping& s) {
+        return s.complete == entry.complete && std::ranges::equal(s.terms, entry.terms, [](const ReportTerm& x, const ReportTerm& y) {
+                 return x.item.name == y.item.name && x.item.state == y.item.state && x.item.from == y.item.from &&
+                        x.documents == y.documents && x.reached == y.reached;
+               });
+      });
+      if (same == report_.shipping.end()) report_.shipping.push_back(std::move(entry));
+      else same->models.push_back(a.name);
+    }
+  }
+
  private:
+  using Counts = std::map<std::string, int64_t>;
+
+  ReportTerm term_of(const PolicyItem& item, const std::vector<int>& family) {
+    ReportTerm term{item, {}, {}};
+    bool known = true;
+    int64_t reached_documents = 0;
+    for (const ArtifactFacts& c : facts_.artifacts) {
+      if (!c.corpus || !std::ranges::count(family, c.node)) continue;
+      const std::optional<Counts> counts = reached(family, c);
+      known = known && counts;
+      for (const LicenseCount& l : c.corpus->licenses) {
+        const std::vector<std::string> ids = l.license.ids();
+        if (l.license.text() != "NOASSERTION" ? !std::ranges::count(ids, item.name) : item.name != "unspecified") continue;
+        Tally sum{term.documents.value_or(0), 0, 0};
+        sum.add(l.count);
+        term.documents = sum.documents;
+        if (const auto found = counts ? counts->find(l.recorded) : Counts::const_iterator(); counts && found != counts->end())
+          reached_documents += found->second;
+      }
+    }
+    if (term.documents && known) term.reached = reached_documents;
+    return term;
+  }
+
+  /// The same counts are asked for each final model and each term; they depend on the artifacts of the family that drew windows.
+  std::optional<Counts> reached(const std::vector<int>& family, const ArtifactFacts& corpus) {
+    std::vector<int> readers = {corpus.node};
+    for (const int i : family)
+      if (const LineageKind* kind = run_.nodes[size_t(i)].kind(); kind && kind->is_model() && kind->draw != WindowDraw::none) {
+        if (failed_.contains(run_.nodes[size_t(i)].name)) return std::nullopt;
+        readers.push_back(i);
+      }
+    const auto [found, is_new] = reached_.try_emplace(readers);
+    if (!is_new) return found->second;
+    try {
+      found->second = documents_reached(run_, family, facts_.node(corpus));
+    } catch (const FormatError&) {
+    } catch (const ProvenanceError&) {
+    } catch (const IoError&) {
+    }
+    return found->second;
+  }
+
   bool teaches(const ArtifactFacts& model) const {
     return std::any_of(facts_.artifacts.begin(), facts_.artifacts.end(),
                        [&](const ArtifactFacts& a) { return facts_.taught_by(a, model); });
@@ -205,6 +297,7 @@ class Gatherer {
   const LineageFacts& facts_;
   Report& report_;
   std::set<std::string> failed_;
+  std::map<std::vector<int>, std::optional<Counts>> reached_;  ///< by corpus and readers
 };
 
 }  // namespace
@@ -234,6 +327,27 @@ std::string_view status_meaning(ClaimStatus status) {
       "Can be checked, but no record here shows that it was.",
       "Was checked, and is not true."};
   return kMeanings[size_t(status)];
+}
+
+std::vector<std::string> ReportShipping::with(PolicyState state) const {
+  std::vector<std::string> names;
+  for (const ReportTerm& t : terms)
+    if (t.item.state == state) names.push_back(t.item.name);
+  return names;
+}
+
+std::string_view verdict_id(Verdict verdict) {
+  static constexpr std::string_view kIds[] = {"holds", "open", "fails"};
+  return kIds[size_t(verdict)];
+}
+
+int64_t Report::claims_with(ClaimStatus status) const {
+  return std::ranges::count(claims, status, &ReportClaim::status);
+}
+
+Verdict Report::verdict() const {
+  if (!holds || claims_with(ClaimStatus::failed) > 0) return Verdict::fails;
+  return claims_with(ClaimStatus::unchecked) > 0 ? Verdict::open : Verdict::holds;
 }
 
 ReportLicense report_license(const std::string& recorded) {
@@ -269,6 +383,7 @@ Report gather_report(const Verification& v, const ReportTrust& trust) {
   Gatherer gatherer(v, facts, report);
   gatherer.artifacts();
   gatherer.contents();
+  gatherer.shipping();
   report.audits = report_audits(facts, v.signers, trust.auditor ? &*trust.auditor : nullptr);
   judge_claims(report);
   return report;

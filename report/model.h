@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "audit/facts.h"
+#include "audit/policy.h"
 #include "audit/verify.h"
 #include "records/step_log.h"
 #include "report/audits.h"
@@ -57,6 +58,23 @@ ReportLicense report_license(const std::string& recorded);
 struct ReportCorpus {
   std::string artifact;
   CorpusFacts facts;  ///< licences and sources with most text first
+  /// Documents by recorded licence that trainings and recoveries here read; nothing where the files that show it are not here.
+  std::optional<std::map<std::string, int64_t>> reached = {};
+};
+
+/// A licence, or terms, of something that final models were made with.
+struct ReportTerm {
+  PolicyItem item;
+  std::optional<int64_t> documents;  ///< of the corpora under it; nothing where none is
+  std::optional<int64_t> reached;    ///< of them, read by a training or recovery of these models; nothing where it is not known
+};
+
+/// What the built-in policy requires before final models are given away.
+struct ReportShipping {
+  std::vector<std::string> models;  ///< with the same terms
+  std::vector<ReportTerm> terms;    ///< by name
+  bool complete = true;             ///< everything that they were made from is here and holds
+  std::vector<std::string> with(PolicyState state) const;  ///< names of the terms in that state
 };
 
 struct ReportOrigin {  ///< a model that came from outside, or was drawn from a seed
@@ -73,6 +91,7 @@ struct ReportArtifact {
   std::vector<std::string> missing;  ///< inputs that are not here
   int64_t files = 0, bytes = 0;
   std::optional<double> ffn_activation;
+  std::optional<double> parameters;  ///< of a model from outside
   bool holds = true;
   bool is_end = false;    ///< a model from which no other artifact here was made; an evaluation does not count as one
   bool recorded = false;  ///< of targets: rows of a teacher that is out of reach
@@ -95,6 +114,9 @@ struct ReportExpert {
 struct ReportExperts {
   std::string artifact;
   int64_t layers = 0, experts = 0, tokens = 0;
+  /// Half the sum of the differences between the shares of sources in an expert's tokens and in those of its layer, mean over
+  /// tokens: 0 when the routers are blind to sources.
+  double apart = 0;
   std::vector<SourceCount> sources;              ///< tokens alone; most first
   std::vector<std::vector<ReportExpert>> layer;  ///< of each, the experts that differ most from the mean mixture, then by number
   int64_t left_out = 0;                          ///< experts of each layer that are not listed
@@ -107,8 +129,9 @@ struct ReportQuality {
 
 struct ReportTraining {
   std::string artifact;
-  std::vector<StepSeries> losses, balance;
-  std::vector<std::vector<double>> loads;  ///< [layers][experts]
+  std::vector<StepSeries> losses, balance;  ///< what was computed: a term that is zero at all steps, or the loss itself, is left out
+  std::string only_term;                    ///< the term that is the loss itself
+  std::vector<std::vector<double>> loads;   ///< [layers][experts]
   std::string fault;                       ///< why the log could not be read; "" when it could
 };
 
@@ -118,6 +141,14 @@ struct ReportRecovery {
   std::vector<StepSeries> errors;  ///< before and after, on the solved and on the held-out tokens; a value a layer
   std::vector<std::string> kept;   ///< experts that kept their weights
 };
+
+/// The first line of the page. A page is not green above a claim that was not checked.
+enum class Verdict {
+  holds,  ///< no claim fails or is unchecked; some may be only recorded
+  open,   ///< no claim fails, some are unchecked
+  fails,
+};
+std::string_view verdict_id(Verdict verdict);  ///< in JSON: "holds", "open", "fails"
 
 struct Report {
   std::string title;
@@ -134,6 +165,7 @@ struct Report {
   std::optional<int64_t> taught_tokens;   ///< of the corpora, that soft targets cover
   std::vector<std::string> beacons;       ///< public randomness that orders of training are bound to
   std::vector<std::string> acknowledged;  ///< "gguf: GPL-3.0-only", as signed by exports
+  std::vector<ReportShipping> shipping;
   std::vector<ReportExperts> experts;
   std::vector<ReportQuality> quality;
   std::vector<ReportRecovery> recoveries;
@@ -142,6 +174,9 @@ struct Report {
   std::vector<ReportClaim> claims;
   std::vector<ReportLimit> limits;
   std::map<std::string, std::string> builders;  ///< programs and versions in the statements
+
+  int64_t claims_with(ClaimStatus status) const;
+  Verdict verdict() const;
 };
 
 struct ReportTrust {

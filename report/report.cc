@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "report/render.h"
+#include "report/view.h"
 
 namespace overproof {
 namespace {
@@ -31,7 +32,8 @@ Answer audit_report(const ReportConfig& config, const fs::path& folder) {
                            : config.format == ReportFormat::markdown
                                ? report_markdown(report)
                                : report_json(report).dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
-  Answer answer{{{"holds", report.holds}}, text, report.holds ? 0 : 4};
+  const Verdict verdict = report.verdict();
+  Answer answer{{{"holds", report.holds}, {"verdict", verdict_id(verdict)}}, text, verdict == Verdict::fails ? 4 : 0};
   if (config.out == "-") {
     answer.json["report"] = config.format == ReportFormat::json ? Json::parse(text) : Json(text);
     return answer;
@@ -39,8 +41,7 @@ Answer audit_report(const ReportConfig& config, const fs::path& folder) {
   const fs::path file = config.out.empty() ? default_file(v.run, config.format) : config.out;
   write_file_atomically(file, text);
   answer.json["out"] = file.string();
-  answer.text = fmt::format("{}: {} artifacts, {}\n", printable(file.string()), v.run.nodes.size(),
-                            report.holds ? "everything holds" : "this run does not hold");
+  answer.text = fmt::format("{}: {} artifacts. {}\n", printable(file.string()), v.run.nodes.size(), verdict_text(report));
   return answer;
 }
 

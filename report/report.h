@@ -30,8 +30,8 @@ struct ReportConfig {
   }
 };
 
-/// Verifies `folder`, a run or one artifact, and writes the report. The exit code is 0, or 4 when the run does not hold, which the
-/// report then states. Throws UsageError where the file would break an artifact's seal, FormatError on a bad key, IoError.
+/// Verifies `folder`, a run or one artifact, and writes the report. The exit code is 0, or 4 when the run or a claim does not
+/// hold, which the report then states. Throws UsageError where the file would break an artifact's seal, FormatError on a bad key, IoError.
 Answer audit_report(const ReportConfig& config, const fs::path& folder);
 
 }  // namespace overproof

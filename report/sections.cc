@@ -1,4 +1,4 @@
-// The sections on lineage, licences, sources, experts, quality and training.
+// The sections on licences, lineage, sources, quality, recovery, training and experts.
 
 #include <fmt/format.h>
 
@@ -22,8 +22,8 @@ Section lineage(const Report& r) {
   Section s("lineage", "Lineage");
   add_figure(
       s, "What was made from what",
-      "Artifacts as boxes, from the inputs from outside at the top to the last results at the bottom. The table below has the "
-      "same content.",
+      "One artifact a row, each below what it was made from; a line leads from an artifact to everything made from it. Evaluations, "
+      "which only measure, have no lines. The table below has the same content.",
       lineage_drawing(r.artifacts));
   Table table("Artifacts, parents before children", {"artifact", "content", "made from", "size", "identity (sha256)"});
   Table roots("Roots in full", {"artifact", "root"});
@@ -49,9 +49,33 @@ std::string duties_of(const ReportLicense& license) {
   return all.empty() ? "none" : all;
 }
 
+/// What the built-in policy found for some final models.
+void add_terms(Section& s, const ReportShipping& ship) {
+  static constexpr const char* kStates[] = {"allowed", "satisfied", "acknowledged", "to read and accept", "denied"};
+  Table table("Terms of " + name_list(ship.models) + " under the built-in policy", {"licence or terms", "state", "from", "documents read by training", "requires"});
+  for (const PolicyState state : {PolicyState::denied, PolicyState::open, PolicyState::acknowledged, PolicyState::satisfied, PolicyState::allowed})
+    for (const ReportTerm& t : ship.terms) {
+      if (t.item.state != state) continue;
+      std::string from;
+      for (const std::string& f : t.item.from) from += (from.empty() ? "" : "; ") + f;
+      std::string duties;
+      for (const std::string& d : t.item.duties) duties += (duties.empty() ? "" : "; ") + d;
+      if (duties.empty())
+        duties = t.item.name == "unspecified"        ? "no licence was recorded: ask where it comes from"
+                 : t.item.name == "unknown-ancestry" ? "what it was made from is not here, or does not hold"
+                 : find_license(t.item.name)         ? "nothing in the table"
+                                                     : "not in the table: read its text";
+      const Phrase called = name(t.item.name);
+      table.add({called, state == PolicyState::open || state == PolicyState::denied ? strong(kStates[size_t(state)]) : Phrase(kStates[size_t(state)]), name(from),
+                 !t.documents ? "–" : !t.reached ? "not known" : fmt::format("{} of {}", grouped(*t.reached), grouped(*t.documents)), duties});
+    }
+  s.table(table, "overproof audit policy RUN/ARTIFACT");
+}
+
 Section licences(const Report& r) {
   Section s("licences", "Licences and their conditions");
   std::set<std::string> duties;
+  for (const ReportShipping& ship : r.shipping) add_terms(s, ship);
   Table models("Models from outside", {"model", "artifact", "part", "licence as recorded", "conditions"});
   for (const ReportOrigin& o : r.origins) {
     const bool seeded = find_lineage_kind(o.kind) && find_lineage_kind(o.kind)->origin == Origin::seed;
@@ -62,19 +86,24 @@ Section licences(const Report& r) {
   s.table(models);
   for (const ReportCorpus& c : r.corpora) {
     Table table(fmt::format("Documents of ‘{}’ by licence", c.artifact),
-                {"licence as recorded", "SPDX", number("documents"), number("tokens"), number("share of text"), "conditions"});
+                {"licence as recorded", "SPDX", number("documents"), number("read by training"), number("tokens"), number("share of text"),
+                 "conditions"});
     for (const LicenseCount& l : c.facts.licenses) {
       const ReportLicense license = report_license(l.recorded);
       duties.insert(license.duties.begin(), license.duties.end());
-      table.add({name(license.recorded), name(license.spdx), grouped(l.count.documents), grouped(l.count.tokens),
-                 bar_of(l.count.bytes, c.facts.total.bytes), duties_of(license)});
+      const auto read = c.reached ? c.reached->find(l.recorded) : std::map<std::string, int64_t>::const_iterator();
+      table.add({name(license.recorded), license.spdx == license.recorded ? Phrase("the same") : name(license.spdx),
+                 grouped(l.count.documents), !c.reached ? "not known" : grouped(read == c.reached->end() ? 0 : read->second),
+                 grouped(l.count.tokens), bar_of(l.count.bytes, c.facts.total.bytes), duties_of(license)});
     }
     s.table(table, "licenses.json of the corpus");
+    if (c.reached)
+      s.quiet("Read by training: documents of which a training or recovery here read at least one token, computed from the order of training.");
   }
-  Table meanings("Conditions", {"condition", "meaning", "also for models trained on outputs"});
+  Table meanings("Conditions", {"condition", "meaning", "its text mentions models trained on outputs"});
   for (int d = 0; d < kDuties; ++d)
     if (const std::string duty(duty_name(Duty(d))); duties.contains(duty))
-      meanings.add({duty, std::string(duty_meaning(Duty(d))), duty_follows_output(Duty(d)) ? "yes" : "no"});
+      meanings.add({duty, std::string(duty_meaning(Duty(d))), duty_follows_output(Duty(d)) ? "yes" : "no; whether it applies is not settled"});
   s.table(meanings);
   s.list("Acknowledged by name when a model was exported, and signed:", r.acknowledged);
   if (!s.empty())
@@ -100,32 +129,37 @@ Section sources(const Report& r) {
 
 void add_experts(Section& s, const ReportExperts& e) {
   s.heading(name(e.artifact));
+  s.paragraph(fmt::format("{} tokens in {} layers of {} experts. The mixture of sources in an expert's tokens differs from its layer's by {} "
+                          "of the tokens on average; 0 % would be routers that are blind to sources.",
+                          grouped(e.tokens), e.layers, e.experts, percent(e.apart)));
   Table sources(fmt::format("Tokens that ‘{}’ was trained on", e.artifact), {"source", number("tokens"), number("share")});
   for (const SourceCount& t : e.sources) sources.add({name(t.name), grouped(t.count.tokens), bar_of(t.count.tokens, e.tokens)});
-  s.table(sources, "overproof audit impact RUN --json");
+  s.folded(fmt::format("‘{}’: tokens of each source", e.artifact), sources, "overproof audit impact RUN --json");
 
+  // A share of a few tokens is chance.
+  const int64_t least = std::max<int64_t>(50, e.experts > 0 ? e.tokens / e.experts / 10 : 0);
   std::vector<std::pair<const ReportExpert*, const ReportShare*>> sided;
   for (const auto& layer : e.layer)
     for (const ReportExpert& expert : layer)
       for (const ReportShare& share : expert.sources)
-        if (share.lift > 1) sided.emplace_back(&expert, &share);
+        if (share.lift > 1 && expert.tokens >= least) sided.emplace_back(&expert, &share);
   const auto excess = [](const ReportShare& share) { return share.mass - share.mass / share.lift; };
   std::stable_sort(sided.begin(), sided.end(),
                    [&](const auto& a, const auto& b) { return excess(*a.second) > excess(*b.second); });
-  Table top(fmt::format("‘{}’: the experts with the largest excess of one source", e.artifact),
+  Table top(fmt::format("‘{}’: of the experts with at least {} tokens, those with the largest excess of one source", e.artifact, grouped(least)),
             {"expert", "source", number("tokens from it"), number("share of the expert's tokens"), number("lift")});
   for (size_t i = 0; i < std::min<size_t>(sided.size(), 10); ++i) {
     const auto& [expert, share] = sided[i];
     top.add({fmt::format("layer {}, expert {}", expert->layer, expert->expert), name(share->source), grouped(share->tokens),
              bar(share->mass), fmt::format("{:.2f}", share->lift)});
   }
-  s.table(top);
+  s.folded(fmt::format("‘{}’: experts with the largest excess of one source", e.artifact), top);
 
+  s.fold(fmt::format("‘{}’: the first sources of each expert, {}", e.artifact, plural(int64_t(e.layer.size()), "layer")), true);
   for (const auto& layer : e.layer) {
     if (layer.empty()) continue;
-    const std::string title = fmt::format("‘{}’, layer {}", e.artifact, layer.front().layer);
-    Table table(title + ": the first sources of each expert", {"expert", number("tokens"), "first source", number("share"),
-                                                               "second", number("share"), "third", number("share")});
+    Table table(fmt::format("‘{}’, layer {}: the first sources of each expert", e.artifact, layer.front().layer),
+                {"expert", number("tokens"), "first source", number("share"), "second", number("share"), "third", number("share")});
     for (const ReportExpert& expert : layer) {
       std::vector<Phrase> row = {std::to_string(expert.expert), grouped(expert.tokens)};
       for (size_t i = 0; i < 3; ++i) {
@@ -135,23 +169,18 @@ void add_experts(Section& s, const ReportExperts& e) {
       }
       table.add(std::move(row));
     }
-    s.fold(title);
     s.table(table);
     if (e.left_out > 0)
       s.quiet(
           fmt::format("The {} that differ most from their layer; {} more are left out. One expert: ", layer.size(), e.left_out) +
           code("overproof audit impact RUN --expert LAYER:EXPERT") + ".");
-    s.unfold();
   }
+  s.unfold();
 }
 
 Section experts(const Report& r) {
   Section s("experts", "Experts by source");
-  if (r.experts.empty()) {
-    if (std::any_of(r.artifacts.begin(), r.artifacts.end(), [](const auto& a) { return a.row() && a.row()->trains; }))
-      s.quiet("No artifact here counted which experts received the tokens of each source.");
-    return s;
-  }
+  if (r.experts.empty()) return s;
   s.paragraph(
       "Number of tokens of each source that the routers sent to each expert during training. Lift is an expert's share of a "
       "source divided by the share of the whole layer: 1 means that the router treats the source like the others.");
@@ -164,7 +193,8 @@ Section quality(const Report& r) {
   for (const ReportQuality& q : r.quality) {
     Table table(fmt::format("Measurements in ‘{}’", q.artifact),
                 {"model", number("perplexity"), number("mean KL to teacher"), number("99 % KL"), number("top-1 agreement"),
-                 number("FFN activation"), number("parameter activation"), number("size"), number("size / teacher in bf16")});
+                 number("answers that loop"), number("parameters"), number("FFN activation"), number("parameter activation"), number("size"),
+                 number("size / teacher in bf16"), number("weights read a token")});
     // The teacher is the first row. Its own file may have any number of bits; its users have it in bf16.
     const std::optional<double> parameters = q.facts.models.empty() ? std::nullopt : q.facts.models.front().parameters;
     const double teacher_bf16 = 2 * parameters.value_or(0);
@@ -177,10 +207,12 @@ Section quality(const Report& r) {
                                 ? name(model.name)
                                 : name(model.name) + Phrase(", which is ") + name(model.bound);
       table.add({called, value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
-                 value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.ffn_activation, percent),
+                 value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.loops, percent),
+                 value(model.parameters, [](double n) { return fmt::format("{:.1f} M", n / 1e6); }), value(model.ffn_activation, percent),
                  value(model.parameter_activation, percent), value(model.bytes, bytes_text),
                  value(teacher_bf16 > 0 ? model.bytes : std::nullopt,
-                       [&](double b) { return fmt::format("{:.2f}", b / teacher_bf16); })});
+                       [&](double b) { return fmt::format("{:.2f}", b / teacher_bf16); }),
+                 value(model.bytes_per_token, bytes_text)});
       if (teacher_bf16 > 0 && &model != &q.facts.models.front() && model.bytes.value_or(0) > teacher_bf16)
         larger.push_back(model.name);
     }
@@ -224,13 +256,14 @@ Section recovery(const Report& r) {
     Table table(fmt::format("Errors of the FFN outputs in ‘{}’", e.artifact), columns);
     for (size_t l = 0; l < layers; ++l) {
       std::vector<Phrase> row = {std::to_string(l)};
-      for (const StepSeries& one : e.errors) row.push_back(fmt::format("{:.4f}", one.values.at(l)));
+      for (const StepSeries& one : e.errors)
+        row.push_back(std::isfinite(one.values.at(l)) ? Phrase(fmt::format("{:.4f}", one.values.at(l))) : "–");
       table.add(std::move(row));
     }
     add_figure(s, fmt::format("{}: error of each layer's FFN output, relative to its square", e.artifact),
                fmt::format("{} layers, before and after the solve, on the tokens that were solved on and on held-out ones.", layers),
-               lines_drawing(e.errors));
-    s.folded(fmt::format("‘{}’ by layer", e.artifact), table);
+               lines_drawing(e.errors, "layer"));
+    s.folded(fmt::format("‘{}’ by layer", e.artifact), table, {}, true);
     s.list("Experts with too few tokens, which keep their weights", e.kept);
   }
   return s;
@@ -256,7 +289,10 @@ Section training(const Report& r) {
                    grouped(int64_t(values.size()))});
       }
       if (!told.empty())
-        add_figure(s, fmt::format("{}: {}", t.artifact, title), "Over the steps: " + told + ".", lines_drawing(*group));
+        add_figure(s, fmt::format("{}: {}", t.artifact, title), 
+                   "Over the steps: " + told + "." +
+                       (group == &t.losses && !t.only_term.empty() ? fmt::format(" The loss is {} alone.", t.only_term) : ""),
+                   lines_drawing(*group));
     }
     s.folded(fmt::format("‘{}’ in numbers", t.artifact), table);
     add_loads(s, t);
@@ -266,7 +302,7 @@ Section training(const Report& r) {
 
 }  // namespace
 
-std::vector<Section> lineage_sections(const Report& r) { return {lineage(r), licences(r), sources(r), experts(r)}; }
-std::vector<Section> training_sections(const Report& r) { return {quality(r), recovery(r), training(r)}; }
+std::vector<Section> lineage_sections(const Report& r) { return {licences(r), lineage(r), sources(r)}; }
+std::vector<Section> training_sections(const Report& r) { return {quality(r), recovery(r), training(r), experts(r)}; }
 
 }  // namespace overproof

@@ -3,86 +3,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace overproof {
 namespace {
 
-std::string name_list(const std::vector<std::string>& names) {
-  constexpr size_t kMost = 6;
-  std::string all;
-  for (size_t i = 0; i < std::min(names.size(), kMost); ++i)
-    all += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + ("‘" + names[i] + "’");
-  if (names.size() > kMost) all += fmt::format(" and {} more", names.size() - kMost);
-  return all;
-}
-
-Section summary(const Report& r) {
-  Section s("summary", "Summary");
-  if (r.holds)
-    s.paragraph(strong("Everything holds.") +
-                    fmt::format(" All {} in {} have the signed digests, and every chain of statements ends at its sources.",
-                                plural(r.files, "file"), plural(int64_t(r.artifacts.size()), "artifact")),
-                "note good");
-  else
-    s.paragraph(strong("This run does not hold.") +
-                    " The rest of this page may be false where it depends on what is listed under " +
-                    link("Findings", "findings") + ".",
-                "note bad");
-
-  std::vector<std::string> ends, teachers, origins;
-  for (const ReportArtifact& a : r.artifacts)
-    if (a.is_end && a.row() && a.row()->origin == Origin::inputs) ends.push_back(a.name);
-  for (const ReportOrigin& o : r.origins)
-    if (o.teaches)
-      teachers.push_back(o.name), origins.push_back(fmt::format("‘{}’ (licence as recorded: {})", o.name, o.license.recorded));
-  std::string what;
-  if (!ends.empty()) what = fmt::format("Final models here: {}. ", name_list(ends));
-  if (!origins.empty()) what += fmt::format("{}: {}.", origins.size() == 1 ? "Teacher" : "Teachers", fmt::join(origins, "; "));
-  if (!what.empty()) s.paragraph(what);
-
-  int64_t documents = 0, tokens = 0;
-  for (const ReportCorpus& c : r.corpora) {
-    documents += c.facts.total.documents, tokens += c.facts.total.tokens;
-    std::string text = fmt::format("The texts are those of ‘{}’: {} with {} from {}, under {}.", c.artifact,
-                                   plural(c.facts.total.documents, "document"), plural(c.facts.total.tokens, "token"),
-                                   plural(int64_t(c.facts.sources.size()), "source"),
-                                   plural(int64_t(c.facts.licenses.size()), "recorded licence"));
-    if (r.taught_tokens && r.corpora.size() == 1 && *r.taught_tokens < c.facts.total.tokens)
-      text += fmt::format(" Soft targets cover {} of these tokens ({}).", grouped(*r.taught_tokens),
-                          percent(double(*r.taught_tokens) / double(c.facts.total.tokens)));
-    s.paragraph(text);
-  }
-
-  Phrase signers = r.signers.size() == 1 ? "Everything is signed with the key "
-                                         : fmt::format("Signed with {}: ", plural(int64_t(r.signers.size()), "key"));
-  for (size_t i = 0; i < r.signers.size() && i < 4; ++i) signers += (i == 0 ? "" : ", ") + key_hint(r.signers[i]);
-  s.paragraph(signers + (r.trusted_key ? ", which is the one that the reader trusts."
-                                       : ". The owner of the key was not checked for this report."));
-
-  std::string claims;
-  for (int i = 0; i < kClaimStatuses; ++i) {
-    const auto n = std::count_if(r.claims.begin(), r.claims.end(), [&](const auto& c) { return c.status == ClaimStatus(i); });
-    if (n > 0)
-      claims += fmt::format("{}{} {}", claims.empty() ? "" : ", ", n,
-                            ClaimStatus(i) == ClaimStatus::failed && n > 1 ? "do not hold" : status_name(ClaimStatus(i)));
-  }
-  std::vector<std::pair<std::string, Phrase>> facts = {{"Claims", claims}};
-  if (!teachers.empty()) facts.emplace_back("Teacher", name(fmt::format("{}", fmt::join(teachers, ", "))));
-  if (!r.corpora.empty()) facts.emplace_back("Documents", grouped(documents)), facts.emplace_back("Tokens", grouped(tokens));
-  const auto records = std::count_if(r.audits.list.begin(), r.audits.list.end(), [](const auto& a) { return a.counts(); });
-  facts.emplace_back("Audit records", records == 0 ? "none" : grouped(records));
-  facts.emplace_back("Artifacts", grouped(int64_t(r.artifacts.size())));
-  facts.emplace_back("Size", bytes_text(double(r.bytes)));
-  s.facts(facts);
-  return s;
-}
-
 Section claims(const Report& r) {
   Section s("claims", "What is proved, estimated or only recorded");
   Table claims("Claims about this run, and how far each can be trusted", {"claim", "status", "by which check"});
-  for (int i = 0; i < kClaimStatuses; ++i)
+  for (int i = kClaimStatuses; i-- > 0;)  // what does not hold comes first, then what is open
     for (const ReportClaim& c : r.claims)
-      if (c.status == ClaimStatus((i + kClaimStatuses - 1) % kClaimStatuses))  // what does not hold comes first
+      if (c.status == ClaimStatus(i))
         claims.add({c.claim, badge(c.status), c.how});
   s.table(claims);
 
@@ -176,20 +107,7 @@ Phrase bar(double share) {
 Phrase bar_of(int64_t part, int64_t whole) { return whole > 0 ? bar(double(part) / double(whole)) : Phrase("–"); }
 
 void Table::add(std::vector<Phrase> row) {
-  if (++all_ > kMostRows) return;
-  const bool stacks = std::none_of(columns_.begin(), columns_.end(), [](const Column& c) { return c.number; });
-  ViewList cells;
-  for (size_t i = 0; i < row.size(); ++i) {
-    ViewObject cell = {{"words", row[i].pieces}};
-    if (i == 0) cell.emplace("head", true);
-    else if (stacks) cell.emplace("label", columns_[i].name);
-    if (columns_[i].number) cell.emplace("number", true);
-    if (row[i].bar >= 0)
-      cell.emplace("bar", ViewObject{{"width", fmt::format("{:.1f}", 60 * row[i].bar)},
-                                     {"radius", fmt::format("{:.1f}", std::min(4.0, 30 * row[i].bar))}});
-    cells.push_back(std::move(cell));
-  }
-  rows_.push_back(ViewObject{{"cells", std::move(cells)}});
+  if (++all_ <= kMostRows) rows_.push_back(std::move(row));
 }
 
 void Section::add(const char* kind, const View& content) { blocks_.push_back(ViewObject{{kind, content}}); }
@@ -213,25 +131,44 @@ void Section::facts(const std::vector<std::pair<std::string, Phrase>>& items) {
 }
 void Section::table(const Table& table, const std::string& all) {
   if (table.all_ == 0) return;
+  // A card for each row on a narrow screen is easier to read than a table that moves sideways, but many numbers make many cards.
+  constexpr size_t kMostCards = 40;
   ViewList columns;
-  bool stacks = true;
+  bool stacks = table.columns_.size() > 2;
   for (const Column& c : table.columns_) {
     columns.push_back(ViewObject{{"column", c.name}, {"number", c.number}});
-    stacks = stacks && !c.number;
+    stacks = stacks && (!c.number || table.all_ <= kMostCards);
+  }
+  ViewList rows;
+  for (const std::vector<Phrase>& row : table.rows_) {
+    ViewList cells;
+    for (size_t i = 0; i < row.size(); ++i) {
+      ViewObject cell = {{"words", row[i].pieces}};
+      if (i == 0) cell.emplace("head", true);
+      else if (stacks) cell.emplace("label", table.columns_[i].name);
+      if (table.columns_[i].number) cell.emplace("number", true);
+      if (row[i].bar >= 0)
+        cell.emplace("bar", ViewObject{{"width", fmt::format("{:.1f}", 60 * row[i].bar)},
+                                       {"radius", fmt::format("{:.1f}", std::min(4.0, 30 * row[i].bar))}});
+      cells.push_back(std::move(cell));
+    }
+    rows.push_back(ViewObject{{"cells", std::move(cells)}});
   }
   add("table", ViewObject{{"caption_words", ViewObject{{"words", Phrase(table.caption_).pieces}}},
                           {"id", fmt::format("{}-table-{}", id_, blocks_.size())},
                           {"stacks", stacks},
                           {"columns", columns},
-                          {"rows", table.rows_}});
+                          {"rows", rows}});
   if (table.all_ > kMostRows)
     quiet(fmt::format("{} of {} rows are shown; all of them: ", kMostRows, grouped(int64_t(table.all_))) + code(all) + ".");
 }
-void Section::fold(const Phrase& title) { add("fold", ViewObject{{"words", title.pieces}}); }
+void Section::fold(const Phrase& title, bool bulk) { add("fold", ViewObject{{"words", title.pieces}, {"bulk", bulk}}); }
 void Section::unfold() { add("unfold", true); }
-void Section::folded(const Phrase& title, const Table& t, const std::string& all) {
+void Section::begin(const char* looks) { add("begin", ViewObject{{"looks", looks}}); }
+void Section::end() { add("end", true); }
+void Section::folded(const Phrase& title, const Table& t, const std::string& all, bool bulk) {
   if (t.all_ == 0) return;
-  fold(title);
+  fold(title, bulk);
   table(t, all);
   unfold();
 }
@@ -243,6 +180,15 @@ void Section::figure(const std::string& title, const std::string& description, c
   add("figure", figure);
 }
 View Section::view() const { return ViewObject{{"id", id_}, {"heading", title_}, {"blocks", blocks_}}; }
+
+std::string name_list(const std::vector<std::string>& names) {
+  constexpr size_t kMost = 6;
+  std::string all;
+  for (size_t i = 0; i < std::min(names.size(), kMost); ++i)
+    all += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + ("‘" + names[i] + "’");
+  if (names.size() > kMost) all += fmt::format(" and {} more", names.size() - kMost);
+  return all;
+}
 
 std::string grouped(int64_t value) {
   std::string digits = std::to_string(value);
@@ -256,21 +202,43 @@ std::string bytes_text(double bytes) {
 }
 std::string plural(int64_t n, const char* one) { return fmt::format("{} {}{}", grouped(n), one, n == 1 ? "" : "s"); }
 
+std::string verdict_text(const Report& r) {
+  const auto counted = [&](ClaimStatus status) {
+    const int64_t n = r.claims_with(status);
+    const std::string verb = status == ClaimStatus::failed ? n == 1 ? "does not hold" : "do not hold"
+                                                           : (n == 1 ? "is " : "are ") + std::string(status_name(status));
+    return fmt::format("{} {}", plural(n, "claim"), verb);
+  };
+  const int64_t recorded = r.claims_with(ClaimStatus::recorded);
+  const std::string rest = recorded > 0 ? fmt::format(", {} only recorded", recorded) : "";
+  switch (r.verdict()) {
+    case Verdict::fails: return r.holds ? counted(ClaimStatus::failed) : "This run does not hold";
+    case Verdict::open: return "Files and signatures hold; " + counted(ClaimStatus::unchecked) + rest;
+    case Verdict::holds: return recorded > 0 ? "All checked claims hold; " + counted(ClaimStatus::recorded) : "All claims hold";
+  }
+  throw std::logic_error("no such verdict");
+}
+
 View view_of(const Report& r) {
   ViewList sections;
   const auto add = [&](const std::vector<Section>& list) {
     for (const Section& s : list)
       if (!s.empty()) sections.push_back(s.view());
   };
-  add({summary(r)});
+  add({summary_section(r)});
   if (!r.holds) add({findings(r)});
   add({claims(r)});
-  for (const auto& list : {lineage_sections(r), audit_sections(r), training_sections(r)}) add(list);
+  for (const auto& list : {lineage_sections(r), training_sections(r), audit_sections(r)}) add(list);
   if (r.holds) add({findings(r)});
   add({builders(r)});
   const std::string title = fmt::format("Lineage of {}‘{}’", r.single ? "" : "the run ", r.title);
+  static constexpr const char* kLooks[] = {"good", "warn", "bad"};
+  static constexpr const char* kSigns[] = {"✓", "○", "✗"};
   return ViewObject{
-      {"title", ViewObject{{"words", Phrase(title).pieces}}}, {"plain_title", title}, {"holds", r.holds}, {"sections", sections}};
+      {"title", ViewObject{{"words", Phrase(title).pieces}}},
+      {"plain_title", title},
+      {"verdict", ViewObject{{"looks", kLooks[size_t(r.verdict())]}, {"sign", kSigns[size_t(r.verdict())]}, {"text", verdict_text(r)}}},
+      {"sections", sections}};
 }
 
 }  // namespace overproof

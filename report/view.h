@@ -56,7 +56,7 @@ class Table {
   friend class Section;
   std::string caption_;
   std::vector<Column> columns_;
-  ViewList rows_;
+  std::vector<std::vector<Phrase>> rows_;
   size_t all_ = 0;
 };
 
@@ -71,9 +71,12 @@ class Section {
   void facts(const std::vector<std::pair<std::string, Phrase>>& items);
   /// Nothing without rows. `all`: a command or file that has the rows which are left out.
   void table(const Table& table, const std::string& all = {});
-  void fold(const Phrase& title);  ///< what follows, up to unfold(), can be folded away
+  /// What follows, up to unfold(), can be folded away. `bulk`: stays folded on paper, where it would take many pages.
+  void fold(const Phrase& title, bool bulk = false);
   void unfold();
-  void folded(const Phrase& title, const Table& table, const std::string& all = {});
+  void folded(const Phrase& title, const Table& table, const std::string& all = {}, bool bulk = false);
+  void begin(const char* looks);  ///< a part of the page with that CSS class, up to end()
+  void end();
   void figure(const std::string& title, const std::string& description, const View& drawing);
   bool empty() const { return blocks_.empty(); }
   View view() const;
@@ -84,13 +87,19 @@ class Section {
   ViewList blocks_;
 };
 
-/// The page: {"title", "holds", "sections"}.
+/// The page: {"title", "verdict", "sections"}.
 View view_of(const Report& report);
 
+/// One line: what holds, and how many claims are not checked or only recorded.
+std::string verdict_text(const Report& report);
+
 /// Sections that view_of puts together; an empty one is left out.
-std::vector<Section> lineage_sections(const Report& report);   ///< lineage, licences, sources, experts
+Section summary_section(const Report& report);                 ///< the first screen: may it be shipped, and what is it
+std::vector<Section> lineage_sections(const Report& report);   ///< licences, lineage, sources
+std::vector<Section> training_sections(const Report& report);  ///< quality, recovery, training, experts
 std::vector<Section> audit_sections(const Report& report);     ///< replay, rows, recompute, evidence, records
-std::vector<Section> training_sections(const Report& report);  ///< quality, recovery, training
+
+std::string name_list(const std::vector<std::string>& names);  ///< "‘a’, ‘b’ and ‘c’"; at most six
 
 std::string grouped(int64_t value);  ///< "1,234,567"
 std::string percent(double share);   ///< "12.3 %"

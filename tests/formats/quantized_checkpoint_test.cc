@@ -276,5 +276,9 @@ TEST_CASE("quantised tensors that do not go together are refused") {
   const TempFolder t;  // no quantization_config at all
   write_stored(t.path(), {inverse, f8}, 0, 0);
   write_text(t.path() / "config.json", "{}");
-  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("no quantization_config"));
+  CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("no quantization_config") && !Catch::Contains("read neither here"));
+  for (const std::string key : {"compression_config", "quantization"}) {  // what other programs call it
+    write_text(t.path() / "config.json", Json{{key, fp8}}.dump());
+    CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("'" + key + "' is read neither here nor by transformers"));
+  }
 }

@@ -1,6 +1,7 @@
 """The command line: help, hints, exit codes, the reference page, the recipes in examples/."""
 import fcntl
 import json
+import math
 import shutil
 import signal
 import struct
@@ -15,9 +16,29 @@ def run(*words, **more):
     return overproof(*words, code=None, timeout=120, **more)
 
 
+def groups():
+    """The verbs of each group of the help, by its title."""
+    blocks = run("--help").stdout.split("\nWhere to start\n")[1].split("\n\n")[1:]
+    titled = {lines[0]: [line[2:20].strip() for line in lines[1:] if line[2:3].strip()] for lines in (b.strip("\n").splitlines() for b in blocks)}
+    return {title: names for title, names in titled.items() if title != "Exit codes" and names}
+
+
 def verbs():
-    lines = run("--help").stdout.split("\nVerbs\n")[1].split("\n\n")[0].splitlines()
-    return [line[2:20].strip() for line in lines if line[:3].strip()]
+    return [name for names in groups().values() for name in names]
+
+
+def test_verbs_are_in_groups_and_a_call_without_any_names_where_to_start():
+    assert groups()["Make a run from a recipe"] == ["run"]
+    assert {"generate", "inspect", "show"} <= set(groups()["Use and look at models"])
+    assert all(name.startswith("audit ") for name in groups()["Audit a run"])
+    assert len(groups()) >= 7 and max(len(names) for title, names in groups().items() if title != "Audit a run") < 10
+    assert len(verbs()) == len(set(verbs())) == run("reference").stdout.count("\n## ") - run("reference").stdout.count("\n## Options of ") - 1
+    alone = run()
+    assert alone.returncode == 2 and alone.stdout == "" and "Where to start" in alone.stderr and "Exit codes\n" not in alone.stderr
+    assert all(len(line) <= 110 for line in alone.stderr.splitlines())
+    for command in alone.stderr.split("Where to start\n")[1].split("\n\n")[0].splitlines():
+        assert command.startswith("  overproof ") and len(command.split("   ")[-1].strip()) > 10
+    assert run("help", "quantize").stdout == run("quantize", "--help").stdout
 
 
 def test_reference_page_is_what_the_program_prints():
@@ -202,6 +223,46 @@ def test_without_the_program_that_has_libtorch_a_stage_that_needs_it_is_refused_
     assert not (tmp_path / "key.pem").exists() and not (tmp_path / "tiny").exists()
     page = subprocess.run([alone, "reference"], capture_output=True, text=True, env=inherited()).stdout
     assert page == run("reference").stdout, "every build lists every stage and verb"
+
+
+def test_inspect_begins_with_what_a_model_is(tmp_path, key):
+    config = json.loads((LLAMA / "config.json").read_text())
+    shapes = [t["shape"] for f in json.loads(run("inspect", "--json", LLAMA).stdout)["files"] for t in f["tensors"]]
+    parameters = sum(math.prod(shape) for shape in shapes)
+    run("import", "--path", LLAMA, "--license", "Apache-2.0", "--out", tmp_path / "teacher", *key)
+    run("quantize", tmp_path / "teacher", tmp_path / "int8", *key)
+    for folder, license, story in [(LLAMA, None, None), (tmp_path / "teacher", "Apache-2.0", "import: "), (tmp_path / "int8", None, "quantize: ‘teacher’")]:
+        summary = json.loads(run("inspect", "--json", folder).stdout)["summary"]
+        assert summary["model_type"] == config["model_type"] and summary["parameters"] == parameters
+        assert summary["bytes_in_bf16"] == 2 * parameters and summary["license"] == license
+        assert (summary["made_by"] or "").startswith(story or "") and (summary["made_by"] is None) == (story is None)
+        text = run("inspect", folder).stdout
+        assert text.startswith("model ") and text.index("\nlicence ") < text.index("\nmade by ") < text.index("model.embed_tokens.weight")
+        assert f"{summary['bytes'] / summary['bytes_in_bf16']:.2f} of the same parameters in bf16" in text
+    lone = tmp_path / "lone.safetensors"
+    shutil.copy(LLAMA / "model.safetensors", lone)
+    assert "not read as a model" in run("inspect", lone).stdout
+    assert "summary" in json.loads(run("inspect", "--as-model", "--json", LLAMA).stdout)
+
+
+def test_a_stage_names_whose_signature_its_inputs_have_and_takes_the_key_that_is_trusted(tmp_path, key):
+    run("import", "--path", LLAMA, "--out", tmp_path / "teacher", *key)
+    (tmp_path / "mine.pub").write_text(run("key", "show", "--pem", *key).stdout)
+    run("key", "new", "--out", tmp_path / "other.pem")
+    (tmp_path / "other.pub").write_text(run("key", "show", "--pem", "--key", tmp_path / "other.pem").stdout)
+    words = ["quantize", tmp_path / "teacher", tmp_path / "int8", "--key", tmp_path / "other.pem"]
+    hint = json.loads(run("show", tmp_path / "teacher", "--json").stdout)["signer"]
+    stranger = run(*words, "--public-key", tmp_path / "other.pub")
+    assert stranger.returncode == 4 and not (tmp_path / "int8").exists()
+    trusted = json.loads(run(*words, "--public-key", tmp_path / "mine.pub", "--json").stdout)
+    assert trusted["signers"] == [hint] and trusted["signer_trusted"] is True
+    again = run(*words)  # unchanged: the answer tells it all the same
+    assert f"inputs signed by key {hint}; whose it is was not checked" in again.stdout
+    for folder, code in [(LLAMA, 4), (tmp_path / "teacher", 0)]:  # without a statement nothing is signed
+        answer = run("quantize", folder, tmp_path / "more", "--force", "--public-key", tmp_path / "mine.pub", *key)
+        assert answer.returncode == code and (code == 0 or "no signed statement" in answer.stderr)
+    assert run("export", tmp_path / "int8", tmp_path / "x", "--public-key", tmp_path / "mine.pub", *key).returncode == 4  # int8 is of the other
+    assert "--public-key" in run("evaluate", "--help").stdout and "--public-key" not in run("import", "--help").stdout
 
 
 def test_a_renamed_stage_is_refused_with_its_new_name():

@@ -87,6 +87,54 @@ def test_the_single_file_counts_before_shards(folder, tmp_path, key):
     assert "the single file counts" in overproof("quantize", folder, tmp_path / "q", *key).stdout
 
 
+def sharded(folder, copy=None, **places):
+    """In two shards, with an index that places tensors elsewhere, or nowhere (None). `copy`: (name, factor) of a tensor in both shards."""
+    tensors = weights(folder)
+    first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    halves = {first: dict(list(tensors.items())[::2]), second: dict(list(tensors.items())[1::2])}
+    index = {name: file for file, half in halves.items() for name in half}
+    if copy:
+        for half in halves.values():
+            half.setdefault(copy[0], copy[1] * tensors[copy[0]])
+    for file, half in halves.items():
+        put(folder, half, file)
+    for name, place in places.items():
+        index[name.replace("__", ".")] = {"first": first, "second": second, "nowhere": None}[place]
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {k: v for k, v in index.items() if v}}))
+
+
+@pytest.mark.parametrize("places, copy, note", [
+    ({"lm_head__weight": "nowhere"}, None, "does not list 1 tensor"),
+    ({"model__norm__weight": "first", "lm_head__weight": "second"}, None, "places 1 tensor in shards that do not have"),
+    ({"model__norm__weight": "first"}, ("model.norm.weight", 1), "in two shards with the same values"),
+    ({"model__norm__weight": "second"}, ("model.norm.weight", 1), "in two shards with the same values"),
+])
+def test_every_tensor_of_the_shards_that_an_index_names_is_read(folder, tmp_path, key, places, copy, note):
+    sharded(folder, copy, **places)
+    check_same(folder, tmp_path)
+    for done in (overproof("import", "--path", folder, "--out", tmp_path / "i", *key), overproof("quantize", folder, tmp_path / "q", *key)):
+        assert note in done.stdout
+    check_same(tmp_path / "q", tmp_path, 2e-2)
+    assert "model.norm.weight" in overproof("inspect", folder).stdout
+
+
+def test_two_shards_with_different_values_of_a_tensor_are_refused(folder, tmp_path, key):
+    sharded(folder, ("model.norm.weight", 7))
+    for verb in (["import", "--path", folder, "--out", tmp_path / "i"], ["quantize", folder, tmp_path / "q"]):
+        refusal = overproof(*verb, *key, code=3).stderr
+        assert "model.norm.weight" in refusal and refusal.count("-of-00002.safetensors") == 2 and "with other values" in refusal
+
+
+@pytest.mark.parametrize("name", ["compression_config", "quantization"])
+def test_a_description_of_codes_that_transformers_does_not_read_stays_out_of_new_ones(folder, tmp_path, key, name):
+    change(folder, **{name: {"quant_method": "compressed-tensors", "format": "int-quantized", "bits": 4, "group_size": 64}})
+    check_same(folder, tmp_path)  # the weights are plain
+    assert f"'{name}' of the model is not written" in overproof("quantize", folder, tmp_path / "q", *key).stdout
+    assert name not in json.loads((tmp_path / "q/config.json").read_text())
+    check_same(tmp_path / "q", tmp_path, 2e-2)
+
+
 def test_a_head_of_its_own_counts_before_tie_word_embeddings(folder, tmp_path, key):
     change(folder, tie_word_embeddings=True)
     check_same(folder, tmp_path)

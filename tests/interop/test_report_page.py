@@ -8,6 +8,7 @@ import html.parser
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -162,7 +163,7 @@ def test_the_text_is_there_and_hostile_names_are_shown_unchanged(browser, writte
     browser.open(written["html"])
     browser.evaluate(OPEN_ALL)
     text = browser.evaluate("document.body.innerText")
-    for piece in ["Everything holds", "proved by sample", "proved by audit", "only recorded", "3.2e-332", "9.8\u00a0%", "<i>who</i> taught whom",
+    for piece in ["Files and signatures hold; ", "May this be shipped?", "What is it?", "proved by sample", "proved by audit", "only recorded", "3.2e-332", "9.8\u00a0%", "<i>who</i> taught whom",
                   "<b>made again with 2 threads</b>", "sus|pect", "<script>alert(2)</script>|x", "share-alike", "5f2c9a", *HOSTILE[:2]]:
         assert piece in text, piece
     assert without_marks(HOSTILE[2]) in text and "\u202e" not in text and "\u061c" not in text
@@ -297,14 +298,57 @@ def test_structure_for_screen_readers(browser, written):
         assert all(n["name"]["value"] for n in nodes if n["role"]["value"] in ("image", "region", "table", "heading", "link"))
 
 
-def test_print_leaves_nothing_folded(browser, written):
+def test_print_unfolds_all_but_the_tables_of_each_layer(browser, written):
     browser.open(written["html"])
     browser.media(kind="print")
-    hidden = browser.evaluate("[...document.querySelectorAll('details table')].filter(t => t.getBoundingClientRect().height < 10).length")
-    assert browser.evaluate("document.querySelectorAll('details table').length") > 3 and hidden == 0
+    hidden = "[...document.querySelectorAll('%s table')].filter(t => t.getBoundingClientRect().height < 10).length"
+    assert browser.evaluate("document.querySelectorAll('details:not(.bulk) table').length") > 3
+    assert browser.evaluate(hidden % "details:not(.bulk)") == 0
+    assert browser.evaluate(hidden % "details.bulk") == browser.evaluate("document.querySelectorAll('details.bulk table').length") > 0
     assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     pdf = base64.b64decode(browser.command("Page.printToPDF")["data"])
     assert pdf.startswith(b"%PDF") and len(pdf) > 30000
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) < 12
+
+
+def test_the_first_screen_answers_both_readers(browser, run, written):
+    browser.open(written["html"], width=1280, height=900)
+    shown = browser.evaluate("""[...document.querySelectorAll('#summary h3')].map(h => [h.textContent, h.getBoundingClientRect().top])""")
+    assert [title for title, _ in shown] == ["May this be shipped?", "What is it?"]
+    assert all(top < 500 for _, top in shown) and abs(shown[0][1] - shown[1][1]) < 2  # side by side
+    assert browser.evaluate("document.querySelector('.verdict').className") == "verdict warn"
+    assert browser.evaluate("document.querySelectorAll('.good').length") == 0  # claims are unchecked: nothing is green
+    summary = browser.evaluate("document.getElementById('summary').innerText")
+    for piece in ["Teacher", "Dates", "Not checked", "Signed with", "of teacher in bf16", "KL to teacher", "read a token", "Not legal advice"]:
+        assert piece in summary, piece
+    evaluation = json.loads((run / "evaluation/evaluation.json").read_text())["models"]
+    int8 = next(m for m in evaluation if m["name"] == "int8")
+    assert f"{int8['bytes'] / 2 / evaluation[0]['parameters']:.2f}" in summary
+
+    # The licences that training reached, as audit trace computes them, and the terms of the final model.
+    report = json.loads(written["json"].read_text())
+    traced = json.loads(overproof("audit", "trace", run, "--export", "int8", "--reached", "--json").stdout)
+    reached = {l["license"]: l["documents_reached"] for l in traced["licenses"]}
+    assert {l["recorded"]: l["documents_reached"] for l in report["corpora"][0]["licenses"]} == reached
+    shipping = next(s for s in report["shipping"] if "int8" in s["models"])
+    terms = {t["name"]: t for t in shipping["items"]}
+    assert terms["GPL-3.0-only"]["state"] == "open" and terms["GPL-3.0-only"]["documents_reached"] == reached["GPL-3.0-only"]
+    assert not shipping["holds"] and shipping["missing"] == [t["name"] for t in shipping["items"] if t["state"] == "open"]
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_no_drawing_is_cut_on_a_phone(browser, written, width):
+    browser.open(written["html"], width=width, height=800)
+    browser.evaluate(OPEN_ALL)
+    cut = browser.evaluate("""[...document.querySelectorAll('figure svg')].flatMap(svg => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text, rect, path')].filter(e => getComputedStyle(e).display !== 'none').filter(e => {
+          const b = e.getBoundingClientRect(); return b.width > 0 && (b.right > frame.right + 1 || b.left < frame.left - 1 || b.bottom > frame.bottom + 1) })
+          .map(e => e.outerHTML.slice(0, 80)) })""")
+    assert cut == []
+    smallest = browser.evaluate("""Math.min(...[...document.querySelectorAll('figure svg text')].filter(e => getComputedStyle(e).display !== 'none')
+        .map(e => e.getBoundingClientRect().height))""")
+    assert smallest >= 8
 
 
 class Reader(html.parser.HTMLParser):
@@ -329,7 +373,7 @@ def test_markdown_has_the_same_content_in_another_renderer(written):
     reader = Reader(MarkdownIt("commonmark", {"html": True}).enable("table").render(source))
     assert set(reader.tags) <= {"h1", "h2", "h3", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "strong", "code"}
     assert reader.tags["h1"] == 1 and reader.tags["table"] > 12
-    for piece in ["Everything holds.", "<i>who</i> taught whom", "sus|pect", "<script>alert(2)</script>|x", "3.2e-332", *HOSTILE[:2], without_marks(HOSTILE[2])]:
+    for piece in ["Files and signatures hold; ", "<i>who</i> taught whom", "sus|pect", "<script>alert(2)</script>|x", "3.2e-332", *HOSTILE[:2], without_marks(HOSTILE[2])]:
         assert piece in reader.text, piece
     page = Reader(written["html"].read_text())
     assert sum(reader.rows) == sum(page.rows)  # cell for cell the tables of the page
@@ -370,7 +414,7 @@ def test_json_is_what_python_counts_and_what_the_page_shows(browser, run, writte
     assert {a["file"]: a["status"] for a in report["audits"]} == {
         "broken.json": "unreadable", "compare-x.json": "counts", "recompute-run.json": "counts", "replay-student.json": "counts"}
     browser.open(written["html"])
-    shown = browser.evaluate("[...document.querySelectorAll('#claims > table')][0].tBodies[0].rows.length")
+    shown = browser.evaluate("[...document.querySelectorAll('#claims > .scroll > table')][0].tBodies[0].rows.length")
     assert shown == len(report["claims"])
 
 

@@ -160,6 +160,88 @@ def test_sentencepiece_models_of_mistral(model, text, tmp_path):
     check(peer.encode(text), encode(copy, text, tmp_path), peer.id_to_piece)
 
 
+def write_pieces(peer, file, prefix=None, added=()):
+    """The pieces of a .model as the keys that llama.cpp's converter writes; `added`: (text, type) after them."""
+    import gguf
+    kind = lambda i: 2 if peer.is_unknown(i) else 3 if peer.is_control(i) else 5 if peer.is_unused(i) else 6 if peer.is_byte(i) else 1  # noqa: E731
+    count = peer.get_piece_size()
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([peer.id_to_piece(i) for i in range(count)] + [text for text, _ in added])
+    writer.add_token_scores([peer.get_score(i) for i in range(count)] + [-1000.0] * len(added))
+    writer.add_token_types([kind(i) for i in range(count)] + [type for _, type in added])
+    writer.add_bos_token_id(peer.bos_id())
+    writer.add_eos_token_id(peer.eos_id())
+    writer.add_unk_token_id(peer.unk_id())
+    if prefix is not None:
+        writer.add_add_space_prefix(prefix)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.mark.parametrize("model", MISTRAL, ids=lambda p: p.name)
+def test_sentencepiece_in_a_gguf(model, text, tmp_path):
+    peer = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    more = peer.get_piece_size()
+    file = write_pieces(peer, tmp_path / "m.gguf", added=[("<|turn|>", 3), ("<a tool>", 4)])
+    check(peer.encode(text), encode(file, text, tmp_path), peer.id_to_piece)
+    assert encode(file, "a<|turn|>b <a tool>", tmp_path, "--parse-special").count(more) == 1
+    assert encode(file, "b <a tool> c", tmp_path).count(more + 1) == 1  # as llama.cpp, with and without special tokens
+    assert more not in encode(file, "a<|turn|>b", tmp_path)
+    without = encode(write_pieces(peer, tmp_path / "n.gguf", prefix=False), "one two", tmp_path)
+    assert "".join(map(peer.id_to_piece, without)) == "one▁two" and "".join(map(peer.id_to_piece, encode(file, "one two", tmp_path))) == "▁one▁two"
+
+
+@pytest.mark.parametrize("damage, cause", [(lambda w: w.add_token_scores([0.0]), "scores"), (lambda w: w.add_token_types([1]), "token types"),
+                                           (lambda w: w.add_token_list(["a", "a"]), "a"), (lambda w: w.add_eos_token_id(7), "outside the vocabulary")])
+def test_a_broken_sentencepiece_in_a_gguf_is_refused(damage, cause, tmp_path):
+    import gguf
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "a"])
+    writer.add_token_scores([0.0, 0.0])
+    writer.kv_data[0].pop("tokenizer.ggml.scores" if cause == "scores" else "tokenizer.ggml.tokens" if cause == "a" else "general.none", None)
+    damage(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (tmp_path / "a.txt").write_text("a")
+    done = overproof("tokenizer", "encode", "--tokenizer", tmp_path / "m.gguf", "--text", tmp_path / "a.txt", "--out", tmp_path / "o", code=3)
+    assert cause in done.stderr and not (tmp_path / "o").exists()
+
+
+def test_a_gguf_with_sentencepiece_teaches(tmp_path):
+    """Through all that a teacher is asked for, to a student that transformers opens with the same ids."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    key = ["--key", tmp_path / "key.pem"]
+    overproof("tokenizer", "train", "--input", SOURCE / "examples/texts", "--model", "bpe", "--vocab-size", 600, "--out", tmp_path / "t.model")
+    peer = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "t.model"))
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig(vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+                                 bos_token_id=peer.bos_id(), eos_token_id=peer.eos_id(), initializer_range=0.1)).save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf/tokenizer.model").write_bytes((tmp_path / "t.model").read_bytes())
+    overproof("export", tmp_path / "hf", tmp_path / "gguf", "--type", "f32", "--acknowledge", "unknown-ancestry,unspecified", *key)
+    run = tmp_path / "run"
+    overproof("import", "--path", tmp_path / "gguf/model.gguf", "--out", run / "teacher", *key)
+    overproof("corpus", "--source", SOURCE / "examples/texts", "--tokenizer", run / "teacher", "--window-length", 64, "--held-out", 0.2, "--out", run / "corpus", *key)
+    both = ["--teacher", run / "teacher", "--corpus", run / "corpus", *key]
+    overproof("teach", "--tokens", 512, "--out", run / "targets", *both)
+    overproof("observe", "--tokens", 512, "--out", run / "statistics", *both)
+    overproof("sample", "--count", 2, "--max-tokens", 12, "--out", run / "samples", *both)
+    overproof("carve", "--teacher", run / "teacher", "--statistics", run / "statistics", "--experts", 4, "--shared", 1, "--top-k", 1, "--out", run / "student", *key)
+    sample = "It's a test,  with 中文 and\n  numbers 123."
+    assert encode(run / "teacher", sample, tmp_path) == encode(run / "student", sample, tmp_path)
+    assert sentencepiece.SentencePieceProcessor(model_file=str(run / "student/tokenizer.model")).encode(sample) == encode(run / "teacher", sample, tmp_path)
+    assert AutoTokenizer.from_pretrained(run / "student").encode(sample, add_special_tokens=False) == encode(run / "teacher", sample, tmp_path)
+    overproof("evaluate", "--teacher", run / "teacher", "--corpus", run / "corpus", "--student", run / "student", "--tokens", 128, "--prompts", 0, "--out", run / "e", *key)
+
+
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_trained_vocabulary(kind, tmp_path):
     lines = "\n".join(f.read_text() for f in sorted(SOURCE.glob("core/*.h")))
