@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "data/tokenizer_files.h"
