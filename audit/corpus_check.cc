@@ -65,7 +65,7 @@ class CorpusChecker {
     const bool by_document = options_.document_attention == DocumentAttention::on ||
                              (options_.document_attention == DocumentAttention::automatic && corpus_.has_mask());
     if (corpus_.document_attention() != by_document)
-      fault(kTokens, fmt::format("says that attention {} documents, which the option document-attention does not give",
+      fault(kTokens, fmt::format("records that attention {} documents, which the option document-attention does not give",
                                  by_document ? "crosses" : "stays within"));
     if (!tokenizer_) return;
     if (corpus_.vocab_size() != tokenizer_->vocab_size() || !corpus_.tokenizer().matches(tokenizer_->identity()))

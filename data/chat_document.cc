@@ -121,7 +121,7 @@ void ChatDocuments::require_own_markers(const ChatRecord& record, const MarkedDo
   };
   if (markers(document.text, document.quoted) != markers(neutral.text, neutral.quoted))
     throw FormatError(file, offset,
-                      "a message spells a special token, and the chat template puts it where it cannot be told from the template's own; leave the "
+                      "a message spells a special token, and the chat template puts it where it cannot be distinguished from the template's own; leave the "
                       "conversation out, or change the message");
 }
 

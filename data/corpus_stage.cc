@@ -105,7 +105,7 @@ void cut_text(std::string& text, size_t bytes) {
   text.resize(bytes);
 }
 
-/// What a fault says without the file and the place, which are named with it again.
+/// The message of a fault without the file and the place, which are named with it again.
 std::string cause_within(const FormatError& e, const fs::path& file) {
   std::string cause = e.what();
   const std::string prefix = file.string() + ": ", at = fmt::format("byte {}: ", e.offset());

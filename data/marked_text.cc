@@ -71,7 +71,7 @@ std::vector<MarkedEncoder::Part> MarkedEncoder::split(std::string_view text, std
   return parts;
 }
 
-/// Where each token ends in the text, or, of a tokenizer that changes the text, the tokens that end before the places that are wanted.
+/// Where each token ends in the text, or, of a tokenizer that changes the text, the tokens that end before the places that are asked for.
 std::vector<int64_t> MarkedEncoder::ends_of(std::string_view text, const std::vector<int32_t>& ids, std::span<const int64_t> wanted) const {
   std::vector<int64_t> ends;
   int64_t at = 0;

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "data/token_batch.h"
 #include "model/host_values.h"
 
 namespace overproof {

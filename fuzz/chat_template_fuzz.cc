@@ -1,5 +1,5 @@
 // Chat templates and conversations: refused with a FormatError, or rendered within the limits, with ranges that are in the text. The
-// engine is other people's work: that it crashes is a fault of the template, and that this process goes on is what is tested.
+// engine is other people's work: that it crashes is a fault of the template, and that this process continues is what is tested.
 
 #include "core/error.h"
 #include "core/utf8.h"

@@ -83,7 +83,7 @@ def checkpoints(seeds):
               {"weight_map": {"a": "a.safetensors"}}, {"weight_map": {"a": "b.safetensors"}}, {"weight_map": {"a": "../a.safetensors"}})
 
 
-def texts(seeds):
+def syntax(seeds):
     """JSON and regular expressions."""
     chat = json.dumps({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi {% raw %}"}, {"role": "assistant", "content": "Hello"}],
                        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": 1.5}}}]})
@@ -317,7 +317,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         checkpoints(seeds)
-        texts(seeds)
+        syntax(seeds)
         tokenizers(seeds, scratch)
         corpus(seeds, scratch)
         signed(seeds, scratch)

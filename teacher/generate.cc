@@ -135,7 +135,7 @@ class Conversation {
     return template_->render(Json{{"messages", messages}}.dump(), {{int64_t(messages.size()), add_generation_prompt}}).chats[0];
   }
 
-  /// The special token behind what an assistant says; -1 where the template writes none.
+  /// The special token behind an answer; -1 where the template writes none.
   int32_t turn_end() const {
     constexpr const char* kSaid = "overproof";
     Json messages = messages_;
@@ -156,7 +156,7 @@ class Conversation {
 };
 
 Answer chat(const GenerateConfig& config, const fs::path& model, const TextSink& write, const MessageSource& next_message) {
-  if (!config.prompt.empty() && !config.message.empty()) throw UsageError("options 'prompt' and 'message' both say what the user says; give one");
+  if (!config.prompt.empty() && !config.message.empty()) throw UsageError("options 'prompt' and 'message' are both the user's message; give one");
   TextGenerator generator(config, model);
   Conversation conversation(config, model, generator);
   const std::string only = config.message.empty() ? config.prompt : config.message;

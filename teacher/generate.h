@@ -33,7 +33,7 @@ struct GenerateConfig {
     v("watermark-strength", watermark_strength, in_range(0, 20), "added to the logits of green tokens");
     v("chat", chat, any_value(),
       "hold a conversation with the model's own chat template: with --message or --prompt one turn, else every line of standard input is one");
-    v("message", message, any_value(), "chat: what the user says");
+    v("message", message, any_value(), "chat: the user's message");
     v("system", system, any_value(), "chat: a system message before the user's first");
     v("chat-template", chat_template, any_value(), "chat: a Jinja file, instead of the model's template");
   }

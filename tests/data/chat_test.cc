@@ -1,8 +1,12 @@
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 
 #include "core/error.h"
 #include "core/temp_folder.h"
+#include "core/progress.h"
 #include "data/chat_document.h"
+#include "data/corpus_stage.h"
+#include "data/token_batch.h"
 #include "tests/data/fixtures.h"
 #include "tests/support.h"
 
@@ -174,4 +178,79 @@ TEST_CASE("a hostile template is ended, and the next conversation is rendered") 
   CHECK_THAT(render("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"), Contains("nests too deeply"));
   CHECK_THAT(render("{{ " + std::string(200000, '(') + "1" + std::string(200000, ')') + " }}"), Contains("the chat template"));
   CHECK_THAT(render("{{ 'abc' * 999999 }}"), Contains("made more than 1 MiB"));
+}
+
+TEST_CASE("a corpus of texts and conversations has masks and segments, and batches have them") {
+  TempFolder folder;
+  set_progress_mode(ProgressMode::off);
+  write_text(folder / "tok/tokenizer.json", write_tokenizer_json(with_markers()));
+  write_text(folder / "tok/chat_template.jinja", kChatMl);
+  std::string table = R"({"text": "A text of more than a window, all of which is trained.", "name": "a"})" "\n";
+  for (int i = 0; i < 9; ++i)
+    table += Json{{"name", fmt::format("b{}", i)}, {"messages", {{{"role", "user"}, {"content", fmt::format("question {}", i)}}, {{"role", "assistant"}, {"content", "yes"}}}}}.dump() + "\n";
+  write_text(folder / "src.jsonl", table);
+  const auto make = [&](const std::string& out, CorpusConfig config) {
+    fs::create_directories(folder / out);
+    Outputs outputs(folder / out, folder / (out + ".scratch"));
+    config.min_bytes = 1, config.window_length = 24, config.held_out = 0;
+    return run_corpus(config, Inputs({{"source", {folder / "src.jsonl", {}}}, {"tokenizer", {folder / "tok", {}}}}), outputs);
+  };
+  const StageReport report = make("out", {});
+  const auto corpus = std::make_shared<const Corpus>(folder / "out");
+  CHECK(corpus->has_mask());
+  CHECK(corpus->document_attention());
+  const int64_t text_tokens = corpus->documents()[0].tokens;
+  CHECK(report.metrics()["trained_tokens"]["train"] == text_tokens + 9 * 4);  // y, e, s and the end
+  CHECK(corpus->documents()[0].trained == -1);
+  CHECK(corpus->documents()[1].trained == 4);
+
+  const int64_t windows = corpus->windows(Split::train), length = 24;
+  const WindowBatches batches(corpus, Split::train, [](int64_t p) { return p; }, 1, windows);
+  double sum = 0;
+  for (int64_t w = 0; w < windows; ++w) {
+    const TokenBatch batch = batches.at(w);
+    CHECK(batches.step_weight(w) == batch.total_weight());
+    sum += batch.total_weight();
+    for (int64_t i = 0; i < length; ++i) {
+      INFO(w << " " << i);
+      const Document& d = corpus->document_at(Split::train, w * length + i);
+      CHECK((i > 0 && batch.segment[size_t(i)] == batch.segment[size_t(i - 1)]) ==
+            (i > 0 && &d == &corpus->document_at(Split::train, w * length + i - 1)));
+      const Document& of_label = corpus->document_at(Split::train, w * length + i + 1);
+      const int64_t place = w * length + i + 1 - of_label.first_token, from_end = of_label.tokens - place;
+      CHECK(batch.weight[size_t(i)] == (of_label.trained < 0 || (from_end > 2 && from_end <= 6) ? 1.0f : 0.0f));  // "\n" and the separator are not trained
+    }
+  }
+  CHECK(sum < double(text_tokens + 9 * 4));
+  make("crossing", {.document_attention = DocumentAttention::off});
+  CHECK_FALSE(Corpus(folder / "crossing").document_attention());
+
+  // Without a template there is nothing to render with.
+  fs::remove(folder / "tok/chat_template.jinja");
+  CHECK_THROWS_WITH(make("refused", {}), Contains("src.jsonl") && Contains("line 2") && Contains("no chat template") && Contains("--chat-template"));
+  CHECK(make("skipped", {.allow_broken = 9}).metrics()["broken"].size() == 9);
+}
+
+TEST_CASE("damaged masks are refused") {
+  TempFolder folder;
+  write_text(folder / "documents.jsonl",
+             Json{{"digest", sha256("abc").hex()}, {"name", "a"}, {"source", "s"}, {"license", "x"}, {"license_rule", "given"}, {"bytes", 3}, {"split", "train"}, {"first_token", 0}, {"tokens", 4}, {"trained", 2}}.dump() + "\n");
+  const auto write = [&](DType dtype, int64_t count, const char* attention) {
+    Metadata metadata = {{"vocab_size", "300"}, {"separator", "1"}, {"window_length", "2"}, {"document_attention", attention}};
+    tokenizer().identity().put_into(metadata);
+    OutputFolder out(folder.path());
+    SafetensorsWriter writer(out, "tokens.safetensors", {{"train", DType::u16, {4}}, {"held_out", DType::u16, {0}}, {"train_mask", dtype, {count}}, {"held_out_mask", DType::u8, {0}}}, metadata);
+    const std::vector<uint8_t> bytes(size_t(8 + count * dtype_bytes(dtype)), 2);
+    writer.append(bytes.data(), bytes.size());
+    writer.close();
+  };
+  write(DType::u8, 3, "on");
+  CHECK_THROWS_WITH(Corpus(folder.path()), Contains("'train_mask' is not one U8 for each token"));
+  write(DType::u16, 4, "on");
+  CHECK_THROWS_WITH(Corpus(folder.path()), Contains("'train_mask' is not one U8 for each token"));
+  write(DType::u8, 4, "sometimes");
+  CHECK_THROWS_WITH(Corpus(folder.path()), Contains("document_attention is 'sometimes'"));
+  write(DType::u8, 4, "on");
+  std::vector<float> mask(2);
+  CHECK_THROWS_WITH(Corpus(folder.path()).read_mask(Split::train, 0, mask), Contains("only 0 and 1 are known"));
 }

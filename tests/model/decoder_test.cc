@@ -147,6 +147,41 @@ TEST_CASE("a decoder in bf16 is near the f32 one, and saves the weights that it 
   CHECK(at::equal(again.hidden(tokens), half.hidden(tokens)));
 }
 
+TEST_CASE("segments of a sequence are read as sequences of their own, values and gradients") {
+  const bool moe = GENERATE(false, true);
+  const ModelConfig config = random_config(moe);
+  const Decoder decoder(config, RandomSource(config)), whole(config, RandomSource(config));
+  const at::Tensor tokens = some_tokens(2, 12);
+  const std::vector<std::vector<int64_t>> lengths = {{5, 1, 6}, {12}};
+  std::vector<int32_t> numbers;
+  for (const auto& row : lengths)
+    for (size_t s = 0; s < row.size(); ++s) numbers.insert(numbers.end(), size_t(row[s]), int32_t(s));
+  ForwardOptions options;
+  options.segments = at::tensor(numbers, at::kInt).view({2, 12});
+  for (const Decoder* each : {&decoder, &whole})
+    for (const NamedTensor& p : each->parameters()) at::Tensor(p.tensor).set_requires_grad(true);
+  std::vector<at::Tensor> parts;
+  for (int64_t b = 0; b < 2; ++b) {
+    int64_t at = 0;
+    for (const int64_t length : lengths[size_t(b)]) {
+      parts.push_back(whole.hidden(tokens.narrow(0, b, 1).narrow(1, at, length)));
+      at += length;
+    }
+  }
+  const at::Tensor together = decoder.hidden(tokens, options), apart = at::cat(parts);
+  CHECK(at::allclose(together, apart, 1e-4, 1e-5));
+  CHECK_FALSE(at::allclose(together, decoder.hidden(tokens), 1e-2, 1e-2));
+  const at::Tensor weights = at::sin(at::arange(together.numel(), at::kFloat)).view(together.sizes());
+  (together * weights).sum().backward();
+  (apart * weights).sum().backward();
+  for (size_t i = 0; i < decoder.parameters().size(); ++i) {
+    const at::Tensor ours = decoder.parameters()[i].tensor.grad(), theirs = whole.parameters()[i].tensor.grad();
+    INFO(decoder.parameters()[i].name);
+    REQUIRE(ours.defined() == theirs.defined());
+    if (ours.defined()) CHECK(at::allclose(ours, theirs, 1e-3, 1e-4));
+  }
+}
+
 TEST_CASE("one FFN at a time gives what the whole block gives") {
   const ModelConfig config = random_config(GENERATE(false, true));
   const Decoder decoder(config, RandomSource(config));

@@ -201,6 +201,14 @@ TEST_CASE("attention: both forms agree, with grouped keys, past keys and one que
   }
 }
 
+TEST_CASE("attention: both forms agree with a mask") {
+  const Tensor segments = at::tensor(std::vector<int32_t>{0, 0, 0, 1, 1, 2, 2, 0, 1, 1, 1, 1, 1, 1}, at::kInt).view({2, 7});
+  const Tensor mask = segments.unsqueeze(1).unsqueeze(3).eq(segments.unsqueeze(1).unsqueeze(2)).logical_and(at::ones({7, 7}, at::kBool).tril());
+  compare_all([&](const Tensors& t) { return ops::cpu::attention(t[0], t[1], t[2], mask); },
+              [&](const Tensors& t) { return ops::aten::attention(t[0], t[1], t[2], mask); },
+              {random_tensor({2, 4, 7, 6}, "q"), random_tensor({2, 2, 7, 6}, "k"), random_tensor({2, 2, 7, 6}, "v")});
+}
+
 TEST_CASE("attention: a query does not see later keys") {
   const Tensor q = random_tensor({1, 2, 7, 4}, "q"), k = random_tensor({1, 2, 7, 4}, "k"), v = random_tensor({1, 2, 7, 4}, "v");
   Tensor changed = v.clone();
