@@ -16,11 +16,13 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kTileRows = 512, kMaxTileColumns = 1024;
+constexpr int64_t kMostRows = 512, kMostColumns = 1024, kLeastColumns = 128;
 
-/// Columns of a tile: half of the whole, so that small products still feed several cores. A tile packs its operands anew, which
-/// is 15 % of a step's time with tiles of 256 x 192.
-int64_t tile_columns(int64_t columns) { return std::clamp<int64_t>((columns / 2 + 63) / 64 * 64, 128, kMaxTileColumns); }
+/// Length of the pieces into which `whole` is cut evenly, none longer than `most`: a short last one would leave a thread without work.
+int64_t even_piece(int64_t whole, int64_t most) {
+  const int64_t pieces = (whole + most - 1) / most, length = (whole + pieces - 1) / pieces;
+  return (length + 31) / 32 * 32;
+}
 
 /// x @ weight^T with bf16 operands: in bf16, or added to `residual` in f32.
 Tensor bf16_product(const Tensor& x16, const Tensor& weight16, const Tensor& bias, const Tensor& residual) {
@@ -82,14 +84,17 @@ class Linear : public torch::autograd::Function<Linear> {
 
 }  // namespace
 
+// Tiles depend on the sizes alone, so that no bit depends on the number of threads. Each packs its operands anew, which is 15 % of a
+// step's time with tiles of 256 x 192; half of the columns at most, so that small products still feed two threads.
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
-  const int64_t rows = out.size(0), columns = out.size(1), width = tile_columns(columns);
-  const int64_t across = (columns + width - 1) / width, down = (rows + kTileRows - 1) / kTileRows;
+  const int64_t rows = out.size(0), columns = out.size(1);
+  const int64_t height = even_piece(rows, kMostRows), width = even_piece(columns, std::clamp((columns + 1) / 2, kLeastColumns, kMostColumns));
+  const int64_t across = (columns + width - 1) / width, down = (rows + height - 1) / height;
   at::parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t r = tile / across * kTileRows, c = tile % across * width;
-      const int64_t m = std::min(kTileRows, rows - r), n = std::min(width, columns - c);
+      const int64_t r = tile / across * height, c = tile % across * width;
+      const int64_t m = std::min(height, rows - r), n = std::min(width, columns - c);
       Tensor part = out.narrow(0, r, m).narrow(1, c, n);
       if (accumulate) {
         part.addmm_(a.narrow(0, r, m), b.narrow(1, c, n));
