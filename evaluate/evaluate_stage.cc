@@ -76,6 +76,17 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
   return row;
 }
 
+/// A source's name with the first eight digits of each digest in it.
+std::string short_name(std::string name) {
+  constexpr std::string_view kDigest = "sha256:";
+  for (size_t at = 0; (at = name.find(kDigest, at)) != std::string::npos;) {
+    at += kDigest.size();
+    const size_t end = std::min(name.find_first_not_of("0123456789abcdef", at), name.size());
+    if (end - at == 64) name.erase(at + 8, 56);
+  }
+  return name;
+}
+
 /// A table of the kinds of held-out text.
 void add_kinds(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
   if (rows.front().measured.texts.empty()) return;
@@ -83,7 +94,7 @@ void add_kinds(const std::vector<Row>& rows, size_t width, std::vector<std::stri
   for (const Row& row : rows)
     for (const EvaluationText& text : row.measured.texts)
       lines.push_back(fmt::format("{:<{}}  {:>10.3f}  {:>8.4f}  {:>8}  {:>5.1f}%  {} tokens of {}", row.measured.name, width,
-                                  *text.perplexity, *text.kl_mean, "", 100 * *text.top1_agreement, *text.tokens, text.name));
+                                  *text.perplexity, *text.kl_mean, "", 100 * *text.top1_agreement, *text.tokens, short_name(text.name)));
 }
 
 /// A table of what the models write.
