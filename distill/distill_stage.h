@@ -18,15 +18,11 @@ struct DistillConfig {
     training.visit(v);
     training.visit_optimizer(v);
     v("loss", loss, any_value(),
-      "losses and their weights, such as forward-kl=0.9,cross-entropy=0.1; some have a number, as in jensen-shannon:0.1=1. On "
-      "all "
-      "targets: forward-kl, cross-entropy. On top-k targets or with --teacher and --teacher-share 1: reverse-kl, "
-      "jensen-shannon:0.5, "
-      "total-variation, skewed-kl:0.1, skewed-reverse-kl:0.1, entropy-gated:1 (nats), top-k-kl:32 (ids). Of the student's "
-      "router: "
+      "losses and their weights, such as forward-kl=0.9,cross-entropy=0.1; some have a number, as in jensen-shannon:0.1=1. On all "
+      "targets: forward-kl, cross-entropy. On top-k targets or with --teacher and --teacher-share 1: reverse-kl, jensen-shannon:0.5, "
+      "total-variation, skewed-kl:0.1, skewed-reverse-kl:0.1, entropy-gated:1 (nats), top-k-kl:32 (ids). Of the student's router: "
       "router-z, balance. With --teacher and --teacher-share 1: hidden-mse, hidden-cosine, ffn-mse. docs/distill.md has their "
-      "formulas; "
-      "default: forward-kl and cross-entropy by ce-weight");
+      "formulas; default: forward-kl and cross-entropy by ce-weight");
     v("ce-weight", ce_weight, in_range(0, 1),
       "weight of the cross-entropy with the corpus in the default loss; 1 - ce-weight is that of the KL from the teacher");
     v("teacher-share", teacher_share, in_range(0, 1),
@@ -37,14 +33,13 @@ struct DistillConfig {
       "steps between evaluations on held-out windows of the corpus: cross-entropy, and with --teacher the KL from it; 0: none");
     v("evaluate-windows", evaluate_windows, in_range(1, 1e6), "held-out windows of an evaluation");
     v("patience", patience, in_range(0, 1e9),
-      "evaluations without a lower held-out KL (without --teacher: cross-entropy) after which the training stops; 0: it does "
-      "not");
+      "evaluations without a lower held-out KL (without --teacher: cross-entropy) after which the training stops; 0: never");
   }
 };
 
 /// Slots: student (any decoder, dense or mixture), targets (soft targets; they also fix the order of windows), corpus, and maybe
-/// teacher (a decoder that runs alongside, mixed with the targets, and that evaluations compare with). Writes a checkpoint, steps.jsonl with one
-/// StepRecord a line, steps.safetensors (records/step_records.h) and, for a mixture of experts, the router counts
+/// teacher (a decoder that runs alongside, mixed with the targets, and that evaluations compare with). Writes a checkpoint,
+/// steps.jsonl with one StepRecord a line, steps.safetensors (records/step_records.h) and, for a mixture of experts, the router counts
 /// (records/router_counts.h). Throws MismatchError when targets, corpus and student do not belong together.
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs);
 

@@ -230,7 +230,7 @@ TEST_CASE("top-k rows are not renormalised: mass that the student moves out of t
     if (!loss->of_targets()) continue;
     INFO(loss->name);
     CHECK(value_of(*loss, teacher) < 1e-6);
-    CHECK(value_of(*loss, moved) > 0.2);
+    CHECK(value_of(*loss, moved) > 0.1);
   }
 }
 

@@ -236,17 +236,18 @@ TEST_CASE("layers of another width are compared through matrices that are learne
   wide.layers = 4;
   const auto train = [&] {
     TrainOptions options = all_weights(2, 2);
-    options.learning_rate = 1e-2;
+    options.learning_rate = 5e-3;
     options.schedule = Schedule::constant;
-    return Training(std::make_unique<Decoder>(small_model(random_moe_config())), std::make_unique<RandomBatches>(2, 97, 12),
+    options.train = {"norms"};  // what is learned is mostly the matrices
+    return Training(std::make_unique<Decoder>(small_model(random_moe_config())), std::make_unique<RandomBatches>(2, 97, 60),
                     live_signal(std::make_shared<const Decoder>(small_model(wide))), {{&kForwardKl, 0.0}, {&kHiddenMse, 1.0}},
                     options);
   };
   Training training = train(), same = train();
   const StepRecord first = training.step();
   StepRecord last;
-  for (int s = 1; s < 12; ++s) last = training.step();
-  CHECK(last.terms[1] < 0.8 * first.terms[1]);
+  for (int s = 1; s < 60; ++s) last = training.step();
+  CHECK(last.terms[1] < 0.9 * first.terms[1]);
   CHECK(first.terms[1] == same.step().terms[1]);
   int64_t projections = 0, twice = 0;
   std::set<std::string> names;
@@ -264,8 +265,8 @@ TEST_CASE("layers of another width are compared through matrices that are learne
     REQUIRE(from.size() == to.size());
     for (size_t i = 0; i < to.size(); ++i) at::Tensor(to[i].tensor).copy_(from[i].tensor);
   }
-  resumed.trainer().resume_at(11);
-  training.trainer().resume_at(11);
+  resumed.trainer().resume_at(59);
+  training.trainer().resume_at(59);
   CHECK(resumed.step().loss == training.step().loss);
 }
 
