@@ -35,7 +35,7 @@ def test_verbs_are_in_groups_and_a_call_without_any_names_where_to_start():
     assert len(verbs()) == len(set(verbs())) == run("reference").stdout.count("\n## ") - run("reference").stdout.count("\n## Options of ") - 1
     alone = run()
     assert alone.returncode == 2 and alone.stdout == "" and "Where to start" in alone.stderr and "Exit codes\n" not in alone.stderr
-    assert all(len(line) <= 110 for line in alone.stderr.splitlines())
+    assert all(len(line) <= 125 for line in alone.stderr.splitlines())
     for command in alone.stderr.split("Where to start\n")[1].split("\n\n")[0].splitlines():
         assert command.startswith("  overproof ") and len(command.split("   ")[-1].strip()) > 10
     assert run("help", "quantize").stdout == run("quantize", "--help").stdout
@@ -227,7 +227,7 @@ def test_without_the_program_that_has_libtorch_a_stage_that_needs_it_is_refused_
 
 def test_inspect_begins_with_what_a_model_is(tmp_path, key):
     config = json.loads((LLAMA / "config.json").read_text())
-    shapes = [t["shape"] for f in json.loads(run("inspect", "--json", LLAMA).stdout)["files"] for t in f["tensors"]]
+    shapes = [t["shape"] for f in json.loads(run("inspect", "--json", LLAMA).stdout)["files"] if f["file"] == "model.safetensors" for t in f["tensors"]]
     parameters = sum(math.prod(shape) for shape in shapes)
     run("import", "--path", LLAMA, "--license", "Apache-2.0", "--out", tmp_path / "teacher", *key)
     run("quantize", tmp_path / "teacher", tmp_path / "int8", *key)
@@ -262,7 +262,7 @@ def test_a_stage_names_whose_signature_its_inputs_have_and_takes_the_key_that_is
         answer = run("quantize", folder, tmp_path / "more", "--force", "--public-key", tmp_path / "mine.pub", *key)
         assert answer.returncode == code and (code == 0 or "no signed statement" in answer.stderr)
     assert run("export", tmp_path / "int8", tmp_path / "x", "--public-key", tmp_path / "mine.pub", *key).returncode == 4  # int8 is of the other
-    assert "--public-key" in run("evaluate", "--help").stdout and "--public-key" not in run("import", "--help").stdout
+    assert "--public-key path" in run("evaluate", "--help").stdout and "--public-key path" not in run("import", "--help").stdout
 
 
 def test_a_renamed_stage_is_refused_with_its_new_name():
