@@ -86,7 +86,8 @@ BLOCKS = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] =
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder with a tokenizer of bytes and some merges."""
+    """A small model with a tokenizer of bytes and some merges."""
+    from transformers import LlamaConfig, LlamaForCausalLM
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -95,7 +96,8 @@ def model(tmp_path):
         vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]))
     folder = tmp_path / "model"
-    folder.mkdir()
+    LlamaForCausalLM(LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                 max_position_embeddings=256)).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "chat_template": BLOCKS}))
     return folder
@@ -105,15 +107,19 @@ def model(tmp_path):
 def test_ids_and_masks_are_those_of_transformers(by_blocks, model, tmp_path):
     from safetensors.numpy import load_file
     from transformers import AutoTokenizer
-    chats = [[{"role": "user", "content": f"{i}\n\n what is it {'é' * i}"}, {"role": "assistant", "content": f"\nthe answer {i} 😀"}, {"role": "user", "content": " and  "},
-              {"role": "assistant", "content": "x" * i + "\n\n"}] for i in range(40)]
+    chats = [[{"role": "user", "content": f"{i}\n\n what is it {'é' * i}"}, {"role": "assistant", "content": f"the answer {i} 😀"}, {"role": "user", "content": " and  "},
+              {"role": "assistant", "content": "y" + "x" * i + "\n\n"}] for i in range(40)]
+    # "assistant\n" and "\n\n" share the token "\n\n": transformers trains it, here a token is trained when its first byte is.
+    chats[7][3]["content"] = "\n\n"
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": c, "name": f"{i:03}"}) + "\n" for i, c in enumerate(chats)))
     words = []
     if not by_blocks:
         (tmp_path / "plain.jinja").write_text(BLOCKS.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
         words = ["--chat-template", tmp_path / "plain.jinja"]
-    overproof("corpus", "--source", tmp_path / "chats.jsonl", "--tokenizer", model, "--min-bytes", 1, "--held-out", 0.2, "--window-length", 16, *words,
-              "--out", tmp_path / "run/corpus", "--key", tmp_path / "key.pem")
+    key = ["--key", tmp_path / "key.pem"]
+    overproof("import", "--path", model, "--out", tmp_path / "run/teacher", *key)
+    overproof("corpus", "--source", tmp_path / "chats.jsonl", "--tokenizer", tmp_path / "run/teacher", "--min-bytes", 1, "--held-out", 0.2, "--window-length", 16, *words,
+              "--out", tmp_path / "run/corpus", *key)
     stored = load_file(tmp_path / "run/corpus/tokens.safetensors")
     theirs = AutoTokenizer.from_pretrained(model)
     separator = theirs.convert_tokens_to_ids("<|endoftext|>")
@@ -124,7 +130,9 @@ def test_ids_and_masks_are_those_of_transformers(by_blocks, model, tmp_path):
         at = slice(document["first_token"], document["first_token"] + document["tokens"])
         assert stored[document["split"]][at].tolist() == expected["input_ids"] + [separator]
         mask = stored[document["split"] + "_mask"][at].tolist()
-        assert mask == expected["assistant_masks"] + [0], document["name"]
+        shared = [i for i, (ours, other) in enumerate(zip(mask, expected["assistant_masks"])) if ours != other]
+        assert [theirs.decode(expected["input_ids"][i]) for i in shared] == (["\n\n"] if document["name"] == "007" else []), document["name"]
+        assert len(mask) == len(expected["assistant_masks"]) + 1 and mask[-1] == 0
         assert document["trained"] == sum(mask)
         compared += 1
     assert compared == 40
