@@ -301,7 +301,7 @@ def test_structure_for_screen_readers(browser, written):
 def test_print_unfolds_all_but_the_tables_of_each_layer(browser, written):
     browser.open(written["html"])
     browser.media(kind="print")
-    hidden = "[...document.querySelectorAll('%s table')].filter(t => t.getBoundingClientRect().height < 10).length"
+    hidden = "[...document.querySelectorAll('%s table')].filter(t => !t.checkVisibility()).length"
     assert browser.evaluate("document.querySelectorAll('details:not(.bulk) table').length") > 3
     assert browser.evaluate(hidden % "details:not(.bulk)") == 0
     assert browser.evaluate(hidden % "details.bulk") == browser.evaluate("document.querySelectorAll('details.bulk table').length") > 0
