@@ -15,12 +15,9 @@ int64_t bf16_bytes(const Checkpoint& checkpoint) {
 }
 
 int64_t weight_file_bytes(const fs::path& checkpoint) {
-  if (!fs::is_directory(checkpoint)) return int64_t(fs::file_size(checkpoint));
-  int64_t bytes = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(checkpoint)) {
-    const std::string extension = entry.path().extension().string();
-    if (extension == ".safetensors" || extension == ".gguf") bytes += int64_t(entry.file_size());
-  }
+  const Checkpoint opened = open_checkpoint(checkpoint);
+  int64_t bytes = 0;  // of the files that are read: a folder may hold the same weights twice, as consolidated.safetensors
+  for (const fs::path& file : opened.tensors->files()) bytes += int64_t(fs::file_size(file));
   return bytes;
 }
 
