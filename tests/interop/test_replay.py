@@ -79,7 +79,7 @@ def test_kept_states_are_named_after_what_they_hold(run):
         name = hashlib.sha256(rows[step][WEIGHTS] + rows[step][OPTIMIZER]).hexdigest() + ".safetensors"
         with safe_open(run / "checkpoints" / name, "numpy") as file:
             state = [(n, {"float32": "F32", "int64": "I64"}[file.get_tensor(n).dtype.name], file.get_tensor(n).shape, file.get_tensor(n).tobytes())
-                     for n in file.keys() if n.endswith((".adam_first", ".adam_second")) or n in ("expert_tokens", "router_counts", "router_tokens")]
+                     for n in file.keys() if n.endswith((".adam_first", ".adam_second")) or n in ("expert_tokens", "recent_loads", "router_counts", "router_tokens")]
         assert digest_of_tensors(state) == rows[step][OPTIMIZER]
     assert overproof("audit", "verify", run).returncode == 0
 
