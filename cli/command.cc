@@ -127,7 +127,7 @@ void print_answer(const Answer& answer, bool json) {
 }
 
 int run_command(const std::vector<std::string>& words) {
-  if (words.empty()) {  // a script whose variable is empty should not go on
+  if (words.empty()) {  // a script whose variable is empty should end here
     fmt::print(stderr, "{}", overview_help(false));
     return 2;
   }

@@ -71,7 +71,7 @@ std::vector<VerbSpec> tool_verbs() {
        .make = make_verb(run_gpu)},
       {.name = "inspect",
        .group = VerbGroup::use,
-       .help = "Tells what a model is: type, size, licence, what made it; then its tensors and metadata.",
+       .help = "Prints what a model is: type, size, licence, what made it; then its tensors and metadata.",
        .example = "overproof inspect runs/smollm2-moe/int8",
        .arguments = {{"path", "a file or a checkpoint folder"}},
        .make = make_verb(inspect_with_summary)},

@@ -39,7 +39,7 @@ class MappedFile {
 
 /// Advises the system that these bytes of a mapped file are read next, so that it reads their pages together.
 void expect_read(const void* data, size_t bytes);
-/// Tells the system that these bytes of a mapped file need not stay in the process's memory; they can still be read. Without it, a
+/// Advises the system that these bytes of a mapped file need not stay in the process's memory; they can still be read. Without it, a
 /// model that is copied out of its files takes twice its size.
 void done_reading(const void* data, size_t bytes);
 

@@ -237,7 +237,7 @@ void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate) {
   bias.sub_(live.mul(bias.mul(live).sum() / count));
 }
 
-// A step of few tokens has uneven loads by chance, and so what a bias follows is a mean over some steps.
+// The loads of a step of few tokens are uneven at random, and so what a bias follows is a mean over some steps.
 double Trainer::balance_experts(const std::vector<at::Tensor>& loads) {
   double spread = 0;
   for (size_t l = 0; l < loads.size(); ++l) {

@@ -37,7 +37,7 @@ struct ComputeChoice {
 /// measures, but only where the processor has AVX512_BF16 (as every processor with AMX for bf16 does): elsewhere bf16 is emulated
 /// and tens to hundreds of times slower. Throws MismatchError when bf16 is asked for and the processor lacks it.
 ComputeChoice use_compute(Compute wanted, int64_t hidden_size);
-/// The same for a stage that resumes: what auto chose is kept in the scratch folder, so that a run that was killed goes on in the
+/// The same for a stage that resumes: what auto chose is kept in the scratch folder, so that a run that was killed resumes in the
 /// same type, whatever is measured then.
 ComputeChoice use_compute(Compute wanted, int64_t hidden_size, const Outputs& outputs);
 

@@ -138,8 +138,8 @@ def test_gguf_loads_in_llama_cpp(world, tie, tmp_path):
         assert abs(model.logits(IDS.tolist()) - want).max() < 1e-3
     overproof("quantize", student, tmp_path / "q8_0", "--scheme", "q8_0", "--acknowledge", "unspecified,notice")
     with llama_cpp.Model(tmp_path / "q8_0" / "model.gguf") as model:
-        off = abs(model.logits(IDS.tolist()) - want).max(axis=1)
-    assert sorted(off)[len(off) // 2] < 0.2 * want.std()
+        off = abs(model.logits(IDS.tolist()) - want).mean(axis=1)  # llama.cpp rounds activations to 8 bits, too
+    assert sorted(off)[len(off) // 2] < 0.1 * want.std()
 
 
 @pytest.mark.parametrize("stage", ["student-auto", "student-yes"])
