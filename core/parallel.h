@@ -1,6 +1,6 @@
 #pragma once
-// Data-parallel loops, over oneTBB or over the threads of another library that computes in the same process. The cut into chunks depends on `grain` alone, never on the number of threads, so a
-// result built per chunk is the same on any machine.
+// Data-parallel loops, over oneTBB or over the threads of another library that computes in the same process. The cut into chunks depends
+// on `grain` alone, never on the number of threads, so a result built per chunk is the same on any machine.
 
 #include <cstdint>
 #include <functional>
@@ -18,7 +18,7 @@ using TeamRunner = void (*)(int64_t threads, const std::function<void()>& work);
 void set_team_runner(TeamRunner runner);
 
 /// How long a thread of libtorch's OpenMP spins for the next loop before it sleeps: sets the environment to about a millisecond, for
-/// programs that start after this. Sleeping at once costs a tenth of a training step, and spinning until the next loop makes two
+/// programs that start after this. Sleeping at once made a training step 7 % slower, and spinning until the next loop makes two
 /// threads slower than one where other programs use the cores. False when the user has set GOMP_SPINCOUNT or OMP_WAIT_POLICY.
 bool set_short_waiting();
 

@@ -36,7 +36,7 @@ TEST_CASE("use_compute: f32 as asked, f32 for narrow models, and bf16 only where
   CHECK(ops::product_type() == ops::ProductType::f32);
 }
 
-TEST_CASE("use_compute: a stage that was killed goes on in the type that was chosen when it began, another stage measures anew") {
+TEST_CASE("use_compute: a stage that was killed resumes in the type that it had, another stage measures anew") {
   const TempFolder folder;
   const fs::path& dir = folder.path();
   const Digest key = Digest::from_hex(std::string(64, 'a')), other = Digest::from_hex(std::string(64, 'b'));
