@@ -14,8 +14,8 @@
 namespace overproof {
 namespace {
 
-constexpr const char* kTable = "documents.jsonl";
-constexpr const char* kRemedy = "make the corpus again from its texts: an honest corpus stage does not make this";
+constexpr const char* kCommittedTable = "documents.jsonl";
+constexpr const char* kCommitAgain = "make the corpus again from its texts: an honest corpus stage does not make this";
 constexpr size_t kPiece = 8192;
 
 /// Reports the first fault of each kind: one wrong document can shift all that follow.
@@ -25,7 +25,7 @@ class Checker {
       : folder_(folder), commitment_(commitment), index_(commitment.index()), salt_(salt), faults_(faults) {}
 
   void table() {
-    const MappedFile file(folder_ / kTable);
+    const MappedFile file(folder_ / kCommittedTable);
     const int64_t n = index_.documents();
     Progress progress("commitment", n, "documents");
     TileBuilder builder;
@@ -48,7 +48,7 @@ class Checker {
       }
       ++i;
     });
-    if (i != n) return fault(kTable, fmt::format("lists {} documents, the commitment {}", i, n));
+    if (i != n) return fault(kCommittedTable, fmt::format("lists {} documents, the commitment {}", i, n));
     flush();
     finish(CorpusTree::documents, builder);
   }
@@ -78,7 +78,7 @@ class Checker {
   void fault(std::string file, std::string what) {
     // The message's beginning names the kind of fault.
     const auto same = [&](const Fault& f) { return f.file == file && f.what.substr(0, 16) == what.substr(0, 16); };
-    if (std::none_of(faults_.begin(), faults_.end(), same)) faults_.push_back({std::move(file), std::move(what), kRemedy});
+    if (std::none_of(faults_.begin(), faults_.end(), same)) faults_.push_back({std::move(file), std::move(what), kCommitAgain});
   }
 
   std::optional<Digest> salt_of(CorpusTree tree, const Digest& document) const {
@@ -149,9 +149,9 @@ CommitmentCheck check_commitment(const fs::path& corpus, const CorpusSalt* salt)
     checker.table();
     checker.sorted();
   } catch (const FormatError& e) {
-    check.faults.push_back({"", text_within(e, corpus), kRemedy});
+    check.faults.push_back({"", text_within(e, corpus), kCommitAgain});
   } catch (const IoError& e) {
-    check.faults.push_back({"", text_within(e, corpus), kRemedy});
+    check.faults.push_back({"", text_within(e, corpus), kCommitAgain});
   }
   return check;
 }

@@ -25,10 +25,10 @@
 namespace overproof {
 namespace {
 
-constexpr const char* kTable = "documents.jsonl";
+constexpr const char* kDocuments = "documents.jsonl";
 constexpr const char* kTokens = "tokens.safetensors";
 constexpr const char* kLicenses = "licenses.json";
-constexpr const char* kRemedy = "make the corpus again from its texts: an honest corpus stage does not make this";
+constexpr const char* kMakeAgain = "make the corpus again from its texts: an honest corpus stage does not make this";
 constexpr int64_t kMostTableBytes = int64_t{1} << 30;
 constexpr size_t kBatch = 128;  // documents that are encoded side by side
 
@@ -108,7 +108,7 @@ class CorpusChecker {
     flush();
     for (const FileRecord& file : node_.lineage()->files)
       if (file.name.starts_with("texts/") && !text_files_.contains(file.name))
-        fault(file.name, fmt::format("belongs to no source of {}", kTable));
+        fault(file.name, fmt::format("belongs to no source of {}", kDocuments));
   }
 
   void sums() {
@@ -119,7 +119,7 @@ class CorpusChecker {
     for (const auto& [name, sums] : made.items()) {
       // Rules are not in the table of version 0.1.
       if (!licenses.has(name) ? name != "license_rules" : licenses.at(name) != sums)
-        fault(kLicenses, fmt::format("'{}' is not the sum of {}{}", name, kTable, difference(licenses.find(name), sums)));
+        fault(kLicenses, fmt::format("'{}' is not the sum of {}{}", name, kDocuments, difference(licenses.find(name), sums)));
     }
     // A private corpus of an earlier build of this version signs all sums.
     const bool is_private = stream_.metadata().contains(kBatchSalt);
@@ -149,7 +149,7 @@ class CorpusChecker {
     }
   }
 
-  void fault(std::string file, std::string what) { check_.faults.push_back({std::move(file), std::move(what), kRemedy}); }
+  void fault(std::string file, std::string what) { check_.faults.push_back({std::move(file), std::move(what), kMakeAgain}); }
   /// Of documents, the first fault of each kind: one wrong document can shift all that follow.
   void first_fault(const char* kind, std::string file, std::string what) {
     if (kinds_.insert(kind).second) fault(std::move(file), std::move(what));
@@ -159,15 +159,15 @@ class CorpusChecker {
     const std::string& text = stored.text;
     tally_.add(d);
     if (!(std::tie(last_source_, last_name_) < std::tie(d.source, d.name)) && has_last_)
-      first_fault("order", kTable, fmt::format("has '{}' of '{}' out of the order of sources and names", d.name, d.source));
+      first_fault("order", kDocuments, fmt::format("has '{}' of '{}' out of the order of sources and names", d.name, d.source));
     has_last_ = true, last_source_ = d.source, last_name_ = d.name;
     text_files_.insert(texts_file_name(d.source));
     if (d.bytes != int64_t(text.size()))
-      first_fault("bytes", kTable, fmt::format("gives '{}' {} bytes; its text has {}", d.name, d.bytes, text.size()));
+      first_fault("bytes", kDocuments, fmt::format("gives '{}' {} bytes; its text has {}", d.name, d.bytes, text.size()));
     if (!has_allowed_length(d, stored.marked) || (!is_sampled(d) && !in_source_share(d.digest, options_.source_share)))
-      first_fault("taken", kTable, fmt::format("lists '{}' of {} bytes, which the options of the statement leave out", d.name, d.bytes));
+      first_fault("taken", kDocuments, fmt::format("lists '{}' of {} bytes, which the options of the statement leave out", d.name, d.bytes));
     if (d.split != split_of(d.digest, options_.held_out))
-      first_fault("split", kTable,
+      first_fault("split", kDocuments,
                   fmt::format("puts '{}' into another split than its digest and the option held-out = {:g} give", d.name,
                               options_.held_out));
   }
@@ -238,7 +238,7 @@ class CorpusChecker {
     const Lineage& lineage = *node_.lineage();
     const bool is_signed = lineage.metrics.contains(name);
     if (is_signed ? lineage.metrics[name] == made : lineage.format < 2) return;
-    fault("", is_signed ? fmt::format("signs the metric '{}', which is not the sum of {}{}", name, kTable,
+    fault("", is_signed ? fmt::format("signs the metric '{}', which is not the sum of {}{}", name, kDocuments,
                                       difference(&lineage.metrics[name], made))
                         : fmt::format("signs no metric '{}'", name));
   }
@@ -294,7 +294,7 @@ void check_index_content(const ArtifactNode& index, const ArtifactNode& corpus, 
     check.faults.push_back({"documents.safetensors", std::move(what), "make the index again"});
   };
   const SpanIndex texts(index.path);
-  const MappedFile table(corpus.path / kTable);
+  const MappedFile table(corpus.path / kDocuments);
   Progress progress("index", texts.documents(), "documents");
   int64_t at = 0, lines = 0;
   bool same = true;

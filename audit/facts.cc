@@ -189,6 +189,8 @@ void walk(const LineageFacts& facts, const std::vector<int>& index_of, const Art
 
 }  // namespace
 
+std::string option_text(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
 void Tally::add(const Tally& other) {
   documents = saturating_add(documents, other.documents);
   bytes = saturating_add(bytes, other.bytes);

@@ -17,6 +17,7 @@
 #include "audit/licenses.h"
 #include "core/answer.h"
 #include "core/config.h"
+#include "core/json_fwd.h"
 #include "provenance/audit_record.h"
 #include "provenance/key_rotation.h"
 #include "provenance/lineage_kinds.h"
@@ -25,6 +26,9 @@
 namespace overproof {
 
 inline constexpr int64_t kMostCount = int64_t{1} << 53;  ///< of documents, bytes or tokens in one row of a table
+
+/// A value of a configuration as a text: strings bare, all else as JSON.
+std::string option_text(const Json& value);
 
 struct Tally {
   int64_t documents = 0, bytes = 0, tokens = 0;

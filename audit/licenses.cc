@@ -29,7 +29,7 @@ constexpr std::uint32_t kLlama =
 
 // clang-format off: a table
 /// By id. Sources: the licence texts at https://spdx.org/licenses/, and each publisher's own terms.
-constexpr LicenseTerms kTable[] = {
+constexpr LicenseTerms kKnownLicenses[] = {
     {"0BSD", "BSD Zero Clause License", 0, {}},
     {"AGPL-3.0-only", "GNU Affero General Public License v3.0 only", kNetwork, {}},
     {"AGPL-3.0-or-later", "GNU Affero General Public License v3.0 or later", kNetwork, {}},
@@ -135,7 +135,7 @@ constexpr LicenseTerms kTable[] = {
     {"X11", "X11 License", kNotice, {}},
     {"Zlib", "zlib License", kNotice, {}},
 };
-static_assert(std::is_sorted(std::begin(kTable), std::end(kTable), [](const auto& a, const auto& b) { return a.id < b.id; }));
+static_assert(std::is_sorted(std::begin(kKnownLicenses), std::end(kKnownLicenses), [](const auto& a, const auto& b) { return a.id < b.id; }));
 
 /// Common spellings other than SPDX's own. Compared without case.
 constexpr std::pair<std::string_view, std::string_view> kAliases[] = {
@@ -228,7 +228,7 @@ std::string gnu_id(std::string_view name) {
 /// The table's identifier that differs from `id` by case only.
 const LicenseTerms* same_but_for_case(std::string_view id) {
   const std::string small = lower(id);
-  for (const LicenseTerms& t : kTable)
+  for (const LicenseTerms& t : kKnownLicenses)
     if (lower(t.id) == small) return &t;
   return nullptr;
 }
@@ -388,12 +388,12 @@ int duty_index(std::string_view name) {
   return i;
 }
 
-std::span<const LicenseTerms> license_table() { return kTable; }
+std::span<const LicenseTerms> license_table() { return kKnownLicenses; }
 
 const LicenseTerms* find_license(std::string_view id) {
-  const auto found = std::lower_bound(std::begin(kTable), std::end(kTable), id,
+  const auto found = std::lower_bound(std::begin(kKnownLicenses), std::end(kKnownLicenses), id,
                                       [](const LicenseTerms& t, std::string_view i) { return t.id < i; });
-  return found != std::end(kTable) && found->id == id ? found : nullptr;
+  return found != std::end(kKnownLicenses) && found->id == id ? found : nullptr;
 }
 
 std::string LicenseExpression::text() const {

@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 
+#include "audit/facts.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
@@ -29,8 +30,6 @@ Json own_facet(Json fields) {
   fields["_schemaURL"] = "urn:overproof:openlineage:lineage:1-0-0";
   return fields;
 }
-
-std::string plain(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
 
 Json dataset(const LineageDataset& d) {
   Json facets = Json::object();
@@ -66,7 +65,7 @@ std::string openlineage_name(const fs::path& artifact) {
 Json openlineage_event(const LineageEvent& event) {
   Json parameters = Json::array();
   if (event.config.is_object())
-    for (const auto& [name, value] : event.config.items()) parameters.push_back({{"key", name}, {"value", plain(value)}});
+    for (const auto& [name, value] : event.config.items()) parameters.push_back({{"key", name}, {"value", option_text(value)}});
   Json run_facets = {
       {"processing_engine", facet("1-1-1", "ProcessingEngineRunFacet", {{"name", "overproof"}, {"version", event.version}})},
       {"executionParameters", facet("1-0-0", "ExecutionParametersRunFacet", {{"parameters", parameters}})},

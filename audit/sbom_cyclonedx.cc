@@ -17,9 +17,6 @@ Json property(std::string_view name, const std::string& value) {
   return {{"name", fmt::format("overproof:{}", name)}, {"value", value}};
 }
 
-/// A value of a configuration as a text: strings bare, all else as JSON.
-std::string plain(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
-
 /// One licence by its identifier; more than that as one expression, which is the only way that CycloneDX has for it.
 Json license_choice(const LicenseExpression& license) {
   if (license.kind == LicenseExpression::Kind::one && license.id.empty()) return Json::array();
@@ -228,7 +225,7 @@ class Bom {
         inputs.push_back({{"resource", {{"ref", reference(*p)}}}, {"properties", Json::array({property("slot", slot)})}});
       else missing.push_back(property("input-not-here", fmt::format("{}: {} sha256:{}", slot, input.name, input.root.hex())));
     }
-    for (const auto& [name, value] : lineage.config.items()) parameters.push_back({{"name", name}, {"value", plain(value)}});
+    for (const auto& [name, value] : lineage.config.items()) parameters.push_back({{"name", name}, {"value", option_text(value)}});
     if (!parameters.empty()) inputs.push_back({{"parameters", parameters}});
     if (!inputs.empty()) w["inputs"] = inputs;
     if (!missing.empty()) w["properties"] = missing;

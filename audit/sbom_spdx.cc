@@ -12,15 +12,13 @@ constexpr const char* kContext = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld
 constexpr const char* kCreation = "_:creation";
 constexpr const char* kNoTime = "1970-01-01T00:00:00Z";
 
-std::string plain(const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
-
 Json dictionary_entry(const std::string& key, const std::string& value) {
   return {{"type", "DictionaryEntry"}, {"key", key}, {"value", value}};
 }
 
-class Document {
+class SpdxDocument {
  public:
-  Document(const LineageFacts& facts, const std::optional<std::string>& time) : facts_(facts), time_(time) {
+  SpdxDocument(const LineageFacts& facts, const std::optional<std::string>& time) : facts_(facts), time_(time) {
     Sha256 identity;
     for (const ArtifactFacts& a : facts.artifacts) identity.update(facts.lineage(a).root.hex() + a.name);
     base_ = "urn:overproof:spdx:" + identity.finish().hex() + ":";
@@ -116,7 +114,7 @@ class Document {
       p["ai_autonomyType"] = "noAssertion";
       p["ai_useSensitivePersonalInformation"] = "noAssertion";
       for (const auto& [name, value] : lineage.config.items())
-        p["ai_hyperparameter"].push_back(dictionary_entry(name, plain(value)));
+        p["ai_hyperparameter"].push_back(dictionary_entry(name, option_text(value)));
       for (const Measurement& m : a.measured) p["ai_metric"].push_back(dictionary_entry(m.name, m.value));
       if (a.kind->draw == WindowDraw::targets_order)
         p["ai_informationAboutTraining"] =
@@ -218,7 +216,7 @@ class Document {
     Json build = {{"build_buildType", "urn:overproof:stage:" + lineage.stage + ":v1"}, {"name", lineage.stage}};
     if (!lineage.stage_key.empty()) build["build_buildId"] = lineage.stage_key;
     for (const auto& [name, value] : lineage.config.items())
-      build["build_parameter"].push_back(dictionary_entry(name, plain(value)));
+      build["build_parameter"].push_back(dictionary_entry(name, option_text(value)));
     for (const auto& [name, value] : lineage.builder) build["build_environment"].push_back(dictionary_entry(name, value));
     const std::string stage = element("build_Build", "build:" + url_escape(a.name), std::move(build));
     std::sort(inputs.begin(), inputs.end());
@@ -240,6 +238,6 @@ class Document {
 
 }  // namespace
 
-Json spdx_document(const LineageFacts& facts, const std::optional<std::string>& time) { return Document(facts, time).write(); }
+Json spdx_document(const LineageFacts& facts, const std::optional<std::string>& time) { return SpdxDocument(facts, time).write(); }
 
 }  // namespace overproof

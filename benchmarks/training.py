@@ -161,6 +161,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of which the fastest counts")
     parser.add_argument("--mode", action="append", choices=["forward", "step", "live"], help="only these")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], help="only this number type")
     parser.add_argument("--ours", action="store_true", help="leave transformers out")
     options = parser.parse_args()
     bench = options.build / "bin" / "bench_training"
@@ -177,7 +178,7 @@ def main():
     print(f"{name}, {options.threads} threads, {' '.join(sets)}; load {os.getloadavg()[0]:.1f}")
     print(f"large products: {limit['f32'] / 1e9:.0f} GFLOP/s a thread in f32, {limit['bf16'] / 1e9:.0f} in bf16")
     with_bf16 = limit["bf16"] > 1.3 * limit["f32"]
-    if not with_bf16:
+    if not with_bf16 and options.dtype != "bf16":
         print("bf16 is left out: this processor does not multiply it faster")
     tokens = WINDOWS * LENGTH
     size = ["--windows", WINDOWS, "--length", LENGTH, "--repeat", options.repeat, "--threads", options.threads]
@@ -188,7 +189,7 @@ def main():
     print(f"{'':<8} {'':<5} {'overproof':>28} {'transformers, best':>38}   {'speed':>6} {'by CPU':>6} {'memory':>6}   of the product limit")
     fastest = {}
     for mode in options.mode or ["forward", "step", "live"]:
-        for dtype in ["f32", "bf16"] if with_bf16 else ["f32"]:
+        for dtype in [options.dtype] if options.dtype else ["f32", "bf16"] if with_bf16 else ["f32"]:
             ours = measure([bench, mode, *models[mode], *size, "--compute", dtype])
             used = work[mode] / ours["cpu_seconds"] / limit[dtype]
             left = f"{mode:<8} {dtype:<5} {ours['tokens_per_second']:7.0f} tokens/s {ours['cpu_seconds']:5.2f} s {ours['peak_gib']:4.1f} GiB"
@@ -214,7 +215,7 @@ def main():
             for key, value in peers.items():
                 if key != best:
                     print(f"{'':<15}{' '.join(key):<22} {value['tokens_per_second']:7.0f} tokens/s {value['cpu_seconds']:5.2f} s {value['peak_gib']:4.1f} GiB")
-    if options.mode or options.ours:
+    if options.mode or options.ours or options.dtype:
         return
     # 8 x 256 tokens over 49,152 ids, in separate processes; the memory of inputs and gradients, which both need, is included.
     loss = ["--windows", 8, "--threads", options.threads, "--repeat", 1]

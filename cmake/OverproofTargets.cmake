@@ -18,6 +18,8 @@ function(overproof_library name)
     return()
   endif()
   add_library(overproof_${name} STATIC ${sources})
+  # Units with options of their own stay apart.
+  set_target_properties(overproof_${name} PROPERTIES UNITY_BUILD "${OVERPROOF_UNITY}" UNITY_BUILD_BATCH_SIZE 6)
   target_include_directories(overproof_${name} PUBLIC "${CMAKE_SOURCE_DIR}")
   target_include_directories(overproof_${name} SYSTEM PRIVATE ${SPM_INCLUDE_DIR} ${MUSTACHE_INCLUDE_DIR})
   target_link_libraries(overproof_${name} PUBLIC ${ARG_LINK} fmt::fmt nlohmann_json::nlohmann_json)

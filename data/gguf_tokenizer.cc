@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "data/bpe.h"
 #include "data/gguf_pre_tokenizers.h"
+#include "data/gguf_vocabulary.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "formats/gguf.h"
 
@@ -20,7 +21,7 @@ namespace overproof {
 namespace {
 
 // token_type of llama.cpp; normal (1) and byte (6) tokens need no treatment of their own.
-enum : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4 };
+using namespace gguf_token;
 
 /// The token types, one for each token; empty where the file has none.
 std::vector<int64_t> read_types(const GgufFile& gguf, const std::filesystem::path& file, size_t tokens) {

@@ -20,7 +20,7 @@ namespace overproof {
 namespace {
 
 /// llama.cpp's token types; SentencePiece numbers them alike.
-enum : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+using namespace gguf_token;
 /// The score of what is no piece of a SentencePiece model; convert_hf_to_gguf.py gives the same.
 constexpr float kAddedScore = -1000.0f, kUnusedScore = -10000.0f;
 

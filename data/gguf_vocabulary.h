@@ -11,6 +11,11 @@
 
 namespace overproof {
 
+/// tokenizer.ggml.token_type (llama.cpp, llama_token_type).
+namespace gguf_token {
+enum : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+}
+
 /// `checkpoint` is a .gguf or a folder with one (its keys are copied), or a folder with tokenizer.json (byte-level BPE) or
 /// tokenizer.model (SentencePiece BPE with byte fallback). Ids from the last token up to `vocabulary`, the rows of the
 /// embedding, become unused tokens. Returns where llama.cpp's ids may differ. A folder without a tokenizer gives a model that

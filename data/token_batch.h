@@ -64,7 +64,10 @@ class BatchSource {
   virtual ~BatchSource() = default;
   virtual int64_t steps() const = 0;
   virtual int64_t step_tokens() const = 0;            ///< batch x length, the same in every step
-  virtual double step_weight(int64_t step) const = 0;  ///< TokenBatch::total_weight() of at(step)
+  /// Whether at(step) follows from inputs and configuration. Else the student writes the batch, as it is before that step: at() gives the
+  /// batch of the present weights.
+  virtual bool follows(int64_t /*step*/) const { return true; }
+  virtual double step_weight(int64_t step) const = 0;  ///< TokenBatch::total_weight() of at(step), where that follows
   virtual const std::vector<std::string>& source_names() const = 0;  ///< that TokenBatch::source counts in
   virtual TokenBatch at(int64_t step) const = 0;                     ///< step in [0, steps())
 };

@@ -55,6 +55,11 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"expert_load", trainer.expert_load()},
                       {"recent_expert_load", {{"largest_mean", loads.largest_mean}, {"largest", loads.largest}, {"least", loads.least}}},
                       {kComputeMetric, compute.name()}};
+  if (config.on_policy.share > 0) {
+    int64_t written = 0;
+    for (int64_t s = 0; s < steps; ++s) written += !training.follows(s);
+    report.metrics()["on_policy_steps"] = written;
+  }
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
   if (log.records && (dtype != DType::f32 || trainer.averages()))

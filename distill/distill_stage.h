@@ -3,6 +3,7 @@
 // was killed and started again ends with the same bytes.
 
 #include "core/stage.h"
+#include "distill/on_policy.h"
 #include "distill/train_options.h"
 
 namespace overproof {
@@ -11,6 +12,7 @@ struct DistillConfig {
   TrainOptions training{.steps = 0, .learning_rate = 1e-3, .router_lr_scale = 0.1, .warmup = 10, .balance_rate = 1e-4};
   StringMap loss;  ///< empty: forward-kl=1-ce_weight,cross-entropy=ce_weight
   double ce_weight = 0.0, teacher_share = 0.5;
+  OnPolicyOptions on_policy;
   int64_t checkpoint_every = 50, evaluate_every = 0, evaluate_windows = 16, patience = 0;
   template <class V>
   void visit(V&& v) {
@@ -27,6 +29,11 @@ struct DistillConfig {
       "weight of the cross-entropy with the corpus in the default loss; 1 - ce-weight is that of the KL from the teacher");
     v("teacher-share", teacher_share, in_range(0, 1),
       "with --teacher: its share of the probabilities that the student learns; 1 - teacher-share is that of the soft targets");
+    v("on-policy", on_policy.share, in_range(0, 1),
+      "share of the steps in which the student continues the windows and learns at what it wrote; needs --teacher and --teacher-share 1");
+    v("on-policy-prompt", on_policy.prompt, in_range(1, 1 << 20), "least ids of a window before what the student writes");
+    v("on-policy-tokens", on_policy.tokens, in_range(1, 1 << 20), "most ids that the student writes in a window");
+    v("on-policy-temperature", on_policy.temperature, in_range(0, 20), "divides the student's logits in draws; 0: the most probable id");
     v("checkpoint-every", checkpoint_every, in_range(0, 1e9),
       "steps between checkpoints from which a killed run resumes; 0: none");
     v("evaluate-every", evaluate_every, in_range(0, 1e9),

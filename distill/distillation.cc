@@ -3,7 +3,11 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "data/private_corpus.h"
+#include "data/tokenizer_files.h"
+#include "distill/on_policy.h"
+#include "formats/end_ids.h"
 #include "model/open_model.h"
 
 namespace overproof {
@@ -38,6 +42,21 @@ std::unique_ptr<TeacherSignal> make_signal(const DistillConfig& config, const Co
   return mixed_signal(std::move(parts));
 }
 
+/// Ids that end a text of the student.
+std::set<int32_t> end_ids_of(const fs::path& student) {
+  std::set<int32_t> ends;
+  for (const int64_t id : end_ids(student, *open_checkpoint(student).config)) ends.insert(int32_t(id));
+  if (ends.empty()) ends.insert(open_tokenizer(student)->eos_id());  // -1 where there is none
+  return ends;
+}
+
+/// The draws of a training follow the order of its windows, which the corpus commits to.
+uint64_t seed_of(const Digest& key) {
+  uint64_t seed = 0;
+  for (size_t i = 0; i < 8; ++i) seed |= uint64_t(key.bytes[i]) << (8 * i);
+  return seed;
+}
+
 }  // namespace
 
 std::shared_ptr<const SoftTargets> open_targets(const Corpus& corpus, const Inputs& inputs) {
@@ -70,8 +89,15 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
     held_out = std::make_unique<HeldOutLoss>(held_out_windows(corpus, targets->order_key(), config.evaluate_windows),
                                              teacher ? live_signal(teacher) : nullptr);
   else if (config.patience > 0) throw UsageError("option 'patience' needs 'evaluate-every' above 0: it counts evaluations");
-  auto batches = std::make_unique<WindowBatches>(
+  std::unique_ptr<BatchSource> batches = std::make_unique<WindowBatches>(
       corpus, Split::train, order_of(TrainingOrder(targets->order_key(), windows, taught)), options.batch_size, steps);
+  if (config.on_policy.share > 0) {
+    // Stored rows are of the window's own ids.
+    if (!teacher || config.teacher_share < 1)
+      throw UsageError("option 'on-policy': nothing is stored for what the student will write; give --teacher and --teacher-share 1");
+    batches = std::make_unique<OnPolicyBatches>(std::move(batches), *student, end_ids_of(inputs.path("student")),
+                                                config.on_policy, seed_of(targets->order_key()));
+  }
   Training training(std::move(student), std::move(batches), make_signal(config, *corpus, teacher, targets), std::move(losses),
                     options);
   training.salt_batches(corpus_batch_salt(inputs.path("corpus")));

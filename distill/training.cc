@@ -123,7 +123,8 @@ StepRecord Training::plan(int64_t step) const {
 }
 
 StepRecord Training::step() {
-  const TokenBatch batch = batches_->at(trainer_->steps_done());
+  const int64_t number = trainer_->steps_done();
+  TokenBatch batch = batches_->at(number);
   LossOptions options;
   options.terms = losses_;
   options.temperature = signal_->temperature();
@@ -136,12 +137,15 @@ StepRecord Training::step() {
   const StepRecord planned = plan(record.step);
   record.position = planned.position;
   record.tokens_seen = planned.tokens_seen;
+  if (!follows(number)) written_ = {number, std::move(batch)};
   return record;
 }
 
 Digest Training::batch_root(int64_t step) const {
-  const TokenBatch batch = batches_->at(step);
-  return salted_batch_root(batch.root(signal_->digests(batch)), batch_salt_);
+  const auto root_of = [&](const TokenBatch& batch) { return salted_batch_root(batch.root(signal_->digests(batch)), batch_salt_); };
+  if (follows(step)) return root_of(batches_->at(step));
+  OVERPROOF_CHECK(written_.first == step);
+  return root_of(written_.second);
 }
 
 }  // namespace overproof

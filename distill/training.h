@@ -38,11 +38,14 @@ class Training {
   int64_t step_tokens() const { return batches_->step_tokens(); }
   const RouterCounter* routing() const { return counter_.get(); }  ///< null for a dense student
 
-  /// What follows from inputs and configuration alone: position, tokens and learning rate of a step.
+  /// Whether a step's batch follows from inputs and configuration (BatchSource::follows).
+  bool follows(int64_t step) const { return batches_->follows(step); }
+  /// What follows from inputs and configuration alone: position, tokens and learning rate of a step, and its weight where the batch does.
   StepRecord plan(int64_t step) const;
   /// Makes the next step. Its record has no digests. Throws DivergenceError.
   StepRecord step();
-  /// Digest of a step's batch and of the teacher's rows for it; of a private corpus salted.
+  /// Digest of a step's batch and of the teacher's rows for it; of a private corpus salted. A batch that the student wrote is that of the
+  /// last step() only.
   Digest batch_root(int64_t step) const;
   /// The salt of a private corpus (data/private_corpus.h), before the first step.
   void salt_batches(const std::optional<Digest>& salt) { batch_salt_ = salt; }
@@ -53,6 +56,7 @@ class Training {
   TrainOptions options_;
   std::unique_ptr<Decoder> student_;
   std::unique_ptr<BatchSource> batches_;
+  std::pair<int64_t, TokenBatch> written_{-1, {}};  // the last batch that the student wrote, after its step
   std::unique_ptr<TeacherSignal> signal_;
   LossTerms losses_;
   std::shared_ptr<const Group> group_;

@@ -10,7 +10,7 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kAlignment = 32;
+constexpr int64_t kGgufAlignment = 32;
 
 template <class T>
 void put(std::string& out, T value) {
@@ -22,7 +22,7 @@ void put_string(std::string& out, std::string_view text) {
   out += text;
 }
 
-int64_t padding(int64_t bytes) { return (kAlignment - bytes % kAlignment) % kAlignment; }
+int64_t padding(int64_t bytes) { return (kGgufAlignment - bytes % kGgufAlignment) % kGgufAlignment; }
 
 }  // namespace
 
@@ -121,7 +121,7 @@ GgufWriter::GgufWriter(OutputFolder& folder, const std::string& name, const Gguf
 }
 
 void GgufWriter::advance(const uint8_t* from, int64_t bytes) {
-  static constexpr char kZeros[kAlignment] = {};
+  static constexpr char kZeros[kGgufAlignment] = {};
   while (bytes > 0) {
     OVERPROOF_CHECK(current_ < tensors_.size());  // more bytes than declared
     const int64_t part = std::min(left_, bytes);

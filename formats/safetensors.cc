@@ -163,6 +163,12 @@ const void* SafetensorsFile::aligned(std::string_view name, size_t element_bytes
   return p;
 }
 
+void require_tensor(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
+  const TensorInfo& info = file.info(name);
+  if (info.dtype != dtype || info.shape != shape)
+    throw FormatError(file.path(), file.offset(name), fmt::format("'{}' is not {} [{}]", name, dtype_name(dtype), fmt::join(shape, ", ")));
+}
+
 SafetensorsWriter::SafetensorsWriter(OutputFolder& folder, std::string name, std::vector<TensorInfo> tensors,
                                      const Metadata& metadata)
     : folder_(folder), file_(folder.open(name)), tensors_(std::move(tensors)) {

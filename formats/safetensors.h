@@ -42,6 +42,9 @@ class SafetensorsFile {
   Metadata metadata_;
 };
 
+/// Throws FormatError with the tensor's offset unless `file` holds it with this type and shape.
+void require_tensor(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape);
+
 /// Streams one .safetensors file: all tensors are declared first, then their bytes are appended in that order, in
 /// pieces of any size. Data is aligned to 64 bytes by padding the header; the format allows no gap
 /// between tensors, so declare those of wide types before those of odd length. Throws IoError.

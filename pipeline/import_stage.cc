@@ -104,7 +104,7 @@ void add_tokenizer_notes(const fs::path& path, std::vector<std::string>& notes) 
   }
 }
 
-std::string_view trimmed(std::string_view text) {
+std::string_view unquoted(std::string_view text) {
   constexpr std::string_view kAround = " \t\r\"'";
   const size_t begin = text.find_first_not_of(kAround);
   return begin == std::string_view::npos ? "" : text.substr(begin, text.find_last_not_of(kAround) + 1 - begin);
@@ -122,14 +122,14 @@ std::string stated_license(const fs::path& path) {
   const std::string readme = read_file(path / "README.md");
   std::string license, name;
   size_t at = readme.find('\n');
-  if (at == std::string::npos || trimmed(std::string_view(readme).substr(0, at)) != "---") return "";
+  if (at == std::string::npos || unquoted(std::string_view(readme).substr(0, at)) != "---") return "";
   while (at < readme.size()) {
     const size_t end = std::min(readme.find('\n', ++at), readme.size());
     const std::string_view line = std::string_view(readme).substr(at, end - at);
     at = end;
-    if (trimmed(line) == "---") break;
-    if (line.starts_with("license:")) license = trimmed(line.substr(8));
-    if (line.starts_with("license_name:")) name = trimmed(line.substr(13));
+    if (unquoted(line) == "---") break;
+    if (line.starts_with("license:")) license = unquoted(line.substr(8));
+    if (line.starts_with("license_name:")) name = unquoted(line.substr(13));
   }
   return license == "other" && !name.empty() ? name : license;
 }

@@ -8,6 +8,7 @@
 #include "core/json_object.h"
 #include "core/printable.h"
 #include "provenance/signed_json.h"
+#include "provenance/statement.h"
 #include "provenance/oms.h"
 #include "provenance/outside.h"
 #include "provenance/run_folder.h"
@@ -16,8 +17,6 @@ namespace overproof {
 namespace {
 
 constexpr std::string_view kTypePrefix = "urn:overproof:audit:";
-constexpr const char* kStatementAnnotation = "statementSha256";
-constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
 constexpr int64_t kMostBytes = int64_t{64} << 20;
 
 bool is_kind(std::string_view kind) {
@@ -34,7 +33,7 @@ void write_audit_record(const fs::path& file, const AuditRecord& record, const K
     if (subject.statement) item["annotations"] = {{kStatementAnnotation, subject.statement->hex()}};
     subjects.push_back(item);
   }
-  const Json statement = {{"_type", kStatementType},
+  const Json statement = {{"_type", kInTotoStatement},
                           {"subject", subjects},
                           {"predicateType", fmt::format("{}{}:v2", kTypePrefix, record.kind)},
                           {"predicate", {{"result", record.result}, {"auditor", auditor.public_key().pem()}}}};
@@ -51,7 +50,7 @@ AuditRecord read_audit_record(const fs::path& file, const PublicKey* trusted) {
   const Json json = parse_json(envelope.payload, file);
   const JsonObject statement(json, file);
   statement.expect_only({"_type", "subject", "predicateType", "predicate"});
-  statement.expect_text("_type", kStatementType);
+  statement.expect_text("_type", kInTotoStatement);
   AuditRecord record;
   const std::string type_text = statement.text("predicateType");
   std::string_view type = type_text;

@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::string_view kCacheType = "application/vnd.overproof.digest-cache+json";
 constexpr int kFormatVersion = 1;
-constexpr int64_t kMostBytes = int64_t{256} << 20;
+constexpr int64_t kMostCacheBytes = int64_t{256} << 20;
 constexpr int64_t kLeastChunk = int64_t{64} << 10, kMostChunk = int64_t{1} << 30;
 /// Times of change are as coarse as a tick of the kernel (10 ms at most), two seconds on FAT and some network disks. A file that
 /// changed within this time before it was looked at may change again and keep the same time.
@@ -258,7 +258,7 @@ DigestCache parse_digest_cache(std::string_view text, const fs::path& origin) {
 }
 
 StoredCache read_digest_cache(const fs::path& file, const PublicKey& key) {
-  const Envelope envelope = Envelope::from_json(parse_json(read_file(file, kMostBytes), file), file);
+  const Envelope envelope = Envelope::from_json(parse_json(read_file(file, kMostCacheBytes), file), file);
   if (envelope.payload_type != kCacheType) throw FormatError(file, -1, "holds no digest cache");
   return {parse_digest_cache(envelope.payload, file), envelope.key_id == key.hint() && envelope.verify(key)};
 }

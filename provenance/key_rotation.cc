@@ -12,9 +12,8 @@
 namespace overproof {
 namespace {
 
-constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
-constexpr std::string_view kPredicateType = "urn:overproof:key-rotation:v1";
-constexpr int64_t kMostBytes = 64 << 10;
+constexpr std::string_view kRotationType = "urn:overproof:key-rotation:v1";
+constexpr int64_t kMostRotationBytes = 64 << 10;
 
 /// What the new key signs.
 std::string acceptance(std::string_view from, std::string_view to) {
@@ -26,9 +25,9 @@ std::string acceptance(std::string_view from, std::string_view to) {
 std::string make_rotation(const Key& from, const Key& to) {
   const PublicKey &old_key = from.public_key(), &new_key = to.public_key();
   if (old_key == new_key) throw UsageError("the new key is the old one");
-  const Json statement = {{"_type", kStatementType},
+  const Json statement = {{"_type", kInTotoStatement},
                           {"subject", Json::array({{{"name", "public key"}, {"digest", {{"sha256", new_key.hint()}}}}})},
-                          {"predicateType", kPredicateType},
+                          {"predicateType", kRotationType},
                           {"predicate",
                            {{"from", old_key.hint()},
                             {"to", new_key.pem()},
@@ -42,8 +41,8 @@ KeyRotation read_rotation(std::string_view text, const fs::path& origin) {
   const Json json = parse_json(envelope.payload, origin);
   const JsonObject statement(json, origin);
   statement.expect_only({"_type", "subject", "predicateType", "predicate"});
-  statement.expect_text("_type", kStatementType);
-  statement.expect_text("predicateType", kPredicateType);
+  statement.expect_text("_type", kInTotoStatement);
+  statement.expect_text("predicateType", kRotationType);
   const JsonObject predicate = statement.object("predicate");
   predicate.expect_only({"from", "to", "accepted"});
   const std::string from = predicate.digest("from").hex();
@@ -59,7 +58,7 @@ KeyRotation read_rotation(std::string_view text, const fs::path& origin) {
 
 PublicKey with_rotations(PublicKey trusted, const std::vector<fs::path>& files) {
   std::vector<KeyRotation> left;
-  for (const fs::path& file : files) left.push_back(read_rotation(read_file(file, kMostBytes), file));
+  for (const fs::path& file : files) left.push_back(read_rotation(read_file(file, kMostRotationBytes), file));
   std::vector<PublicKey> known = {trusted};
   for (bool moved = true; moved;) {
     moved = false;

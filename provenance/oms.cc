@@ -14,8 +14,7 @@ namespace overproof {
 namespace {
 
 constexpr std::string_view kMediaType = "application/vnd.dev.sigstore.bundle.v0.3+json";
-constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
-constexpr std::string_view kPredicateType = "https://model_signing/signature/v1.0";
+constexpr std::string_view kSignatureType = "https://model_signing/signature/v1.0";
 constexpr std::array<std::string_view, 6> kIgnored = {".git",       ".gitattributes", ".github",
                                                       ".gitignore", kClaimsName,      kModelSignatureName};
 
@@ -30,8 +29,8 @@ void sort_by_name(std::vector<FileRecord>& files) {
 }
 
 OmsManifest read_statement(const JsonObject& statement) {
-  statement.expect_text("_type", kStatementType);
-  statement.expect_text("predicateType", kPredicateType);
+  statement.expect_text("_type", kInTotoStatement);
+  statement.expect_text("predicateType", kSignatureType);
   const std::vector<JsonObject> subjects = statement.objects("subject");
   if (subjects.size() != 1) statement.fail("subject", "must hold exactly one subject");
   const JsonObject predicate = statement.object("predicate"), serialization = predicate.object("serialization");
@@ -95,9 +94,9 @@ std::string make_oms_bundle(const std::string& model_name, const std::vector<Fil
   for (const std::string_view name : kIgnored)
     if (name != kClaimsName || room == OmsRoomFor::claims) ignored.push_back(name);
   const Json statement = {
-      {"_type", kStatementType},
+      {"_type", kInTotoStatement},
       {"subject", Json::array({{{"name", model_name}, {"digest", {{"sha256", oms_root(files).hex()}}}}})},
-      {"predicateType", kPredicateType},
+      {"predicateType", kSignatureType},
       {"predicate",
        {{"serialization", {{"method", "files"}, {"hash_type", "sha256"}, {"allow_symlinks", false}, {"ignore_paths", ignored}}},
         {"resources", resources}}}};

@@ -17,12 +17,12 @@
 namespace overproof {
 namespace {
 
-constexpr size_t kMostBytes = 1024;
+constexpr size_t kMostPassphraseBytes = 1024;
 
-/// A line from a descriptor, without its end; at most kMostBytes.
+/// A line from a descriptor, without its end; at most kMostPassphraseBytes.
 std::string read_line(int fd, const fs::path& origin) {
   std::string line;
-  for (char c = 0; line.size() <= kMostBytes;) {
+  for (char c = 0; line.size() <= kMostPassphraseBytes;) {
     throw_if_interrupted();
     pollfd polled{fd, POLLIN, 0};
     if (::poll(&polled, 1, 100) <= 0) continue;  // returns for a signal, which a read would sleep through
@@ -32,8 +32,8 @@ std::string read_line(int fd, const fs::path& origin) {
     if (got == 0 || c == '\n') break;
     line += c;
   }
-  if (line.size() > kMostBytes)
-    throw UsageError(fmt::format("{}: the passphrase is longer than {} bytes", origin.string(), kMostBytes));
+  if (line.size() > kMostPassphraseBytes)
+    throw UsageError(fmt::format("{}: the passphrase is longer than {} bytes", origin.string(), kMostPassphraseBytes));
   if (line.ends_with('\r')) line.pop_back();
   return line;
 }

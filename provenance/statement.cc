@@ -15,9 +15,7 @@
 namespace overproof {
 namespace {
 
-constexpr std::string_view kStatementType = "https://in-toto.io/Statement/v1";
 constexpr std::string_view kBuilderId = "urn:overproof:builder";
-constexpr const char* kStatementAnnotation = "statementSha256";
 constexpr int64_t kMostThreads = 1024;
 
 std::string build_type(const std::string& stage) { return fmt::format("urn:overproof:stage:{}:v1", stage); }
@@ -131,7 +129,7 @@ std::string make_statement(const Lineage& lineage) {
   const Json metrics = Json::array(
       {{{"name", "metrics"}, {"digest", digest_json(sha256(json_dump(lineage.metrics)))}, {"annotations", lineage.metrics}}});
   return json_dump(
-      {{"_type", kStatementType},
+      {{"_type", kInTotoStatement},
        {"subject", subjects},
        {"predicateType", kLineagePredicateType},
        {"predicate",
@@ -147,7 +145,7 @@ std::string make_statement(const Lineage& lineage) {
 Lineage read_statement(std::string_view text, const fs::path& origin) {
   const Json json = parse_json(text, origin);
   const JsonObject statement(json, origin);
-  statement.expect_text("_type", kStatementType);
+  statement.expect_text("_type", kInTotoStatement);
   statement.expect_text("predicateType", kLineagePredicateType);
   const JsonObject predicate = statement.object("predicate"), extension = predicate.object("overproof_lineage");
   Lineage lineage;

@@ -31,6 +31,8 @@
 
 namespace overproof {
 
+inline constexpr const char* kStatementAnnotation = "statementSha256";  ///< of a subject or input: the digest of its statement
+
 inline constexpr std::string_view kLineagePredicateType = "https://slsa.dev/provenance/v1";
 
 inline constexpr int kStatementFormat = 2;  ///< what make_statement writes; read_statement also reads 1

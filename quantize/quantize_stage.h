@@ -74,7 +74,7 @@ struct QuantizeConfig {
     v("min-tokens", min_tokens, in_range(1, 1 << 24), "weights whose input saw fewer tokens are quantized without calibration");
     v("device", device,
       enum_of<DeviceChoice>({{"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}, {"auto", DeviceChoice::automatic}}),
-      "where codes are computed: cuda needs a GPU, auto uses one if there is one; same bytes. Not yet run on a GPU");
+      "where codes are computed: cuda needs a GPU, auto uses one if there is one; same bytes");
     v("name", name, any_value(), "q8_0: general.name of the file; empty: none");
     v("acknowledge", acknowledge, any_value(),
       "q8_0: comma-separated names of licences and terms that you have reviewed and the policy asks for, as for export");

@@ -12,17 +12,6 @@
 #include "formats/metadata.h"
 
 namespace overproof {
-namespace {
-
-void require(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
-  const TensorInfo& info = file.info(name);
-  if (info.dtype != dtype || info.shape != shape)
-    throw FormatError(file.path(), file.offset(name),
-                      fmt::format("'{}' is not {} [{}]", name, dtype_name(dtype), fmt::join(shape, ", ")));
-}
-
-}  // namespace
-
 ActivationStatistics::ActivationStatistics(const fs::path& path)
     : file_(fs::is_directory(path) ? path / kActivationsFile : path) {
   if (const std::string& version = metadata_text(file_, "format_version"); version != "1")
@@ -41,11 +30,11 @@ ActivationStatistics::ActivationStatistics(const fs::path& path)
     if (amax.shape.size() != 1 || amax.shape[0] < 1 || samples.shape.size() != 2)
       throw FormatError(file_.path(), -1, fmt::format("'{}' has no amax [in] and samples [n, in]", group));
     const int64_t in = amax.shape[0];
-    require(file_, group + ".amax", DType::f32, {in});
-    require(file_, group + ".range", DType::f32, {2});
-    require(file_, group + ".samples", DType::f16, {samples.shape[0], in});
-    require(file_, group + ".tokens", DType::i64, {2});
-    if (has_hessian(group)) require(file_, group + ".hessian", DType::f32, {in, in});
+    require_tensor(file_, group + ".amax", DType::f32, {in});
+    require_tensor(file_, group + ".range", DType::f32, {2});
+    require_tensor(file_, group + ".samples", DType::f16, {samples.shape[0], in});
+    require_tensor(file_, group + ".tokens", DType::i64, {2});
+    if (has_hessian(group)) require_tensor(file_, group + ".hessian", DType::f32, {in, in});
     counts(group);
   }
 }

@@ -14,12 +14,6 @@ namespace {
 std::string input_name(int64_t layer) { return fmt::format("layers.{}.ffn_input", layer); }
 std::string importance_name(int64_t layer) { return fmt::format("layers.{}.importance", layer); }
 
-void require(const SafetensorsFile& file, const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
-  const TensorInfo& info = file.info(name);
-  if (info.dtype != dtype || info.shape != shape)
-    throw FormatError(file.path(), -1, fmt::format("'{}' is not {} [{}]", name, dtype_name(dtype), fmt::join(shape, ", ")));
-}
-
 fs::path file_of(const fs::path& artifact) { return fs::is_directory(artifact) ? artifact / kFfnStatisticsFile : artifact; }
 
 }  // namespace
@@ -65,10 +59,10 @@ FfnStatistics::FfnStatistics(const fs::path& artifact) : file_(file_of(artifact)
   if (shape_.tokens % shape_.window_length != 0)
     throw FormatError(file_.path(), -1,
                       fmt::format("{} tokens are not whole windows of {}", shape_.tokens, shape_.window_length));
-  require(file_, "tokens", DType::i32, {shape_.tokens});
+  require_tensor(file_, "tokens", DType::i32, {shape_.tokens});
   for (int64_t l = 0; l < shape_.layers; ++l) {
-    require(file_, input_name(l), DType::f16, {shape_.tokens, shape_.hidden_size});
-    require(file_, importance_name(l), DType::f32, {shape_.intermediate_size});
+    require_tensor(file_, input_name(l), DType::f16, {shape_.tokens, shape_.hidden_size});
+    require_tensor(file_, importance_name(l), DType::f32, {shape_.intermediate_size});
   }
 }
 

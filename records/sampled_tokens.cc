@@ -10,7 +10,7 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kMostBytes = int64_t{4} << 30;
+constexpr int64_t kMostTokenBytes = int64_t{4} << 30;
 
 }  // namespace
 
@@ -20,7 +20,7 @@ std::string sampled_tokens_line(const std::string& name, const SampledTokens& do
 
 std::vector<SampledTokens> read_sampled_tokens(const fs::path& folder, int64_t vocabulary) {
   const fs::path file = folder / kSampledTokensName;
-  const std::string all = read_file(file, kMostBytes);
+  const std::string all = read_file(file, kMostTokenBytes);
   std::vector<SampledTokens> documents;
   for (size_t at = 0; at < all.size();) {
     const size_t end = std::min(all.find('\n', at), all.size());

@@ -12,7 +12,7 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kTargetsVersion = 1;
 constexpr const char *kSample = "sample", *kTopK = "top-k";
 
 SoftTargetsOrigin origin_of(const SafetensorsFile& file) {
@@ -56,7 +56,7 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
     }
   });
   const int64_t blocks = int64_t(offsets.size()) - 1, rows = blocks * header.window_length;
-  Metadata metadata = {{"format_version", std::to_string(kFormatVersion)},
+  Metadata metadata = {{"format_version", std::to_string(kTargetsVersion)},
                        {"kind", header.encoding.kind == RowEncoding::Kind::sample ? kSample : kTopK},
                        {"count", fmt::format("{}", header.encoding.count)},
                        {"temperature", fmt::format("{}", header.encoding.temperature)},
@@ -87,8 +87,8 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
 void SoftTargets::fail(std::string_view cause) const { throw FormatError(file_.path(), -1, cause); }
 
 SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / kSoftTargetsFile) {
-  if (const auto version = metadata_integer(file_, "format_version", 0); version != kFormatVersion)
-    fail(fmt::format("format_version is {}; only {} is known", version, kFormatVersion));
+  if (const auto version = metadata_integer(file_, "format_version", 0); version != kTargetsVersion)
+    fail(fmt::format("format_version is {}; only {} is known", version, kTargetsVersion));
   const std::string& kind = metadata_text(file_, "kind");
   if (kind != kSample && kind != kTopK)
     fail(fmt::format("kind '{}' is unknown; {} and {} are known", kind.substr(0, 40), kSample, kTopK));

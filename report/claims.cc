@@ -8,11 +8,11 @@
 #include <tuple>
 
 #include "report/model.h"
+#include "report/view.h"
 
 namespace overproof {
 namespace {
 
-std::string percent(double share) { return fmt::format("{:.1f}\u00a0%", 100 * share); }
 
 std::string joined(const std::vector<std::string>& names) {
   std::string all;

@@ -21,7 +21,7 @@ using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 /// Columns of a block. Errors are propagated column by column within a block, and to the rest of the row as one product.
 constexpr int64_t kColumnBlock = 64;
 /// Rows that are rounded together, so that the factor is read from memory less often.
-constexpr int64_t kRowGrain = 32;
+constexpr int64_t kColumnRows = 32;
 
 /// Eigen splits sums by the cache sizes of this machine unless they are set: the result would depend on the processor.
 void fix_cache_sizes() {
@@ -162,10 +162,10 @@ double gptq_rows(const GptqFactor& factor, std::span<float> x, std::span<const f
   const int64_t groups = int64_t(scales.size()) / rows, group = (n + groups - 1) / groups;
   const auto column_of = [&](int64_t i) { return factor.order.empty() ? i : int64_t(factor.order[size_t(i)]); };
   // Rows in the factor's order of columns, and the errors of one block.
-  std::vector<float> w(size_t(std::min(rows, kRowGrain) * n)), errors(size_t(kRowGrain * kColumnBlock));
+  std::vector<float> w(size_t(std::min(rows, kColumnRows) * n)), errors(size_t(kColumnRows * kColumnBlock));
   double loss = 0;
-  for (int64_t begin = 0; begin < rows; begin += kRowGrain) {
-    const int64_t count = std::min(kRowGrain, rows - begin);
+  for (int64_t begin = 0; begin < rows; begin += kColumnRows) {
+    const int64_t count = std::min(kColumnRows, rows - begin);
     for (int64_t r = 0; r < count; ++r)
       for (int64_t i = 0; i < n; ++i) w[size_t(r * n + i)] = x[size_t((begin + r) * n + column_of(i))];
     for (int64_t block = 0; block < n; block += kColumnBlock) {

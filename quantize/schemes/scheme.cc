@@ -11,7 +11,7 @@
 namespace overproof {
 namespace {
 
-struct Entry {
+struct NamedScheme {
   const char* name;
   SchemeMaker make;
   const char* no_clipping;      ///< why clipping 'mse' is refused; null when it is supported
@@ -19,7 +19,7 @@ struct Entry {
 };
 constexpr char kPeersBytes[] = "its bytes equal those of llama.cpp's quantizer; use clipping 'absmax'";
 constexpr char kPowersOfTwo[] = "its scales are powers of two, too coarse for clipping candidates; use clipping 'absmax'";
-constexpr Entry kSchemes[] = {
+constexpr NamedScheme kSchemes[] = {
     {"int8", make_int8, nullptr, false, false},
     {"int8-g128", make_int8_g128, nullptr, false, false},
     {"w8a8", make_w8a8, nullptr, false, true},
@@ -53,7 +53,7 @@ Json Scheme::quantization_config(const std::vector<std::string>& ignored) const 
 }
 
 std::unique_ptr<Scheme> find_scheme(std::string_view name, const SchemeOptions& options) {
-  for (const Entry& entry : kSchemes) {
+  for (const NamedScheme& entry : kSchemes) {
     if (name != entry.name) continue;
     const auto refuse = [&](std::string_view option, std::string_view remedy) {
       throw UsageError(fmt::format("scheme '{}' has no {}; {}", name, option, remedy));
@@ -70,7 +70,7 @@ std::unique_ptr<Scheme> find_scheme(std::string_view name, const SchemeOptions& 
 
 std::vector<std::string> scheme_names() {
   std::vector<std::string> names;
-  for (const Entry& entry : kSchemes) names.emplace_back(entry.name);
+  for (const NamedScheme& entry : kSchemes) names.emplace_back(entry.name);
   return names;
 }
 

@@ -282,6 +282,38 @@ TEST_CASE("a teacher alongside is mixed with the soft targets, and gives targets
   CHECK(one.back().at("terms").at("reverse-kl").get<double>() < one.front().at("terms").at("reverse-kl").get<double>());
 }
 
+TEST_CASE("a student learns at what it writes itself, and a resumed training writes the same") {
+  const TempFolder folder;
+  const World world{folder.path()};
+  make_world(world);
+  DistillConfig config = short_run();
+  config.ce_weight = 0;
+  config.loss = {{"reverse-kl", "1"}};
+  config.checkpoint_every = 9;
+  config.on_policy = {.share = 0.5, .prompt = 4, .tokens = 12};
+  Outputs refused = world.outputs("refused");
+  CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("'on-policy'") && Catch::Contains("--teacher-share 1"));
+  const Inputs inputs({{"student", world.artifact("student")},
+                       {"targets", world.artifact("targets")},
+                       {"corpus", world.artifact("corpus")},
+                       {"teacher", world.artifact("teacher")}});
+  CHECK_THROWS_WITH(run_distill(config, inputs, refused), Catch::Contains("'on-policy'"));
+  config.teacher_share = 1;
+  const double before = held_out_kl(world, "student");
+  Outputs whole = world.outputs("whole");
+  const StageReport report = run_distill(config, inputs, whole);
+  CHECK(report.metrics().at("on_policy_steps") == 12);
+  CHECK(held_out_kl(world, "whole") < before);
+  const std::vector<Json> steps = steps_of(world, "whole");
+  CHECK(steps[0].at("weight") == 3 * 32);   // a window of the corpus
+  CHECK(steps[1].at("weight") <= 3 * 12);  // what the student wrote
+  fs::rename(folder.path() / "whole.scratch", folder.path() / "resumed.scratch");  // its last checkpoint: after 18 of 24 steps
+  Outputs resumed = world.outputs("resumed");
+  run_distill(config, inputs, resumed);
+  for (const char* file : {"model.safetensors", "steps.jsonl", kStepRecordsFile})
+    CHECK(read_file(folder.path() / "resumed" / file) == read_file(folder.path() / "whole" / file));
+}
+
 TEST_CASE("a killed training resumes, and ends with the same bytes") {
   const TempFolder folder;
   const World world{folder.path()};

@@ -97,6 +97,14 @@ def test_every_loss_trains_with_averages_and_evaluations_and_is_replayed(run):
     assert overproof("audit", "verify", run, code=None).returncode == 0
 
 
+def test_what_the_student_wrote_is_compared_where_it_is_made_again(run):
+    distill(run, "on-policy", "--teacher-share", 1, "--loss", "reverse-kl=1", "--steps", 6, "--on-policy", 0.5, "--on-policy-tokens", 20)
+    result = replayed(run, "on-policy")
+    assert result["holds"], result
+    assert any("the student wrote the batches of 3 of 6 steps" in note for note in result["notes"])
+    assert overproof("audit", "verify", run, code=None).returncode == 0
+
+
 def test_event_files_have_the_numbers_of_the_log(run):
     distill(run, "logged", "--loss", PLAIN, "--steps", 4, "--evaluate-every", 2, teacher=False)
     records = list(events(run / "training-logs" / "logged"))

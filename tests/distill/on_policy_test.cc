@@ -1,0 +1,120 @@
+// Windows that the student continues.
+
+#include "distill/on_policy.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "teacher/signal.h"
+#include "tests/distill/random_batches.h"
+
+namespace overproof {
+namespace {
+
+constexpr int64_t kBatch = 3;
+
+/// The windows of RandomBatches, of which so many labels at the beginning do not count.
+class MaskedBatches final : public BatchSource {
+ public:
+  MaskedBatches(const ModelConfig& c, int64_t masked) : inner_(kBatch, c.vocab_size, 8), masked_(masked) {}
+  int64_t steps() const override { return inner_.steps(); }
+  int64_t step_tokens() const override { return inner_.step_tokens(); }
+  double step_weight(int64_t) const override { return double(kBatch * (kLength - masked_)); }
+  const std::vector<std::string>& source_names() const override { return inner_.source_names(); }
+  TokenBatch at(int64_t step) const override {
+    TokenBatch b = inner_.at(step);
+    for (int64_t row = 0; row < b.batch; ++row) {
+      std::fill_n(b.weight.begin() + row * kLength, masked_, 0.0f);
+      std::fill_n(b.segment.begin() + row * kLength + 4, kLength - 4, 1);  // a second document begins after four ids
+    }
+    return b;
+  }
+
+ private:
+  RandomBatches inner_;
+  int64_t masked_;
+};
+
+OnPolicyBatches batches_of(const Decoder& student, const OnPolicyOptions& options, std::set<int32_t> ends = {}, int64_t masked = 0,
+                           uint64_t seed = 5) {
+  return OnPolicyBatches(std::make_unique<MaskedBatches>(student.config(), masked), student, std::move(ends), options, seed);
+}
+
+/// The most probable id after each input of the batch, by the decoder, [batch x length].
+std::vector<int64_t> likeliest(const Decoder& student, const TokenBatch& batch) {
+  at::NoGradGuard no_grad;
+  ForwardOptions options;
+  options.segments = input_segments(batch, 0, batch.batch);
+  const at::Tensor best = student.logits(student.hidden(input_ids(batch, 0, batch.batch), options)).argmax(-1);
+  return {best.const_data_ptr<int64_t>(), best.const_data_ptr<int64_t>() + best.numel()};
+}
+
+}  // namespace
+
+TEST_CASE("at temperature 0 the student continues a window with what the decoder finds most probable") {
+  const ModelConfig config = GENERATE(random_dense_config(), random_moe_config());
+  const Decoder student = small_model(config);
+  const OnPolicyBatches batches = batches_of(student, {.share = 1, .prompt = 6, .tokens = 7, .temperature = 0});
+  const TokenBatch window = MaskedBatches(config, 0).at(2), batch = batches.at(2);
+  CHECK(batch.numbers == window.numbers);
+  CHECK(batch.source == window.source);
+  CHECK(batch.total_weight() == kBatch * 7);
+  TokenBatch joined = batch;  // prompt and continuation are one text: a segment of the prompt's last id
+  const std::vector<int64_t> best = likeliest(student, joined);
+  for (int64_t b = 0; b < kBatch; ++b) {
+    const auto old = window.sequence_ids(b), now = batch.sequence_ids(b);
+    for (int64_t i = 0; i <= kLength; ++i) {
+      const bool drawn = i >= 6 && i < 13;
+      if (drawn) CHECK(now[size_t(i)] == best[size_t(b * kLength + i - 1)]);
+      else CHECK(now[size_t(i)] == old[size_t(i)]);
+      if (i < kLength) CHECK(batch.weight[size_t(b * kLength + i)] == (i >= 5 && i < 12 ? 1.0f : 0.0f));
+    }
+  }
+}
+
+TEST_CASE("an end id ends what the student writes, and counts itself") {
+  const Decoder student = small_model(random_moe_config());
+  const OnPolicyOptions options{.share = 1, .prompt = 3, .tokens = 64, .temperature = 1};
+  const TokenBatch open = batches_of(student, options).at(0);
+  CHECK(open.total_weight() == kBatch * (kLength + 1 - 3));  // as far as the window goes
+  const auto end = int32_t(open.sequence_ids(1)[7]);
+  const TokenBatch ended = batches_of(student, options, {end}).at(0);
+  for (int64_t b = 0; b < kBatch; ++b) {
+    const auto ids = open.sequence_ids(b);
+    const auto first = std::find(ids.begin() + 3, ids.end(), end);
+    const auto written = std::min<int64_t>(first - ids.begin() + 1, kLength + 1) - 3;
+    const auto weight = std::span(ended.weight).subspan(size_t(b * kLength), size_t(kLength));
+    CHECK(std::count(weight.begin(), weight.end(), 1.0f) == written);
+    CHECK(std::equal(ids.begin(), ids.begin() + 3 + written, ended.sequence_ids(b).begin()));
+    const std::vector<int64_t> window = MaskedBatches(student.config(), 0).at(0).ids;
+    CHECK(std::equal(ended.sequence_ids(b).begin() + 3 + written, ended.sequence_ids(b).end(), window.begin() + b * (kLength + 1) + 3 + written));
+  }
+}
+
+TEST_CASE("labels that do not count before an answer are its prompt, and draws depend on seed and place alone") {
+  const Decoder student = small_model(random_dense_config());
+  const OnPolicyOptions options{.share = 1, .prompt = 2, .tokens = 4, .temperature = 1};
+  const TokenBatch batch = batches_of(student, options, {}, 9).at(1);
+  for (int64_t b = 0; b < kBatch; ++b)
+    for (int64_t i = 0; i < kLength; ++i) CHECK(batch.weight[size_t(b * kLength + i)] == (i >= 9 && i < 13 ? 1.0f : 0.0f));
+  CHECK(batches_of(student, options, {}, 9).at(1).ids == batch.ids);
+  CHECK(batches_of(student, options, {}, 9, 6).at(1).ids != batch.ids);
+  const TokenBatch all_masked = batches_of(student, options, {}, kLength).at(1);  // no label counts: the least prompt
+  CHECK(all_masked.weight[1] == 1.0f);
+}
+
+TEST_CASE("steps in which the student writes are spread evenly; the others are the windows") {
+  const Decoder student = small_model(random_dense_config());
+  const OnPolicyBatches batches = batches_of(student, {.share = 0.25, .prompt = 2, .tokens = 4, .temperature = 0});
+  std::vector<int64_t> written;
+  for (int64_t s = 0; s < batches.steps(); ++s) {
+    if (!batches.follows(s)) written.push_back(s);
+    else CHECK(batches.at(s).ids == MaskedBatches(student.config(), 0).at(s).ids);
+  }
+  CHECK(written == std::vector<int64_t>{3, 7});
+}
+
+}  // namespace overproof
