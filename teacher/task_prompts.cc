@@ -26,12 +26,13 @@ TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, con
   for (const Task& task : tasks_) {
     Opening& opening = openings_.emplace_back();
     if (plain_) {
-      if (!task.messages.is_null())
-        throw MismatchError(fmt::format("task '{}' has messages, and {}", task.name,
+      if (!task.messages.is_null() || !task.examples.empty())
+        throw MismatchError(fmt::format("task '{}' has messages or examples, and {}", task.name,
                                         plain ? "option plain-prompts is set" : fmt::format("{} has no chat template", model.string())));
       tokenizer.encode(task.prompt, opening.ids);
     } else {
-      const Json messages = messages_of(task);
+      Json messages = task.examples;
+      for (const Json& message : messages_of(task)) messages.push_back(message);
       const RenderedChat chat = chat_template->render(Json{{"messages", messages}}.dump(), {{int64_t(messages.size()), true}}).chats[0];
       opening.ids = encoder.encode(chat.text, chat.quoted, {}).ids;
     }

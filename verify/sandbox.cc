@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 #include "core/error.h"
@@ -26,7 +28,7 @@ namespace overproof {
 namespace {
 
 constexpr uid_t kNobody = 65534;
-constexpr int kFirstData = 10;  // descriptors that bwrap reads from
+constexpr int kInfo = 9, kFirstData = 10;  // descriptors that bwrap writes to, and that it reads from
 constexpr auto kLook = std::chrono::milliseconds(20);
 constexpr int64_t kOwnProcesses = 4;  // of bwrap, below the one that was started
 /// What bwrap itself fails with, and a command that is not there.
@@ -75,6 +77,21 @@ std::array<Descriptor, 2> make_pipe() {
   return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
 
+/// What is written to a pipe until it is closed, or it is late.
+std::string read_all(int pipe, std::chrono::steady_clock::time_point end) {
+  std::string text;
+  char buffer[4096];
+  while (std::chrono::steady_clock::now() < end && text.size() < (1 << 20)) {
+    pollfd wait{pipe, POLLIN, 0};
+    if (::poll(&wait, 1, int(kLook.count())) <= 0) continue;
+    const ssize_t n = ::read(pipe, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    text.append(buffer, size_t(n));
+  }
+  return text;
+}
+
 /// Resident bytes and number of the descendants of a process.
 struct Tree {
   int64_t bytes = 0, processes = 0;
@@ -101,7 +118,7 @@ void add_descendants(pid_t parent, Tree& tree, int depth = 0) {
   }
 }
 
-/// The outer bwrap process. Its end kills all that it started: --die-with-parent ends the first process of the namespace, and the kernel the rest.
+/// The process of bwrap that was started, and the first one of the sandbox's process namespace: when that has ended, all in it have.
 class Child {
  public:
   explicit Child(pid_t pid) : pid_(pid) {}
@@ -111,8 +128,34 @@ class Child {
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
   pid_t pid() const { return pid_; }
-  void kill() const { ::kill(pid_, SIGKILL); }
+
+  /// `info`: what bwrap wrote to its --info-fd; nothing where it failed before.
+  void note_first(const std::string& info) {
+    const size_t at = info.find("\"child-pid\":");
+    if (at == std::string::npos) return;
+    const int first = std::atoi(info.c_str() + at + 12);
+    if (first > 1) first_ = Descriptor(int(::syscall(SYS_pidfd_open, first, 0)));  // -1: it has ended
+  }
+
+  void kill() const {
+    if (first_.get() >= 0) ::syscall(SYS_pidfd_send_signal, first_.get(), SIGKILL, nullptr, 0);
+    else ::kill(pid_, SIGKILL);  // --die-with-parent
+  }
+  /// The status of bwrap, after every process of the sandbox has ended.
   int wait() {
+    if (first_.get() < 0) return wait_for_bwrap();
+    // A daemon outlives the program, and bwrap ends with the program.
+    pollfd gone{first_.get(), POLLIN, 0};
+    const int status = wait_for_bwrap();
+    kill();
+    while (::poll(&gone, 1, -1) < 0 && errno == EINTR) {
+    }
+    first_.close();
+    return status;
+  }
+
+ private:
+  int wait_for_bwrap() {
     int status = 0;
     while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
     }
@@ -120,8 +163,8 @@ class Child {
     return status;
   }
 
- private:
   pid_t pid_;
+  Descriptor first_;
 };
 
 bool is_plain_name(const std::string& name) {
@@ -149,7 +192,7 @@ SandboxRun Sandbox::run(const std::vector<std::string>& command, const std::map<
   data.push_back(memory_file({reinterpret_cast<const char*>(filter.data()), filter.size() * sizeof(sock_filter)}));
   const auto seconds = int64_t(std::ceil(limits_.seconds));
   std::vector<std::string> words = {bwrap_, "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
-                                    "--disable-userns", "--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL",
+                                    "--disable-userns", "--die-with-parent", "--new-session", "--info-fd", std::to_string(kInfo), "--hostname", "sandbox", "--cap-drop", "ALL",
                                     "--uid", "65534", "--gid", "65534", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8",
                                     "--setenv", "HOME", "/tmp", "--ro-bind", "/usr", "/usr"};
   for (const std::string name : {"bin", "sbin", "lib", "lib32", "lib64"}) {
@@ -178,7 +221,10 @@ SandboxRun Sandbox::run(const std::vector<std::string>& command, const std::map<
   arguments.push_back(nullptr);
 
   const Descriptor stdin_file = memory_file(input);
-  auto out = make_pipe(), errors = make_pipe();
+  auto out = make_pipe(), errors = make_pipe(), info = make_pipe();
+  // Its first process keeps the environment that bwrap was started with, where the program can read it.
+  std::string path = "PATH=/usr/bin:/bin";
+  char* environment[] = {path.data(), nullptr};
   const bool as_root = ::geteuid() == 0;
   const pid_t pid = ::fork();
   if (pid < 0) fail("cannot start a process for the sandbox", errno);
@@ -187,8 +233,10 @@ SandboxRun Sandbox::run(const std::vector<std::string>& command, const std::map<
     // First above all places that are filled, then to them: none is closed that is still to be moved.
     const int above = kFirstData + int(data.size());
     for (Descriptor& file : data) file = Descriptor(::fcntl(file.get(), F_DUPFD, above));
+    info[1] = Descriptor(::fcntl(info[1].get(), F_DUPFD, above));
+    ::dup2(info[1].get(), kInfo);
     for (size_t i = 0; i < data.size(); ++i) ::dup2(data[i].get(), kFirstData + int(i));
-    ::close_range(3, kFirstData - 1, 0);
+    ::close_range(3, kInfo - 1, 0);
     ::close_range(unsigned(above), ~0u, 0);
     for (const int signal : {SIGINT, SIGTERM, SIGPIPE}) ::signal(signal, SIG_DFL);
     ::setpgid(0, 0);  // an interrupt from the terminal reaches the caller, who ends the sandbox
@@ -197,14 +245,15 @@ SandboxRun Sandbox::run(const std::vector<std::string>& command, const std::map<
       ::_exit(kCannotExecute - 1);
     const rlimit none{0, 0};
     ::setrlimit(RLIMIT_CORE, &none);
-    ::execvp(arguments[0], arguments.data());
+    ::execvpe(arguments[0], arguments.data(), environment);
     ::_exit(kCannotExecute);
   }
   Child child(pid);
-  out[1].close(), errors[1].close();
+  out[1].close(), errors[1].close(), info[1].close();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(int64_t(limits_.seconds * 1000));
+  child.note_first(read_all(info[0].get(), end));
 
   SandboxRun run;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(limits_.seconds);
   int64_t read = 0;
   const auto stop = [&](SandboxRun::End why) {
     run.end = why;

@@ -84,6 +84,8 @@ Task read_task(std::string_view text, const fs::path& file, int64_t offset, int6
     for (const JsonObject& message : object.objects("messages")) message.text("role"), message.text("content");
     if (task.messages.back()["role"] == "assistant") object.fail("messages", "end with an assistant's, where the completion would be");
   }
+  task.examples = object.list_or_empty("examples");
+  for (const JsonObject& message : object.objects_or_empty("examples")) message.text("role"), message.text("content");
   if (const Json* answer = object.find("answer"); answer && !answer->is_null()) task.answer = answer->is_string() ? answer->get<std::string>() : answer->dump();
   const Json* verifier = object.find("verifier");
   if (verifier && verifier->is_string()) {

@@ -7,8 +7,10 @@
 //   {"prompt": "...", "answer": ..., "verifier": {"type": "command"}}
 //   {"prompt": "Write add(a, b).", "verifier": {"type": "program", "tests": "assert add(1, 2) == 3"}}
 //   {"prompt": "...", "verifier": {"type": "program", "cases": [{"stdin": "1 2\n", "stdout": "3\n"}], "command": ["python3", "main.py"], "file": "main.py"}}
+//   {"prompt": "What is 3 + 4?", "answer": "7", "examples": [{"role": "user", ...}, {"role": "assistant", ...}]}
 //
-// "name" is "task-<line>" where it is missing; names are distinct. "verifier" is a type or an object, "math" where it is missing. All else
+// "examples" are messages that the sampled model reads first, and that no student is trained on: what it does with them, the student learns to
+// do without. "name" is "task-<line>" where it is missing; names are distinct. "verifier" is a type or an object, "math" where it is missing. All else
 // of a record is kept where samples carry their task. docs/verified.md explains the members of each verifier.
 
 #include <cstdint>
@@ -43,6 +45,7 @@ struct Task {
   std::string name;
   std::string prompt;     ///< a text; empty where there are messages
   Json messages;          ///< an array, or null
+  Json examples;          ///< an array, which may be empty
   std::string answer;     ///< expected; of numbers their JSON text
   VerifierSpec verifier;
   Json record;            ///< as it was read, with its name

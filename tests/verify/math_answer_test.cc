@@ -132,5 +132,8 @@ TEST_CASE("hostile answers take time in proportion to their length") {
     CHECK(growth_of_time(make, [](const std::string& text) { compare_answers(text, "5"); }, 1'000, 4'000) < 40);
     CHECK(growth_of_time(make, [](const std::string& text) { find_answer(text, AnswerPlace::any, false); }, 20'000, 320'000) < 60);
   }
+  std::string nested = "\\{1,2\\}";
+  for (int i = 3; i < 12; ++i) nested = "\\{" + nested + ", \\{" + std::to_string(i) + ", " + nested + "\\}\\}";
+  CHECK(growth_of_time([&](size_t size) { return nested.substr(0, size); }, [](const std::string& text) { compare_answers(text + "1", text + "2"); }, 1'000, 4'000) < 100);
   CHECK(compared(std::string(1 << 20, '1'), std::string(1 << 20, '1')) == TaskVerdict::correct);
 }
