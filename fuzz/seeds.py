@@ -297,6 +297,12 @@ def texts(seeds):
     seeds.put("recipe_fuzz", "[teacher]\na %invalid_line% b\n", {"scheme": "int8"}, {"window-length": 8, "held-out": 0.5}, {"student": {"root": "0" * 64, "seconds": 1.5, "summary": ["made"]}})
     seeds.put("json_fuzz", {"a": [1, 2.5, None, True, {"b": "\u00e9"}]}, "{}", "[{},{},{}]", '{"a":1,"a":2}', "[" * 300, '"\\ud800"', "1e999", '{"a": x}')
     seeds.put("regex_fuzz", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}\0" + TEXT, "\\s+(?!\\S)|\\s+\0" + TEXT, "(?=a*b)a\0aaaaaaaa", "\\C\0\u00e9")
+    for row in map(json.loads, (GOLDEN / "math_answers/answers.jsonl").read_text().splitlines()):
+        seeds.put("math_answer_fuzz", row["expected"] + "\0" + row["given"])
+    seeds.put("math_answer_fuzz", "7\0So the answer is \\boxed{7}.", "B\0The answer is (B).", "{{1,{2,3}},{4,5}}\0{{{3,2},1},{5,4}}")
+    seeds.put("tasks_fuzz", {"prompt": "1 + 1?", "answer": 2}, {"messages": [{"role": "user", "content": "x"}], "answer": "1", "examples": [], "verifier": {"type": "math", "extract": "boxed", "tolerance": 0.1}},
+              {"prompt": "x", "verifier": {"type": "regex", "pattern": "a+b"}, "name": "n"}, {"prompt": "x", "answer": "1", "verifier": "command"},
+              {"prompt": "x", "verifier": {"type": "program", "tests": "assert f(1)"}}, {"prompt": "x", "verifier": {"type": "program", "command": ["sh", "x"], "file": "x", "cases": [{"stdin": "1", "stdout": "2"}]}})
     seeds.put("report_fuzz", b"\0<b>&amp;\"'`|*_[x](y)\xff", b"\5$x$ <!-- ]]> --> \xe2\x80\xae")
     seeds.put("watermark_fuzz", json.dumps({"format": "overproof-watermark-1", "secret": "a" * 64, "green_fraction": 0.25, "context": 2}) + "\0" + '{"before": [1], "tokens": [2, 3]}\n')
     for number, name, text in [("0", "config.json", '{"model_type": "llama"}'), ("1", "documents.jsonl", '{"name": "notes/one", "license": "MIT", "source": "notes"}\n'),

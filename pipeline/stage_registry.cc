@@ -25,6 +25,7 @@
 #include "student/tiny_teacher_stage.h"
 #include "teacher/sample_stage.h"
 #include "teacher/teach_stage.h"
+#include "verify/verify_samples_stage.h"
 
 namespace overproof {
 namespace {
@@ -89,12 +90,26 @@ std::vector<StageSpec> make_stages() {
        .example = "overproof sample --teacher runs/mine/teacher --corpus runs/mine/corpus --count 1000 --out runs/mine/samples",
        .slots = {teacher,
                  {.name = "corpus", .help = "a corpus whose documents' beginnings are the prompts", .required = false},
+                 {.name = "tasks",
+                  .help = "JSON Lines of tasks, whose prompts are completed, for verify-samples (docs/verified.md)",
+                  .kind = Kind::file,
+                  .required = false},
                  {.name = "watermark-key",
                   .help = "a secret file made by 'watermark-key'",
                   .kind = Kind::file,
                   .required = false}},
        .needs = Needs::torch,
        .make = stage_maker<SampleConfig>(torch_function<decltype(run_sample)>)},
+      {.name = "verify-samples",
+       .kind = "verified-from",
+       .help = "Judges completions of tasks (exact mathematics, patterns, programs in a sandbox) and keeps those that are correct.",
+       .example = "overproof verify-samples --samples runs/mine/samples --out runs/mine/verified",
+       .slots = {{.name = "samples", .help = "an artifact that `sample --tasks FILE` made"},
+                 {.name = "command",
+                  .help = "a program that judges tasks of the type 'command' (docs/verified.md); it runs with your rights",
+                  .kind = Kind::file,
+                  .required = false}},
+       .make = stage_maker<VerifySamplesConfig>(run_verify_samples)},
       {.name = "observe",
        .kind = "observed",
        .help = "Records the inputs of the teacher's FFN layers, for carving and pruning.",

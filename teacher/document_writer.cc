@@ -145,9 +145,13 @@ void DocumentWriter::write(int64_t first, int64_t count, const std::function<con
       const Opening& opening = opening_of(next);
       OVERPROOF_CHECK(!opening.ids.empty() && (!opening.chat || chat_));
       if (!begun || (begun != &opening && begun->ids != opening.ids)) {
-        state = KvCache();
+        // Openings with the same examples begin alike: what they share is read once.
+        const ptrdiff_t shared = begun ? std::ranges::mismatch(begun->ids, opening.ids).in2 - opening.ids.begin() : 0;
+        const ptrdiff_t known = std::min<ptrdiff_t>(shared, ptrdiff_t(opening.ids.size()) - 1);
+        if (known == 0) state = KvCache();
+        state.length = known;
         state.expected = int64_t(opening.ids.size() + bridge_.size()) + options_.max_tokens;
-        const at::Tensor hidden = model_.hidden_cached(tensor_of(opening.ids), state);
+        const at::Tensor hidden = model_.hidden_cached(tensor_of({opening.ids.begin() + known, opening.ids.end()}), state);
         begun_logits = row_of(model_.next_logits(hidden.narrow(0, hidden.size(0) - 1, 1)), 0);
       }
       begun = &opening;

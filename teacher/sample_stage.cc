@@ -19,6 +19,7 @@
 #include "records/document_spool.h"
 #include "records/sampled_tokens.h"
 #include "teacher/document_writer.h"
+#include "teacher/task_prompts.h"
 
 namespace overproof {
 namespace {
@@ -114,20 +115,32 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   const Generator teacher(checkpoint);
   std::optional<WatermarkKey> watermark;
   if (inputs.has("watermark-key")) watermark = WatermarkKey::read(inputs.path("watermark-key"));
-  const Prompts prompts(config, inputs, *tokenizer);
+  std::optional<TaskPrompts> tasks;
+  std::optional<Prompts> prompts;
+  if (inputs.has("tasks")) {
+    if (config.chat > 0 || inputs.has("corpus")) throw UsageError("sample: tasks have their own prompts; give --tasks without --corpus and --chat");
+    tasks.emplace(inputs.path("tasks"), config.per_task, config.plain_prompts, inputs.path("teacher"), *tokenizer);
+  } else {
+    if (config.per_task != 1 || config.plain_prompts) throw UsageError("options 'per-task' and 'plain-prompts' need --tasks");
+    prompts.emplace(config, inputs, *tokenizer);
+  }
+  const int64_t count = tasks ? tasks->count() : config.count;
+  const auto opening_of = [&](int64_t i) -> const Opening& { return tasks ? tasks->opening(i) : prompts->of(i).opening; };
+  std::vector<int64_t> ends = end_ids(inputs.path("teacher"), *checkpoint.config);
+  if (tasks) ends.insert(ends.end(), tasks->ends().begin(), tasks->ends().end());
   const DocumentWriter writer(teacher, *tokenizer,
                               {.sampling = {config.temperature, config.top_p, config.watermark_strength},
                                .seed = config.seed,
                                .max_tokens = config.max_tokens,
                                .batch = config.batch_size,
-                               .ends = end_ids(inputs.path("teacher"), *checkpoint.config)},
+                               .ends = std::move(ends)},
                               watermark ? &*watermark : nullptr);
-  DocumentSpool spool(outputs.scratch(), outputs.stage_key(), config.count, teacher.config().vocab_size);
+  DocumentSpool spool(outputs.scratch(), outputs.stage_key(), count, teacher.config().vocab_size);
   const auto done_before = int64_t(spool.documents().size());
   {
-    Progress progress("sample", config.count, "documents", done_before);
+    Progress progress("sample", count, "documents", done_before);
     writer.write(
-        done_before, config.count, [&](int64_t i) -> const Opening& { return prompts.of(i).opening; },
+        done_before, count, opening_of,
         [&](int64_t i, std::vector<int32_t> ids) {
           spool.append(std::move(ids));
           if ((i + 1) % kSaveEvery == 0) spool.save();
@@ -141,26 +154,32 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   std::string records, ids;
   int64_t documents = 0, tokens = 0, empty = 0, chats = 0;
   GreenShare share;
-  for (int64_t i = 0; i < config.count; ++i) {
-    const Prompt& prompt = prompts.of(i);
+  for (int64_t i = 0; i < count; ++i) {
+    const Opening& opening = opening_of(i);
     const std::vector<int32_t>& document = spool.documents()[size_t(i)];
     if (document.empty()) {
       ++empty;
       continue;
     }
-    const std::string name = fmt::format("samples/{:06}.txt", i);
-    folder.write_file(name, tokenizer->decode(document));
+    const std::string name = fmt::format("samples/{:06}{}", i, tasks ? "" : ".txt");
+    const std::string text = tokenizer->decode(document);
     Json parents = Json::array({{{"slot", "teacher"}, {"name", teacher_name}, {"digest", "sha256:" + root}}});
-    if (!prompt.name.empty())
-      parents.push_back({{"slot", "prompt"}, {"name", prompt.name}, {"digest", "sha256:" + prompt.digest.hex()}});
-    records += Json{{"name", name},
-                    {"license", config.license},
-                    {"source", prompt.opening.chat ? source + " chat" : source},
-                    {"ids", document},
-                    {"parents", parents}}
-                   .dump() +
-               "\n";
-    for (const DocumentWriter::Drawn& drawn : writer.drawn(prompt.opening, document)) {
+    Json record = {{"name", name}, {"license", config.license}, {"source", opening.chat ? source + " chat" : source}};
+    if (tasks) {
+      const Task& task = tasks->task(i);
+      parents.push_back({{"slot", "task"}, {"name", task.name}, {"digest", "sha256:" + task.digest.hex()}});
+      record.update(tasks->record(i, text));
+      record["task"] = task.name;
+    } else {
+      const Prompt& prompt = prompts->of(i);
+      if (!prompt.name.empty())
+        parents.push_back({{"slot", "prompt"}, {"name", prompt.name}, {"digest", "sha256:" + prompt.digest.hex()}});
+      folder.write_file(name, text);
+      record["ids"] = document;
+    }
+    record["parents"] = std::move(parents);
+    records += record.dump() + "\n";
+    for (const DocumentWriter::Drawn& drawn : writer.drawn(opening, document)) {
       const size_t kept = watermark ? std::min(drawn.before.size(), size_t(watermark->context())) : 0;
       const std::vector<int32_t> before(drawn.before.end() - ptrdiff_t(kept), drawn.before.end());
       ids += sampled_tokens_line(name, {before, drawn.ids});
@@ -168,7 +187,7 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
       tokens += int64_t(drawn.ids.size());
     }
     ++documents;
-    chats += prompt.opening.chat;
+    chats += opening.chat;
   }
   if (documents == 0) throw MismatchError("the teacher ended every document at once, so there is no text");
 
@@ -185,6 +204,10 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
                 {"temperature", config.temperature},
                 {"top_p", config.top_p},
                 {"max_tokens", config.max_tokens}};
+  if (tasks) {
+    facts["tasks"] = {{"tasks", tasks->tasks()}, {"per_task", tasks->per_task()}};
+    folder.write_file("tasks.jsonl", read_file(inputs.path("tasks")));
+  }
   StageReport report;
   report.metrics() = {{"documents", documents}, {"chats", chats}, {"tokens", tokens}, {"empty", empty}};
   report.summary.push_back(fmt::format("{} documents{}, {} tokens{}", documents,

@@ -7,6 +7,8 @@
 //   samples/samples/000000.txt   its text, of a chat with the markers of its turns
 //   samples/tokens.jsonl         {"name", "before", "tokens"}: the ids drawn, and those before them that decided the first green
 //                                lists; of a chat two records, question and answer
+//   samples/tasks.jsonl          with tasks: these, byte for byte. A record of documents.jsonl is then a conversation, or prompt and completion, with "task",
+//                                the name of its task; it has neither ids nor a file with its text. A completion that has no token has no record.
 //   samples/sampling.json        teacher, its tokenizer, options and, of the watermark, what may be published: parameters and the
 //                                key's commitment
 
@@ -24,6 +26,8 @@ struct SampleConfig {
   double watermark_strength = 2.0;
   int64_t batch_size = 16;
   double chat = 0.0;
+  int64_t per_task = 1;
+  bool plain_prompts = false;
   std::string system = "You are a helpful AI assistant.";
   template <class V>
   void visit(V&& v) {
@@ -39,12 +43,14 @@ struct SampleConfig {
     v("batch-size", batch_size, in_range(1, 4096), "documents written at a time; changes no document");
     v("chat", chat, in_range(0, 1),
       "share of the documents that are chats in ChatML turns, for instruction models: the teacher writes the question as well");
+    v("per-task", per_task, in_range(1, 1e6), "completions of each task; their number is then not 'count'");
+    v("plain-prompts", plain_prompts, any_value(), "prompts of tasks are texts to continue: the model's chat template is not used");
     v("system", system, any_value(), "system turn before which the questions of chats are written; every other chat keeps it. Empty: none");
   }
 };
 
 /// Slots: teacher; corpus, optional: the beginnings of its training documents are the prompts of completions, else the token
-/// that comes before a text; watermark-key, optional: a key made by `watermark-key`. Document i depends on seed and i only, so a
+/// that comes before a text; tasks, optional: a file of tasks (verify/task.h), whose prompts are completed; watermark-key, optional: a key made by `watermark-key`. Document i depends on seed and i only, so a
 /// killed run resumes after the last document that was saved, with the same bytes. Throws MismatchError when corpus or
 /// teacher give no prompt, chats are asked of a tokenizer without ChatML tokens, or the teacher ends each document at once;
 /// DivergenceError when its logits are not finite.

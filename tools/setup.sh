@@ -25,6 +25,8 @@ if [ "$level" != build ]; then
 fi
 # The sanitizers and libFuzzer.
 if [ "$level" = test ]; then packages+=(clang-14 libclang-rt-14-dev); fi
+# Programs that verify-samples runs; without it, it refuses them.
+if [ "$level" = test ]; then packages+=(bubblewrap); fi
 # Shows the audit report to its tests; the smaller of Debian's two Chromiums.
 if [ "$level" = test ] && ! command -v chromium >/dev/null; then packages+=(chromium-headless-shell); fi
 missing=()
