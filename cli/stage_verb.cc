@@ -70,7 +70,7 @@ class StageVerb final : public VerbInstance {
     if (dry_run_) {
       check_prerequisites(spec_, *instance_, request.inputs, request.inputs.contains("activations"));
       const bool keep = !force_ && is_unchanged(request);
-      const Forecast cost = keep ? Forecast{} : forecast(spec_, *instance_, request.inputs, kUsualWindow);
+      const Forecast cost = keep ? Forecast{} : forecast(spec_, *instance_, request.inputs, kUsualWindow, 0, out_);
       Answer answer{{{"stage", spec_.name}, {"out", out}, {"would", keep ? "keep" : "make"}},
                     fmt::format("{}: {}{}{}\n", out, keep ? "unchanged, would be kept" : "would be made",
                                 cost.text().empty() ? "" : "; ", cost.text())};

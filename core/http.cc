@@ -23,6 +23,7 @@ struct Library {
   decltype(&::curl_easy_init) easy_init = nullptr;
   decltype(&::curl_easy_cleanup) easy_cleanup = nullptr;
   decltype(&::curl_easy_setopt) easy_setopt = nullptr;
+  decltype(&::curl_easy_reset) easy_reset = nullptr;
   decltype(&::curl_easy_perform) easy_perform = nullptr;
   decltype(&::curl_easy_getinfo) easy_getinfo = nullptr;
   decltype(&::curl_easy_strerror) easy_strerror = nullptr;
@@ -38,6 +39,7 @@ struct Library {
     };
     const bool complete = find(global_init, "curl_global_init") && find(easy_init, "curl_easy_init") &&
                           find(easy_cleanup, "curl_easy_cleanup") && find(easy_setopt, "curl_easy_setopt") &&
+                          find(easy_reset, "curl_easy_reset") &&
                           find(easy_perform, "curl_easy_perform") && find(easy_getinfo, "curl_easy_getinfo") &&
                           find(easy_strerror, "curl_easy_strerror") && find(slist_append, "curl_slist_append") &&
                           find(slist_free_all, "curl_slist_free_all");
@@ -45,18 +47,25 @@ struct Library {
   }
 };
 
+const Library& library() {
+  static const Library opened;
+  return opened;
+}
+
 struct Received {
   std::string body;
   size_t most;
+  bool cut = false;
 };
 
 /// Keeps the first `most` bytes of the answer, then ends the transfer.
 size_t take(char* data, size_t size, size_t count, void* to) {
   auto& received = *static_cast<Received*>(to);
   const size_t bytes = size * count;
-  if (received.body.size() >= received.most) return 0;  // enough: curl ends the transfer
-  received.body.append(data, std::min(bytes, received.most - received.body.size()));
-  return bytes;
+  const size_t room = received.most - received.body.size();
+  received.body.append(data, std::min(bytes, room));
+  received.cut |= bytes > room;
+  return received.cut ? 0 : bytes;  // 0: curl ends the transfer
 }
 
 /// A request that begins after Ctrl-C (the event that the run has ended) is sent; a second Ctrl-C ends the process anyway.
@@ -66,42 +75,60 @@ int stop_when_interrupted(void* before, curl_off_t, curl_off_t, curl_off_t, curl
 
 }  // namespace
 
-HttpAnswer post_json(const std::string& url, const std::string& json, const std::string& bearer, const HttpLimits& limits) {
-  static const Library library;
+struct HttpSession::Impl {
+  CURL* curl = nullptr;
+  ~Impl() {
+    if (curl) library().easy_cleanup(curl);
+  }
+};
+
+HttpSession::HttpSession() : impl_(std::make_unique<Impl>()) {}
+HttpSession::~HttpSession() = default;
+HttpSession::HttpSession(HttpSession&&) noexcept = default;
+
+HttpAnswer HttpSession::send(const HttpRequest& request) {
+  const Library& lib = library();
   HttpAnswer answer;
-  if (!library.ready) {
+  if (!lib.ready) {
     answer.problem = "libcurl.so.4 cannot be opened (Debian: libcurl4)";
     return answer;
   }
-  const std::unique_ptr<CURL, decltype(library.easy_cleanup)> curl(library.easy_init(), library.easy_cleanup);
-  if (!curl) throw std::bad_alloc();
-  if (bearer.find_first_of("\r\n") != std::string::npos) {
-    answer.problem = "the API key contains a line break";
-    return answer;
+  if (!impl_->curl && !(impl_->curl = lib.easy_init())) throw std::bad_alloc();
+  CURL* c = impl_->curl;
+  lib.easy_reset(c);  // keeps the connection
+  curl_slist* list = nullptr;
+  for (const std::string& header : request.headers) {
+    if (header.find_first_of("\r\n") != std::string::npos) {
+      answer.problem = "a header contains a line break; if it is the API key, correct that";
+      lib.slist_free_all(list);
+      return answer;
+    }
+    list = lib.slist_append(list, header.c_str());
   }
-  curl_slist* list = library.slist_append(nullptr, "Content-Type: application/json");
-  list = library.slist_append(list, "Expect:");  // send a few kilobytes without waiting for 100 Continue
-  if (!bearer.empty()) list = library.slist_append(list, ("Authorization: Bearer " + bearer).c_str());
-  const std::unique_ptr<curl_slist, decltype(library.slist_free_all)> headers(list, library.slist_free_all);
-  Received received{{}, limits.body_bytes};
+  const bool post = !request.body.empty();
+  if (post) list = lib.slist_append(list, "Content-Type: application/json");
+  list = lib.slist_append(list, "Expect:");  // do not wait for 100 Continue
+  const std::unique_ptr<curl_slist, decltype(lib.slist_free_all)> headers(list, lib.slist_free_all);
+  Received received{{}, request.limits.body_bytes};
   char reason[CURL_ERROR_SIZE] = "";
-  const bool before = interrupted();
-  CURL* c = curl.get();
+  const bool before = request.paid || interrupted();
   CURLcode refused = CURLE_OK;  // the first option that libcurl does not take: without one of them the request must not be sent
   const auto set = [&](CURLoption option, auto value) {
-    if (const CURLcode code = library.easy_setopt(c, option, value); refused == CURLE_OK) refused = code;
+    if (const CURLcode code = lib.easy_setopt(c, option, value); refused == CURLE_OK) refused = code;
   };
-  set(CURLOPT_URL, url.c_str());
+  set(CURLOPT_URL, request.url.c_str());
   // Before libcurl 7.85 the names of the protocols are an unknown option, and a mask is set instead.
-  if (library.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK)
+  if (lib.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") != CURLE_OK)
     set(kProtocolMask, long(CURLPROTO_HTTP | CURLPROTO_HTTPS));
   set(CURLOPT_FOLLOWLOCATION, 0L);
-  set(CURLOPT_POSTFIELDS, json.c_str());
-  set(CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(json.size()));
+  if (post) {
+    set(CURLOPT_POSTFIELDS, request.body.c_str());
+    set(CURLOPT_POSTFIELDSIZE_LARGE, curl_off_t(request.body.size()));
+  }
   set(CURLOPT_HTTPHEADER, headers.get());
   set(CURLOPT_USERAGENT, "overproof");
-  set(CURLOPT_CONNECTTIMEOUT_MS, limits.connect_ms);
-  set(CURLOPT_TIMEOUT_MS, limits.total_ms);
+  set(CURLOPT_CONNECTTIMEOUT_MS, request.limits.connect_ms);
+  set(CURLOPT_TIMEOUT_MS, request.limits.total_ms);
   set(CURLOPT_NOSIGNAL, 1L);  // other threads are running
   set(CURLOPT_WRITEFUNCTION, take);
   set(CURLOPT_WRITEDATA, &received);
@@ -110,17 +137,28 @@ HttpAnswer post_json(const std::string& url, const std::string& json, const std:
   set(CURLOPT_XFERINFODATA, &before);
   set(CURLOPT_ERRORBUFFER, reason);
   if (refused != CURLE_OK) {
-    answer.problem = std::string("libcurl refused an option of the request: ") + library.easy_strerror(refused);
+    answer.problem = std::string("libcurl refused an option of the request: ") + lib.easy_strerror(refused);
     return answer;
   }
-  const CURLcode code = library.easy_perform(c);
+  const CURLcode code = lib.easy_perform(c);
   long status = 0;
-  library.easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
+  curl_off_t wait = 0;
+  lib.easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
+  if (lib.easy_getinfo(c, CURLINFO_RETRY_AFTER, &wait) == CURLE_OK && wait > 0) answer.retry_after = long(std::min<curl_off_t>(wait, 86400));
   answer.body = std::move(received.body);
+  answer.cut = received.cut;
+  answer.sent = code != CURLE_COULDNT_CONNECT && code != CURLE_COULDNT_RESOLVE_HOST && code != CURLE_COULDNT_RESOLVE_PROXY &&
+                code != CURLE_UNSUPPORTED_PROTOCOL && code != CURLE_URL_MALFORMAT && code != CURLE_PEER_FAILED_VERIFICATION;
   // A transfer that we have ended because the body is long enough is an answer, too.
-  if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && answer.body.size() >= limits.body_bytes)) answer.status = status;
-  else answer.problem = *reason ? reason : library.easy_strerror(code);
+  if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && answer.cut)) answer.status = status;
+  else answer.problem = *reason ? reason : lib.easy_strerror(code);
   return answer;
+}
+
+HttpAnswer post_json(const std::string& url, const std::string& json, const std::string& bearer, const HttpLimits& limits) {
+  HttpRequest request{url, json, {}, limits};
+  if (!bearer.empty()) request.headers.push_back("Authorization: Bearer " + bearer);
+  return HttpSession().send(request);
 }
 
 std::string url_without_secrets(const std::string& url) {

@@ -106,6 +106,8 @@ Checkpoint open_checkpoint(const fs::path& path) {
   if (fs::exists(path / "config.json")) {
     return open_folder(path);
   }
+  if (fs::exists(path / "server.json"))
+    throw FormatError(path, -1, "is a teacher behind a URL and has no weights; `overproof capture` takes its outputs");
   const std::optional<fs::path> gguf = gguf_in_folder(path);
   if (!gguf) throw IoError(path, "has neither config.json nor a .gguf file" + what_else_is_in(path), 0);
   return open_gguf(path, *gguf);

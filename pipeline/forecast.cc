@@ -13,6 +13,8 @@
 #include "data/tokenizer.h"
 #include "formats/model_config.h"
 #include "formats/tensor_source.h"
+#include "provenance/artifact.h"
+#include "remote/capture_stage.h"
 
 namespace overproof {
 namespace {
@@ -68,6 +70,30 @@ std::string size(double bytes) {
   return bytes < 1e9 ? fmt::format("{:.0f} MB", std::max(1.0, bytes * 1e-6)) : fmt::format("{:.1f} GB", bytes * 1e-9);
 }
 
+/// The requests of a capture: exact where teacher and corpus are there, else of the windows that the options ask for.
+Forecast capture_forecast(const Options& options, const KnownModels& inputs, int64_t window_length, const fs::path& out) {
+  constexpr double kProgram = 1e8, kBytesPerToken = 250;  // ledger, spool and targets of 20 ids
+  CaptureConfig config;
+  config.tokens = value_of<int64_t>(options, "tokens", config.tokens);
+  config.seed = value_of<int64_t>(options, "seed", config.seed);
+  config.order_beacon = value_of<std::string>(options, "order-beacon", "");
+  Forecast f{kProgram, double(config.tokens) * kBytesPerToken, 0};
+  std::map<std::string, InputArtifact> bound;
+  for (const auto& [slot, path] : inputs) {
+    std::error_code error;
+    if (!fs::exists(path, error)) continue;
+    const ArtifactCheck check = check_artifact(path, VerifyFiles::size, nullptr);
+    if (check.lineage) bound[slot] = {path, check.lineage->root};
+  }
+  if (bound.contains("teacher") && bound.contains("corpus")) {
+    const CaptureCount count = count_capture(config, Inputs(bound), out.empty() ? out : out.parent_path() / kKeptFolder);
+    f.requests = count.open_requests, f.paid_tokens = count.open_tokens;
+  } else {
+    f.requests = std::max<int64_t>(config.tokens / window_length, 1), f.paid_tokens = f.requests * (window_length + 2);
+  }
+  return f;
+}
+
 }  // namespace
 
 void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations) {
@@ -106,7 +132,9 @@ std::vector<std::string> limits_as_teacher(const fs::path& checkpoint) {
 }
 
 Json Forecast::json() const {
-  return {{"memory_bytes", int64_t(memory_bytes)}, {"disk_bytes", int64_t(disk_bytes)}, {"seconds", int64_t(seconds + 0.5)}};
+  Json json = {{"memory_bytes", int64_t(memory_bytes)}, {"disk_bytes", int64_t(disk_bytes)}, {"seconds", int64_t(seconds + 0.5)}};
+  if (requests > 0) json["requests"] = requests, json["paid_tokens"] = paid_tokens;
+  return json;
 }
 
 std::string Forecast::text() const {
@@ -114,12 +142,15 @@ std::string Forecast::text() const {
   if (memory_bytes > 0) parts.push_back(size(memory_bytes) + " of memory");
   if (disk_bytes > 0) parts.push_back(size(disk_bytes) + " of disk");
   if (seconds > 0) parts.push_back(duration(seconds));
-  return parts.empty() ? "" : fmt::format("about {}", fmt::join(parts, ", "));
+  std::string text = parts.empty() ? "" : fmt::format("about {}", fmt::join(parts, ", "));
+  if (requests > 0) text += fmt::format("{}{} requests and {} tokens to pay", text.empty() ? "" : "; ", requests, paid_tokens);
+  return text;
 }
 
 Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length,
-                  int64_t targets_tokens) {
+                  int64_t targets_tokens, const fs::path& out) {
   const Options options = instance.options();
+  if (spec.name == "capture") return capture_forecast(options, models, window_length, out);
   const auto number = [&](const char* name, int64_t fallback) { return double(value_of<int64_t>(options, name, fallback)); };
   double weights = 0, width = 0, layers = 0, file = 0, in_16_bits = 0;
   int models_there = 0;

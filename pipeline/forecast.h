@@ -24,13 +24,15 @@ std::vector<std::string> limits_as_teacher(const fs::path& checkpoint);
 /// Of an order of magnitude: enough to see that a machine, a disk or an evening is too small.
 struct Forecast {
   double memory_bytes = 0, disk_bytes = 0, seconds = 0;
+  int64_t requests = 0, paid_tokens = 0;  ///< to a teacher behind a URL, beyond what was answered before
   Json json() const;
   std::string text() const;  ///< "about 0.5 GB of memory, 0.3 GB of disk, 2 min"
 };
 
 /// Nothing known of the model gives zeros, which are left out of the text. `window_length`: of the corpus.
-/// `targets_tokens`: of the soft targets, which a distillation without a number of steps passes over once; 0: not known.
+/// `targets_tokens`: of the soft targets, which a distillation without a number of steps passes over once; 0: not known. `out`: the artifact's folder, next to which
+/// `capture` has its ledger.
 Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length,
-                  int64_t targets_tokens = 0);
+                  int64_t targets_tokens = 0, const fs::path& out = {});
 
 }  // namespace overproof

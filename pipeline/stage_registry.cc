@@ -19,6 +19,8 @@
 #include "prune/neurons_stage.h"
 #include "prune/source_stage.h"
 #include "quantize/export_stage.h"
+#include "remote/capture_stage.h"
+#include "remote/connect_stage.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/recover_stage.h"
@@ -84,6 +86,19 @@ std::vector<StageSpec> make_stages() {
        .slots = {teacher, corpus},
        .needs = Needs::torch,
        .make = stage_maker<TeachConfig>(torch_function<decltype(run_teach)>)},
+      {.name = "connect",
+       .kind = "connected",
+       .help = "Finds out what a teacher behind a URL gives, and records server, model and terms; its artifact is a teacher for capture.",
+       .example = "overproof connect --url http://127.0.0.1:8000/v1 --model NAME --tokenizer models/NAME --license LicenseRef-terms --out "
+                  "runs/mine/server",
+       .slots = {{.name = "tokenizer", .help = "a model with the tokenizer of the teacher: a folder, or a GGUF file", .kind = Kind::file}},
+       .make = stage_maker<ConnectConfig>(run_connect)},
+      {.name = "capture",
+       .kind = "taught",
+       .help = "Asks a teacher behind a URL about a corpus and writes its log-probabilities as soft targets; nothing is paid for twice.",
+       .example = "overproof capture --teacher runs/mine/server --corpus runs/mine/corpus --token-budget 2000000 --out runs/mine/soft-targets",
+       .slots = {{.name = "teacher", .help = "the artifact that connect made"}, corpus},
+       .make = stage_maker<CaptureConfig>(run_capture)},
       {.name = "sample",
        .kind = "sampled-from",
        .help = "Samples documents from a teacher, with a watermark in them if a key is given.",

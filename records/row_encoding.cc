@@ -77,6 +77,11 @@ int64_t encode_sample(std::span<const float> logits, const RowEncoding& encoding
   return distinct;
 }
 
+void append_top_k(std::vector<uint8_t>& entries, uint32_t id, float log_probability) {
+  const uint16_t log_p = f32_to_f16(log_probability);
+  entries.insert(entries.end(), {uint8_t(id), uint8_t(id >> 8), uint8_t(id >> 16), uint8_t(log_p), uint8_t(log_p >> 8)});
+}
+
 int64_t encode_top_k(std::span<const float> logits, const RowEncoding& encoding, std::vector<uint8_t>& entries) {
   const float most = checked_maximum(logits);
   double total = 0;
@@ -93,8 +98,7 @@ int64_t encode_top_k(std::span<const float> logits, const RowEncoding& encoding,
   std::sort(ids.begin(), ids.begin() + k);
   for (ptrdiff_t i = 0; i < k; ++i) {
     const auto id = uint32_t(ids[size_t(i)]);
-    const uint16_t log_p = f32_to_f16(float((double(logits[id]) - most) / encoding.temperature - log_total));
-    entries.insert(entries.end(), {uint8_t(id), uint8_t(id >> 8), uint8_t(id >> 16), uint8_t(log_p), uint8_t(log_p >> 8)});
+    append_top_k(entries, id, float((double(logits[id]) - most) / encoding.temperature - log_total));
   }
   return k;
 }
@@ -106,6 +110,18 @@ int64_t encode_row(std::span<const float> logits, const RowEncoding& encoding, c
   OVERPROOF_CHECK(!logits.empty() && int64_t(logits.size()) <= encoding.max_vocab());
   return encoding.kind == RowEncoding::Kind::sample ? encode_sample(logits, encoding, document, position, scratch, entries)
                                                     : encode_top_k(logits, encoding, entries);
+}
+
+int64_t encode_log_probabilities(std::span<const int32_t> ids, std::span<const float> logs, std::vector<uint8_t>& entries) {
+  OVERPROOF_CHECK(ids.size() == logs.size());
+  constexpr float kLeastLog = -87.0f;  // exp() of less is no normal f32
+  int64_t count = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (logs[i] < kLeastLog) continue;
+    append_top_k(entries, uint32_t(ids[i]), logs[i]);
+    ++count;
+  }
+  return count;
 }
 
 DecodedEntry decode_entry(const uint8_t* entry, const RowEncoding& encoding) {

@@ -31,6 +31,10 @@ struct RowEncoding {
 int64_t encode_row(std::span<const float> logits, const RowEncoding& encoding, const Digest& document, int64_t position,
                    std::vector<float>& scratch, std::vector<uint8_t>& entries);
 
+/// Appends the entries of a row of kind top-k that is known by its likeliest ids only, ascending, with their natural log-probabilities,
+/// and returns their number: probabilities that are zero in f32 are left to the tail.
+int64_t encode_log_probabilities(std::span<const int32_t> ids, std::span<const float> logs, std::vector<uint8_t>& entries);
+
 struct DecodedEntry {
   int32_t id = 0;
   float probability = 0;

@@ -154,6 +154,7 @@ void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
   const std::span<const uint8_t> bytes = block_bytes(block);
   const auto lengths = file_.values<uint8_t>("row_lengths").subspan(size_t(block * window_length_), size_t(window_length_));
   const bool sample = encoding_.kind == RowEncoding::Kind::sample;
+  const bool may_be_empty = !sample && origin_.evidence == Evidence::recorded;
   const auto require = [&](bool good, int64_t row, std::string_view cause) {
     if (!good) fail(fmt::format("row {}: {}", block * window_length_ + row, cause));
   };
@@ -165,7 +166,7 @@ void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
   for (int64_t r = 0; r < window_length_; ++r) {
     int64_t draws = 0, last = -1;
     double mass = 0;
-    require(lengths[size_t(r)] > 0, r, "has no entries");
+    require(lengths[size_t(r)] > 0 || may_be_empty, r, "has no entries");
     for (int i = 0; i < lengths[size_t(r)]; ++i, entry += encoding_.entry_bytes()) {
       const DecodedEntry e = decode_entry(entry, encoding_);
       require(e.id > last && e.id < vocab_size_, r, "ids do not ascend within the vocabulary");

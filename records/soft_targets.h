@@ -12,7 +12,8 @@
 //
 // sample: random sampling KD (Anshumann et al. 2025, "Sparse logit sampling"): `draws` ids are drawn from the teacher's
 // distribution; count / draws is an unbiased estimate of it. Draws are keyed by (document digest, position in the document).
-// top-k: the k most probable ids with their log-probabilities; what is missing to one is the tail.
+// top-k: the k most probable ids with their log-probabilities; what is missing to one is the tail. A recorded row may have fewer, and
+// none where the server gave nothing: then all is tail, and a loss of distributions is zero there for any student.
 
 #include <span>
 #include <string>

@@ -15,7 +15,7 @@ LEVEL = {
     "formats": 2, "provenance": 2,
     "data": 3, "records": 3,
     "model": 4, "evidence": 4, "verify": 4,
-    "teacher": 5, "student": 5,
+    "teacher": 5, "student": 5, "remote": 5,
     "distill": 6, "prune": 6, "quantize": 6, "evaluate": 6, "audit": 6,
     "report": 7,
     "pipeline": 8,
