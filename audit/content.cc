@@ -11,6 +11,7 @@
 #include "audit/corpus_check.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "data/corpus.h"
 #include "data/order.h"
 #include "formats/safetensors.h"
 #include "formats/weight_dtype.h"
@@ -65,7 +66,7 @@ void check_own_files(const ArtifactNode& node, const LineageKind& kind, ContentC
   if (kind.origin == Origin::outside) {
     std::string ours;
     for (const FileRecord& file : node.lineage()->files)
-      if (file.name == kStepRecordsFile || file.name == kSoftTargetsFile) ours += (ours.empty() ? "" : ", ") + file.name;
+      if (file.name == kStepRecordsFile || file.name == kSoftTargetsFile || file.name == kSoftTargetsPartFile) ours += (ours.empty() ? "" : ", ") + file.name;
     if (!ours.empty()) check.notes.push_back(fmt::format("comes from outside with {}: nothing here shows how it was made", ours));
   }
   if (!kind.trains && node.lineage()->metrics.contains("step_chain"))
@@ -78,7 +79,7 @@ void check_own_files(const ArtifactNode& node, const LineageKind& kind, ContentC
 void check_inputs(const RunFolder& run, const ArtifactNode& node, const LineageKind& kind, std::vector<Fault>& faults) {
   for (const auto& [slot, parent] : node.parents) {
     const LineageKind* of = parent < 0 ? nullptr : run.nodes[size_t(parent)].kind();
-    const std::optional<Role> wanted = kind.other_slots && !role_in_slot(slot) ? Role::model : role_in_slot(slot);
+    const std::optional<Role> wanted = kind.other_slots && !role_in_slot(slot) ? kind.other_role : role_in_slot(slot);
     if (of && wanted && of->role != *wanted)
       faults.push_back({"",
                         fmt::format("names '{}' as its input '{}', which is {} and not {}", run.nodes[size_t(parent)].name, slot,
@@ -178,16 +179,16 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
         {"steps.jsonl", fmt::format("does not have one line for each record of {}", kStepRecordsFile), "restore it"});
 }
 
-/// Weights that were averaged, or rounded when they were written, after the last step record: the statement has their digest. (Statements of
+/// Weights that were averaged, had adapters merged into them, or were rounded when they were written, after the last step record: the statement has their digest. (Statements of
 /// earlier programs have no dtype and no digest.) That they are those of the last step only audit replay shows.
 void check_rounded_weights(const ArtifactNode& node, ContentCheck& check) {
   const Json& metrics = node.lineage()->metrics;
   check.notes.push_back(
-      "has rounded or averaged weights: that they are those of the last step is shown by audit replay, which always makes the "
+      "has rounded, averaged or adapted weights: that they are those of the last step is shown by audit replay, which always makes the "
       "last segment");
   if (!metrics.contains(kPublishedWeights)) {
     if (metrics.contains("dtype"))
-      check.faults.push_back({"", "its weights are rounded or averaged, but its statement has no digest of them",
+      check.faults.push_back({"", "its weights are rounded, averaged or adapted, but its statement has no digest of them",
                               "its statement was changed: make it again"});
     return;
   }
@@ -244,7 +245,8 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
   check_lines(node.path / "steps.jsonl", records, faults);
   check_last_step(metrics, records, faults);
   const Json& config = node.lineage()->config;
-  const bool averaged = config.contains("ema") && config["ema"].is_number() && config["ema"] > 0;
+  const auto positive = [&](const char* option) { return config.contains(option) && config[option].is_number() && config[option] > 0; };
+  const bool averaged = positive("ema") || positive("lora-rank");
   const bool rounded = check_dtypes(node, check.faults);
   if (rounded || averaged) return check_rounded_weights(node, check);
   const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
@@ -269,7 +271,7 @@ void check_evaluation(const ArtifactNode& node, std::vector<Fault>& faults) {
 
 /// How rows are encoded, by the file and by the options of the statement.
 void check_encoding(const ArtifactNode& node, std::vector<Fault>& faults) {
-  const SafetensorsFile file(node.path / kSoftTargetsFile);
+  const SafetensorsFile file(soft_targets_file(node.path));
   const Json& config = node.lineage()->config;
   const auto stated = [&](const char* entry, const char* option) {
     const auto found = file.metadata().find(entry);
@@ -323,6 +325,23 @@ void check_order(const ArtifactNode& node, std::vector<Fault>& faults) {
                       "the order was chosen, not drawn: make it again"});
 }
 
+/// Rows that have no entries are those of masked labels: a teacher's answer to a trained one may not be left out.
+void check_masked_rows(const RunFolder& run, const ArtifactNode& node, ContentCheck& check) {
+  const ArtifactNode* parent = sound_parent(run, node, Entry::documents);
+  const SafetensorsFile file(soft_targets_file(node.path));
+  const auto version = file.metadata().find("format_version");
+  if (!parent || version == file.metadata().end() || version->second == "1") return;
+  const bool is_part = file.metadata().contains("all_blocks");
+  const SoftTargets targets = is_part ? SoftTargets::part(node.path) : SoftTargets(node.path);
+  const Corpus corpus(parent->path);
+  const int64_t windows = corpus.windows(Split::train), first = is_part ? targets.origin().part->first_block : 0;
+  if (targets.window_length() != corpus.window_length() || targets.origin().all_blocks() > windows) return;
+  const TrainingOrder order(targets.order_key(), windows, targets.origin().all_blocks());
+  const std::string fault = targets.mask_fault(
+      [&](int64_t block, std::span<float> mask) { corpus.read_mask(Split::train, order.window_of_block(first + block), mask); });
+  if (!fault.empty()) check.faults.push_back({kSoftTargetsFile, fault, "it was changed, or made for another corpus: make it again"});
+}
+
 }  // namespace
 
 ContentCheck check_content(const RunFolder& run, const ArtifactNode& node, const CorpusSalt* salt) {
@@ -333,9 +352,10 @@ ContentCheck check_content(const RunFolder& run, const ArtifactNode& node, const
     check_own_files(node, *kind, check);
     check_inputs(run, node, *kind, check.faults);
     if (kind->role == Role::targets) {
-      check_roots(node, kSoftTargetsFile, check.faults);
+      check_roots(node, soft_targets_file(node.path).filename().c_str(), check.faults);
       check_order(node, check.faults);
       check_evidence(node, check);
+      check_masked_rows(run, node, check);
     }
     if (kind->role == Role::index) {
       check_roots(node, "documents.safetensors", check.faults);

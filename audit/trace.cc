@@ -84,7 +84,7 @@ class Tracer {
     const TaughtBlocks targets = read_taught_blocks(node);
     const TrainingOrder order(targets.order_key, trace_.windows, targets.blocks);
     for (const TracedWindow& w : trace_.in_windows)
-      if (const int64_t block = order.block_of_window(w.window); block >= 0) {
+      if (const int64_t block = order.block_of_window(w.window); block >= targets.first && block < targets.end) {
         trace_.rows.push_back({node.name, w.window, block, block * trace_.window_length + w.first_position,
                                block * trace_.window_length + w.last_position});
         looked_at_.push_back(index);

@@ -31,7 +31,8 @@ int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const cha
 
 TaughtBlocks read_taught_blocks(const ArtifactNode& node) {
   const SoftTargetsOrigin origin = read_soft_targets_origin(node.path);
-  return {origin.order_key, origin.blocks};
+  const int64_t first = origin.part ? origin.part->first_block : 0;
+  return {origin.order_key, origin.all_blocks(), first, first + origin.blocks};
 }
 
 bool reads_corpus(const ArtifactNode& node, const Digest& corpus_root) {

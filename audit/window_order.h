@@ -13,7 +13,8 @@ namespace overproof {
 /// From the metadata of soft targets (records/soft_targets.h).
 struct TaughtBlocks {
   Digest order_key;
-  int64_t blocks = 0;
+  int64_t blocks = 0;              ///< of the whole
+  int64_t first = 0, end = 0;      ///< those that are here: all unless it is a part
 };
 /// Throws FormatError.
 TaughtBlocks read_taught_blocks(const ArtifactNode& node);

@@ -27,7 +27,7 @@ class StageVerb final : public VerbInstance {
     for (size_t i = 0; i < slots_.size(); ++i)
       list.push_back({spec_.slots[i].name, &slots_[i], any_value(), spec_.slots[i].help});
     if (spec_.more_models)
-      list.push_back({"models", &models_, any_value(), "models to compare, comma-separated NAME=FOLDER; or --NAME FOLDER"});
+      list.push_back({spec_.more_option, &models_, any_value(), spec_.more_help + ", comma-separated NAME=FOLDER; or --NAME FOLDER"});
     list.push_back({"out", &out_, any_value(), "folder of the new artifact"});
     for (Option& o : instance_->options()) list.push_back(std::move(o));
     list.push_back({"force", &force_, any_value(), "make the artifact again even if nothing changed, and replace a finished one of another configuration"});

@@ -53,18 +53,16 @@ MarkedDocument ChatDocuments::render(const ChatRecord& record, const fs::path& f
     throw FormatError(file, offset, "is a conversation, and the tokenizer's model has no chat template; give one with --chat-template");
   std::vector<int64_t> answers = record.answers;
   if (turns_ == TrainedTurns::last) answers = {answers.back()};
-  std::vector<ChatPrefix> prefixes = {{record.messages, false}};
+  std::vector<ChatPrefix> prefixes;
   for (const int64_t i : answers) prefixes.push_back({i, true}), prefixes.push_back({i + 1, false});
   RenderedPrefixes rendered;
-  bool by_blocks = false;
   try {
-    rendered = template_->render(record.conversation, {{record.messages, false}});
-    by_blocks = rendered.marks_generation;
-    if (!by_blocks) rendered = template_->render(record.conversation, prefixes);
+    rendered = template_->render(record.conversation, {record.messages, false}, prefixes);
   } catch (const FormatError& e) {
     throw FormatError(file, offset, e.what());
   }
-  RenderedChat& whole = rendered.chats[0];
+  const bool by_blocks = rendered.marks_generation;
+  RenderedChat& whole = rendered.whole;
   MarkedDocument document{std::move(whole.text), std::move(whole.quoted), {}};
   std::vector<ByteRange> turns = std::move(whole.generated);
   if (by_blocks && answers != record.assistants) {
@@ -79,14 +77,14 @@ MarkedDocument ChatDocuments::render(const ChatRecord& record, const fs::path& f
     turns = std::move(kept);
   }
   for (size_t i = 0; !by_blocks && i < answers.size(); ++i) {
-    const std::string &before = rendered.chats[2 * i + 1].text, &after = rendered.chats[2 * i + 2].text;
+    const int64_t before = rendered.lengths[2 * i], after = rendered.lengths[2 * i + 1];
     const bool last = answers[i] + 1 == record.messages;
-    if (!after.starts_with(before) || !(last ? document.text == after : document.text.starts_with(after)))
+    if (before < 0 || after < before || (last && after != int64_t(document.text.size())))
       throw FormatError(file, offset,
                         fmt::format("the chat template renders the assistant's message {} otherwise in the whole conversation than at its end "
                                     "or after its generation prompt, so it is not known what a model should learn; {}",
                                     answers[i], last ? "give a template for training with --chat-template" : "try --train-turns last"));
-    turns.push_back({int64_t(before.size()), int64_t(after.size())});
+    turns.push_back({before, after});
   }
   require_own_markers(record, document, file, offset);
   end_turns(document, std::move(turns), file, offset);
@@ -112,7 +110,7 @@ void ChatDocuments::require_own_markers(const ChatRecord& record, const MarkedDo
   };
   replace(conversation);
   if (!spelled) return;
-  const RenderedChat neutral = template_->render(conversation.dump(), {{record.messages, false}}).chats[0];
+  const RenderedChat neutral = template_->render(conversation.dump(), {record.messages, false}).whole;
   const auto markers = [&](const std::string& text, const std::vector<ByteRange>& quoted) {
     std::vector<int32_t> ids;
     for (const MarkedEncoder::Part& part : encoder_.split(text, quoted))

@@ -80,14 +80,13 @@ std::string answer(const std::string& source, std::string_view question) {
       const int64_t messages = in.number();
       prefixes.push_back({messages, in.number() != 0});
     }
-    const RenderedPrefixes rendered = render_jinja(source, variables, prefixes);
+    const RenderedPrefixes rendered = render_jinja(source, variables, prefixes.at(0), {prefixes.begin() + 1, prefixes.end()});
     out.number(1);
     out.number(rendered.marks_generation);
-    for (const RenderedChat& chat : rendered.chats) {
-      out.text(chat.text);
-      out.ranges(chat.quoted);
-      out.ranges(chat.generated);
-    }
+    out.text(rendered.whole.text);
+    out.ranges(rendered.whole.quoted);
+    out.ranges(rendered.whole.generated);
+    for (const int64_t length : rendered.lengths) out.number(length);
   } catch (const std::exception& e) {
     out = MessageWriter();
     out.number(0);
@@ -147,19 +146,21 @@ ChatTemplate::ChatTemplate(std::string source, std::map<std::string, std::string
     throw FormatError(origin_, -1, fmt::format("a chat template of {} bytes; at most {} are read", source_->size(), kMostTemplateBytes));
 }
 
-RenderedPrefixes ChatTemplate::render(std::string_view conversation, const std::vector<ChatPrefix>& prefixes) const {
+RenderedPrefixes ChatTemplate::render(std::string_view conversation, const ChatPrefix& whole, const std::vector<ChatPrefix>& prefixes) const {
   OrderedJson variables = OrderedJson::parse(conversation);
   OVERPROOF_CHECK(variables.is_object() && variables.contains("messages") && variables["messages"].is_array());
   name_reasoning(variables["messages"]);
   for (const auto& [name, text] : tokens_) variables[name] = text;
   MessageWriter question;
   question.text(variables.dump());
-  question.number(int64_t(prefixes.size()));
-  for (const ChatPrefix& prefix : prefixes) {
+  question.number(int64_t(prefixes.size()) + 1);
+  const auto ask = [&](const ChatPrefix& prefix) {
     OVERPROOF_CHECK(prefix.messages >= 0 && prefix.messages <= int64_t(variables["messages"].size()));
     question.number(prefix.messages);
     question.number(prefix.add_generation_prompt);
-  }
+  };
+  ask(whole);
+  for (const ChatPrefix& prefix : prefixes) ask(prefix);
   const auto fail = [&](const std::string& cause) { throw FormatError(origin_, -1, "the chat template " + cause); };
   try {
     const std::string reply = renderer_.ask(question.take());
@@ -167,13 +168,14 @@ RenderedPrefixes ChatTemplate::render(std::string_view conversation, const std::
     if (in.number() != 1) fail("refuses the conversation: " + short_message(in.text()));
     RenderedPrefixes rendered;
     rendered.marks_generation = in.number() != 0;
-    for (size_t i = 0; i < prefixes.size(); ++i) {
-      RenderedChat chat;
-      chat.text = in.text();
-      chat.quoted = in.ranges(int64_t(chat.text.size()));
-      chat.generated = in.ranges(int64_t(chat.text.size()));
-      if (invalid_utf8_at(chat.text) >= 0) fail("makes text that is not UTF-8");
-      rendered.chats.push_back(std::move(chat));
+    rendered.whole.text = in.text();
+    const auto size = int64_t(rendered.whole.text.size());
+    rendered.whole.quoted = in.ranges(size);
+    rendered.whole.generated = in.ranges(size);
+    if (invalid_utf8_at(rendered.whole.text) >= 0) fail("makes text that is not UTF-8");
+    for (size_t i = 0; !rendered.marks_generation && i < prefixes.size(); ++i) {
+      rendered.lengths.push_back(in.number());
+      if (rendered.lengths.back() < -1 || rendered.lengths.back() > size) throw std::runtime_error("damaged answer");
     }
     return rendered;
   } catch (const IsolatedFault& fault) {

@@ -20,7 +20,7 @@ class ChatTemplate {
   ChatTemplate(std::string source, std::map<std::string, std::string> tokens, fs::path origin, IsolationLimits limits = {});
   /// `conversation`: a JSON object with `messages` and all else that the template reads. Throws FormatError, with the template's
   /// own message where it refuses the conversation.
-  RenderedPrefixes render(std::string_view conversation, const std::vector<ChatPrefix>& prefixes) const;
+  RenderedPrefixes render(std::string_view conversation, const ChatPrefix& whole, const std::vector<ChatPrefix>& prefixes = {}) const;
   const std::string& source() const { return *source_; }
   const fs::path& origin() const { return origin_; }
 

@@ -91,20 +91,25 @@ RenderedChat render(const jinja::program& program, const std::string& source, co
 
 }  // namespace
 
-RenderedPrefixes render_jinja(std::string_view source, std::string_view variables, const std::vector<ChatPrefix>& prefixes) {
+RenderedPrefixes render_jinja(std::string_view source, std::string_view variables, const ChatPrefix& whole, const std::vector<ChatPrefix>& prefixes) {
   const std::string text = with_marks(source);
   const bool marks = text.size() != source.size();
   const auto lexed = jinja::lexer().tokenize(text);
   const jinja::program program = jinja::parse_from_tokens(lexed);
   common_json all = common_json::parse(variables);
   const common_json messages = all.at("messages");
-  RenderedPrefixes rendered{marks, {}};
-  for (const ChatPrefix& prefix : prefixes) {
+  const auto render_prefix = [&](const ChatPrefix& prefix) {
     common_json first = common_json::array();
     for (int64_t i = 0; i < prefix.messages; ++i) first.push_back(messages.at(size_t(i)));
     all["messages"] = std::move(first);
     all["add_generation_prompt"] = prefix.add_generation_prompt;
-    rendered.chats.push_back(render(program, text, all, marks));
+    return render(program, text, all, marks);
+  };
+  RenderedPrefixes rendered{marks, render_prefix(whole), {}};
+  if (marks) return rendered;
+  for (const ChatPrefix& prefix : prefixes) {
+    const std::string part = render_prefix(prefix).text;
+    rendered.lengths.push_back(rendered.whole.text.starts_with(part) ? int64_t(part.size()) : -1);
   }
   return rendered;
 }

@@ -31,12 +31,16 @@ struct ChatPrefix {
 
 struct RenderedPrefixes {
   bool marks_generation = false;  ///< the template has `{% generation %}` blocks
-  std::vector<RenderedChat> chats;
+  RenderedChat whole;
+  /// Of the prefixes, in their order: how many bytes each has, -1 where `whole` does not begin with them. Empty where the template marks
+  /// generation, which says the same without them.
+  std::vector<int64_t> lengths;
 };
 
 /// `variables`: a JSON object with `messages` and all else that the template reads; its keys keep their order. Environment as in
 /// transformers' apply_chat_template: trim_blocks, lstrip_blocks, raise_exception, strftime_now, tojson without escapes. Throws
-/// std::exception with the engine's message.
-RenderedPrefixes render_jinja(std::string_view source, std::string_view variables, const std::vector<ChatPrefix>& prefixes);
+/// std::exception with the engine's message. Of prefixes only the lengths are kept: memory grows with the conversation, time with the sum of
+/// all that is rendered.
+RenderedPrefixes render_jinja(std::string_view source, std::string_view variables, const ChatPrefix& whole, const std::vector<ChatPrefix>& prefixes);
 
 }  // namespace overproof

@@ -54,7 +54,7 @@ int64_t run_tokenizer_render(const TokenizerRenderConfig& config) {
     const ChatPrefix all{int64_t(record.list("messages").size()), record.flag("add_generation_prompt", false)};
     Json answer;
     try {
-      const RenderedChat chat = chat_template->render(line, {all}).chats[0];
+      const RenderedChat chat = chat_template->render(line, all).whole;
       answer = {{"text", chat.text}, {"quoted", Json::array()}, {"generated", Json::array()}};
       for (const ByteRange& range : chat.quoted) answer["quoted"].push_back({range.begin, range.end});
       for (const ByteRange& range : chat.generated) answer["generated"].push_back({range.begin, range.end});

@@ -6,6 +6,7 @@
 
 #include "core/json.h"
 #include "data/tokenizer_files.h"
+#include "distill/adapter_files.h"
 #include "distill/distillation.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
@@ -34,6 +35,9 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   at::NoGradGuard no_grad;
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
   trainer.swap_average();
+  write_adapters(training.student(), outputs.folder());
+  const int64_t adapted = trainer.adapts() ? trainer.trained_parameters() : 0;
+  trainer.swap_adapters();
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
   copy_companions(inputs.path("student"), outputs.folder());
@@ -62,8 +66,9 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   }
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
-  if (log.records && (dtype != DType::f32 || trainer.averages()))
+  if (log.records && (dtype != DType::f32 || trainer.publishes_others()))
     report.metrics()[kPublishedWeights] = digest_of_weights(training.student()).hex();
+  if (adapted > 0) report.metrics()["adapter_parameters"] = adapted;
   std::string terms;
   for (size_t t = 0; t < training.terms().size(); ++t)
     terms += fmt::format("{}{} {:.4f}", t > 0 ? ", " : "", training.terms()[t], last.terms[t]);

@@ -13,12 +13,14 @@ struct DistillConfig {
   StringMap loss;  ///< empty: forward-kl=1-ce_weight,cross-entropy=ce_weight
   double ce_weight = 0.0, teacher_share = 0.5;
   OnPolicyOptions on_policy;
+  LoraOptions lora;
   int64_t checkpoint_every = 50, evaluate_every = 0, evaluate_windows = 16, patience = 0;
   template <class V>
   void visit(V&& v) {
     v("steps", training.steps, in_range(0, 1e9), "steps of training; 0: one pass over the soft targets");
     training.visit(v);
     training.visit_optimizer(v);
+    lora.visit(v);
     v("loss", loss, any_value(),
       "losses and their weights, such as forward-kl=0.9,cross-entropy=0.1; some have a number, as in jensen-shannon:0.1=1. On all "
       "targets: forward-kl, cross-entropy. On top-k targets or with --teacher and --teacher-share 1: reverse-kl, jensen-shannon:0.5, "

@@ -8,6 +8,7 @@
 #include "data/tokenizer_files.h"
 #include "distill/on_policy.h"
 #include "formats/end_ids.h"
+#include "model/adapters.h"
 #include "model/open_model.h"
 
 namespace overproof {
@@ -77,10 +78,14 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
   const auto corpus = std::make_shared<const Corpus>(inputs.path("corpus"));
   const auto targets = open_targets(*corpus, inputs);
   LossTerms losses = loss_terms(config);
-  const TrainOptions& options = config.training;
+  TrainOptions options = config.training;
   const int64_t windows = corpus->windows(Split::train), taught = targets->blocks();
   const int64_t steps = options.steps > 0 ? options.steps : (taught + options.batch_size - 1) / options.batch_size;
   auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
+  if (config.lora.rank > 0) {
+    add_adapters(*student, {config.lora.rank, config.lora.alpha, config.lora.targets});
+    options.balance_rate = 0;  // the adapters on their own base are the student
+  }
   std::shared_ptr<const Decoder> teacher;
   if (inputs.has("teacher") && (config.teacher_share > 0 || config.evaluate_every > 0))
     teacher = std::make_shared<const Decoder>(open_model_for(*corpus, inputs, "teacher"));

@@ -17,6 +17,7 @@
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/temp_folder.h"
+#include "distill/adapter_files.h"
 #include "distill/calibration.h"
 #include "distill/checkpoint.h"
 #include "distill/distillation.h"
@@ -202,6 +203,7 @@ class Replayer {
     for (const FileRecord& file : made.records()) digests[file.name] = file.digest;
     std::set<std::string> elsewhere = {kStepRecordsFile, kStepLogFile, kSafetensorsIndexName};
     if (!undone()) elsewhere.insert(kRouterCountsFile);
+    if (session_.run->trainer().adapts()) elsewhere.insert({kAdapterConfigFile, kAdapterFile});
     for (const fs::path& shard : published.tensors->files()) elsewhere.insert(shard.lexically_relative(subject_.path).generic_string());
     std::vector<std::string> wrong;
     for (const FileRecord& file : subject_.lineage.files) {
@@ -224,7 +226,7 @@ class Replayer {
     const Checkpoint published = open_checkpoint(subject_.path);
     const auto& infos = published.tensors->tensors();
     const bool exact = std::all_of(infos.begin(), infos.end(), [](const TensorInfo& t) { return t.dtype == DType::f32; });
-    if (!exact || session_.run->trainer().averages()) return check_published(published);
+    if (!exact || session_.run->trainer().publishes_others()) return check_published(published);
     const Digest& wanted = undone() ? records_.initial_weights() : records_.weights_after(result_.steps);
     fault_if(digest_of_checkpoint(subject_.path) != wanted,
              undone() ? "the published weights are not those before the tuning, which was undone"
@@ -255,7 +257,7 @@ class Replayer {
                "the published weights are not those before the tuning, which was undone");
     else
       result_.notes.push_back(
-          "the published weights are rounded or averaged: that they follow from the last step is compared once the last segment "
+          "the published weights are rounded, averaged or adapted: that they follow from the last step is compared once the last segment "
           "is made again");
   }
 
@@ -388,12 +390,29 @@ class Replayer {
     Trainer& trainer = session_.run->trainer();
     bool rounded = false;
     trainer.swap_average();
+    check_adapters();
+    trainer.swap_adapters();
     const Digest ours = digest_rounded_as(session_.run->student(), *published.tensors, rounded);
+    trainer.swap_adapters();
     trainer.swap_average();
-    if (rounded || trainer.averages())
+    if (rounded || trainer.publishes_others())
       fault_if(ours != digest_of_checkpoint(subject_.path),
                fmt::format("the published weights are not the {} weights of the last step",
-                           trainer.averages() ? "averaged" : "rounded"));
+                           trainer.averages() ? "averaged" : trainer.adapts() ? "adapted" : "rounded"));
+  }
+
+  /// Makes the adapters' files again from the state at the end.
+  void check_adapters() {
+    if (!session_.run->trainer().adapts()) return;
+    const TempFolder work;
+    OutputFolder made(work / "files");
+    write_adapters(session_.run->student(), made);
+    for (const FileRecord& file : made.records()) {
+      const auto stored = std::ranges::find(subject_.lineage.files, file.name, &FileRecord::name);
+      const bool equal = stored != subject_.lineage.files.end() && stored->digest == file.digest;
+      result_.files_equal += equal;
+      fault_if(!equal, fmt::format("{}: is not what the adapters of this training are", file.name));
+    }
   }
 
   /// After the last step the trainer holds the counts of the whole training: kept states contain them, and their digest covers them.
@@ -412,6 +431,8 @@ class Replayer {
 
   static std::vector<NamedTensor> copy_of(const Decoder& model) {
     std::vector<NamedTensor> copy = stored_weights(model);
+    for (const AdapterPlace& place : adapter_places(model))
+      copy.insert(copy.end(), {{place.module + ".lora_A", place.adapter.a.detach()}, {place.module + ".lora_B", place.adapter.b.detach()}});
     for (NamedTensor& t : copy) t.tensor = t.tensor.clone();
     return copy;
   }
@@ -459,7 +480,7 @@ class Replayer {
       }
     }
     const bool published_now = segment.end_step == result_.steps;
-    if (published_now) session_.run->trainer().swap_average();  // the state is not used any more
+    if (published_now) session_.run->trainer().swap_average(), session_.run->trainer().swap_adapters();  // the state is not used any more
     const std::vector<NamedTensor> made = copy_of(session_.run->student());
     const auto recorded = recorded_weights(segment.end_step);
     if (!recorded) {

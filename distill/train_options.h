@@ -14,6 +14,22 @@ namespace overproof {
 /// Hu et al. 2024, "MiniCPM", section 4).
 enum class Schedule { cosine, linear, constant, wsd };
 
+/// Low-rank adapters (model/adapters.h).
+struct LoraOptions {
+  int64_t rank = 0;
+  double alpha = 16;
+  StringList targets = {"q", "k", "v", "o", "gate", "up", "down"};
+  template <class V>
+  void visit(V&& v) {
+    v("lora-rank", rank, in_range(0, 4096),
+      "train low-rank adapters of this rank (LoRA) and nothing else: train is not read, balance-rate is 0. They are merged into the weights, and "
+      "written to adapter/ in the layout of PEFT as well. 0: train the weights");
+    v("lora-alpha", alpha, in_range(1e-3, 1e6), "LoRA: scale of the adapters times the rank");
+    v("lora-targets", targets, one_of({"q", "k", "v", "o", "gate", "up", "down"}),
+      "LoRA: which projections get adapters, of the attention and of the FFN; in a mixture of experts those of the attention only");
+  }
+};
+
 struct TrainOptions {
   int64_t steps = 1, batch_size = 4, micro_batch = 2;
   double learning_rate = 1e-3, router_lr_scale = 1.0;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <utility>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -55,10 +56,18 @@ double learning_rate_at(const TrainOptions& options, int64_t step) {
 
 Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group)
     : model_(model), options_(options), group_(std::move(group)) {
+  const std::vector<AdapterPlace> adapters = adapter_places(model);
+  for (const AdapterPlace& place : adapters)
+    for (const auto& [name, tensor] : {std::pair{".lora_A", place.adapter.a}, {".lora_B", place.adapter.b}}) {
+      at::Tensor trained = tensor;
+      trained.set_requires_grad(true);
+      trained_.push_back({place.module + name, trained, at::zeros_like(trained), at::zeros_like(trained),
+                          options.ema > 0 ? trained.detach().clone() : at::Tensor(), true, false, /*of_model=*/false});
+    }
   for (const NamedTensor& p : model.parameters()) {
     const std::string group_of_weights = trained_group(p.name);
     at::Tensor weight = p.tensor;
-    weight.set_requires_grad(is_chosen(options.train, group_of_weights));
+    weight.set_requires_grad(adapters.empty() && is_chosen(options.train, group_of_weights));
     if (!weight.requires_grad()) continue;
     OVERPROOF_CHECK(weight.is_contiguous());
     const bool router = group_of_weights == "router";
@@ -79,13 +88,13 @@ Trainer::Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<co
 
 int64_t Trainer::trained_parameters() const {
   int64_t sum = 0;
-  for (const Trained& t : trained_) sum += t.of_model ? t.weight.numel() : 0;
+  for (const Trained& t : trained_) sum += t.published ? t.weight.numel() : 0;
   return sum;
 }
 
 void Trainer::add_trained(const std::string& name, at::Tensor tensor) {
   tensor.set_requires_grad(true);
-  trained_.push_back({name, tensor, at::zeros_like(tensor), at::zeros_like(tensor), {}, false, false, /*of_model=*/false});
+  trained_.push_back({name, tensor, at::zeros_like(tensor), at::zeros_like(tensor), {}, false, false, /*of_model=*/false, /*published=*/false});
 }
 
 LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFunction& loss, std::vector<at::Tensor>& loads) {
@@ -195,18 +204,35 @@ void Trainer::update_weights(double rate, double gradient_scale) {
   // with num_updates has it).
   const double decay = std::min(options_.ema, double(1 + steps_done_) / double(10 + steps_done_));
   for (const Trained& t : trained_)
-    if (t.of_model) t.average.lerp_(t.weight, 1 - decay);
+    if (t.published) t.average.lerp_(t.weight, 1 - decay);
 }
 
 void Trainer::swap_average() {
   at::NoGradGuard no_grad;
   if (!averages()) return;
   for (const Trained& t : trained_) {
-    if (!t.of_model) continue;
+    if (!t.published) continue;
     const at::Tensor weight = t.weight.detach().clone();
     t.weight.copy_(t.average);
     t.average.copy_(weight);
   }
+}
+
+void Trainer::swap_adapters() {
+  if (!adapts()) return;
+  if (merged_weights_.empty()) {
+    for (const AdapterPlace& place : adapter_places(model_)) {
+      merged_weights_.push_back(place.weight.clone());
+      merge_adapter(place);
+    }
+    for (const LayerWeights& w : model_.layers()) taken_off_.push_back(w.adapters);
+    model_.set_adapters({});
+    return;
+  }
+  model_.set_adapters(std::exchange(taken_off_, {}));
+  const std::vector<AdapterPlace> places = adapter_places(model_);
+  for (size_t i = 0; i < places.size(); ++i) at::Tensor(places[i].weight).copy_(merged_weights_[i]);
+  merged_weights_.clear();
 }
 
 namespace {

@@ -19,6 +19,7 @@
 #include "distill/router_counter.h"
 #include "distill/train_options.h"
 #include "formats/safetensors.h"
+#include "model/adapters.h"
 #include "model/decoder.h"
 #include "model/torch_setup.h"
 #include "records/step_records.h"
@@ -38,8 +39,8 @@ void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate);
 
 class Trainer {
  public:
-  /// Marks the chosen groups of `model` (which must outlive this) as trained. Throws UsageError when the model has no weight of
-  /// the chosen groups.
+  /// Marks the chosen groups of `model` (which must outlive this) as trained; of a model with adapters these, and nothing else. Throws
+  /// UsageError when the model has no weight of the chosen groups.
   Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 
   /// The student's forward pass of the sequences [first, first + count) of the batch.
@@ -87,6 +88,11 @@ class Trainer {
   /// Exchanges the trained weights and their averages; a second call undoes it. Does nothing without `ema`.
   void swap_average();
   bool averages() const { return options_.ema > 0; }
+  /// Merges the adapters into the weights and takes them off the model; a second call undoes it, to the bit. Does nothing without adapters.
+  void swap_adapters();
+  bool adapts() const { return !merged_weights_.empty() || !adapter_places(model_).empty(); }
+  /// Whether other weights are published than those of the last step record.
+  bool publishes_others() const { return averages() || adapts(); }
 
   /// Everything a later step depends on, as named tensors that remain the trainer's: weights being trained, moments, averages,
   /// router biases, load counts. Copying values into them and calling resume_at() continues bitwise.
@@ -99,7 +105,9 @@ class Trainer {
   struct Trained {
     std::string name;
     at::Tensor weight, first, second, average;  // moments of AdamW; average undefined without ema
-    bool decayed, router, of_model = true;
+    bool decayed, router;
+    bool of_model = true;    // a weight, else a tensor of its own that optimizer_state() has
+    bool published = true;   // it, or what it makes, is in the student: it is averaged
   };
   void add_up_ranks(LossSums& sums, std::vector<at::Tensor>& loads);
   double gradient_norm() const;
@@ -114,6 +122,8 @@ class Trainer {
   at::Tensor expert_tokens_;
   at::Tensor recent_loads_;  ///< f32 [layers, experts]: over the layer's mean, a trailing mean of the steps with weight 1 / kRecentSteps
   RouterCounter* counter_ = nullptr;
+  std::vector<at::Tensor> merged_weights_;  ///< while adapters are merged: the weights before
+  std::vector<std::shared_ptr<LayerAdapters>> taken_off_;  ///< and the adapters
   int64_t steps_done_ = 0;
   bool record_scores_ = false, record_layers_ = false;
 };

@@ -32,6 +32,10 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
   if (!batch.uniform()) weight = std::span(batch.weight).subspan(size_t(first * length), size_t(count * length));
 
   const Targets targets = signal.rows(batch, first, count);
+  if (signal.vocab_size() > common)
+    if (const auto beyond = std::ranges::find_if(targets.sparse.ids, [&](int32_t id) { return id >= common; }); beyond != targets.sparse.ids.end())
+      throw MismatchError(fmt::format("the teacher's rows name token {}, but the student's vocabulary has {}: only rows that pad an embedding can be left out",
+                                      *beyond, common));
   const auto add_inner = [&](LossSums sums) {
     if (!inner) return sums;
     inner->teacher = targets.layers;
@@ -66,9 +70,6 @@ Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource
       losses_(std::move(losses)),
       group_(std::move(group)) {
   const ModelConfig& shape = student_->config();
-  // Either may pad its embedding. Ids that the student lacks may be in stored rows.
-  if (signal_->vocab_size() > shape.vocab_size && signal_->kind() != TargetKind::whole)
-    throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, student {}", signal_->vocab_size(), shape.vocab_size));
   require_targets(losses_, signal_->kind());
   options_.steps = batches_->steps();
   trainer_ = std::make_unique<Trainer>(*student_, options_, group_);

@@ -23,8 +23,8 @@ namespace overproof {
 class Training {
  public:
   /// Trains `student` as it is now; the number of steps is that of `batches`. Where the vocabularies of student and signal differ in
-  /// size the larger one is padding, left out of the softmax (logits of minus infinity). Throws MismatchError when the signal has
-  /// stored rows of the larger one, UsageError when a loss cannot use targets of the signal's kind or what it needs to see is not there.
+  /// size the larger one is padding, left out of the softmax (logits of minus infinity): a row of targets that names padding is a
+  /// MismatchError of its step. Throws UsageError when a loss cannot use targets of the signal's kind or what it needs to see is not there.
   Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource> batches, std::unique_ptr<TeacherSignal> signal,
            LossTerms losses, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 

@@ -44,12 +44,13 @@ std::vector<int64_t> next_best(const Tensor& scores, int64_t expert, const std::
 class LayerByLayer {
  public:
   /// `stream` f32 [tokens, hidden] is the input of the layer after the finished ones.
-  LayerByLayer(const Decoder& model, const ActivationsConfig& config, int64_t length, Tensor stream, ActivationJournal& journal,
+  LayerByLayer(const Decoder& model, const ActivationsConfig& config, const SampledWindows& windows, Tensor stream, ActivationJournal& journal,
                Progress& progress)
       : model_(model),
         config_(config),
         options_{config.samples, config.hessians},
-        length_(length),
+        windows_(windows),
+        length_(windows.ids.size(1)),
         stream_(std::move(stream)),
         journal_(journal),
         progress_(progress),
@@ -87,7 +88,7 @@ class LayerByLayer {
     each_batch([&](int64_t first, int64_t count) {
       AttentionInputs seen;
       const Tensor rows = stream_.narrow(0, first, count);
-      rows.copy_(model_.attention_block(layer, rows, count / length_, &seen));
+      rows.copy_(model_.attention_block(layer, rows, count / length_, &seen, windows_.segments_of(first / length_, count / length_)));
       qkv.add(seen.qkv);
       o.add(seen.o);
       progress_.update(done_ += count / 2, fmt::format("layer {} of {}", layer + 1, c.layers));
@@ -181,6 +182,7 @@ class LayerByLayer {
   const Decoder& model_;
   const ActivationsConfig& config_;
   RecorderOptions options_;
+  const SampledWindows& windows_;
   int64_t length_;
   Tensor stream_;  // [tokens, hidden]
   ActivationJournal& journal_;
@@ -196,7 +198,8 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
   const Decoder model = open_model_for(corpus, inputs, "model");
-  const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const SampledWindows sampled = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const Tensor& ids = sampled.ids;
   const int64_t windows = ids.size(0), tokens = ids.numel(), layers = model.config().layers;
 
   const int64_t hidden = model.config().hidden_size;
@@ -211,7 +214,7 @@ StageReport run_activations(const ActivationsConfig& config, const Inputs& input
   }
   {
     Progress progress("activations", tokens * layers, "tokens", tokens * resumed);
-    LayerByLayer(model, config, corpus.window_length(), std::move(stream), journal, progress).run();
+    LayerByLayer(model, config, sampled, std::move(stream), journal, progress).run();
   }
   const LayerProgress e = journal.progress();
   const int64_t groups = journal.groups();

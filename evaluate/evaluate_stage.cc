@@ -162,7 +162,8 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   };
 
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
-  Questions questions{prompt_ids(*tokenizer, config.prompts), {}};
+  const auto chat_template = open_chat_template(inputs.path("teacher"), *tokenizer);
+  Questions questions{prompt_ids(*tokenizer, chat_template.get(), config.prompts), {}};
   Writing teacher_writing = write_answers(inputs.path("teacher"), *tokenizer, questions.prompts);
   questions.answers = teacher_writing.answers;
   const States teacher_states = states_of(teacher, "teacher");

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "data/chat_ml.h"
+#include "data/chat_turns.h"
 
 namespace overproof {
 
@@ -32,14 +32,13 @@ const std::vector<EvaluationPrompt>& evaluation_prompts() {
   return prompts;
 }
 
-std::vector<std::vector<int32_t>> prompt_ids(const Tokenizer& tokenizer, int64_t count) {
+std::vector<std::vector<int32_t>> prompt_ids(const Tokenizer& tokenizer, const ChatTemplate* chat_template, int64_t count) {
   OVERPROOF_CHECK(count >= 0 && count <= int64_t(evaluation_prompts().size()));
-  const auto chat = ChatMl::of(tokenizer);
   std::vector<std::vector<int32_t>> all;
   for (int64_t i = 0; i < count; ++i) {
     const EvaluationPrompt& prompt = evaluation_prompts()[size_t(i)];
-    if (prompt.chat && chat) {
-      all.push_back(chat->question(prompt.text));
+    if (prompt.chat && chat_template) {
+      all.push_back(chat_question(tokenizer, *chat_template, prompt.text));
     } else {
       tokenizer.encode(prompt.text, all.emplace_back());
     }

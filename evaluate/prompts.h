@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/chat_template.h"
 #include "data/tokenizer.h"
 
 namespace overproof {
@@ -19,7 +20,7 @@ struct EvaluationPrompt {
 /// All prompts: every other one a question for a chat turn, the others beginnings of texts.
 const std::vector<EvaluationPrompt>& evaluation_prompts();
 
-/// The ids of the first `count`: a question in a chat turn where the tokenizer has ChatML tokens, else as plain text.
-std::vector<std::vector<int32_t>> prompt_ids(const Tokenizer& tokenizer, int64_t count);
+/// The ids of the first `count`: a question in a turn of the chat template, where there is one, else as plain text.
+std::vector<std::vector<int32_t>> prompt_ids(const Tokenizer& tokenizer, const ChatTemplate* chat_template, int64_t count);
 
 }  // namespace overproof

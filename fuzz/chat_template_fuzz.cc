@@ -32,13 +32,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (record.conversation.empty() || record.messages > 16) return 0;
     const ChatTemplate chat_template(std::string(all.substr(0, cut)), {{"bos_token", "<s>"}}, "template",
                                      {.memory_bytes = 256 << 20, .cpu_seconds = 2, .answer_bytes = 1 << 20});
-    std::vector<ChatPrefix> prefixes = {{record.messages, false}};
+    std::vector<ChatPrefix> prefixes;
     for (const int64_t i : record.answers) prefixes.push_back({i, true});
-    for (const RenderedChat& chat : chat_template.render(record.conversation, prefixes).chats) {
-      fuzz::require(invalid_utf8_at(chat.text) < 0);
-      require_in_text(chat.quoted, int64_t(chat.text.size()));
-      require_in_text(chat.generated, int64_t(chat.text.size()));
-    }
+    const RenderedPrefixes rendered = chat_template.render(record.conversation, {record.messages, false}, prefixes);
+    const auto size = int64_t(rendered.whole.text.size());
+    fuzz::require(invalid_utf8_at(rendered.whole.text) < 0);
+    require_in_text(rendered.whole.quoted, size);
+    require_in_text(rendered.whole.generated, size);
+    fuzz::require(rendered.lengths.size() == (rendered.marks_generation ? 0 : prefixes.size()));
+    for (const int64_t length : rendered.lengths) fuzz::require(length >= -1 && length <= size);
   } catch (const FormatError&) {
   }
   return 0;

@@ -218,6 +218,9 @@ def statistics(seeds):
     for kind, entries, size in [("sample", sample, 3), ("top-k", top, 5)]:
         seeds.put("soft_targets_fuzz", tensors({**targets, "kind": kind}, row_lengths=numpy.array([1, 2], u1), entries=numpy.frombuffer(entries, u1),
                                                block_offsets=numpy.array([0, 3 * size], i8)))
+        seeds.put("soft_targets_fuzz", tensors({**targets, "kind": kind, "format_version": "2", "first_block": "1", "all_blocks": "3", "compute": "f32"},
+                                               row_lengths=numpy.array([0, 3], u1), entries=numpy.frombuffer(entries, u1),
+                                               block_offsets=numpy.array([0, 3 * size], i8)))
     shape = {"format_version": "1", "teacher_root": "a" * 64, "corpus_root": "b" * 64, "tokens": "4", "window_length": "2", "layers": "1",
              "hidden_size": "3", "intermediate_size": "2"}
     layer = {"tokens": numpy.arange(4, dtype="<i4"), "layers.0.ffn_input": numpy.ones((4, 3), "<f2"), "layers.0.importance": numpy.ones(2, f4)}

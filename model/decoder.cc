@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "model/activation_rounding.h"
+#include "model/adapters.h"
 #include "model/decoder_parts.h"
 #include "model/ops/attention.h"
 #include "model/ops/head_loss.h"
@@ -30,7 +31,6 @@ Tensor by_head(const Tensor& x, int64_t batch, int64_t length) {
   return x.view({batch, length, x.size(1), x.size(2)}).transpose(1, 2);
 }
 
-/// Rounding has no gradient: training would run and learn nothing.
 /// The place of each token in its segment. segments I32 [batch, length] -> I64 [batch, length].
 Tensor positions_in(const Tensor& segments) {
   const int64_t length = segments.size(1);
@@ -47,6 +47,23 @@ Tensor visible_in(const Tensor& segments) {
   return same.logical_and(at::ones({segments.size(1), segments.size(1)}, at::kBool).tril());
 }
 
+const LayerAdapters& adapters_of(const LayerWeights& w) {
+  static const LayerAdapters kNone;
+  return w.adapters ? *w.adapters : kNone;
+}
+
+bool has_ffn(const LayerAdapters& a) { return a.gate.a.defined() || a.up.a.defined() || a.down.a.defined(); }
+
+/// As ops::feed_forward, with adapters.
+Tensor adapted_feed_forward(const Tensor& h, const LayerWeights& w, const Tensor& residual) {
+  const LayerAdapters& a = adapters_of(w);
+  const Tensor z = ops::linear(h, w.gate_up);
+  const int64_t width = w.down.size(1);
+  const Tensor activation = at::silu(adapted(z.narrow(1, 0, width), h, a.gate)) * adapted(z.narrow(1, width, width), h, a.up);
+  return adapted(ops::linear(activation, w.down, {}, residual), activation, a.down);
+}
+
+/// Rounding has no gradient: training would run and learn nothing.
 void require_trainable(const std::vector<LayerWeights>& layers) {
   if (!at::GradMode::is_enabled()) return;
   for (const LayerWeights& w : layers)
@@ -97,17 +114,11 @@ Decoder::Decoder(const Checkpoint& checkpoint, const Placement& placement)
 Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) const {
   require_trainable(weights_.layers);
   const int64_t batch = tokens.size(0), length = tokens.size(1);
-  ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
-  Tensor mask;
-  if (options.segments.defined()) {
-    OVERPROOF_CHECK(options.segments.sizes() == tokens.sizes());
-    const Tensor position = positions_in(options.segments).reshape({-1}).to(placement_.device);
-    angles = {angles.cos.index_select(0, position), angles.sin.index_select(0, position)};
-    mask = visible_in(options.segments).to(placement_.device);
-  }
+  OVERPROOF_CHECK(!options.segments.defined() || options.segments.sizes() == tokens.sizes());
+  const Sight seen = sight(length, options.segments);
   Tensor x = embed(tokens);
   for (int64_t l = 0; l < config_.layers; ++l) {
-    const Tensor attended = attention(l, x, angles, batch, length, nullptr, mask);
+    const Tensor attended = attention(l, x, seen, batch, length, nullptr);
     x = ffn_block(l, attended, options);
     if (options.layers) options.layers->push_back({attended, x});
   }
@@ -124,14 +135,21 @@ Tensor Decoder::embed(const Tensor& tokens) const {
   return at::embedding(weights_.embedding, tokens.reshape({-1}).to(placement_.device));
 }
 
-Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen) const {
+Decoder::Sight Decoder::sight(int64_t length, const Tensor& segments) const {
+  const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
+  if (!segments.defined()) return {angles, {}};
+  const Tensor position = positions_in(segments).reshape({-1}).to(placement_.device);
+  return {{angles.cos.index_select(0, position), angles.sin.index_select(0, position)}, visible_in(segments).to(placement_.device)};
+}
+
+Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen, const Tensor& segments) const {
   const int64_t length = x.size(0) / batch;
-  return attention(layer, x, ops::rotary_angles(inverse_frequencies_, 0, length), batch, length, seen, {});
+  OVERPROOF_CHECK(!segments.defined() || (segments.size(0) == batch && segments.size(1) == length));
+  return attention(layer, x, sight(length, segments), batch, length, seen);
 }
 
 /// Attention with its output projection and residual.
-Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
-                          AttentionInputs* seen, const Tensor& mask) const {
+Tensor Decoder::attention(int64_t layer, const Tensor& x, const Sight& sight, int64_t batch, int64_t length, AttentionInputs* seen) const {
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers[size_t(layer)];
   static const LayerRounding kNone;
@@ -140,18 +158,19 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const ops::RotaryAngle
   const Tensor for_q = rounded(rounding.q, h);
   const Tensor for_k = rounding.k == rounding.q ? for_q : rounded(rounding.k, h);  // dynamic scales: one tensor for all three
   const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
-  Tensor q = ops::linear(for_q, w.q, w.q_bias).view({-1, c.heads, c.head_dim});
-  Tensor k = ops::linear(for_k, w.k, w.k_bias).view({-1, c.kv_heads, c.head_dim});
-  const Tensor v = by_head(ops::linear(for_v, w.v, w.v_bias).view({-1, c.kv_heads, c.head_dim}), batch, length);
+  const LayerAdapters& adapters = adapters_of(w);
+  Tensor q = adapted(ops::linear(for_q, w.q, w.q_bias), for_q, adapters.q).view({-1, c.heads, c.head_dim});
+  Tensor k = adapted(ops::linear(for_k, w.k, w.k_bias), for_k, adapters.k).view({-1, c.kv_heads, c.head_dim});
+  const Tensor v = by_head(adapted(ops::linear(for_v, w.v, w.v_bias), for_v, adapters.v).view({-1, c.kv_heads, c.head_dim}), batch, length);
   if (w.q_norm.defined()) {
     q = ops::rms_norm(q, w.q_norm, c.rms_norm_eps);
     k = ops::rms_norm(k, w.k_norm, c.rms_norm_eps);
   }
-  q = by_head(ops::rotate_positions(q, angles), batch, length);
-  k = by_head(ops::rotate_positions(k, angles), batch, length);
-  const Tensor mixed = ops::attention(q, k, v, mask).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
+  q = by_head(ops::rotate_positions(q, sight.angles), batch, length);
+  k = by_head(ops::rotate_positions(k, sight.angles), batch, length);
+  const Tensor mixed = ops::attention(q, k, v, sight.mask).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
   if (seen) *seen = {h.to(x.scalar_type()), mixed.to(x.scalar_type())};
-  return ops::linear(rounded(rounding.o, mixed), w.o, {}, x);
+  return adapted(ops::linear(rounded(rounding.o, mixed), w.o, {}, x), mixed, adapters.o);
 }
 
 Tensor Decoder::ffn_input(int64_t layer, const Tensor& x) const {
@@ -191,6 +210,7 @@ Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const ForwardOptions& 
   Tensor out = x;
   if (w.gate_up.defined())
     out = w.rounding && w.rounding->dense.any() ? ffn_pass(layer, kDenseFfn, h).out.add_(x)
+          : has_ffn(adapters_of(w))              ? adapted_feed_forward(h, w, x)
                                                 : ops::feed_forward(h, w.gate_up, w.down, x);
   if (!config_.is_moe()) return out;
   const ops::Routing routing = route(layer, h, options.top_k);
@@ -214,6 +234,11 @@ Tensor Decoder::rounded_mixture(int64_t layer, const Tensor& x, const Tensor& ba
     out.index_add_(0, tokens, y.mul_(weights.index_select(0, pairs).unsqueeze(1)));  // a token occurs at most once in `tokens`
   }
   return out;
+}
+
+void Decoder::set_adapters(std::vector<std::shared_ptr<LayerAdapters>> adapters) {
+  OVERPROOF_CHECK(adapters.empty() || adapters.size() == weights_.layers.size());
+  for (size_t l = 0; l < weights_.layers.size(); ++l) weights_.layers[l].adapters = adapters.empty() ? nullptr : adapters[l];
 }
 
 void Decoder::set_active_experts(int64_t top_k) {

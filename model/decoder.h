@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -80,8 +81,8 @@ class Decoder {
   // length, hidden].
   /// tokens I64 [batch, length] -> x.
   at::Tensor embed(const at::Tensor& tokens) const;
-  /// x after the attention block of `layer`, residual included. `seen` may be null.
-  at::Tensor attention_block(int64_t layer, const at::Tensor& x, int64_t batch, AttentionInputs* seen = nullptr) const;
+  /// x after the attention block of `layer`, residual included. `seen` may be null; `segments` as in ForwardOptions.
+  at::Tensor attention_block(int64_t layer, const at::Tensor& x, int64_t batch, AttentionInputs* seen = nullptr, const at::Tensor& segments = {}) const;
   /// The input of the FFN (dense, shared, experts and router) of `layer`: x after the norm.
   at::Tensor ffn_input(int64_t layer, const at::Tensor& x) const;
   /// The experts of `layer` for each row of its ffn_input(); top_k 0 means the model's own.
@@ -99,12 +100,20 @@ class Decoder {
   /// or write into them in place.
   std::vector<NamedTensor> parameters() const;
 
+  /// Replaces the adapters of all layers (adapters.h); empty: none. They are no parameters().
+  void set_adapters(std::vector<std::shared_ptr<LayerAdapters>> adapters);
+
   /// Changes how many routed experts a token uses, in [1, n_routed_experts]; config() and a saved copy have the new number.
   void set_active_experts(int64_t top_k);
 
  private:
-  at::Tensor attention(int64_t layer, const at::Tensor& x, const ops::RotaryAngles& angles, int64_t batch, int64_t length,
-                       AttentionInputs* seen, const at::Tensor& mask) const;
+  /// Where each token is, and what it attends to.
+  struct Sight {
+    ops::RotaryAngles angles;
+    at::Tensor mask;  ///< undefined: all tokens before it
+  };
+  Sight sight(int64_t length, const at::Tensor& segments) const;
+  at::Tensor attention(int64_t layer, const at::Tensor& x, const Sight& sight, int64_t batch, int64_t length, AttentionInputs* seen) const;
   at::Tensor ffn_block(int64_t layer, const at::Tensor& x, const ForwardOptions& options) const;
   at::Tensor rounded_mixture(int64_t layer, const at::Tensor& x, const at::Tensor& base, const ops::Routing& routing) const;
 

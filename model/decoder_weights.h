@@ -15,6 +15,7 @@
 namespace overproof {
 
 struct LayerRounding;  // activation_rounding.h
+struct LayerAdapters;  // adapters.h
 
 /// Weights of one layer. A dense layer fills gate_up [2 x ff, hidden] and down [hidden, ff]; a MoE layer fills the rest too:
 /// gate_up and down then are the shared expert's (undefined when there is none). All have the placement's type, except router
@@ -30,6 +31,7 @@ struct LayerWeights {
   at::Tensor router;                              // [experts, hidden]
   at::Tensor router_bias;                         // [experts], e_score_correction_bias: selection only, never a gradient
   std::shared_ptr<const LayerRounding> rounding;  // null: the inputs of the Linears are not rounded
+  std::shared_ptr<LayerAdapters> adapters;        // null: none
 };
 
 struct DecoderWeights {

@@ -94,6 +94,56 @@ Forecast capture_forecast(const Options& options, const KnownModels& inputs, int
   return f;
 }
 
+constexpr double kFloat = 4;
+
+/// Whether distill trains a tensor, by its name in a checkpoint and the option `train` (distill/trainer.h: trained_group).
+bool is_trained(const std::string& name, const StringList& train) {
+  const auto has = [&](std::string_view part) { return name.find(part) != std::string::npos; };
+  const char* group = has("correction_bias") ? ""
+                      : has("mlp.gate.")     ? "router"
+                      : has("norm")          ? "norms"
+                      : has("self_attn")     ? "attention"
+                      : has("embed_tokens")  ? "embeddings"
+                      : has("lm_head")       ? "head"
+                                             : "ffn";
+  return *group != 0 && std::ranges::any_of(train, [&](const std::string& word) {
+    return word == "all" || word == group || (word == "experts" && std::string_view(group) == "ffn");
+  });
+}
+
+/// Peak memory of distill, from what it keeps: weights in f32, for each trained one a gradient and two moments, what the layers of a
+/// micro-batch save for the backward pass, and the logits of a chunk. The program with libtorch, and how much is allocated beyond that,
+/// are measured.
+double training_memory(const fs::path& student, const fs::path& teacher, const Options& options, int64_t window_length) {
+  constexpr double kProgram = 1.5e8, kBeyond = 0.1, kLogitRows = 256, kLogitCopies = 3;
+  const Checkpoint checkpoint = open_checkpoint(student);
+  const ModelConfig c = ModelConfig::from_json(*checkpoint.config, student / "config.json");
+  const auto count = [&](const char* name) { return double(value_of<int64_t>(options, name, 0)); };
+  const StringList train = value_of<StringList>(options, "train", {}), targets = value_of<StringList>(options, "lora-targets", {});
+  const double rank = count("lora-rank");
+  double weights = 0, trained = 0;
+  for (const TensorInfo& t : checkpoint.tensors->tensors()) {
+    weights += double(t.elements());
+    if (rank == 0) {
+      if (is_trained(t.name, train)) trained += double(t.elements());
+      continue;
+    }
+    const bool can = t.shape.size() == 2 && (!c.is_moe() || t.name.find("self_attn") != std::string::npos);
+    for (const std::string& target : targets)
+      if (can && t.name.ends_with(fmt::format(".{}_proj.weight", target))) trained += rank * double(t.shape[0] + t.shape[1]);
+  }
+  double of_teacher = 0;
+  if (!teacher.empty())
+    for (const TensorInfo& t : open_checkpoint(teacher).tensors->tensors()) of_teacher += double(t.elements());
+  const double copies = value_of<double>(options, "ema", 0.0) > 0 ? 4 : 3;
+  const double tokens = std::min(count("micro-batch"), count("batch-size")) * double(window_length);
+  const double hidden = double(c.hidden_size), q = double(c.heads * c.head_dim), kv = double(c.kv_heads * c.head_dim);
+  const double ff = c.is_moe() ? double((c.n_shared_experts + c.top_k) * c.moe_intermediate_size) : double(c.intermediate_size);
+  const double saved = 5 * hidden + 2 * q + 3 * kv + (rank > 0 ? 5 : 2) * ff;  // a token and layer
+  const double logits = kLogitCopies * std::min(tokens, kLogitRows) * double(c.vocab_size);
+  return kProgram + kFloat * ((1 + kBeyond) * weights + copies * trained + of_teacher + tokens * double(c.layers) * saved + logits);
+}
+
 }  // namespace
 
 void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations) {
@@ -171,7 +221,7 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
     } catch (const Error&) {  // reported by check_prerequisites where it matters
     }
   }
-  constexpr double kProgram = 1e8, kFloat = 4, kRowBytes = 160, kTrainingBytesPerWeight = 16, kTrainingPasses = 3;
+  constexpr double kProgram = 1e8, kRowBytes = 160, kTrainingBytesPerWeight = 16, kTrainingPasses = 3;
   const double tokens = number("tokens", 0), steps = number("steps", 0);
   const bool one_pass = spec.name == "distill" && steps == 0;
   const double trained = one_pass ? double(targets_tokens) : steps * number("batch-size", 1) * double(window_length);
@@ -183,11 +233,17 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
     const double bytes = source == models.end() ? 0 : double(bytes_of(source->second));
     return {2 * kProgram, 2 * bytes, bytes / 3e6};
   }
+  if (spec.name == "merge-targets") {
+    double bytes = 0;
+    for (const auto& [slot, path] : models)
+      if (slot != "teacher" && slot != "corpus") bytes += double(bytes_of(path));
+    return {kProgram, bytes, 2 * bytes / kDiskBytesPerSecond};
+  }
   if (spec.name == "quantize" && !computes(spec, instance)) return {2 * kProgram, 1.1 * weights, (file + weights) / kDiskBytesPerSecond};
   if (spec.name == "export") return {2 * kProgram, in_16_bits, (file + in_16_bits) / kDiskBytesPerSecond};
   if (weights == 0) return {};
   f.memory_bytes += kFloat * weights;
-  if (spec.name == "teach") f.disk_bytes = tokens * kRowBytes, f.seconds = seconds_for(weights, tokens, 1);
+  if (spec.name == "teach" || spec.name == "teach-shard") f.disk_bytes = tokens * kRowBytes, f.seconds = seconds_for(weights, tokens, 1);
   else if (spec.name == "observe")
     f.disk_bytes = 2 * tokens * width * layers, f.memory_bytes += f.disk_bytes, f.seconds = seconds_for(weights, tokens, 1);
   else if (spec.name == "sample") f.seconds = seconds_for(weights, number("count", 0) * number("max-tokens", 0), 4);
@@ -200,6 +256,8 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
     f.memory_bytes = kProgram + (kTrainingBytesPerWeight + (alongside ? kFloat : 0)) * weights;
     f.disk_bytes = in_16_bits + 3 * kFloat * weights;  // and the state that a killed training resumes from
     f.seconds = seconds_for(weights, trained, kTrainingPasses + (alongside ? 1 : 0));
+    if (const auto student = models.find("student"); spec.name == "distill" && student != models.end() && fs::exists(student->second))
+      f.memory_bytes = training_memory(student->second, alongside ? models.at("teacher") : fs::path(), options, window_length);
   } else if (spec.name == "quantize") {
     f.memory_bytes *= 2, f.disk_bytes = 1.1 * weights, f.seconds = seconds_for(weights, 2 * number("evaluate-tokens", 0), 1);
   } else {

@@ -19,6 +19,7 @@
 #include "prune/neurons_stage.h"
 #include "prune/source_stage.h"
 #include "quantize/export_stage.h"
+#include "records/merge_targets_stage.h"
 #include "remote/capture_stage.h"
 #include "remote/connect_stage.h"
 #include "student/carve_stage.h"
@@ -99,6 +100,23 @@ std::vector<StageSpec> make_stages() {
        .example = "overproof capture --teacher runs/mine/server --corpus runs/mine/corpus --token-budget 2000000 --out runs/mine/soft-targets",
        .slots = {{.name = "teacher", .help = "the artifact that connect made"}, corpus},
        .make = stage_maker<CaptureConfig>(run_capture)},
+      {.name = "teach-shard",
+       .kind = "taught-part",
+       .help = "Does one part of the work of teach, for several machines; merge-targets puts the parts together.",
+       .example = "overproof teach-shard --shard 2/4 --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/part-2",
+       .slots = {teacher, corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<TeachShardConfig>(torch_function<decltype(run_teach_shard)>)},
+      {.name = "merge-targets",
+       .kind = "merged-targets",
+       .help = "Puts the parts of soft targets together that teach-shard made.",
+       .example = "overproof merge-targets --teacher runs/mine/teacher --corpus runs/mine/corpus --parts a=runs/mine/part-1,b=runs/mine/part-2 "
+                  "--out runs/mine/soft-targets",
+       .slots = {teacher, corpus},
+       .more_models = true,
+       .more_option = "parts",
+       .more_help = "all parts",
+       .make = stage_maker<MergeTargetsConfig>(run_merge_targets)},
       {.name = "sample",
        .kind = "sampled-from",
        .help = "Samples documents from a teacher, with a watermark in them if a key is given.",

@@ -54,6 +54,7 @@ struct StageSpec {
   std::string example;  ///< a command line that works
   std::vector<Slot> slots;
   bool more_models = false;  ///< takes any number of further artifacts under names that the user chooses (evaluate)
+  std::string more_option = "models", more_help = "models to compare";  ///< the option that gives them together
   Needs needs = Needs::nothing;
   std::function<std::unique_ptr<StageInstance>()> make;
   /// Called before the stage runs, after its inputs were checked. Its result is recorded in the signed metrics as "policy"; it

@@ -31,6 +31,7 @@ void bind_function(Result (*function)(Arguments...)) {
 void bind_torch_functions() {
   bind_function(run_tiny_teacher);
   bind_function(run_teach);
+  bind_function(run_teach_shard);
   bind_function(run_sample);
   bind_function(run_observe);
   bind_function(run_carve);

@@ -76,6 +76,7 @@ struct LineageKind {
   uint64_t window_tweak = 0;
   std::vector<SlotRule> slots = {};
   std::optional<Entry> other_slots = {};  ///< how a slot without a rule enters; nothing: a statement may have no such slot
+  Role other_role = Role::model;          ///< what is bound to it
   /// Slots that every statement of the kind fills; "a|b": one of them. Of stages of earlier versions, too.
   std::vector<std::string_view> required = {};
   /// Files of our own formats that it may hold: a kind that does not list one that another lists may not hold it, so that no

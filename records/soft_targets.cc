@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -12,7 +13,7 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kTargetsVersion = 1;
+constexpr int64_t kUnmaskedVersion = 1, kMaskedVersion = 2;
 constexpr const char *kSample = "sample", *kTopK = "top-k";
 
 SoftTargetsOrigin origin_of(const SafetensorsFile& file) {
@@ -37,18 +38,28 @@ SoftTargetsOrigin origin_of(const SafetensorsFile& file) {
           fmt::format("evidence '{}' is unknown; re-derivable and recorded are known", found->second.substr(0, 40)));
     origin.evidence = *evidence;
   }
+  if (!file.metadata().contains("all_blocks")) return origin;
+  origin.part = {metadata_integer(file, "first_block", 0), metadata_integer(file, "all_blocks", 1), metadata_text(file, "compute")};
+  if (origin.part->first_block > origin.part->all_blocks - origin.blocks)
+    throw FormatError(file.path(), -1, fmt::format("has blocks {} to {}, but the whole has {}", origin.part->first_block,
+                                                   origin.part->first_block + origin.blocks - 1, origin.part->all_blocks));
   return origin;
 }
 
 }  // namespace
 
-SoftTargetsOrigin read_soft_targets_origin(const fs::path& artifact) {
-  return origin_of(SafetensorsFile(artifact / kSoftTargetsFile));
+fs::path soft_targets_file(const fs::path& artifact) {
+  const fs::path whole = artifact / kSoftTargetsFile, part = artifact / kSoftTargetsPartFile;
+  return !fs::exists(whole) && fs::exists(part) ? part : whole;
 }
 
-SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchSpool& spool, OutputFolder& folder) {
+SoftTargetsOrigin read_soft_targets_origin(const fs::path& artifact) { return origin_of(SafetensorsFile(soft_targets_file(artifact))); }
+
+SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const RowPieces& for_each, OutputFolder& folder) {
   std::vector<int64_t> offsets = {0};
-  spool.for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) {
+  int64_t stored = 0;
+  for_each([&](std::span<const uint8_t> lengths, std::span<const uint8_t>) {
+    stored += int64_t(lengths.size()) - std::ranges::count(lengths, 0);
     OVERPROOF_CHECK(int64_t(lengths.size()) % header.window_length == 0);
     for (; !lengths.empty(); lengths = lengths.subspan(size_t(header.window_length))) {
       const auto block = lengths.first(size_t(header.window_length));
@@ -56,7 +67,7 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
     }
   });
   const int64_t blocks = int64_t(offsets.size()) - 1, rows = blocks * header.window_length;
-  Metadata metadata = {{"format_version", std::to_string(kTargetsVersion)},
+  Metadata metadata = {{"format_version", std::to_string(header.masked ? kMaskedVersion : kUnmaskedVersion)},
                        {"kind", header.encoding.kind == RowEncoding::Kind::sample ? kSample : kTopK},
                        {"count", fmt::format("{}", header.encoding.count)},
                        {"temperature", fmt::format("{}", header.encoding.temperature)},
@@ -69,31 +80,53 @@ SoftTargetsSize write_soft_targets(const SoftTargetsHeader& header, const BatchS
                        {"teacher_root", header.origin.teacher_root.hex()},
                        {"evidence", std::string(evidence_name(header.origin.evidence))}};
   if (!header.origin.order_beacon.empty()) metadata["order_beacon"] = header.origin.order_beacon;
+  if (const auto& part = header.origin.part) {
+    metadata["first_block"] = fmt::format("{}", part->first_block);
+    metadata["all_blocks"] = fmt::format("{}", part->all_blocks);
+    metadata["compute"] = part->compute;
+  }
   header.tokenizer.put_into(metadata);
   // Widest elements first, so that each tensor is aligned.
   SafetensorsWriter writer(
-      folder, kSoftTargetsFile,
+      folder, header.origin.part ? kSoftTargetsPartFile : kSoftTargetsFile,
       {{"block_offsets", DType::i64, {blocks + 1}}, {"row_lengths", DType::u8, {rows}}, {"entries", DType::u8, {offsets.back()}}},
       metadata);
   writer.append(offsets.data(), offsets.size() * sizeof(int64_t));
-  spool.for_each(
+  for_each(
       [&](std::span<const uint8_t> lengths, std::span<const uint8_t>) { writer.append(lengths.data(), lengths.size()); });
-  spool.for_each(
+  for_each(
       [&](std::span<const uint8_t>, std::span<const uint8_t> entries) { writer.append(entries.data(), entries.size()); });
   writer.close();
-  return {rows, offsets.back() / header.encoding.entry_bytes(), offsets.back() + rows + 8 * (blocks + 1)};
+  return {rows, offsets.back() / header.encoding.entry_bytes(), offsets.back() + rows + 8 * (blocks + 1), stored};
 }
 
 void SoftTargets::fail(std::string_view cause) const { throw FormatError(file_.path(), -1, cause); }
 
-SoftTargets::SoftTargets(const fs::path& artifact) : file_(artifact / kSoftTargetsFile) {
-  if (const auto version = metadata_integer(file_, "format_version", 0); version != kTargetsVersion)
-    fail(fmt::format("format_version is {}; only {} is known", version, kTargetsVersion));
+SoftTargets::SoftTargets(const fs::path& artifact) : SoftTargets(soft_targets_file(artifact), false) {}
+
+SoftTargets SoftTargets::part(const fs::path& artifact) { return SoftTargets(artifact / kSoftTargetsPartFile, true); }
+
+SoftTargetsHeader SoftTargets::header() const {
+  return {.origin = origin_, .encoding = encoding_, .vocab_size = vocab_size_, .window_length = window_length_, .batch_windows = batch_windows_,
+          .tokenizer = tokenizer_, .masked = masked_};
+}
+
+std::pair<std::span<const uint8_t>, std::span<const uint8_t>> SoftTargets::block(int64_t block) const {
+  return {file_.values<uint8_t>("row_lengths").subspan(size_t(block * window_length_), size_t(window_length_)), block_bytes(block)};
+}
+
+SoftTargets::SoftTargets(const fs::path& file, bool is_part) : file_(file) {
+  const int64_t version = metadata_integer(file_, "format_version", 0);
+  if (version != kUnmaskedVersion && version != kMaskedVersion)
+    fail(fmt::format("format_version is {}; only {} and {} are known", version, kUnmaskedVersion, kMaskedVersion));
+  masked_ = version == kMaskedVersion;
   const std::string& kind = metadata_text(file_, "kind");
   if (kind != kSample && kind != kTopK)
     fail(fmt::format("kind '{}' is unknown; {} and {} are known", kind.substr(0, 40), kSample, kTopK));
   const bool sample = kind == kSample;
   origin_ = origin_of(file_);
+  if (is_part != origin_.part.has_value())
+    throw MismatchError(fmt::format("{}: is {}", file.string(), is_part ? "no part of soft targets" : "a part of soft targets; put all parts together with merge-targets"));
   encoding_.kind = sample ? RowEncoding::Kind::sample : RowEncoding::Kind::top_k;
   encoding_.count = metadata_integer(file_, "count", 1, sample ? 63 : 255);
   encoding_.temperature = metadata_number(file_, "temperature", 1e-3, 1e3);
@@ -150,6 +183,30 @@ std::span<const uint8_t> SoftTargets::row_bytes(int64_t row) const {
       .subspan(size_t(before * encoding_.entry_bytes()), size_t(lengths[size_t(row)] * encoding_.entry_bytes()));
 }
 
+std::vector<int64_t> SoftTargets::stored_rows() const {
+  std::vector<int64_t> rows;
+  const auto lengths = file_.values<uint8_t>("row_lengths");
+  for (size_t r = 0; r < lengths.size(); ++r)
+    if (lengths[r] > 0) rows.push_back(int64_t(r));
+  return rows;
+}
+
+std::string SoftTargets::mask_fault(const std::function<void(int64_t, std::span<float>)>& read_mask) const {
+  if (!masked_) return "";
+  const auto lengths = file_.values<uint8_t>("row_lengths");
+  std::vector<float> mask(static_cast<size_t>(window_length_));
+  for (int64_t block = 0, row = 0; block < origin_.blocks; ++block) {
+    read_mask(block, mask);
+    for (const float trained : mask) {
+      const bool stored = lengths[size_t(row)] > 0;
+      if (stored != (trained != 0))
+        return fmt::format("row {} has {}entries, but by the corpus's mask its token is {}trained", row, stored ? "" : "no ", stored ? "not " : "");
+      ++row;
+    }
+  }
+  return "";
+}
+
 void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
   const std::span<const uint8_t> bytes = block_bytes(block);
   const auto lengths = file_.values<uint8_t>("row_lengths").subspan(size_t(block * window_length_), size_t(window_length_));
@@ -166,7 +223,8 @@ void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
   for (int64_t r = 0; r < window_length_; ++r) {
     int64_t draws = 0, last = -1;
     double mass = 0;
-    require(lengths[size_t(r)] > 0 || may_be_empty, r, "has no entries");
+    const bool absent = lengths[size_t(r)] == 0;
+    require(!absent || masked_ || may_be_empty, r, "has no entries");
     for (int i = 0; i < lengths[size_t(r)]; ++i, entry += encoding_.entry_bytes()) {
       const DecodedEntry e = decode_entry(entry, encoding_);
       require(e.id > last && e.id < vocab_size_, r, "ids do not ascend within the vocabulary");
@@ -177,10 +235,10 @@ void SoftTargets::read_block(int64_t block, TargetBlock& out) const {
       out.ids.push_back(e.id);
       out.probabilities.push_back(e.probability);
     }
-    require(!sample || draws == encoding_.count, r, "draws do not sum to count");
+    require(!sample || absent || draws == encoding_.count, r, "draws do not sum to count");
     require(mass <= 1.01, r, "probabilities sum to more than 1");  // f16 logarithms round by up to 2^-8
     out.offsets.push_back(int64_t(out.ids.size()));
-    out.tail.push_back(sample ? 0.0f : float(std::max(0.0, 1.0 - mass)));
+    out.tail.push_back(absent ? 1.0f : sample ? 0.0f : float(std::max(0.0, 1.0 - mass)));
   }
 }
 

@@ -41,7 +41,8 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   const ModelConfig& shape = teacher.config();
   const ComputeChoice compute = use_compute(config.compute, shape.hidden_size, outputs);
 
-  const at::Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const SampledWindows sampled = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const at::Tensor& ids = sampled.ids;
   const int64_t windows = ids.size(0), length = ids.size(1), tokens = windows * length;
 
   std::vector<at::Tensor> seen, importance;
@@ -54,6 +55,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
     throw_if_interrupted();
     const int64_t count = std::min(config.batch_size, windows - first);
     ForwardOptions options;
+    options.segments = sampled.segments_of(first, count);
     options.on_ffn_input = [&](int64_t layer, const at::Tensor& input) {
       const LayerWeights& weights = teacher.layers()[size_t(layer)];
       const at::Tensor stored = seen[size_t(layer)].narrow(0, first * length, count * length);

@@ -78,14 +78,15 @@ int64_t changed_bytes(const Decoder& student, int64_t layers, const RecoverConfi
 class Recovery {
  public:
   /// `dtype`: of the weights that are written; solved ones are rounded to it before the next layer is solved.
-  Recovery(const RecoverConfig& config, DType dtype, Decoder& student, const Decoder& teacher, const Tensor& ids, Outputs& outputs)
+  Recovery(const RecoverConfig& config, DType dtype, Decoder& student, const Decoder& teacher, const SampledWindows& windows, Outputs& outputs)
       : config_(config),
         rounded_(scalar_type_of(dtype)),
         student_(student),
         teacher_(teacher),
-        length_(ids.size(1)),
-        tokens_(ids.numel()),
-        fitted_(tokens_ - std::min(ids.size(0) - 1, int64_t(double(ids.size(0)) * config.held_out + 0.5)) * length_),
+        windows_(windows),
+        length_(windows.ids.size(1)),
+        tokens_(windows.ids.numel()),
+        fitted_(tokens_ - std::min(windows.ids.size(0) - 1, int64_t(double(windows.ids.size(0)) * config.held_out + 0.5)) * length_),
         journal_(outputs.scratch(), outputs.stage_key(), "recovered.f32",
                  {student.config().layers, checked_mul(streams() * tokens_, student.config().hidden_size)},
                  [this](int64_t layers, const Json& progress) { return restore(layers, progress); }) {
@@ -93,8 +94,8 @@ class Recovery {
     stream_ = at::empty({streams(), tokens_, student.config().hidden_size});
     if (resumed_ == 0) {
       errors_.clear();
-      stream_[0].copy_(student.embed(ids));
-      if (streams() > 1) stream_[1].copy_(teacher.embed(ids));
+      stream_[0].copy_(student.embed(windows.ids));
+      if (streams() > 1) stream_[1].copy_(teacher.embed(windows.ids));
       return;
     }
     journal_.read_stream(mutable_host_values<float>(stream_));
@@ -163,11 +164,17 @@ class Recovery {
     }
   }
 
+  /// x, the rows from `first` on, after the model's attention block.
+  Tensor attended(const Decoder& model, int64_t layer, const Tensor& x, int64_t first, AttentionInputs* seen = nullptr) const {
+    const int64_t count = x.size(0) / length_;
+    return model.attention_block(layer, x, count, seen, windows_.segments_of(first / length_, count));
+  }
+
   /// Takes the streams through the attention block, after its output projection was solved.
   void attention(int64_t layer, LayerError& error) {
     if (follows_parent())
       each_batch(tokens_, [&](int64_t first, int64_t count) {
-        parents(first, count).copy_(teacher_.attention_block(layer, parents(first, count), count / length_));
+        parents(first, count).copy_(attended(teacher_, layer, parents(first, count), first));
       });
     if (config_.attention) {
       const Tensor& o = student_.layers()[size_t(layer)].o;
@@ -175,7 +182,7 @@ class Recovery {
       double whole = 0;
       each_batch(fitted_, [&](int64_t first, int64_t count) {
         AttentionInputs seen;
-        const Tensor x = own(first, count), out = student_.attention_block(layer, x, count / length_, &seen);
+        const Tensor x = own(first, count), out = attended(student_, layer, x, first, &seen);
         system.add({{seen.o, {}}}, parents(first, count) - out);
         whole += sum_of_squares(out - x);
       });
@@ -185,7 +192,7 @@ class Recovery {
       error.attention_after = ratio(solution.square, whole);
     }
     each_batch(tokens_, [&](int64_t first, int64_t count) {
-      own(first, count).copy_(student_.attention_block(layer, own(first, count), count / length_));
+      own(first, count).copy_(attended(student_, layer, own(first, count), first));
     });
   }
 
@@ -267,6 +274,7 @@ class Recovery {
   at::ScalarType rounded_;
   Decoder& student_;
   const Decoder& teacher_;
+  const SampledWindows& windows_;
   int64_t length_, tokens_, fitted_;  // the first fitted_ tokens are solved on
   std::vector<LayerError> errors_;
   std::vector<Tensor> held_out_targets_;
@@ -299,11 +307,12 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   require_parent(student, teacher, inputs);
   const ComputeChoice compute = use_compute(config.compute, student.config().hidden_size, outputs);
-  const Tensor ids = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const SampledWindows windows = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
+  const Tensor& ids = windows.ids;
 
   const DType dtype = written_dtype(config.dtype, open_checkpoint(inputs.path("student")));
 
-  Recovery recovery(config, dtype, student, teacher, ids, outputs);
+  Recovery recovery(config, dtype, student, teacher, windows, outputs);
   recovery.run();
   save_decoder(student, outputs.folder(), dtype);
   copy_companions(inputs.path("student"), outputs.folder());

@@ -12,6 +12,7 @@
 #include "core/printable.h"
 #include "core/progress.h"
 #include "core/public_draw.h"
+#include "data/order.h"
 #include "data/private_corpus.h"
 #include "model/compute.h"
 #include "provenance/artifact.h"
@@ -112,20 +113,26 @@ RowCheck check_rows(const CheckRowsConfig& config, const fs::path& path) {
   if (artifact.lineage) use_compute(recorded_compute(artifact.lineage->metrics, path.string()), teacher.config().hidden_size);
 
   check.window_length = targets.window_length();
-  check.rows_total = targets.blocks() * targets.window_length();
+  const TrainingOrder order(targets.order_key(), corpus.windows(Split::train), targets.blocks());
+  const std::string unmasked = targets.mask_fault(
+      [&](int64_t block, std::span<float> mask) { corpus.read_mask(Split::train, order.window_of_block(block), mask); });
+  if (!unmasked.empty()) check.faults.push_back(fmt::format("{}/{}: {}", check.artifact, kSoftTargetsFile, unmasked));
+  const std::vector<int64_t> stored = targets.stored_rows();
+  check.rows_total = int64_t(stored.size());
   check.drawn = config.row < 0;
-  if (config.row >= check.rows_total)
-    throw UsageError(fmt::format("option 'row': there is no row {}; the targets have {} rows", config.row, check.rows_total));
+  if (const int64_t rows = targets.blocks() * targets.window_length(); config.row >= rows)
+    throw UsageError(fmt::format("option 'row': there is no row {}; the targets have {} rows", config.row, rows));
   std::vector<int64_t> rows{config.row};
   if (check.drawn) {
     check.seed = config.seed;
     rows = draw_rows(check.rows_total, config.rows, config.seed, check.root);
+    for (int64_t& row : rows) row = stored[size_t(row)];
   }
   Progress progress("check rows", int64_t(rows.size()), "rows");
   for (const int64_t row : rows) {
     throw_if_interrupted();
-    const auto stored = targets.row_bytes(row);
-    check.rows.push_back({row, stored.size(), std::ranges::equal(stored, rederive_row(teacher, corpus, targets, row, salt))});
+    const auto bytes = targets.row_bytes(row);
+    check.rows.push_back({row, bytes.size(), std::ranges::equal(bytes, rederive_row(teacher, corpus, targets, row, salt))});
     progress.update(int64_t(check.rows.size()));
   }
   return check;

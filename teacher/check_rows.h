@@ -25,7 +25,7 @@ struct CheckRowsConfig {
   void visit(V&& v) {
     v("teacher", teacher, any_value(), "the teacher that the targets name; default: the artifact of that name next to them");
     v("corpus", corpus, any_value(), "the corpus that the targets name; default: the artifact of that name next to them");
-    v("row", row, at_least(-1), "row to compute again: window x window-length + position; -1: draw rows");
+    v("row", row, at_least(-1), "row to compute again: window x window-length + position; -1: draw rows, of those that are stored");
     v("rows", rows, in_range(1, 1e6), "number of rows to draw");
     v("seed", seed, any_value(),
       "public randomness in hex from after the targets were published: a beacon's round, a lottery's draw");
@@ -47,7 +47,8 @@ struct RowCheck {
   std::optional<Digest> statement;  ///< Lineage::statement of the targets
   bool drawn = false;               ///< by the seed; else the one row that was asked for
   std::string seed;
-  int64_t rows_total = 0, window_length = 0;
+  int64_t rows_total = 0;           ///< with entries: rows of masked tokens have none
+  int64_t window_length = 0;
   std::vector<CheckedRow> rows;  ///< ascending, each once
   std::vector<std::string> faults;
   int64_t equal() const;

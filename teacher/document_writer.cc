@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "core/utf8.h"
 #include "data/bpe.h"
+#include "data/chat_turns.h"
 #include "model/host_values.h"
 
 namespace overproof {
@@ -58,15 +59,10 @@ DocumentWriter::DocumentWriter(const Generator& model, const Tokenizer& tokenize
       tokenizer_(tokenizer),
       options_(options),
       watermark_(watermark),
-      chat_(ChatMl::of(tokenizer)),
       // Tokens of other tokenizers are whole characters.
       splits_characters_(dynamic_cast<const BpeTokenizer*>(&tokenizer) != nullptr) {
-  ends_ = {tokenizer.eos_id(), int32_t(model.config().eos_id), text_begin_id(tokenizer)};
+  ends_ = {tokenizer.eos_id(), tokenizer.bos_id(), int32_t(model.config().eos_id), text_begin_id(tokenizer)};
   for (const int64_t id : options.ends) ends_.insert(int32_t(id));
-  if (!chat_) return;
-  ends_.insert({chat_->start(), chat_->end()});
-  chat_->close(bridge_);
-  chat_->open("assistant", "", bridge_);
 }
 
 /// decode() would put U+FFFD where a token is a part of a character.
@@ -102,12 +98,13 @@ void DocumentWriter::end_turn(Draft& draft) const {
   draft.answering = true;
   draft.unfinished.clear();
   draft.cache.length = std::min(draft.cache.length, int64_t(draft.whole));  // a character that was cut off was not seen
-  if (draft.opening.dropped > 0) {
-    draft.ids.erase(draft.ids.begin(), draft.ids.begin() + draft.opening.dropped);
+  if (draft.opening.held != draft.opening.ids) {
+    draft.ids.erase(draft.ids.begin(), draft.ids.begin() + ptrdiff_t(draft.opening.ids.size()));
+    draft.ids.insert(draft.ids.begin(), draft.opening.held.begin(), draft.opening.held.end());
     draft.cache.length = 0;
     model_.hidden_cached(tensor_of(draft.ids), draft.cache);
   }
-  draft.ids.insert(draft.ids.end(), bridge_.begin(), bridge_.end());
+  draft.ids.insert(draft.ids.end(), draft.opening.bridge.begin(), draft.opening.bridge.end());
   draft.turn = draft.whole = draft.ids.size();
 }
 
@@ -122,7 +119,7 @@ void DocumentWriter::take(Draft& draft, std::vector<float> logits) const {
     return;
   }
   end_turn(draft);
-  if (draft.opening.chat && draft.finished && !draft.failed) chat_->close(draft.ids);
+  if (draft.opening.chat && draft.finished && !draft.failed) draft.ids.insert(draft.ids.end(), draft.opening.close.begin(), draft.opening.close.end());
 }
 
 void DocumentWriter::write(int64_t first, int64_t count, const std::function<const Opening&(int64_t)>& opening_of,
@@ -143,14 +140,14 @@ void DocumentWriter::write(int64_t first, int64_t count, const std::function<con
     throw_if_interrupted();
     while (next < count && int64_t(drafts.size()) < options_.batch) {
       const Opening& opening = opening_of(next);
-      OVERPROOF_CHECK(!opening.ids.empty() && (!opening.chat || chat_));
+      OVERPROOF_CHECK(!opening.ids.empty() && opening.chat == !opening.bridge.empty());
       if (!begun || (begun != &opening && begun->ids != opening.ids)) {
         // Openings with the same examples begin alike: what they share is read once.
         const ptrdiff_t shared = begun ? std::ranges::mismatch(begun->ids, opening.ids).in2 - opening.ids.begin() : 0;
         const ptrdiff_t known = std::min<ptrdiff_t>(shared, ptrdiff_t(opening.ids.size()) - 1);
         if (known == 0) state = KvCache();
         state.length = known;
-        state.expected = int64_t(opening.ids.size() + bridge_.size()) + options_.max_tokens;
+        state.expected = int64_t(opening.ids.size() + opening.bridge.size()) + options_.max_tokens;
         const at::Tensor hidden = model_.hidden_cached(tensor_of({opening.ids.begin() + known, opening.ids.end()}), state);
         begun_logits = row_of(model_.next_logits(hidden.narrow(0, hidden.size(0) - 1, 1)), 0);
       }
@@ -197,11 +194,15 @@ void DocumentWriter::write(int64_t first, int64_t count, const std::function<con
 
 std::vector<DocumentWriter::Drawn> DocumentWriter::drawn(const Opening& opening, const std::vector<int32_t>& document) const {
   if (!opening.chat) return {{opening.ids, document}};
-  const auto begin = document.begin() + (ptrdiff_t(opening.ids.size()) - opening.dropped);
-  const auto question_end = std::find(begin, document.end(), chat_->end());
-  const auto answer = question_end + ptrdiff_t(bridge_.size());
-  return {{opening.ids, {begin, question_end}},
-          {{document.begin(), answer}, {answer, std::find(answer, document.end(), chat_->end())}}};
+  // No id in `ends_` is drawn, and the bridge has one: its first place is its own. The same of the close, if it has one, and else nothing ended
+  // the answer.
+  const auto ends = [&](int32_t id) { return ends_.contains(id); };
+  const auto begin = document.begin() + ptrdiff_t(opening.held.size());
+  const auto question_end = std::search(begin, document.end(), opening.bridge.begin(), opening.bridge.end());
+  const auto answer = question_end + ptrdiff_t(opening.bridge.size());
+  const auto end = std::find_if(answer, document.end(), ends);
+  const auto before_end = std::ranges::find_if(opening.close, ends) - opening.close.begin();
+  return {{opening.ids, {begin, question_end}}, {{document.begin(), answer}, {answer, end == document.end() ? end : end - before_end}}};
 }
 
 }  // namespace overproof

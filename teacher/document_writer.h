@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "core/rng.h"
-#include "data/chat_ml.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
 #include "model/generator.h"
@@ -19,12 +18,13 @@ namespace overproof {
 /// What a document begins with.
 struct Opening {
   std::vector<int32_t> ids;
-  /// A chat: `ids` end in an open user turn, and are part of the document. The model writes the question (as in Magpie, Xu et al.
-  /// 2024), which gets at most half of the tokens, and then the answer. A completion: only what is drawn is the document.
+  /// A chat: `ids` end in an open user turn. The model writes the question (as in Magpie, Xu et al. 2024), which gets at most half of the
+  /// tokens, and then the answer. A completion: only what is drawn is the document.
   bool chat = false;
-  /// Of a chat: so many ids at the beginning are before the question only, and no part of the document. A system turn makes better
-  /// questions, and chats are held without one as well.
-  int64_t dropped = 0;
+  /// Of a chat: what the document begins with, and the answer is written after. A system turn makes better questions, and chats are held
+  /// without one as well.
+  std::vector<int32_t> held = {};
+  std::vector<int32_t> bridge = {}, close = {};  ///< of a chat: ChatTurns; of the bridge at least one id is in WritingOptions::ends
 };
 
 struct WritingOptions {
@@ -37,11 +37,11 @@ struct WritingOptions {
 
 class DocumentWriter {
  public:
-  /// `watermark` may be null. Everything must outlive the writer. Chats need a tokenizer with ChatML tokens.
+  /// `watermark` may be null. Everything must outlive the writer.
   DocumentWriter(const Generator& model, const Tokenizer& tokenizer, const WritingOptions& options, const WatermarkKey* watermark);
 
   /// Writes documents first .. count - 1, opened by opening_of(number), and gives each to `done` in that order. Ids of a document:
-  /// those drawn, and of a chat also the opening, the turn markers and, where the model ended its answer, the last of them. A document
+  /// those drawn, and of a chat also what it is held after, the bridge and, where the model ended its answer, its close. A document
   /// depends on the seed, its number and its opening, not on the batch. Empty: the model ended it at once (of a chat: question or
   /// answer). An end token ends it; tokens that would break UTF-8 are not drawn, and a character that the last tokens only began is
   /// left out. Throws DivergenceError when logits are not finite, Interrupted.
@@ -66,8 +66,6 @@ class DocumentWriter {
   const Tokenizer& tokenizer_;
   WritingOptions options_;
   const WatermarkKey* watermark_;
-  std::optional<ChatMl> chat_;
-  std::vector<int32_t> bridge_;  // from a question to its answer
   std::set<int32_t> ends_;
   bool splits_characters_;
 };

@@ -132,7 +132,7 @@ class Conversation {
   void add(const char* role, const std::string& content) { messages_.push_back({{"role", role}, {"content", content}}); }
 
   RenderedChat render(const Json& messages, bool add_generation_prompt) const {
-    return template_->render(Json{{"messages", messages}}.dump(), {{int64_t(messages.size()), add_generation_prompt}}).chats[0];
+    return template_->render(Json{{"messages", messages}}.dump(), {int64_t(messages.size()), add_generation_prompt}).whole;
   }
 
   /// The special token behind an answer; -1 where the template writes none.

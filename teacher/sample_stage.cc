@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
-#include "data/chat_ml.h"
+#include "data/chat_document.h"
+#include "data/chat_turns.h"
 #include "data/corpus.h"
 #include "data/private_corpus.h"
 #include "data/tokenizer.h"
@@ -36,7 +38,7 @@ struct Prompt {
 class Prompts {
  public:
   Prompts(const SampleConfig& config, const Inputs& inputs, const Tokenizer& tokenizer) : chat_share_(config.chat) {
-    if (chats_before(config.count) > 0) make_chats(config, tokenizer);
+    if (chats_before(config.count) > 0) make_chats(config, inputs.path("teacher"), tokenizer);
     if (chats_before(config.count) < config.count) read_texts(config, inputs, tokenizer);
   }
   /// Chats are spread evenly, so that what document i is does not depend on how many there are.
@@ -45,24 +47,23 @@ class Prompts {
     return chats_before(document + 1) > chats ? chats_[size_t(chats) % chats_.size()]
                                               : texts_[size_t(document - chats) % texts_.size()];
   }
+  /// What a model draws where it ends a turn of a chat.
+  const std::set<int32_t>& markers() const { return markers_; }
 
  private:
   int64_t chats_before(int64_t document) const { return int64_t(double(document) * chat_share_); }
 
-  void make_chats(const SampleConfig& config, const Tokenizer& tokenizer) {
-    const auto chat = ChatMl::of(tokenizer);
-    if (!chat) throw MismatchError("this teacher's tokenizer has no <|im_start|> and <|im_end|> tokens; sample without --chat");
-    Opening opening{.chat = true};
-    if (!config.system.empty()) {
-      chat->open("system", config.system, opening.ids);
-      chat->close(opening.ids);
-    }
-    const auto system = int64_t(opening.ids.size());
-    chat->open("user", "", opening.ids);
-    chats_.push_back({opening, "", {}});
-    if (system == 0) return;
-    opening.dropped = system;
-    chats_.push_back({std::move(opening), "", {}});
+  void make_chats(const SampleConfig& config, const fs::path& teacher, const Tokenizer& tokenizer) {
+    const auto chat_template = open_chat_template(teacher, tokenizer);
+    if (!chat_template) throw MismatchError(fmt::format("{} has no chat template; sample without --chat", teacher.string()));
+    const std::set<int32_t> ends = turn_end_ids(teacher, tokenizer);
+    const auto add = [&](const ChatTurns& asked, const ChatTurns& held) {
+      chats_.push_back({{asked.opening, true, held.opening, held.bridge, held.close}, "", {}});
+      for (const ChatTurns* turns : {&asked, &held}) markers_.insert(turns->markers.begin(), turns->markers.end());
+    };
+    const ChatTurns with_system = chat_turns(tokenizer, *chat_template, config.system, ends);
+    add(with_system, with_system);
+    if (!config.system.empty()) add(with_system, chat_turns(tokenizer, *chat_template, "", ends));
   }
 
   void read_texts(const SampleConfig& config, const Inputs& inputs, const Tokenizer& tokenizer) {
@@ -87,6 +88,7 @@ class Prompts {
 
   double chat_share_;
   std::vector<Prompt> texts_, chats_;
+  std::set<int32_t> markers_;
 };
 
 /// Share of the tokens that are green, of those with enough tokens before them.
@@ -127,7 +129,8 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   const int64_t count = tasks ? tasks->count() : config.count;
   const auto opening_of = [&](int64_t i) -> const Opening& { return tasks ? tasks->opening(i) : prompts->of(i).opening; };
   std::vector<int64_t> ends = end_ids(inputs.path("teacher"), *checkpoint.config);
-  if (tasks) ends.insert(ends.end(), tasks->ends().begin(), tasks->ends().end());
+  const std::set<int32_t>& markers = tasks ? tasks->ends() : prompts->markers();
+  ends.insert(ends.end(), markers.begin(), markers.end());
   const DocumentWriter writer(teacher, *tokenizer,
                               {.sampling = {config.temperature, config.top_p, config.watermark_strength},
                                .seed = config.seed,

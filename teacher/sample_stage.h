@@ -42,7 +42,7 @@ struct SampleConfig {
     v("watermark-strength", watermark_strength, in_range(0, 20), "added to the logits of green tokens");
     v("batch-size", batch_size, in_range(1, 4096), "documents written at a time; changes no document");
     v("chat", chat, in_range(0, 1),
-      "share of the documents that are chats in ChatML turns, for instruction models: the teacher writes the question as well");
+      "share of the documents that are chats in the teacher's own template, for instruction models: it writes the question as well");
     v("per-task", per_task, in_range(1, 1e6), "completions of each task; their number is then not 'count'");
     v("plain-prompts", plain_prompts, any_value(), "prompts of tasks are texts to continue: the model's chat template is not used");
     v("system", system, any_value(), "system turn before which the questions of chats are written; every other chat keeps it. Empty: none");
@@ -52,7 +52,7 @@ struct SampleConfig {
 /// Slots: teacher; corpus, optional: the beginnings of its training documents are the prompts of completions, else the token
 /// that comes before a text; tasks, optional: a file of tasks (verify/task.h), whose prompts are completed; watermark-key, optional: a key made by `watermark-key`. Document i depends on seed and i only, so a
 /// killed run resumes after the last document that was saved, with the same bytes. Throws MismatchError when corpus or
-/// teacher give no prompt, chats are asked of a tokenizer without ChatML tokens, or the teacher ends each document at once;
+/// teacher give no prompt, chats are asked of a teacher without a chat template or with one whose turns have no markers, or the teacher ends each document at once;
 /// DivergenceError when its logits are not finite.
 StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs& outputs);
 

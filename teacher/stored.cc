@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include "core/error.h"
 #include "teacher/signal.h"
 
@@ -22,6 +24,10 @@ class StoredSignal final : public TeacherSignal {
     TargetBlock block;
     for (int64_t b = first; b < first + count; ++b) {
       targets_->read_block(block_of(batch, b), block);
+      for (size_t r = 1; targets_->masked() && r < block.offsets.size(); ++r)
+        if (block.offsets[r] == block.offsets[r - 1] && batch.weight[size_t(b * batch.length) + r - 1] != 0)
+          throw MismatchError(fmt::format("the soft targets have no row for token {} of window {}, which the corpus trains; teach the corpus again",
+                                          r - 1, batch.numbers[size_t(b)]));
       const int64_t before = all.offsets.back();
       for (size_t r = 1; r < block.offsets.size(); ++r) all.offsets.push_back(before + block.offsets[r]);
       all.ids.insert(all.ids.end(), block.ids.begin(), block.ids.end());

@@ -20,6 +20,7 @@ struct TeachContext {
   const TrainingOrder& order;
   const RowEncoding& encoding;
   std::optional<Digest> salt = {};  ///< of a private corpus (data/private_corpus.h): draws are keyed with it
+  bool masked = false;              ///< rows of masked labels get no entries
 };
 
 /// The rows of the blocks [first, first + count), which go through the teacher together. Only `count_rows` rows, from row

@@ -15,8 +15,9 @@ namespace {
 
 constexpr int64_t kLogitRows = 256;  // rows of logits in memory at a time
 
-/// Encodes rows [first, first + logits.size(0)) of a batch whose row r belongs to stream position positions[r].
-void encode_rows(const TeachContext& context, const at::Tensor& logits, std::span<const int64_t> positions, EncodedRows& out) {
+/// Encodes rows [first, first + logits.size(0)) of a batch whose row r belongs to stream position positions[r]. mask[r] 0: it gets no entries.
+void encode_rows(const TeachContext& context, const at::Tensor& logits, std::span<const int64_t> positions, std::span<const float> mask,
+                 EncodedRows& out) {
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   constexpr int64_t kPiece = 16;
   std::vector<EncodedRows> pieces(size_t((rows + kPiece - 1) / kPiece));
@@ -26,6 +27,10 @@ void encode_rows(const TeachContext& context, const at::Tensor& logits, std::spa
     for (int64_t p = begin; p < end; ++p) {
       EncodedRows& piece = pieces[size_t(p)];
       for (int64_t r = p * kPiece; r < std::min(rows, (p + 1) * kPiece); ++r) {
+        if (mask[size_t(r)] == 0) {
+          piece.lengths.push_back(0);
+          continue;
+        }
         const int64_t position = positions[size_t(r)];
         const Document& document = context.corpus.document_at(Split::train, position);
         const std::span<const float> row(values + r * vocab, size_t(vocab));
@@ -47,12 +52,14 @@ EncodedRows teach_batch(const TeachContext& context, int64_t first, int64_t coun
   const int64_t length = context.corpus.window_length();
   std::vector<int64_t> ids(size_t(length) + 1), inputs, positions;
   std::vector<int32_t> segments(size_t(count * length));
+  std::vector<float> mask(size_t(count * length), 1.0f);
   for (int64_t b = 0; b < count; ++b) {
     const int64_t window = context.order.window_of_block(first + b);
     context.corpus.read_window(Split::train, window, ids);
     inputs.insert(inputs.end(), ids.begin(), ids.end() - 1);
     for (int64_t i = 0; i < length; ++i) positions.push_back(window * length + i);
     read_segments(context.corpus, Split::train, window, std::span(segments).subspan(size_t(b * length), size_t(length)));
+    if (context.masked) context.corpus.read_mask(Split::train, window, std::span(mask).subspan(size_t(b * length), size_t(length)));
   }
   ForwardOptions options;
   if (context.corpus.document_attention()) options.segments = at::tensor(segments, at::kInt).view({count, length});
@@ -63,10 +70,15 @@ EncodedRows teach_batch(const TeachContext& context, int64_t first, int64_t coun
     const int64_t n = std::min(kLogitRows, hidden.size(0) - r);
     const int64_t from = std::max(r, skip), to = std::min(r + n, end);
     if (from >= to) continue;
+    const auto wanted = std::span<const float>(mask).subspan(size_t(from), size_t(to - from));
+    if (std::ranges::count(wanted, 0.0f) == to - from) {
+      rows.lengths.insert(rows.lengths.end(), size_t(to - from), 0);
+      continue;
+    }
     // Always the whole chunk, since a product of fewer rows may round differently.
     const at::Tensor logits = context.teacher.logits(hidden.narrow(0, r, n));
     encode_rows(context, logits.narrow(0, from - r, to - from), std::span(positions).subspan(size_t(from), size_t(to - from)),
-                rows);
+                wanted, rows);
   }
   return rows;
 }
@@ -79,7 +91,7 @@ std::vector<uint8_t> rederive_row(const Decoder& teacher, const Corpus& corpus, 
   const TrainingOrder order(targets.order_key(), corpus.windows(Split::train), targets.blocks());
   const int64_t block = row / targets.window_length(), first = block / targets.batch_windows() * targets.batch_windows();
   const int64_t count = std::min(targets.batch_windows(), targets.blocks() - first);
-  return teach_batch({teacher, corpus, order, targets.encoding(), salt}, first, count, row - first * targets.window_length(), 1)
+  return teach_batch({teacher, corpus, order, targets.encoding(), salt, targets.masked()}, first, count, row - first * targets.window_length(), 1)
       .entries;
 }
 

@@ -34,8 +34,21 @@ struct TeachConfig {
   }
 };
 
+struct TeachShardConfig : TeachConfig {
+  std::string shard = "1/1";
+  template <class V>
+  void visit(V&& v) {
+    TeachConfig::visit(v);
+    v("shard", shard, any_value(), "which of how many parts, as 2/4: each a range of batches, and all together what `teach` makes");
+  }
+};
+
 /// Slots: teacher, corpus. Throws MismatchError when they have different tokenizers, or the vocabulary does not fit the encoding.
 /// A killed run resumes after the last finished batch.
 StageReport run_teach(const TeachConfig& config, const Inputs& inputs, Outputs& outputs);
+
+/// The same for a part of the windows, on one of several machines; records/merge_targets_stage.h puts parts together. Throws UsageError for a
+/// shard that there is not, or that would be empty.
+StageReport run_teach_shard(const TeachShardConfig& config, const Inputs& inputs, Outputs& outputs);
 
 }  // namespace overproof

@@ -166,7 +166,7 @@ TEST_CASE("a hostile template is ended, and the next conversation is rendered") 
   const auto render = [](const std::string& source) {
     const ChatTemplate chat_template(source, {}, "template", {.memory_bytes = 256 << 20, .cpu_seconds = 1, .answer_bytes = 1 << 20});
     try {
-      chat_template.render(R"({"messages": []})", {{0, false}});
+      chat_template.render(R"({"messages": []})", {0, false});
     } catch (const FormatError& e) {
       return std::string(e.what());
     }
@@ -178,6 +178,32 @@ TEST_CASE("a hostile template is ended, and the next conversation is rendered") 
   CHECK_THAT(render("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"), Contains("nests too deeply"));
   CHECK_THAT(render("{{ " + std::string(200000, '(') + "1" + std::string(200000, ')') + " }}"), Contains("the chat template"));
   CHECK_THAT(render("{{ 'abc' * 999999 }}"), Contains("made more than 1 MiB"));
+}
+
+TEST_CASE("what comes back of a rendered conversation grows with its length, not with its square") {
+  const auto conversation = [](int64_t turns) {
+    Json messages = Json::array();
+    for (int64_t i = 0; i < turns; ++i)
+      for (const char* role : {"user", "assistant"}) messages.push_back({{"role", role}, {"content", std::string(500, 'x')}});
+    return Json{{"messages", messages}}.dump();
+  };
+  // With the texts of all prefixes, 40 turns were 1.7 MB and 80 turns 6.8 MB.
+  for (const int64_t turns : {40, 80}) {
+    const ChatTemplate bounded(kChatMl, {}, "template", {.answer_bytes = turns * 1200});
+    std::vector<ChatPrefix> prefixes;
+    for (int64_t i = 0; i < turns; ++i) prefixes.push_back({2 * i + 1, true}), prefixes.push_back({2 * i + 2, false});
+    const RenderedPrefixes rendered = bounded.render(conversation(turns), {2 * turns, false}, prefixes);
+    REQUIRE(rendered.lengths.size() == prefixes.size());
+    for (size_t i = 0; i < prefixes.size(); ++i) {
+      const RenderedChat alone = bounded.render(conversation(turns), prefixes[i]).whole;
+      CHECK(rendered.lengths[i] == int64_t(alone.text.size()));
+      CHECK(rendered.whole.text.starts_with(alone.text));
+    }
+  }
+  // A long conversation is read, with every turn trained.
+  const Read read_all = read(kChatMl, conversation(100));
+  CHECK(read_all.document.trained.size() == 100);
+  CHECK(read_all.document.text.size() > 100 * 1000);
 }
 
 TEST_CASE("a corpus of texts and conversations has masks and segments, and batches have them") {

@@ -5,7 +5,6 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
-#include "data/chat_ml.h"
 #include "data/corpus.h"
 #include "data/corpus_stage.h"
 #include "formats/safetensors.h"
@@ -15,11 +14,12 @@
 namespace overproof {
 namespace {
 
-/// A tokenizer with ChatML tokens, and what `sample` writes: a chat and a completion in an unusual spelling.
+/// A tokenizer with two chat markers, and what `sample` writes: a chat and a completion in an unusual spelling.
 struct Sampled {
   TempFolder folder;
   std::unique_ptr<Tokenizer> tokenizer;
   std::vector<int32_t> chat_ids, text_ids;
+  int32_t start = -1;
   Sampled() {
     BpeDefinition definition = small_bpe({{"w", "o"}, {"r", "d"}});
     for (const char* marker : {"<|im_start|>", "<|im_end|>"}) {
@@ -28,10 +28,9 @@ struct Sampled {
     }
     write_text(folder / "tok/tokenizer.json", write_tokenizer_json(definition));
     tokenizer = open_tokenizer(folder / "tok");
-    const ChatMl chat = *ChatMl::of(*tokenizer);
-    chat_ids = chat.question("Is this a word?");
-    tokenizer->encode("Yes, it is a word, and here are more of them.", chat_ids);
-    chat.close(chat_ids);
+    tokenizer->encode("<|im_start|>user\nIs this a word?<|im_end|>\n<|im_start|>assistant\nYes, it is a word, and here are more of them.<|im_end|>\n", chat_ids,
+                      true);
+    start = chat_ids[0];
     for (const char c : std::string(text)) text_ids.push_back(uint8_t(c));  // byte by byte, without the merges
     write(tokenizer->identity());
     write_text(folder / "src/documents.jsonl",
@@ -98,9 +97,8 @@ TEST_CASE("documents from outside and sampled ones come into one corpus, the sam
   std::vector<int32_t> plain;
   sampled.tokenizer->encode(Sampled::outside, plain);
   CHECK(sampled.ids("both", outside) == plain);
-  const ChatMl markers = *ChatMl::of(*sampled.tokenizer);
-  CHECK(std::ranges::count(plain, markers.start()) == 0);
-  CHECK(std::ranges::count(sampled.chat_ids, markers.start()) == 2);
+  CHECK(std::ranges::count(plain, sampled.start) == 0);
+  CHECK(std::ranges::count(sampled.chat_ids, sampled.start) == 2);
 
   SECTION("each alone gives the same documents") {
     sampled.run("alone", {"samples"});
@@ -111,7 +109,7 @@ TEST_CASE("documents from outside and sampled ones come into one corpus, the sam
   SECTION("ids in a table from outside are not taken") {
     write_text(sampled.folder / "src/documents.jsonl",
                Json{{"name", "outside.txt"}, {"license", "CC0-1.0"}, {"source", "notes"}, {"text", Sampled::outside},
-                    {"ids", {markers.start()}}}.dump() + "\n");
+                    {"ids", {sampled.start}}}.dump() + "\n");
     sampled.run("claimed", {"source"});
     const Corpus claimed(sampled.folder / "claimed");
     CHECK(sampled.ids("claimed", *claimed.find("outside.txt")) == plain);

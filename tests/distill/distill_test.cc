@@ -293,20 +293,17 @@ TEST_CASE("a student learns at what it writes itself, and a resumed training wri
   config.on_policy = {.share = 0.5, .prompt = 4, .tokens = 12};
   Outputs refused = world.outputs("refused");
   CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("'on-policy'") && Catch::Contains("--teacher-share 1"));
-  const Inputs inputs({{"student", world.artifact("student")},
-                       {"targets", world.artifact("targets")},
-                       {"corpus", world.artifact("corpus")},
-                       {"teacher", world.artifact("teacher")}});
+  std::map<std::string, InputArtifact> slots;
+  for (const char* slot : {"student", "targets", "corpus", "teacher"}) slots[slot] = world.artifact(slot);
+  const Inputs inputs(slots);
   CHECK_THROWS_WITH(run_distill(config, inputs, refused), Catch::Contains("'on-policy'"));
   config.teacher_share = 1;
   const double before = held_out_kl(world, "student");
   Outputs whole = world.outputs("whole");
-  const StageReport report = run_distill(config, inputs, whole);
-  CHECK(report.metrics().at("on_policy_steps") == 12);
+  CHECK(run_distill(config, inputs, whole).metrics().at("on_policy_steps") == 12);
   CHECK(held_out_kl(world, "whole") < before);
   const std::vector<Json> steps = steps_of(world, "whole");
-  CHECK(steps[0].at("weight") == 3 * 32);   // a window of the corpus
-  CHECK(steps[1].at("weight") <= 3 * 12);  // what the student wrote
+  CHECK((steps[0].at("weight") == 3 * 32 && steps[1].at("weight") <= 3 * 12));  // a window of the corpus, what the student wrote
   fs::rename(folder.path() / "whole.scratch", folder.path() / "resumed.scratch");  // its last checkpoint: after 18 of 24 steps
   Outputs resumed = world.outputs("resumed");
   run_distill(config, inputs, resumed);

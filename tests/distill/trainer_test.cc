@@ -400,4 +400,46 @@ TEST_CASE("a vocabulary that is larger by padding takes no part in the training"
   CHECK(std::isfinite(first_step(97, 101).first.loss));
 }
 
+namespace {
+
+/// Top-k rows of two ids, of a vocabulary of any size.
+class TwoIds final : public TeacherSignal {
+ public:
+  TwoIds(int64_t vocab, int32_t second) : vocab_(vocab), second_(second) {}
+  int64_t vocab_size() const override { return vocab_; }
+  double temperature() const override { return 1.0; }
+  TargetKind kind() const override { return TargetKind::top_k; }
+  Targets rows(const TokenBatch& batch, int64_t, int64_t count) const override {
+    Targets targets{.kind = kind()};
+    for (int64_t r = 0; r < count * batch.length; ++r) {
+      targets.sparse.ids.insert(targets.sparse.ids.end(), {3, second_});
+      targets.sparse.probabilities.insert(targets.sparse.probabilities.end(), {0.5f, 0.25f});
+      targets.sparse.tail.push_back(0.25f);
+      targets.sparse.offsets.push_back(int64_t(targets.sparse.ids.size()));
+    }
+    return targets;
+  }
+  std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
+  Evidence evidence() const override { return Evidence::recorded; }
+
+ private:
+  int64_t vocab_;
+  int32_t second_;
+};
+
+}  // namespace
+
+TEST_CASE("stored rows of a teacher that pads its vocabulary train a student that does not, unless they name padding") {
+  const auto step = [](int64_t teacher_vocab, int32_t second) {
+    ModelConfig student = random_moe_config();
+    student.vocab_size = 97;
+    Training training(std::make_unique<Decoder>(small_model(student)), std::make_unique<RandomBatches>(2, 97, 1),
+                      std::make_unique<TwoIds>(teacher_vocab, second), {{&kForwardKl, 1.0}}, all_weights(2, 2));
+    const StepRecord record = training.step();
+    return std::pair(record.loss, record.grad_norm);
+  };
+  CHECK(step(101, 50) == step(97, 50));  // one tokenizer, to the bit
+  CHECK_THROWS_WITH(step(101, 98), Catch::Contains("name token 98"));
+}
+
 }  // namespace overproof

@@ -104,7 +104,7 @@ struct Fixture {
         options, Inputs({{"model", {folder.path() / "model", root}}, {"activations", {folder.path() / "activations", {}}}}),
         outputs);
   }
-  at::Tensor ids() const { return sample_windows(Corpus(folder.path() / "corpus"), kCorpusRoot, 0, kTokens); }
+  at::Tensor ids() const { return sample_windows(Corpus(folder.path() / "corpus"), kCorpusRoot, 0, kTokens).ids; }
   Decoder model(const std::string& name = "model") const { return Decoder(open_checkpoint(folder.path() / name)); }
   std::string bytes(const std::string& name) const {
     std::ifstream in(folder.path() / name, std::ios::binary);

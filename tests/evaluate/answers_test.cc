@@ -7,7 +7,7 @@
 
 #include "core/json.h"
 #include "data/bpe.h"
-#include "data/chat_ml.h"
+#include "data/chat_template.h"
 #include "evaluate/prompts.h"
 #include "evaluate/weight_reads.h"
 #include "formats/safetensors.h"
@@ -58,7 +58,7 @@ TEST_CASE("greedy answers are those of passes over whole texts, and agree with t
   const Generator writer(open_checkpoint(folder.path() / "a"));
   const auto tokenizer = open_tokenizer(folder.path() / "a");
   at::NoGradGuard no_grad;
-  const std::vector<Ids> prompts = prompt_ids(*tokenizer, 3);
+  const std::vector<Ids> prompts = prompt_ids(*tokenizer, nullptr, 3);
   const std::vector<Ids> answers = greedy_answers(writer, *tokenizer, prompts);
   REQUIRE(answers.size() == prompts.size());
   int64_t ids = 0, own = 0, other = 0;
@@ -82,13 +82,13 @@ TEST_CASE("greedy answers are those of passes over whole texts, and agree with t
   CHECK(decode_speed(writer, prompts[0]) > 0);
 }
 
-TEST_CASE("half of the prompts are chat turns where the tokenizer has them, else plain text") {
+TEST_CASE("half of the prompts are chat turns of the model's template, else plain text") {
   REQUIRE(int64_t(evaluation_prompts().size()) == kPrompts);
   CHECK(std::ranges::count(evaluation_prompts(), true, &EvaluationPrompt::chat) == kPrompts / 2);
   TempFolder folder;
   make_model(folder.path() / "a", 0);
   const auto plain = open_tokenizer(folder.path() / "a");
-  const auto texts = prompt_ids(*plain, kPrompts);
+  const auto texts = prompt_ids(*plain, nullptr, kPrompts);
   for (size_t i = 0; i < texts.size(); ++i) CHECK(plain->decode(texts[i]) == evaluation_prompts()[i].text);
 
   BpeDefinition definition = read_tokenizer_json(folder.path() / "a/tokenizer.json");
@@ -98,12 +98,15 @@ TEST_CASE("half of the prompts are chat turns where the tokenizer has them, else
   }
   fs::create_directories(folder.path() / "chat");
   write_file_atomically(folder.path() / "chat/tokenizer.json", write_tokenizer_json(definition));
+  write_file_atomically(folder.path() / "chat/chat_template.jinja",
+                        "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+                        "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}");
   const auto tokenizer = open_tokenizer(folder.path() / "chat");
-  const auto ids = prompt_ids(*tokenizer, 2);
+  const auto ids = prompt_ids(*tokenizer, open_chat_template(folder.path() / "chat", *tokenizer).get(), 2);
   REQUIRE(ids.size() == 2);
   CHECK(ids[0] == texts[0]);
   std::vector<int32_t> expected;
-  tokenizer->encode("<|im_start|>user\n" + evaluation_prompts()[1].text + "<|im_end|>\n<|im_start|>assistant\n", expected, true);
+  tokenizer->encode("<|im_start|>user: " + evaluation_prompts()[1].text + "<|im_end|><|im_start|>assistant: ", expected, true);
   CHECK(ids[1] == expected);
 }
 

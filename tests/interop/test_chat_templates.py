@@ -137,3 +137,27 @@ def test_ids_and_masks_are_those_of_transformers(by_blocks, model, tmp_path):
         compared += 1
     assert compared == 40
     overproof("audit", "verify", tmp_path / "run")
+
+
+def test_sampled_chats_are_what_transformers_renders(model, tmp_path):
+    """Question and answer of a sampled chat, put through the template by transformers, are its text, and its ids up to where the model was cut off."""
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    key = ["--key", tmp_path / "key.pem"]
+    overproof("import", "--path", model, "--out", tmp_path / "run/teacher", *key)
+    overproof("sample", "--teacher", tmp_path / "run/teacher", "--out", tmp_path / "run/samples", "--chat", 1, "--system", "Ask.", "--count", 24, "--max-tokens", 120,
+              "--temperature", 5, "--license", "MIT", *key)
+    drawn = [json.loads(line) for line in (tmp_path / "run/samples/tokens.jsonl").read_text().splitlines()]
+    documents = [json.loads(line) for line in (tmp_path / "run/samples/documents.jsonl").read_text().splitlines()]
+    assert len(drawn) == 2 * len(documents) > 20
+    ended = with_system = 0
+    for document, question, answer in zip(documents, drawn[::2], drawn[1::2]):
+        messages = [{"role": "user", "content": tokenizer.decode(question["tokens"])}, {"role": "assistant", "content": tokenizer.decode(answer["tokens"])}]
+        text = (tmp_path / "run/samples" / document["name"]).read_text(encoding="utf-8")
+        assert text == tokenizer.decode(document["ids"], clean_up_tokenization_spaces=False)
+        system = [{"role": "system", "content": "Ask."}] if "system" in text.split("\n")[0] else []
+        rendered = tokenizer.apply_chat_template(system + messages, tokenize=False)
+        with_system += bool(system)
+        ended += text == rendered
+        assert text == rendered or rendered == text + "<|im_end|>\n"
+    assert 0 < ended < len(documents) and 0 < with_system < len(documents)

@@ -140,3 +140,43 @@ def test_a_loss_without_what_it_needs_is_refused(run):
         done = overproof("distill", "--student", run / "student-init", "--targets", run / "soft-targets", "--corpus", run / "corpus", "--out",
                          run / "refused", "--loss", f"{loss}=1", *options, code=2)
         assert loss.split(":")[0] in done.stderr and cause in done.stderr
+
+
+@pytest.mark.parametrize("student, modules", [("teacher", 7), ("student-init", 4)])
+def test_adapters_load_in_peft_and_are_replayed(run, student, modules):
+    """A dense student with adapters on every projection and a mixture of experts with those of its attention."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+    name = f"adapted-{student}"
+    words = ["distill", "--student", run / student, "--targets", run / "soft-targets", "--corpus", run / "corpus", "--batch-size", 2, "--digest-every", 2,
+             "--learning-rate", 0.02, "--steps", 4, "--lora-rank", 3, "--lora-alpha", 9, "--dtype", "f32", "--ema", 0.5]
+    done = json.loads(overproof(*words, "--out", run / name, "--json").stdout)
+    config = json.loads((run / name / "adapter/adapter_config.json").read_text())
+    base = AutoModelForCausalLM.from_pretrained(run / student, dtype=torch.float32)
+    layers = base.config.num_hidden_layers
+    assert len(config["target_modules"]) == modules * layers and config["r"] == 3 and config["lora_alpha"] == 9
+    ids = torch.randint(0, base.config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        untouched = base(ids).logits
+        adapted = peft.PeftModel.from_pretrained(base, run / name / "adapter").eval()
+        trained = sum(p.numel() for key, p in adapted.named_parameters() if "lora_" in key)
+        logits = adapted(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(run / name, dtype=torch.float32)(ids).logits
+    assert done["metrics"]["adapter_parameters"] == trained == done["metrics"]["trained_parameters"]
+    assert (logits - untouched).abs().max() > 0.01
+    assert torch.allclose(logits, merged, atol=2e-4, rtol=2e-4)
+    result = replayed(run, name)
+    assert result["holds"], result
+    for found in (overproof("audit", "verify", run, code=None),):
+        assert found.returncode == 0, found.stdout
+    # Adapters that are not those of the training are found.
+    file = run / name / "adapter/adapter_model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert overproof("audit", "verify", run, code=4).returncode == 4
+    file.write_bytes(good)
+    # Of nothing that can have adapters nothing is trained.
+    if student != "teacher":
+        refused = overproof(*words, "--lora-targets", "gate,down", "--out", run / "refused", code=2)
+        assert "lora-targets" in refused.stderr

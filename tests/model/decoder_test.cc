@@ -189,11 +189,12 @@ TEST_CASE("one FFN at a time gives what the whole block gives") {
   const int64_t tokens = 21;
   std::vector<at::Tensor> inputs;
   ForwardOptions options;
+  if (GENERATE(false, true)) options.segments = at::arange(tokens, at::kInt).ge(8).to(at::kInt).view({1, tokens});
   options.on_ffn_input = [&](int64_t, const at::Tensor& x) { inputs.push_back(x); };
   const at::Tensor ids = some_tokens(1, tokens), whole = decoder.hidden(ids, options);
   at::Tensor x = decoder.embed(ids);
   for (int64_t l = 0; l < config.layers; ++l) {
-    x = decoder.attention_block(l, x, 1);
+    x = decoder.attention_block(l, x, 1, nullptr, options.segments);
     const at::Tensor h = decoder.ffn_input(l, x);
     CHECK(at::allclose(h, inputs[size_t(l)], 1e-4, 1e-5));
     x = x + decoder.ffn_pass(l, kDenseFfn, h).out;

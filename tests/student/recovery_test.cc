@@ -12,6 +12,9 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
+#include "model/sample_windows.h"
+#include "records/ffn_statistics.h"
+#include "student/observe_stage.h"
 #include "student/recover_stage.h"
 #include "student/recovery.h"
 #include "student/ridge.h"
@@ -175,6 +178,48 @@ TEST_CASE("the ridge solve equals torch.linalg.lstsq on the whole system, howeve
       CHECK(kept.square == Approx(file.values<double>(std::string("kept.") + ridge + ".square")[0]).epsilon(1e-6));
     }
   }
+}
+
+TEST_CASE("observe and recover keep attention within documents where the corpus does") {
+  const World world;
+  const auto make_corpus = [&](DocumentAttention attention) {
+    fs::remove_all(world.path / "corpus");
+    CorpusConfig config;
+    config.held_out = 0;
+    config.window_length = 32;
+    config.document_attention = attention;
+    Outputs outputs = world.fresh("corpus");
+    run_corpus(config, Inputs({{"source", {world.path / "source", {}}}, {"tokenizer", {world.path / "teacher", {}}}}), outputs);
+  };
+  world.put_student(tiny_student(world.teacher, {0, 1, 2, 3}, 1));
+  const auto observe = [&](const std::string& name) {
+    Outputs outputs = world.fresh(name);
+    ObserveConfig config;
+    config.tokens = 512;
+    config.compute = Compute::f32;
+    run_observe(config, world.inputs(), outputs);
+    return at::tensor(FfnStatistics(world.path / name).ffn_input(1));
+  };
+  make_corpus(DocumentAttention::off);
+  const at::Tensor across = observe("across");
+  world.recover(small(), "recovered-across");
+  make_corpus(DocumentAttention::on);
+  const at::Tensor within = observe("within");
+  world.recover(small(), "recovered-within");
+
+  const SampledWindows windows = sample_windows(Corpus(world.path / "corpus"), sha256("corpus"), 0, 512);
+  REQUIRE(windows.segments.defined());
+  REQUIRE(windows.segments.max().item<int32_t>() == 1);  // one window has both documents
+  ForwardOptions options;
+  options.segments = windows.segments;
+  at::Tensor expected;
+  options.on_ffn_input = [&](int64_t layer, const at::Tensor& x) {
+    if (layer == 1) expected = x.to(at::kHalf).to(at::kFloat);
+  };
+  world.teacher.hidden(windows.ids, options);
+  CHECK(at::allclose(within, expected.reshape({-1}), 1e-3, 1e-3));
+  CHECK_FALSE(at::allclose(across, expected.reshape({-1}), 1e-3, 1e-3));
+  CHECK(world.weights("recovered-within") != world.weights("recovered-across"));
 }
 
 TEST_CASE("a solve never makes the error on its own rows larger, and its bits do not depend on the threads") {

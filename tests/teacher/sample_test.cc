@@ -10,7 +10,6 @@
 
 #include "core/error.h"
 #include "core/utf8.h"
-#include "data/chat_ml.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
 #include "data/watermark.h"
@@ -30,6 +29,30 @@ SampleConfig short_config() {
 }
 
 const std::vector<std::string> kFiles = {"documents.jsonl", "tokens.jsonl", "sampling.json"};
+
+/// Gives the world a teacher with these special tokens, from id 257 on, and a chat template.
+void make_chat_teacher(const TinyWorld& world, const std::vector<std::string>& markers, const std::string& chat_template) {
+  BpeDefinition definition = read_tokenizer_json(world.path / "teacher/tokenizer.json");
+  for (const std::string& marker : markers) {
+    definition.added.push_back({.id = int32_t(definition.tokens.size()), .text = marker, .special = true});
+    definition.tokens.push_back(marker);
+  }
+  fs::remove_all(world.path / "teacher");
+  fs::create_directories(world.path / "teacher");
+  OutputFolder folder(world.path / "teacher");
+  ModelConfig shape = tiny_config();
+  shape.vocab_size = int64_t(definition.tokens.size());
+  save_decoder(Decoder(shape, RandomSource(shape)), folder, DType::f32);
+  folder.write_file("tokenizer.json", write_tokenizer_json(definition));
+  folder.write_file("chat_template.jinja", chat_template);
+}
+
+std::vector<Json> records_in(const fs::path& samples) {
+  std::vector<Json> records;
+  const std::string table = read_file(samples / "documents.jsonl");
+  for (size_t at = 0; at < table.size(); at = table.find('\n', at) + 1) records.push_back(Json::parse(table.substr(at, table.find('\n', at) - at)));
+  return records;
+}
 
 }  // namespace
 
@@ -102,22 +125,12 @@ TEST_CASE("a share of the documents are chats, whose markers are tokens in a cor
   config.chat = 0.5;
   config.system = "Be brief.";
   Outputs refused = world.fresh("refused");
-  CHECK_THROWS_AS(run_sample(config, slots(), refused), MismatchError);  // a tokenizer of bytes
-
-  BpeDefinition definition = read_tokenizer_json(world.path / "teacher/tokenizer.json");
-  for (const char* marker : {"<|im_start|>", "<|im_end|>"}) {
-    definition.added.push_back({.id = int32_t(definition.tokens.size()), .text = marker, .special = true});
-    definition.tokens.push_back(marker);
-  }
-  fs::remove_all(world.path / "teacher");
-  fs::create_directories(world.path / "teacher");
-  OutputFolder folder(world.path / "teacher");
-  ModelConfig shape = tiny_config();
-  shape.vocab_size = 259;
-  save_decoder(Decoder(shape, RandomSource(shape)), folder, DType::f32);
-  folder.write_file("tokenizer.json", write_tokenizer_json(definition));
+  CHECK_THROWS_WITH(run_sample(config, slots(), refused), Catch::Contains("no chat template"));
+  make_chat_teacher(world, {"<|im_start|>", "<|im_end|>"},
+                    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+                    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}");
   const auto tokenizer = open_tokenizer(world.path / "teacher");
-  const ChatMl chat = *ChatMl::of(*tokenizer);
+  constexpr int32_t start = 257, end = 258;
 
   Outputs outputs = world.fresh("samples");
   const StageReport report = run_sample(config, slots(), outputs);
@@ -138,7 +151,7 @@ TEST_CASE("a share of the documents are chats, whose markers are tokens in a cor
     CHECK(tokenizer->decode(document) == text);
     const bool is_chat = record.at("source").get<std::string>().ends_with(" chat");
     chats += is_chat;
-    CHECK(std::ranges::count(document, chat.start()) == (!is_chat ? 0 : text.starts_with("<|im_start|>system\nBe brief.") ? 3 : 2));
+    CHECK(std::ranges::count(document, start) == (!is_chat ? 0 : text.starts_with("<|im_start|>system\nBe brief.") ? 3 : 2));
     if (!is_chat) continue;
     with_system += text.starts_with("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n");
     CHECK_THAT(text, Catch::Contains("<|im_end|>\n<|im_start|>assistant\n"));
@@ -152,7 +165,7 @@ TEST_CASE("a share of the documents are chats, whose markers are tokens in a cor
   for (const SampledTokens& drawn : read_sampled_tokens(world.path / "samples", 259)) {
     ++lines;
     CHECK(!drawn.tokens.empty());
-    CHECK(std::ranges::count(drawn.tokens, chat.start()) + std::ranges::count(drawn.tokens, chat.end()) == 0);
+    CHECK(std::ranges::count(drawn.tokens, start) + std::ranges::count(drawn.tokens, end) == 0);
   }
   CHECK(lines == report.metrics().at("documents").get<int64_t>() + chats);
 
@@ -176,6 +189,67 @@ TEST_CASE("a share of the documents are chats, whose markers are tokens in a cor
   }
   CHECK(sampled > 0);
   CHECK(int64_t(corpus.documents().size()) == sampled + 2);
+}
+
+TEST_CASE("a chat has the turns of the teacher's own template, also where that ends no answer") {
+  const TinyWorld world;
+  // As glm4_moe writes turns, with a beginning of its own for chats without a system turn.
+  make_chat_teacher(world, {"<sop>", "<|system|>", "<|user|>", "<|assistant|>"},
+                    "<sop>{% if messages[0].role != 'system' %}<|system|>own{% endif %}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+                    "{% if add_generation_prompt %}<|assistant|>\n<think>{% endif %}");
+  const auto run = [&](const std::string& out, SampleConfig config) {
+    config.chat = 1;
+    config.system = "Ask.";
+    Outputs outputs = world.fresh(out);
+    run_sample(config, Inputs({{"teacher", {world.path / "teacher", sha256("teacher")}}}), outputs);
+  };
+  constexpr int32_t user = 259;
+  const auto check = [&](const std::string& out, int32_t ended_by) {
+    const auto tokenizer = open_tokenizer(world.path / "teacher");
+    const std::vector<SampledTokens> drawn = read_sampled_tokens(world.path / out, 261);
+    const std::vector<Json> records = records_in(world.path / out);
+    REQUIRE(drawn.size() == 2 * records.size());
+    int64_t ended = 0;
+    for (size_t i = 0; i < records.size(); ++i) {
+      const std::vector<int32_t> ids = records[i].at("ids"), &question = drawn[2 * i].tokens, &answer = drawn[2 * i + 1].tokens;
+      const bool with_system = tokenizer->decode(ids).starts_with("<sop><|system|>\nAsk.<|user|>\n");
+      std::vector<int32_t> expected;
+      tokenizer->encode(with_system ? "<sop><|system|>\nAsk.<|user|>\n" : "<sop><|system|>own<|user|>\n", expected, true);
+      expected.insert(expected.end(), question.begin(), question.end());
+      tokenizer->encode("<|assistant|>\n<think>", expected, true);
+      expected.insert(expected.end(), answer.begin(), answer.end());
+      if (ids.size() > expected.size()) {
+        expected.push_back(ended_by);
+        ++ended;
+      }
+      CHECK(ids == expected);
+      for (const auto* part : {&question, &answer}) CHECK(std::ranges::count_if(*part, [](int32_t id) { return id >= 256; }) == 0);
+    }
+    return ended;
+  };
+  SampleConfig config = short_config();
+  config.temperature = 8;  // nearly even, so that some answers end
+  config.max_tokens = 200;
+  write_file_atomically(world.path / "teacher/generation_config.json", Json{{"eos_token_id", {256, user}}}.dump());
+  run("ended", config);
+  CHECK(check("ended", user) > 0);
+  // A marker that does not end the model's texts is not put behind an answer.
+  write_file_atomically(world.path / "teacher/generation_config.json", Json{{"eos_token_id", 256}}.dump());
+  run("open", config);
+  CHECK(check("open", -1) == 0);
+
+  const auto refusal = [&](const std::string& chat_template) -> std::string {
+    write_file_atomically(world.path / "teacher/chat_template.jinja", chat_template);
+    try {
+      run("refused", short_config());
+    } catch (const MismatchError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  CHECK_THAT(refusal("{% for m in messages %}<sop>{{ m.content }}{% endfor %}"), Catch::Contains("no special token after a question"));
+  CHECK_THAT(refusal("{{ raise_exception('System role not supported') }}"), Catch::Contains("System role not supported") && Catch::Contains("--system ''"));
+  CHECK_THAT(refusal("{% for m in messages %}<|user|>{{ m.content | upper }}<|assistant|>{% endfor %}"), Catch::Contains("each message once"));
 }
 
 TEST_CASE("a sampled watermark is recorded by its commitment and raises the share of green tokens") {

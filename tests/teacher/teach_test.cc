@@ -16,7 +16,9 @@
 #include "data/tokenizer.h"
 #include "formats/safetensors.h"
 #include "records/batch_spool.h"
+#include "records/merge_targets_stage.h"
 #include "teacher/generate.h"
+#include "teacher/signal.h"
 #include "teacher/teach_rows.h"
 #include "tests/teacher/tiny_world.h"
 
@@ -82,6 +84,131 @@ TEST_CASE("a killed stage resumes after its last finished batch, with the same b
   const StageReport report = run_teach(config, world.inputs(), second);
   CHECK_THAT(report.summary.back(), Catch::Contains("96 tokens taught now"));  // 3 windows
   CHECK(read_file(world.path / "first/targets.safetensors") == read_file(world.path / "second/targets.safetensors"));
+}
+
+TEST_CASE("masked labels have no rows, and no others are left out") {
+  const TinyWorld world;
+  const RowEncoding::Kind mode = GENERATE(RowEncoding::Kind::sample, RowEncoding::Kind::top_k);
+  write_file_atomically(world.path / "teacher/chat_template.jinja",
+                        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|endoftext|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
+  std::string chats;
+  for (int i = 0; i < 20; ++i)
+    chats += Json{{"messages", {{{"role", "user"}, {"content", fmt::format("question {}", i)}}, {{"role", "assistant"}, {"content", fmt::format("answer {}", i * i)}}}}}.dump() + "\n";
+  write_file_atomically(world.path / "source/documents.jsonl", chats);
+  fs::remove_all(world.path / "corpus");
+  CorpusConfig corpus_config;
+  corpus_config.held_out = 0;
+  corpus_config.min_bytes = 1;
+  corpus_config.window_length = 32;
+  Outputs made = world.fresh("corpus");
+  run_corpus(corpus_config, Inputs({{"source", {world.path / "source", {}}}, {"tokenizer", {world.path / "teacher", {}}}}), made);
+  Outputs outputs = world.fresh("targets");
+  const StageReport report = run_teach(short_config(mode), world.inputs(), outputs);
+
+  const auto targets = std::make_shared<const SoftTargets>(world.path / "targets");
+  const auto corpus = std::make_shared<const Corpus>(world.path / "corpus");
+  const Decoder teacher(open_checkpoint(world.path / "teacher"));
+  const TrainingOrder order(targets->order_key(), corpus->windows(Split::train), targets->blocks());
+  REQUIRE(targets->masked());
+  const EncodedRows all = teach_batch({teacher, *corpus, order, targets->encoding()}, 0, 4);
+  std::vector<int64_t> stored;
+  size_t at = 0;  // in `all`, which has rows for every label
+  for (int64_t block = 0; block < targets->blocks(); ++block) {
+    std::vector<float> mask(32);
+    corpus->read_mask(Split::train, order.window_of_block(block), mask);
+    for (int64_t r = 0; r < 32; ++r) {
+      const int64_t row = block * 32 + r;
+      const auto bytes = targets->row_bytes(row);
+      REQUIRE(bytes.empty() == (mask[size_t(r)] == 0));
+      if (!bytes.empty()) stored.push_back(row);
+      if (block < 4) {
+        const size_t size = all.lengths[size_t(row)] * size_t(targets->encoding().entry_bytes());
+        if (!bytes.empty()) CHECK(std::ranges::equal(bytes, std::span(all.entries).subspan(at, size)));
+        at += size;
+      }
+      if (row % 37 == 0) CHECK(std::ranges::equal(rederive_row(teacher, *corpus, *targets, row), bytes));
+    }
+  }
+  CHECK(targets->stored_rows() == stored);
+  CHECK(report.metrics().at("trained_tokens") == stored.size());
+  CHECK(stored.size() > 50);
+  CHECK(stored.size() < 11 * 32 / 2);
+
+  // A signal gives rows that weigh nothing for what was left out, and refuses a batch that needs one of them.
+  const auto signal = stored_signal(targets, corpus->windows(Split::train));
+  TokenBatch batch = WindowBatches(corpus, Split::train, order_of(order), 1, 1).at(0);
+  const SparseRows rows = signal->rows(batch, 0, 1).sparse;
+  for (int64_t r = 0; r < 32; ++r) CHECK((rows.offsets[size_t(r)] == rows.offsets[size_t(r) + 1]) == (batch.weight[size_t(r)] == 0));
+  batch.weight.assign(32, 1.0f);
+  CHECK_THROWS_WITH(signal->rows(batch, 0, 1), Catch::Contains("have no row for token"));
+  const auto read_mask = [&](int64_t block, std::span<float> mask) { corpus->read_mask(Split::train, order.window_of_block(block), mask); };
+  CHECK(targets->mask_fault(read_mask) == "");
+  CHECK_THAT(targets->mask_fault([&](int64_t block, std::span<float> mask) { read_mask(block, mask), mask[31] = 1 - mask[31]; }),
+             Catch::Contains("row 31 has"));
+}
+
+TEST_CASE("parts that several processes teach are put together to the bytes of one") {
+  const TinyWorld world;
+  TeachShardConfig config;
+  static_cast<TeachConfig&>(config) = short_config(RowEncoding::Kind::sample);  // three batches
+  Outputs whole = world.fresh("whole");
+  run_teach(config, world.inputs(), whole);
+  const int64_t parts = GENERATE(1, 2, 3);
+  std::map<std::string, InputArtifact> slots = world.inputs().all();
+  for (int64_t p = 1; p <= parts; ++p) {
+    const std::string name = fmt::format("part-{}", p);
+    config.shard = fmt::format("{}/{}", p, parts);
+    Outputs outputs = world.fresh(name);
+    run_teach_shard(config, world.inputs(), outputs);
+    slots[fmt::format("p{}", parts - p)] = {world.path / name, sha256(name)};  // in any order of names
+  }
+  const auto merge = [&](const std::string& name, const std::map<std::string, InputArtifact>& inputs) {
+    fs::remove_all(world.path / name);
+    Outputs outputs = world.fresh(name);
+    return run_merge_targets({}, Inputs(inputs), outputs);
+  };
+  const StageReport report = merge("merged", slots);
+  CHECK(report.metrics().at("windows") == 11);
+  CHECK(report.metrics().at("parts") == parts);
+  CHECK(read_file(world.path / "merged/targets.safetensors") == read_file(world.path / "whole/targets.safetensors"));
+  CHECK_THROWS_WITH(SoftTargets(world.path / "part-1"), Catch::Contains("merge-targets"));
+
+  if (parts < 3) return;
+  const auto refused = [&](std::map<std::string, InputArtifact> inputs) -> std::string {
+    try {
+      merge("refused", inputs);
+    } catch (const MismatchError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  auto changed = slots;
+  changed.erase("p1");
+  CHECK_THAT(refused(changed), Catch::Contains("no windows 4 to 7"));
+  changed = slots;
+  changed.erase("p0");
+  CHECK_THAT(refused(changed), Catch::Contains("no windows 8 to 10"));
+  changed = slots;
+  changed["again"] = changed["p1"];
+  CHECK_THAT(refused(changed), Catch::Contains("which another part has as well"));
+  changed = slots;
+  changed["corpus"].root = sha256("another");
+  CHECK_THAT(refused(changed), Catch::Contains("was made with the corpus"));
+  config.shard = "2/3";
+  config.seed = 5;
+  Outputs other = world.fresh("other");
+  run_teach_shard(config, world.inputs(), other);
+  changed = slots;
+  changed["p1"].path = world.path / "other";
+  CHECK_THAT(refused(changed), Catch::Contains("differ in order of windows"));
+  for (const char* shard : {"0/3", "4/3", "2", "1/0", "a/b", "1/3x", "/"}) {
+    config.shard = shard;
+    Outputs outputs = world.fresh(fmt::format("bad{}", int(shard[0])));
+    CHECK_THROWS_AS(run_teach_shard(config, world.inputs(), outputs), UsageError);
+  }
+  config.shard = "2/99";
+  Outputs outputs = world.fresh("empty");
+  CHECK_THROWS_WITH(run_teach_shard(config, world.inputs(), outputs), Catch::Contains("would be empty"));
 }
 
 TEST_CASE("a corpus of another tokenizer is refused") {
