@@ -11,7 +11,7 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kMostTemplateBytes = int64_t{16} << 20;
+constexpr int64_t kMostFileBytes = int64_t{16} << 20;
 
 using Named = std::vector<std::pair<std::string, std::string>>;
 
@@ -36,11 +36,11 @@ Named inline_templates(const Json& value) {
 Named template_files(const fs::path& folder) {
   Named all;
   if (const fs::path file = folder / "chat_template.jinja"; fs::is_regular_file(file))
-    all.emplace_back(kDefaultTemplate, read_file(file, kMostTemplateBytes));
+    all.emplace_back(kDefaultTemplate, read_file(file, kMostFileBytes));
   if (const fs::path more = folder / "additional_chat_templates"; fs::is_directory(more))
     for (const auto& entry : fs::directory_iterator(more))
       if (entry.is_regular_file() && entry.path().extension() == ".jinja")
-        all.emplace_back(entry.path().stem().string(), read_file(entry.path(), kMostTemplateBytes));
+        all.emplace_back(entry.path().stem().string(), read_file(entry.path(), kMostFileBytes));
   sort_default_first(all);
   return all;
 }
@@ -63,7 +63,7 @@ ChatTemplates read_chat_templates(const fs::path& folder, const Json& config) {
   }
   found.named = given;
   if (const fs::path file = folder / "chat_template.json"; found.named.empty() && fs::is_regular_file(file)) {
-    const Json json = read_json(file, kMostTemplateBytes);
+    const Json json = read_json(file, kMostFileBytes);
     found.named = inline_templates(json.is_object() ? json.value("chat_template", Json()) : Json());
   }
   return found;

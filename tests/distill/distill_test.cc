@@ -37,7 +37,7 @@ extern char** environ;
 namespace overproof {
 namespace {
 
-// Words of a small grammar: something to read, made by a seed.
+// A small grammar, by a seed.
 std::string some_text(uint64_t document) {
   static const std::vector<std::string> words = {"the ",    "router ", "sends ", "tokens ", "to ", "an ",
                                                  "expert ", "which ",  "adds ",  "what ",   "it ", "knows.\n"};
@@ -288,8 +288,7 @@ TEST_CASE("a student learns at what it writes itself, and a resumed training wri
   make_world(world);
   DistillConfig config = short_run();
   config.ce_weight = 0;
-  config.loss = {{"reverse-kl", "1"}};
-  config.checkpoint_every = 9;
+  config.loss = {{"reverse-kl", "1"}}, config.checkpoint_every = 9;
   config.on_policy = {.share = 0.5, .prompt = 4, .tokens = 12};
   Outputs refused = world.outputs("refused");
   CHECK_THROWS_WITH(run_distill(config, world.distill_inputs(), refused), Catch::Contains("'on-policy'") && Catch::Contains("--teacher-share 1"));
