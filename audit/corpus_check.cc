@@ -125,6 +125,10 @@ class CorpusChecker {
     const bool is_private = stream_.metadata().contains(kBatchSalt);
     const Json metric_sums = tally_.metrics(is_private);
     for (const auto& [name, sums] : metric_sums.items()) compare_metric(name, sums);
+    if (corpus_.has_mask()) {
+      const auto ones = [&](const char* name) { return std::ranges::count(stream_.values<uint8_t>(name), uint8_t{1}); };
+      compare_metric("trained_tokens", {{"train", ones("train_mask")}, {"held_out", ones("held_out_mask")}});
+    }
     if (lists_commitment_) {
       const Commitment roots = CorpusCommitment::roots_of(node_.path);
       for (const auto& [name, root] : {std::pair{"documents_root", roots.documents.root}, {"sorted_root", roots.sorted.root}})

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/printable.h"
+#include "core/progress_note.h"
 #include "data/corpus.h"
 #include "data/texts_file.h"
 
@@ -120,6 +121,18 @@ Json activity(const LineageFacts& facts, const ArtifactFacts& corpus) {
             {"prov:label", "overproof " + version}}}};
 }
 
+/// The path as a relative URL. Only what would have another meaning in one is escaped: loaders that take contentUrl for a path, as mlcroissant
+/// does, and those that resolve it as a URL then find the same file wherever both can.
+std::string relative_url(const std::string& path) {
+  const size_t slash = path.find('/'), colon = path.find(':');
+  std::string url = colon != std::string::npos && (slash == std::string::npos || colon < slash) ? "./" : "";  // no scheme
+  for (const char c : path) {
+    if (std::string_view("%#?\\").find(c) == std::string_view::npos && uint8_t(c) >= 0x20 && c != 0x7f) url += c;
+    else url += fmt::format("%{:02X}", uint8_t(c));
+  }
+  return url;
+}
+
 }  // namespace
 
 Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std::string& files,
@@ -132,7 +145,7 @@ Json croissant(const LineageFacts& facts, const ArtifactFacts& corpus, const std
     distribution.push_back({{"@type", "cr:FileObject"},
                             {"@id", file.name},
                             {"name", file.name},
-                            {"contentUrl", files + file.name},
+                            {"contentUrl", relative_url(files + file.name)},
                             {"contentSize", fmt::format("{} B", file.bytes)},
                             {"encodingFormat", encoding_of(file.name)},
                             {"sha256", file.digest.hex()}});
@@ -202,6 +215,11 @@ Answer audit_croissant(const CroissantConfig& config, const fs::path& folder) {
     const fs::path from = fs::weakly_canonical(fs::absolute(config.document.out)).parent_path();
     files = facts.node(*corpus).path.lexically_relative(from).generic_string() + "/";
   }
+  if (relative_url(files) != files && !relative_url(files).starts_with("./"))
+    progress_note(fmt::format("note: the path from the description to the corpus, '{}', has characters that mean something else in a URL, so "
+                              "contentUrl escapes them; a loader that takes contentUrl for a path finds no file. Write the description into "
+                              "the run folder, or rename the folder",
+                              files));
   const Json document = croissant(facts, *corpus, files, time);
   return deliver(printable_json(document.dump(1)) + "\n", document, config.document.out);
 }

@@ -284,7 +284,9 @@ Answer audit_policy(const PolicyConfig& config, const fs::path& artifact) {
   if (config.show_policy) return {to_json(policy), to_json(policy).dump(1) + "\n"};
   if (artifact.empty()) throw UsageError("audit policy: artifact is missing (the model that would be given away)");
   const auto trusted = config.trust.key();
-  const LineageFacts facts = collect_facts(artifact, trusted.get(), {VerifyFiles::no, true});
+  RunFolder run = load_run(artifact, VerifyFiles::no, trusted.get());
+  require_one_signer(run, trusted.get());
+  const LineageFacts facts = collect_facts(std::move(run), {VerifyFiles::no, true});
   if (facts.subject < 0)
     throw UsageError(fmt::format("{}: is a run; name the artifact that would be given away", artifact.string()));
   const ArtifactFacts& of = facts.artifacts[size_t(facts.subject)];

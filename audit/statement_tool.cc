@@ -8,9 +8,11 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/json_object.h"
+#include "core/printable.h"
 #include "provenance/claims.h"
 #include "provenance/signed_json.h"
 #include "provenance/oms.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -45,6 +47,7 @@ Found find(const ArtifactNode& node, const std::string& type) {
 Answer audit_statement(const StatementConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
+  require_one_signer(run, trusted.get());
   std::string text;
   Json statements = Json::array();
   for (const ArtifactNode& node : run.nodes) {
@@ -53,7 +56,7 @@ Answer audit_statement(const StatementConfig& config, const fs::path& folder) {
     const Found found = find(node, config.type);
     const std::string& bytes = config.envelope ? found.carrier : found.envelope.payload;
     statements.push_back(parse_json(bytes, node.path));
-    text += config.pretty ? statements.back().dump(1) : bytes;
+    text += config.pretty ? printable_json(statements.back().dump(1)) : bytes;
     // A single statement goes to a file as it was signed, without a newline that is not signed.
     if (!run.single && !text.ends_with('\n')) text += '\n';
   }

@@ -29,7 +29,7 @@ class Verifier {
         result_.files += int64_t(lineage->files.size());
         for (const FileRecord& file : lineage->files) result_.bytes += std::max<int64_t>(file.bytes, 0);
       }
-      if (node.check.foreign) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
+      if (node.check.foreign && node.check.faults.empty()) note(node.name, "is signed by another tool: its files hold, its lineage is unknown");
       if (node.check.foreign && node.check.signatures_hold)
         if (const std::vector<std::string> left_out = not_covered(node.path); !left_out.empty())
           note(node.name, fmt::format("the signature does not cover what its signer left out: {}", fmt::join(left_out, ", ")));
@@ -74,6 +74,19 @@ class Verifier {
     for (size_t i = 0; i < std::min(names.size(), kNamed); ++i) list += (i ? ", " : "") + names[i];
     if (names.size() > kNamed) list += fmt::format(" and {} more", names.size() - kNamed);
     note("", "no signature covers " + list);
+  }
+
+  /// Files that loaders of other programs read because a file of the artifact names them, and that the signature does not cover.
+  void references() {
+    for (const ArtifactNode& node : run_.nodes) {
+      if (!node.lineage() || !node.check.faults.empty()) continue;
+      std::set<std::string> listed;
+      for (const FileRecord& file : node.lineage()->files) listed.insert(file.name);
+      for (const std::string& name : listed) {
+        if (name.ends_with(".index.json")) shards(node, name, listed);
+        if (name == "config.json" || name == "tokenizer_config.json") remote_code(node, name);
+      }
+    }
   }
 
   void formats() {
@@ -154,6 +167,43 @@ class Verifier {
     const Json& said = node.lineage()->metrics["evidence"];
     return said.is_string() ? evidence_of(said.get<std::string>()) : std::nullopt;
   }
+  /// A JSON object of the artifact; null where it is none, which its readers report.
+  static Json object_in(const ArtifactNode& node, const std::string& name) {
+    constexpr int64_t kMostBytes = int64_t{256} << 20;
+    try {
+      const fs::path file = node.path / name;
+      Json json = parse_json(read_file(file, kMostBytes), file);
+      if (json.is_object()) return json;
+    } catch (const FormatError&) {
+    }
+    return Json::object();
+  }
+
+  void shards(const ArtifactNode& node, const std::string& index, const std::set<std::string>& listed) {
+    const Json json = object_in(node, index);
+    const auto map = json.find("weight_map");
+    if (map == json.end() || !map->is_object()) return;
+    std::set<std::string> missing;
+    for (const auto& [tensor, shard] : map->items()) {
+      if (!shard.is_string()) continue;
+      const std::string name = (fs::path(index).parent_path() / shard.get<std::string>()).lexically_normal().generic_string();
+      if (!listed.contains(name)) missing.insert(name);
+    }
+    for (const std::string& name : missing)
+      fail(node.name, index, fmt::format("names the shard '{}', which no signature covers", name),
+           "loaders read that file: put it among the signed ones, and make the artifact again");
+  }
+
+  void remote_code(const ArtifactNode& node, const std::string& name) {
+    const Json json = object_in(node, name);
+    const auto map = json.find("auto_map");
+    if (map == json.end() || !map->is_object()) return;
+    for (const auto& [use, code] : map->items())
+      for (const Json& one : code.is_array() ? code : Json::array({code}))
+        if (one.is_string() && one.get_ref<const std::string&>().find("--") != std::string::npos)
+          note(node.name, fmt::format("{} names code of another repository, '{}', which no signature here covers", name, one.get<std::string>()));
+  }
+
   static bool is_re_derivable(const ArtifactNode& node) { return evidence_in(node) == Evidence::re_derivable; }
 
   void fail(std::string artifact, std::string file, std::string what, std::string remedy) {
@@ -230,6 +280,7 @@ Verification verify_run(const fs::path& folder, const VerifyConfig& config) {
   verifier.names();
   verifier.dependencies();
   verifier.uncovered();
+  verifier.references();
   verifier.formats();
   verifier.chains();
   verifier.evidence();

@@ -5,11 +5,13 @@
 #include <boost/program_options.hpp>
 #include <set>
 
+#include "audit/facts.h"
 #include "cli/verb.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/progress.h"
+#include "core/real_path.h"
 #include "core/utf8.h"
 #include "pipeline/stage_registry.h"
 
@@ -17,6 +19,7 @@ namespace overproof {
 namespace {
 
 namespace po = boost::program_options;
+namespace fs = std::filesystem;
 
 /// The verb that `words` begins with, and how many words name it.
 std::pair<const VerbSpec*, size_t> find_verb(const std::vector<std::string>& words) {
@@ -115,6 +118,48 @@ void assign_words(const VerbSpec& verb, VerbInstance& instance, Options& options
                                    verb.arguments[i].help, verb.name));
 }
 
+std::vector<std::string> values_of(const Option& option) {
+  if (const auto path = std::get_if<fs::path*>(&option.value)) return {(*path)->string()};
+  if (const auto text = std::get_if<std::string*>(&option.value)) return {**text};
+  if (const auto list = std::get_if<StringList*>(&option.value)) return **list;
+  std::vector<std::string> values;
+  if (const auto map = std::get_if<StringMap*>(&option.value))
+    for (const auto& [name, value] : **map) values.push_back(value);
+  if (const auto pairs = std::get_if<StringPairs*>(&option.value))
+    for (const auto& [name, value] : **pairs) values.push_back(value);
+  return values;
+}
+
+bool holds_private_key(const fs::path& file) {
+  if (!begins_with(file, "-----BEGIN") && !begins_with(file, "PRIVATE+KEY+")) return false;
+  constexpr int64_t kMostBytes = 1 << 20;
+  std::error_code error;
+  const auto bytes = fs::file_size(file, error);
+  return error || int64_t(bytes) > kMostBytes || read_file(file).find("PRIVATE") != std::string::npos;
+}
+
+/// Of every verb: what it writes is no file that it reads, no private key, and in no sealed folder. Throws UsageError.
+void check_outputs(const VerbSpec& verb, const Options& options, const Arguments& arguments) {
+  std::vector<std::pair<std::string, std::string>> given;  // name and value, by option and by position
+  for (const Option& o : options)
+    for (std::string& value : values_of(o)) given.emplace_back(o.name, std::move(value));
+  for (size_t i = 0; i < arguments.size(); ++i) given.emplace_back(verb.arguments[i].name, arguments[i]);
+  std::error_code error;
+  for (const auto& [name, written] : given) {
+    if (name != "out" && name != "publish" && name != "signature" && name != "cache") continue;
+    if (written.empty() || written == "-") continue;
+    const fs::path path = written;
+    for (const auto& [other, value] : given)
+      if (other != name && !value.empty() && fs::is_regular_file(value, error) && fs::equivalent(value, path, error))
+        throw UsageError(fmt::format("{}: {}: is the input '{}', so it cannot be the output", verb.name, path.string(), other));
+    if (fs::is_regular_file(path, error) && holds_private_key(path))
+      throw UsageError(fmt::format("{}: {}: holds a private key, and exists; it would be lost. Name another file", verb.name, path.string()));
+    if (name == "signature" || name == "cache") continue;  // key_verbs.cc: they may be in the folder that is signed, or must not
+    // A run's own folder becomes the parent of its artifacts; anything else that is written replaces what is at that place.
+    outside_artifacts(verb.name == "run" ? real_path(path) / "artifact" : real_path(path));
+  }
+}
+
 void print_json_line(const Json& value) { fmt::print("{}\n", printable_json(dump_text(value))); }
 
 }  // namespace
@@ -160,6 +205,7 @@ int run_command(const std::vector<std::string>& words) {
   }
 
   assign_words(*verb, *instance, options, arguments, parse_words(*verb, options, rest));
+  check_outputs(*verb, options, arguments);
   ensure_program_has(instance->needs(arguments).value_or(verb->needs), verb->name, words);
   set_thread_count(common.threads);
   if (common.quiet || common.json) set_progress_mode(ProgressMode::off);

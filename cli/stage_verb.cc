@@ -65,14 +65,18 @@ class StageVerb final : public VerbInstance {
     for (const auto& [name, folder] : models_)
       if (!request.inputs.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
 
+    if (const fs::path& model = slots_[0]; is_import() && trusted && !fs::exists(model / "model.sig"))
+      throw ProvenanceError(fmt::format("{}: has no signature (model.sig), so it is not signed by the key of --public-key; --sha256 compares it with a "
+                                        "published digest",
+                                        model.string()));
     const Key key = open_key(key_);
     const std::string out = out_.string();
     if (dry_run_) {
       check_prerequisites(spec_, *instance_, request.inputs, request.inputs.contains("activations"));
-      const bool keep = !force_ && is_unchanged(request);
+      const bool keep = !force_ && is_unchanged(request, &key);
       const Forecast cost = keep ? Forecast{} : forecast(spec_, *instance_, request.inputs, kUsualWindow, 0, out_);
       Answer answer{{{"stage", spec_.name}, {"out", out}, {"would", keep ? "keep" : "make"}},
-                    fmt::format("{}: {}{}{}\n", out, keep ? "unchanged, would be kept" : "would be made",
+                    fmt::format("{}: {}{}{}\n", printable(out), keep ? "unchanged, would be kept" : "would be made",
                                 cost.text().empty() ? "" : "; ", cost.text())};
       if (!keep) answer.json["estimate"] = cost.json();
       return answer;
@@ -93,13 +97,14 @@ class StageVerb final : public VerbInstance {
       answer.text += fmt::format("inputs {}\n", signature_seen(result.signers, trusted != nullptr));
     }
     answer.text +=
-        fmt::format("{}: {} sha256:{} in {:.1f} s\n", out, made ? "made" : "unchanged,", result.root.hex(), result.seconds);
+        fmt::format("{}: {} sha256:{} in {:.1f} s\n", printable(out), made ? "made" : "unchanged,", result.root.hex(), result.seconds);
     return answer;
   }
 
  private:
+  bool is_import() const { return spec_.name == "import"; }  // its model may be signed by whoever published it
   bool reads_artifacts() const {
-    return spec_.more_models || std::ranges::any_of(spec_.slots, [](const Slot& s) { return s.kind == Slot::Kind::artifact; });
+    return is_import() || spec_.more_models || std::ranges::any_of(spec_.slots, [](const Slot& s) { return s.kind == Slot::Kind::artifact; });
   }
   void place(const std::string& word, fs::path& into, const std::string& name) {
     if (word.empty()) return;

@@ -12,6 +12,7 @@
 #include "pipeline/scratch.h"
 #include "pipeline/torch_functions.h"
 #include "provenance/key_verbs.h"
+#include "provenance/signers.h"
 #include "quantize/gpu/gpu_report.h"
 #include "teacher/generate.h"
 #include "teacher/logits.h"
@@ -19,8 +20,20 @@
 namespace overproof {
 namespace {
 
+/// A tool that reads a model, which may be an artifact: whose signature it must have.
+template <class Config>
+struct OfModel {
+  Config config;
+  TrustOptions trust;
+  template <class V>
+  void visit(V&& v) {
+    config.visit(v);
+    trust.visit(v);
+  }
+};
+
 Answer count_written(const std::string& out, const char* what, int64_t count) {
-  return {{{"out", out}, {what, count}}, fmt::format("{}: {} {}\n", out, count, what)};
+  return {{{"out", out}, {what, count}}, fmt::format("{}: {} {}\n", printable(out), count, what)};
 }
 
 }  // namespace
@@ -33,7 +46,8 @@ std::vector<VerbSpec> tool_verbs() {
        .example = "overproof generate runs/smollm2-moe/int8 --prompt 'A pipe is' --max-tokens 40",
        .arguments = {{"model", "a checkpoint folder or a .gguf file"}},
        .needs = Needs::torch,
-       .make = verb_maker<GenerateConfig>([](const CommonConfig& common, const GenerateConfig& config, const Arguments& a) {
+       .make = verb_maker<OfModel<GenerateConfig>>([](const CommonConfig& common, const OfModel<GenerateConfig>& config, const Arguments& a) {
+         require_signed(a[0], config.trust);
          TextSink sink;
          const bool terminal = ::isatty(STDOUT_FILENO);
          if (!common.json)
@@ -48,7 +62,7 @@ std::vector<VerbSpec> tool_verbs() {
              if (!std::getline(std::cin, line)) return std::nullopt;
              return line;
            };
-         return TorchFunction<decltype(run_generate)>::call(config, a[0], sink, next_message);
+         return TorchFunction<decltype(run_generate)>::call(config.config, a[0], sink, next_message);
        })},
       {.name = "logits",
        .group = VerbGroup::use,
@@ -56,8 +70,9 @@ std::vector<VerbSpec> tool_verbs() {
        .example = "overproof logits runs/smollm2-moe/int8 --ids ids.safetensors --out logits.safetensors",
        .arguments = {{"model", "a checkpoint folder or a .gguf file"}},
        .needs = Needs::torch,
-       .make = verb_maker<LogitsConfig>([](const CommonConfig&, const LogitsConfig& config, const Arguments& a) {
-         return count_written(config.out.string(), "positions", TorchFunction<decltype(run_logits)>::call(config, a[0]));
+       .make = verb_maker<OfModel<LogitsConfig>>([](const CommonConfig&, const OfModel<LogitsConfig>& config, const Arguments& a) {
+         require_signed(a[0], config.trust);
+         return count_written(config.config.out.string(), "positions", TorchFunction<decltype(run_logits)>::call(config.config, a[0]));
        })},
       {.name = "watermark-key",
        .group = VerbGroup::keys,
@@ -74,7 +89,10 @@ std::vector<VerbSpec> tool_verbs() {
        .help = "Prints what a model is: type, size, licence, what made it; then its tensors and metadata.",
        .example = "overproof inspect runs/smollm2-moe/int8",
        .arguments = {{"path", "a file or a checkpoint folder"}},
-       .make = make_verb(inspect_with_summary)},
+       .make = verb_maker<OfModel<InspectConfig>>([](const CommonConfig&, const OfModel<InspectConfig>& config, const Arguments& a) {
+         require_signed(a[0], config.trust);
+         return inspect_with_summary(config.config, a[0], config.trust.key().get());
+       })},
       {.name = "tokenizer encode",
        .group = VerbGroup::data,
        .help = "Encodes a text file as token ids.",

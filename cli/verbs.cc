@@ -28,6 +28,7 @@ struct RunConfig {
   StringList set;
   std::string only, openlineage_url;
   KeyOptions key;
+  TrustOptions trust;
   bool force = false, dry_run = false;
   template <class V>
   void visit(V&& v) {
@@ -37,6 +38,7 @@ struct RunConfig {
     v("force", force, any_value(), "make every artifact again");
     v("dry-run", dry_run, any_value(), "list what would be made, and make nothing");
     key.visit(v);
+    trust.visit(v);
     v("openlineage-url", openlineage_url, any_value(),
       "lineage server to notify when a stage starts or ends; empty: $OPENLINEAGE_URL, else none");
   }
@@ -71,8 +73,21 @@ class RunVerb final : public VerbInstance {
       print_answer(part, common.json);
       std::fflush(stdout);
     };
-    run_recipe(recipe_, options, open_key(config_.key));
-    return {};
+    const Key key = open_key(config_.key);
+    std::optional<PublicKey> trusted;
+    if (const auto named = config_.trust.key()) {
+      trusted = *named;
+      trusted->add_successor(key.public_key());  // what this run makes is signed with its own key
+      options.trusted = &*trusted;
+    }
+    const std::vector<std::string> signers = run_recipe(recipe_, options, key);
+    Answer answer;
+    if (signers.empty()) return answer;  // a dry run
+    const bool own = signers == std::vector{key.public_key().hint()};
+    answer.json = {{"signers", signers}, {"own_key", key.public_key().hint()}, {"signer_trusted", own || trusted.has_value()}};
+    answer.text = own ? fmt::format("all is signed by this run's own key {}\n", signers.front())
+                      : fmt::format("{}{}\n", signature_seen(signers, trusted.has_value()), trusted ? " or by this run's own" : "");
+    return answer;
   }
 
  private:
@@ -95,8 +110,7 @@ Answer show_verb(const CommonConfig&, const ShowConfig& config, const Arguments&
   const auto trusted = config.trust.key();
   const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, trusted.get());
   if (!lineage) throw UsageError(fmt::format("{}: is not an artifact of overproof: it has no claims.jsonl", folder.string()));
-  // Without a trusted key, that of the statement was used for the signatures, so it is there.
-  const std::string signer = (trusted ? *trusted : PublicKey::from_pem(lineage->signer_pem, folder)).hint();
+  const std::string signer = signer_of(*lineage, trusted.get(), folder);
   Answer answer;
   Json inputs = Json::object();
   answer.text = fmt::format("{} ({}) sha256:{}\n", printable(lineage->name), printable(lineage->kind), lineage->root.hex());

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #define OPENSSL_SUPPRESS_DEPRECATED  // the newer interface cannot start from a state
 #include <openssl/sha.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -194,8 +195,13 @@ Digest sha256(std::span<const uint8_t> data) {
 Digest sha256(std::string_view text) { return sha256(std::span(reinterpret_cast<const uint8_t*>(text.data()), text.size())); }
 
 Digest sha256_file(const std::filesystem::path& file) {
-  const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throw IoError(file, "cannot open", errno);
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {  // a device has no end, and a pipe without a writer no content
+    ::close(fd);
+    throw IoError(file, "is not a regular file", 0);
+  }
   std::vector<uint8_t> buffer(size_t{256} << 10);  // hashed while it is in the cache
   Sha256 h;
   for (;;) {

@@ -78,7 +78,7 @@ void AlignedBuffer::reserve(int64_t bytes) {
   size_ = all;
 }
 
-DirectReader::DirectReader(const fs::path& file) : path_(file), fd_(file, O_RDONLY) {
+DirectReader::DirectReader(const fs::path& file) : path_(file), fd_(file, O_RDONLY | O_NONBLOCK) {
   const struct stat info = status_of(fd_.get(), file);
   size_ = int64_t(info.st_size);
   changed_s_ = int64_t(info.st_mtim.tv_sec);

@@ -31,7 +31,7 @@ int64_t file_size(int fd, const fs::path& file) {
 }  // namespace
 
 MappedFile::MappedFile(const fs::path& file, Reads reads) : path_(file) {
-  const Descriptor fd(file, O_RDONLY);
+  const Descriptor fd(file, O_RDONLY | O_NONBLOCK);  // a pipe without a writer would block
   size_ = size_t(file_size(fd.get(), file));
   if (size_ == 0) return;  // mmap refuses length 0
   void* p = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
@@ -67,7 +67,7 @@ void done_reading(const void* data, size_t bytes) {
 }
 
 std::string read_file(const fs::path& file, int64_t max_bytes) {
-  const Descriptor fd(file, O_RDONLY);
+  const Descriptor fd(file, O_RDONLY | O_NONBLOCK);  // a pipe without a writer would block
   const int64_t size = file_size(fd.get(), file);
   if (size > max_bytes) throw FormatError(file, -1, fmt::format("has {} bytes; at most {} are allowed here", size, max_bytes));
   std::string content(size_t(size), '\0');

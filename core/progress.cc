@@ -76,6 +76,7 @@ void Progress::draw(bool last) {
   if (last) line += fmt::format("  in {}", duration(seconds));
   else if (total_ > 0 && rate > 0) line += fmt::format("  ETA {}", duration(double(total_ - done_) / rate));
   if (!note_.empty()) line += "  " + note_;
+  line = printable(line);  // a note may be the name of a tensor
   if (terminal_) {
     winsize size{};
     if (ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 8 && line.size() >= size.ws_col) line.resize(size.ws_col - 1);

@@ -78,6 +78,10 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                     fmt::format("activation: {:.1f} % of the FFN neurons, {:.1f} % of all parameters",
                                 100 * shape.ffn_activation(), 100 * active),
                     compute.summary()};
+  if (config.training.learning_rate > 0 && config.training.warmup > steps)
+    report.summary.push_back(fmt::format("note: {} steps end within the warmup of {}: the largest rate was {:.2g} of the {:.2g} that was asked for", steps,
+                                         config.training.warmup, config.training.learning_rate * double(steps) / double(config.training.warmup),
+                                         config.training.learning_rate));
   if (shape.is_moe())
     report.summary.push_back(
         fmt::format("loads of experts over the mean, last steps: largest {:.2f} (mean over layers; of all {:.2f}), least {:.2f}",

@@ -143,12 +143,25 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
   return lines;
 }
 
+/// A model with another tokenizer reads the same ids as other text. One without any is taken at its word.
+void require_same_ids(const Corpus& corpus, const Inputs& inputs) {
+  for (const auto& [slot, artifact] : inputs.all()) {
+    if (slot == "teacher" || slot == "corpus") continue;
+    try {
+      require_tokenizer(artifact.path, corpus.tokenizer(), "the corpus");
+    } catch (const IoError&) {
+      if (!fs::is_directory(artifact.path)) throw;
+    }
+  }
+}
+
 }  // namespace
 
 StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
+  require_same_ids(corpus, inputs);
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size, outputs);
   const TokenWindows held_out = held_out_windows(corpus, config.tokens, config.batch);

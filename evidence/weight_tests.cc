@@ -40,7 +40,10 @@ using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMa
 /// Rows scaled to length 1; a row of zeros stays one.
 Matrix unit_rows(const std::vector<float>& values, int64_t rows, int64_t columns) {
   Matrix m = Eigen::Map<const Matrix>(values.data(), rows, columns);
-  for (int64_t i = 0; i < rows; ++i) m.row(i) /= std::max(m.row(i).norm(), 1e-20f);
+  for (int64_t i = 0; i < rows; ++i) {
+    if (!std::isfinite(m.row(i).squaredNorm())) m.row(i) /= m.row(i).cwiseAbs().maxCoeff();  // finite weights whose squares are not
+    m.row(i) /= std::max(m.row(i).norm(), 1e-20f);
+  }
   return m;
 }
 

@@ -11,6 +11,7 @@
 #include "formats/gguf_config.h"
 #include "formats/gguf_names.h"
 #include "formats/model_check.h"
+#include "formats/quantization_config.h"
 
 namespace overproof {
 namespace {
@@ -230,17 +231,21 @@ class Planner {
   }
 
   void account_for_all() {
+    std::vector<std::string> scales;
     for (const TensorInfo& info : source_.tensors()) {
       if (placed_.contains(info.name)) continue;
-      if (!info.name.ends_with("rotary_emb.inv_freq")) {  // derived from rope_theta; in old checkpoints
-        throw FormatError(
-            path_, -1,
-            fmt::format("llama.cpp has no place for tensor '{}' in a model of the architecture '{}', and without it "
-                        "the model would compute something else",
-                        info.name, family_->arch));
-      }
-      plan_.skipped.push_back(info.name);
+      // Of no part in the function that the weights compute, and llama.cpp rounds activations in its own way.
+      if (is_activation_parameter(info.name)) scales.push_back(info.name);
+      else if (info.name.ends_with("rotary_emb.inv_freq")) plan_.skipped.push_back(info.name);  // derived from rope_theta; in old checkpoints
+      else
+        throw FormatError(path_, -1,
+                          fmt::format("llama.cpp has no place for tensor '{}' in a model of the architecture '{}', and without it the model would "
+                                      "compute something else",
+                                      info.name, family_->arch));
     }
+    if (!scales.empty())
+      plan_.notes.push_back(fmt::format("not written: {} scales by which the model's quantizer rounds activations or the KV cache ({}{})",
+                                        scales.size(), scales[0], scales.size() > 1 ? ", ..." : ""));
   }
 
   void add_file_type() {

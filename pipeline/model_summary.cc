@@ -67,11 +67,11 @@ struct Maker {
   bool signed_here = false;
 };
 
-Maker maker_of(const fs::path& path) {
+Maker maker_of(const fs::path& path, const PublicKey* trusted) {
   Maker maker;
   std::error_code error;
   if (!fs::exists(path / "claims.jsonl", error)) return maker;
-  const ArtifactCheck check = check_artifact(path, VerifyFiles::no, nullptr);
+  const ArtifactCheck check = check_artifact(path, VerifyFiles::no, trusted);
   if (!check.lineage || !check.signatures_hold) {
     maker.story = "its statement does not hold; see 'overproof audit verify'";
     return maker;
@@ -102,12 +102,12 @@ std::string license_in_files(const fs::path& path) {
 
 }  // namespace
 
-Answer inspect_with_summary(const InspectConfig& config, const fs::path& path) {
+Answer inspect_with_summary(const InspectConfig& config, const fs::path& path, const PublicKey* trusted) {
   Answer listed = inspect(path);
   const AsModel model = as_model(path);
   const auto [types, type_bytes] = types_of(listed.json);
   const int64_t bytes = listed.json["bytes"].get<int64_t>();
-  const Maker maker = maker_of(path);
+  const Maker maker = maker_of(path, trusted);
   const std::string license = maker.license.empty() ? license_in_files(path) : maker.license;
   const bool is_model = model.why_not.empty();
   const std::vector<std::string> limits = is_model ? limits_as_teacher(path) : std::vector<std::string>{};
@@ -125,7 +125,7 @@ Answer inspect_with_summary(const InspectConfig& config, const fs::path& path) {
   line("stored as", types);
   line("licence", license.empty() ? "none stated here" : license + (maker.license.empty() ? ", as its files state" : ", as its import recorded"));
   line("made by", maker.story.empty() ? "not known: it has no statement of overproof" : maker.story);
-  if (maker.signed_here) line("", signature_seen({maker.signer}, false));
+  if (maker.signed_here) line("", signature_seen({maker.signer}, trusted != nullptr));
   if (is_model) {
     if (limits.empty()) line("use", "can teach, be measured, be carved or pruned, quantized and exported here");
     for (const std::string& limit : limits) line("limit", limit);

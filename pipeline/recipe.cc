@@ -330,22 +330,23 @@ Needs recipe_needs(const Recipe& recipe, const std::string& only) {
              : Needs::nothing;
 }
 
-void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key) {
+std::vector<std::string> run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key) {
   require_artifact(recipe, options.only);
   check_recipe(recipe, options);
   const RunLog log(options.out);
   Forecast total;
+  std::set<std::string> signers;
   std::set<std::string> stale;  // dry run: artifacts that would be made, and so would what depends on them
   for (size_t i = 0; i < steps_until(recipe, options.only); ++i) {
     throw_if_interrupted();
     const RecipeStep& step = recipe.steps[i];
-    StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force, true, options.events};
+    StageRequest request{step.spec, step.instance.get(), step.files, options.out / step.artifact, options.force, true, options.events, options.trusted};
     for (const auto& [slot, artifact] : step.artifacts) request.inputs[slot] = options.out / artifact;
-    const std::string title = fmt::format("[{}/{}] {} ({})", i + 1, recipe.steps.size(), step.artifact, step.spec->name);
+    const std::string title = fmt::format("[{}/{}] {} ({})", i + 1, recipe.steps.size(), printable(step.artifact), step.spec->name);
     if (options.dry_run) {
       const bool upstream =
           std::any_of(step.artifacts.begin(), step.artifacts.end(), [&](const auto& a) { return stale.contains(a.second); });
-      const bool keep = !upstream && !options.force && is_unchanged(request);
+      const bool keep = !upstream && !options.force && is_unchanged(request, &key);
       if (!keep) stale.insert(step.artifact);
       Json answer = {{"artifact", step.artifact}, {"stage", step.spec->name}, {"would", keep ? "keep" : "make"}};
       std::string text = fmt::format("{}: {}", title, keep ? "unchanged, would be kept" : "would be made");
@@ -364,6 +365,8 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
     }
     options.report({{}, title + "\n"});
     const StageResult result = run_stage(request, key);
+    signers.insert(result.signer);
+    signers.insert(result.signers.begin(), result.signers.end());
     if (result.status == StageStatus::made) log.remember(step.artifact, {result.root, result.seconds, result.report.summary});
     // Of an unchanged artifact the statement is printed: run.json is unsigned.
     options.report(step_answer(step, result, result.status == StageStatus::made ? result.report.summary
@@ -377,6 +380,7 @@ void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& k
     options.report({{}, fmt::format("in all {}{}\n", total.text(),
                                     total.disk_bytes > free ? fmt::format("; the disk has only {:.1f} GB free", free * 1e-9) : "")});
   }
+  return {signers.begin(), signers.end()};
 }
 
 }  // namespace overproof

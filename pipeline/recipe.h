@@ -50,12 +50,14 @@ struct RecipeOptions {
   std::string only;  ///< stop after this artifact; empty: make all
   bool force = false;
   bool dry_run = false;
-  LineageEvents* events = nullptr;  ///< as in StageRequest
+  LineageEvents* events = nullptr;     ///< as in StageRequest
+  const PublicKey* trusted = nullptr;  ///< as in StageRequest; the key that the run signs with must be one of its successors
   /// Called while the recipe runs: with a text when a step begins, with JSON and text when it has ended.
   std::function<void(const Answer&)> report = [](const Answer&) {};
 };
 
-/// Makes the artifacts in order. Throws what a stage throws; artifacts that were finished before stay.
-void run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key);
+/// Makes the artifacts in order. Returns the hints of the keys that artifacts and inputs are signed with, each once; none of a dry run. Throws
+/// what a stage throws; artifacts that were finished before stay.
+std::vector<std::string> run_recipe(const Recipe& recipe, const RecipeOptions& options, const Key& key);
 
 }  // namespace overproof

@@ -23,6 +23,7 @@
 #include "provenance/artifact.h"
 #include "provenance/corpus_proof.h"
 #include "provenance/outside.h"
+#include "provenance/signers.h"
 
 namespace overproof {
 namespace {
@@ -72,16 +73,33 @@ void identify(const StageRequest& request, Prepared& p) {
   p.key = sha256(identity.dump()).hex();
 }
 
+bool is_signed(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path / "claims.jsonl", error) || fs::exists(path / "model.sig", error);
+}
+
+/// A folder from outside that is signed, by this program or another tool: the hint of the key, which `trusted` must be.
+std::string check_signed_outside(const fs::path& path, VerifyFiles verify, const PublicKey& trusted, const std::vector<FileRecord>& known) {
+  const ArtifactCheck check = check_artifact(path, verify, &trusted, known);
+  if (check.faults.empty() && check.signatures_hold) return check.signer_hint;
+  const Fault fault = check.faults.empty() ? Fault{"model.sig", "the signature does not hold", {}} : check.faults.front();
+  throw ProvenanceError(fmt::format("{}: {}: {}; it must be signed by the key of --public-key, or have no signature", path.string(), fault.file,
+                                    fault.what));
+}
+
 /// The lineage of an input artifact, and its signer; nothing where it has no statement. Throws as open_artifact, and ProvenanceError
 /// where `trusted` is given and did not sign it.
 std::optional<Lineage> open_input(BoundInput& input, VerifyFiles verify, const PublicKey* trusted, const std::vector<FileRecord>& known) {
-  if (input.outside) return std::nullopt;
+  if (input.outside) {
+    if (trusted && is_signed(input.path)) input.signer = check_signed_outside(input.path, verify, *trusted, known);
+    return std::nullopt;
+  }
   std::optional<Lineage> lineage = open_artifact(input.path, verify, trusted, known);
   if (!lineage && trusted)
     throw ProvenanceError(fmt::format("{}: has no signed statement, so it is not signed by the key of --public-key; import it, or leave the "
                                       "option out",
                                       input.path.string()));
-  if (lineage) input.signer = (trusted ? *trusted : PublicKey::from_pem(lineage->signer_pem, input.path)).hint();
+  if (lineage) input.signer = signer_of(*lineage, trusted, input.path);
   return lineage;
 }
 
@@ -201,11 +219,16 @@ void check_replaced(const StageRequest& request, const Prepared& prepared) {
                      difference(*check.lineage, request, prepared)));
 }
 
-std::optional<Lineage> intact(const fs::path& out, const std::string& key) {
+/// The artifact at `out` where it is the one that is asked for. Throws ProvenanceError where that is signed by neither `trusted` nor `own`.
+std::optional<Lineage> intact(const fs::path& out, const std::string& key, const PublicKey* trusted, const PublicKey* own) {
   std::error_code error;
   if (!fs::exists(out / "claims.jsonl", error)) return std::nullopt;
   const ArtifactCheck check = check_artifact(out, VerifyFiles::yes, nullptr);
   if (!check.faults.empty() || !check.lineage || check.lineage->stage_key != key) return std::nullopt;
+  if (trusted && trusted->successor(check.signer_hint).hint() != check.signer_hint && (!own || own->hint() != check.signer_hint))
+    throw ProvenanceError(fmt::format("{}: is finished, but signed by key {}, which is neither that of --public-key nor your own; --force makes "
+                                      "it again",
+                                      out.string(), check.signer_hint));
   return check.lineage;
 }
 
@@ -276,14 +299,15 @@ std::string recorded_outside(const StageSpec& spec, const std::string& slot, con
   return secret == inputs.end() ? root.hex() : CorpusSalt::read(secret->second).file_salt(slot + "/" + root.hex()).hex();
 }
 
-bool is_unchanged(const StageRequest& asked) {
+bool is_unchanged(const StageRequest& asked, const Key* key) {
   const StageRequest request = resolved(asked);
   check_places(request);
   for (const auto& [slot, path] : request.inputs) {
     std::error_code error;
     if (!fs::exists(path, error)) return false;
   }
-  return intact(request.out, prepare(request, Digests::now).key).has_value();
+  return intact(request.out, prepare(request, Digests::now).key, key ? request.trusted : nullptr, key ? &key->public_key() : nullptr)
+      .has_value();
 }
 
 StageResult run_stage(const StageRequest& asked, const Key& key) {
@@ -309,8 +333,9 @@ StageResult run_stage(const StageRequest& asked, const Key& key) {
   restore_previous(out);
 
   if (may_keep) {
-    if (const auto lineage = intact(out, prepared.key)) {
+    if (const auto lineage = intact(out, prepared.key, request.trusted, &key.public_key())) {
       result.status = StageStatus::unchanged;
+      result.signer = signer_of(*lineage, nullptr, out);
       result.root = lineage->root;
       result.report.metrics() = lineage->metrics;
       result.seconds = seconds();
@@ -326,6 +351,7 @@ StageResult run_stage(const StageRequest& asked, const Key& key) {
     throw;
   }
   result.root = check_artifact(out, VerifyFiles::no, nullptr).lineage->root;
+  result.signer = key.public_key().hint();
   result.seconds = seconds();
   int64_t bytes = 0;
   for (const FileRecord& file : files) bytes += file.bytes;

@@ -26,8 +26,8 @@ struct StageRequest {
   bool may_replace = true;                 ///< without force, too: a finished artifact of another configuration (recipes: what is
                                            ///< at a name follows the recipe)
   LineageEvents* events = nullptr;         ///< notified of its start and end; may be nullptr
-  const PublicKey* trusted = nullptr;      ///< whose signature every input artifact must have; nullptr: any, each checked by the key
-                                           ///< that its statement names
+  const PublicKey* trusted = nullptr;      ///< whose signature every input artifact must have, and every signed input from outside;
+                                           ///< nullptr: any, each checked by the key that its statement names
 };
 
 enum class StageStatus { made, unchanged };
@@ -36,6 +36,7 @@ struct StageResult {
   StageStatus status = StageStatus::made;
   Digest root;
   double seconds = 0;
+  std::string signer;                ///< hint of the key that the artifact is signed with
   std::vector<std::string> signers;  ///< hints of the keys that the input artifacts are signed with, each once
   StageReport report;                ///< of this run, or as recorded when unchanged
 };
@@ -45,12 +46,13 @@ struct StageResult {
 std::string recorded_outside(const StageSpec& spec, const std::string& slot, const Digest& root,
                              const std::map<std::string, fs::path>& inputs);
 
-/// Whether `request.out` holds an intact artifact made from these inputs by this configuration.
-bool is_unchanged(const StageRequest& request);
+/// Whether `request.out` holds an intact artifact made from these inputs by this configuration. `key`: the one that run_stage() would sign
+/// with; without it, whose signature the artifact has is not checked. Throws ProvenanceError as run_stage().
+bool is_unchanged(const StageRequest& request, const Key* key = nullptr);
 
 /// Throws what the stage throws; then the temporary folder is removed, the scratch folder (checkpoints) stays for the next try, and
 /// an earlier artifact at `out` is unchanged. Throws ProvenanceError when an input does not match its statement or is not signed by
-/// `trusted`, IoError when another process is building the same artifact, UsageError when `out` and an input hold each other, when `out` holds files that no
+/// `trusted`, or when `out` would be kept and is signed by neither `trusted` nor `key`, IoError when another process is building the same artifact, UsageError when `out` and an input hold each other, when `out` holds files that no
 /// stage wrote, and when it is a finished artifact of another configuration without `force` or `may_replace`.
 StageResult run_stage(const StageRequest& request, const Key& key);
 

@@ -218,9 +218,12 @@ class QuantizeRun {
       report.metrics()["calibration"] = calibration_->calibration.metrics();
       for (std::string& line : calibration_->calibration.summary()) report.summary.push_back(std::move(line));
     }
+    int64_t bytes_in = 0;
+    for (const TensorInfo& t : model_.tensors->tensors()) bytes_in += t.bytes();
     report.summary.push_back(fmt::format(
-        "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s of input{}{}", double(made_.bytes_read) * 1e-9,
-        double(bytes_out()) * 1e-9, seconds, double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9),
+        "{:.3f} GB -> {:.3f} GB in {:.1f} s: {:.2f} GB/s read{}{}{}", double(bytes_in) * 1e-9, double(bytes_out()) * 1e-9, seconds,
+        double(made_.bytes_read) * 1e-9 / std::max(seconds, 1e-9),
+        double(made_.bytes_read) > 1.05 * double(bytes_in) ? fmt::format(", {:.1f} times in all", double(made_.bytes_read) / double(std::max<int64_t>(bytes_in, 1))) : "",
         made_.direct ? ", direct" : ", through the page cache",
         made_.resumed_items > 0 ? fmt::format("; resumed after {} tensors of an earlier run", made_.resumed_items) : ""));
     report_size(report);

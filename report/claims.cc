@@ -343,17 +343,14 @@ class Judge {
 
   void kinship() {
     const auto& compares = r_.audits.compares;
+    // Without a comparison no other model is in question: the run claims nothing about it. limits() names the tests that were not run.
+    if (compares.empty()) return;
     const bool any_trusted = std::any_of(compares.begin(), compares.end(), [&](const auto& f) { return trusted(f.audit); });
     add("kinship", "Another model is, or is not, derived from one of these.",
-        compares.empty() ? ClaimStatus::unchecked
-        : any_trusted    ? ClaimStatus::estimated
-                         : ClaimStatus::recorded,
-        compares.empty()
-            ? "No comparison with another model is recorded here."
-            : fmt::format(
-                  "{} recorded. Each test has a null hypothesis, a p-value and a list of what it cannot show; neither one "
-                  "test nor all together are a verdict.",
-                  compares.size() == 1 ? "One comparison is" : fmt::format("{} comparisons are", compares.size())),
+        any_trusted ? ClaimStatus::estimated : ClaimStatus::recorded,
+        fmt::format("{} recorded. Each test has a null hypothesis, a p-value and a list of what it cannot show; neither one test nor all "
+                    "together are a verdict.",
+                    compares.size() == 1 ? "One comparison is" : fmt::format("{} comparisons are", compares.size())),
         "overproof audit compare RUN SUSPECT --record");
   }
 
@@ -394,7 +391,7 @@ class Judge {
       add("document-origin", "The origin of each document, and its licence.", ClaimStatus::recorded,
           "As the collector of the texts recorded them. No check can show it. The tables here were summed again from the list of "
           "documents; documents that were left out are not in it.");
-    if (!r_.origins.empty())
+    if (std::ranges::any_of(r_.origins, [](const ReportOrigin& o) { return !o.seeded; }))
       add("model-origin", "Name, publisher and licence of the models from outside.", ClaimStatus::recorded,
           "Their bytes are fixed by digest. Compare the digest with the publisher's to see that they are the publisher's.");
     add("nothing-else", "Nothing else was done: no other training, no other data, no other run that was discarded.",

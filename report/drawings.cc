@@ -190,7 +190,7 @@ std::optional<View> loads_drawing(const std::vector<std::vector<double>>& loads)
   size_t experts = 0;
   for (const auto& layer : loads) experts = std::max(experts, layer.size());
   if (experts == 0 || experts * loads.size() > kMostCells) return std::nullopt;
-  constexpr int kLeft = 56, kTop = 18, kCellHeight = 11;
+  constexpr int kLeft = 76, kTop = 18, kCellHeight = 11;  // kLeft: "layer 100" in the drawing's type
   const int cell = std::clamp(364 / int(experts), 3, 24);
   Canvas canvas;
   canvas.label(kLeft, 11, "start", fmt::format("expert 0 to {}", experts - 1));

@@ -193,7 +193,8 @@ Json report_json(const Report& r) {
                                           {"name", o.name},
                                           {"kind", o.kind},
                                           {"teaches", o.teaches},
-                                          {"license", license(o.license)}};
+                                          {"seeded", o.seeded},
+                                          {"license", o.seeded ? Json() : license(o.license)}};
                             })},
           {"corpora", array(r.corpora, corpus)},
           {"shipping", array(r.shipping, shipping)},

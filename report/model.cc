@@ -190,7 +190,7 @@ class Gatherer {
     for (const ArtifactFacts& a : facts_.artifacts) {
       throw_if_interrupted();
       if (a.kind && a.kind->origin != Origin::inputs)
-        report_.origins.push_back({a.name, a.title, std::string(a.kind->name), teaches(a), report_license(a.license)});
+        report_.origins.push_back({a.name, a.title, std::string(a.kind->name), teaches(a), a.kind->origin == Origin::seed, report_license(a.license)});
       if (a.corpus) {
         std::vector<int> all(run_.nodes.size());
         std::iota(all.begin(), all.end(), 0);

@@ -80,6 +80,7 @@ struct ReportShipping {
 struct ReportOrigin {  ///< a model that came from outside, or was drawn from a seed
   std::string artifact, name, kind;
   bool teaches = false;
+  bool seeded = false;  ///< drawn from a seed: it has no licence, and recomputing makes it again
   ReportLicense license;
 };
 

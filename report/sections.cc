@@ -76,12 +76,11 @@ Section licences(const Report& r) {
   Section s("licences", "Licences and their conditions");
   std::set<std::string> duties;
   for (const ReportShipping& ship : r.shipping) add_terms(s, ship);
-  Table models("Models from outside", {"model", "artifact", "part", "licence as recorded", "conditions"});
+  Table models("Models from outside or a seed", {"model", "artifact", "part", "licence as recorded", "conditions"});
   for (const ReportOrigin& o : r.origins) {
-    const bool seeded = find_lineage_kind(o.kind) && find_lineage_kind(o.kind)->origin == Origin::seed;
-    duties.insert(o.license.duties.begin(), o.license.duties.end());
+    if (!o.seeded) duties.insert(o.license.duties.begin(), o.license.duties.end());
     models.add({name(o.name), name(o.artifact), o.teaches ? "teacher" : "ancestor",
-                seeded ? "none: drawn from a seed" : name(o.license.recorded), seeded ? "none" : duties_of(o.license)});
+                o.seeded ? "none: drawn from a seed" : name(o.license.recorded), o.seeded ? "none" : duties_of(o.license)});
   }
   s.table(models);
   for (const ReportCorpus& c : r.corpora) {
@@ -294,8 +293,8 @@ Section training(const Report& r) {
                        (group == &t.losses && !t.only_term.empty() ? fmt::format(" The loss is {} alone.", t.only_term) : ""),
                    lines_drawing(*group));
     }
+    add_loads(s, t);  // next to the other drawings: on paper two are in a row
     s.folded(fmt::format("‘{}’ in numbers", t.artifact), table);
-    add_loads(s, t);
   }
   return s;
 }

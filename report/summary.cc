@@ -75,8 +75,13 @@ Section shipping(const Report& r, Section s) {
   for (const ReportOrigin& o : r.origins) {
     if (!o.teaches) continue;
     const LicenseExpression license = parse_license(o.license.recorded);
-    teachers += fmt::format("{}‘{}’, licence as recorded: {}", teachers.empty() ? "" : "; ", o.name, o.license.recorded);
-    if (o.license.recorded == "unspecified") continue;
+    teachers += fmt::format("{}‘{}’, {}", teachers.empty() ? "" : "; ", o.name,
+                            o.seeded ? "drawn from a seed, so no licence applies" : "licence as recorded: " + o.license.recorded);
+    if (o.seeded) continue;
+    if (o.license.recorded == "unspecified") {
+      duties.insert("not known, because no licence was recorded");
+      continue;
+    }
     for (const std::string& id : license.ids()) {
       const LicenseTerms* terms = find_license(id);
       for (int d = 0; terms && d < kDuties; ++d)

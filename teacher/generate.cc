@@ -49,12 +49,17 @@ class TextGenerator {
     std::vector<int32_t> ids;
     double tokens_per_second = 0;
   };
-  /// The continuation of `prompt`, of which the model reads what the text before does not begin with.
-  Result continue_from(const std::vector<int32_t>& prompt, const TextSink& write) {
-    // Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.
+  /// Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.
+  void require_room_for(const std::vector<int32_t>& prompt) const {
     const int64_t context = generator_.config().max_position;
     if (context > 0 && int64_t(prompt.size()) >= context)
       throw UsageError(fmt::format("the prompt has {} tokens; the model's context is {}, the answer included", prompt.size(), context));
+  }
+
+  /// The continuation of `prompt`, of which the model reads what the text before does not begin with.
+  Result continue_from(const std::vector<int32_t>& prompt, const TextSink& write) {
+    require_room_for(prompt);
+    const int64_t context = generator_.config().max_position;
     const auto known = std::ranges::mismatch(read_, prompt).in1;
     cache_.length = std::min<int64_t>({cache_.length, known - read_.begin(), int64_t(prompt.size()) - 1});
     cache_.expected = std::max(cache_.expected, std::min(int64_t(prompt.size()) + config_.max_tokens, context > 0 ? context : INT64_MAX));
@@ -199,6 +204,7 @@ Answer run_generate(const GenerateConfig& config, const fs::path& model, const T
   generator.tokenizer().encode(config.prompt, ids);
   if (ids.empty() && generator.tokenizer().bos_id() >= 0) ids.push_back(generator.tokenizer().bos_id());
   if (ids.empty()) throw UsageError("option 'prompt' is empty, and the model has no beginning-of-text token to start from");
+  generator.require_room_for(ids);
   if (write) write(config.prompt);
   const TextGenerator::Result result = generator.continue_from(ids, write);
   Answer answer;

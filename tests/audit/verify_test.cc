@@ -289,6 +289,37 @@ TEST_CASE("a foreign signature is read by what its signer left out and followed"
   CHECK_THAT(failures(folder / "m", config), Contains("linked: has digest"));
 }
 
+TEST_CASE("what an artifact makes other programs read is signed, too") {
+  TempFolder folder;
+  const Key key = Key::generate();
+  write_text(folder / "key.pub", key.public_key().pem());
+  const VerifyConfig config{(folder / "key.pub").string()};
+  const auto sign = [&](const Json& weight_map, const std::vector<std::string>& ignored) {
+    fs::remove(folder / "m/model.sig");
+    write_text(folder / "m/model.safetensors.index.json", Json{{"weight_map", weight_map}}.dump());
+    std::vector<FileRecord> files = scan_artifact(folder / "m").files;
+    std::erase_if(files, [&](const FileRecord& f) { return std::ranges::count(ignored, f.name.substr(0, f.name.find('/'))) > 0; });
+    Json bundle = Json::parse(make_oms_bundle("m", files, key));
+    Json statement = Json::parse(base64_decode(bundle["dsseEnvelope"]["payload"].get<std::string>(), "memory"));
+    statement["predicate"]["serialization"]["ignore_paths"] = ignored;
+    bundle["dsseEnvelope"] = sign_envelope(kInTotoPayloadType, statement.dump(2), key, "").to_json();
+    write_text(folder / "m/model.sig", bundle.dump(1));
+    return failures(folder / "m", config);
+  };
+  for (const char* file : {"a.safetensors", "b.safetensors", ".git/c.safetensors", "logs/d.safetensors"}) write_text(folder / "m" / file, "w");
+  CHECK(sign({{"x", "a.safetensors"}, {"y", "./b.safetensors"}}, {"model.sig", ".git", "logs"}) == "");
+  CHECK_THAT(sign({{"x", "a.safetensors"}, {"y", ".git/c.safetensors"}}, {"model.sig", ".git", "logs"}),
+             Contains("m/model.safetensors.index.json: names the shard '.git/c.safetensors', which no signature covers"));
+  CHECK_THAT(sign({{"x", "logs/d.safetensors"}}, {"model.sig", ".git", "logs"}), Contains("names the shard 'logs/d.safetensors'"));
+  CHECK_THAT(sign({{"x", "../elsewhere.safetensors"}}, {"model.sig", ".git", "logs"}), Contains("names the shard '../elsewhere.safetensors'"));
+
+  write_text(folder / "m/config.json", R"({"auto_map": {"AutoConfig": "configuration_x.C", "AutoModel": "someone/code--modeling_x.M", "AutoTokenizer": [null, "other/t--t.T"]}})");
+  CHECK(sign({{"x", "a.safetensors"}}, {"model.sig", ".git", "logs"}) == "");
+  std::string notes;
+  for (const Finding& f : verify_run(folder / "m", config).findings) notes += f.what + "\n";
+  CHECK_THAT(notes, Contains("code of another repository, 'someone/code--modeling_x.M'") && Contains("'other/t--t.T'") && !Contains("configuration_x"));
+}
+
 TEST_CASE("a model signed by another tool is checked by its signer's key") {
   TempFolder folder;
   const Key key = Key::generate();

@@ -1,12 +1,14 @@
 #include <catch2/catch.hpp>
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <thread>
 
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/new_file.h"
@@ -14,6 +16,17 @@
 #include "tests/support.h"
 
 using namespace overproof;
+
+TEST_CASE("a pipe or a device is refused at once, and not waited for") {
+  const TempFolder folder;
+  const fs::path pipe = folder / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  for (const fs::path& path : {pipe, fs::path("/dev/zero")}) {
+    CHECK_THROWS_WITH(read_file(path), Catch::Contains("is not a regular file"));
+    CHECK_THROWS_WITH(MappedFile(path), Catch::Contains("is not a regular file"));
+    CHECK_THROWS_AS(sha256_file(path), IoError);
+  }
+}
 
 TEST_CASE("an output folder knows the digest of what it wrote") {
   const TempFolder t;

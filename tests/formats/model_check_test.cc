@@ -218,6 +218,8 @@ TEST_CASE("a folder with Git LFS pointers, or with tokens beyond the embedding, 
     write_model(other.path(), llama_config(), llama_shapes());
     write_text(other.path() / name, content);
     CHECK_THROWS_WITH(open_checkpoint(other.path()), Contains(name) && Contains("git lfs pull"));
+    write_text(other.path() / name, "<!DOCTYPE html>\n<html><body>Sign in to continue</body></html>");
+    CHECK_THROWS_WITH(open_checkpoint(other.path()), Contains(name) && Contains("is a web page"));
   }
 }
 

@@ -1,5 +1,6 @@
 """The command line: help, hints, exit codes, the reference page, the recipes in examples/."""
 import fcntl
+import hashlib
 import json
 import math
 import shutil
@@ -8,7 +9,10 @@ import struct
 import subprocess
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from program import OVERPROOF, SOURCE, inherited, overproof
 
 
@@ -262,7 +266,71 @@ def test_a_stage_names_whose_signature_its_inputs_have_and_takes_the_key_that_is
         answer = run("quantize", folder, tmp_path / "more", "--force", "--public-key", tmp_path / "mine.pub", *key)
         assert answer.returncode == code and (code == 0 or "no signed statement" in answer.stderr)
     assert run("export", tmp_path / "int8", tmp_path / "x", "--public-key", tmp_path / "mine.pub", *key).returncode == 4  # int8 is of the other
-    assert "--public-key path" in run("evaluate", "--help").stdout and "--public-key path" not in run("import", "--help").stdout
+    assert "--public-key path" in run("evaluate", "--help").stdout and "--public-key path" not in run("tiny-teacher", "--help").stdout
+
+
+def test_a_run_takes_the_key_that_is_trusted_and_names_the_signers(tmp_path, key):
+    other = ["--key", tmp_path / "other.pem"]
+    run("key", "new", "--out", tmp_path / "other.pem")
+    for name, words in (("mine", key), ("other", other)):
+        (tmp_path / f"{name}.pub").write_text(run("key", "show", "--pem", *words).stdout)
+    hints = {name: hashlib.sha256((tmp_path / f"{name}.pub").read_bytes()).hexdigest() for name in ("mine", "other")}
+    (tmp_path / "model").mkdir()
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(LLAMA / file, tmp_path / "model" / file)
+    (tmp_path / "recipe.ini").write_text("[teacher]\nstage = import\npath = model\n\n[int8]\nstage = quantize\nmodel = teacher\n")
+    recipe = [tmp_path / "recipe.ini", "--out", tmp_path / "run"]
+
+    assert f"all is signed by this run's own key {hints['mine']}" in run("run", *recipe, *key).stdout
+    # A model from outside that nobody signed is pinned by its digest, not by a key; one that is signed must be signed by the trusted key.
+    assert run("run", *recipe, *key, "--public-key", tmp_path / "mine.pub").returncode == 0
+    assert run("import", "--path", tmp_path / "model", "--out", tmp_path / "i", *key, "--public-key", tmp_path / "mine.pub").returncode == 4
+    overproof("sign", tmp_path / "model", *other)
+    refused = run("run", *recipe, *key, "--public-key", tmp_path / "mine.pub", "--force")
+    assert refused.returncode == 4 and "must be signed by the key of --public-key" in refused.stderr
+    lines = run("run", *recipe, *key, "--public-key", tmp_path / "other.pub", "--json").stdout.splitlines()
+    assert json.loads(lines[-1]) == {"signers": sorted(hints.values()), "own_key": hints["mine"], "signer_trusted": True}
+    assert "named by --public-key" in run("import", "--path", tmp_path / "model", "--out", tmp_path / "i", *key, "--public-key", tmp_path / "other.pub").stdout
+
+    # Artifacts of somebody else are in the run folder: taken with their key alone, or said.
+    again = ["run", *recipe, *other]
+    assert f"signed by keys {', '.join(sorted(hints.values()))}; whose it is was not checked" in run(*again, "--set", "int8.scheme=fp8").stdout
+    overproof(*again, "--set", "int8.scheme=fp8", "--public-key", tmp_path / "other.pub", code=4)
+    theirs = run("run", *recipe, *key, "--set", "int8.scheme=fp8", "--public-key", tmp_path / "mine.pub")
+    assert theirs.returncode == 4  # the signed model from outside is the other's
+
+
+def test_tools_that_read_a_model_check_whose_it_is(tmp_path, key):
+    run("tiny-teacher", "--layers", 1, "--out", tmp_path / "teacher", *key)
+    run("key", "new", "--out", tmp_path / "other.pem")
+    for name, words in (("mine", key), ("other", ["--key", tmp_path / "other.pem"])):
+        (tmp_path / f"{name}.pub").write_text(run("key", "show", "--pem", *words).stdout)
+    (tmp_path / "unsigned").mkdir()
+    for file in (tmp_path / "teacher").iterdir():
+        if file.name not in ("claims.jsonl", "model.sig"):
+            shutil.copy(file, tmp_path / "unsigned" / file.name)
+    save_file({"ids": np.arange(1, 9)}, tmp_path / "ids.safetensors")
+    for words in (["generate", "MODEL", "--prompt", "a", "--max-tokens", 1], ["inspect", "MODEL"],
+                  ["logits", "MODEL", "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "l.safetensors"]):
+        def on(model, trusted):
+            return run(*[model if w == "MODEL" else w for w in words], "--public-key", tmp_path / f"{trusted}.pub")
+        held = on(tmp_path / "teacher", "mine")
+        assert held.returncode == 0 and "named by --public-key" in held.stderr + held.stdout
+        assert on(tmp_path / "teacher", "other").returncode == 4
+        assert "has no signature" in on(tmp_path / "unsigned", "mine").stderr
+        weights = tmp_path / "teacher" / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert on(tmp_path / "teacher", "mine").returncode == 4
+        weights.write_bytes(data)
+
+
+def test_a_policy_is_not_asked_about_a_run_of_several_signers(tmp_path, key):
+    run("tiny-teacher", "--layers", 1, "--out", tmp_path / "teacher", *key)
+    run("key", "new", "--out", tmp_path / "other.pem")
+    run("quantize", tmp_path / "teacher", tmp_path / "int8", "--key", tmp_path / "other.pem")
+    refused = run("audit", "policy", tmp_path / "int8")
+    assert refused.returncode == 4 and "is signed by 2 keys" in refused.stderr
 
 
 def test_a_renamed_stage_is_refused_with_its_new_name():

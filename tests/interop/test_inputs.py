@@ -118,8 +118,81 @@ def test_no_output_destroys_an_input(made, tmp_path, words):
         words = [str(w).replace(short, str(tmp_path / name)) for w in words]
     before = files_of(tmp_path)
     answer = overproof(*words, code=2)
-    assert "input" in answer.stderr and files_of(tmp_path) == before
+    assert ("input" in answer.stderr or "seal" in answer.stderr) and files_of(tmp_path) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(places.values())
+
+
+@pytest.mark.parametrize("words, names", [
+    (["audit", "prove", "RUN", "--document", "TEXT", "--out", "TEXT"], "input 'document'"),
+    (["audit", "report", "RUN", "--public-key", "PUB", "--out", "PUB"], "input 'public-key'"),
+    (["audit", "report", "RUN", "--auditor-key", "PUB", "--out", "PUB"], "input 'auditor-key'"),
+    (["audit", "sbom", "RUN/teacher", "--rotations", "ROTATION", "--public-key", "PUB", "--out", "ROTATION"], "input 'rotations'"),
+    (["tokenizer", "render", "--tokenizer", "BASE", "--conversations", "TEXT", "--out", "TEXT"], "input 'conversations'"),
+    (["tokenizer", "train", "--input", "TEXT", "--vocab-size", 300, "--out", "TEXT"], "input 'input'"),
+    (["key", "rotate", "--key", "OLDKEY", "--to", "NEWKEY", "--out", "NEWKEY"], "input 'to'"),
+    (["audit", "report", "RUN", "--out", "NEWKEY"], "private key"),
+    (["audit", "openlineage", "RUN", "--out", "OLDKEY.note"], "private key"),
+    (["logits", "BASE", "--ids", "IDS", "--out", "NEWKEY"], "private key"),
+    (["tokenizer", "encode", "--tokenizer", "BASE", "--text", "TEXT", "--out", "RUN/teacher/ids.safetensors"], "seal"),
+    (["logits", "BASE", "--ids", "IDS", "--out", "RUN/corpus/texts/l.safetensors"], "seal"),
+    (["quantize", "BASE", "RUN/corpus/int8"], "seal"),
+    (["audit", "checkpoint", "RUN", "--key", "OLDKEY", "--publish", "RUN/teacher/public"], "seal"),
+    (["key", "new", "--out", "RUN/teacher/key.pem"], "seal"),
+    (["run", "RECIPE", "--out", "RUN/teacher"], "seal"),
+], ids=lambda words: " ".join(map(str, words[:2] + words[-1:])) if isinstance(words, list) else None)
+def test_nothing_that_is_written_destroys_a_file_that_is_read_a_key_or_a_seal(made, tmp_path, words, names):
+    shutil.copytree(made / "base", tmp_path / "base")
+    (tmp_path / "run").mkdir()
+    shutil.copytree(made / "teacher", tmp_path / "run" / "teacher")
+    overproof("corpus", "--source", SOURCE / "examples" / "texts", "--tokenizer", tmp_path / "run" / "teacher", "--window-length", 64, "--out", tmp_path / "run" / "corpus")
+    (tmp_path / "text.txt").write_text("mine " * 50)
+    (tmp_path / "recipe.ini").write_text("[teacher]\nstage = tiny-teacher\nlayers = 1\n")
+    save_file({"ids": torch.arange(1, 60)}, tmp_path / "ids.safetensors")
+    for key in ("old", "new"):
+        overproof("key", "new", "--out", tmp_path / f"{key}.pem")
+    overproof("audit", "checkpoint", tmp_path / "run", "--name", "example.org", "--key", tmp_path / "old.pem")
+    (tmp_path / "key.pub").write_text(overproof("key", "show", "--pem").stdout)
+    overproof("key", "rotate", "--key", tmp_path / "old.pem", "--to", tmp_path / "new.pem", "--out", tmp_path / "rotation.json")
+    places = {"BASE": "base", "RUN": "run", "TEXT": "text.txt", "IDS": "ids.safetensors", "PUB": "key.pub", "OLDKEY": "old.pem", "NEWKEY": "new.pem",
+              "ROTATION": "rotation.json", "RECIPE": "recipe.ini"}
+    for short, name in places.items():
+        words = [str(w).replace(short, str(tmp_path / name)) for w in words]
+    before = files_of(tmp_path)
+    answer = overproof(*words, code=2)
+    assert files_of(tmp_path) == before
+    assert names in answer.stderr, answer.stderr
+
+
+def test_another_tokenizer_of_the_same_size_is_not_measured(made, tmp_path):
+    shutil.copytree(made / "base", tmp_path / "swapped")
+    tokenizer = json.loads((tmp_path / "swapped" / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    (tmp_path / "swapped" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    words = ["evaluate", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 64, "--prompts", 0]
+    assert "another tokenizer" in overproof(*words, "--models", f"x={tmp_path / 'swapped'}", "--out", tmp_path / "e", code=7).stderr
+    (tmp_path / "swapped" / "tokenizer.json").unlink()  # a model without one is taken at its word
+    (tmp_path / "swapped" / "tokenizer_config.json").unlink()
+    overproof(*words, "--models", f"x={tmp_path / 'swapped'}", "--out", tmp_path / "e")
+
+
+def test_a_warmup_that_is_longer_than_the_training_is_said(made, tmp_path):
+    overproof("observe", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 256, "--out", tmp_path / "statistics")
+    overproof("teach", "--teacher", made / "base", "--corpus", made / "corpus", "--tokens", 256, "--out", tmp_path / "targets")
+    overproof("carve", "--teacher", made / "base", "--statistics", tmp_path / "statistics", "--experts", 7, "--top-k", 2, "--out", tmp_path / "student")
+    words = ["distill", "--student", tmp_path / "student", "--targets", tmp_path / "targets", "--corpus", made / "corpus", "--steps", 2, "--learning-rate", 1e-3]
+    assert "largest rate was 0.0002 of the 0.001 that was asked for" in overproof(*words, "--warmup", 10, "--out", tmp_path / "long").stdout
+    assert "within the warmup" not in overproof(*words, "--warmup", 2, "--out", tmp_path / "short").stdout
+
+
+def test_a_quantization_prints_the_size_of_its_input_once(made, tmp_path):
+    size = sum(t.numel() * t.element_size() for t in load_file(made / "base" / "model.safetensors").values()) / 1e9
+    for scheme in ("int8", "q8_0"):
+        assert f"\n{size:.3f} GB -> " in overproof("quantize", "--scheme", scheme, made / "base", tmp_path / scheme, *ACKNOWLEDGED).stdout
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_it_is_printed(made):
+    assert overproof("generate", made / "base", "--prompt", "a " * 20000, "--max-tokens", 4, code=2).stdout == ""
 
 
 def test_a_finished_artifact_and_the_files_in_it_are_not_replaced_unasked(made, tmp_path):

@@ -3,6 +3,7 @@
 $OVERPROOF_SHOTS names a folder that keeps the pictures, to look at them."""
 import base64
 import collections
+import configparser
 import hashlib
 import html.parser
 import json
@@ -18,7 +19,7 @@ from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, safe_open
 
 from chromium import Browser
-from program import overproof, write_labelled_texts
+from program import SOURCE, overproof, write_labelled_texts
 
 HOSTILE = ["me@evil.example", "<img src=x onerror=alert(1)>", "a|b`*_[x](javascript:1)\u202e\u061c&amp;"]
 RECIPE = """
@@ -142,6 +143,11 @@ def keep(name, picture):
         (pathlib.Path(folder) / f"{name}.png").write_bytes(picture)
 
 
+CUT = """[...document.querySelectorAll('figure svg')].flatMap(svg => {
+        const frame = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll('text, rect, path')].filter(e => getComputedStyle(e).display !== 'none').filter(e => {
+          const b = e.getBoundingClientRect(); return b.width > 0 && (b.right > frame.right + 1 || b.left < frame.left - 1 || b.bottom > frame.bottom + 1) })
+          .map(e => e.outerHTML.slice(0, 80)) })"""
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
 
 
@@ -311,6 +317,51 @@ def test_print_unfolds_all_but_the_tables_of_each_layer(browser, written):
     assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) < 12
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A run with the artifacts, layers, experts and figures of the demo's, of a teacher that is small. The report of it."""
+    folder = tmp_path_factory.mktemp("large")
+    recipe = configparser.ConfigParser()
+    recipe.read(SOURCE / "examples/smollm2-moe.ini")
+    for step in recipe.values():
+        if "tokens" in step:
+            step["tokens"] = "128"
+        if step.get("stage") == "recover":
+            step["min-tokens"] = "1"
+        if step.get("stage") == "carve":
+            step["certificate-tokens"] = "64"
+    recipe.pop("q8_0")
+    recipe["teacher"] = {"stage": "tiny-teacher", "layers": "30", "hidden-size": "32", "intermediate-size": "96", "seed": "1"}
+    recipe["samples"].update({"count": "4", "chat": "0", "max-tokens": "48"})
+    recipe["corpus"].update({"source": str(SOURCE / "examples/texts"), "window-length": "64", "source-share": "1", "held-out": "0.25"})
+    recipe["evaluation"].update({"tokens": "64", "prompts": "0"})
+    with (folder / "recipe.ini").open("w") as file:
+        recipe.write(file)
+    overproof("run", folder / "recipe.ini", "--out", folder / "run", "--threads", 1, env={"OVERPROOF_KEY": str(folder / "key.pem")})
+    overproof("audit", "report", folder / "run", "--out", folder / "report.html", "--quiet")
+    return folder / "report.html"
+
+
+def test_a_run_like_the_demo_is_printed_on_less_than_twenty_pages(browser, large):
+    browser.open(large)
+    assert browser.evaluate("document.querySelectorAll('#lineage .box').length") == 23
+    assert browser.evaluate("document.querySelectorAll('#training figure').length") > 10
+    browser.media(kind="print")
+    for paper in ({}, {"paperWidth": 8.27, "paperHeight": 11.69}):  # letter, A4
+        pdf = base64.b64decode(browser.command("Page.printToPDF", **paper)["data"])
+        assert 5 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) < 20
+    # What is folded on the screen has its heading on paper: the caption of its table.
+    assert browser.evaluate("[...document.querySelectorAll('details:not(.bulk)')].every(d => d.querySelector('caption').checkVisibility())")
+    assert browser.evaluate("[...document.querySelectorAll('details.bulk > summary')].every(s => s.checkVisibility())")
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_no_label_of_a_large_drawing_is_cut(browser, large, width):
+    browser.open(large, width=width, height=900)
+    browser.evaluate(OPEN_ALL)
+    assert browser.evaluate(CUT) == []
+
+
 def test_the_first_screen_answers_both_readers(browser, run, written):
     browser.open(written["html"], width=1280, height=900)
     shown = browser.evaluate("""[...document.querySelectorAll('#summary h3')].map(h => [h.textContent, h.getBoundingClientRect().top])""")
@@ -340,12 +391,7 @@ def test_the_first_screen_answers_both_readers(browser, run, written):
 def test_no_drawing_is_cut_on_a_phone(browser, written, width):
     browser.open(written["html"], width=width, height=800)
     browser.evaluate(OPEN_ALL)
-    cut = browser.evaluate("""[...document.querySelectorAll('figure svg')].flatMap(svg => {
-        const frame = svg.getBoundingClientRect();
-        return [...svg.querySelectorAll('text, rect, path')].filter(e => getComputedStyle(e).display !== 'none').filter(e => {
-          const b = e.getBoundingClientRect(); return b.width > 0 && (b.right > frame.right + 1 || b.left < frame.left - 1 || b.bottom > frame.bottom + 1) })
-          .map(e => e.outerHTML.slice(0, 80)) })""")
-    assert cut == []
+    assert browser.evaluate(CUT) == []
     smallest = browser.evaluate("""Math.min(...[...document.querySelectorAll('figure svg text')].filter(e => getComputedStyle(e).display !== 'none')
         .map(e => e.getBoundingClientRect().height))""")
     assert smallest >= 8

@@ -1,10 +1,12 @@
 """Statements in other people's formats, each held to their own validator: in-toto, SLSA, CycloneDX, SPDX, Croissant. Each is also shown
 something that it must refuse, so that a validator that accepts everything is noticed."""
 import base64
+import hashlib
 import json
 import pathlib
 import subprocess
 import sys
+import urllib.parse
 
 import pytest
 
@@ -356,6 +358,28 @@ def test_croissant_refuses(description, tmp_path, spoil):
 def test_croissant_digests_are_those_of_the_files(run, description):
     said = {f["@id"]: f["sha256"] for f in json.loads(description.read_text())["distribution"]}
     assert said == {n: d for n, _, d in digests(run.path / "corpus")}
+
+
+@pytest.mark.parametrize("folder, from_disk", [("run 1", True), ("r\u00fcn", True), ("a:b", True), ("a#b", False), ("100%25", False), ("q?x", False)])
+def test_croissant_names_files_of_folders_with_any_name(run, tmp_path, folder, from_disk):
+    copy = tmp_path / folder / "run"
+    subprocess.run(["mkdir", "-p", copy.parent], check=True)
+    subprocess.run(["cp", "-a", run.path, copy], check=True)
+    (tmp_path / "out dir").mkdir()
+    file = tmp_path / "out dir" / "c.json"
+    done = overproof("audit", "croissant", copy, "--out", file)
+    assert ("escapes them" in done.stderr) == (not from_disk)
+    base = (tmp_path / "out dir" / "c.json").as_uri()
+    for described in json.loads(file.read_text())["distribution"]:
+        url = urllib.parse.urlparse(urllib.parse.urljoin(base, described["contentUrl"]))
+        assert not url.query and not url.fragment
+        path = pathlib.Path(urllib.parse.unquote(url.path))
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == described["sha256"]
+    if from_disk:  # mlcroissant takes contentUrl for a path
+        assert len(records(file, "documents")) == 3
+    beside = tmp_path / folder / "c.json"  # next to the run no name needs escaping
+    assert "escapes" not in overproof("audit", "croissant", copy, "--out", beside).stderr
+    assert len(records(beside, "documents")) == 3
 
 
 def test_croissant_refuses_to_break_a_seal(run):

@@ -82,8 +82,13 @@ inline const Recomputed& of(const Recomputation& r, const std::string& artifact)
   throw std::logic_error("no artifact " + artifact);
 }
 
+struct CopyOf {
+  fs::path run;
+};
+
 class ForgedRun {
  public:
+  explicit ForgedRun(const CopyOf& honest) { fs::copy(honest.run, path(), fs::copy_options::recursive); }
   explicit ForgedRun(const std::string& dtype = "auto") { fs::copy(honest_run(dtype), path(), fs::copy_options::recursive); }
   fs::path path() const { return folder_ / "run"; }
   fs::path operator/(const fs::path& name) const { return path() / name; }
