@@ -402,3 +402,76 @@ def test_weights_are_not_looked_for_behind_a_url(work):
     done = overproof("teach", "--teacher", work / "server", "--corpus", work / "corpus", "--out", work / "local", code=3)
     assert "overproof capture" in done.stderr
     assert KILLER.exists()
+
+
+def test_targets_that_are_here_already(work):
+    """Rows in three forms of other trainers, converted, against the rows of the formula in the context of the whole document."""
+    import subprocess
+    import sys
+    stream, documents, begin = windows_of(work, "corpus", WINDOWS), [], 0
+    for i, token in enumerate(stream):
+        if token == 256:
+            documents.append(stream[begin:i + 1])
+            begin = i + 1
+    rows = []
+    for ids in documents[1:]:  # one document has no rows
+        own = [None] + [[{"token": f"token_id:{j}", "logprob": float(np.log(p))} for j, p in expected(ids[:i]).items()] for i in range(1, len(ids))]
+        rows.append({"input_ids": ids, "logprobs": own})
+    (work / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    converted = subprocess.run([sys.executable, SOURCE / "tools/convert_targets.py", "--alignment", "own", work / "rows.jsonl"], capture_output=True, text=True,
+                               check=True).stdout
+    (work / "converted.jsonl").write_text(converted)
+    lists = [{"input_ids": ids, "token_ids": [list(expected(ids[:i + 1])) for i in range(len(ids))],
+              "top_values": [[float(np.log(p)) for p in expected(ids[:i + 1]).values()] for i in range(len(ids))]} for ids in documents[1:]]
+    (work / "lists.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lists))
+    as_lists = subprocess.run([sys.executable, SOURCE / "tools/convert_targets.py", "--alignment", "next", work / "lists.jsonl"], capture_output=True, text=True,
+                              check=True).stdout
+    (work / "lists.converted.jsonl").write_text(as_lists)
+    refused = subprocess.run([sys.executable, SOURCE / "tools/convert_targets.py", "--alignment", "own", work / "lists.jsonl"], capture_output=True, text=True)
+    assert refused.returncode != 0 and "--alignment" in refused.stderr
+    overproof("connect", "--dialect", "offline", "--model", "big", "--tokenizer", work / "teacher", "--license", "MIT", "--out", work / "server")
+    words = ["import-targets", "--teacher", work / "server", "--corpus", work / "corpus", "--tokens", WINDOW * WINDOWS, "--top-k", TOP]
+    for name in ("converted", "lists.converted"):
+        overproof(*words, "--source", work / f"{name}.jsonl", "--out", work / name.split(".")[0])
+        got = rows_of(work / name.split(".")[0])
+        found = 0
+        for block in range(WINDOWS):
+            block_rows, fits = got[block * WINDOW:(block + 1) * WINDOW], 0
+            for w in range((len(stream) - 1) // WINDOW):
+                fits += all(matches_document(stream, documents, w * WINDOW + r, row) for r, row in enumerate(block_rows))
+            assert fits == 1 or not any(block_rows)
+            found += sum(bool(row) for row in block_rows)
+        assert found > WINDOW * WINDOWS / 2
+    assert "already" not in overproof(*words, "--source", work / "converted.jsonl", "--out", work / "all", "--least-coverage", 1, code=6).stderr
+    broken = json.loads(converted.splitlines()[0])
+    broken["top_logs"][3] = [-0.01] * len(broken["top_logs"][3])
+    (work / "broken.jsonl").write_text(json.dumps(broken) + "\n")
+    assert "sum to" in overproof(*words, "--source", work / "broken.jsonl", "--out", work / "all", code=3).stderr
+
+
+def matches_document(stream, documents, position, row):
+    begin = 0
+    for number, ids in enumerate(documents):
+        if position < begin + len(ids):
+            place = position - begin
+            if number == 0:
+                return not row
+            if place == len(ids) - 1 and not row:  # what follows the end is not known to a list of the tokens' own
+                return True
+            want = expected(ids[:place + 1])
+            return row.keys() == want.keys() and all(abs(row[i] - p) < 2e-3 * max(p, 1e-2) + 2e-4 for i, p in want.items())
+        begin += len(ids)
+    return not row  # the last document, cut by the end of the stream
+
+
+def test_texts_that_are_here_already(work):
+    overproof("connect", "--dialect", "offline", "--model", "big", "--tokenizer", work / "teacher", "--license", "LicenseRef-OpenAI-terms", "--out", work / "server")
+    records = [{"prompt": f"What is {i}? ", "completion": f"It is {i}, which is a number among others."} for i in range(40)]
+    (work / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + json.dumps({"text": "A plain text.", "name": "mine"}) + "\n")
+    overproof("import-samples", "--source", work / "answers.jsonl", "--teacher", work / "server", "--license", "LicenseRef-OpenAI-terms", "--out", work / "samples")
+    overproof("corpus", "--samples", work / "samples", "--tokenizer", work / "teacher", "--window-length", 32, "--held-out", 0, "--out", work / "answers")
+    lines = [json.loads(line) for line in (work / "answers/documents.jsonl").read_text().splitlines()]
+    assert len(lines) == 41 and {line["license"] for line in lines} == {"LicenseRef-OpenAI-terms"} and all("server" in line["source"] for line in lines)
+    overproof("audit", "verify", work)
+    (work / "bad.jsonl").write_text('{"prompt": "x"}\n')
+    overproof("import-samples", "--source", work / "bad.jsonl", "--teacher", work / "server", "--out", work / "more", code=3)
