@@ -31,24 +31,15 @@ StageReport run_import_samples(const ImportSamplesConfig& config, const Inputs& 
     }
     // Ids of another tokenizer would be taken for the corpus's.
     if (json.contains("ids")) fail("has 'ids'; texts are cut into tokens by the corpus");
-    json["name"] = fmt::format("samples/{:06}", documents++);
-    json["license"] = config.license;
-    json["source"] = source;
-    json["parents"] = parents;
-    // Keys of a conversation keep their order for the template only where the line is kept as it is; additions go to its end.
-    std::string kept(line);
-    kept.erase(kept.find_last_of('}'));
-    const bool taken = [&] {
-      const Json before = parse_json(line, table.path(), offset);
-      for (const char* name : {"name", "license", "source", "parents"})
-        if (before.contains(name)) return true;
-      return before.empty();
-    }();
-    if (taken) {
+    const Json added = {{"name", fmt::format("samples/{:06}", documents++)}, {"license", config.license}, {"source", source}, {"parents", parents}};
+    bool replaces = false;
+    for (const auto& [name, value] : added.items()) replaces |= json.contains(name);
+    if (replaces) {
+      json.update(added);
       out.write(dump_text(json) + "\n");
-    } else {
-      out.write(kept + fmt::format(",\"name\":{},\"license\":{},\"source\":{},\"parents\":{}}}\n", dump_text(json["name"]), dump_text(json["license"]),
-                                   dump_text(json["source"]), dump_text(parents)));
+    } else {  // keys of a conversation keep their order, which a template may print
+      const std::string_view open = line.substr(0, line.find_last_of('}'));
+      out.write(fmt::format("{},{}\n", open, dump_text(added).substr(1)));
     }
   });
   if (documents == 0) throw FormatError(table.path(), -1, "has no record");
