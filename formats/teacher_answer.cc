@@ -56,31 +56,13 @@ class Reader {
 
   void add(AnsweredRow& row, int32_t id, const Json& log, size_t position) const {
     if (!log.is_number()) fail(fmt::format("position {}: a log-probability is no number", position));
-    const double value = log.get<double>();
-    if (!std::isfinite(value) || value > kLogSlack) fail(fmt::format("position {}: {} is no log-probability", position, value));
     row.ids.push_back(id);
-    row.logs.push_back(float(std::min(value, 0.0)));
+    row.logs.push_back(float(log.get<double>()));
   }
 
-  /// Sorts by id, keeps the `top` likeliest, and checks the row as a whole. `others`: probability of entries that name no id.
+  /// `others`: probability of entries that name no id.
   void finish(AnsweredRow& row, size_t position, double others) const {
-    std::vector<size_t> order(row.ids.size());
-    std::iota(order.begin(), order.end(), size_t{0});
-    double mass = others;
-    for (const float log : row.logs) mass += std::exp(double(log));
-    if (mass > 1 + kMassSlack) fail(fmt::format("position {}: probabilities sum to {:.4f}", position, mass));
-    std::ranges::sort(order, [&](size_t a, size_t b) { return row.ids[a] < row.ids[b]; });
-    for (size_t i = 1; i < order.size(); ++i)
-      if (row.ids[order[i]] == row.ids[order[i - 1]])
-        fail(fmt::format("position {}: token {} is there twice", position, row.ids[order[i]]));
-    if (int64_t(order.size()) > shape_.top) {  // vLLM adds the prompt's own token
-      std::ranges::stable_sort(order, [&](size_t a, size_t b) { return row.logs[a] > row.logs[b]; });
-      order.resize(size_t(shape_.top));
-      std::ranges::sort(order, [&](size_t a, size_t b) { return row.ids[a] < row.ids[b]; });
-    }
-    AnsweredRow sorted;
-    for (const size_t i : order) sorted.ids.push_back(row.ids[i]), sorted.logs.push_back(row.logs[i]);
-    row = std::move(sorted);
+    if (const std::string fault = tidy_row(row, shape_.top, others); !fault.empty()) fail(fmt::format("position {}: {}", position, fault));
   }
 
   /// {text or id: log-probability}
@@ -92,6 +74,7 @@ class Reader {
       const int32_t id = id_of_text(text);
       add(row, id, log, position);
       if (id >= 0) continue;
+      if (!(row.logs.back() <= kLogSlack)) fail(fmt::format("position {}: {} is no log-probability", position, row.logs.back()));
       others += std::exp(double(row.logs.back()));
       row.ids.pop_back();
       row.logs.pop_back();
@@ -255,6 +238,30 @@ void read_usage(const JsonObject& json, TeacherAnswer& answer) {
 }
 
 }  // namespace
+
+std::string tidy_row(AnsweredRow& row, int64_t top, double others) {
+  std::vector<size_t> order(row.ids.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  double mass = others;
+  for (float& log : row.logs) {
+    if (!std::isfinite(log) || double(log) > kLogSlack) return fmt::format("{} is no log-probability", log);
+    log = std::min(log, 0.0f);
+    mass += std::exp(double(log));
+  }
+  if (mass > 1 + kMassSlack) return fmt::format("probabilities sum to {:.4f}", mass);
+  std::ranges::sort(order, [&](size_t a, size_t b) { return row.ids[a] < row.ids[b]; });
+  for (size_t i = 1; i < order.size(); ++i)
+    if (row.ids[order[i]] == row.ids[order[i - 1]]) return fmt::format("token {} is there twice", row.ids[order[i]]);
+  if (int64_t(order.size()) > top) {  // vLLM adds the prompt's own token
+    std::ranges::stable_sort(order, [&](size_t a, size_t b) { return row.logs[a] > row.logs[b]; });
+    order.resize(size_t(top));
+    std::ranges::sort(order, [&](size_t a, size_t b) { return row.ids[a] < row.ids[b]; });
+  }
+  AnsweredRow sorted;
+  for (const size_t i : order) sorted.ids.push_back(row.ids[i]), sorted.logs.push_back(row.logs[i]);
+  row = std::move(sorted);
+  return "";
+}
 
 TokenNames::TokenNames(std::vector<std::string> bytes, std::vector<int32_t> special)
     : bytes_(std::move(bytes)), special_(std::move(special)) {

@@ -43,6 +43,16 @@ class TokenNames {
   std::unordered_map<std::string, int32_t> ids_;
 };
 
+/// The likeliest ids of a position, ascending; empty where the server gave none. Log-probabilities are natural, at most 0.
+struct AnsweredRow {
+  std::vector<int32_t> ids;
+  std::vector<float> logs;
+};
+
+/// Brings a row into order: ascending ids, the `top` likeliest, at most 0. Returns what is wrong with it, "" for nothing: a log-probability that
+/// is not finite or above 0, an id twice, probabilities that sum with `others` to more than 1.
+std::string tidy_row(AnsweredRow& row, int64_t top, double others = 0);
+
 /// What was asked, as far as an answer must agree with it.
 struct AnswerShape {
   Dialect dialect = Dialect::vllm;
@@ -52,12 +62,6 @@ struct AnswerShape {
   /// Of `echo`: the distribution of the token after ids[i] is at index i + 1 of the list, or, in servers that are one off, at index i.
   bool shifted = false;
   const TokenNames* names = nullptr;  ///< for texts; nullptr: ids only
-};
-
-/// The likeliest ids of a position, ascending; empty where the server gave none. Log-probabilities are natural, at most 0.
-struct AnsweredRow {
-  std::vector<int32_t> ids;
-  std::vector<float> logs;
 };
 
 struct TeacherAnswer {

@@ -235,6 +235,19 @@ def statistics(seeds):
     # 24 bytes for counts and range, then amax, samples and Hessian: 24 + 3*4 + 2*3*2 and 24 + 2*4 + 2*2*2 + 2*2*4 + 8
     groups = [[["a", "b"], 3, 2, False], [["c"], 2, 4, True]]
     seeds.put("resume_fuzz", b"\2" + encode({"layers": 1, "experts": [0, 0, 0, 0], "groups": groups}))
+    ids = {"prompt_token_ids": [1, 2, 3, 4], "prompt_logprobs": [None] + [{str(i): {"logprob": -1.5}, "7": {"logprob": -0.5}} for i in (2, 3, 4)]}
+    texts = {"logprobs": {"tokens": list("bcde"), "top_logprobs": [None] + [{t: -2.5, "\u00e9": -0.5, "": -9} for t in "cde"]}}
+    usage = {"usage": {"prompt_tokens": 4, "completion_tokens": 1}, "model": "m"}
+    triples = [[-1.5, 2, None], [-0.5, 7, "x"]]
+    meta = {"prompt_tokens": 4, "input_token_logprobs": [[None, 1, None]] + [[-1, i, None] for i in (2, 3, 4)], "input_top_logprobs": [None] + 3 * [triples]}
+    llama = {"tokens_evaluated": 4, "completion_probabilities": [{"top_logprobs": [{"id": 3, "logprob": -0.5, "token": "d"}]}]}
+    for first, answer in [(0, {"choices": [ids], **usage}), (1, {"meta_info": meta}), (2, {"choices": [texts], **usage}), (3, llama), (4, {"choices": [texts], **usage})]:
+        for kind in (first, first + 5):
+            seeds.put("teacher_answer_fuzz", bytes([kind]) + encode(answer))
+    seeds.put("teacher_answer_fuzz", b"\x0a" + encode({"error": {"message": "no"}}))
+    request, row = b"r" * 32, struct.pack("<IIH", 5, 0, 2) + bytes([1, 0]) + b"\1\0\0\0\xb8"
+    records = b"\1" + request + struct.pack("<II", 4, 5) + b"\2" + request + struct.pack("<I", len(row)) + row + b"\3" + b"s" * 32 + struct.pack("<I", 0)
+    seeds.put("teacher_answer_fuzz", b"\x0b" + records, b"\x0c" + records)
     weights = hashlib.sha256(b"w").digest()
     facts = b'{"batch_root":"plain","digest_every":2,"ranks":1,"terms":["forward-kl","cross-entropy"]}'
     for version, first in [(1, b"overproof step chain v1" + weights), (2, b"overproof step chain v2" + weights + facts)]:

@@ -291,7 +291,7 @@ int64_t targets_tokens_of(const Recipe& recipe, const RecipeStep& step) {
   const auto targets = step.artifacts.find("targets");
   if (targets == step.artifacts.end()) return 0;
   const auto maker = std::ranges::find(recipe.steps, targets->second, &RecipeStep::artifact);
-  return maker != recipe.steps.end() && (maker->spec->name == "teach" || maker->spec->name == "capture") ? number_of(*maker, "tokens") : 0;
+  return maker != recipe.steps.end() && maker->spec->kind == "taught" ? number_of(*maker, "tokens") : 0;
 }
 
 /// What would end the run hours later is reported before it begins.

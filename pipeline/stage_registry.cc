@@ -22,6 +22,8 @@
 #include "records/merge_targets_stage.h"
 #include "remote/capture_stage.h"
 #include "remote/connect_stage.h"
+#include "remote/import_samples_stage.h"
+#include "remote/import_targets_stage.h"
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/recover_stage.h"
@@ -117,6 +119,21 @@ std::vector<StageSpec> make_stages() {
        .more_option = "parts",
        .more_help = "all parts",
        .make = stage_maker<MergeTargetsConfig>(run_merge_targets)},
+      {.name = "import-targets",
+       .kind = "taught",
+       .help = "Takes log-probabilities that a teacher gave elsewhere as soft targets of a corpus.",
+       .example = "overproof import-targets --source rows.jsonl --teacher runs/mine/server --corpus runs/mine/corpus --out runs/mine/soft-targets",
+       .slots = {{.name = "source", .help = "JSON Lines of ids and log-probabilities (docs/teachers.md)", .kind = Kind::file},
+                 {.name = "teacher", .help = "the teacher that gave them: an artifact of connect or import"},
+                 corpus},
+       .make = stage_maker<ImportTargetsConfig>(run_import_targets)},
+      {.name = "import-samples",
+       .kind = "sampled-from",
+       .help = "Takes texts that a teacher wrote elsewhere as samples, with their lineage; corpus --samples reads them.",
+       .example = "overproof import-samples --source answers.jsonl --teacher runs/mine/server --license LicenseRef-terms --out runs/mine/samples",
+       .slots = {{.name = "source", .help = "JSON Lines: conversations, prompt and completion, or text", .kind = Kind::file},
+                 {.name = "teacher", .help = "the teacher that wrote them: an artifact of connect or import"}},
+       .make = stage_maker<ImportSamplesConfig>(run_import_samples)},
       {.name = "sample",
        .kind = "sampled-from",
        .help = "Samples documents from a teacher, with a watermark in them if a key is given.",

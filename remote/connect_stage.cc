@@ -46,6 +46,7 @@ class Probe {
   }
 
   RemoteTeacher find() {
+    if (config_.dialect == AskedDialect::offline) return base_;
     list_models();
     struct Way {
       AskedDialect asked;
@@ -235,6 +236,7 @@ class Probe {
 
 void check_url(const ConnectConfig& config) {
   const std::string& url = config.url;
+  if (url.empty() && config.dialect == AskedDialect::offline) return;
   if (url.empty()) throw UsageError("connect: --url is missing (base URL of the server, such as http://127.0.0.1:8000/v1)");
   if (!url.starts_with("http://") && !url.starts_with("https://")) throw UsageError("option 'url': must begin with http:// or https://");
   if (url_without_secrets(url) != url || url.find('#') != std::string::npos)
@@ -270,8 +272,8 @@ StageReport run_connect(const ConnectConfig& config, const Inputs& inputs, Outpu
                       {"targets", targets_sentence(teacher)},
                       {"answers_as", teacher.answers_as},
                       {"evidence", "recorded"}};
-  report.summary.push_back(fmt::format("{}{}", url_without_secrets(teacher.url), teacher.answers_as.empty() ? "" : fmt::format(" answers as '{}'", teacher.answers_as)));
-  report.summary.push_back(targets_sentence(teacher));
+  report.summary.push_back(fmt::format("{}{}", teacher.url.empty() ? "no server" : url_without_secrets(teacher.url), teacher.answers_as.empty() ? "" : fmt::format(" answers as '{}'", teacher.answers_as)));
+  report.summary.push_back(config.dialect == AskedDialect::offline ? "nothing was sent: import-targets and import-samples take what it gave" : targets_sentence(teacher));
   for (const Trial& trial : probe.trials())
     if (!trial.why.empty()) report.summary.push_back(fmt::format("note: not by {}: {}", trial.way, trial.why));
   if (teacher.shifted) report.summary.push_back("note: its list of log-probabilities is one token off; that is allowed for, and the first token of a window has no targets");

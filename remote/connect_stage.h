@@ -9,7 +9,7 @@
 
 namespace overproof {
 
-enum class AskedDialect { automatic, vllm, sglang, echo, llama, completions, text };
+enum class AskedDialect { automatic, vllm, sglang, echo, llama, completions, text, offline };
 
 struct ConnectConfig {
   std::string url, model, name, license, region, api_version;
@@ -29,8 +29,10 @@ struct ConnectConfig {
                              {"echo", AskedDialect::echo},
                              {"llama", AskedDialect::llama},
                              {"completions", AskedDialect::completions},
-                             {"text", AskedDialect::text}}),
-      "how log-probabilities are asked for; auto tries one after the other (docs/teachers.md)");
+                             {"text", AskedDialect::text},
+                             {"offline", AskedDialect::offline}}),
+      "how log-probabilities are asked for; auto tries one after the other (docs/teachers.md). offline: send nothing, for a teacher whose outputs "
+      "are here already");
     v("top-k", top_k, in_range(1, 255), "log-probabilities asked for at each position; fewer where the server allows fewer");
     v("auth", auth, enum_of<ServerAuth>({{"bearer", ServerAuth::bearer}, {"api-key", ServerAuth::api_key}, {"none", ServerAuth::none}}),
       "header that carries the key: 'Authorization: Bearer', or Azure's 'api-key'");

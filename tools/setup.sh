@@ -79,4 +79,11 @@ if [ "$level" = test ]; then
   once "the peers that the tests compare with" tools/requirements-test.txt peers
   newest() { rm -rf "$cache/newest" && pip_install --no-deps --target "$cache/newest" -r tools/requirements-newest.txt; }
   once "the newest loaders" tools/requirements-newest.txt newest
+  # 7.4 processor minutes. Next to the environment: the tests read it by PYTHONPATH, and its web framework changes nothing of the peers.
+  server() {
+    rm -rf "$cache/llama-cpp-python"
+    CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF" \
+      pip_install --no-deps --target "$cache/llama-cpp-python" -r tools/requirements-server.txt
+  }
+  once "the server that scores prompts (builds for some minutes)" tools/requirements-server.txt server
 fi
