@@ -170,6 +170,8 @@ class CorpusChecker {
       first_fault("bytes", kDocuments, fmt::format("gives '{}' {} bytes; its text has {}", d.name, d.bytes, text.size()));
     if (!has_allowed_length(d, stored.marked) || (!is_sampled(d) && !in_source_share(d.digest, options_.source_share)))
       first_fault("taken", kDocuments, fmt::format("lists '{}' of {} bytes, which the options of the statement leave out", d.name, d.bytes));
+    if (d.weight != 1 && !is_sampled(d))
+      first_fault("weight", kDocuments, fmt::format("gives '{}' a weight, which only samples have", d.name));
     if (d.split != split_of(d.digest, options_.held_out))
       first_fault("split", kDocuments,
                   fmt::format("puts '{}' into another split than its digest and the option held-out = {:g} give", d.name,

@@ -73,6 +73,8 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
   document.first_token = record.integer("first_token", 0, kAny);
   document.tokens = record.integer("tokens", 0, kAny);
   document.trained = record.integer("trained", 0, document.tokens, int64_t{-1});
+  document.weight = record.number("weight", 1.0);
+  if (!(document.weight > 0 && document.weight <= 1)) record.fail("weight", "is outside of 0 to 1");
   const std::string split = record.text("split");
   if (split != kSplitNames[0] && split != kSplitNames[1])
     record.fail("split", fmt::format("is '{}'; train and held_out are known", split.substr(0, 100)));
@@ -107,6 +109,7 @@ Corpus::Corpus(const fs::path& artifact)
                         fmt::format("document '{}' does not follow the one before it in the token stream", document.name));
     }
     end = *next;
+    has_weights_ |= document.weight != 1;
     order_[size_t(document.split)].push_back(i);
   }
   for (const Split split : {Split::train, Split::held_out}) {
@@ -167,6 +170,17 @@ void Corpus::read_mask(Split split, int64_t window, std::span<float> mask) const
   for (size_t i = 0; i < mask.size(); ++i) {
     if (trained[i] > 1) throw FormatError(stream_.path(), -1, fmt::format("'{}' holds {}; only 0 and 1 are known", kMaskNames[size_t(split)], trained[i]));
     mask[i] = float(trained[i]);
+  }
+}
+
+void Corpus::read_weights(Split split, int64_t window, std::span<float> weights) const {
+  read_mask(split, window, weights);
+  if (!has_weights_) return;
+  const int64_t begin = window * window_length_ + 1, end = begin + int64_t(weights.size());  // of the labels
+  for (int64_t at = begin; at < end;) {
+    const Document& document = document_at(split, at);
+    const int64_t stop = std::min(end, document.first_token + document.tokens);
+    for (; at < stop; ++at) weights[size_t(at - begin)] *= float(document.weight);
   }
 }
 

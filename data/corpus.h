@@ -44,6 +44,7 @@ struct Document {
   int64_t first_token = 0;  ///< in its split's stream
   int64_t tokens = 0;       ///< with the separator
   int64_t trained = -1;     ///< of a conversation: how many of its tokens are trained; else all are, and this is -1
+  double weight = 1;        ///< in (0, 1]: of its tokens in the loss of training, as `verify-samples` chose
 };
 
 /// What texts/*.jsonl holds of a document.
@@ -74,6 +75,9 @@ class Corpus {
   bool has_mask() const { return has_mask_; }
   /// Of the labels of a window, [window_length]: 1 where the label is trained, 0 where not. All 1 without a mask.
   void read_mask(Split split, int64_t window, std::span<float> mask) const;
+  bool has_weights() const { return has_weights_; }  ///< a document's weight is not 1
+  /// The mask with each label's share of the weight of its document: what training multiplies losses by.
+  void read_weights(Split split, int64_t window, std::span<float> weights) const;
   bool document_attention() const { return document_attention_; }
   /// The document that holds token `position` of the split's stream.
   const Document& document_at(Split split, int64_t position) const;
@@ -86,7 +90,7 @@ class Corpus {
   std::vector<size_t> order_[2];             // indices into documents_ by split, in stream order
   std::vector<size_t> by_name_, by_digest_;  // and sorted, for find()
   int64_t vocab_size_ = 0, window_length_ = 0;
-  bool has_mask_ = false, document_attention_ = false;
+  bool has_mask_ = false, has_weights_ = false, document_attention_ = false;
   TokenizerIdentity tokenizer_;
 };
 

@@ -163,6 +163,7 @@ class Lister {
   struct Given {
     std::string name, source, license;
     bool has_text = false, has_ids = false, has_chat = false;
+    double weight = 1;
     int64_t fault_at = -1;
     std::string fault;  // not empty: broken
   };
@@ -181,6 +182,8 @@ class Lister {
     for (std::string* text : {&given.source, &given.license})
       if (text->empty()) *text = kUnspecified;
     if (given.has_text) record.text("text");  // its type
+    if (list_.folders[folder_].sampled) given.weight = record.number("weight", 1.0);
+    if (!(given.weight > 0 && given.weight <= 1)) record.fail("weight", "is outside of 0 to 1");
     if (given.name.empty() || given.name.find('\0') != std::string::npos) record.fail("name", "is empty or holds a NUL");
     if (!given.has_text && !given.has_chat && !is_safe_relative_name(given.name))
       record.fail("name", fmt::format("is '{}', which names no file inside the folder, and the record has neither 'text' nor a conversation",
@@ -239,7 +242,7 @@ class Lister {
         const bool has_ids = folder.takes_ids && given.has_ids;
         list_.all.push_back({std::move(given.name), given.has_text || given.has_chat || has_ids ? place.offset : -1, place.line, list_.word(given.source),
                              list_.word(given.license), rule, uint8_t(folder_), given.has_text, has_ids,
-                             given.has_chat});
+                             given.weight, given.has_chat});
       }
       places.clear();
     };

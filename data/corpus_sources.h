@@ -19,6 +19,7 @@ struct Candidate {
   uint32_t source = 0, license = 0, rule = 0;  ///< of CandidateList::words
   uint8_t folder = 0;                          ///< of CandidateList::folders
   bool has_text = false, has_ids = false;      ///< in the record; else the text is a file, and its ids are made from it
+  double weight = 1;      ///< of the document in training; of samples only
   bool has_chat = false;  ///< the record is a conversation (data/chat_records.h)
 };
 

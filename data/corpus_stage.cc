@@ -285,7 +285,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
   std::string texts_source;
   std::set<Digest> seen;
   CorpusTally tally;
-  int64_t duplicates = 0, too_short = 0, too_long = 0, not_taken = 0, done = 0;
+  int64_t duplicates = 0, weighted = 0, too_short = 0, too_long = 0, not_taken = 0, done = 0;
   Json broken = Json::array();
   const auto add_broken = [&](const std::string& name, int64_t line, const std::string& cause) {
     Json record = {{"name", name}, {"cause", cause}};
@@ -302,7 +302,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                .license_rule = list.words[candidate.rule],
                .bytes = int64_t(prepared.text.size()),
                .split = split_of(prepared.digest, config.held_out),
-               .tokens = int64_t(prepared.ids.size())};
+               .tokens = int64_t(prepared.ids.size()),
+               .weight = candidate.weight};
     Spool& spool = d.split == Split::train ? train : held_out;
     d.first_token = spool.tokens;
     spool.append(prepared.ids, dtype);
@@ -322,6 +323,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                    {"first_token", d.first_token},
                    {"tokens", d.tokens}};
     if (prepared.marked) record["trained"] = std::ranges::count(prepared.trained, uint8_t{1});
+    if (d.weight != 1) record["weight"] = d.weight, ++weighted;
     if (secret && table.bytes_written() == 0) record[kSaltMember] = secret->file_salt("documents.jsonl").hex();
     table.write(record.dump() + "\n");
     const bool first_of_source = !texts || texts_source != d.source;
@@ -414,6 +416,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
     report.summary.push_back(fmt::format("conversations: {} of the training and {} of the held-out tokens are trained, the others masked; attention {}",
                                          train_mask.ones, held_out_mask.ones, by_document ? "stays within documents" : "crosses documents"));
   }
+  if (weighted > 0) report.summary.push_back(fmt::format("{} documents count in training by weights below 1", weighted));
   report.metrics()["documents_root"] = committed.documents.root.hex();
   report.metrics()["sorted_root"] = committed.sorted.root.hex();
   const auto total = int64_t(seen.size());

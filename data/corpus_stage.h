@@ -19,7 +19,7 @@
 // A marker of chats that is spelled out in such a text is text, not a special token. Windows are drawn evenly, so where few samples
 // should count next to many texts, options `cut-bytes` and `source-share` take less of the texts.
 // Input "samples", instead of "source" or together with it: an artifact of the stage `sample`, which has the second layout. It is
-// part of the lineage. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
+// part of the lineage. "weight" of its records, in (0, 1], multiplies the losses of the document's tokens. With the teacher's own tokenizer its documents keep the ids that were drawn, chat markers included
 // (teacher/sample_stage.h), after a check that they spell the text; with another, their texts are encoded like all others.
 // Input "tokenizer" is anything that open_tokenizer takes, usually the teacher.
 // Input "chat-template" (optional): a Jinja file that renders conversations instead, such as a template for training.

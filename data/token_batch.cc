@@ -106,11 +106,11 @@ WindowBatches::WindowBatches(std::shared_ptr<const Corpus> corpus, Split split, 
       steps_(steps) {}
 
 double WindowBatches::step_weight(int64_t step) const {
-  if (!corpus_->has_mask()) return double(step_tokens());
+  if (!corpus_->has_mask() && !corpus_->has_weights()) return double(step_tokens());
   std::vector<float> mask(size_t(corpus_->window_length()));
   double sum = 0;
   for (int64_t b = 0; b < batch_size_; ++b) {
-    corpus_->read_mask(split_, order_(step * batch_size_ + b), mask);
+    corpus_->read_weights(split_, order_(step * batch_size_ + b), mask);
     for (const float w : mask) sum += double(w);
   }
   return sum;
@@ -132,7 +132,7 @@ TokenBatch WindowBatches::at(int64_t step) const {
     corpus_->read_window(split_, window, std::span(batch.ids).subspan(size_t(b * (length + 1)), size_t(length + 1)));
     const auto row = size_t(b * length), count = size_t(length);
     sources_.read_window(split_, window, std::span(batch.source).subspan(row, count));
-    corpus_->read_mask(split_, window, std::span(batch.weight).subspan(row, count));
+    corpus_->read_weights(split_, window, std::span(batch.weight).subspan(row, count));
     read_segments(*corpus_, split_, window, std::span(batch.segment).subspan(row, count));
   }
   return batch;

@@ -83,7 +83,8 @@ WindowSequence order_of(const Permutation& permutation, int64_t windows);
 /// 0 for all.
 void read_segments(const Corpus& corpus, Split split, int64_t window, std::span<int32_t> out);
 
-/// Windows of one split of a corpus, `batch_size` a step. Weights are the corpus's mask of labels: 1 for every token where it has none.
+/// Windows of one split of a corpus, `batch_size` a step. Weights are the corpus's mask of labels, 1 for every token where it has
+/// none, times the weights of their documents.
 /// Segments: read_segments().
 class WindowBatches final : public BatchSource {
  public:

@@ -136,7 +136,7 @@ std::vector<StageSpec> make_stages() {
        .make = stage_maker<ImportSamplesConfig>(run_import_samples)},
       {.name = "sample",
        .kind = "sampled-from",
-       .help = "Samples documents from a teacher, with a watermark in them if a key is given.",
+       .help = "Samples documents from a teacher, or completions of tasks, with a watermark in them if a key is given.",
        .example = "overproof sample --teacher runs/mine/teacher --corpus runs/mine/corpus --count 1000 --out runs/mine/samples",
        .slots = {teacher,
                  {.name = "corpus", .help = "a corpus whose documents' beginnings are the prompts", .required = false},

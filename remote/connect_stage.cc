@@ -17,7 +17,7 @@
 namespace overproof {
 namespace {
 
-constexpr size_t kMostAnswerBytes = size_t{64} << 20;
+constexpr size_t kMostProbeBytes = size_t{64} << 20;
 // They differ in one word: what a server answers for the tokens before it must be the same for both.
 constexpr const char *kText = "The river is long and the boat is small, so we wait here.",
                      *kOtherText = "The river is long and the house is small, so we wait here.";
@@ -81,7 +81,7 @@ class Probe {
  private:
   HttpAnswer send(HttpRequest request) {
     throw_if_interrupted();
-    request.limits = {10'000, long(config_.timeout * 1000), kMostAnswerBytes};
+    request.limits = {10'000, long(config_.timeout * 1000), kMostProbeBytes};
     ++requests_;
     HttpAnswer answer = session_.send(request);
     throw_if_interrupted();

@@ -199,7 +199,7 @@ class Comparison {
     return unknown("unions that are written otherwise");
   }
 
-  /// A number beside several: of an expected list of one, the same thing.
+  /// A number and several: of a list of one, that one is compared.
   Judgement numbers_and_lists(const MathValue& expected, const MathValue& answer) const {
     const MathValue& list = expected.kind == Kind::number ? answer : expected;
     const MathValue& number = expected.kind == Kind::number ? expected : answer;

@@ -15,7 +15,7 @@ enum class AnswerPlace {
   any,     ///< the first of the three that there is
   boxed,   ///< the last \boxed{...}
   phrase,  ///< behind the last "the answer is", "answer:" or "####"
-  last,    ///< the last number; of a choice, the last letter that stands alone
+  last,    ///< the last number; of a choice, the last letter that is a word of its own
 };
 
 /// Only what follows the last </think> is looked at. `choice`: the answer is a letter A to J. Nothing where there is none.

@@ -284,7 +284,7 @@ SandboxRun Sandbox::run(const std::vector<std::string>& command, const std::map<
     if (tree.bytes > limits_.memory_bytes) stop(SandboxRun::End::out_of_memory);
     if (tree.processes > limits_.processes + kOwnProcesses) stop(SandboxRun::End::too_many_processes);
   }
-  // A program may close its outputs and go on.
+  // A program may close its outputs and continue.
   for (siginfo_t info{}; run.end == SandboxRun::End::exited;) {
     throw_if_interrupted();
     if (::waitid(P_PID, id_t(child.pid()), &info, WEXITED | WNOWAIT | WNOHANG) != 0 || info.si_pid != 0) break;

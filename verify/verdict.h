@@ -1,5 +1,5 @@
 #pragma once
-// What a verifier says of a completion.
+// The verdict of a verifier on a completion.
 
 #include <string>
 #include <string_view>

@@ -9,6 +9,7 @@
 #include "core/interrupt.h"
 #include "core/json_object.h"
 #include "core/progress.h"
+#include "data/corpus.h"
 #include "records/sampled_tokens.h"
 #include "verify/pass_rate.h"
 #include "verify/verifier.h"
@@ -17,17 +18,6 @@ namespace overproof {
 namespace {
 
 constexpr int64_t kMostFacts = 1 << 20;
-
-/// Lines of a file, with where they begin.
-template <class Function>
-void for_each_line(const MappedFile& file, Function function) {
-  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  for (size_t at = 0; at < all.size();) {
-    const size_t end = std::min(all.find('\n', at), all.size());
-    if (end > at) function(all.substr(at, end - at), int64_t(at));
-    at = end + 1;
-  }
-}
 
 struct Sample {
   std::string line, name, task, completion;
@@ -90,9 +80,10 @@ StageReport run_verify_samples(const VerifySamplesConfig& config, const Inputs& 
   Verifier verifier(options);
   std::vector<TaskTally> tallies(tasks.size());
   std::vector<Judgement> judgements(samples.size());
-  std::set<size_t> kept;
+  std::map<size_t, double> kept;  // with weights
   int64_t left_out_tasks = 0, repeated = 0, done = 0;
   std::string verdicts;
+  const bool by_task = config.weights == SampleWeights::tasks;
   Progress progress("verify-samples", int64_t(samples.size()), "completions");
   for (size_t t = 0; t < tasks.size(); ++t) {
     TaskTally& tally = tallies[t];
@@ -108,19 +99,26 @@ StageReport run_verify_samples(const VerifySamplesConfig& config, const Inputs& 
     const double rate = double(tally.correct) / double(per_task);
     const bool taken = rate >= config.least_pass_rate && rate <= config.most_pass_rate;
     left_out_tasks += !taken;
-    std::set<std::string_view> distinct;
+    std::map<std::string_view, size_t> distinct;  // completions, and the first sample of each
     for (const size_t i : of_task[t]) {
       const TaskVerdict verdict = judgements[i].verdict;
       if (!taken || (verdict != TaskVerdict::correct && (verdict == TaskVerdict::wrong || config.keep == KeptVerdicts::correct))) continue;
-      if (config.most_per_task > 0) {
-        if (!distinct.insert(samples[i].completion).second) {
+      if (config.most_per_task > 0 || by_task) {
+        const auto [first, is_new] = distinct.try_emplace(samples[i].completion, i);
+        if (!is_new) {
           ++repeated;
+          if (kept.contains(first->second)) ++kept[first->second];
           continue;
         }
-        if (int64_t(distinct.size()) > config.most_per_task) continue;
+        if (config.most_per_task > 0 && int64_t(distinct.size()) > config.most_per_task) continue;
       }
-      kept.insert(i);
+      kept[i] = 1;
     }
+    double counted = 0;
+    for (const size_t i : of_task[t])
+      if (const auto found = kept.find(i); found != kept.end()) counted += found->second;
+    for (const size_t i : of_task[t])
+      if (const auto found = kept.find(i); found != kept.end()) found->second = by_task ? found->second / counted : 1;
     for (const size_t i : of_task[t])
       verdicts += dump_text({{"name", samples[i].name},
                              {"task", tasks[t].name},
@@ -137,9 +135,10 @@ StageReport run_verify_samples(const VerifySamplesConfig& config, const Inputs& 
   OutputFolder& out = outputs.folder();
   std::string records;
   std::set<std::string_view> names;
-  for (const size_t i : kept) {
+  for (const auto& [i, weight] : kept) {
     Json record = parse_json(samples[i].line, folder / "documents.jsonl", samples[i].offset);
     record["verdict"] = verdict_name(judgements[i].verdict);
+    if (weight != 1) record["weight"] = weight;
     record["parents"].push_back({{"slot", "samples"}, {"name", samples[i].name}, {"digest", "sha256:" + sha256(samples[i].line).hex()}});
     records += record.dump() + "\n";
     names.insert(samples[i].name);

@@ -1,7 +1,7 @@
 #pragma once
 // Stage `verify-samples`: completions of tasks are judged by the verifiers of the tasks, and those that pass become documents for training.
 //
-//   verified/documents.jsonl  the records of the samples that were kept, with: verdict; parents: also the sample, by name and digest of its record
+//   verified/documents.jsonl  the records of the samples that were kept, with: verdict; weight, where it is not 1; parents: also the sample, by name and digest of its record
 //   verified/verdicts.jsonl   one record for each completion, kept or not: {"name", "task", "verdict", "reason", "answer", "kept"}; a model that ended
 //                             at once has "name" null
 //   verified/tokens.jsonl, tasks.jsonl, sampling.json   of the samples, for what was kept; sampling.json has "verified", too
@@ -13,9 +13,12 @@
 namespace overproof {
 
 enum class KeptVerdicts { correct, not_wrong };
+/// Of a document in training: every one the same, or every task.
+enum class SampleWeights { documents, tasks };
 
 struct VerifySamplesConfig {
   KeptVerdicts keep = KeptVerdicts::correct;
+  SampleWeights weights = SampleWeights::documents;
   int64_t most_per_task = 0;
   double least_pass_rate = 0, most_pass_rate = 1;
   double seconds = 10, command_seconds = 60;
@@ -24,6 +27,8 @@ struct VerifySamplesConfig {
   void visit(V&& v) {
     v("keep", keep, enum_of<KeptVerdicts>({{"correct", KeptVerdicts::correct}, {"not-wrong", KeptVerdicts::not_wrong}}),
       "correct: what is shown to be correct; not-wrong: also what a verifier cannot decide");
+    v("weights", weights, enum_of<SampleWeights>({{"documents", SampleWeights::documents}, {"tasks", SampleWeights::tasks}}),
+      "documents: all count the same in training; tasks: what is kept of a task counts as one document, equal completions by their number");
     v("most-per-task", most_per_task, in_range(0, 1e6), "largest number of completions that are kept of a task, the first ones, equal ones once; 0: all");
     v("least-pass-rate", least_pass_rate, in_range(0, 1), "tasks of which a smaller share of the completions is correct are left out");
     v("most-pass-rate", most_pass_rate, in_range(0, 1), "tasks of which a larger share is correct are left out, as too easy");

@@ -257,6 +257,49 @@ TEST_CASE("a corpus of texts and conversations has masks and segments, and batch
   CHECK(make("skipped", {.allow_broken = 9}).metrics()["broken"].size() == 9);
 }
 
+TEST_CASE("weights of samples multiply the mask of their documents, and weights from elsewhere are not taken") {
+  TempFolder folder;
+  set_progress_mode(ProgressMode::off);
+  write_text(folder / "tok/tokenizer.json", write_tokenizer_json(with_markers()));
+  write_text(folder / "tok/chat_template.jinja", kChatMl);
+  const auto table = [](const std::string& weight) {
+    std::string records;
+    for (const auto& [name, value] : {std::pair<std::string, std::string>{"a", "0.25"}, {"b", ""}, {"c", weight}})
+      records += R"({"name": ")" + name + R"(", "messages": [{"role": "user", "content": "question )" + name +
+                 R"("}, {"role": "assistant", "content": "yes"}])" + (value.empty() ? "" : R"(, "weight": )" + value) + "}\n";
+    return records;
+  };
+  const auto make = [&](const std::string& slot, const std::string& weight) {
+    write_text(folder / "src/documents.jsonl", table(weight));
+    write_text(folder / "src/sampling.json", "{}");
+    fs::remove_all(folder / "out");
+    Outputs outputs(folder / "out", folder / "scratch");
+    CorpusConfig config;
+    config.min_bytes = 1, config.window_length = 4, config.held_out = 0;
+    run_corpus(config, Inputs({{slot, {folder / "src", {}}}, {"tokenizer", {folder / "tok", {}}}}), outputs);
+    return std::make_shared<const Corpus>(folder / "out");
+  };
+  const auto corpus = make("samples", "0.5");
+  CHECK(corpus->has_weights());
+  const int64_t windows = corpus->windows(Split::train);
+  const WindowBatches batches(corpus, Split::train, [](int64_t p) { return p; }, 1, windows);
+  std::vector<float> mask(4);
+  int64_t checked = 0;
+  for (int64_t w = 0; w < windows; ++w) {
+    const TokenBatch batch = batches.at(w);
+    corpus->read_mask(Split::train, w, mask);
+    CHECK(batches.step_weight(w) == batch.total_weight());
+    for (size_t i = 0; i < 4; ++i) {
+      const std::string name = corpus->document_at(Split::train, w * 4 + int64_t(i) + 1).name;
+      CHECK(batch.weight[i] == mask[i] * (name == "a" ? 0.25f : name == "c" ? 0.5f : 1.0f));
+      checked += batch.weight[i] > 0 && batch.weight[i] < 1;
+    }
+  }
+  CHECK(checked >= 7);  // y, e, s and the end of two documents, but for what the last window lacks
+  for (const char* weight : {"0", "-1", "1.5", "\"x\""}) CHECK_THROWS_AS(make("samples", weight), FormatError);
+  CHECK_FALSE(make("source", "0.5")->has_weights());
+}
+
 TEST_CASE("damaged masks are refused") {
   TempFolder folder;
   write_text(folder / "documents.jsonl",

@@ -118,6 +118,38 @@ TEST_CASE("the number of documents that are written at a time changes no byte") 
   CHECK(read_file(world.path / "together" / name) == read_file(world.path / "alone" / name));
 }
 
+TEST_CASE("completions of tasks do not depend on what the tasks before began with, and each record names its task") {
+  const TinyWorld world;
+  SampleConfig config = short_config();
+  config.per_task = 3;
+  const auto sample = [&](const std::string& name, const std::string& before) {
+    const fs::path tasks = write_text(world.path / (name + ".jsonl"), "{\"prompt\": \"" + before + "\", \"answer\": 1}\n" +
+                                                                          R"({"prompt": "the same beginning, another end", "answer": 2, "name": "last"})" "\n");
+    Outputs outputs = world.fresh(name);
+    run_sample(config, Inputs({{"teacher", {world.path / "teacher", sha256("teacher")}}, {"tasks", {tasks, {}}}}), outputs);
+    CHECK(read_file(world.path / name / "tasks.jsonl") == read_file(tasks));
+    std::map<std::string, Json> last;
+    const std::string table = read_file(world.path / name / "documents.jsonl");
+    for (size_t at = 0; at < table.size(); at = table.find('\n', at) + 1) {
+      const Json record = Json::parse(table.substr(at, table.find('\n', at) - at));
+      CHECK(record["parents"][1]["slot"] == "task");
+      CHECK_FALSE(record.contains("text"));
+      if (record["task"] == "last") last[record["name"]] = record["completion"];
+      else CHECK(record["task"] == "task-1");
+    }
+    return last;
+  };
+  const auto alone = sample("alone", "nothing alike");
+  CHECK(alone.size() >= 2);
+  CHECK(sample("shared", "the same beginning, and more") == alone);
+  CHECK(sample("inside", "the same beginning, another end, and more") == alone);
+  CHECK(sample("shorter", "the same") == alone);
+  SampleConfig wrong = short_config();
+  wrong.per_task = 2;
+  Outputs outputs = world.fresh("wrong");
+  CHECK_THROWS_AS(run_sample(wrong, world.inputs(), outputs), UsageError);
+}
+
 TEST_CASE("a share of the documents are chats, whose markers are tokens in a corpus as well") {
   const TinyWorld world;
   const auto slots = [&] { return Inputs({{"teacher", {world.path / "teacher", sha256("teacher")}}}); };

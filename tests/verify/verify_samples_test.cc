@@ -86,6 +86,11 @@ TEST_CASE("correct completions become documents with their sample as a parent, a
   CHECK(verify(folder, {.keep = KeptVerdicts::not_wrong}).documents.size() == 4);
   CHECK(verify(folder, {.most_per_task = 1}).documents.size() == 2);
   CHECK(verify(folder, {.most_per_task = 2}).report.metrics()["repeated"] == 1);
+  const Result weighted = verify(folder, {.keep = KeptVerdicts::not_wrong, .weights = SampleWeights::tasks});
+  REQUIRE(weighted.documents.size() == 3);  // two of "b", one of "a" that occurred twice
+  CHECK_FALSE(weighted.documents[0].contains("weight"));
+  CHECK(weighted.documents[1]["weight"] == 0.5);
+  CHECK(weighted.documents[2]["weight"] == 0.5);
   CHECK(verify(folder, {.least_pass_rate = 0.5}).documents.size() == 2);
   CHECK(verify(folder, {.most_pass_rate = 0.5}).documents.size() == 1);
   CHECK(verify(folder, {.least_pass_rate = 0.9}).documents.empty());
