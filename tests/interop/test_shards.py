@@ -54,7 +54,7 @@ def test_audits_hold_on_parts_and_whole(run):
     assert overproof("audit", "verify", run, code=None).returncode == 0
     found = json.loads(overproof("audit", "recompute", run, "--stages", "teach-shard,merge-targets", "--json").stdout)
     assert found["holds"], found
-    made = {a["name"] for a in found["artifacts"] if a["status"] == "equal"}
+    made = {a["artifact"] for a in found["artifacts"] if a["status"] == "equal"}
     assert {"part-1", "part-2", "part-3", "soft-targets"} <= made, found
     rows = json.loads(overproof("audit", "rows", run / "soft-targets", "--rows", 12, "--seed", SEED, "--json").stdout)
     assert rows["holds"] and rows["rows_equal"] == 12
