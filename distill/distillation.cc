@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/private_corpus.h"
-#include "data/tokenizer_files.h"
+#include "data/tokenizer.h"
 #include "distill/on_policy.h"
 #include "formats/end_ids.h"
 #include "model/adapters.h"

@@ -260,7 +260,7 @@ StageReport run_capture(const CaptureConfig& config, const Inputs& inputs, Outpu
                                                    .window_length = length,
                                                    .batch_windows = 1,
                                                    .tokenizer = corpus.tokenizer()},
-                                                  spool, outputs.folder());
+                                                  [&](const auto& body) { spool.for_each(body); }, outputs.folder());
   const double scored = double(std::max<int64_t>(sum.scored, 1));
   StageReport report;
   report.metrics() = {{"windows", blocks},

@@ -160,7 +160,7 @@ StageReport run_import_targets(const ImportTargetsConfig& config, const Inputs& 
                                                    .window_length = length,
                                                    .batch_windows = 1,
                                                    .tokenizer = corpus.tokenizer()},
-                                                  spool, outputs.folder());
+                                                  [&](const auto& body) { spool.for_each(body); }, outputs.folder());
   StageReport report;
   report.metrics() = {{"windows", blocks},
                       {"tokens", size.rows},

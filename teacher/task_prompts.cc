@@ -33,7 +33,7 @@ TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, con
     } else {
       Json messages = task.examples;
       for (const Json& message : messages_of(task)) messages.push_back(message);
-      const RenderedChat chat = chat_template->render(Json{{"messages", messages}}.dump(), {{int64_t(messages.size()), true}}).chats[0];
+      const RenderedChat chat = chat_template->render(Json{{"messages", messages}}.dump(), {int64_t(messages.size()), true}).whole;
       opening.ids = encoder.encode(chat.text, chat.quoted, {}).ids;
     }
     if (opening.ids.empty()) throw MismatchError(fmt::format("the prompt of task '{}' has no token", task.name));
