@@ -3,12 +3,21 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 
+#include "model/adapters.h"
 #include "model/host_values.h"
 
 namespace overproof {
 
 DecoderTensors::DecoderTensors(const Decoder& decoder) : weights_(stored_weights(decoder)) {
+  std::map<std::string, AdapterPlace> adapted;
+  for (AdapterPlace& place : adapter_places(decoder)) adapted[place.module + ".weight"] = std::move(place);
+  for (NamedTensor& w : weights_)
+    if (const auto found = adapted.find(w.name); found != adapted.end()) {
+      w.tensor = w.tensor.clone();
+      merge_adapter({w.name, found->second.adapter, w.tensor});
+    }
   for (const NamedTensor& w : weights_) table_.add({w.name, DType::f32, w.tensor.sizes().vec()});
 }
 

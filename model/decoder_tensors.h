@@ -11,7 +11,8 @@
 
 namespace overproof {
 
-/// Views, not copies: what is read is what the decoder, which must outlive this, holds then.
+/// Views, not copies: what is read is what the decoder, which must outlive this, holds then. Of a weight with an adapter it is a copy, the two
+/// merged as they are when this is made.
 class DecoderTensors final : public TensorSource {
  public:
   explicit DecoderTensors(const Decoder& decoder);

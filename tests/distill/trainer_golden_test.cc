@@ -11,6 +11,8 @@
 #include "distill/training.h"
 #include "formats/safetensors.h"
 #include "model/adapters.h"
+#include "model/decoder_tensors.h"
+#include "model/generator.h"
 
 namespace overproof {
 namespace {
@@ -157,6 +159,14 @@ TEST_CASE("adapters are trained as PEFT and torch.optim.AdamW train them, and me
       CHECK(norm_of(made - wanted) < 2e-3 * movement);
     }
   CHECK(close(first_logits(training.student(), folder), file, "logits_after"));
+  {  // what writes batches of the student's own reads the adapters along
+    at::NoGradGuard no_grad;
+    const Generator writer(training.student().config(), DecoderTensors(training.student()));
+    const TokenBatch batch = GoldenBatches(folder).at(0);
+    KvCache cache;
+    const at::Tensor logits = writer.next_logits(writer.hidden_cached(input_ids(batch, 0, 1), cache));
+    CHECK(at::allclose(logits, first_logits(training.student(), folder).narrow(0, 0, kLength), 1e-4, 1e-4));
+  }
 
   std::vector<at::Tensor> weights;
   for (const AdapterPlace& place : places) weights.push_back(place.weight.clone());
