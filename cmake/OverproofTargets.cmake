@@ -18,7 +18,12 @@ function(overproof_library name)
     return()
   endif()
   add_library(overproof_${name} STATIC ${sources})
-  # Units with options of their own stay apart.
+  # Units with options of their own stay apart, and those that only some programs may link.
+  foreach(source IN LISTS sources)
+    if(source MATCHES "_torch\\.cc$|/sha256_ni\\.cc$")
+      set_source_files_properties("${source}" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    endif()
+  endforeach()
   set_target_properties(overproof_${name} PROPERTIES UNITY_BUILD "${OVERPROOF_UNITY}" UNITY_BUILD_BATCH_SIZE 6)
   target_include_directories(overproof_${name} PUBLIC "${CMAKE_SOURCE_DIR}")
   target_include_directories(overproof_${name} SYSTEM PRIVATE ${SPM_INCLUDE_DIR} ${MUSTACHE_INCLUDE_DIR})
