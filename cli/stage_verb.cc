@@ -102,7 +102,7 @@ class StageVerb final : public VerbInstance {
   }
 
  private:
-  bool is_import() const { return spec_.name == "import"; }  // its model may be signed by whoever published it
+  bool is_import() const { return spec_.name == "import"; }  // its model may be signed by its publisher
   bool reads_artifacts() const {
     return is_import() || spec_.more_models || std::ranges::any_of(spec_.slots, [](const Slot& s) { return s.kind == Slot::Kind::artifact; });
   }

@@ -1,5 +1,5 @@
 #pragma once
-// What is in the place of a file: Git LFS pointers, the few lines that a clone without git-lfs has instead of a large file.
+// Git LFS pointers: the few lines that a clone without git-lfs has instead of a large file.
 
 #include <filesystem>
 #include <string_view>

@@ -33,7 +33,7 @@ struct RenderedPrefixes {
   bool marks_generation = false;  ///< the template has `{% generation %}` blocks
   RenderedChat whole;
   /// Of the prefixes, in their order: how many bytes each has, -1 where `whole` does not begin with them. Empty where the template marks
-  /// generation, which says the same without them.
+  /// generation, which gives the same without them.
   std::vector<int64_t> lengths;
 };
 

@@ -37,7 +37,7 @@ INSTEAD = {
 }
 # Uses that are the field's own terms, or another language's.
 ALLOWED = re.compile(
-    r"(?i)standard|understand|standalone|stand-alone|SNI|edge ?cases?|knowledge|ledger|acknowledg|leading edge|hedge|"
+    r"(?i)You Want To Public License|standard|understand|standalone|stand-alone|SNI|edge ?cases?|knowledge|ledger|acknowledg|leading edge|hedge|"
     r"std::|#include|edge_|_edge|edges? of (?:a|the) (?:graph|tile|interval|tree)|told apart"
 )
 PATTERN = re.compile("|".join(rf"(?P<w{i}>\b(?:{p})\b)" for i, p in enumerate(INSTEAD)), re.IGNORECASE)
