@@ -466,8 +466,8 @@ def matches_document(stream, documents, position, row):
 
 def test_texts_that_are_here_already(work):
     overproof("connect", "--dialect", "offline", "--model", "big", "--tokenizer", work / "teacher", "--license", "LicenseRef-OpenAI-terms", "--out", work / "server")
-    records = [{"prompt": f"What is {i}? ", "completion": f"It is {i}, which is a number among others."} for i in range(40)]
-    (work / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + json.dumps({"text": "A plain text.", "name": "mine"}) + "\n")
+    records = [{"prompt": f"What is {i}? ", "completion": f"It is {i}, which is a number among others. " * 2} for i in range(40)]
+    (work / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + json.dumps({"text": "A plain text. " * 8, "name": "mine"}) + "\n")
     overproof("import-samples", "--source", work / "answers.jsonl", "--teacher", work / "server", "--license", "LicenseRef-OpenAI-terms", "--out", work / "samples")
     overproof("corpus", "--samples", work / "samples", "--tokenizer", work / "teacher", "--window-length", 32, "--held-out", 0, "--out", work / "answers")
     lines = [json.loads(line) for line in (work / "answers/documents.jsonl").read_text().splitlines()]
