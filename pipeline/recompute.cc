@@ -107,7 +107,10 @@ class Recomputer {
 
  private:
   bool is_asked(const ArtifactNode& node, const StageSpec& spec, Recomputed& result) const {
-    if (is_selected(config_, run_, node, spec.name)) return true;
+    if (is_selected(config_, run_, node, spec.name)) {
+      if (spec.asks_server) result.details.push_back("is what a server answered, which is recorded only; nothing is sent to make it again");
+      return !spec.asks_server;
+    }
     const ShownBy shown_by = node.kind() ? node.kind()->shown_by : ShownBy::nothing;
     const char* sampled = shown_by == ShownBy::rows     ? "; audit rows samples it"
                           : shown_by == ShownBy::replay ? "; audit replay samples it"

@@ -56,6 +56,7 @@ struct StageSpec {
   bool more_models = false;  ///< takes any number of further artifacts under names that the user chooses (evaluate)
   std::string more_option = "models", more_help = "models to compare";  ///< the option that gives them together
   Needs needs = Needs::nothing;
+  bool asks_server = false;  ///< its artifact is what a server answered: no audit makes it again, which would send and pay for requests
   std::function<std::unique_ptr<StageInstance>()> make;
   /// Called before the stage runs, after its inputs were checked. Its result is recorded in the signed metrics as "policy"; it
   /// throws to refuse the run.

@@ -387,6 +387,11 @@ def test_the_student_learns_from_captured_targets_and_the_record_is_told(work):
     assert "recorded rows of a teacher that is out of reach" in checked.stdout
     refused = overproof("audit", "rows", work / "targets", "--seed", "00c0ffee", code=7)
     assert "record of a teacher that is out of reach" in refused.stderr
+    # No audit sends anything, which would be paid for: not when the artifact is named, not when all stages are.
+    before, again = server.requests, overproof("audit", "recompute", work / "targets", code=4)
+    assert "what a server answered" in again.stdout and server.requests == before
+    all_stages = overproof("audit", "recompute", work, "--stages", "connect,capture", code=4)
+    assert all_stages.stdout.count("what a server answered") == 2
     # The terms of a teacher behind a URL hold an export back like those of a local one.
     held = overproof("export", work / "student", work / "gguf", code=None)
     assert held.returncode != 0 and "OpenAI" in held.stdout + held.stderr
