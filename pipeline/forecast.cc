@@ -133,8 +133,10 @@ double training_memory(const fs::path& student, const fs::path& teacher, const O
       if (can && t.name.ends_with(fmt::format(".{}_proj.weight", target))) trained += rank * double(t.shape[0] + t.shape[1]);
   }
   double of_teacher = 0;
-  if (!teacher.empty())
-    for (const TensorInfo& t : open_checkpoint(teacher).tensors->tensors()) of_teacher += double(t.elements());
+  if (!teacher.empty()) {
+    const Checkpoint alongside = open_checkpoint(teacher);
+    for (const TensorInfo& t : alongside.tensors->tensors()) of_teacher += double(t.elements());
+  }
   const double copies = value_of<double>(options, "ema", 0.0) > 0 ? 4 : 3;
   const double tokens = std::min(count("micro-batch"), count("batch-size")) * double(window_length);
   const double hidden = double(c.hidden_size), q = double(c.heads * c.head_dim), kv = double(c.kv_heads * c.head_dim);

@@ -21,8 +21,8 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
 /// Why a model cannot teach, be carved, or be read as text, one sentence each; empty where all of it is possible.
 std::vector<std::string> limits_as_teacher(const fs::path& checkpoint);
 
-/// Of an order of magnitude: enough to see that a machine, a disk or an evening is too small. The memory of distill with products in f32 is
-/// within a tenth of the measured peak (tests/interop/test_forecast.py).
+/// Of an order of magnitude: enough to see that a machine, a disk or an evening is too small. The memory of distill with products in f32 and
+/// without adapters is within a tenth of the measured peak (tests/interop/test_forecast.py).
 struct Forecast {
   double memory_bytes = 0, disk_bytes = 0, seconds = 0;
   int64_t requests = 0, paid_tokens = 0;  ///< to a teacher behind a URL, beyond what was answered before

@@ -75,6 +75,7 @@ def test_parts_that_do_not_belong_together_are_refused(run, tmp_path):
     # A part that was changed after it was signed.
     shutil.copytree(run / "part-2", tmp_path / "part-2")
     file = tmp_path / "part-2/part.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     words = ["merge-targets", *options(run), "--parts", f"a={run / 'part-1'},b={tmp_path / 'part-2'},c={run / 'part-3'}", "--out", tmp_path / "forged"]
     overproof(*words, code=4)
