@@ -83,6 +83,29 @@ def test_what_was_kept_is_a_corpus_with_its_lineage(run):
     assert re.search(r"equal +verified +verify-samples", again.stdout) and re.search(r"equal +samples +sample", again.stdout)
 
 
+def test_weights_of_tasks_reach_the_corpus(run, tmp_path):
+    """What is kept of a task counts as one document, equal completions by their number."""
+    out = run / "weighted"
+    for stage in ("teacher", "samples"):
+        shutil.copytree(run / "run" / stage, out / stage)
+    overproof("verify-samples", "--samples", out / "samples", "--command", run / "judge.py", "--weights", "tasks", "--out", out / "verified")
+    correct = {}
+    for v in lines(out / "verified/verdicts.jsonl"):
+        if v["verdict"] == "correct":
+            correct.setdefault(v["task"], []).append(v["name"])
+    text_of = {r["name"]: r["prompt"] + r["completion"] for r in lines(out / "samples/documents.jsonl")}
+    expected = {}
+    for names in correct.values():
+        for name in names:
+            expected[text_of[name]] = expected.get(text_of[name], 0) + 1 / len(names)
+    assert any(weight < 1 for weight in expected.values())
+    overproof("corpus", "--samples", out / "verified", "--tokenizer", out / "teacher", "--min-bytes", 1, "--held-out", 0, "--out", out / "corpus")
+    texts = {r["name"]: r["text"] for file in (out / "corpus/texts").glob("*") for r in lines(file)}
+    weights = {texts[r["name"]]: r.get("weight", 1) for r in lines(out / "corpus/documents.jsonl")}
+    assert weights == pytest.approx(expected)
+    overproof("audit", "verify", out)
+
+
 def test_another_command_is_no_proof(run, tmp_path):
     other = tmp_path / "judge.py"
     other.write_text((run / "judge.py").read_text().replace("% 2", "% 3"))
