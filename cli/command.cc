@@ -153,7 +153,7 @@ void check_outputs(const VerbSpec& verb, const Options& options, const Arguments
       if (other != name && !value.empty() && fs::is_regular_file(value, error) && fs::equivalent(value, path, error))
         throw UsageError(fmt::format("{}: {}: is the input '{}', so it cannot be the output", verb.name, path.string(), other));
     if (fs::is_regular_file(path, error) && holds_private_key(path))
-      throw UsageError(fmt::format("{}: {}: holds a private key, and exists; it would be lost. Name another file", verb.name, path.string()));
+      throw UsageError(fmt::format("{}: {}: holds a private key, which is never overwritten; name another file", verb.name, path.string()));
     if (name == "signature" || name == "cache") continue;  // key_verbs.cc: they may be in the folder that is signed, or must not
     // A run's own folder becomes the parent of its artifacts; anything else that is written replaces what is at that place.
     outside_artifacts(verb.name == "run" ? real_path(path) / "artifact" : real_path(path));
