@@ -145,6 +145,7 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
 
 /// A model with another tokenizer reads the same ids as other text. One without any is taken at its word.
 void require_same_ids(const Corpus& corpus, const Inputs& inputs) {
+  require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");  // first: where it differs, so do all
   for (const auto& [slot, artifact] : inputs.all()) {
     if (slot == "teacher" || slot == "corpus") continue;
     try {
