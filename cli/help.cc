@@ -79,7 +79,8 @@ constexpr ExitCode kExitCodes[] = {
 constexpr std::pair<VerbGroup, const char*> kGroups[] = {
     {VerbGroup::run, "Make a run from a recipe"},
     {VerbGroup::use, "Use and look at models"},
-    {VerbGroup::data, "Stages: teacher and texts"},
+    {VerbGroup::data, "Stages: models and texts"},
+    {VerbGroup::teacher, "Stages: what a teacher gives"},
     {VerbGroup::student, "Stages: students"},
     {VerbGroup::result, "Stages: 8 bits, GGUF, measurements"},
     {VerbGroup::audit, "Audit a run"},

@@ -101,6 +101,7 @@ std::vector<VerbSpec> tool_verbs() {
          return count_written(config.out, "tokens", run_tokenizer_encode(config));
        })},
       {.name = "tokenizer render",
+       .group = VerbGroup::data,
        .help = "Renders conversations by a chat template.",
        .example = "overproof tokenizer render --tokenizer runs/smollm2-moe/teacher --conversations chats.jsonl --out rendered.jsonl",
        .make = verb_maker<TokenizerRenderConfig>([](const CommonConfig&, const TokenizerRenderConfig& config, const Arguments&) {
