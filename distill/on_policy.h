@@ -10,9 +10,10 @@
 #include <vector>
 
 #include "data/token_batch.h"
-#include "model/decoder.h"
 
 namespace overproof {
+
+class Decoder;
 
 struct OnPolicyOptions {
   double share = 0;         ///< of the steps, spread evenly

@@ -25,6 +25,7 @@ struct Section {
 };
 
 constexpr int64_t kMostRecipeBytes = 1 << 20;
+constexpr size_t kMostSections = 1024, kMostKeys = 1024;  // of a recipe, and of a section: they are looked up one by one
 constexpr std::string_view kBlanks = " \t\r";
 
 std::string_view trimmed(std::string_view text) {
@@ -54,7 +55,9 @@ class Sections {
     if (!is_safe_relative_name(name) || name.find('/') != std::string::npos || name.front() == '.')
       throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact", where, name));
     const auto known = std::ranges::find(list, name, &Section::name);
-    return known != list.end() ? *known : list.emplace_back(Section{name, {}});
+    if (known != list.end()) return *known;
+    if (list.size() == kMostSections) throw UsageError(fmt::format("{}: the recipe has more than {} sections", where, kMostSections));
+    return list.emplace_back(Section{name, {}});
   }
   Section& existing(const std::string& name, const std::string& where) {
     std::vector<std::string> names;
@@ -68,6 +71,8 @@ class Sections {
   }
   static void put(Section& section, const std::string& key, const std::string& value, bool replace, const std::string& where) {
     const auto known = std::ranges::find(section.keys, key, &std::pair<std::string, std::string>::first);
+    if (known == section.keys.end() && section.keys.size() == kMostKeys)
+      throw UsageError(fmt::format("{}: [{}] has more than {} keys", where, section.name, kMostKeys));
     if (known == section.keys.end()) section.keys.emplace_back(key, value);
     else if (replace) known->second = value;
     else throw UsageError(fmt::format("{}: [{}] gives '{}' twice", where, section.name, key));
@@ -250,27 +255,30 @@ Answer step_answer(const RecipeStep& step, const StageResult& result, const std:
   return answer;
 }
 
-/// The models that a step can be judged by before the run: what is made already, else the outside file that the import reads from which
-/// it will be made.
-KnownModels known_models(const Recipe& recipe, const RecipeStep& step, const fs::path& out) {
-  KnownModels models;
+/// The model that each artifact can be judged by before the run: what is made already, else the outside file that the import reads from
+/// which it will be made.
+KnownModels model_origins(const Recipe& recipe, const fs::path& out) {
+  KnownModels origins;
   std::error_code error;
-  for (const auto& [slot, path] : step.files) models[slot] = path;
-  for (const auto& [slot, artifact] : step.artifacts) {
-    std::string at = artifact;
-    for (size_t steps = 0; steps < recipe.steps.size() && !models.contains(slot); ++steps) {
-      const auto maker = std::ranges::find(recipe.steps, at, &RecipeStep::artifact);
-      if (maker == recipe.steps.end()) break;
-      if (maker->spec->name == "import") models[slot] = maker->files.at("path");
-      else if (fs::exists(out / at / "config.json", error)) models[slot] = out / at;
-      else if (const auto parent = std::ranges::find_if(maker->artifacts, [](const auto& a) {
-                 return a.first == "teacher" || a.first == "student" || a.first == "model";
-               });
-               parent != maker->artifacts.end())
-        at = parent->second;
-      else break;
-    }
+  for (const RecipeStep& step : recipe.steps) {  // each after those that it needs
+    if (step.spec->name == "import") origins[step.artifact] = step.files.at("path");
+    else if (fs::exists(out / step.artifact / "config.json", error)) origins[step.artifact] = out / step.artifact;
+    else
+      for (const auto& [slot, parent] : step.artifacts)
+        if (slot == "teacher" || slot == "student" || slot == "model") {
+          if (const auto known = origins.find(parent); known != origins.end()) origins[step.artifact] = known->second;
+          break;
+        }
   }
+  return origins;
+}
+
+/// The models of a step's inputs.
+KnownModels known_models(const KnownModels& origins, const RecipeStep& step) {
+  KnownModels models;
+  for (const auto& [slot, path] : step.files) models[slot] = path;
+  for (const auto& [slot, artifact] : step.artifacts)
+    if (const auto known = origins.find(artifact); known != origins.end()) models.emplace(slot, known->second);
   return models;
 }
 
@@ -296,12 +304,13 @@ int64_t targets_tokens_of(const Recipe& recipe, const RecipeStep& step) {
 
 /// What would end the run hours later is reported before it begins.
 void check_recipe(const Recipe& recipe, const RecipeOptions& options) {
+  const KnownModels origins = model_origins(recipe, options.out);
   for (size_t i = 0; i < steps_until(recipe, options.only); ++i) {
     const RecipeStep& step = recipe.steps[i];
     for (const auto& [slot, path] : step.files)
       if (!fs::exists(path)) throw IoError(path, fmt::format("[{}]: the input '{}' does not exist", step.artifact, slot), ENOENT);
     // A student of a recipe has another architecture than the teacher it is known by, so only what is imported or made is judged.
-    KnownModels models = known_models(recipe, step, options.out);
+    KnownModels models = known_models(origins, step);
     for (const auto& [slot, artifact] : step.artifacts) {
       const auto maker = std::ranges::find(recipe.steps, artifact, &RecipeStep::artifact);
       if (maker != recipe.steps.end() && maker->spec->name != "import" && models.contains(slot) && models[slot] != options.out / artifact)
@@ -336,6 +345,7 @@ std::vector<std::string> run_recipe(const Recipe& recipe, const RecipeOptions& o
   const RunLog log(options.out);
   Forecast total;
   std::set<std::string> signers;
+  const KnownModels origins = options.dry_run ? model_origins(recipe, options.out) : KnownModels{};
   std::set<std::string> stale;  // dry run: artifacts that would be made, and so would what depends on them
   for (size_t i = 0; i < steps_until(recipe, options.only); ++i) {
     throw_if_interrupted();
@@ -352,7 +362,7 @@ std::vector<std::string> run_recipe(const Recipe& recipe, const RecipeOptions& o
       std::string text = fmt::format("{}: {}", title, keep ? "unchanged, would be kept" : "would be made");
       if (!keep) {
         const Forecast cost =
-            forecast(*step.spec, *step.instance, known_models(recipe, step, options.out), window_length_of(recipe),
+            forecast(*step.spec, *step.instance, known_models(origins, step), window_length_of(recipe),
                      targets_tokens_of(recipe, step));
         answer["estimate"] = cost.json();
         if (!cost.text().empty()) text += "; " + cost.text();

@@ -195,6 +195,17 @@ TEST_CASE("what editors add to a recipe is no part of it, and what they spoil is
   CHECK_THAT(RecipeFile("[t]\nstage = import\npath = \"m\"\n").fault(), Contains("line 3") && Contains("without them"));
 }
 
+TEST_CASE("sections and keys of a recipe are bounded, and the line that is too much is named") {
+  std::string sections, keys = "[evaluation]\nstage = evaluate\n";
+  for (int i = 0; i <= 1024; ++i) {
+    sections += "[s" + std::to_string(i) + "]\nstage = import\npath = m.gguf\n";
+    if (i < 1024) keys += "m" + std::to_string(i) + " = teacher\n";
+  }
+  CHECK_THAT(RecipeFile(sections).fault(), Catch::EndsWith("line 3073: the recipe has more than 1024 sections"));
+  CHECK_THAT(RecipeFile(keys).fault(), Catch::EndsWith("line 1026: [evaluation] has more than 1024 keys"));
+  CHECK(RecipeFile(sections.substr(0, sections.rfind('['))).read().steps.size() == 1024);
+}
+
 TEST_CASE("what a model cannot do is said before a recipe begins, with the way out") {
   using Catch::Contains;
   const RecipeFile file(
