@@ -282,7 +282,7 @@ def test_a_run_takes_the_key_that_is_trusted_and_names_the_signers(tmp_path, key
     recipe = [tmp_path / "recipe.ini", "--out", tmp_path / "run"]
 
     assert f"all is signed by this run's own key {hints['mine']}" in run("run", *recipe, *key).stdout
-    # A model from outside that nobody signed is pinned by its digest, not by a key; one that is signed must be signed by the trusted key.
+    # An unsigned model from outside is pinned by its digest, not by a key; a signed one needs the trusted key.
     assert run("run", *recipe, *key, "--public-key", tmp_path / "mine.pub").returncode == 0
     assert run("import", "--path", tmp_path / "model", "--out", tmp_path / "i", *key, "--public-key", tmp_path / "mine.pub").returncode == 4
     overproof("sign", tmp_path / "model", *other)
@@ -292,7 +292,7 @@ def test_a_run_takes_the_key_that_is_trusted_and_names_the_signers(tmp_path, key
     assert json.loads(lines[-1]) == {"signers": sorted(hints.values()), "own_key": hints["mine"], "signer_trusted": True}
     assert "named by --public-key" in run("import", "--path", tmp_path / "model", "--out", tmp_path / "i", *key, "--public-key", tmp_path / "other.pub").stdout
 
-    # Artifacts of somebody else are in the run folder: taken with their key alone, or said.
+    # Artifacts of another signer are in the run folder: used only with that key; else the output names it.
     again = ["run", *recipe, *other]
     assert f"signed by keys {', '.join(sorted(hints.values()))}; whose it is was not checked" in run(*again, "--set", "int8.scheme=fp8").stdout
     overproof(*again, "--set", "int8.scheme=fp8", "--public-key", tmp_path / "other.pub", code=4)
