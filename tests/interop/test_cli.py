@@ -3,10 +3,13 @@ import fcntl
 import hashlib
 import json
 import math
+import re
+import shlex
 import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -371,8 +374,15 @@ def test_the_key_is_made_once_and_is_private(tmp_path):
     assert answer.returncode == 4 and "chmod" in answer.stderr
 
 
+def run_what_comes_first(recipe):
+    """Runs the scripts that the head of a recipe tells its reader to run before it, as it writes them."""
+    for command in re.findall(r"^#\s+(examples/\S+\.py\b.*)$", recipe.read_text(), re.MULTILINE):
+        subprocess.run([sys.executable, *shlex.split(command)], cwd=SOURCE, check=True)
+
+
 @pytest.mark.parametrize("recipe", sorted(p.name for p in (SOURCE / "examples").glob("*.ini")))
 def test_recipes_that_ship_are_understood(recipe, tmp_path):
+    run_what_comes_first(SOURCE / "examples" / recipe)
     answer = run("run", SOURCE / "examples" / recipe, "--out", tmp_path / "run", "--dry-run", "--key", tmp_path / "k.pem")
     assert answer.returncode == 0, answer.stderr
     assert "would be made" in answer.stdout
