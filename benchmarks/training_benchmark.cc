@@ -32,7 +32,9 @@
 #include "distill/router_counter.h"
 #include "distill/trainer.h"
 #include "model/decoder.h"
+#include "model/ops/gemm.h"
 #include "model/ops/products.h"
+#include "model/torch_setup.h"
 
 using namespace overproof;
 
@@ -155,7 +157,7 @@ double product_limit(at::ScalarType type) {
     best.time([&] {
       at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
         at::NoGradGuard no_grad;
-        for (int64_t t = begin; t < end; ++t) at::mm_out(c[size_t(t)], a[size_t(t)], b[size_t(t)].t());
+        for (int64_t t = begin; t < end; ++t) ops::cpu::gemm(c[size_t(t)], a[size_t(t)], b[size_t(t)].t());
       });
     });
   return 2.0 * double(kSize) * double(kSize) * double(kSize) * double(threads) / best.cpu;
@@ -215,6 +217,7 @@ int main(int argc, char** argv) try {
     const LossCase states = random_states(windows * length);
     for (int64_t r = 0; r < repeat; ++r) best.time([&] { loss = mode == "loss" ? loss_in_chunks(states) : materialised_loss(states); });
   } else if (mode == "forward") {
+    const KeepFreedMemory keep_freed_memory;  // as `teach` has it
     const Decoder model(open_checkpoint(models[0]));
     const at::Tensor ids = random_windows(windows, length, model.config().vocab_size);
     forward_all(model, ids);
@@ -226,7 +229,7 @@ int main(int argc, char** argv) try {
     TrainOptions options;
     options.train = {"all"};
     options.steps = repeat + 1;
-    options.micro_batch = windows;
+    options.micro_batch = std::min(options.micro_batch, windows);  // the default of `distill`
     Trainer trainer(student, options);
     const int64_t vocab = student.config().vocab_size;
     const at::Tensor ids = random_windows(windows, length, vocab);

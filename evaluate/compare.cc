@@ -13,6 +13,7 @@
 #include "core/interrupt.h"
 #include "data/token_batch.h"
 #include "model/host_values.h"
+#include "model/torch_setup.h"
 
 namespace overproof {
 namespace {
@@ -141,6 +142,7 @@ TokenWindows text_windows(const fs::path& text, const Tokenizer& tokenizer, int6
 
 States final_states(const Decoder& model, const TokenWindows& windows, const std::function<void(int64_t)>& step) {
   at::NoGradGuard no_grad;
+  const KeepFreedMemory keep_freed_memory;
   std::vector<at::Tensor> parts;
   model.hidden(windows.batches[0].narrow(0, 0, 1));  // touches every weight once, so that page faults are not measured
   const Clock::time_point start = Clock::now();
@@ -159,6 +161,7 @@ States final_states(const Decoder& model, const TokenWindows& windows, const std
 Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidden, const Decoder& model,
                           const at::Tensor& hidden, const TokenWindows& windows) {
   at::NoGradGuard no_grad;
+  const KeepFreedMemory keep_freed_memory;
   Divergence result;
   result.kinds.resize(windows.kinds.size());
   const at::Tensor& labels = windows.labels;

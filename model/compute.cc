@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "model/ops/gemm.h"
 #include "model/ops/products.h"
 #include "records/resume.h"
 
@@ -47,10 +48,10 @@ double measured_gain() {
   at::set_num_threads(1);
   for (int r = 0; r < 6; ++r) {
     double start = thread_seconds();
-    at::mm_out(c, a, b);
+    ops::cpu::gemm(c, a, b);
     f32 = std::min(f32, thread_seconds() - start);
     start = thread_seconds();
-    at::mm_out(c16, a16, b16);
+    ops::cpu::gemm(c16, a16, b16);
     bf16 = std::min(bf16, thread_seconds() - start);
   }
   at::set_num_threads(threads);

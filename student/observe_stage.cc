@@ -14,6 +14,7 @@
 #include "data/tokenizer.h"
 #include "model/host_values.h"
 #include "model/sample_windows.h"
+#include "model/torch_setup.h"
 #include "student/ffn.h"
 #include "records/ffn_statistics.h"
 
@@ -40,6 +41,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   const Decoder teacher = open_dense_teacher(inputs.path("teacher"));
   const ModelConfig& shape = teacher.config();
   const ComputeChoice compute = use_compute(config.compute, shape.hidden_size, outputs);
+  const KeepFreedMemory keep_freed_memory;
 
   const SampledWindows sampled = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const at::Tensor& ids = sampled.ids;

@@ -18,6 +18,7 @@
 #include "model/host_values.h"
 #include "model/open_model.h"
 #include "model/sample_windows.h"
+#include "model/torch_setup.h"
 #include "records/layer_journal.h"
 #include "student/ffn.h"
 #include "student/recovery.h"
@@ -307,6 +308,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   require_parent(student, teacher, inputs);
   const ComputeChoice compute = use_compute(config.compute, student.config().hidden_size, outputs);
+  const KeepFreedMemory keep_freed_memory;
   const SampledWindows windows = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
   const Tensor& ids = windows.ids;
 

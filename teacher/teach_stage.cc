@@ -14,6 +14,7 @@
 #include "data/order.h"
 #include "data/private_corpus.h"
 #include "model/open_model.h"
+#include "model/torch_setup.h"
 #include "records/batch_spool.h"
 #include "records/soft_targets.h"
 #include "teacher/teach_rows.h"
@@ -45,6 +46,7 @@ StageReport teach(const TeachConfig& config, const std::optional<Shard>& shard, 
   const Corpus corpus(inputs.path("corpus"));
   const Decoder teacher = open_model_for(corpus, inputs, "teacher");
   const ComputeChoice compute = use_compute(config.compute, teacher.config().hidden_size, outputs);
+  const KeepFreedMemory keep_freed_memory;
   RowEncoding encoding;
   const bool sample = config.mode == RowEncoding::Kind::sample;
   encoding.kind = config.mode;

@@ -102,9 +102,10 @@ void head_loss(const Tensor& hidden, const Tensor& head, LogitsChunks chunks, co
 
 Tensor logits(const Tensor& hidden, const Tensor& head) {
   at::NoGradGuard no_grad;
-  if (operand_type(hidden) == hidden.scalar_type()) return at::matmul(hidden, head.t()).to(wide_type(hidden.scalar_type()));
+  if (!has_cpu_kernels(placement_of(hidden))) return at::matmul(hidden, head.t()).to(wide_type(hidden.scalar_type()));
   const Tensor out = at::empty({hidden.size(0), head.size(0)}, hidden.options());
-  cpu::matmul_bf16_into(out, hidden, head.t());
+  if (operand_type(hidden) == hidden.scalar_type()) cpu::matmul_into(out, hidden, head.t(), false);
+  else cpu::matmul_bf16_into(out, hidden, head.t());
   return out;
 }
 

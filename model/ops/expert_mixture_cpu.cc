@@ -11,6 +11,7 @@
 
 #include "model/host_values.h"
 #include "model/ops/expert_mixture.h"
+#include "model/ops/gemm.h"
 #include "model/ops/products.h"
 #include "model/ops/row_kernels_cpu.h"
 
@@ -30,10 +31,10 @@ struct Sorted {
   int64_t rows() const { return int64_t(pair.size()); }
 };
 
-/// Rows of an expert are a multiple of `multiple`, with rows of zeros at the end: libtorch's bf16 products compile code for each
-/// shape, which takes longer than the products when every expert of every step has another number of rows.
-Sorted sort_by_expert(const Tensor& selected, int64_t experts, bool bf16) {
-  const int64_t multiple = bf16 ? 32 : 1;
+/// Rows of an expert are a multiple of gemm_row_multiple(type), with rows of zeros at the end: every expert of every step has another
+/// number of them.
+Sorted sort_by_expert(const Tensor& selected, int64_t experts, at::ScalarType type) {
+  const int64_t multiple = gemm_row_multiple(type);
   const int32_t* id = selected.const_data_ptr<int32_t>();
   const int64_t pairs = selected.numel();
   Sorted s{std::vector<int64_t>(size_t(experts + 1)), {}, std::vector<int64_t>(size_t(pairs))};
@@ -119,11 +120,11 @@ void run_experts(const Tensor& x, const Tensor& gate_up, const Tensor& down, con
   for_each_expert(down.size(0), [&](int64_t e) {
     const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
     if (count == 0) return;
-    Tensor ze = z.narrow(0, first, count), ye = y.narrow(0, first, count);
-    at::mm_out(ze, gather_rows(x, sorted, first, count, k), gate_up[e].t());
+    const Tensor ze = z.narrow(0, first, count), ye = y.narrow(0, first, count);
+    gemm(ze, gather_rows(x, sorted, first, count, k), gate_up[e].t());
     const Tensor a = at::empty({count, width}, x.options());
     kernels::swiglu(rows_of<T>(z, first), scale.const_data_ptr<float>() + first, a.mutable_data_ptr<T>(), count, width);
-    at::mm_out(ye, a, down[e].t());
+    gemm(ye, a, down[e].t());
   });
 }
 
@@ -138,7 +139,7 @@ struct ExpertGradients {
 
 /// into = a^T @ b for one expert's weight, in f32.
 void weight_gradient(Tensor into, const Tensor& a, const Tensor& b) {
-  if (a.scalar_type() == at::kFloat) at::mm_out(into, a.t(), b);
+  if (a.scalar_type() == at::kFloat) gemm(into, a.t(), b);
   else into.copy_(at::mm(a.t(), b));
 }
 
@@ -155,21 +156,18 @@ void run_experts_backward(const ExpertGradients& g, const Sorted& sorted, int64_
     }
     const T* ze = rows_of<T>(g.z, first);
     const Tensor dye = gather_rows(g.dy, sorted, first, count, k);
-    Tensor a = at::empty({count, width}, g.z.options());
+    const Tensor a = at::empty({count, width}, g.z.options());
     if (g.ddown.defined()) {
       kernels::swiglu(ze, scales + first, a.mutable_data_ptr<T>(), count, width);
       weight_gradient(g.ddown[e], dye, a);
     }
     if (!g.dx_rows.defined() && !g.want_weights && !g.dgate_up.defined()) return;
-    at::mm_out(a, dye, g.down[e]);  // now the gradient of the activation, before the routing weight
+    gemm(a, dye, g.down[e]);  // now the gradient of the activation, before the routing weight
     const Tensor dz = at::empty({count, 2 * width}, g.z.options());
     kernels::swiglu_backward(ze, scales + first, a.const_data_ptr<T>(), dz.mutable_data_ptr<T>(),
                              g.dscale.mutable_data_ptr<float>() + first, count, width);
     if (g.dgate_up.defined()) weight_gradient(g.dgate_up[e], dz, gather_rows(g.x, sorted, first, count, k));
-    if (g.dx_rows.defined()) {
-      Tensor into = g.dx_rows.narrow(0, first, count);
-      at::mm_out(into, dz, g.gate_up[e]);
-    }
+    if (g.dx_rows.defined()) gemm(g.dx_rows.narrow(0, first, count), dz, g.gate_up[e]);
   });
 }
 
@@ -180,7 +178,7 @@ class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
     const bool bf16 = x.scalar_type() == at::kBFloat16;
     const Tensor gate_up = bf16 ? bf16_copy(gate_up_in) : gate_up_in, down = bf16 ? bf16_copy(down_in) : down_in;
     const int64_t experts = down.size(0), hidden = down.size(1), width = down.size(2), k = selected.size(1);
-    const Sorted sorted = sort_by_expert(selected, experts, bf16);
+    const Sorted sorted = sort_by_expert(selected, experts, x.scalar_type());
     const int64_t rows = sorted.rows();
     const Tensor scale = sorted_weights(weights, sorted);
     const Tensor z = at::empty({rows, 2 * width}, x.options());
@@ -198,7 +196,7 @@ class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
     const bool bf16 = z.scalar_type() == at::kBFloat16, want_x = ctx->needs_input_grad(0);
     const Tensor dy = bf16 ? to_bf16(grads[0]) : grads[0].contiguous();
     const int64_t experts = down.size(0), hidden = down.size(1), k = selected.size(1);
-    const Sorted sorted = sort_by_expert(selected, experts, bf16);
+    const Sorted sorted = sort_by_expert(selected, experts, z.scalar_type());
     const Tensor scale = sorted_weights(weights, sorted);
     ExpertGradients g{x, dy, gate_up, down, z, scale, {}, {}, at::empty_like(scale), {}, ctx->needs_input_grad(2)};
     const auto f32 = at::TensorOptions().dtype(at::kFloat);

@@ -3,8 +3,8 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <vector>
 
+#include "model/ops/gemm.h"
 #include "model/ops/head_loss.h"
 #include "model/ops/products.h"
 #include "model/ops/row_kernels_cpu.h"
@@ -16,7 +16,8 @@ using at::Tensor;
 namespace {
 
 constexpr int64_t kBlock = 1024;  // ids of the vocabulary a task: fixed, so that no bit depends on the number of threads
-constexpr int64_t kParts = 4;     // partial sums over the vocabulary, added in order
+constexpr int64_t kGradientBlock = 8192;
+constexpr int64_t kParts = 4;     // of the rows or columns of a gradient
 
 /// body(first, count) for all blocks of ids.
 template <class Body>
@@ -27,28 +28,48 @@ void for_blocks(int64_t vocab, const Body& body) {
   });
 }
 
-/// out [rows, hidden] = scale x gradient [rows, vocab] @ head [vocab, hidden], f32. Each part goes through its ids once, with a
-/// sum that stays in the cache.
-void hidden_gradient(const Tensor& out, const Tensor& gradient, const Tensor& head, double scale) {
-  const int64_t vocab = head.size(0), blocks = (vocab + kBlock - 1) / kBlock;
-  std::vector<Tensor> sums(static_cast<size_t>(kParts));
+/// Where a part of a whole begins, at multiples of 32: fixed, as kBlock is.
+int64_t part_begin(int64_t whole, int64_t part) { return part == kParts ? whole : whole * part / kParts / 32 * 32; }
+
+/// body(first, count) for each part of a whole.
+template <class Body>
+void for_parts(int64_t whole, const Body& body) {
   at::parallel_for(0, kParts, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    for (int64_t part = begin; part < end; ++part) {
-      Tensor& sum = sums[size_t(part)];
-      for (int64_t block = blocks * part / kParts; block < blocks * (part + 1) / kParts; ++block) {
-        const int64_t first = block * kBlock, count = std::min(kBlock, vocab - first);
-        const Tensor a = gradient.narrow(1, first, count), b = head.narrow(0, first, count);
-        if (!sum.defined()) sum = at::mm(a, b).to(at::kFloat);
-        else if (gradient.scalar_type() == at::kFloat) sum.addmm_(a, b);
-        else sum.add_(at::mm(a, b));
-      }
+    for (int64_t part = begin; part < end; ++part)
+      if (const int64_t first = part_begin(whole, part), count = part_begin(whole, part + 1) - first; count > 0) body(first, count);
+  });
+}
+
+/// out [rows, hidden] = scale x gradient [rows, vocab] @ head [vocab, hidden], f32. Blocks of ids, because a library that packs its
+/// operands would have the whole head once more for each thread.
+void hidden_gradient(const Tensor& out, const Tensor& gradient, const Tensor& head, double scale) {
+  const int64_t vocab = head.size(0);
+  for_parts(out.size(0), [&](int64_t first, int64_t count) {
+    Tensor into = out.narrow(0, first, count);
+    const Tensor rows = gradient.narrow(0, first, count);
+    for (int64_t id = 0; id < vocab; id += kGradientBlock) {
+      const int64_t ids = std::min(kGradientBlock, vocab - id);
+      const Tensor a = rows.narrow(1, id, ids), b = head.narrow(0, id, ids);
+      if (gradient.scalar_type() == at::kFloat) gemm(into, a, b, id > 0, scale);
+      else if (id == 0) at::mul_out(into, at::mm(a, b).to(at::kFloat), at::scalar_tensor(scale));
+      else into.add_(at::mm(a, b), scale);
     }
   });
-  Tensor target = out;
-  target.zero_();
-  for (const Tensor& sum : sums)
-    if (sum.defined()) target.add_(sum, scale);
+}
+
+/// sum [vocab, hidden] += scale x gradient^T @ hidden [rows, hidden], f32. oneDNN copies blocks of ids of an f32 gradient, so there the
+/// columns of `hidden` are the parts.
+void head_gradient(const Tensor& sum, const Tensor& gradient, const Tensor& hidden, double scale) {
+  if (gradient.scalar_type() == at::kFloat) {
+    for_parts(hidden.size(1), [&](int64_t first, int64_t count) {
+      gemm(sum.narrow(1, first, count), gradient.t(), hidden.narrow(1, first, count), true, scale);
+    });
+    return;
+  }
+  for_blocks(sum.size(0), [&](int64_t id, int64_t count) {
+    sum.narrow(0, id, count).add_(at::mm(gradient.narrow(1, id, count).t(), hidden), scale);
+  });
 }
 
 }  // namespace
@@ -70,8 +91,7 @@ void head_loss(const Tensor& hidden_in, const Tensor& head, LogitsChunks chunks,
       matmul_bf16_into(logits, part, head.t());
     } else {
       for_blocks(vocab, [&](int64_t id, int64_t count) {
-        Tensor block = logits.narrow(1, id, count);
-        at::mm_out(block, part, head.narrow(0, id, count).t());
+        gemm(logits.narrow(1, id, count), part, head.narrow(0, id, count).t());
       });
     }
     for (int64_t r = 0; r < rows; r += chunks.loss) {
@@ -87,13 +107,7 @@ void head_loss(const Tensor& hidden_in, const Tensor& head, LogitsChunks chunks,
     const Tensor gradient = bf16 ? buffer16.narrow(0, 0, rows) : logits;
     hidden_gradient(gradients->hidden.narrow(0, first, rows), gradient, head_operand, gradients->scale);
     if (!gradients->head.defined()) continue;
-    const Tensor operand = hidden_operand.narrow(0, first, rows);
-    for_blocks(vocab, [&](int64_t id, int64_t count) {
-      Tensor block = gradients->head.narrow(0, id, count);
-      const Tensor transposed = gradient.narrow(1, id, count).t();
-      if (bf16) block.add_(at::mm(transposed, operand), gradients->scale);
-      else block.addmm_(transposed, operand, 1.0, gradients->scale);
-    });
+    head_gradient(gradients->head, gradient, hidden_operand.narrow(0, first, rows), gradients->scale);
   }
 }
 

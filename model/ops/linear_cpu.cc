@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/ops/gemm.h"
 #include "model/ops/linear.h"
 #include "model/ops/optional_tensor.h"
 #include "model/ops/products.h"
@@ -16,7 +17,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kMostRows = 512, kMostColumns = 1024, kLeastColumns = 128;
+constexpr int64_t kMostRows = 512, kMostColumns = 1024, kLeastPiece = 128;
 
 /// Length of the pieces into which `whole` is cut evenly, none longer than `most`: a short last one would leave a thread without work.
 int64_t even_piece(int64_t whole, int64_t most) {
@@ -84,24 +85,24 @@ class Linear : public torch::autograd::Function<Linear> {
 
 }  // namespace
 
-// Tiles depend on the sizes alone, so that no bit depends on the number of threads. Each packs its operands anew: a teacher's forward
-// pass became 2 % faster when tiles of 256 x 192 were made larger, a step did not. Half of the columns at most, so that small products
-// still feed two threads.
+// Tiles depend on sizes and layouts alone, so that no bit depends on the number of threads. Each packs its operands anew: a teacher's
+// forward pass became 2 % faster when tiles of 256 x 192 were made larger, a step did not. Half of the rows or columns at most, so that
+// small products still feed two threads. oneDNN copies an operand that is neither whole rows nor whole columns of its memory, so an operand
+// is cut along its memory where it can be: rows of a plain `a`, columns of a transposed `b`.
 void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate) {
   const int64_t rows = out.size(0), columns = out.size(1);
-  const int64_t height = even_piece(rows, kMostRows), width = even_piece(columns, std::clamp((columns + 1) / 2, kLeastColumns, kMostColumns));
+  const bool cut_rows = a.stride(1) == 1, cut_columns = b.stride(0) == 1 || !cut_rows;
+  const auto piece = [](int64_t whole, bool cut, bool halve, int64_t most) {
+    return !cut ? whole : even_piece(whole, std::clamp(halve ? (whole + 1) / 2 : whole, kLeastPiece, most));
+  };
+  const int64_t height = piece(rows, cut_rows, !cut_columns, kMostRows), width = piece(columns, cut_columns, true, kMostColumns);
   const int64_t across = (columns + width - 1) / width, down = (rows + height - 1) / height;
   at::parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t r = tile / across * height, c = tile % across * width;
       const int64_t m = std::min(height, rows - r), n = std::min(width, columns - c);
-      Tensor part = out.narrow(0, r, m).narrow(1, c, n);
-      if (accumulate) {
-        part.addmm_(a.narrow(0, r, m), b.narrow(1, c, n));
-      } else {
-        at::mm_out(part, a.narrow(0, r, m), b.narrow(1, c, n));
-      }
+      gemm(out.narrow(0, r, m).narrow(1, c, n), a.narrow(0, r, m), b.narrow(1, c, n), accumulate);
     }
   });
 }

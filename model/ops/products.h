@@ -37,8 +37,8 @@ at::ScalarType operand_type(const at::Tensor& model_values);
 at::Tensor bf16_copy(const at::Tensor& weight);
 
 namespace cpu {
-/// out = a @ b as matmul_into() does, f32, with operands rounded to bf16 inside the product: for results that have to be more
-/// exact than bf16, such as logits.
+/// out = a @ b as matmul_into() does, f32, with operands rounded to bf16 inside the product where that makes it faster: for results
+/// that have to be more exact than bf16, such as logits.
 void matmul_bf16_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 
 /// Contiguous, as bf16 or f32; the tensor itself where it is so already. Not differentiable.

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "model/ops/gemm.h"
 #include "model/ops/linear.h"
 #include "model/ops/products.h"
 #include "model/ops/row_kernels_cpu.h"
@@ -77,6 +78,7 @@ Tensor bf16_copy(const Tensor& weight) {
 namespace cpu {
 
 void matmul_bf16_into(const Tensor& out, const Tensor& a, const Tensor& b) {
+  if (f32_by_onednn()) return cpu::matmul_into(out, a, b, false);
   // libtorch rounds f32 operands itself when it may, and keeps the result in f32.
   auto& context = at::globalContext();
   context.setFloat32MatmulPrecision("medium");

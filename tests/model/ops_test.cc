@@ -10,6 +10,7 @@
 
 #include "core/parallel.h"
 #include "model/ops/attention.h"
+#include "model/ops/gemm.h"
 #include "model/ops/expert_mixture.h"
 #include "model/ops/head_loss.h"
 #include "model/host_values.h"
@@ -73,6 +74,24 @@ void compare_all(const Operator& cpu, const Operator& aten, const Tensors& input
 constexpr double kBf16 = 10.0 / 512;
 
 }  // namespace
+
+TEST_CASE("gemm: products of every layout that a model has, large enough for each library") {
+  const auto exact = [](const Tensor& a, const Tensor& b) { return at::matmul(a.to(at::kDouble), b.to(at::kDouble)); };
+  const Tensor a = random_tensor({130, 120}, "a"), b = random_tensor({120, 140}, "b"), wide = random_tensor({130, 300}, "wide");
+  const Tensor plain = exact(a, b);
+  for (const auto& [x, y] : {std::pair{a, b}, {a.t().contiguous().t(), b}, {a, b.t().contiguous().t()}, {a.t().contiguous().t(), b.t().contiguous().t()}}) {
+    const Tensor out = at::full({130, 200}, 3.0f), part = out.narrow(1, 30, 140);
+    ops::cpu::gemm(part, x, y);
+    CHECK(difference(part, plain) <= 1e-5 * size_of(plain));
+    ops::cpu::gemm(part, x, y, true, 0.5);
+    CHECK(difference(part, 1.5 * plain) <= 1e-5 * size_of(plain));
+    CHECK(at::equal(out.narrow(1, 0, 30), at::full({130, 30}, 3.0f)));  // and nothing beside the view
+    CHECK(at::equal(out.narrow(1, 170, 30), at::full({130, 30}, 3.0f)));
+  }
+  const Tensor columns = wide.narrow(1, 90, 120), out = at::empty({130, 140});
+  ops::cpu::gemm(out, columns, b);
+  CHECK(difference(out, exact(columns, b)) <= 1e-5 * size_of(plain));
+}
 
 TEST_CASE("rms_norm: both forms agree") {
   const auto cpu = [](const Tensors& t) { return ops::cpu::rms_norm(t[0], t[1], 1e-5); };
@@ -199,6 +218,13 @@ TEST_CASE("attention: both forms agree, with grouped keys, past keys and one que
         {random_tensor({s.batch, s.heads, s.queries, s.dim}, "q"), random_tensor({s.batch, s.kv_heads, s.keys, s.dim}, "k"),
          random_tensor({s.batch, s.kv_heads, s.keys, s.dim}, "v")});
   }
+}
+
+TEST_CASE("attention by gemm: agrees with the plain form on whole sequences, in blocks of queries and with grouped keys") {
+  const auto by_gemm = [](const Tensors& t) { return ops::cpu::causal_attention(t[0], t[1], t[2]); };
+  const auto aten = [](const Tensors& t) { return ops::aten::attention(t[0], t[1], t[2]); };
+  for (const int64_t length : {1, 17, 128, 300})
+    compare_all(by_gemm, aten, {random_tensor({2, 6, length, 8}, "q"), random_tensor({2, 2, length, 8}, "k"), random_tensor({2, 2, length, 8}, "v")});
 }
 
 TEST_CASE("attention: both forms agree with a mask") {
