@@ -54,4 +54,12 @@ KeepFreedMemory::~KeepFreedMemory() {
 #endif
 }
 
+OneTorchThread::OneTorchThread() : before_(at::in_parallel_region() ? 0 : at::get_num_threads()) {
+  if (before_ > 1) at::set_num_threads(1);
+}
+
+OneTorchThread::~OneTorchThread() {
+  if (before_ > 1) at::set_num_threads(before_);
+}
+
 }  // namespace overproof

@@ -21,4 +21,17 @@ class KeepFreedMemory {
   KeepFreedMemory& operator=(const KeepFreedMemory&) = delete;
 };
 
+/// As long as one exists, libtorch computes with one thread: its factorisations, its sums, and products outside of the operators of
+/// model/ops give other bits with another number of threads. In a parallel loop it has one anyway.
+class OneTorchThread {
+ public:
+  OneTorchThread();
+  ~OneTorchThread();
+  OneTorchThread(const OneTorchThread&) = delete;
+  OneTorchThread& operator=(const OneTorchThread&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace overproof

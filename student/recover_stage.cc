@@ -241,6 +241,7 @@ class Recovery {
       const Tensor gains = expert_gains(student_, layer, own(first, count), target(layer, first, count));
       norms.narrow(0, first, count).copy_(gains.clamp_min(0).sqrt());
     });
+    const OneTorchThread one_thread;
     RouterFitOptions options;
     options.top_k = k;
     options.most_load = config_.max_load;

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "model/ops/linear.h"
+
 namespace overproof {
 
 using at::Tensor;
@@ -75,7 +77,7 @@ Tensor expert_gains(const Decoder& model, int64_t layer, const Tensor& x, const 
   const LayerWeights& w = model.layers()[size_t(layer)];
   const Tensor h = model.ffn_input(layer, x);
   const Tensor residual = w.down.defined() ? target - model.ffn_pass(layer, kDenseFfn, h).out : target;
-  const Tensor weights = at::sigmoid(at::matmul(h, w.router.t())).mul_(c.routed_scaling_factor);
+  const Tensor weights = at::sigmoid(ops::linear(h, w.router)).mul_(c.routed_scaling_factor);
   Tensor gains = at::empty({x.size(0), c.n_routed_experts});
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
     const Tensor out = model.ffn_pass(layer, e, h).out.mul_(weights.narrow(1, e, 1));

@@ -9,28 +9,13 @@
 
 #include "core/error.h"
 #include "model/host_values.h"
+#include "model/torch_setup.h"
 #include "student/ffn.h"
 
 namespace overproof {
 namespace {
 
 using at::Tensor;
-
-/// The library's factorisation gives other bits with another number of threads. In a parallel loop it has one anyway.
-class OneThread {
- public:
-  OneThread() : before_(at::in_parallel_region() ? 0 : at::get_num_threads()) {
-    if (before_ > 1) at::set_num_threads(1);
-  }
-  ~OneThread() {
-    if (before_ > 1) at::set_num_threads(before_);
-  }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int before_;
-};
 
 /// Where two ascending lists have the same row: positions in each.
 struct Common {
@@ -108,7 +93,7 @@ RidgeSystem::Solution RidgeSystem::solve(double ridge, int64_t least_rows) const
   const double penalty = ridge * gram.diagonal().mean().item<double>();
   Tensor penalised = gram.clone();
   penalised.diagonal().add_(penalty);
-  const OneThread one_thread;
+  const OneTorchThread one_thread;
   const auto [factor, failed] = at::linalg_cholesky_ex(penalised);
   // Rounding can leave a tiny pivot where there should be none.
   const double least = factor.diagonal().square().min().item<double>(), mean = penalised.diagonal().mean().item<double>();

@@ -96,10 +96,11 @@ void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accum
     return !cut ? whole : even_piece(whole, std::clamp(halve ? (whole + 1) / 2 : whole, kLeastPiece, most));
   };
   const int64_t height = piece(rows, cut_rows, !cut_columns, kMostRows), width = piece(columns, cut_columns, true, kMostColumns);
-  const int64_t across = (columns + width - 1) / width, down = (rows + height - 1) / height;
-  at::parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
+  const int64_t across = (columns + width - 1) / width, down = (rows + height - 1) / height, tiles = across * down;
+  // Never one iteration: that would run outside of a parallel region, where MKL divides even a small product among threads.
+  at::parallel_for(0, std::max<int64_t>(tiles, 2), 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state
-    for (int64_t tile = begin; tile < end; ++tile) {
+    for (int64_t tile = begin; tile < std::min(end, tiles); ++tile) {
       const int64_t r = tile / across * height, c = tile % across * width;
       const int64_t m = std::min(height, rows - r), n = std::min(width, columns - c);
       gemm(out.narrow(0, r, m).narrow(1, c, n), a.narrow(0, r, m), b.narrow(1, c, n), accumulate);
