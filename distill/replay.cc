@@ -24,6 +24,7 @@
 #include "distill/trained_files.h"
 #include "formats/safetensors_checkpoint.h"
 #include "model/compute.h"
+#include "provenance/outside.h"
 #include "provenance/signers.h"
 #include "records/step_log.h"
 
@@ -62,6 +63,30 @@ const ArtifactNode& choose(const RunFolder& run, const ReplayConfig& config) {
   return *node;
 }
 
+constexpr std::string_view kOutsideSlots[] = {"tasks", "command"};  // files that distill reads, and of which the statement has the digests
+
+std::string digest_member(std::string_view slot) { return fmt::format("{}-sha256", slot); }
+
+/// The files from outside that the training read, as the auditor gives them.
+void bind_files(const StringMap& given, Subject& subject) {
+  for (const auto& [slot, path] : given)
+    if (!subject.lineage.config.contains(digest_member(slot)))
+      throw UsageError(fmt::format("option 'file': '{}' was trained without a file '{}'", subject.name, slot));
+  for (const std::string_view slot : kOutsideSlots) {
+    const auto recorded = subject.lineage.config.find(digest_member(slot));
+    if (recorded == subject.lineage.config.end()) continue;
+    const auto file = given.find(std::string(slot));
+    if (file == given.end())
+      throw UsageError(fmt::format("{}: was trained with a file '{}' (sha256:{}); give it with --file {}=PATH", subject.path.string(), slot,
+                                   recorded->is_string() ? recorded->get<std::string>() : "?", slot));
+    const Digest root = scan_input(file->second).root;
+    if (*recorded != root.hex())
+      throw MismatchError(fmt::format("{} is sha256:{}, but '{}' was trained with another file '{}', sha256:{}", file->second, root.hex(), subject.name, slot,
+                                      recorded->is_string() ? recorded->get<std::string>() : "?"));
+    subject.inputs[std::string(slot)] = {file->second, root};
+  }
+}
+
 /// Nothing when a file is not what was signed: then there is nothing to replay from.
 std::optional<Subject> open_subject(const RunFolder& run, const ArtifactNode& node, const PublicKey* trusted, Replay& result) {
   Subject subject{node.name, node.path, *node.lineage(), {}};
@@ -87,7 +112,9 @@ template <class Config>
 Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& result) {
   Config config;
   Options options = options_of(config);
-  from_json(options, lineage.config, origin);
+  Json recorded = lineage.config;
+  for (const std::string_view slot : kOutsideSlots) recorded.erase(digest_member(slot));  // content, not an option
+  from_json(options, recorded, origin);
   for (const Option& o : options)
     if (!lineage.config.contains(o.name))
       result.notes.push_back(fmt::format("the statement does not record '{}': {} is assumed", o.name, o.text()));
@@ -545,8 +572,9 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
   require_one_signer(run, trusted.get());
-  const auto subject = open_subject(run, choose(run, config), trusted.get(), result);
+  auto subject = open_subject(run, choose(run, config), trusted.get(), result);
   if (!subject) return result;
+  bind_files(config.file, *subject);
   auto records = open_records(*subject, result);
   if (!records) return result;
 

@@ -27,6 +27,7 @@ struct ReplayConfig {
   TrustOptions trust;
   int64_t segments = 3;
   RecordOptions record;
+  StringMap file;
   template <class V>
   void visit(V&& v) {
     v("segments", segments, in_range(0, 1e9),
@@ -36,6 +37,7 @@ struct ReplayConfig {
     v("tolerance", tolerance, or_word("bitwise", in_range(1e-12, 0.999)),
       "bitwise, for the build and kind of processor that trained; else the largest difference of the weights as a fraction of "
       "their movement, such as 1e-4");
+    v("file", file, any_value(), "files from outside that distill read, comma-separated: tasks=PATH, command=PATH");
     trust.visit(v);
     record.visit(v);
   }
