@@ -6,6 +6,7 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <thread>
 
 #include "core/error.h"
@@ -66,13 +67,16 @@ std::vector<PlannedStudent> upcycled(const ModelConfig& dense, double target, do
   for (const int64_t split : {1, 2, 4, 8}) {
     if (dense.intermediate_size % split != 0) continue;
     for (int64_t top_k = split; top_k >= 1; top_k /= 2) {
-      ModelConfig parent = dense;
-      // The most layers with which the active parameters fit.
-      while (parent.layers > 1 && double(upcycled_shape(parent, 1, split, top_k).active_parameters()) > active) --parent.layers;
+      ModelConfig parent = dense, shape;
       int64_t copies = 1;
-      while (copies < kMostCopies && copies * split < kMostExperts && fraction_of(upcycled_shape(parent, copies, split, top_k)) > target)
-        copies = copies < 32 ? copies + 1 : copies + copies / 16;
-      const ModelConfig shape = upcycled_shape(parent, copies, split, top_k);
+      // The most layers with which the active parameters fit; routers are active, so they grow with the copies.
+      for (;; --parent.layers) {
+        copies = 1;
+        while (copies < kMostCopies && copies * split < kMostExperts && fraction_of(upcycled_shape(parent, copies, split, top_k)) > target)
+          copies = copies < 32 ? copies + 1 : copies + copies / 16;
+        shape = upcycled_shape(parent, copies, split, top_k);
+        if (parent.layers == 1 || double(shape.active_parameters()) <= active) break;
+      }
       const bool shrunk = parent.layers < dense.layers;
       PlannedStudent student{.kind = shrunk ? PlannedStudent::Kind::shrink_upcycle : PlannedStudent::Kind::upcycle,
                              .shape = shape,
@@ -200,7 +204,8 @@ Answer run_plan(const PlanConfig& config) {
   const Checkpoint checkpoint = open_checkpoint(config.model);
   const ModelConfig dense = ModelConfig::from_json(*checkpoint.config, fs::is_directory(config.model) ? config.model / "config.json" : config.model);
   if (dense.is_moe()) throw MismatchError(fmt::format("{}: is a mixture of experts; plan starts from a dense model", printable(config.model.string())));
-  const double active = config.active_params.empty() ? double(dense.active_parameters()) : parse_count(config.active_params, "active-params");
+  const bool bounded = !config.active_params.empty();
+  const double active = bounded ? parse_count(config.active_params, "active-params") : std::numeric_limits<double>::infinity();
   const double tokens = config.tokens.empty() ? 0 : parse_count(config.tokens, "tokens");
   const double bytes = config.weights == PlanConfig::Weights::f32 ? 4 : config.weights == PlanConfig::Weights::bf16 ? 2 : 1;
   const bool measured = config.bandwidth == 0;
@@ -216,7 +221,7 @@ Answer run_plan(const PlanConfig& config) {
                  {"ffn_parameters", int64_t(ffn)},
                  {"least_activation_of_carve", least},
                  {"target_activation", config.target_activation},
-                 {"active_params", active},
+                 {"active_params", bounded ? Json(active) : Json(nullptr)},
                  {"bandwidth_bytes_per_second", bandwidth},
                  {"bandwidth_measured", measured},
                  {"students", Json::array()}};

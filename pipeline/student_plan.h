@@ -24,7 +24,7 @@ struct PlanConfig {
   void visit(V&& v) {
     v("model", model, any_value(), "a dense model: a checkpoint folder or a .gguf file");
     v("target-activation", target_activation, in_range(1e-4, 1), "active share of all parameters to reach");
-    v("active-params", active_params, any_value(), "most active parameters, such as 50M; empty: as many as the model has");
+    v("active-params", active_params, any_value(), "most active parameters, such as 50M; empty: any number");
     v("tokens", tokens, any_value(), "tokens that there are for training, such as 2M; empty: budgets are not judged");
     v("weights", weights, enum_of<Weights>({{"bf16", Weights::bf16}, {"int8", Weights::int8}, {"f32", Weights::f32}}),
       "type of the weights, for memory and speed");
