@@ -110,7 +110,7 @@ class Verifier {
       for (const int a : run_.ancestors_of(int(i))) {
         const ArtifactNode& ancestor = run_.nodes[size_t(a)];
         if (const LineageKind* of = ancestor.kind()) {
-          model |= of->is_model() && of->origin != Origin::inputs;
+          model |= of->is_model() && !of->needs_model;
           corpus |= of->role == Role::corpus;
         }
         for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
@@ -118,7 +118,7 @@ class Verifier {
       if (gap) continue;  // reported where the gap is
       if (kind.needs_model && !model)
         fail(node.name, "",
-             fmt::format("is '{}', but its chain reaches no model that came from outside or from a seed", lineage->kind),
+             fmt::format("is '{}', but its chain reaches no model that came from outside, from a seed or from training on a corpus alone", lineage->kind),
              "its statement is incomplete: make it again");
       if (kind.needs_corpus && !corpus)
         fail(node.name, "", fmt::format("is '{}', but its chain reaches no corpus", lineage->kind),

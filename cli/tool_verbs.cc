@@ -10,6 +10,7 @@
 #include "data/watermark.h"
 #include "pipeline/model_summary.h"
 #include "pipeline/scratch.h"
+#include "pipeline/student_plan.h"
 #include "pipeline/torch_functions.h"
 #include "provenance/key_verbs.h"
 #include "provenance/signers.h"
@@ -93,6 +94,11 @@ std::vector<VerbSpec> tool_verbs() {
          require_signed(a[0], config.trust);
          return inspect_with_summary(config.config, a[0], config.trust.key().get());
        })},
+      {.name = "plan",
+       .group = VerbGroup::use,
+       .help = "Lists the students of a dense model that reach an activation, with their costs and what a budget of tokens pays for.",
+       .example = "overproof plan --model runs/mine/teacher --target-activation 0.055 --active-params 50M --tokens 2M",
+       .make = make_verb(run_plan)},
       {.name = "tokenizer encode",
        .group = VerbGroup::data,
        .help = "Encodes a text file as token ids.",

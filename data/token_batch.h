@@ -9,7 +9,8 @@
 //     U64 number | SHA-256 of its length + 1 ids as I32 | SHA-256 of its weights as F32 | SHA-256 of its segments as I32 |
 //     32 bytes: digest of the teacher's rows)
 // Numbers are little-endian. The digest of the teacher's rows comes from the teacher's signal (teacher/signal.h); it is zeros
-// where the teacher runs alongside the student. Sources are not part of the root: they follow from the corpus.
+// where the teacher runs alongside the student. Sources are not part of the root: they follow from the corpus. Nor are rewards and advantages: they
+// follow from the ids, and the loss of the step shows them.
 
 #include <cstdint>
 #include <functional>
@@ -32,6 +33,8 @@ struct TokenBatch {
   std::vector<float> weight;     ///< [batch, length] weight of the token's loss; 0: not in the loss
   std::vector<int32_t> segment;  ///< [batch, length] tokens attend only to tokens of their own segment
   std::vector<int32_t> source;   ///< [batch, length] index into BatchSource::source_names()
+  std::vector<float> reward;     ///< [batch] of what the student wrote, by its verifier; empty: nothing was judged
+  std::vector<float> advantage;  ///< [batch, length] of a label that the student drew, from the rewards; empty: it drew none
 
   int64_t tokens() const { return batch * length; }
   std::span<const int64_t> sequence_ids(int64_t b) const {

@@ -4,6 +4,9 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
+#include <numeric>
+#include <span>
+
 #include "core/json.h"
 #include "data/tokenizer_files.h"
 #include "distill/adapter_files.h"
@@ -14,6 +17,24 @@
 #include "records/step_log.h"
 
 namespace overproof {
+
+namespace {
+
+/// The mean rewards of the steps in which verifiers judged what the student wrote.
+std::vector<double> rewards_of(const std::string& lines) {
+  std::vector<double> rewards;
+  for (size_t at = 0; at < lines.size();) {
+    const size_t end = std::min(lines.find('\n', at), lines.size());
+    const Json line = Json::parse(lines.substr(at, end - at));
+    if (line.contains(kRewardName)) rewards.push_back(line[kRewardName]);
+    at = end + 1;
+  }
+  return rewards;
+}
+
+double mean_of(std::span<const double> values) { return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size()); }
+
+}  // namespace
 
 StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outputs& outputs) {
   prepare_torch();
@@ -64,6 +85,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
     for (int64_t s = 0; s < steps; ++s) written += !training.follows(s);
     report.metrics()["on_policy_steps"] = written;
   }
+  const std::vector<double> rewards = rewards_of(log.lines);
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
   if (log.records && (dtype != DType::f32 || trainer.publishes_others()))
@@ -82,6 +104,12 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
     report.summary.push_back(fmt::format("note: {} steps end within the warmup of {}: the largest rate was {:.2g} of the {:.2g} that was asked for", steps,
                                          config.training.warmup, config.training.learning_rate * double(steps) / double(config.training.warmup),
                                          config.training.learning_rate));
+  if (!rewards.empty()) {
+    const size_t part = (rewards.size() + 3) / 4;
+    const double first = mean_of(std::span(rewards).first(part)), at_last = mean_of(std::span(rewards).last(part));
+    report.metrics()["reward"] = {{"first", first}, {"last", at_last}, {"steps", part}};
+    report.summary.push_back(fmt::format("mean reward of the first {} steps of tasks {:.3f}, of the last {:.3f}", part, first, at_last));
+  }
   if (shape.is_moe())
     report.summary.push_back(
         fmt::format("loads of experts over the mean, last steps: largest {:.2f} (mean over layers; of all {:.2f}), least {:.2f}",

@@ -7,6 +7,7 @@
 #include "data/private_corpus.h"
 #include "data/tokenizer.h"
 #include "distill/on_policy.h"
+#include "distill/task_batches.h"
 #include "formats/end_ids.h"
 #include "model/adapters.h"
 #include "model/open_model.h"
@@ -58,6 +59,24 @@ uint64_t seed_of(const Digest& key) {
   return seed;
 }
 
+/// Losses of what the student draws, and where that comes from.
+void require_draws(const DistillConfig& config, const LossTerms& terms, const Inputs& inputs, double temperature) {
+  const OnPolicyOptions& on_policy = config.on_policy;
+  if (inputs.has("command") && !inputs.has("tasks")) throw UsageError("--command judges tasks; give --tasks as well");
+  if (inputs.has("tasks") && on_policy.share == 0) throw UsageError("--tasks are what the student completes in a share of the steps; give --on-policy as well");
+  bool of_windows = false;
+  for (const LossTerm& term : terms) of_windows |= term.weight > 0 && !term.loss->drawn;
+  for (const LossTerm& term : terms) {
+    if (!term.loss->drawn) continue;
+    const auto refuse = [&](std::string_view cause) { throw UsageError(fmt::format("option 'loss': '{}' {}", term.loss->name, cause)); };
+    if (on_policy.share == 0) refuse("is of what the student draws; give --on-policy");
+    if (on_policy.temperature != 1) refuse("needs draws from the student's own distribution, --on-policy-temperature 1");
+    if (temperature != 1) refuse("needs targets at temperature 1");
+    if (on_policy.share < 1 && !of_windows) refuse("trains nothing in steps of windows; give --on-policy 1 or another loss");
+    if (term.loss == &kReward && !inputs.has("tasks")) refuse("needs --tasks, whose verifiers judge what the student writes");
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<const SoftTargets> open_targets(const Corpus& corpus, const Inputs& inputs) {
@@ -78,6 +97,7 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
   const auto corpus = std::make_shared<const Corpus>(inputs.path("corpus"));
   const auto targets = open_targets(*corpus, inputs);
   LossTerms losses = loss_terms(config);
+  require_draws(config, losses, inputs, targets->temperature());
   TrainOptions options = config.training;
   const int64_t windows = corpus->windows(Split::train), taught = targets->blocks();
   const int64_t steps = options.steps > 0 ? options.steps : (taught + options.batch_size - 1) / options.batch_size;
@@ -100,8 +120,17 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
     // Stored rows are of the window's own ids.
     if (!teacher || config.teacher_share < 1)
       throw UsageError("option 'on-policy': nothing is stored for what the student will write; give --teacher and --teacher-share 1");
-    batches = std::make_unique<OnPolicyBatches>(std::move(batches), *student, end_ids_of(inputs.path("student")),
-                                                config.on_policy, seed_of(targets->order_key()));
+    const fs::path& folder = inputs.path("student");
+    if (inputs.has("tasks")) {
+      const std::shared_ptr<const Tokenizer> tokenizer = open_tokenizer(folder);
+      VerifierOptions verifiers;
+      if (inputs.has("command")) verifiers.command = inputs.path("command");
+      batches = std::make_unique<TaskBatches>(std::move(batches), options.batch_size, *student, tokenizer,
+                                              TaskPrompts(inputs.path("tasks"), 1, /*plain=*/false, folder, *tokenizer, /*examples=*/false), std::move(verifiers), end_ids_of(folder),
+                                              config.on_policy, targets->order_key(), seed_of(targets->order_key()));
+    } else {
+      batches = std::make_unique<OnPolicyBatches>(std::move(batches), *student, end_ids_of(folder), config.on_policy, seed_of(targets->order_key()));
+    }
   }
   Training training(std::move(student), std::move(batches), make_signal(config, *corpus, teacher, targets), std::move(losses),
                     options);

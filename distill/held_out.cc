@@ -8,31 +8,12 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "distill/labels_signal.h"
 
 namespace overproof {
 namespace {
 
 constexpr uint64_t kHeldOutTweak = 0x68656c646f757421;  // larger than any number of an epoch
-
-/// Rows that name no id, for losses of labels.
-class NoTeacher final : public TeacherSignal {
- public:
-  explicit NoTeacher(int64_t vocab) : vocab_(vocab) {}
-  int64_t vocab_size() const override { return vocab_; }
-  double temperature() const override { return 1.0; }
-  TargetKind kind() const override { return TargetKind::sampled; }
-  Targets rows(const TokenBatch& batch, int64_t, int64_t count) const override {
-    Targets targets{.kind = kind()};
-    targets.sparse.offsets.assign(size_t(count * batch.length + 1), 0);
-    targets.sparse.tail.assign(size_t(count * batch.length), 0.0f);
-    return targets;
-  }
-  std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
-  Evidence evidence() const override { return Evidence::re_derivable; }
-
- private:
-  int64_t vocab_;
-};
 
 }  // namespace
 
@@ -50,8 +31,8 @@ HeldOutLoss::HeldOutLoss(std::unique_ptr<WindowBatches> windows, std::unique_ptr
 Json HeldOutLoss::measure(Training& training) const {
   at::NoGradGuard no_grad;
   const Decoder& student = training.student();
-  const NoTeacher labels_only(student.config().vocab_size);
-  const TeacherSignal& signal = teacher_ ? *teacher_ : static_cast<const TeacherSignal&>(labels_only);
+  const std::unique_ptr<TeacherSignal> labels_only = teacher_ ? nullptr : labels_signal(student.config().vocab_size);
+  const TeacherSignal& signal = teacher_ ? *teacher_ : *labels_only;
   LossOptions options;
   options.terms = teacher_ ? LossTerms{{&kForwardKl, 1.0}, {&kCrossEntropy, 1.0}} : LossTerms{{&kCrossEntropy, 1.0}};
   options.gradient = false;

@@ -20,6 +20,9 @@ struct OnPolicyOptions {
   int64_t prompt = 16;      ///< least ids of a window that the student continues
   int64_t tokens = 64;      ///< most ids that it writes in a window
   double temperature = 1.0;  ///< of the draws; 0: the most probable id
+  int64_t group = 4;         ///< of tasks: completions of one, whose rewards are compared
+  /// How many of the steps before this one the student writes.
+  int64_t written_before(int64_t step) const { return int64_t(double(step) * share); }
 };
 
 /// The batches of `windows`, some of which the student continues. Of such a window the beginning is the prompt: `prompt` ids, or all up to

@@ -21,9 +21,11 @@
 #include "distill/calibration.h"
 #include "distill/checkpoint.h"
 #include "distill/distillation.h"
+#include "distill/pretraining.h"
 #include "distill/trained_files.h"
 #include "formats/safetensors_checkpoint.h"
 #include "model/compute.h"
+#include "provenance/outside.h"
 #include "provenance/signers.h"
 #include "records/step_log.h"
 
@@ -36,6 +38,8 @@ struct Subject {
   fs::path path;
   Lineage lineage;
   std::map<std::string, InputArtifact> inputs;
+  bool from_scratch() const { return lineage.stage == "pretrain"; }
+  const fs::path& student() const { return inputs.at("student").path; }
 };
 
 void add_faults(const std::string& name, const ArtifactCheck& check, Replay& result) {
@@ -43,23 +47,49 @@ void add_faults(const std::string& name, const ArtifactCheck& check, Replay& res
     result.faults.push_back(fmt::format("{}{}{}: {}", name, fault.file.empty() ? "" : "/", fault.file, fault.what));
 }
 
+bool is_trained(const ArtifactNode& node) { return node.lineage() && node.kind() && node.kind()->trains; }
+
 const ArtifactNode& choose(const RunFolder& run, const ReplayConfig& config) {
   const ArtifactNode* node = nullptr;
   std::vector<std::string> trained;
   for (const ArtifactNode& n : run.nodes) {
     if (run.single ? n.path == run.path : n.name == config.artifact) node = &n;
-    if (n.lineage() && (n.lineage()->stage == "distill" || n.lineage()->stage == "calibrate")) trained.push_back(n.name);
+    if (is_trained(n)) trained.push_back(n.name);
   }
   if (!node)
     throw UsageError(fmt::format("{}: has no artifact '{}'; {}", run.path.string(), config.artifact,
                                  trained.empty()
                                      ? "nothing in it was trained"
                                      : fmt::format("trained were {}; name one with --artifact", fmt::join(trained, ", "))));
-  if (!node->lineage() || (node->lineage()->stage != "distill" && node->lineage()->stage != "calibrate"))
+  if (!is_trained(*node))
     throw UsageError(fmt::format(
-        "{}: was not trained by distill or calibrate, so it has no steps; audit recompute makes other artifacts again",
+        "{}: was not trained by distill, calibrate or pretrain, so it has no steps; audit recompute makes other artifacts again",
         node->path.string()));
   return *node;
+}
+
+constexpr std::string_view kOutsideSlots[] = {"tasks", "command"};  // files that distill reads, and of which the statement has the digests
+
+std::string digest_member(std::string_view slot) { return fmt::format("{}-sha256", slot); }
+
+/// The files from outside that the training read, as the auditor gives them.
+void bind_files(const StringMap& given, Subject& subject) {
+  for (const auto& [slot, path] : given)
+    if (!subject.lineage.config.contains(digest_member(slot)))
+      throw UsageError(fmt::format("option 'file': '{}' was trained without a file '{}'", subject.name, slot));
+  for (const std::string_view slot : kOutsideSlots) {
+    const auto recorded = subject.lineage.config.find(digest_member(slot));
+    if (recorded == subject.lineage.config.end()) continue;
+    const auto file = given.find(std::string(slot));
+    if (file == given.end())
+      throw UsageError(fmt::format("{}: was trained with a file '{}' (sha256:{}); give it with --file {}=PATH", subject.path.string(), slot,
+                                   recorded->is_string() ? recorded->get<std::string>() : "?", slot));
+    const Digest root = scan_input(file->second).root;
+    if (*recorded != root.hex())
+      throw MismatchError(fmt::format("{} is sha256:{}, but '{}' was trained with another file '{}', sha256:{}", file->second, root.hex(), subject.name, slot,
+                                      recorded->is_string() ? recorded->get<std::string>() : "?"));
+    subject.inputs[std::string(slot)] = {file->second, root};
+  }
 }
 
 /// Nothing when a file is not what was signed: then there is nothing to replay from.
@@ -87,7 +117,9 @@ template <class Config>
 Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& result) {
   Config config;
   Options options = options_of(config);
-  from_json(options, lineage.config, origin);
+  Json recorded = lineage.config;
+  for (const std::string_view slot : kOutsideSlots) recorded.erase(digest_member(slot));  // content, not an option
+  from_json(options, recorded, origin);
   for (const Option& o : options)
     if (!lineage.config.contains(o.name))
       result.notes.push_back(fmt::format("the statement does not record '{}': {} is assumed", o.name, o.text()));
@@ -97,7 +129,7 @@ Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& r
 /// The training, ready to make its first step, and the digester of its state.
 struct Session {
   std::unique_ptr<Training> run;
-  WeightDType dtype = WeightDType::automatic;  ///< of the configuration
+  DType dtype = DType::f32;  ///< of the weights that are published
   std::unique_ptr<StateDigester> digester;
   bool may_stop_early = false;  ///< by the configuration
   int64_t at() const { return run->trainer().steps_done(); }
@@ -108,12 +140,15 @@ Session begin(const Subject& subject, Replay& result) {
   const Inputs inputs(subject.inputs);
   const fs::path origin = subject.path / "claims.jsonl";
   const auto build = [&](const auto& config, auto make) {
-    session.dtype = config.training.dtype;
+    const WeightDType asked = config.training.dtype;
+    session.dtype = subject.from_scratch() ? pretrained_dtype(asked) : written_dtype(asked, open_checkpoint(subject.student()));
     if constexpr (requires { config.patience; }) session.may_stop_early = config.patience > 0;
     session.run = std::make_unique<Training>(make(config, inputs).training);
   };
   if (subject.lineage.stage == "distill")
     build(recorded_config<DistillConfig>(subject.lineage, origin, result), make_distillation);
+  else if (subject.from_scratch())
+    build(recorded_config<PretrainConfig>(subject.lineage, origin, result), make_pretraining);
   else
     build(recorded_config<CalibrateConfig>(subject.lineage, origin, result), make_calibration);
   session.digester = std::make_unique<StateDigester>(session.run->student(), session.run->trainer());
@@ -155,7 +190,7 @@ class Replayer {
     fault_if(format.salted_batches != session_.run->salts_batches(),
              "the batch roots are salted, or not, unlike the corpus");
     fault_if(session_.digester->weights() != records_.initial_weights(),
-             "the step records do not begin with the weights of the parent");
+             "the step records do not begin with the weights of the parent, or with those that the seed draws");
     const int64_t planned = session_.run->steps(), steps = result_.steps;
     fault_if(session_.may_stop_early ? steps > planned : planned != steps,
              fmt::format("{} steps are recorded, but the configuration has {}", steps, planned));
@@ -193,12 +228,12 @@ class Replayer {
   /// Makes configuration, tokenizer and templates again, and where tuning was undone the router counts, and compares all files but
   /// weights, records and counts of a training with those that were signed. Files of version 0.1 may be spelled otherwise.
   void check_files() {
-    const fs::path& parent = subject_.inputs.at("student").path;
     const Checkpoint published = open_checkpoint(subject_.path);
     const TempFolder work;
     OutputFolder made(work / "files");
-    write_model_files(*session_.run, written_dtype(session_.dtype, open_checkpoint(parent)), parent, made);
-    if (undone()) write_trained_counts(*session_.run, parent, /*kept=*/false, made);
+    if (subject_.from_scratch()) write_new_model_files(*session_.run, session_.dtype, subject_.inputs.at("tokenizer").path, made);
+    else write_model_files(*session_.run, session_.dtype, subject_.student(), made);
+    if (undone()) write_trained_counts(*session_.run, subject_.student(), /*kept=*/false, made);
     std::map<std::string, Digest> digests;
     for (const FileRecord& file : made.records()) digests[file.name] = file.digest;
     std::set<std::string> elsewhere = {kStepRecordsFile, kStepLogFile, kSafetensorsIndexName};
@@ -417,10 +452,10 @@ class Replayer {
 
   /// After the last step the trainer holds the counts of the whole training: kept states contain them, and their digest covers them.
   void check_counts() {
-    if (undone()) return;  // compared with the parent's
+    if (undone() || subject_.from_scratch()) return;  // compared with the parent's; there is no router
     const TempFolder work;
     OutputFolder made(work / "files");
-    write_trained_counts(*session_.run, subject_.inputs.at("student").path, /*kept=*/true, made);
+    write_trained_counts(*session_.run, subject_.student(), /*kept=*/true, made);
     const auto stored = std::ranges::find(subject_.lineage.files, kRouterCountsFile, &FileRecord::name);
     const bool there = stored != subject_.lineage.files.end();
     if (made.records().empty() && !there) return;
@@ -545,8 +580,9 @@ Replay replay(const ReplayConfig& config, const fs::path& folder) {
   const auto trusted = config.trust.key();
   const RunFolder run = load_run(folder, VerifyFiles::no, trusted.get());
   require_one_signer(run, trusted.get());
-  const auto subject = open_subject(run, choose(run, config), trusted.get(), result);
+  auto subject = open_subject(run, choose(run, config), trusted.get(), result);
   if (!subject) return result;
+  bind_files(config.file, *subject);
   auto records = open_records(*subject, result);
   if (!records) return result;
 

@@ -27,15 +27,17 @@ struct ReplayConfig {
   TrustOptions trust;
   int64_t segments = 3;
   RecordOptions record;
+  StringMap file;
   template <class V>
   void visit(V&& v) {
     v("segments", segments, in_range(0, 1e9),
       "number of segments to draw and make again, in addition to the last; 0: only the checks of every step that need no training");
     v("seed", seed, any_value(), "public randomness in hex from after the run was published: a beacon's round, a lottery's draw");
-    v("artifact", artifact, any_value(), "artifact that distill or calibrate trained; unused when the folder is one artifact");
+    v("artifact", artifact, any_value(), "artifact that distill, calibrate or pretrain trained; unused when the folder is one artifact");
     v("tolerance", tolerance, or_word("bitwise", in_range(1e-12, 0.999)),
       "bitwise, for the build and kind of processor that trained; else the largest difference of the weights as a fraction of "
       "their movement, such as 1e-4");
+    v("file", file, any_value(), "files from outside that distill read, comma-separated: tasks=PATH, command=PATH");
     trust.visit(v);
     record.visit(v);
   }

@@ -79,10 +79,12 @@ StepLog train_all(Training& training, const TrainingRecording& recording, const 
     }
     Json line = step_log_line(format, last);
     if (!held_out.is_null()) line[kHeldOut] = held_out;
+    if (training.reward()) line[kRewardName] = *training.reward();
     log.lines += line.dump() + "\n";
     live.add(line);
     if (log.records) log.records->append(last);
-    progress.update(done * training.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}", last.loss, last.balance));
+    progress.update(done * training.step_tokens(), fmt::format("loss {:.3f}, balance {:.2f}{}", last.loss, last.balance,
+                                                                             training.reward() ? fmt::format(", reward {:.2f}", *training.reward()) : ""));
     if (recording.checkpoint_every > 0 && done % recording.checkpoint_every == 0 && !ends) checkpoint.write(trainer, log);
   }
   return log;

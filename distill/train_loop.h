@@ -10,6 +10,9 @@
 
 namespace overproof {
 
+/// Member of a line of steps.jsonl: the mean reward of what the student wrote in the step, where verifiers judged it.
+inline constexpr const char* kRewardName = "reward";
+
 struct TrainingRecording {
   std::string label;             ///< of the progress bar
   int64_t digest_every = 0;      ///< steps between digests of the state; 0: no records at all

@@ -1,6 +1,6 @@
 #pragma once
-// The files of a trained artifact next to its weights and step records. distill and calibrate write them; `audit replay` makes them
-// again and compares.
+// The files of a trained artifact next to its weights and step records. distill, calibrate and pretrain write them; `audit replay` makes
+// them again and compares.
 
 #include "core/file.h"
 #include "distill/training.h"
@@ -11,6 +11,9 @@ namespace overproof {
 /// config.json, generation_config.json and the tokenizer's files of what `training` makes of the model in `parent`. They follow from
 /// parent and configuration alone.
 void write_model_files(const Training& training, DType dtype, const fs::path& parent, OutputFolder& folder);
+
+/// The same of a model without a parent (`pretrain`): of `tokenizer` comes the tokenizer alone.
+void write_new_model_files(const Training& training, DType dtype, const fs::path& tokenizer, OutputFolder& folder);
 
 /// The router counts, if there are any: those of the finished training added to the parent's. Tuning that was undone shaped nothing:
 /// without `kept`, the parent's alone.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -28,8 +29,9 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
     labels.insert(labels.end(), ids.begin() + 1, ids.end());
   }
   OVERPROOF_CHECK(std::ranges::max(labels) < common);  // tokens that both vocabularies have
-  std::span<const float> weight;
+  std::span<const float> weight, advantage;
   if (!batch.uniform()) weight = std::span(batch.weight).subspan(size_t(first * length), size_t(count * length));
+  if (!batch.advantage.empty()) advantage = std::span(batch.advantage).subspan(size_t(first * length), size_t(count * length));
 
   const Targets targets = signal.rows(batch, first, count);
   if (signal.vocab_size() > common)
@@ -47,7 +49,7 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
     return sums;
   };
   if (!targets.states.empty())
-    return add_inner(chunked_loss(hidden, head, targets, 0, {labels, weight}, options, d_hidden, d_head));
+    return add_inner(chunked_loss(hidden, head, targets, 0, {labels, weight, advantage}, options, d_hidden, d_head));
   // Sparse rows one sequence at a time, so that the limits of chunks do not depend on the micro-batch.
   if (options.gradient) *d_hidden = at::empty_like(hidden);
   LossSums sums;
@@ -138,6 +140,8 @@ StepRecord Training::step() {
   const StepRecord planned = plan(record.step);
   record.position = planned.position;
   record.tokens_seen = planned.tokens_seen;
+  reward_.reset();
+  if (!batch.reward.empty()) reward_ = std::accumulate(batch.reward.begin(), batch.reward.end(), 0.0) / double(batch.reward.size());
   if (!follows(number)) written_ = {number, std::move(batch)};
   return record;
 }

@@ -47,6 +47,8 @@ class Training {
   /// Digest of a step's batch and of the teacher's rows for it; of a private corpus salted. A batch that the student wrote is that of the
   /// last step() only.
   Digest batch_root(int64_t step) const;
+  /// The mean reward of what the student wrote in the last step(); nothing where no verifier judged it.
+  std::optional<double> reward() const { return reward_; }
   /// The salt of a private corpus (data/private_corpus.h), before the first step.
   void salt_batches(const std::optional<Digest>& salt) { batch_salt_ = salt; }
   bool salts_batches() const { return batch_salt_.has_value(); }
@@ -64,6 +66,7 @@ class Training {
   std::unique_ptr<Trainer> trainer_;
   std::vector<at::Tensor> projections_;  // of the losses that compare layers, where widths differ
   std::optional<Digest> batch_salt_;
+  std::optional<double> reward_;
 };
 
 /// The losses of the sequences [first, first + count) of a batch, from the student's hidden states [count x length, hidden]. Those of

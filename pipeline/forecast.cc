@@ -146,6 +146,24 @@ double training_memory(const fs::path& student, const fs::path& teacher, const O
   return kProgram + kFloat * ((1 + kBeyond) * weights + copies * trained + of_teacher + tokens * double(c.layers) * saved + logits);
 }
 
+/// Of the model that `pretrain` makes, with the tokenizer's vocabulary; 0 where there is no tokenizer yet.
+double pretrained_parameters(const Options& options, const KnownModels& models) {
+  const auto tokenizer = models.find("tokenizer");
+  if (tokenizer == models.end() || !fs::exists(tokenizer->second)) return 0;
+  const auto number = [&](const char* name) { return value_of<int64_t>(options, name, 1); };
+  ModelConfig c;
+  c.model_type = "llama";
+  c.vocab_size = open_tokenizer(tokenizer->second)->vocab_size();
+  c.hidden_size = number("hidden-size");
+  c.intermediate_size = number("intermediate-size");
+  c.layers = number("layers");
+  c.heads = number("heads");
+  c.kv_heads = number("kv-heads");
+  c.head_dim = c.hidden_size / c.heads;
+  c.tie_embeddings = !value_of<bool>(options, "untied", false);
+  return double(c.parameters());
+}
+
 }  // namespace
 
 void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations) {
@@ -161,11 +179,11 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
     }
     if (!computes(spec, instance) || (slot != "teacher" && slot != "student" && slot != "model")) continue;
     const ModelConfig shape = shape_of(path);
-    const bool dense = (spec.name == "observe" || spec.name == "carve") && slot == "teacher";
+    const bool dense = (spec.name == "observe" || spec.name == "carve" || spec.name == "upcycle" || spec.name == "shrink") && slot == "teacher";
     if (dense && shape.is_moe())
       throw MismatchError(
           fmt::format("{}: is a mixture of experts; {} needs a teacher with dense FFNs", path.filename().string(), spec.name));
-    if (spec.name == "carve" && shape.has_rope_scaling) throw MismatchError(fmt::format("{}: {}", path.filename().string(), kRopeRefusal));
+    if ((spec.name == "carve" || spec.name == "upcycle") && shape.has_rope_scaling) throw MismatchError(fmt::format("{}: {}", path.filename().string(), kRopeRefusal));
   }
 }
 
@@ -243,6 +261,7 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   }
   if (spec.name == "quantize" && !computes(spec, instance)) return {2 * kProgram, 1.1 * weights, (file + weights) / kDiskBytesPerSecond};
   if (spec.name == "export") return {2 * kProgram, in_16_bits, (file + in_16_bits) / kDiskBytesPerSecond};
+  if (spec.name == "pretrain") weights = pretrained_parameters(options, models);
   if (weights == 0) return {};
   f.memory_bytes += kFloat * weights;
   if (spec.name == "teach" || spec.name == "teach-shard") f.disk_bytes = tokens * kRowBytes, f.seconds = seconds_for(weights, tokens, 1);
@@ -252,8 +271,12 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   else if (spec.name == "activations") f.seconds = seconds_for(weights, tokens, 1.5), f.disk_bytes = kProgram;
   else if (spec.name == "evaluate") f.memory_bytes += kFloat * weights, f.seconds = seconds_for(weights, tokens, double(models_there));
   else if (spec.name == "carve") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, 4096, 2);
+  else if (spec.name == "upcycle") {
+    const double times = number("copies", 1);  // of the FFNs, most of the weights
+    f.memory_bytes += kFloat * times * weights, f.disk_bytes = times * in_16_bits, f.seconds = times * weights / 1e8;
+  } else if (spec.name == "shrink") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 1);
   else if (spec.name == "recover") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 3);
-  else if (spec.name == "distill" || spec.name == "calibrate") {
+  else if (spec.name == "distill" || spec.name == "calibrate" || spec.name == "pretrain") {
     const bool alongside = models.contains("teacher");
     f.memory_bytes = kProgram + (kTrainingBytesPerWeight + (alongside ? kFloat : 0)) * weights;
     f.disk_bytes = in_16_bits + 3 * kFloat * weights;  // and the state that a killed training resumes from

@@ -10,6 +10,7 @@
 #include "data/index_stage.h"
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
+#include "distill/pretrain_stage.h"
 #include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
 #include "pipeline/export_policy.h"
@@ -27,7 +28,9 @@
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/recover_stage.h"
+#include "student/shrink_stage.h"
 #include "student/tiny_teacher_stage.h"
+#include "student/upcycle_stage.h"
 #include "teacher/sample_stage.h"
 #include "teacher/teach_stage.h"
 #include "verify/verify_samples_stage.h"
@@ -76,6 +79,13 @@ std::vector<StageSpec> make_stages() {
                   .kind = Kind::file,
                   .required = false}},
        .make = stage_maker<CorpusConfig>(run_corpus)},
+      {.name = "pretrain",
+       .kind = "pretrained-on",
+       .help = "Trains a small model from random weights on a corpus: a teacher of your own.",
+       .example = "overproof pretrain --corpus runs/mine/corpus --tokenizer runs/mine/tokenizer --steps 1000 --out runs/mine/teacher",
+       .slots = {corpus, {.name = "tokenizer", .help = "the tokenizer that made the corpus: any artifact or model that has it"}},
+       .needs = Needs::torch,
+       .make = stage_maker<PretrainConfig>(torch_function<decltype(run_pretrain)>)},
       {.name = "index",
        .kind = "indexed",
        .help = "Sorts the texts of a corpus, so that 'audit trace --span' finds a passage.",
@@ -186,6 +196,22 @@ std::vector<StageSpec> make_stages() {
        .slots = {teacher, statistics},
        .needs = Needs::torch,
        .make = stage_maker<CarveConfig>(torch_function<decltype(run_carve)>)},
+      {.name = "upcycle",
+       .group = VerbGroup::student,
+       .kind = "upcycled-from",
+       .help = "Makes a mixture of experts of copies of a dense model's FFNs: more weights, as many active ones.",
+       .example = "overproof upcycle --teacher runs/mine/teacher --copies 8 --split 4 --out runs/mine/upcycled",
+       .slots = {teacher},
+       .needs = Needs::torch,
+       .make = stage_maker<UpcycleConfig>(torch_function<decltype(run_upcycle)>)},
+      {.name = "shrink",
+       .group = VerbGroup::student,
+       .kind = "shrunk-from",
+       .help = "Makes a smaller dense model of the layers, neurons, heads and dimensions of a dense model that matter most on a corpus.",
+       .example = "overproof shrink --teacher runs/mine/teacher --corpus runs/mine/corpus --layers 24 --intermediate-size 1024 --out runs/mine/small",
+       .slots = {teacher, corpus},
+       .needs = Needs::torch,
+       .make = stage_maker<ShrinkConfig>(torch_function<decltype(run_shrink)>)},
       {.name = "recover",
        .group = VerbGroup::student,
        .kind = "recovered-from",
@@ -208,6 +234,14 @@ std::vector<StageSpec> make_stages() {
                  corpus,
                  {.name = "teacher",
                   .help = "a model that runs alongside; the student learns a mixture of it and the soft targets",
+                  .required = false},
+                 {.name = "tasks",
+                  .help = "JSON Lines of tasks that the student completes in on-policy steps, and verifiers judge (docs/verified.md)",
+                  .kind = Kind::file,
+                  .required = false},
+                 {.name = "command",
+                  .help = "a program that judges tasks of the type 'command'; it runs with your rights",
+                  .kind = Kind::file,
                   .required = false}},
        .needs = Needs::torch,
        .make = stage_maker<DistillConfig>(torch_function<decltype(run_distill)>)},

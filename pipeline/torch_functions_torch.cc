@@ -2,6 +2,7 @@
 
 #include "distill/calibrate_stage.h"
 #include "distill/distill_stage.h"
+#include "distill/pretrain_stage.h"
 #include "distill/replay.h"
 #include "evaluate/activations_stage.h"
 #include "evaluate/evaluate_stage.h"
@@ -11,7 +12,9 @@
 #include "student/carve_stage.h"
 #include "student/observe_stage.h"
 #include "student/recover_stage.h"
+#include "student/shrink_stage.h"
 #include "student/tiny_teacher_stage.h"
+#include "student/upcycle_stage.h"
 #include "teacher/check_rows.h"
 #include "teacher/generate.h"
 #include "teacher/logits.h"
@@ -35,7 +38,10 @@ void bind_torch_functions() {
   bind_function(run_sample);
   bind_function(run_observe);
   bind_function(run_carve);
+  bind_function(run_upcycle);
+  bind_function(run_shrink);
   bind_function(run_recover);
+  bind_function(run_pretrain);
   bind_function(run_distill);
   bind_function(run_calibrate);
   bind_function(run_activations);

@@ -7,9 +7,10 @@
 namespace overproof {
 namespace {
 
-// Tweaks of the permutations by which stages choose windows (model/sample_windows.cc, distill/calibration.cc): ASCII text.
+// Tweaks of the permutations by which stages choose windows (model/sample_windows.cc, distill/calibration.cc, distill/pretraining.cc): ASCII text.
 constexpr uint64_t kObserveTweak = 0x6f62736572766564;    // "observed"
 constexpr uint64_t kCalibrateTweak = 0x63616c6962726174;  // "calibrat"
+constexpr uint64_t kPretrainTweak = 0x707265747261696e;   // "pretrain"
 
 const std::vector<LineageKind>& all_kinds() {
   static const std::vector<LineageKind> kinds = {
@@ -39,6 +40,18 @@ const std::vector<LineageKind>& all_kinds() {
        .files = {"commitment.json", "documents.jsonl", "index.safetensors", "licenses.json", "tiles.safetensors",
                  "tokens.safetensors"},
        .sentence = "Documents with their licences and sources, cut into tokens."},
+      {.name = "pretrained-on",
+       .stages = {"pretrain"},
+       .role = Role::model,
+       .needs_corpus = true,
+       .trains = true,
+       .shown_by = ShownBy::replay,
+       .draw = WindowDraw::sample,
+       .window_tweak = kPretrainTweak,
+       .slots = {{"corpus", Entry::documents}, {"tokenizer", Entry::tokenizer}},
+       .required = {"corpus", "tokenizer"},
+       .files = {"steps.jsonl", "steps.safetensors"},
+       .sentence = "A model trained from first weights of a seed on the texts of {corpus}."},
       {.name = "indexed",
        .stages = {"index"},
        .role = Role::index,
@@ -113,6 +126,25 @@ const std::vector<LineageKind>& all_kinds() {
        .required = {"teacher", "statistics"},
        .files = {"carving.json", "certificate.json"},
        .sentence = "The feed-forward layers of {teacher} regrouped into experts."},
+      {.name = "upcycled-from",
+       .stages = {"upcycle"},
+       .role = Role::model,
+       .needs_model = true,
+       .slots = {{"teacher", Entry::inherited}},
+       .required = {"teacher"},
+       .files = {"certificate.json"},
+       .sentence = "Copies of the feed-forward layers of {teacher}, whole or in parts, as experts."},
+      {.name = "shrunk-from",
+       .stages = {"shrink"},
+       .role = Role::model,
+       .needs_model = true,
+       .needs_corpus = true,
+       .draw = WindowDraw::sample,
+       .window_tweak = kObserveTweak,
+       .slots = {{"teacher", Entry::inherited}, {"corpus", Entry::statistics}},
+       .required = {"teacher", "corpus"},
+       .files = {"shrinking.json"},
+       .sentence = "The parts of {teacher} that matter most on {corpus}: layers, neurons, heads, dimensions."},
       {.name = "recovered-from",
        .stages = {"recover"},
        .role = Role::model,

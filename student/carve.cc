@@ -47,7 +47,7 @@ double recall_of(const at::Tensor& chosen, const at::Tensor& wanted) {
 }
 
 CarveQuality measure(const LayerCarving& carving, const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input,
-                     const at::Tensor& importance, const CarveOptions& options) {
+                     const at::Tensor& importance, const at::Tensor& analytic, const CarveOptions& options) {
   const int64_t width = carving.neurons.size(0) / (options.experts + options.shared);
   const at::Tensor activations = neuron_activations(gate_up, input);
   const at::Tensor best = largest(expert_norms(activations, down, carving.neurons, options.experts, width), options.top_k);
@@ -59,6 +59,11 @@ CarveQuality measure(const LayerCarving& carving, const at::Tensor& gate_up, con
   const at::Tensor always = largest(importance.unsqueeze(0), (options.top_k + options.shared) * width).squeeze(0);
 
   CarveQuality quality;
+  if (analytic.defined()) {
+    const at::Tensor taken = largest(analytic, options.top_k);
+    quality.analytic_recall = recall_of(taken, best);
+    quality.analytic_error = output_error(activations, down, neuron_mask(taken, carving.neurons, width));
+  }
   quality.recall = recall_of(chosen, best);
   quality.centroid_recall = recall_of(choose(centroid, input, options.top_k), best);
   quality.router_error = output_error(activations, down, neuron_mask(chosen, carving.neurons, width));
@@ -98,7 +103,44 @@ LayerCarving cluster_neurons(const at::Tensor& contributions, const at::Tensor& 
   return carving;
 }
 
+/// The layer carved by a published method, with its own router unless the options ask for a fitted one. `analytic` gets what its router scores
+/// experts by on all tokens, where that is not linear. activations: of all tokens; the first `fitted` may be used.
+LayerCarving carve_as_published(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const at::Tensor& activations,
+                                int64_t fitted, const CarveOptions& options, int64_t layer, at::Tensor& analytic) {
+  const SplitOptions with{.experts = options.experts,
+                          .shared = options.shared,
+                          .iterations = options.clustering_iterations,
+                          .active = options.active,
+                          .window = options.window,
+                          .seed = uint64_t(options.seed),
+                          .layer = uint64_t(layer)};
+  const at::Tensor own = activations.narrow(0, 0, fitted), train_input = input.narrow(0, 0, fitted);
+  const NeuronSplit split = split_neurons(options.method, gate_up, train_input, own, with);
+  LayerCarving carving;
+  carving.neurons = split.neurons;
+  carving.specialised = split.specialised;
+  carving.shared_neurons = down.size(1) / (options.experts + options.shared) * options.shared;
+  carving.top_k = options.top_k;
+  RouterFit fit;
+  if (split.gate.defined() && !options.fitted_router) {
+    const double size = at::matmul(train_input, split.gate.t()).square().mean().sqrt().item<double>();
+    fit = {split.gate * (size > 0 ? options.router_scale / size : 0.0), at::zeros({options.experts})};
+  } else if (split.representatives.defined() && !options.fitted_router) {
+    analytic = activations.index_select(1, split.representatives).abs();
+    fit = fit_router(train_input, analytic.narrow(0, 0, fitted), {options.top_k, options.ridge, /*steps=*/0, options.router_scale, 0});
+  } else {
+    const int64_t width = down.size(1) / (options.experts + options.shared);
+    fit = fit_router(train_input, expert_norms(own, down, carving.neurons, options.experts, width),
+                     {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load});
+  }
+  carving.gate = fit.gate;
+  carving.bias = fit.bias;
+  return carving;
+}
+
 }  // namespace
+
+std::string_view cluster_name(ClusterBy by) { return by == ClusterBy::contribution ? "contribution" : "coactivation"; }
 
 LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
                          int64_t layer) {
@@ -114,27 +156,36 @@ LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, cons
   LayerCarving best;
   std::vector<CarveAttempt> attempts;
   double least = std::numeric_limits<double>::infinity();
-  for (const ClusterBy by : options.clusters) {
-    LayerCarving carving = cluster_neurons(contributions, importance, options, layer, by);
-    const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
-    const RouterFit fit =
-        fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load});
-    carving.gate = fit.gate;
-    carving.bias = fit.bias;
-    for (int64_t refits = 0; refits <= options.refits; ++refits) {
+  at::Tensor analytic;
+  const auto attempt = [&](LayerCarving carving, std::string_view split, int64_t most_refits) {
+    for (int64_t refits = 0; refits <= most_refits; ++refits) {
       const Recovered recovered = trial.recover(carving);
-      attempts.push_back({by, refits, recovered.error, recovered.oracle});
+      attempts.push_back({split, refits, recovered.error, recovered.oracle});
       if (recovered.error < least) {
         least = recovered.error;
         best = carving;
         best.best = attempts.size() - 1;
       }
-      if (refits < options.refits) carving = trial.refit(carving, recovered);
+      if (refits < most_refits) carving = trial.refit(carving, recovered);
     }
-  }
+  };
+  if (options.method != CarveMethod::clusters)
+    attempt(carve_as_published(gate_up, down, input, all_activations, fitted, options, layer, analytic), method_name(options.method),
+            options.fitted_router ? options.refits : 0);
+  else
+    for (const ClusterBy by : options.clusters) {
+      LayerCarving carving = cluster_neurons(contributions, importance, options, layer, by);
+      const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
+      const RouterFit fit =
+          fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load});
+      carving.gate = fit.gate;
+      carving.bias = fit.bias;
+      attempt(std::move(carving), cluster_name(by), options.refits);
+    }
   best.attempts = std::move(attempts);
   const at::Tensor unseen = fitted < tokens ? input.narrow(0, fitted, tokens - fitted) : input;
-  best.quality = measure(best, gate_up, down, unseen, importance, options);
+  if (analytic.defined() && fitted < tokens) analytic = analytic.narrow(0, fitted, tokens - fitted);
+  best.quality = measure(best, gate_up, down, unseen, importance, analytic, options);
   return best;
 }
 

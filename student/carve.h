@@ -7,11 +7,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "core/json_fwd.h"
 #include "model/decoder.h"
 #include "formats/tensor_source.h"
+#include "student/carve_methods.h"
 
 namespace overproof {
 
@@ -20,6 +22,7 @@ enum class ClusterBy {
   contribution,  ///< length of what the neuron adds to the residual stream at each token
   coactivation,  ///< whether the token is among the tenth for which that length is largest
 };
+std::string_view cluster_name(ClusterBy by);
 
 struct CarveOptions {
   int64_t experts = 15, shared = 1, top_k = 3;  ///< (experts + shared) divides the teacher's FFN width
@@ -30,6 +33,10 @@ struct CarveOptions {
   double recovery_ridge = 0.03;                                 ///< of the trials
   double most_load = 0;                                         ///< RouterFitOptions::most_load
   int64_t seed = 0;
+  CarveMethod method = CarveMethod::clusters;
+  bool fitted_router = true;  ///< else that of the method, where it has one
+  int64_t active = 10;        ///< SplitOptions::active
+  int64_t window = 1;         ///< tokens of an observed window
   bool tie = false;  ///< the student's head is its embedding, which the teacher's must be, too
 };
 
@@ -42,11 +49,12 @@ struct CarveQuality {
   double oracle_error = 0;     ///< with the experts of the largest output norm
   double static_error = 0;     ///< with as many neurons, the most important ones, for every token
   double load_spread = 0;      ///< largest expert load over the mean load
+  double analytic_recall = -1, analytic_error = -1;  ///< with the router that the method publishes, where glm4_moe cannot hold it; else -1
 };
 
 /// One way to carve a layer, and its error after the output projections are solved (student/carve_trial.h).
 struct CarveAttempt {
-  ClusterBy clusters;
+  std::string_view split;  ///< what the neurons were clustered by, or the method
   int64_t refits;
   double recovered_error, recovered_oracle_error;
 };
@@ -57,6 +65,7 @@ struct LayerCarving {
   at::Tensor bias;     ///< f32 [experts]
   int64_t shared_neurons = 0, top_k = 1;
   CarveQuality quality;
+  double specialised = -1;             ///< NeuronSplit::specialised
   std::vector<CarveAttempt> attempts;  ///< all that was tried
   size_t best = 0;                     ///< which attempt this is
 };

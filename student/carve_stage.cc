@@ -23,17 +23,15 @@
 namespace overproof {
 namespace {
 
-std::string_view cluster_name(ClusterBy by) { return by == ClusterBy::contribution ? "contribution" : "coactivation"; }
-
 Json layer_record(int64_t layer, const LayerCarving& carving) {
   const CarveQuality& q = carving.quality;
   Json tried = Json::array();
   for (const CarveAttempt& a : carving.attempts)
-    tried.push_back({{"clusters", cluster_name(a.clusters)},
+    tried.push_back({{"clusters", a.split},
                      {"refits", a.refits},
                      {"recovered_error", a.recovered_error},
                      {"recovered_oracle_error", a.recovered_oracle_error}});
-  return {{"layer", layer},
+  Json record = {{"layer", layer},
           {"tried", std::move(tried)},
           {"taken", carving.best},
           {"recall", q.recall},
@@ -42,6 +40,9 @@ Json layer_record(int64_t layer, const LayerCarving& carving) {
           {"oracle_error", q.oracle_error},
           {"static_error", q.static_error},
           {"load_spread", q.load_spread}};
+  if (q.analytic_error >= 0) record.update({{"analytic_recall", q.analytic_recall}, {"analytic_error", q.analytic_error}});
+  if (carving.specialised >= 0) record["specialised"] = carving.specialised;
+  return record;
 }
 
 double mean_of(const std::vector<LayerCarving>& layers, double CarveQuality::*member) {
@@ -67,7 +68,7 @@ std::string tried_line(const std::vector<LayerCarving>& layers) {
       error += layer.attempts[i].recovered_error / double(layers.size());
       taken += layer.best == i;
     }
-    line += fmt::format("{} {}{} {:.3f} (taken in {} layers)", i ? "," : "", cluster_name(attempts[i].clusters),
+    line += fmt::format("{} {}{} {:.3f} (taken in {} layers)", i ? "," : "", attempts[i].split,
                         attempts[i].refits ? fmt::format(" refitted {} x", attempts[i].refits) : "", error, taken);
   }
   return line;
@@ -153,6 +154,10 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                        .recovery_ridge = config.recovery_ridge,
                        .most_load = config.max_load,
                        .seed = config.seed,
+                       .method = config.method,
+                       .fitted_router = config.router == CarveConfig::Router::fitted || !has_own_router(config.method),
+                       .active = config.active,
+                       .window = statistics.shape().window_length,
                        .tie = tie};
   for (const std::string& name : config.clusters)
     options.clusters.push_back(name == "coactivation" ? ClusterBy::coactivation : ClusterBy::contribution);
@@ -240,6 +245,12 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                   100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
                   mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
                   mean_of(layers, &CarveQuality::static_error))};
+  if (config.method != CarveMethod::clusters) report.metrics()["method"] = method_name(config.method);
+  if (layers.front().quality.analytic_error >= 0) {
+    const double error = mean_of(layers, &CarveQuality::analytic_error);
+    report.metrics()["analytic_error"] = error;
+    report.summary.push_back(fmt::format("with {}'s own router, which glm4_moe cannot hold: FFN output error {:.3f}", method_name(config.method), error));
+  }
   if (attempts.size() > 1) {
     std::string line = "shared experts, by mean error after recovery:";
     for (const SharedAttempt& a : attempts) {

@@ -6,10 +6,15 @@
 #include "core/stage.h"
 #include "formats/head_tying.h"
 #include "formats/weight_dtype.h"
+#include "student/carve_method.h"
 
 namespace overproof {
 
 struct CarveConfig {
+  enum class Router { own, fitted };
+  CarveMethod method = CarveMethod::clusters;
+  Router router = Router::own;
+  int64_t active = 10;
   int64_t experts = 15, shared = 1, top_k = 3;
   int64_t clustering_iterations = 20, ranking_steps = 60;
   double router_scale = 0.0625, ridge = 0.01;
@@ -25,6 +30,17 @@ struct CarveConfig {
     v("experts", experts, in_range(2, 4096), "routed experts in each layer");
     v("shared", shared, in_range(0, 64), "shared experts, which every token uses");
     v("top-k", top_k, in_range(1, 4096), "routed experts a token uses");
+    v("method", method,
+      enum_of<CarveMethod>({{"clusters", CarveMethod::clusters},
+                            {"random", CarveMethod::random},
+                            {"order", CarveMethod::order},
+                            {"cmoe", CarveMethod::cmoe},
+                            {"expertweaver", CarveMethod::expertweaver}}),
+      "how neurons become experts; clusters: by 'clusters' below, with a fitted router. Baselines (docs/student.md): random, order (blocks of the "
+      "checkpoint), cmoe, expertweaver");
+    v("router", router, enum_of<Router>({{"own", Router::own}, {"fitted", Router::fitted}}),
+      "own: the router that the method publishes; methods without one, and fitted: a router fitted to the experts' output norms");
+    v("active", active, in_range(1, 1 << 20), "cmoe: neurons of a token that count as active");
     v("clustering-iterations", clustering_iterations, in_range(1, 1000), "maximum number of rounds of balanced k-means");
     v("ranking-steps", ranking_steps, in_range(0, 100000), "steps of fitting the router's ranking, after the regression");
     v("router-scale", router_scale, in_range(1e-4, 4),

@@ -17,6 +17,7 @@ struct Certificate {
   double largest_difference = 0;  ///< of any logit
   double largest_logit = 0;       ///< of the teacher, in absolute value
   DType dtype = DType::f32;       ///< to which the weights of both were rounded before
+  bool as_it_is = false;          ///< of the student's own gate and number of active experts
   /// |difference| <= kEquivalenceBound x max(1, largest_logit): f32 rounding grows with the logits.
   bool holds() const;
   Json to_json() const;
@@ -25,5 +26,8 @@ struct Certificate {
 /// Compares the f32 logits of both on `windows` (I64 [windows, length]) with all of the student's routed experts active. The student's
 /// gate and bias are set to zero for the comparison and restored after it.
 Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const at::Tensor& windows);
+
+/// The same of the student as it is: its own gate, its own number of active experts. Upcycling is exact in this sense.
+Certificate certify_same_logits(const Decoder& teacher, const Decoder& student, const at::Tensor& windows);
 
 }  // namespace overproof

@@ -59,16 +59,15 @@ bool swap_best(const float* scores, int64_t clusters, int64_t a, int64_t b, std:
 }
 
 // k-means++ (Arthur and Vassilvitskii 2007): each next centre is drawn with a probability proportional to its squared
-// distance from the nearest centre.
-at::Tensor first_centres(const at::Tensor& profiles, int64_t clusters, uint64_t seed, uint64_t substream) {
+// distance from the nearest centre. squared_distances(row): F64 [rows] of all rows from that one.
+template <class Distances>
+at::Tensor first_centres(const at::Tensor& profiles, int64_t clusters, uint64_t seed, uint64_t substream, const Distances& squared_distances) {
   Rng rng(seed, "carve/kmeans", substream);
   const int64_t rows = profiles.size(0);
   std::vector<int64_t> picked = {int64_t(rng.below(uint64_t(rows)))};
-  at::Tensor distance = at::full({rows}, 4.0, at::kDouble);
+  at::Tensor distance = at::full({rows}, std::numeric_limits<double>::infinity(), at::kDouble);
   while (int64_t(picked.size()) < clusters) {
-    // ||a - b||^2 of unit vectors
-    const at::Tensor d = (2.0 - 2.0 * at::matmul(profiles, profiles[picked.back()])).to(at::kDouble).clamp_min(0.0);
-    distance = at::minimum(distance, d);
+    distance = at::minimum(distance, squared_distances(picked.back()));
     distance[picked.back()] = 0.0;
     const std::span<const double> weight = host_values<double>(distance);
     double left = rng.uniform() * std::accumulate(weight.begin(), weight.end(), 0.0);
@@ -106,7 +105,9 @@ std::vector<int64_t> balanced_assignment(const at::Tensor& scores) {
 
 std::vector<int64_t> balanced_kmeans(const at::Tensor& profiles, int64_t clusters, int64_t iterations, uint64_t seed,
                                      uint64_t substream) {
-  at::Tensor centres = first_centres(profiles, clusters, seed, substream);
+  at::Tensor centres = first_centres(profiles, clusters, seed, substream, [&](int64_t row) {
+    return (2.0 - 2.0 * at::matmul(profiles, profiles[row])).to(at::kDouble).clamp_min(0.0);  // ||a - b||^2 of unit vectors
+  });
   std::vector<int64_t> chosen;
   for (int64_t i = 0; i < iterations; ++i) {
     std::vector<int64_t> next = balanced_assignment(at::matmul(profiles, centres.t()));
@@ -116,6 +117,25 @@ std::vector<int64_t> balanced_kmeans(const at::Tensor& profiles, int64_t cluster
     centres.div_(centres.norm(2, {1}, true).clamp_min(1e-20));
   }
   return chosen;
+}
+
+at::Tensor euclidean_centres(const at::Tensor& profiles, int64_t clusters, uint64_t seed, uint64_t substream) {
+  return first_centres(profiles, clusters, seed, substream,
+                       [&](int64_t row) { return (profiles - profiles[row]).square().sum(1, false, at::kDouble); });
+}
+
+EuclideanClusters balanced_euclidean_kmeans(const at::Tensor& profiles, at::Tensor centres, int64_t iterations) {
+  const double size = double(profiles.size(0)) / double(centres.size(0));
+  EuclideanClusters made;
+  for (int64_t i = 0; i < iterations; ++i) {
+    const at::Tensor squares = profiles.square().sum(1, true) + centres.square().sum(1) - 2 * at::matmul(profiles, centres.t());
+    std::vector<int64_t> next = balanced_assignment(-squares.clamp_min(0).sqrt());
+    if (next == made.cluster) break;
+    made.cluster = std::move(next);
+    centres = at::zeros_like(centres).index_add_(0, at::tensor(made.cluster), profiles) / size;
+  }
+  made.centres = centres;
+  return made;
 }
 
 }  // namespace overproof

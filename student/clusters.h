@@ -18,4 +18,14 @@ std::vector<int64_t> balanced_assignment(const at::Tensor& scores);
 std::vector<int64_t> balanced_kmeans(const at::Tensor& profiles, int64_t clusters, int64_t iterations, uint64_t seed,
                                      uint64_t substream);
 
+/// k-means with clusters of equal size by Euclidean distance, as published methods have it (student/carve_methods.h).
+struct EuclideanClusters {
+  std::vector<int64_t> cluster;  ///< of each row
+  at::Tensor centres;            ///< f32 [clusters, features], the means of the rows
+};
+/// From `centres` f32 [clusters, features]; `clusters` divides the rows of profiles f32 [rows, features].
+EuclideanClusters balanced_euclidean_kmeans(const at::Tensor& profiles, at::Tensor centres, int64_t iterations);
+/// Rows of `profiles` as first centres, by k-means++ with draws that depend on (seed, substream) only.
+at::Tensor euclidean_centres(const at::Tensor& profiles, int64_t clusters, uint64_t seed, uint64_t substream);
+
 }  // namespace overproof

@@ -6,59 +6,19 @@
 
 #include "core/error.h"
 #include "core/json.h"
-#include "core/rng.h"
 #include "model/decoder.h"
+#include "student/random_tensors.h"
 
 namespace overproof {
 namespace {
 
 constexpr int64_t kEndOfText = 256;
 
-// Weights are normal with variance 1 / fan-in, each tensor from the random stream of its name; norms are 1. The head is 3 times larger,
-// so that the teacher's distribution is far from uniform.
-class RandomTensors final : public TensorSource {
- public:
-  RandomTensors(const ModelConfig& c, uint64_t seed) : seed_(seed) {
-    const int64_t hidden = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim, ff = c.intermediate_size;
-    const auto add = [&](std::string name, std::vector<int64_t> shape) {
-      infos_.push_back({std::move(name), DType::f32, std::move(shape)});
-    };
-    add("model.embed_tokens.weight", {c.vocab_size, hidden});
-    for (int64_t l = 0; l < c.layers; ++l) {
-      const std::string at = fmt::format("model.layers.{}.", l);
-      add(at + "input_layernorm.weight", {hidden});
-      add(at + "self_attn.q_proj.weight", {q, hidden});
-      add(at + "self_attn.k_proj.weight", {kv, hidden});
-      add(at + "self_attn.v_proj.weight", {kv, hidden});
-      add(at + "self_attn.o_proj.weight", {hidden, q});
-      add(at + "post_attention_layernorm.weight", {hidden});
-      add(at + "mlp.gate_proj.weight", {ff, hidden});
-      add(at + "mlp.up_proj.weight", {ff, hidden});
-      add(at + "mlp.down_proj.weight", {hidden, ff});
-    }
-    add("model.norm.weight", {hidden});
-    add("lm_head.weight", {c.vocab_size, hidden});
-  }
-
-  const std::vector<TensorInfo>& tensors() const override { return infos_; }
-
-  void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override {
-    const TensorInfo* info = find(name);
-    OVERPROOF_CHECK(info != nullptr);
-    if (info->shape.size() == 1) return std::fill(out.begin(), out.end(), 1.0f);
-    const int64_t columns = info->shape[1];
-    const double gain = name == "lm_head.weight" ? 3.0 : name == "model.embed_tokens.weight" ? std::sqrt(double(columns)) : 1.0;
-    for (int64_t r = 0; r < rows; ++r) {
-      Rng rng(seed_, fmt::format("tiny/{}", name), uint64_t(first_row + r));  // a stream a row: rows can be read in any order
-      for (int64_t c = 0; c < columns; ++c)
-        out[size_t(r * columns + c)] = float(gain / std::sqrt(double(columns)) * rng.normal());
-    }
-  }
-
- private:
-  uint64_t seed_;
-  std::vector<TensorInfo> infos_;
-};
+/// Variance 1 / fan-in. The head is 3 times larger, so that the teacher's distribution is far from uniform.
+double tiny_deviation(std::string_view name, int64_t columns) {
+  const double gain = name == "lm_head.weight" ? 3.0 : name == "model.embed_tokens.weight" ? std::sqrt(double(columns)) : 1.0;
+  return gain / std::sqrt(double(columns));
+}
 
 std::string utf8(int code) {
   if (code < 0x80) return std::string(1, char(code));
@@ -116,7 +76,7 @@ StageReport run_tiny_teacher(const TinyTeacherConfig& config, const Inputs&, Out
   shape.head_dim = config.hidden_size / config.heads;
   shape.max_position = 2048;
   shape.bos_id = shape.eos_id = kEndOfText;
-  const Decoder teacher(shape, RandomTensors(shape, uint64_t(config.seed)));
+  const Decoder teacher(shape, RandomTensors(shape, uint64_t(config.seed), "tiny", tiny_deviation));
   save_decoder(teacher, outputs.folder(), DType::f32);
   outputs.folder().write_file("tokenizer.json", byte_tokenizer_json());
   outputs.folder().write_file("tokenizer_config.json",

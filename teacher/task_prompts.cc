@@ -17,7 +17,7 @@ Json messages_of(const Task& task) {
 
 }  // namespace
 
-TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, const fs::path& model, const Tokenizer& tokenizer)
+TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, const fs::path& model, const Tokenizer& tokenizer, bool examples)
     : tasks_(read_tasks(file)), per_task_(per_task), plain_(plain) {
   const auto chat_template = plain ? nullptr : open_chat_template(model, tokenizer);
   plain_ = !chat_template;
@@ -26,12 +26,12 @@ TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, con
   for (const Task& task : tasks_) {
     Opening& opening = openings_.emplace_back();
     if (plain_) {
-      if (!task.messages.is_null() || !task.examples.empty())
+      if (!task.messages.is_null() || (examples && !task.examples.empty()))
         throw MismatchError(fmt::format("task '{}' has messages or examples, and {}", task.name,
                                         plain ? "option plain-prompts is set" : fmt::format("{} has no chat template", model.string())));
       tokenizer.encode(task.prompt, opening.ids);
     } else {
-      Json messages = task.examples;
+      Json messages = examples ? task.examples : Json::array();
       for (const Json& message : messages_of(task)) messages.push_back(message);
       const RenderedChat chat = chat_template->render(Json{{"messages", messages}}.dump(), {int64_t(messages.size()), true}).whole;
       opening.ids = encoder.encode(chat.text, chat.quoted, {}).ids;

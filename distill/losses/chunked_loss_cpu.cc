@@ -14,13 +14,18 @@
 namespace overproof {
 namespace {
 
+/// Of the rows of a chunk; undefined as in DenseRows.
+struct ChunkRows {
+  at::Tensor weight, drawn, advantage;
+};
+
 /// The targets of all rows. apply() takes the log q of a chunk that begins at row `first`, adds the values of the terms with a
 /// teacher, and leaves in its place the gradient in z / T. `keep` is added to the coefficient of q: the share of losses that
 /// have the same softmax.
 class TeacherRows {
  public:
   virtual ~TeacherRows() = default;
-  virtual void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
+  virtual void apply(int64_t first, at::Tensor& log_q, const ChunkRows& of_chunk, const LossOptions& options, double keep,
                      std::vector<double>& values) = 0;
 };
 
@@ -34,11 +39,11 @@ class SparseTeacher final : public TeacherRows {
         tail_(std::span(targets.tail).subspan(size_t(first_target))),
         row_weight_(row_weight) {}
 
-  void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
+  void apply(int64_t first, at::Tensor& log_q, const ChunkRows& of_chunk, const LossOptions& options, double keep,
              std::vector<double>& values) override {
     if (!has_cpu_kernels(placement_of(log_q))) {  // the rows are in host memory, and so is this loop
       at::Tensor here = log_q.to(Placement{}.options());
-      apply(first, here, weight, options, keep, values);
+      apply(first, here, of_chunk, options, keep, values);
       log_q.copy_(here);
       return;
     }
@@ -100,14 +105,14 @@ class DenseTeacher final : public TeacherRows {
   DenseTeacher(const Targets& targets, int64_t first_target, int64_t vocab)
       : targets_(targets), first_target_(first_target), vocab_(vocab) {}
 
-  void apply(int64_t first, at::Tensor& log_q, const at::Tensor& weight, const LossOptions& options, double keep,
+  void apply(int64_t first, at::Tensor& log_q, const ChunkRows& of_chunk, const LossOptions& options, double keep,
              std::vector<double>& values) override {
     const auto [log_p, p] = probabilities(first_target_ + first, log_q.size(0), options.temperature);
     DenseGradient gradient;
     for (size_t t = 0; t < options.terms.size(); ++t) {
       const LossTerm& term = options.terms[t];
       if (!term.loss->dense) continue;
-      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, p, weight},
+      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, p, of_chunk.weight, of_chunk.drawn, of_chunk.advantage},
                                                                   {term.weight * options.temperature, term.parameter},
                                                                   options.gradient ? &gradient : nullptr);
     }
@@ -161,7 +166,10 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
   const double temperature = options.temperature;
   const bool one_softmax = temperature == 1.0;  // then losses at temperature 1 and at T share it, and the second costs nothing
   const bool with_labels = std::ranges::any_of(options.terms, [](const LossTerm& t) { return t.loss->labels != nullptr; });
-  OVERPROOF_CHECK(!with_labels || int64_t(rows_in.labels.size()) == tokens);
+  const bool drawn = !rows_in.advantage.empty() && std::ranges::any_of(options.terms, [](const LossTerm& t) { return t.loss->drawn; });
+  OVERPROOF_CHECK((!with_labels && !drawn) || int64_t(rows_in.labels.size()) == tokens);
+  OVERPROOF_CHECK(rows_in.advantage.empty() || int64_t(rows_in.advantage.size()) == tokens);
+  OVERPROOF_CHECK(!drawn || one_softmax);
   OVERPROOF_CHECK(rows_in.weight.empty() || int64_t(rows_in.weight.size()) == tokens);
   OVERPROOF_CHECK(!options.gradient || d_hidden != nullptr);
   if (options.gradient) *d_hidden = at::empty_like(hidden);
@@ -172,7 +180,9 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
   const auto loss_of_chunk = [&](int64_t first, at::Tensor& z) -> at::Tensor {
     const int64_t rows = z.size(0);
     if (!log_q_buffer.defined()) log_q_buffer = at::empty({chunk, vocab}, z.options());
-    at::Tensor log_q = log_q_buffer.narrow(0, 0, rows), weight;
+    at::Tensor log_q = log_q_buffer.narrow(0, 0, rows);
+    ChunkRows of_chunk;
+    at::Tensor& weight = of_chunk.weight;
     if (!rows_in.weight.empty())
       weight =
           at::tensor(at::ArrayRef<float>(rows_in.weight.data() + first, size_t(rows)), at::kFloat).to(z.device(), at::kDouble);
@@ -186,8 +196,12 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
         if (const LossTerm& term = options.terms[t]; term.loss->labels)
           sums.values[t] += term.loss->labels({at_label, weight}, {term.weight, term.parameter}, &of_labels);
     };
-    if (with_labels)
+    if (with_labels || drawn)
       label = at::tensor(at::ArrayRef<int64_t>(rows_in.labels.data() + first, size_t(rows))).unsqueeze(1).to(z.device());
+    if (drawn) {
+      of_chunk.drawn = label;
+      of_chunk.advantage = at::tensor(at::ArrayRef<float>(rows_in.advantage.data() + first, size_t(rows)), at::kFloat).unsqueeze(1).to(z.device());
+    }
     if (with_labels && !one_softmax) {
       label_q = at::log_softmax(z, 1);
       compare_labels(label_q);
@@ -198,7 +212,7 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
     if (with_labels && one_softmax) compare_labels(log_q);
 
     at::Tensor& gradient = log_q;  // apply() turns one into the other
-    teacher.apply(first, log_q, weight, options, one_softmax ? of_labels.q : 0.0, sums.values);
+    teacher.apply(first, log_q, of_chunk, options, one_softmax ? of_labels.q : 0.0, sums.values);
     if (!options.gradient) return {};
     if (of_labels.q != 0 && !one_softmax) gradient.add_(label_q, of_labels.q);
     if (of_labels.label != 0) gradient.scatter_add_(1, label, at::full({rows, 1}, of_labels.label, z.options()));

@@ -12,13 +12,15 @@
 
 #include "core/error.h"
 #include "distill/losses/divergence.h"
+#include "records/step_records.h"
 
 namespace overproof {
 
 const std::vector<const Loss*>& all_losses() {
   static const std::vector<const Loss*> list = {&kForwardKl, &kCrossEntropy,    &kReverseKl,    &kJensenShannon, &kTotalVariation,
                                                 &kSkewedKl,  &kSkewedReverseKl, &kEntropyGated, &kTopKKl,        &kRouterZ,
-                                                &kBalance,   &kHiddenMse,       &kHiddenCosine, &kFfnMse};
+                                                &kBalance,   &kHiddenMse,       &kHiddenCosine, &kFfnMse,        &kSampledReverseKl,
+                                                &kReward};
   return list;
 }
 
@@ -72,6 +74,8 @@ LossTerms parse_losses(const StringMap& weights) {
       throw UsageError(fmt::format("option 'loss': '{}' is given twice; a training has each loss once", loss.name));
   }
   if (!(sum > 0)) throw UsageError("option 'loss': at least one loss needs a weight above 0");
+  if (given.size() > kMostLossTerms)
+    throw UsageError(fmt::format("option 'loss': {} losses are given; step records hold {}", given.size(), kMostLossTerms));
   LossTerms terms;
   for (const Loss* loss : all_losses())
     if (const auto found = given.find(loss); found != given.end()) terms.push_back(found->second);
@@ -81,7 +85,7 @@ LossTerms parse_losses(const StringMap& weights) {
 void require_targets(const LossTerms& terms, TargetKind kind) {
   for (const LossTerm& term : terms) {
     const Loss& loss = *term.loss;
-    if (!loss.of_targets() || std::ranges::find(loss.takes, kind) != loss.takes.end()) continue;
+    if ((!loss.of_targets() && !loss.drawn) || std::ranges::find(loss.takes, kind) != loss.takes.end()) continue;
     std::vector<std::string_view> takes;
     for (const TargetKind one : loss.takes) takes.push_back(target_kind_text(one));
     throw UsageError(fmt::format("option 'loss': '{}' cannot use these targets, which are {}; it needs {}", loss.name,

@@ -14,6 +14,10 @@
 //                    "Entropy-aware on-policy distillation", which adds forward-kl at such tokens)
 //   top-k-kl         T^2 (sum_K p_i (log p_i - log q_i) + t (log t - log r)), K the k likeliest ids of p, t = 1 - sum_K p and
 //                    r = 1 - sum_K q; k = 32 unless given
+//   sampled-reverse-kl  log q_y - log p_y, y drawn by the student: on average reverse-kl, with its gradient by the score function,
+//                    (log q_y - log p_y) d log q_y (Gu et al. 2024, "MiniLLM", the part of a single step); and for ids with q_i < e and
+//                    p_i > q_i, which it will hardly draw, forward-kl's p_i (log p_i - log q_i); e = 1e-4 unless given
+//   reward           -A log q_y, y drawn by the student and A its advantage (distill/rewards.h); constant in A
 //   router-z, balance, hidden-mse, hidden-cosine, ffn-mse: inner.h
 //   cross-entropy    -log softmax(z)_y                   at temperature 1, nats
 //   loss             sum over the terms of weight x value
@@ -55,6 +59,7 @@ struct SparseGradient {
 struct DenseRows {
   const at::Tensor &log_q, &log_p, &p;  ///< F32 [rows, vocabulary]
   const at::Tensor& weight;             ///< F64 [rows], or undefined: all 1
+  const at::Tensor &drawn, &advantage;  ///< I64 [rows, 1] the labels and F32 [rows, 1] their advantages; undefined where the student drew none
   /// Sum over rows of weight x values F64 [rows].
   double total(const at::Tensor& values) const;
 };
@@ -102,6 +107,7 @@ struct Loss {
   double (*sparse)(const SparseRow& row, const TermFactors& factors, SparseGradient* gradient) = nullptr;
   double (*dense)(const DenseRows& rows, const TermFactors& factors, DenseGradient* gradient) = nullptr;
   double (*labels)(const LabelRows& rows, const TermFactors& factors, LabelGradient* gradient) = nullptr;
+  bool drawn = false;  ///< is of labels that the student drew, at temperature 1: zero where it drew none
   Inside inside = Inside::nothing;
   at::Tensor (*inner)(const InnerRows& rows) = nullptr;
   /// Whether it compares with the teacher's distribution.
@@ -109,7 +115,7 @@ struct Loss {
 };
 
 extern const Loss kForwardKl, kCrossEntropy, kReverseKl, kJensenShannon, kTotalVariation, kSkewedKl, kSkewedReverseKl,
-    kEntropyGated, kTopKKl, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse;
+    kEntropyGated, kTopKKl, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse, kSampledReverseKl, kReward;
 
 /// Every loss, in the order in which terms are summed and recorded.
 const std::vector<const Loss*>& all_losses();
@@ -144,10 +150,12 @@ struct LossSums {
   LossSums& operator+=(const LossSums& other);
 };
 
-/// Labels and weights of the rows. `labels` may be empty when no term needs them; `weight` empty: all 1.
+/// Labels and weights of the rows. `labels` may be empty when no term needs them; `weight` empty: all 1; `advantage` empty: the student
+/// did not draw the labels.
 struct RowLabels {
   std::span<const int64_t> labels;
   std::span<const float> weight;
+  std::span<const float> advantage = {};
 };
 
 /// Losses of hidden [rows, hidden] under head [vocabulary, hidden] against the rows of `targets` from `first_target` on, which are

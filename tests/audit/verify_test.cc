@@ -182,7 +182,7 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     write_text(path / "orphan/model.safetensors", "made of nothing");
     run.seal("orphan", "quantize", "quantized-from", {});
     CHECK_THAT(failures(path),
-               Contains("orphan/: is 'quantized-from', but its chain reaches no model that came from outside or from a seed"));
+               Contains("orphan/: is 'quantized-from', but its chain reaches no model that came from outside, from a seed or from training on a corpus alone"));
   }
   SECTION("a chain that does not reach a corpus") {
     write_text(path / "orphan/model.safetensors", "made of a teacher");

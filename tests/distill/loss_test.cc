@@ -1,4 +1,5 @@
 #include "distill/losses/losses.h"
+#include "distill/rewards.h"
 #include "model/ops/head_loss.h"
 
 #include <ATen/ATen.h>
@@ -15,7 +16,8 @@ namespace overproof {
 namespace {
 
 const fs::path kGolden = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/loss.safetensors",
-               kDivergences = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/divergences.safetensors";
+               kDivergences = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/divergences.safetensors",
+             kDrawn = fs::path(OVERPROOF_SOURCE_DIR) / "tests/golden/loss/drawn.safetensors";
 
 at::Tensor f32(const SafetensorsFile& file, const std::string& name) {
   const auto values = file.values<float>(name);
@@ -129,6 +131,67 @@ TEST_CASE("divergences from one teacher, mixtures and top-k rows are PyTorch aut
     }
     ++number;
   }
+}
+
+TEST_CASE("losses of what the student drew are PyTorch autograd's, and nothing where it drew nothing") {
+  const SafetensorsFile golden(kGolden), drawn(kDrawn);
+  const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
+  const Targets teacher{.states = {{f32(golden, "teacher_hidden"), f32(golden, "teacher_head")}}};
+  const std::pair<const Loss*, double> cases[] = {{&kSampledReverseKl, 0}, {&kSampledReverseKl, 1e-4}, {&kSampledReverseKl, 0.05}, {&kReward, 0}};
+  for (size_t number = 0; number < std::size(cases); ++number) {
+    const auto [loss, parameter] = cases[number];
+    INFO(loss->name << " " << parameter);
+    LossOptions options;
+    options.terms = {{loss, 1.0, parameter}};
+    RowLabels rows{golden.values<int64_t>("labels"), golden.values<float>("weight"), drawn.values<float>("advantage")};
+    const auto [sums, d_hidden, d_head] = compute(hidden, head, teacher, options, rows);
+    CHECK(sums.values[0] == Approx(drawn.values<double>(fmt::format("{}.value", number))[0]).epsilon(3e-6));
+    CHECK(largest_difference(d_hidden, f32(drawn, fmt::format("{}.d_hidden", number))) < 2e-5);
+    CHECK(largest_difference(d_head, f32(drawn, fmt::format("{}.d_head", number))) < 2e-5);
+    // Next to another loss both are added; without draws only the other is there.
+    options.terms = {{&kForwardKl, 0.5}, {loss, 2.0, parameter}};
+    const Computed both = compute(hidden, head, teacher, options, rows), kl = compute(hidden, head, teacher, only(kForwardKl), rows);
+    CHECK(largest_difference(both.d_hidden, 0.5 * kl.d_hidden + 2 * d_hidden) < 2e-5);
+    rows.advantage = {};
+    const Computed without = compute(hidden, head, teacher, options, rows);
+    CHECK(without.sums.values[1] == 0);
+    CHECK(largest_difference(without.d_hidden, 0.5 * kl.d_hidden) < 1e-6);
+  }
+}
+
+TEST_CASE("sampled reverse KL has the value and gradient of reverse KL on average over the student's draws") {
+  at::manual_seed(9);
+  const at::Tensor hidden = at::randn({1, 12}), head = at::randn({9, 12}), teacher = at::randn({1, 12});
+  const at::Tensor q = at::softmax(at::mm(hidden, head.t()), 1);
+  const Targets targets{.states = {{teacher, head}}};
+  LossOptions options;
+  options.terms = {{&kSampledReverseKl, 1.0, 0.0}};
+  at::Tensor mean_hidden = at::zeros_like(hidden), mean_head = at::zeros_like(head);
+  double mean = 0;
+  const std::vector<float> advantage = {0};
+  for (int64_t id = 0; id < 9; ++id) {
+    const std::vector<int64_t> label = {id};
+    const Computed one = compute(hidden, head, targets, options, {label, {}, advantage});
+    const double chance = q[0][id].item<double>();
+    mean += chance * one.sums.values[0];
+    mean_hidden.add_(one.d_hidden, chance);
+    mean_head.add_(one.d_head, chance);
+  }
+  const Computed whole = compute(hidden, head, targets, only(kReverseKl));
+  CHECK(mean == Approx(whole.sums.values[0]).epsilon(1e-5));
+  CHECK(largest_difference(mean_hidden, whole.d_hidden) < 1e-5);
+  CHECK(largest_difference(mean_head, whole.d_head) < 1e-5);
+}
+
+TEST_CASE("advantages are those of PyTorch's layer norm over each group, and zero where all have one reward") {
+  const SafetensorsFile drawn(kDrawn);
+  const auto expected = drawn.values<float>("advantages");
+  const std::vector<float> found = group_advantages(drawn.values<float>("rewards"), 4);
+  REQUIRE(found.size() == expected.size());
+  for (size_t i = 0; i < found.size(); ++i) CHECK(found[i] == Approx(expected[i]).margin(1e-6));
+  CHECK(found[4] == 0);
+  CHECK(reward_of(TaskVerdict::correct) == 1);
+  CHECK(reward_of(TaskVerdict::unknown) == 0);
 }
 
 TEST_CASE("a divergence is zero with no gradient where the student is the teacher, and never below zero") {
@@ -351,6 +414,10 @@ TEST_CASE("losses are named with their weights") {
   CHECK_THROWS_WITH(parse_losses({{"top-k-kl:2.5", "1"}}), Catch::Contains("not a whole number"));
   CHECK_THROWS_WITH(parse_losses({{"forward-kl:2", "1"}}), Catch::Contains("'forward-kl' has no parameter"));
   CHECK_THROWS_WITH(parse_losses({{"jensen-shannon:0.2", "1"}, {"jensen-shannon:0.3", "1"}}), Catch::Contains("given twice"));
+  StringMap all;
+  for (const Loss* loss : all_losses()) all[std::string(loss->name)] = "1";
+  CHECK_THROWS_WITH(parse_losses(all), Catch::Contains("16 losses are given; step records hold 14"));
+  CHECK_THROWS_WITH(require_targets({{&kReward, 1.0}}, TargetKind::top_k), Catch::Contains("'reward'") && Catch::Contains("a whole distribution"));
   CHECK_THROWS_AS(parse_losses({{"forward-kl", "0"}}), UsageError);
   CHECK_THROWS_AS(parse_losses({}), UsageError);
 }

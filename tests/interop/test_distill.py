@@ -105,6 +105,45 @@ def test_what_the_student_wrote_is_compared_where_it_is_made_again(run):
     assert overproof("audit", "verify", run, code=None).returncode == 0
 
 
+def write_tasks(file, pattern):
+    tasks = [{"name": str(i), "prompt": f"Letters {i}: ", "verifier": {"type": "regex", "pattern": pattern}} for i in range(4)]
+    file.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    return file
+
+
+def test_rewards_of_tasks_train_and_are_replayed(run):
+    tasks = write_tasks(run.parent / "tasks.jsonl", "[a-z]")
+    options = ["--teacher-share", 1, "--loss", "reward=1,sampled-reverse-kl=0.1", "--steps", 8, "--on-policy", 1, "--on-policy-tokens", 6, "--on-policy-group", 2]
+    distill(run, "rewarded", *options, "--tasks", tasks)
+    lines = lines_of(run, "rewarded")
+    assert all(line["reward"] in (0, 0.5, 1) and set(line["terms"]) == {"reward", "sampled-reverse-kl"} for line in lines)
+    assert any(line["reward"] == 0.5 and line["terms"]["reward"] != 0 for line in lines)
+    replay = ["audit", "replay", run, "--artifact", "rewarded", "--seed", SEED, "--segments", 1, "--json"]
+    done = overproof(*replay, code=2)
+    assert "--file tasks=PATH" in done.stderr
+    result = json.loads(overproof(*replay, "--file", f"tasks={tasks}").stdout)
+    assert result["holds"], result
+    assert any("the student wrote the batches of 8 of 8 steps" in note for note in result["notes"])
+    other = write_tasks(run.parent / "other.jsonl", "[0-9]")
+    assert "another file 'tasks'" in overproof(*replay, "--file", f"tasks={other}", code=None).stderr
+    assert "was trained without a file 'samples'" in overproof(*replay, "--file", f"samples={other}", code=2).stderr
+    assert overproof("audit", "verify", run, code=None).returncode == 0
+
+
+def test_draws_and_rewards_that_are_not_there_are_refused(run):
+    tasks = write_tasks(run.parent / "tasks.jsonl", "[a-z]")
+    written = ["--teacher-share", 1, "--on-policy", 1]
+    for loss, options, cause in (("reward", written, "needs --tasks"), ("reward", ["--teacher-share", 1], "give --on-policy"),
+                                 ("sampled-reverse-kl", [*written, "--on-policy-temperature", 0.5], "--on-policy-temperature 1"),
+                                 ("sampled-reverse-kl", ["--teacher-share", 1, "--on-policy", 0.5], "trains nothing in steps of windows"),
+                                 ("forward-kl", ["--teacher-share", 1, "--tasks", tasks], "give --on-policy as well"),
+                                 ("reward", [*written, "--tasks", tasks, "--on-policy-group", 3], "whole groups of 3"),
+                                 ("sampled-reverse-kl", ["--teacher-share", 0.5, "--on-policy", 1], "--teacher-share 1")):
+        done = overproof("distill", "--student", run / "student-init", "--targets", run / "soft-targets", "--corpus", run / "corpus", "--teacher", run / "teacher",
+                         "--batch-size", 4, "--out", run / "refused", "--loss", f"{loss}=1", *options, code=2)
+        assert cause in done.stderr, done.stderr
+
+
 def test_event_files_have_the_numbers_of_the_log(run):
     distill(run, "logged", "--loss", PLAIN, "--steps", 4, "--evaluate-every", 2, teacher=False)
     records = list(events(run / "training-logs" / "logged"))

@@ -28,15 +28,15 @@ TEST_CASE("every row of the lineage kinds is complete and consistent") {
     if (kind.origin != Origin::inputs) CHECK((kind.is_model() && !kind.needs_model && !kind.needs_corpus && !kind.trains));
     CHECK(kind.trains == (kind.shown_by == ShownBy::replay));
     CHECK((kind.window_tweak != 0) == (kind.draw == WindowDraw::sample));
-    // A model made from inputs inherits the weights of one.
-    if (kind.is_model() && kind.origin == Origin::inputs)
-      CHECK(
-          std::any_of(kind.slots.begin(), kind.slots.end(), [](const SlotRule& rule) { return rule.entry == Entry::inherited; }));
+    // A model made from inputs inherits the weights of one, or is trained on a corpus alone.
+    const auto enters = [&](Entry entry) { return std::ranges::any_of(kind.slots, [&](const SlotRule& rule) { return rule.entry == entry; }); };
+    if (kind.is_model() && kind.origin == Origin::inputs) CHECK(enters(Entry::inherited) == kind.needs_model);
+    if (kind.is_model() && kind.origin == Origin::inputs && !kind.needs_model) CHECK((kind.trains && kind.needs_corpus && enters(Entry::documents)));
   }
 }
 
 TEST_CASE("an unknown lineage kind is an error, never a model") {
-  CHECK(find_lineage_kind("upcycled-from") == nullptr);
+  CHECK(find_lineage_kind("grafted-from") == nullptr);
   CHECK(find_lineage_kind("") == nullptr);
   CHECK_THROWS_AS(lineage_kind("unheard-of"), std::logic_error);
   Lineage lineage;

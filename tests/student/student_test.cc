@@ -159,7 +159,7 @@ TEST_CASE("carving uses every neuron once, and with all experts active and a zer
     CHECK(attempt.recovered_oracle_error > 0);
   }
   CHECK(carving.attempts[1].refits == 1);
-  CHECK(carving.attempts[2].clusters == ClusterBy::coactivation);
+  CHECK(carving.attempts[2].split == "coactivation");
 
   CarveConfig config;
   config.experts = 7;

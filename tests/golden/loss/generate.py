@@ -1,7 +1,8 @@
 """Golden values of the distillation losses: PyTorch autograd in float64 on materialised logits.
 
 Run with any PyTorch and safetensors: python generate.py. Writes loss.safetensors, divergences.safetensors (the losses beside KL and
-cross-entropy, and mixtures of teachers), inner.safetensors (losses of routers and layers) and SHA256SUMS beside this file.
+cross-entropy, and mixtures of teachers), inner.safetensors (losses of routers and layers), drawn.safetensors (losses of what the student draws) and
+SHA256SUMS beside this file.
 """
 
 import hashlib
@@ -110,6 +111,39 @@ def divergences(given, sparse):
             out[f"{name}.value"] = value.detach().reshape(1)
             out[f"{name}.d_hidden"] = hidden.grad.float()
             out[f"{name}.d_head"] = head.grad.float()
+    return out
+
+
+DRAWN_CASES = [("sampled-reverse-kl", 0.0), ("sampled-reverse-kl", 1e-4), ("sampled-reverse-kl", 0.05), ("reward", 0.0)]
+GROUP = 4
+
+
+def drawn(given):
+    """Losses of labels that the student drew; their gradient is that of a surrogate whose factors are constant. And advantages of groups of rewards."""
+    generator = torch.Generator().manual_seed(23)
+    advantage = torch.randn(TOKENS, generator=generator).float()
+    rewards = torch.randint(2, (6, GROUP), generator=generator).float()
+    rewards[1], rewards[4] = 1, 0  # groups in which all have one reward
+    normed = torch.nn.functional.layer_norm(rewards.double(), (GROUP,), eps=0.0)  # of the group's own standard deviation
+    out = {"advantage": advantage, "rewards": rewards.flatten(), "advantages": torch.nan_to_num(normed, nan=0.0).float().flatten()}
+    log_p = torch.log_softmax(given["teacher_hidden"].double() @ given["teacher_head"].double().T, -1)
+    weight, labels = given["weight"].double(), given["labels"][:, None]
+    for number, (loss, threshold) in enumerate(DRAWN_CASES):
+        hidden = given["hidden"].double().requires_grad_()
+        head = given["head"].double().requires_grad_()
+        log_q = torch.log_softmax(hidden @ head.T, -1)
+        of_label = log_q.gather(1, labels)[:, 0]
+        if loss == "reward":
+            value = surrogate = -advantage.double() * of_label
+        else:
+            excess = (of_label - log_p.gather(1, labels)[:, 0]).detach()
+            missed = (log_q.detach().exp() < threshold) & (log_p > log_q.detach())
+            kl_of_missed = (log_p.exp() * (log_p - log_q) * missed).sum(-1)
+            value, surrogate = excess + kl_of_missed, excess * of_label + kl_of_missed
+        (surrogate * weight).sum().backward()
+        out[f"{number}.value"] = (value * weight).sum().detach().reshape(1)
+        out[f"{number}.d_hidden"] = hidden.grad.float()
+        out[f"{number}.d_head"] = head.grad.float()
     return out
 
 
@@ -252,7 +286,8 @@ def main():
     save_file(out, HERE / "loss.safetensors")
     save_file(divergences(out, rows), HERE / "divergences.safetensors")
     save_file(inner(), HERE / "inner.safetensors")
-    sums = [f"{hashlib.sha256((HERE / name).read_bytes()).hexdigest()}  {name}\n" for name in ("divergences.safetensors", "inner.safetensors", "loss.safetensors")]
+    save_file(drawn(out), HERE / "drawn.safetensors")
+    sums = [f"{hashlib.sha256((HERE / name).read_bytes()).hexdigest()}  {name}\n" for name in ("divergences.safetensors", "drawn.safetensors", "inner.safetensors", "loss.safetensors")]
     (HERE / "SHA256SUMS").write_text("".join(sums))
 
 

@@ -48,4 +48,5 @@ def main():
     print(json.dumps({"beacon": beacon.hex(), "beacon_key": drawn.hex(), "corpus_root": root.hex(), "seed": 7, "key": key.hex(), "cases": cases + [whole]}, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()

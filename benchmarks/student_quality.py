@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""Builders of sparse students against each other: carve and its baselines, static pruning and shrinking, at 50, 25 and 12.5 % of the FFN, as they
+are built, after `recover`, and after `distill` with two budgets of tokens.
+
+    python3 benchmarks/student_quality.py --teacher smollm2 --work runs/student-quality [--only PATTERN] [--table FILE.md]
+
+KL from the teacher, perplexity and agreement on the most probable token are measured by transformers, on held-out windows of the corpus that no
+stage reads: each of the held-out windows is a sample, and the interval is the 2.5th to 97.5th percentile of 2,000 bootstrap means over windows
+(Philox, seed 0). Everything is kept in --work: a second run makes what is missing. `--list` prints the students and what is there.
+
+  --teacher smollm2   SmolLM2-135M-Instruct (tools/fetch_teacher.sh) with the documentation of examples/smollm2-moe.ini
+  --teacher own       that of examples/own-teacher.ini (--own RUN), which must have been made before
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+
+import numpy
+
+SOURCE = pathlib.Path(__file__).resolve().parent.parent
+FRACTIONS = (50, 25, 12.5)
+# experts, shared and top-k by the share of the FFN that a token uses: 24 parts of 64 neurons of SmolLM2's 1536, 32 of 32 of the own teacher's 1024
+LAYOUTS = {"smollm2": {50: (16, 8, 4), 25: (20, 4, 2), 12.5: (22, 2, 1)}, "own": {50: (22, 10, 6), 25: (27, 5, 3), 12.5: (29, 3, 1)}}
+WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12.5: 128}}
+METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
+STATIC = ("static", "shrink")  # most active neurons (prune-neurons); Minitron's importance (shrink)
+
+
+class Study:
+    def __init__(self, options):
+        self.o = options
+        self.work = options.work / options.teacher
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.ids = self.reference = None
+
+    def overproof(self, name, *words):
+        """Makes the artifact `name` unless it is there. Its statement binds it to inputs and options, so a changed study needs another folder."""
+        out = self.work / name
+        if not (out / "claims.jsonl").exists():
+            print("making", name, flush=True)
+            environment = os.environ | {"OVERPROOF_KEY": str(self.work / "key.pem")}
+            command = [self.o.build / "bin/overproof", *words, "--out", out, "--threads", self.o.threads]
+            done = subprocess.run([str(w) for w in command], capture_output=True, text=True, env=environment)
+            if done.returncode != 0:
+                sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
+        return out
+
+    def prepare(self):
+        o = self.o
+        if o.teacher == "own":
+            for name in ("teacher", "corpus"):
+                if not (o.own / name / "claims.jsonl").exists():
+                    sys.exit(f"{o.own}/{name} is missing: overproof run examples/own-teacher.ini --out {o.own}")
+            self.teacher, self.corpus = o.own / "teacher", o.own / "corpus"
+        else:
+            gguf = o.gguf or SOURCE / ".cache/teacher/SmolLM2-135M-Instruct.Q4_1.gguf"
+            imported = self.overproof("imported", "import", "--path", gguf, "--license", "Apache-2.0")
+            self.corpus = self.overproof("corpus", "corpus", "--source", o.texts or SOURCE / ".cache/debian-corpus", "--tokenizer", imported, "--cut-bytes",
+                                         2000, "--source-share", 0.2, "--held-out", 0.1)
+            everything = self.overproof("statistics-gguf", "observe", "--teacher", imported, "--corpus", self.corpus, "--tokens", 256, *self.f32)
+            # The same weights as safetensors, which transformers reads.
+            self.teacher = self.overproof("teacher", "prune-neurons", "--teacher", imported, "--statistics", everything, "--keep", 1, "--dtype", "f32")
+        self.statistics = self.overproof("statistics", "observe", "--teacher", self.teacher, "--corpus", self.corpus, "--tokens", o.observe, *self.f32)
+
+    f32 = ("--compute", "f32")
+
+    def students(self):
+        """(builder, fraction, treatment), the cheap ones of all builders first."""
+        treatments = ["plain", "recovered"] + [f"distilled-{n}" for n in self.o.budgets if n > 0]
+        for treatment in treatments:
+            for fraction in FRACTIONS:
+                for builder in (*METHODS, *STATIC):
+                    yield builder, fraction, treatment
+
+    def name(self, builder, fraction, treatment):
+        return f"{builder}-{fraction}-{treatment}"
+
+    def make(self, builder, fraction, treatment):
+        o, name = self.o, self.name(builder, fraction, treatment)
+        given = ("--teacher", self.teacher)
+        if treatment == "plain":
+            if builder == "static":
+                return self.overproof(name, "prune-neurons", *given, "--statistics", self.statistics, "--keep", fraction / 100)
+            if builder == "shrink":
+                return self.overproof(name, "shrink", *given, "--corpus", self.corpus, "--intermediate-size", WIDTHS[o.teacher][fraction], "--tokens",
+                                      o.observe, *self.f32)
+            experts, shared, top_k = LAYOUTS[o.teacher][fraction]
+            return self.overproof(name, "carve", *given, "--statistics", self.statistics, "--method", builder, "--experts", experts, "--shared", shared,
+                                  "--top-k", top_k, "--refits", 0, "--certificate-tokens", 64)
+        if treatment == "recovered":
+            return self.overproof(name, "recover", "--student", self.make(builder, fraction, "plain"), *given, "--corpus", self.corpus, "--tokens",
+                                  o.recover, "--ridge", 0.005, *self.f32)
+        tokens = int(treatment.split("-")[1])
+        start = self.make(builder, fraction, "recovered")
+        targets = self.overproof(f"targets-{max(o.budgets)}", "teach", *given, "--corpus", self.corpus, "--tokens", max(o.budgets), *self.f32)
+        return self.overproof(name, "distill", "--student", start, "--targets", targets, "--corpus", self.corpus, "--steps", tokens // 256 // 4,
+                              "--batch-size", 4, "--learning-rate", 2e-4, "--schedule", "linear", "--warmup", max(1, tokens // 256 // 16), *self.f32)
+
+    def load_windows(self):
+        from safetensors import safe_open
+        with safe_open(self.corpus / "tokens.safetensors", "numpy") as file:
+            stream, length = file.get_tensor("held_out").astype(numpy.int64), int(file.metadata()["window_length"])
+        windows = (len(stream) - 1) // length
+        count = min(self.o.windows, windows)
+        chosen = [int((i + 0.5) * windows / count) for i in range(count)]
+        return numpy.stack([stream[w * length:w * length + length + 1] for w in chosen])
+
+    def final_states(self, folder):
+        """The output head, and the hidden states after the last norm of each window, [length, hidden]."""
+        import torch
+        from transformers import AutoModelForCausalLM
+        torch.set_num_threads(self.o.threads)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            return model.get_output_embeddings().weight.detach(), [model.model(w[None, :-1]).last_hidden_state[0] for w in torch.from_numpy(self.ids)]
+
+    def measure(self, folder):
+        """Per window: KL from the teacher, cross-entropy, agreement on the most probable token; means over its tokens."""
+        import torch
+        self.reference = self.reference or self.final_states(self.teacher)
+        (teacher_head, teacher_states), (head, states) = self.reference, self.final_states(folder)
+        kl, entropy, agreement = [], [], []
+        with torch.no_grad():
+            for window, before, after in zip(torch.from_numpy(self.ids), teacher_states, states):
+                p, q = torch.log_softmax(before @ teacher_head.T, -1), torch.log_softmax(after @ head.T, -1)
+                kl.append((p.exp() * (p - q)).sum(-1).mean().item())
+                entropy.append(-q.gather(1, window[1:, None]).mean().item())
+                agreement.append((p.argmax(-1) == q.argmax(-1)).float().mean().item())
+        return {"kl": kl, "cross_entropy": entropy, "agreement": agreement}
+
+    def result_file(self, name):
+        return self.work / f"{name}.windows-{self.o.windows}.json"
+
+    def run(self):
+        self.prepare()
+        self.ids = self.load_windows()
+        if not self.result_file("teacher").exists():
+            self.result_file("teacher").write_text(json.dumps(self.measure(self.teacher)))
+        for student in self.students():
+            name = self.name(*student)
+            if not fnmatch.fnmatch(name, self.o.only) or self.result_file(name).exists():
+                continue
+            folder = self.make(*student)
+            result = self.measure(folder)
+            temporary = self.result_file(name).with_suffix(".partial")
+            temporary.write_text(json.dumps(result))
+            temporary.rename(self.result_file(name))
+            print(f"{name:<36} KL {numpy.mean(result['kl']):.4f}", flush=True)
+            if self.o.table:
+                self.o.table.write_text(self.table())
+
+    def table(self):
+        rows = {}
+        for student in self.students():
+            if self.result_file(self.name(*student)).exists():
+                rows[student] = summary(json.loads(self.result_file(self.name(*student)).read_text()))
+        teacher = summary(json.loads(self.result_file("teacher").read_text()))
+        text = (f"{self.o.teacher}: {self.o.windows} held-out windows of 256 tokens, f32, {processor()}. Statistics and importance of {self.o.observe:,} tokens, "
+                f"recovery on {self.o.recover:,}. The teacher's perplexity is {teacher['perplexity'][0]:.2f}.\n")
+        for treatment in dict.fromkeys(s[2] for s in rows):
+            text += f"\n{treatment.replace('-', ', ')}{' tokens' if treatment.startswith('distilled') else ''}:\n\n| builder | FFN | KL (95 % interval) | perplexity | top-1 |\n|---|---|---|---|---|\n"
+            for (builder, fraction, of), row in rows.items():
+                if of == treatment:
+                    k, p, a = row["kl"], row["perplexity"], row["agreement"]
+                    text += (f"| `{builder}` | {fraction} % | {k[0]:.3f} ({k[1]:.3f} to {k[2]:.3f}) | {p[0]:.1f} ({p[1]:.1f} to {p[2]:.1f}) | "
+                             f"{100 * a[0]:.1f} % ({100 * a[1]:.1f} to {100 * a[2]:.1f}) |\n")
+        return text
+
+
+def summary(result):
+    """Mean and percentile interval of each measure, over windows; perplexity is exp of the mean cross-entropy."""
+    draws = numpy.random.Generator(numpy.random.Philox(0)).integers(0, len(result["kl"]), (2000, len(result["kl"])))
+    found = {}
+    for name, values in result.items():
+        values = numpy.array(values)
+        means = values[draws].mean(1)
+        three = [values.mean(), *numpy.percentile(means, [2.5, 97.5])]
+        found["perplexity" if name == "cross_entropy" else name] = [float(numpy.exp(x)) for x in three] if name == "cross_entropy" else list(map(float, three))
+    return found
+
+
+def processor():
+    try:
+        name = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()).group(1)
+    except (OSError, AttributeError):
+        name = platform.processor() or platform.machine()
+    return re.sub(r"\((R|TM)\)", "", name).split("@")[0].strip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", choices=sorted(LAYOUTS), default="smollm2")
+    parser.add_argument("--build", type=pathlib.Path, default=SOURCE / "build/release")
+    parser.add_argument("--work", type=pathlib.Path, default=SOURCE / "runs/student-quality")
+    parser.add_argument("--own", type=pathlib.Path, default=SOURCE / "runs/own-teacher", help="the run of examples/own-teacher.ini")
+    parser.add_argument("--gguf", type=pathlib.Path, help="SmolLM2's file")
+    parser.add_argument("--texts", type=pathlib.Path, help="texts of the corpus for smollm2")
+    parser.add_argument("--observe", type=int, default=4096, help="tokens of statistics")
+    parser.add_argument("--recover", type=int, default=16384, help="tokens of recovery")
+    parser.add_argument("--budgets", type=lambda text: [int(n) for n in text.split(",")], default=[16384, 65536], help="tokens of distillation; 0: none")
+    parser.add_argument("--windows", type=int, default=32, help="held-out windows")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", default="*", help="students to make, as a pattern: 'cmoe-50-*'")
+    parser.add_argument("--table", type=pathlib.Path, help="Markdown file that is written after each student")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    study = Study(options)
+    if options.list:
+        for student in study.students():
+            name = study.name(*student)
+            print(f"{name:<36} {'measured' if study.result_file(name).exists() else 'made' if (study.work / name).exists() else '-'}")
+        return
+    study.run()
+    print(study.table())
+
+
+if __name__ == "__main__":
+    main()
