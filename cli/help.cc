@@ -82,6 +82,7 @@ constexpr std::pair<VerbGroup, const char*> kGroups[] = {
     {VerbGroup::data, "Stages: models and texts"},
     {VerbGroup::teacher, "Stages: what a teacher gives"},
     {VerbGroup::student, "Stages: students"},
+    {VerbGroup::prune, "Stages: pruning"},
     {VerbGroup::result, "Stages: 8 bits, GGUF, measurements"},
     {VerbGroup::audit, "Audit a run"},
     {VerbGroup::keys, "Keys and signatures"},

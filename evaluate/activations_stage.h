@@ -31,7 +31,7 @@ struct ActivationsConfig {
 
 /// Slots: model (any checkpoint that the decoder runs), corpus. Only windows of the train split are used.
 ///
-/// The model runs layer by layer: all windows through one layer before the next. In memory: the weights, the residual stream
+/// The model runs layer by layer: all windows through one layer before the next. In memory: the weights of one layer, the residual stream
 /// (tokens x hidden x 4 bytes), of a mixture-of-experts layer once more as much for its FFN's input, one batch's activations, and
 /// the statistics of one layer. Finished layers are written to the scratch folder, and with them the residual stream, so that a
 /// killed run resumes after its last whole layer and ends with the same bytes. Inputs are recorded before any rounding that the

@@ -21,6 +21,10 @@ void visit_tie(V&& v, Tie& tie) {
     "for transformers, llama.cpp and this program; no: separate");
 }
 
+/// Whether a checkpoint's head is its embedding: by the configuration, or because it has none or both tables are equal. Reads them in blocks of
+/// rows.
+bool is_tied(const Checkpoint& model);
+
 /// What a stage writes. `tied`: of the teacher, or that its two tables are equal. Throws MismatchError for `yes` when they are not.
 /// `needs_head`: a runtime of the written architecture loads no tied head.
 bool resolve_tie(Tie asked, bool tied, bool needs_head);

@@ -98,7 +98,8 @@ Wide shared_parameters(const ModelConfig& c) {
 }
 
 Wide ffn_parameters(const ModelConfig& c, int64_t routed) {
-  if (!c.is_moe()) return Wide(c.layers) * 3 * c.hidden_size * c.intermediate_size;
+  if (!c.is_moe())
+    return c.layers * (Wide(3) * c.hidden_size * c.intermediate_size + (c.mlp_bias ? Wide(2) * c.intermediate_size + c.hidden_size : Wide(0)));
   const Wide router = Wide(c.n_routed_experts) * (c.hidden_size + 1);  // all of it is read for every token
   return c.layers * (Wide(3) * c.hidden_size * c.moe_intermediate_size * (routed + c.n_shared_experts) + router);
 }
@@ -135,7 +136,8 @@ ModelConfig ModelConfig::from_json(const Json& config, const std::filesystem::pa
   if (c.layers > 4096) f.fail("num_hidden_layers", fmt::format("is {}; at most 4096 are supported", c.layers));
   if (const std::string act = f.text("hidden_act", "silu"); act != "silu")
     f.fail(fmt::format("activation '{}' is not supported; 'silu' is", act));
-  if (f.flag("mlp_bias", false)) f.fail("mlp_bias is not supported");
+  c.mlp_bias = f.flag("mlp_bias", false);
+  if (c.mlp_bias && !facts.mlp_bias) f.fail(fmt::format("mlp_bias is not supported for {}; for llama it is", c.model_type));
 
   const bool bias = f.flag("attention_bias", false);
   if (bias && facts.output_bias)
@@ -187,7 +189,7 @@ Json ModelConfig::to_json() const {
   if (eos_id >= 0) j["eos_token_id"] = eos_id;
   const ModelKind::Computed& facts = *kind->computed;
   if (facts.output_bias || facts.qkv_bias == ModelKind::Given::by_config) j["attention_bias"] = attention_bias;
-  if (facts.mlp_bias) j["mlp_bias"] = false;
+  if (facts.mlp_bias) j["mlp_bias"] = mlp_bias;
   if (kind->sliding_window) j["sliding_window"] = nullptr;  // left out it would mean the default's width
   if (kind->rotary_part != 1.0)  // left out, the factor means that, in either place
     j["partial_rotary_factor"] = rope["partial_rotary_factor"] = 1.0;

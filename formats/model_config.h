@@ -26,6 +26,7 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   bool tie_embeddings = false;
   bool attention_bias = false;  ///< biases of q, k, v (Qwen2)
+  bool mlp_bias = false;        ///< biases of gate_proj, up_proj and down_proj (a llama's config.mlp_bias)
   bool qk_norm = false;         ///< RMSNorm over head_dim of q and k (Qwen3)
   int64_t bos_id = -1, eos_id = -1;
 

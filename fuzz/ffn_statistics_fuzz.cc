@@ -17,6 +17,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       const std::vector<float> importance = file.importance(l), in = file.ffn_input(l);
       fuzz::require(int64_t(importance.size()) == s.intermediate_size && int64_t(in.size()) == s.tokens * s.hidden_size);
       for (const float x : importance) fuzz::require(std::isfinite(x) && x >= 0);
+      if (s.moments) {
+        fuzz::require(file.mean(l).size() == importance.size());
+        for (const float x : file.variance(l)) fuzz::require(std::isfinite(x) && x >= 0);
+      }
+      if (s.taylor)
+        for (const float x : file.taylor(l)) fuzz::require(std::isfinite(x) && x >= 0);
     }
     const std::vector<int64_t> ids = file.ids(3, 100);
     fuzz::require(int64_t(ids.size()) % s.window_length == 0 && int64_t(ids.size()) <= s.tokens);

@@ -1,7 +1,7 @@
-// prune-neurons and prune-source on any content of a checkpoint and of what selects its parts: an error of ours, or a checkpoint
+// prune-neurons, prune-source, prune-weights and prune-experts on any content of a checkpoint and of what selects its parts: an error of ours, or a checkpoint
 // that opens and whose values decode.
 //
-// The input: a byte for the stage, the sizes of two files (U16, little-endian), config.json, model.safetensors, and statistics or
+// The input: a byte for the stage and its method, the sizes of two files (U16, little-endian), config.json, model.safetensors, and statistics or
 // router counts.
 
 #include <cstring>
@@ -11,8 +11,10 @@
 #include "records/router_counts.h"
 #include "formats/tensor_source.h"
 #include "fuzz/fuzz_file.h"
+#include "prune/experts_stage.h"
 #include "prune/neurons_stage.h"
 #include "prune/source_stage.h"
+#include "prune/weights_stage.h"
 
 using namespace overproof;
 
@@ -31,18 +33,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   folder.put("model/config.json", fuzz::take_bytes(rest, sizes[0]));
   folder.put("model/model.safetensors", fuzz::take_bytes(rest, sizes[1]));
 
-  const bool neurons = data[0] % 2 == 0;
-  std::map<std::string, InputArtifact> slots;
-  if (neurons) {
-    slots = {{"teacher", {folder / "model", {}}}, {"statistics", {folder / "statistics.safetensors", {}}}};
-    folder.put("statistics.safetensors", rest);
-  } else {
-    slots = {{"student", {folder / "model", {}}}};
+  enum { neurons, source, weights, experts };
+  const int stage = data[0] < 4 ? data[0] % 2 : data[0] / 4 % 4, method = data[0] / 16 % 3;
+  std::map<std::string, InputArtifact> slots = {{stage == neurons ? "teacher" : stage == weights ? "model" : "student", {folder / "model", {}}}};
+  if (stage == source) {
     folder.put(fs::path("model") / kRouterCountsFile, rest);
+  } else {
+    slots["statistics"] = {folder / "statistics.safetensors", {}};
+    folder.put("statistics.safetensors", rest);
   }
   try {
     Outputs outputs(folder / "out", folder / "scratch");
-    if (neurons) run_prune_neurons({}, Inputs(slots), outputs);
+    if (stage == neurons) run_prune_neurons({.method = NeuronMethod(method)}, Inputs(slots), outputs);
+    else if (stage == weights) run_prune_weights({.method = WeightMethod(method), .sparsity = data[0] % 2 ? "2:4" : "0.5"}, Inputs(slots), outputs);
+    else if (stage == experts) run_prune_experts({.method = PruneExpertsConfig::Method(method)}, Inputs(slots), outputs);
     else run_prune_source({"notes", 0.25, data[0] % 4 == 1 ? Uneven::empty : Uneven::rank}, Inputs(slots), outputs);
     const Checkpoint made = open_checkpoint(folder / "out");
     for (const TensorInfo& t : made.tensors->tensors())

@@ -59,7 +59,7 @@ void layers(std::string_view text) {
     return;
   }
   if (!point.progress.is_object()) return;
-  const std::string spilled(112, '\1'), stream(32, '\2');  // what the seed's groups take; tokens 4, hidden size 2
+  const std::string spilled(132, '\1'), stream(32, '\2');  // what the seed's groups take; tokens 4, hidden size 2
   folder.put("scratch/activations.spill", spilled);
   folder.put("scratch/stream-1.f32", stream);
   point.files = {{"activations.spill", int64_t(spilled.size()), sha256(spilled)}, {"stream-1.f32", int64_t(stream.size()), sha256(stream)}};

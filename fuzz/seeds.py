@@ -206,7 +206,7 @@ def statistics(seeds):
     """Files of numbers that overproof writes for itself, as their headers describe them."""
     f4, i8, u1 = "<f4", "<i8", "u1"
     group = {"g__amax": numpy.ones(2, f4), "g__range": numpy.array([-1, 1], f4), "g__samples": numpy.ones((3, 2), "<f2"),
-             "g__hessian": numpy.eye(2, dtype=f4), "g__tokens": numpy.array([5, 1], i8)}
+             "g__square": numpy.ones(2, f4), "g__hessian": numpy.eye(2, dtype=f4), "g__tokens": numpy.array([5, 1], i8)}
     seeds.put("activations_fuzz", tensors({"model_root": "a" * 64, "corpus_root": "b" * 64, "tokens": "5", "format_version": "1",
                                            "groups": json.dumps({"g.weight": "g", "h.weight": "g"})}, **group))
     seeds.put("router_counts_fuzz", tensors({"sources": '["notes", "pages"]', "format_version": "1"},
@@ -223,8 +223,13 @@ def statistics(seeds):
                                                block_offsets=numpy.array([0, 3 * size], i8)))
     shape = {"format_version": "1", "teacher_root": "a" * 64, "corpus_root": "b" * 64, "tokens": "4", "window_length": "2", "layers": "1",
              "hidden_size": "3", "intermediate_size": "2"}
-    layer = {"tokens": numpy.arange(4, dtype="<i4"), "layers.0.ffn_input": numpy.ones((4, 3), "<f2"), "layers.0.importance": numpy.ones(2, f4)}
+    layer = {"tokens": numpy.arange(4, dtype="<i4"), "layers.0.ffn_input": numpy.ones((4, 3), "<f2"), "layers.0.importance": numpy.ones(2, f4),
+             "layers.0.mean": numpy.ones(2, f4), "layers.0.variance": numpy.ones(2, f4), "layers.0.taylor": numpy.ones(2, f4)}
     seeds.put("ffn_statistics_fuzz", tensors(shape, **layer))
+    seeds.put("expert_statistics_fuzz", tensors(
+        {"format_version": "1", "model_root": "a" * 64, "corpus_root": "b" * 64, "tokens": "4", "layers": "1", "experts": "2", "hidden_size": "3", "top_k": "1"},
+        **{"layers.0.mean_output": numpy.ones((2, 3), f4), "layers.0.tokens": numpy.array([3, 1], "<i4"), "layers.0.reap": numpy.ones(2, f4),
+           "layers.0.largest": numpy.ones(2, f4)}))
     seeds.put("evaluation_fuzz", {"tokens": 5, "windows": 1, "models": [{"name": "int8", "perplexity": 20.5, "kl_p99": 3, "bytes": 7, "loops": 0.5, "texts": [{"name": "other", "tokens": 3, "kl_mean": 1}]}, {"name": "teacher", "kl_mean": None}]})
     seeds.put("sampled_tokens_fuzz", '{"before": [1], "tokens": [2, 3]}\n{"before": [], "tokens": []}\n')
     file = {"bytes": 3, "name": "a.bin", "sha256": "0" * 64}
@@ -232,7 +237,7 @@ def statistics(seeds):
     seeds.put("resume_fuzz", b"\0" + encode({"files": [file], "format_version": 1, "progress": {"batches": 2}, "stage_key": key}))
     seeds.put("resume_fuzz", b"\1" + bytes([1, 1, 2]) + bytes([1, 0]) + b"ab" + bytes([2]) + b"abcd")
     seeds.put("resume_fuzz", b"\3[1,2]\n[]\n[999]\n")
-    # 24 bytes for counts and range, then amax, samples and Hessian: 24 + 3*4 + 2*3*2 and 24 + 2*4 + 2*2*2 + 2*2*4 + 8
+    # 24 bytes for counts and range, then amax and square, samples and Hessian: 24 + 2*3*4 + 2*3*2 and 24 + 2*2*4 + 4*2*2 + 2*2*4
     groups = [[["a", "b"], 3, 2, False], [["c"], 2, 4, True]]
     seeds.put("resume_fuzz", b"\2" + encode({"layers": 1, "experts": [0, 0, 0, 0], "groups": groups}))
     ids = {"prompt_token_ids": [1, 2, 3, 4], "prompt_logprobs": [None] + [{str(i): {"logprob": -1.5}, "7": {"logprob": -0.5}} for i in (2, 3, 4)]}
@@ -294,15 +299,27 @@ def stages(seeds):
     activations = save(arrays, metadata={"model_root": "0" * 64, "corpus_root": "b" * 64, "tokens": "500", "format_version": "1", "groups": json.dumps(groups)})
     for option in range(32):
         put("quantize_fuzz", option, llama, model(dense), b"" if option < 12 else activations)
-    put("prune_fuzz", 0, llama, model(dense), tensors(
-        {"format_version": "1", "teacher_root": "0" * 64, "corpus_root": "0" * 64, "tokens": "2", "window_length": "2", "layers": "1", "hidden_size": "4",
-         "intermediate_size": "64"},
-        **{"tokens": numpy.zeros(2, "<i4"), "layers.0.ffn_input": numpy.zeros((2, 4), "<f2"), "layers.0.importance": numpy.arange(64, dtype="<f4")}))
+    neuron = numpy.arange(64, dtype="<f4")
+    for option in [0, 16, 16 + 16]:  # stage 0 in bits 2 and 3, the method above
+        put("prune_fuzz", option, llama, model(dense), tensors(
+            {"format_version": "1", "teacher_root": "0" * 64, "corpus_root": "0" * 64, "tokens": "2", "window_length": "2", "layers": "1",
+             "hidden_size": "4", "intermediate_size": "64"},
+            **{"tokens": numpy.zeros(2, "<i4"), "layers.0.ffn_input": numpy.zeros((2, 4), "<f2"), "layers.0.importance": neuron, "layers.0.mean": neuron,
+               "layers.0.variance": neuron, "layers.0.taylor": neuron}))
+    for method in range(3):
+        for sparsity in range(2):
+            put("prune_fuzz", 8 + 16 * method + sparsity, llama, model(dense), activations)
     sparse = {**attention, "mlp.gate": (4, 4)}
     for expert in range(4):
         sparse |= {f"mlp.experts.{expert}.{name}": shape for name, shape in [("gate_proj", (2, 4)), ("up_proj", (2, 4)), ("down_proj", (4, 2))]}
     glm = {**llama, "model_type": "glm4_moe", "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 0, "moe_intermediate_size": 2}
     counts = tensors({"sources": '["notes", "pages"]', "format_version": "1"}, counts=numpy.array([[[8, 1, 1, 0]], [[1, 4, 4, 1]]], "<i8"), tokens=numpy.array([5, 5], "<i8"))
+    ones = numpy.ones(4, "<f4")
+    experts = tensors({"format_version": "1", "model_root": "0" * 64, "corpus_root": "0" * 64, "tokens": "4", "layers": "1", "experts": "4", "hidden_size": "4", "top_k": "2"},
+                      **{"layers.0.mean_output": numpy.eye(4, dtype="<f4"), "layers.0.tokens": numpy.array([3, 1, 0, 4], "<i4"), "layers.0.reap": ones,
+                         "layers.0.largest": ones})
+    for method in range(3):
+        put("prune_fuzz", 12 + 16 * method, glm, {**model(sparse), "model.layers.0.mlp.gate.e_score_correction_bias": numpy.zeros(4, "<f4")}, experts)
     for option in [1, 3]:
         put("prune_fuzz", option, glm, {**model(sparse), "model.layers.0.mlp.gate.e_score_correction_bias": numpy.zeros(4, "<f4")}, counts)
 

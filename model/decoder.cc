@@ -54,13 +54,13 @@ const LayerAdapters& adapters_of(const LayerWeights& w) {
 
 bool has_ffn(const LayerAdapters& a) { return a.gate.a.defined() || a.up.a.defined() || a.down.a.defined(); }
 
-/// As ops::feed_forward, with adapters.
+/// As ops::feed_forward, with biases and adapters.
 Tensor adapted_feed_forward(const Tensor& h, const LayerWeights& w, const Tensor& residual) {
   const LayerAdapters& a = adapters_of(w);
-  const Tensor z = ops::linear(h, w.gate_up);
+  const Tensor z = ops::linear(h, w.gate_up, w.gate_up_bias);
   const int64_t width = w.down.size(1);
   const Tensor activation = at::silu(adapted(z.narrow(1, 0, width), h, a.gate)) * adapted(z.narrow(1, width, width), h, a.up);
-  return adapted(ops::linear(activation, w.down, {}, residual), activation, a.down);
+  return adapted(ops::linear(activation, w.down, w.down_bias, residual), activation, a.down);
 }
 
 /// Rounding has no gradient: training would run and learn nothing.
@@ -102,6 +102,10 @@ Decoder::Decoder(ModelConfig config, const TensorSource& tensors, const Placemen
   inverse_frequencies_ = inverse_frequencies(config_, placement);
 }
 
+Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move(config)), weights_(std::move(weights)) {
+  inverse_frequencies_ = inverse_frequencies(config_, placement_);
+}
+
 Decoder::Decoder(const Checkpoint& checkpoint, const Placement& placement)
     : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())),
       placement_(placement),
@@ -122,8 +126,10 @@ Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) cons
     x = ffn_block(l, attended, options);
     if (options.layers) options.layers->push_back({attended, x});
   }
-  return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps);
+  return last_norm(x);
 }
+
+Tensor Decoder::last_norm(const Tensor& x) const { return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps); }
 
 Tensor Decoder::logits(const Tensor& hidden) const {
   const bool exact = at::GradMode::is_enabled() || ops::operand_type(hidden) == hidden.scalar_type();
@@ -197,8 +203,11 @@ FfnPass Decoder::ffn_pass(int64_t layer, int64_t ffn, const Tensor& rows) const 
     ops::matmul_into(z.narrow(1, 0, width), rounded(rounding.gate, rows), gate_up.narrow(0, 0, width).t());
     ops::matmul_into(z.narrow(1, width, width), rounded(rounding.up, rows), gate_up.narrow(0, width, width).t());
   }
+  const bool biased = ffn == kDenseFfn && w.gate_up_bias.defined();
+  if (biased) z.add_(w.gate_up_bias);
   const FfnPass pass{ops::swiglu(z), at::empty({rows.size(0), down.size(0)}, rows.options())};
   ops::matmul_into(pass.out, rounded(rounding.down, pass.activation), down.t());
+  if (biased) pass.out.add_(w.down_bias);
   return pass;
 }
 
@@ -210,7 +219,7 @@ Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const ForwardOptions& 
   Tensor out = x;
   if (w.gate_up.defined())
     out = w.rounding && w.rounding->dense.any() ? ffn_pass(layer, kDenseFfn, h).out.add_(x)
-          : has_ffn(adapters_of(w))              ? adapted_feed_forward(h, w, x)
+          : has_ffn(adapters_of(w)) || w.gate_up_bias.defined() ? adapted_feed_forward(h, w, x)
                                                 : ops::feed_forward(h, w.gate_up, w.down, x);
   if (!config_.is_moe()) return out;
   const ops::Routing routing = route(layer, h, options.top_k);
@@ -268,6 +277,8 @@ std::vector<NamedTensor> Decoder::parameters() const {
     add(at + "post_norm", w.post_norm);
     add(at + "ffn.gate_up", w.gate_up);
     add(at + "ffn.down", w.down);
+    add(at + "ffn.gate_up_bias", w.gate_up_bias);
+    add(at + "ffn.down_bias", w.down_bias);
     add(at + "experts.gate_up", w.expert_gate_up);
     add(at + "experts.down", w.expert_down);
     add(at + "router", w.router);

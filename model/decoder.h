@@ -68,6 +68,9 @@ class Decoder {
   explicit Decoder(const Checkpoint& checkpoint, const Placement& placement = {});
   Decoder(ModelConfig config, const TensorSource& tensors, const Placement& placement = {});
 
+  /// With weights that are in memory; the undefined ones are not used until set_layer() brings them.
+  Decoder(ModelConfig config, DecoderWeights weights);
+
   const ModelConfig& config() const { return config_; }
   const Placement& placement() const { return placement_; }
 
@@ -87,6 +90,10 @@ class Decoder {
   at::Tensor ffn_input(int64_t layer, const at::Tensor& x) const;
   /// The experts of `layer` for each row of its ffn_input(); top_k 0 means the model's own.
   ops::Routing route(int64_t layer, const at::Tensor& ffn_input, int64_t top_k = 0) const;
+  /// x after the FFN block of `layer`, residual included; differentiable as hidden() is.
+  at::Tensor ffn_residual(int64_t layer, const at::Tensor& x, const ForwardOptions& options = {}) const { return ffn_block(layer, x, options); }
+  /// The last norm.
+  at::Tensor last_norm(const at::Tensor& x) const;
   /// One block alone, with the rounding that the checkpoint asks for. Rows [n, hidden] of ffn_input(). No gradient.
   FfnPass ffn_pass(int64_t layer, int64_t ffn, const at::Tensor& rows) const;
 
@@ -99,6 +106,9 @@ class Decoder {
   /// save_decoder() writes their parts under Hugging Face's. The tensors share the decoder's memory: set requires_grad on them,
   /// or write into them in place.
   std::vector<NamedTensor> parameters() const;
+
+  /// Replaces the weights of a layer; undefined ones release its memory.
+  void set_layer(int64_t layer, LayerWeights weights) { weights_.layers.at(size_t(layer)) = std::move(weights); }
 
   /// Replaces the adapters of all layers (adapters.h); empty: none. They are no parameters().
   void set_adapters(std::vector<std::shared_ptr<LayerAdapters>> adapters);

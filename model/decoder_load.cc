@@ -43,6 +43,10 @@ LayerWeights empty_layer(const ModelConfig& c, const Placement& placement) {
     w.gate_up = weight({2 * dense, hidden});
     w.down = weight({hidden, dense});
   }
+  if (c.mlp_bias && !c.is_moe()) {
+    w.gate_up_bias = weight({2 * dense});
+    w.down_bias = weight({hidden});
+  }
   if (c.is_moe()) {
     w.expert_gate_up = weight({c.n_routed_experts, 2 * c.moe_intermediate_size, hidden});
     w.expert_down = weight({c.n_routed_experts, hidden, c.moe_intermediate_size});
@@ -76,18 +80,10 @@ void read_on_cpu(const std::vector<StoredTensor>& stored, const TensorSource& te
   });
 }
 
-}  // namespace
-
-DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, const Placement& placement,
-                            const fs::path& where) {
-  check_tensors(c.to_json(), tensors, where);
-  DecoderWeights weights;
-  weights.embedding = at::empty({c.vocab_size, c.hidden_size}, placement.options());
-  weights.final_norm = at::empty({c.hidden_size}, placement.options());
-  if (!c.tie_embeddings) weights.head = at::empty({c.vocab_size, c.hidden_size}, placement.options());
-  for (int64_t i = 0; i < c.layers; ++i) weights.layers.push_back(empty_layer(c, placement));
+/// Reads the targets, wherever they are.
+void read_stored(std::vector<StoredTensor> stored, const TensorSource& tensors, const fs::path& where) {
   std::vector<StoredTensor> here;
-  for (StoredTensor& t : stored_tensors(weights)) {
+  for (StoredTensor& t : stored) {
     if (placement_of(t.target) == Placement{}) {
       here.push_back(std::move(t));
       continue;
@@ -97,11 +93,10 @@ DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, c
     t.target.copy_(staging);
   }
   read_on_cpu(here, tensors, where);
-  return weights;
 }
 
-std::vector<StoredTensor> stored_tensors(const DecoderWeights& weights) {
-  std::vector<StoredTensor> all;
+/// The tensors of a checkpoint that has a layer's weights.
+void add_stored_layer(std::vector<StoredTensor>& all, const LayerWeights& w, int64_t i) {
   const auto add = [&](std::string name, const Tensor& tensor, bool keep_f32 = false) {
     if (tensor.defined()) all.push_back({std::move(name), tensor.detach(), keep_f32});
   };
@@ -112,31 +107,73 @@ std::vector<StoredTensor> stored_tensors(const DecoderWeights& weights) {
     add(at + "up_proj.weight", gate_up.narrow(0, width, width));
     add(at + "down_proj.weight", down);
   };
-  add("model.embed_tokens.weight", weights.embedding);
-  for (size_t i = 0; i < weights.layers.size(); ++i) {
-    const LayerWeights& w = weights.layers[i];
-    const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
-    add(layer + "input_layernorm.weight", w.input_norm);
-    add(attention + "q_proj.weight", w.q);
-    add(attention + "q_proj.bias", w.q_bias);
-    add(attention + "k_proj.weight", w.k);
-    add(attention + "k_proj.bias", w.k_bias);
-    add(attention + "v_proj.weight", w.v);
-    add(attention + "v_proj.bias", w.v_bias);
-    add(attention + "q_norm.weight", w.q_norm);
-    add(attention + "k_norm.weight", w.k_norm);
-    add(attention + "o_proj.weight", w.o);
-    add(layer + "post_attention_layernorm.weight", w.post_norm);
-    if (!w.router.defined()) {
-      add_ffn(layer + "mlp.", w.gate_up, w.down);
-      continue;
+  const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
+  add(layer + "input_layernorm.weight", w.input_norm);
+  add(attention + "q_proj.weight", w.q);
+  add(attention + "q_proj.bias", w.q_bias);
+  add(attention + "k_proj.weight", w.k);
+  add(attention + "k_proj.bias", w.k_bias);
+  add(attention + "v_proj.weight", w.v);
+  add(attention + "v_proj.bias", w.v_bias);
+  add(attention + "q_norm.weight", w.q_norm);
+  add(attention + "k_norm.weight", w.k_norm);
+  add(attention + "o_proj.weight", w.o);
+  add(layer + "post_attention_layernorm.weight", w.post_norm);
+  if (!w.router.defined()) {
+    add_ffn(layer + "mlp.", w.gate_up, w.down);
+    if (w.gate_up_bias.defined()) {
+      const int64_t width = w.gate_up_bias.size(0) / 2;
+      add(layer + "mlp.gate_proj.bias", w.gate_up_bias.narrow(0, 0, width));
+      add(layer + "mlp.up_proj.bias", w.gate_up_bias.narrow(0, width, width));
+      add(layer + "mlp.down_proj.bias", w.down_bias);
     }
-    add_ffn(layer + "mlp.shared_experts.", w.gate_up, w.down);
-    for (int64_t e = 0; e < w.router.size(0); ++e)
-      add_ffn(fmt::format("{}mlp.experts.{}.", layer, e), w.expert_gate_up.select(0, e), w.expert_down.select(0, e));
-    add(layer + "mlp.gate.weight", w.router, true);
-    add(layer + "mlp.gate.e_score_correction_bias", w.router_bias, true);
+    return;
   }
+  add_ffn(layer + "mlp.shared_experts.", w.gate_up, w.down);
+  for (int64_t e = 0; e < w.router.size(0); ++e)
+    add_ffn(fmt::format("{}mlp.experts.{}.", layer, e), w.expert_gate_up.select(0, e), w.expert_down.select(0, e));
+  add(layer + "mlp.gate.weight", w.router, true);
+  add(layer + "mlp.gate.e_score_correction_bias", w.router_bias, true);
+}
+
+}  // namespace
+
+DecoderWeights empty_weights(const ModelConfig& c, const Placement& placement) {
+  DecoderWeights weights;
+  weights.embedding = at::empty({c.vocab_size, c.hidden_size}, placement.options());
+  weights.final_norm = at::empty({c.hidden_size}, placement.options());
+  if (!c.tie_embeddings) weights.head = at::empty({c.vocab_size, c.hidden_size}, placement.options());
+  for (int64_t i = 0; i < c.layers; ++i) weights.layers.push_back(empty_layer(c, placement));
+  return weights;
+}
+
+LayerWeights load_layer(const ModelConfig& c, int64_t layer, const TensorSource& tensors, const fs::path& where) {
+  LayerWeights weights = empty_layer(c, {});
+  read_stored(stored_layer(weights, layer), tensors, where);
+  return weights;
+}
+
+DecoderWeights load_weights(const ModelConfig& c, const TensorSource& tensors, const Placement& placement,
+                            const fs::path& where) {
+  check_tensors(c.to_json(), tensors, where);
+  DecoderWeights weights = empty_weights(c, placement);
+  read_stored(stored_tensors(weights), tensors, where);
+  return weights;
+}
+
+std::vector<StoredTensor> stored_layer(const LayerWeights& weights, int64_t layer) {
+  std::vector<StoredTensor> all;
+  add_stored_layer(all, weights, layer);
+  return all;
+}
+
+std::vector<StoredTensor> stored_tensors(const DecoderWeights& weights) {
+  std::vector<StoredTensor> all;
+  const auto add = [&](std::string name, const Tensor& tensor) {
+    if (tensor.defined()) all.push_back({std::move(name), tensor.detach(), false});
+  };
+  add("model.embed_tokens.weight", weights.embedding);
+  for (size_t i = 0; i < weights.layers.size(); ++i) add_stored_layer(all, weights.layers[i], int64_t(i));
   add("model.norm.weight", weights.final_norm);
   add("lm_head.weight", weights.head);
   return all;

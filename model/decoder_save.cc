@@ -12,8 +12,6 @@
 namespace overproof {
 namespace {
 
-constexpr int64_t kShardBytes = int64_t{2} << 30;
-
 /// As it is written: f32 on the CPU, within the range of `dtype`.
 at::Tensor checked_values(const StoredTensor& t, DType dtype) {
   at::Tensor host = t.target.to(Placement{}.options()).contiguous();
@@ -26,16 +24,19 @@ at::Tensor checked_values(const StoredTensor& t, DType dtype) {
 void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype) {
   OVERPROOF_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16);
   const std::vector<StoredTensor> stored = stored_tensors(decoder.weights());
-  std::vector<TensorInfo> infos;
-  for (const StoredTensor& t : stored) infos.push_back({t.name, t.keep_f32 ? DType::f32 : dtype, t.target.sizes().vec()});
-  ShardedWriter writer(folder, infos, {{"format", "pt"}}, kShardBytes);
+  ShardedWriter writer(folder, stored_infos(stored, dtype), {{"format", "pt"}}, kDecoderShardBytes);
   for (const StoredTensor& t : stored) writer.append_f32(host_values<float>(checked_values(t, dtype)));
   writer.close();
-  save_decoder_config(decoder, folder, dtype);
+  save_decoder_config(decoder.config(), folder, dtype);
 }
 
-void save_decoder_config(const Decoder& decoder, OutputFolder& folder, DType dtype) {
-  const ModelConfig& c = decoder.config();
+std::vector<TensorInfo> stored_infos(const std::vector<StoredTensor>& stored, DType dtype) {
+  std::vector<TensorInfo> infos;
+  for (const StoredTensor& t : stored) infos.push_back({t.name, t.keep_f32 ? DType::f32 : dtype, t.target.sizes().vec()});
+  return infos;
+}
+
+void save_decoder_config(const ModelConfig& c, OutputFolder& folder, DType dtype) {
   Json config = c.to_json();
   set_stored_dtype(config, dtype);
   folder.write_file("config.json", config.dump(2) + "\n");

@@ -26,6 +26,7 @@ struct LayerWeights {
   at::Tensor q_bias, k_bias, v_bias;  // [..] or undefined
   at::Tensor q_norm, k_norm;          // [head_dim] or undefined
   at::Tensor gate_up, down;
+  at::Tensor gate_up_bias, down_bias;             // [2 x ff], [hidden] of a dense layer, or undefined
   at::Tensor expert_gate_up;                      // [experts, 2 x width, hidden]; rows: gate then up
   at::Tensor expert_down;                         // [experts, hidden, width]
   at::Tensor router;                              // [experts, hidden]
@@ -55,6 +56,15 @@ struct StoredTensor {
 
 /// All tensors of a checkpoint, in the order in which they are written. The targets share the weights' memory.
 std::vector<StoredTensor> stored_tensors(const DecoderWeights& weights);
+
+/// Those of one layer, of all of which `weights` are.
+std::vector<StoredTensor> stored_layer(const LayerWeights& weights, int64_t layer);
+
+/// Memory for all weights. On the device meta it takes none, and stored_tensors() of it lists what a checkpoint of this shape has.
+DecoderWeights empty_weights(const ModelConfig& config, const Placement& placement);
+
+/// Reads the weights of one layer, f32 on the CPU. The tensors were checked (formats/model_check.h).
+LayerWeights load_layer(const ModelConfig& config, int64_t layer, const TensorSource& tensors, const fs::path& where);
 
 /// Reads all weights. Throws FormatError (file `where`) naming a missing tensor or a wrong shape, before it allocates anything of
 /// a size that the file gives.

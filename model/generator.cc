@@ -228,6 +228,10 @@ Tensor Generator::ffn(const GeneratorLayer& w, const Tensor& x) const {
     products.push_back({up_in, &p.ffn->up, p.z, p.count, up_first, p.first, p.ffn->gate.rows()});
   }
   ops::row_products(products);
+  if (w.dense.gate_bias.defined()) {
+    dense_z.narrow(1, 0, w.dense.gate.rows()).add_(w.dense.gate_bias);
+    dense_z.narrow(1, w.dense.gate.rows(), w.dense.up.rows()).add_(w.dense.up_bias);
+  }
   const Tensor dense_a = dense_z.defined() ? ops::swiglu(dense_z) : Tensor();
   const Tensor expert_a = expert_z.defined() ? ops::swiglu(expert_z) : Tensor();
   products.clear();
@@ -236,6 +240,7 @@ Tensor Generator::ffn(const GeneratorLayer& w, const Tensor& x) const {
     products.push_back({in, &p.ffn->down, p.out, p.count, first, p.first, 0});
   }
   ops::row_products(products);
+  if (w.dense.down_bias.defined()) dense_out.add_(w.dense.down_bias);
   Tensor out = dense_out.defined() ? dense_out.add_(x) : x.clone();
   if (pairs > 0) ops::add_weighted_rows(out, expert_out, weights, row_of);  // by expert, so that each row's sum has one order
   return out;

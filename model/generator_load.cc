@@ -58,6 +58,11 @@ class Places {
       }
       if (!c.is_moe()) {
         ffn(layer + "mlp.", w.dense);
+        if (c.mlp_bias) {
+          plain(layer + "mlp.gate_proj.bias", w.dense.gate_bias);
+          plain(layer + "mlp.up_proj.bias", w.dense.up_bias);
+          plain(layer + "mlp.down_proj.bias", w.dense.down_bias);
+        }
         continue;
       }
       if (c.n_shared_experts > 0) ffn(layer + "mlp.shared_experts.", w.dense);
@@ -166,7 +171,8 @@ void for_each_read(const GeneratorWeights& weights, const ModelConfig& config, c
   plain({weights.final_norm});
   for (const GeneratorLayer& w : weights.layers) {
     for (const RowMatrix* m : {&w.q, &w.k, &w.v, &w.o}) use(*m, 1);
-    plain({w.input_norm, w.post_norm, w.q_norm, w.k_norm, w.q_bias, w.k_bias, w.v_bias, w.router, w.router_bias});
+    plain({w.input_norm, w.post_norm, w.q_norm, w.k_norm, w.q_bias, w.k_bias, w.v_bias, w.router, w.router_bias, w.dense.gate_bias, w.dense.up_bias,
+           w.dense.down_bias});
     ffn(w.dense, 1);
     for (const GeneratorFfn& expert : w.experts) ffn(expert, double(config.top_k) / double(config.n_routed_experts));
   }

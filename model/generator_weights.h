@@ -15,6 +15,7 @@ namespace overproof {
 
 struct GeneratorFfn {
   ops::RowMatrix gate, up, down;
+  at::Tensor gate_bias, up_bias, down_bias;  ///< of a dense layer, or undefined
 };
 
 /// Vectors and the router have the placement's type; undefined where the model has none.

@@ -179,7 +179,7 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
     }
     if (!computes(spec, instance) || (slot != "teacher" && slot != "student" && slot != "model")) continue;
     const ModelConfig shape = shape_of(path);
-    const bool dense = (spec.name == "observe" || spec.name == "carve" || spec.name == "upcycle" || spec.name == "shrink") && slot == "teacher";
+    const bool dense = (spec.name == "carve" || spec.name == "upcycle" || spec.name == "shrink") && slot == "teacher";
     if (dense && shape.is_moe())
       throw MismatchError(
           fmt::format("{}: is a mixture of experts; {} needs a teacher with dense FFNs", path.filename().string(), spec.name));
@@ -191,7 +191,7 @@ std::vector<std::string> limits_as_teacher(const fs::path& checkpoint) {
   std::vector<std::string> limits;
   try {
     const ModelConfig shape = shape_of(checkpoint);
-    if (shape.is_moe()) limits.push_back("it is a mixture of experts, so it can teach but not be observed or carved");
+    if (shape.is_moe()) limits.push_back("it is a mixture of experts, so it can teach and be pruned, but not be carved");
     else if (shape.has_rope_scaling) limits.emplace_back(kRopeRefusal);
   } catch (const Interrupted&) {
     throw;
@@ -222,7 +222,7 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   const Options options = instance.options();
   if (spec.name == "capture") return capture_forecast(options, models, window_length, out);
   const auto number = [&](const char* name, int64_t fallback) { return double(value_of<int64_t>(options, name, fallback)); };
-  double weights = 0, width = 0, layers = 0, file = 0, in_16_bits = 0;
+  double weights = 0, width = 0, layers = 1, features = 0, file = 0, in_16_bits = 0;
   int models_there = 0;
   for (const auto& [slot, path] : models) {
     std::error_code error;
@@ -236,6 +236,7 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
       in_16_bits = 2 * weights;
       const ModelConfig shape = ModelConfig::from_json(*checkpoint.config, path / "config.json");
       width = double(shape.hidden_size), layers = double(shape.layers);
+      features = shape.is_moe() ? double((shape.n_routed_experts + shape.n_shared_experts) * shape.moe_intermediate_size) : double(shape.intermediate_size);
     } catch (const Interrupted&) {
       throw;
     } catch (const Error&) {  // reported by check_prerequisites where it matters
@@ -263,19 +264,23 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   if (spec.name == "export") return {2 * kProgram, in_16_bits, (file + in_16_bits) / kDiskBytesPerSecond};
   if (spec.name == "pretrain") weights = pretrained_parameters(options, models);
   if (weights == 0) return {};
+  // What takes all tokens through one layer after another: docs/student.md.
+  const double layer = kFloat * weights / layers, stream = kFloat * tokens * width;
   f.memory_bytes += kFloat * weights;
   if (spec.name == "teach" || spec.name == "teach-shard") f.disk_bytes = tokens * kRowBytes, f.seconds = seconds_for(weights, tokens, 1);
   else if (spec.name == "observe")
-    f.disk_bytes = 2 * tokens * width * layers, f.memory_bytes += f.disk_bytes, f.seconds = seconds_for(weights, tokens, 1);
+    f.disk_bytes = 2 * tokens * width * layers, f.memory_bytes = kProgram + 2 * layer + 2.5 * stream, f.seconds = seconds_for(weights, tokens, 1);
   else if (spec.name == "sample") f.seconds = seconds_for(weights, number("count", 0) * number("max-tokens", 0), 4);
-  else if (spec.name == "activations") f.seconds = seconds_for(weights, tokens, 1.5), f.disk_bytes = kProgram;
+  else if (spec.name == "activations") f.memory_bytes = kProgram + layer + 2 * stream, f.seconds = seconds_for(weights, tokens, 1.5), f.disk_bytes = kProgram;
   else if (spec.name == "evaluate") f.memory_bytes += kFloat * weights, f.seconds = seconds_for(weights, tokens, double(models_there));
-  else if (spec.name == "carve") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, 4096, 2);
+  else if (spec.name == "carve")
+    f.memory_bytes = kProgram + double(1 + thread_count()) * layer, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, 4096, 2);
   else if (spec.name == "upcycle") {
     const double times = number("copies", 1);  // of the FFNs, most of the weights
     f.memory_bytes += kFloat * times * weights, f.disk_bytes = times * in_16_bits, f.seconds = times * weights / 1e8;
   } else if (spec.name == "shrink") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 1);
-  else if (spec.name == "recover") f.memory_bytes *= 2, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 3);
+  else if (spec.name == "recover")
+    f.memory_bytes = kProgram + 2 * layer + 2 * stream + 24 * features * features, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 3);
   else if (spec.name == "distill" || spec.name == "calibrate" || spec.name == "pretrain") {
     const bool alongside = models.contains("teacher");
     f.memory_bytes = kProgram + (kTrainingBytesPerWeight + (alongside ? kFloat : 0)) * weights;
@@ -285,7 +290,8 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
       f.memory_bytes = training_memory(student->second, alongside ? models.at("teacher") : fs::path(), options, window_length);
   } else if (spec.name == "quantize") {
     f.memory_bytes *= 2, f.disk_bytes = 1.1 * weights, f.seconds = seconds_for(weights, 2 * number("evaluate-tokens", 0), 1);
-  } else {
+  } else {  // prune-neurons, prune-weights, prune-experts, prune-source: row by row, or one weight at a time
+    f.memory_bytes = kProgram + layer;
     f.disk_bytes = in_16_bits, f.seconds = (file + in_16_bits) / kDiskBytesPerSecond;
   }
   return f;

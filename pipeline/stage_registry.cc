@@ -17,8 +17,10 @@
 #include "pipeline/import_stage.h"
 #include "pipeline/quantize_checked.h"
 #include "pipeline/torch_functions.h"
+#include "prune/experts_stage.h"
 #include "prune/neurons_stage.h"
 #include "prune/source_stage.h"
+#include "prune/weights_stage.h"
 #include "quantize/export_stage.h"
 #include "records/merge_targets_stage.h"
 #include "remote/capture_stage.h"
@@ -183,7 +185,7 @@ std::vector<StageSpec> make_stages() {
        .make = stage_maker<VerifySamplesConfig>(run_verify_samples)},
       {.name = "observe",
        .kind = "observed",
-       .help = "Records the inputs of the teacher's FFN layers, for carving and pruning.",
+       .help = "Records what a model's layers receive and do, once for carving, pruning and quantizing.",
        .example = "overproof observe --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/statistics",
        .slots = {teacher, corpus},
        .needs = Needs::torch,
@@ -246,14 +248,34 @@ std::vector<StageSpec> make_stages() {
        .needs = Needs::torch,
        .make = stage_maker<DistillConfig>(torch_function<decltype(run_distill)>)},
       {.name = "prune-neurons",
-       .group = VerbGroup::student,
+       .group = VerbGroup::prune,
        .kind = "pruned-from",
-       .help = "Keeps the most active FFN neurons of a dense model and removes the others.",
+       .help = "Keeps the most important FFN neurons of a dense model and removes the others.",
        .example = "overproof prune-neurons --teacher runs/mine/teacher --statistics runs/mine/statistics --out runs/mine/pruned",
        .slots = {teacher, statistics},
        .make = stage_maker<PruneNeuronsConfig>(run_prune_neurons)},
+      {.name = "prune-weights",
+       .group = VerbGroup::prune,
+       .kind = "weights-pruned-from",
+       .help = "Sets weights of the Linear layers to zero, unstructured or 2:4.",
+       .example = "overproof prune-weights --method wanda --sparsity 2:4 --model runs/mine/teacher --statistics runs/mine/statistics "
+                  "--out runs/mine/sparse",
+       .slots = {{.name = "model", .help = "the checkpoint to prune"},
+                 {.name = "statistics",
+                  .help = "the artifact that observe --linears (or --hessians) or activations made of the same model; magnitude needs none",
+                  .required = false}},
+       .make = stage_maker<PruneWeightsConfig>(run_prune_weights)},
+      {.name = "prune-experts",
+       .group = VerbGroup::prune,
+       .kind = "experts-pruned-from",
+       .help = "Removes or merges experts of a mixture by what they did on a sample.",
+       .example = "overproof prune-experts --method reap --keep 0.5 --student runs/mine/student --statistics runs/mine/expert-statistics "
+                  "--out runs/mine/fewer-experts",
+       .slots = {{.name = "student", .help = "the mixture of experts"},
+                 {.name = "statistics", .help = "the artifact that observe made of it"}},
+       .make = stage_maker<PruneExpertsConfig>(run_prune_experts)},
       {.name = "prune-source",
-       .group = VerbGroup::student,
+       .group = VerbGroup::prune,
        .kind = "experts-dropped-from",
        .help = "Removes the experts that one source of the corpus shaped most.",
        .example = "overproof prune-source --student runs/mine/calibrated --drop-source manpages-dev --out runs/mine/without-manpages",

@@ -34,7 +34,7 @@ struct Slot {
 };
 
 /// What a stage or another verb is for, as `overproof --help` groups them.
-enum class VerbGroup { run, use, data, teacher, student, result, audit, keys, program };
+enum class VerbGroup { run, use, data, teacher, student, prune, result, audit, keys, program };
 
 /// A stage's configuration bound to its function.
 class StageInstance {

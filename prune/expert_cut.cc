@@ -20,21 +20,22 @@ namespace {
 /// A tensor of the new checkpoint and its origin.
 struct Plan {
   TensorInfo out;
-  TensorInfo from;                             ///< the parent's
-  const std::vector<int64_t>* rows = nullptr;  ///< rows to take, -1: `empty`; null: all of them
-  float empty = 0;
-  bool zero = false;  ///< an expert in an empty place
+  TensorInfo from;                     ///< the parent's
+  const LayerPlaces* rows = nullptr;   ///< of a router or its bias: the rows to take; null: all of them
+  float empty = 0;                     ///< a row of an empty place
+  bool zero = false;                   ///< an expert in an empty place
+  std::vector<std::pair<std::string, double>> parts = {};  ///< of an expert that is made of several: the parent's tensors and their weights
 };
 
-std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<LayerDrop>& drops, int64_t experts) {
-  const auto layers = int64_t(drops.size());
-  std::vector<std::vector<int64_t>> place_of(drops.size(),
-                                             std::vector<int64_t>(size_t(experts), -1));  // [layers][expert of the parent]
-  std::vector<std::vector<int64_t>> dropped_places(drops.size());
-  for (size_t l = 0; l < drops.size(); ++l)
-    for (size_t p = 0; p < drops[l].places.size(); ++p) {
-      if (const int64_t e = drops[l].places[p]; e >= 0) place_of[l][size_t(e)] = int64_t(p);
-      else dropped_places[l].push_back(int64_t(p));
+std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<LayerPlaces>& layers_places, int64_t experts) {
+  const auto layers = int64_t(layers_places.size());
+  std::vector<std::vector<int64_t>> place_of(layers_places.size(),
+                                             std::vector<int64_t>(size_t(experts), -1));  // [layers][first expert of a place]
+  std::vector<std::vector<int64_t>> empty_places(layers_places.size());
+  for (size_t l = 0; l < layers_places.size(); ++l)
+    for (size_t p = 0; p < layers_places[l].size(); ++p) {
+      if (layers_places[l][p].empty()) empty_places[l].push_back(int64_t(p));
+      else place_of[l][size_t(layers_places[l][p].front().expert)] = int64_t(p);
     }
   std::vector<Plan> plans;
   std::set<std::string> names;
@@ -49,17 +50,25 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
         throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} experts", info.name, experts));
       ++expert_tensors;
       const auto l = size_t(name.layer);
+      const std::string_view part = std::string_view(info.name).substr(name.expert_prefix.size());
+      const auto name_of = [&](int64_t expert) { return fmt::format("model.layers.{}.mlp.experts.{}.{}", name.layer, expert, part); };
       const auto put = [&](int64_t place, bool zero) {
-        plan.out.name = fmt::format("model.layers.{}.mlp.experts.{}.{}", name.layer, place,
-                                    std::string_view(info.name).substr(name.expert_prefix.size()));
+        plan.out.name = name_of(place);
         plan.zero = zero;
+        plan.parts.clear();
+        if (const auto& shares = layers_places[l][size_t(place)]; shares.size() > 1 || (shares.size() == 1 && shares[0].weight != 1))
+          for (const ExpertShare& share : shares) {
+            plan.parts.emplace_back(name_of(share.expert), share.weight);
+            if (const TensorInfo* other = student.tensors->find(plan.parts.back().first); !other || other->shape != info.shape)
+              throw FormatError(student.path, -1, fmt::format("{} is missing, or has another shape than {}", plan.parts.back().first, info.name));
+          }
         if (!names.insert(plan.out.name).second) throw FormatError(student.path, -1, fmt::format("{} occurs twice", info.name));
         plans.push_back(plan);
       };
       if (const int64_t place = place_of[l][size_t(name.expert)]; place >= 0) put(place, false);
       // Empty places are written next to the tensors of expert 0, which have the same shapes.
       if (name.expert == 0)
-        for (const int64_t place : dropped_places[l]) put(place, true);
+        for (const int64_t place : empty_places[l]) put(place, true);
       continue;
     }
     const bool router = name.in_decoder() && name.rest == "mlp.gate.weight",
@@ -68,7 +77,7 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
       if (info.shape.empty() || info.shape[0] != experts)
         throw FormatError(student.path, -1,
                           fmt::format("{} does not have the {} experts of the configuration", info.name, experts));
-      const std::vector<int64_t>& places = drops[size_t(name.layer)].places;
+      const LayerPlaces& places = layers_places[size_t(name.layer)];
       plan.rows = &places;
       plan.out.shape[0] = int64_t(places.size());
       if (bias) plan.empty = kNeverChosen;
@@ -81,13 +90,69 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
   return plans;
 }
 
-RouterCounts counts_of_the_rest(const RouterCounts& counts, const std::vector<LayerDrop>& drops) {
+/// Writes `rows` rows, of which row(r, n) adds weighted rows of the parent to sums [n, row elements].
+template <class Rows>
+void write_sums(const TensorInfo& out, const Rows& add, ShardedWriter& writer) {
+  const int64_t rows = out.shape.empty() ? 1 : out.shape[0], row = rows == 0 ? 0 : out.elements() / rows;
+  const int64_t block = std::max<int64_t>(1, kPrunedBlockElements / std::max<int64_t>(1, row));
+  for (int64_t first = 0; first < rows; first += block) {
+    const int64_t n = std::min(block, rows - first);
+    std::vector<double> sums(size_t(n * row), 0.0);
+    add(first, n, row, sums);
+    std::vector<float> values(sums.begin(), sums.end());
+    require_range(out.dtype, values, out.name);
+    writer.append_f32(values);
+  }
+}
+
+void add_weighted(const TensorSource& source, const std::string& tensor, int64_t first, int64_t rows, double weight, std::span<double> sums) {
+  std::vector<float> values(sums.size());
+  source.read_f32(tensor, first, rows, values);
+  for (size_t i = 0; i < values.size(); ++i) sums[i] += weight * values[i];
+}
+
+void write_planned(const TensorSource& source, const Plan& plan, ShardedWriter& writer) {
+  if (!plan.parts.empty())
+    return write_sums(
+        plan.out,
+        [&](int64_t first, int64_t n, int64_t, std::span<double> sums) {
+          for (const auto& [tensor, weight] : plan.parts) add_weighted(source, tensor, first, n, weight, sums);
+        },
+        writer);
+  if (!plan.rows) {
+    const std::vector<int64_t> nothing(plan.zero && !plan.out.shape.empty() ? size_t(plan.out.shape[0]) : 0, -1);
+    return write_rows(source, plan.from, plan.zero ? &nothing : nullptr, 0, writer);
+  }
+  const auto is_plain = [](const auto& shares) { return shares.empty() || (shares.size() == 1 && shares[0].weight == 1); };
+  if (std::ranges::all_of(*plan.rows, is_plain)) {
+    std::vector<int64_t> picked;
+    for (const auto& shares : *plan.rows) picked.push_back(shares.empty() ? -1 : shares[0].expert);
+    return write_rows(source, plan.from, &picked, plan.empty, writer);
+  }
+  write_sums(
+      plan.out,
+      [&](int64_t first, int64_t n, int64_t row, std::span<double> sums) {
+        for (int64_t r = 0; r < n; ++r) {
+          const auto into = sums.subspan(size_t(r * row), size_t(row));
+          const auto& shares = (*plan.rows)[size_t(first + r)];
+          if (shares.empty()) std::ranges::fill(into, double(plan.empty));
+          for (const ExpertShare& share : shares) add_weighted(source, plan.from.name, share.expert, 1, share.weight, into);
+        }
+      },
+      writer);
+}
+
+RouterCounts counts_of_the_rest(const RouterCounts& counts, const std::vector<LayerPlaces>& layers_places) {
   RouterCounts rest = counts;
-  rest.experts = int64_t(drops.front().places.size());
+  rest.experts = int64_t(layers_places.front().size());
   rest.counts.clear();
   for (int64_t s = 0; s < int64_t(counts.sources.size()); ++s)
     for (int64_t l = 0; l < counts.layers; ++l)
-      for (const int64_t e : drops[size_t(l)].places) rest.counts.push_back(e >= 0 ? counts.at(s, l, e) : 0);
+      for (const auto& shares : layers_places[size_t(l)]) {
+        int64_t sum = 0;
+        for (const ExpertShare& share : shares) sum += counts.at(s, l, share.expert);
+        rest.counts.push_back(sum);
+      }
   return rest;
 }
 
@@ -107,10 +172,20 @@ RoutedExperts read_routed_experts(const Checkpoint& model) {
 
 int64_t write_without_experts(const Checkpoint& model, const RouterCounts& counts, const std::vector<LayerDrop>& drops,
                               WeightDType asked, OutputFolder& folder) {
+  std::vector<LayerPlaces> places;
+  for (const LayerDrop& drop : drops) {
+    LayerPlaces& layer = places.emplace_back();
+    for (const int64_t e : drop.places) layer.push_back(e >= 0 ? std::vector<ExpertShare>{{e}} : std::vector<ExpertShare>{});
+  }
+  return write_experts(model, &counts, places, asked, folder);
+}
+
+int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const std::vector<LayerPlaces>& places, WeightDType asked,
+                      OutputFolder& folder) {
   const RoutedExperts given = read_routed_experts(model);
-  OVERPROOF_CHECK(int64_t(drops.size()) == given.layers && counts.layers == given.layers && counts.experts == given.experts);
+  OVERPROOF_CHECK(int64_t(places.size()) == given.layers && (!counts || (counts->layers == given.layers && counts->experts == given.experts)));
   const DType dtype = written_dtype(asked, model);
-  std::vector<Plan> plans = plan_tensors(model, drops, given.experts);
+  std::vector<Plan> plans = plan_tensors(model, places, given.experts);
   std::vector<TensorInfo> tensors;
   int64_t bytes = 0;
   for (Plan& plan : plans) {
@@ -126,21 +201,21 @@ int64_t write_without_experts(const Checkpoint& model, const RouterCounts& count
   Progress progress("prune", bytes, "bytes");
   int64_t done = 0;
   for (const Plan& plan : plans) {
-    const std::vector<int64_t> nothing(plan.zero && !plan.out.shape.empty() ? size_t(plan.out.shape[0]) : 0, -1);
-    write_rows(*model.tensors, plan.from, plan.zero ? &nothing : plan.rows, plan.empty, writer);
+    write_planned(*model.tensors, plan, writer);
     progress.update(done += plan.out.bytes());
   }
   writer.close();
 
   int64_t least_left = given.experts;
-  for (const LayerDrop& drop : drops) least_left = std::min(least_left, given.experts - int64_t(drop.removed.size()));
+  for (const LayerPlaces& layer : places)
+    least_left = std::min(least_left, int64_t(layer.size()) - std::ranges::count_if(layer, [](const auto& shares) { return shares.empty(); }));
   const int64_t top_k = std::min(given.top_k, least_left);
   Json config = *model.config;
-  config["n_routed_experts"] = drops.front().places.size();
+  config["n_routed_experts"] = places.front().size();
   config["num_experts_per_tok"] = top_k;
   if (asked != WeightDType::automatic) set_stored_dtype(config, dtype);
   write_pruned_config(model.path, config, folder);
-  write_router_counts(folder, counts_of_the_rest(counts, drops));
+  if (counts) write_router_counts(folder, counts_of_the_rest(*counts, places));
   return top_k;
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// Removes routed experts from a mixture of experts: the part that all methods of choosing them share. glm4_moe has one number of
+// Removes routed experts from a mixture of experts, or merges them: the part that all methods of choosing them share. glm4_moe has one number of
 // experts for all layers, so a layer that loses fewer than another gets empty places: zero weights and a router bias with which no
 // token is routed there. The remaining experts keep their order and are renumbered, with their router rows and biases.
 
@@ -26,6 +26,21 @@ struct LayerDrop {
   std::vector<int64_t> removed;  ///< experts of the parent, ascending
   std::vector<int64_t> places;   ///< expert of the parent in each place of the new model; -1: an empty place
 };
+
+/// An expert of the parent, and its part in an expert of the new model.
+struct ExpertShare {
+  int64_t expert = 0;
+  double weight = 1;
+  bool operator==(const ExpertShare&) const = default;
+};
+/// The experts of one layer of the new model, by what they are made of, in ascending order of experts; none: an empty place.
+using LayerPlaces = std::vector<std::vector<ExpertShare>>;
+
+/// Writes `model` with the experts of places[layer], as many in each layer, and its tokenizer files. Where a place has several shares, the matrices
+/// of the expert, its router row and its bias are the sums of weight x those of the parent's experts, in f64; one share of weight 1 is copied
+/// as it is. `counts`: of the parent's experts, written for the new ones as sums; may be null. Otherwise as write_without_experts().
+int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const std::vector<LayerPlaces>& places, WeightDType dtype,
+                      OutputFolder& folder);
 
 /// Writes `model` with the experts of drops[layer].places, as many places in each layer, its tokenizer
 /// files and the counts of the remaining experts. `dtype`: automatic leaves each tensor its own. Returns the new num_experts_per_tok: the old one, lowered where a layer has fewer

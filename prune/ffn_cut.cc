@@ -29,25 +29,6 @@ Cut cut_of(const TensorName& name) {
   return Cut::rows;
 }
 
-/// Whether the head is the embedding: by the configuration, or because both tables are equal.
-bool is_tied(const Checkpoint& model) {
-  const TensorSource& tensors = *model.tensors;
-  const TensorInfo *embedding = tensors.find(kEmbedding), *head = tensors.find(kHead);
-  if (!head) return true;
-  if (!embedding || head->shape != embedding->shape) return false;
-  const JsonObject fields(*model.config, model.path, "", JsonNull::absent);
-  if (fields.flag("tie_word_embeddings", false)) return true;
-  const int64_t block = std::max<int64_t>(1, kPrunedBlockElements / std::max<int64_t>(1, head->row_elements()));
-  for (int64_t row = 0; row < head->shape[0]; row += block) {
-    const int64_t n = std::min(block, head->shape[0] - row);
-    std::vector<float> a(size_t(n * head->row_elements())), b(a.size());
-    tensors.read_f32(kHead, row, n, a);
-    tensors.read_f32(kEmbedding, row, n, b);
-    if (a != b) return false;
-  }
-  return true;
-}
-
 /// Writes the `picked` columns of `tensor` in blocks of rows.
 void write_columns(const TensorSource& source, const TensorInfo& tensor, const std::vector<int64_t>& picked, ShardedWriter& writer) {
   const int64_t rows = tensor.shape[0], columns = tensor.shape[1], kept = int64_t(picked.size());
@@ -90,12 +71,12 @@ std::vector<int64_t> highest_scores(std::span<const float> scores, int64_t count
   return neurons;
 }
 
-void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<int64_t>>& picked, const CutOptions& options,
-                        OutputFolder& folder, StageReport& report) {
+void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<int64_t>>& picked, const std::vector<std::vector<float>>& bias,
+                        const CutOptions& options, OutputFolder& folder, StageReport& report) {
   const DenseFfn ffn = read_dense_ffn(model);
   const int64_t layers = ffn.layers, neurons = ffn.neurons;
   const auto kept = int64_t(picked.at(0).size());
-  OVERPROOF_CHECK(int64_t(picked.size()) == layers);
+  OVERPROOF_CHECK(int64_t(picked.size()) == layers && (bias.empty() || bias.size() == picked.size()));
   const DType dtype = written_dtype(options.dtype, model);
   const bool was_tied = is_tied(model), tie = resolve_tie(options.tie, was_tied, /*needs_head=*/false);
   const TensorInfo* embedding = model.tensors->find(kEmbedding);
@@ -125,6 +106,13 @@ void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<i
     tensors.push_back({std::string(kHead), dtype, embedding->shape});
     bytes += tensors.back().bytes();
   }
+  for (int64_t l = 0; !bias.empty() && l < layers; ++l)
+    for (const auto& [part, width] : {std::pair("gate_proj", kept), {"up_proj", kept}, {"down_proj", ffn.hidden_size}}) {
+      const std::string name = fmt::format("model.layers.{}.mlp.{}.bias", l, part);
+      if (model.tensors->find(name)) continue;
+      tensors.push_back({name, dtype, {width}});
+      bytes += tensors.back().bytes();
+    }
   if (cut_tensors < 3 * layers) throw FormatError(model.path, -1, "FFN weights are missing");
 
   ShardedWriter writer(folder, tensors);
@@ -132,6 +120,20 @@ void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<i
   int64_t done = 0;
   for (const TensorInfo& out : tensors) {
     const TensorInfo* stored = model.tensors->find(out.name);
+    if (const TensorName name = TensorName::parse(out.name); !bias.empty() && name.in_decoder() && name.block == "mlp" && name.bias &&
+                                                              (!stored || name.part == TensorName::Part::down)) {
+      std::vector<float> values(size_t(out.elements()), 0.0f);
+      if (stored) model.tensors->read_f32(out.name, 0, out.shape.at(0), values);
+      if (name.part == TensorName::Part::down) {
+        const std::vector<float>& added = bias[size_t(name.layer)];
+        OVERPROOF_CHECK(added.size() == values.size());
+        for (size_t i = 0; i < added.size(); ++i) values[i] += added[i];
+      }
+      require_range(out.dtype, values, out.name);
+      writer.append_f32(values);
+      progress.update(done += out.bytes());
+      continue;
+    }
     const TensorInfo& in = stored ? *stored : *embedding;  // a head that the parent does not have
     const TensorName name = TensorName::parse(in.name);
     const Cut cut = cut_of(name);
@@ -143,6 +145,7 @@ void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<i
 
   Json config = *model.config;
   config["intermediate_size"] = kept;
+  if (!bias.empty()) config["mlp_bias"] = true;
   config["tie_word_embeddings"] = tie;
   set_stored_dtype(config, dtype);
   config.erase("quantization_config");

@@ -37,11 +37,12 @@ struct CutOptions {
   }
 };
 
-/// Writes `model` with the neurons picked[layer], as many in each layer, and its tokenizer files; adds to `report` which number type
+/// Writes `model` with the neurons picked[layer], as many in each layer, and its tokenizer files; `bias`: what is added to the output of each
+/// layer's FFN, [layers][hidden], or empty. Adds to `report` which number type
 /// and head it has. Streams by rows: memory does not grow with the model. Throws FormatError when a tensor of an FFN is missing, is
 /// none of a dense gated FFN, or has another shape than the configuration gives it; MismatchError and DivergenceError as
 /// formats/head_tying.h and weight_dtype.h.
-void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<int64_t>>& picked, const CutOptions& options,
-                        OutputFolder& folder, StageReport& report);
+void write_with_neurons(const Checkpoint& model, const std::vector<std::vector<int64_t>>& picked, const std::vector<std::vector<float>>& bias,
+                        const CutOptions& options, OutputFolder& folder, StageReport& report);
 
 }  // namespace overproof

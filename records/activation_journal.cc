@@ -15,7 +15,7 @@ constexpr char kSpill[] = "activations.spill";
 }  // namespace
 
 std::optional<int64_t> ActivationJournal::Group::bytes() const {
-  // tokens, range, amax, samples, hessian
+  // tokens, range, amax, square, samples, hessian
   const auto sample_bytes = checked_mul(samples, columns);
   const auto square = hessian ? checked_mul(columns, columns) : std::optional<int64_t>(0);
   std::optional<int64_t> sum = 24;
@@ -23,7 +23,7 @@ std::optional<int64_t> ActivationJournal::Group::bytes() const {
     const auto bytes = count ? checked_mul(*count, width) : std::nullopt;
     sum = sum && bytes ? checked_add(*sum, *bytes) : std::nullopt;
   };
-  add(columns, 4);
+  add(checked_mul(columns, int64_t{2}), 4);
   add(sample_bytes, 2);
   add(square, 4);
   return sum;
@@ -78,12 +78,13 @@ ActivationJournal::ActivationJournal(const fs::path& scratch, const Digest& stag
 
 void ActivationJournal::add(const RecordedInput& input) {
   const auto columns = int64_t(input.amax.size()), samples = int64_t(input.samples.size()) / columns;
-  OVERPROOF_CHECK(!input.weights.empty() && int64_t(input.samples.size()) == samples * columns &&
+  OVERPROOF_CHECK(!input.weights.empty() && input.square.size() == input.amax.size() && int64_t(input.samples.size()) == samples * columns &&
                   (input.hessian.empty() || int64_t(input.hessian.size()) == columns * columns));
   groups_.push_back({input.weights, columns, samples, !input.hessian.empty()});
   const int64_t tokens[] = {input.routed, input.forced};
   journal_.append(tokens, sizeof tokens);
   journal_.append(input.amax);
+  journal_.append(input.square);
   journal_.append(input.range.data(), sizeof input.range);
   journal_.append(input.hessian);
   journal_.append(input.samples);
@@ -116,6 +117,7 @@ void ActivationJournal::finish(OutputFolder& folder, Metadata metadata) {
     };
     add(".tokens", DType::i64, {2});
     add(".amax", DType::f32, {g.columns});
+    add(".square", DType::f32, {g.columns});
     add(".range", DType::f32, {2});
     if (g.hessian) add(".hessian", DType::f32, {g.columns, g.columns});
     add(".samples", DType::f16, {g.samples, g.columns});

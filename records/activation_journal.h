@@ -3,7 +3,7 @@
 // is done: a killed run resumes after its last whole layer. Then they are written in the form of records/activation_statistics.h.
 //
 //   activations.spill         for each recorded input, in order, without padding:
-//                               I64 tokens[2]  F32 amax[in]  F32 range[2]  F32 hessian[in][in] (if any)  F16 samples[n][in]
+//                               I64 tokens[2]  F32 amax[in]  F32 square[in]  F32 range[2]  F32 hessian[in][in] (if any)  F16 samples[n][in]
 //   and what records/layer_journal.h describes; progress:
 //                               {"layers":n, "experts":[total, topped_up, below, forced_tokens],
 //                                "groups":[[["model.layers.0.self_attn.q_proj", ...], in, n, hessian?], ...]}
@@ -24,6 +24,7 @@ namespace overproof {
 struct RecordedInput {
   std::vector<std::string> weights;  ///< names without ".weight"; the first one names the group
   std::span<const float> amax;       ///< [in]
+  std::span<const float> square;     ///< [in]: mean over rows of x^2
   std::array<float, 2> range;
   std::span<const uint16_t> samples;  ///< f16 [n, in]
   std::span<const float> hessian;     ///< [in, in], or empty

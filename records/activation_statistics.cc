@@ -34,6 +34,7 @@ ActivationStatistics::ActivationStatistics(const fs::path& path)
     require_tensor(file_, group + ".range", DType::f32, {2});
     require_tensor(file_, group + ".samples", DType::f16, {samples.shape[0], in});
     require_tensor(file_, group + ".tokens", DType::i64, {2});
+    if (file_.contains(group + ".square")) require_tensor(file_, group + ".square", DType::f32, {in});
     if (has_hessian(group)) require_tensor(file_, group + ".hessian", DType::f32, {in, in});
     counts(group);
   }
@@ -70,6 +71,21 @@ std::vector<float> ActivationStatistics::values(const std::string& name) const {
   return result;
 }
 
+std::vector<float> ActivationStatistics::squares(const std::string& group) const {
+  std::vector<float> result;
+  if (file_.contains(group + ".square")) {
+    result = values(group + ".square");
+  } else if (has_hessian(group)) {
+    const std::span<const float> hessian = file_.values<float>(group + ".hessian");
+    const auto n = size_t(columns(group));
+    for (size_t i = 0; i < n; ++i) result.push_back(hessian[i * n + i]);
+  }
+  for (const float x : result)
+    if (!(x >= 0) || !std::isfinite(x))
+      throw FormatError(file_.path(), file_.offset(group + ".amax"), fmt::format("'{}' has a mean square that is negative or not finite", group));
+  return result;
+}
+
 LinearStatistics ActivationStatistics::read(const std::string& group, Parts parts) const {
   LinearStatistics s;
   s.columns = columns(group);
@@ -77,6 +93,7 @@ LinearStatistics ActivationStatistics::read(const std::string& group, Parts part
   for (const float a : s.amax)
     if (a < 0)
       throw FormatError(file_.path(), file_.offset(group + ".amax"), fmt::format("'{}.amax' has a negative value", group));
+  s.square = squares(group);
   const std::vector<float> range = values(group + ".range");
   s.least = range[0];
   s.largest = range[1];

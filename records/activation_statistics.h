@@ -4,6 +4,7 @@
 //
 //   activations/activations.safetensors      one group for each set of weights that share an input
 //     G.amax      F32 [in]        largest magnitude of each input channel
+//     G.square    F32 [in]        mean square of each input channel; in files since this member exists
 //     G.range     F32 [2]         least and largest value over all channels
 //     G.samples   F16 [n, in]     rows of the input, n <= `samples`
 //     G.hessian   F32 [in, in]    mean over tokens of x x^T; only with --hessians
@@ -32,6 +33,7 @@ inline constexpr char kActivationsFile[] = "activations.safetensors";
 struct LinearStatistics {
   int64_t columns = 0;
   std::vector<float> amax;  ///< [in]
+  std::vector<float> square;  ///< [in]: mean over tokens of x^2; from the Hessian's diagonal in older files, empty where there is neither
   float least = 0, largest = 0;
   int64_t sample_rows = 0;
   std::vector<float> samples;  ///< [sample_rows, in]
@@ -61,6 +63,7 @@ class ActivationStatistics {
  private:
   std::vector<int64_t> counts(const std::string& group) const;
   std::vector<float> values(const std::string& name) const;
+  std::vector<float> squares(const std::string& group) const;
   SafetensorsFile file_;
   Digest model_root_;
   std::map<std::string, std::string, std::less<>> groups_;

@@ -198,6 +198,8 @@ ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& option
     throw UsageError(fmt::format("top-k {} is more than the {} routed experts", options.top_k, options.experts));
   if (teacher.has_rope_scaling)
     throw MismatchError("the teacher has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved");
+  if (teacher.mlp_bias)
+    throw MismatchError("the teacher's FFNs have biases (mlp_bias), which experts of glm4_moe do not have: it cannot be carved");
   ModelConfig config = teacher;
   config.model_type = "glm4_moe";
   config.tie_embeddings = options.tie;
@@ -210,9 +212,8 @@ ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& option
   return config;
 }
 
-CarvedTensors::CarvedTensors(const TensorSource& teacher_tensors, const Decoder& teacher, const ModelConfig& config,
-                             const std::vector<LayerCarving>& layers)
-    : source_(teacher_tensors), teacher_(teacher), config_(config), layers_(layers) {
+CarvedTensors::CarvedTensors(LayerStream& teacher, const ModelConfig& config, const std::vector<LayerCarving>& layers)
+    : source_(*teacher.checkpoint().tensors), teacher_(teacher), config_(config), layers_(layers) {
   for (const TensorInfo& info : source_.tensors())
     if (!is_dense_ffn(info.name) && !(config.tie_embeddings && info.name == "lm_head.weight"))
       infos_.push_back({info.name, DType::f32, info.shape});
@@ -242,7 +243,7 @@ at::Tensor CarvedTensors::carved(std::string_view name) const {
   const int64_t width = config_.moe_intermediate_size, shared = config_.n_shared_experts * width;
   const at::Tensor neurons =
       parsed.expert < 0 ? carving.neurons.narrow(0, 0, shared) : carving.neurons.narrow(0, shared + parsed.expert * width, width);
-  const LayerWeights& dense = teacher_.layers().at(size_t(parsed.layer));
+  const LayerWeights& dense = teacher_.at(parsed.layer).layers().at(size_t(parsed.layer));
   if (parsed.part == Part::down) return dense.down.index_select(1, neurons);
   const int64_t ff = dense.down.size(1);
   return dense.gate_up.narrow(0, parsed.part == Part::gate ? 0 : ff, ff).index_select(0, neurons);
@@ -250,8 +251,9 @@ at::Tensor CarvedTensors::carved(std::string_view name) const {
 
 void CarvedTensors::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
   at::NoGradGuard no_grad;
-  const at::Tensor tensor = name == "lm_head.weight" ? teacher_.head() : carved(name);  // head(): the embedding when tied
-  if (!tensor.defined()) return source_.read_f32(name, first_row, rows, out);
+  const bool from_embedding = name == "lm_head.weight" && teacher_.config().tie_embeddings;
+  const at::Tensor tensor = carved(name);
+  if (!tensor.defined()) return source_.read_f32(from_embedding ? "model.embed_tokens.weight" : name, first_row, rows, out);
   const at::Tensor part = tensor.narrow(0, first_row, rows).contiguous();
   OVERPROOF_CHECK(int64_t(out.size()) == part.numel());
   std::ranges::copy(host_values<float>(part), out.begin());

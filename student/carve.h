@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/json_fwd.h"
-#include "model/decoder.h"
+#include "model/layer_stream.h"
 #include "formats/tensor_source.h"
 #include "student/carve_methods.h"
 
@@ -79,18 +79,18 @@ LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, cons
 /// teacher, MismatchError when the teacher cannot be expressed as glm4_moe.
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options);
 
-/// The carved checkpoint under the names of glm4_moe, read from the teacher's tensors. The references must outlive it.
+/// The carved checkpoint under the names of glm4_moe, read from the teacher's tensors, of which one layer is in memory at a time: one thread reads
+/// at a time, and layer after layer is fast. The references must outlive it.
 class CarvedTensors : public TensorSource {
  public:
-  CarvedTensors(const TensorSource& teacher_tensors, const Decoder& teacher, const ModelConfig& config,
-                const std::vector<LayerCarving>& layers);
+  CarvedTensors(LayerStream& teacher, const ModelConfig& config, const std::vector<LayerCarving>& layers);
   const std::vector<TensorInfo>& tensors() const override { return infos_; }
   void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
 
  private:
   at::Tensor carved(std::string_view name) const;  // undefined when the tensor is the teacher's own
   const TensorSource& source_;
-  const Decoder& teacher_;
+  LayerStream& teacher_;
   ModelConfig config_;
   const std::vector<LayerCarving>& layers_;
   std::vector<TensorInfo> infos_;

@@ -134,13 +134,13 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   prepare_torch();
   at::NoGradGuard no_grad;
   const FfnStatistics statistics(inputs.path("statistics"));
-  const Checkpoint checkpoint = open_checkpoint(inputs.path("teacher"));
-  Decoder teacher = open_dense_teacher(inputs.path("teacher"));
+  LayerStream teacher = open_dense_stream(inputs.path("teacher"));
+  const Checkpoint& checkpoint = teacher.checkpoint();
   const ModelConfig& dense_shape = teacher.config();
   statistics.require_teacher(inputs.root("teacher"), dense_shape.layers, dense_shape.hidden_size, dense_shape.intermediate_size);
 
   const DType dtype = written_dtype(config.dtype, checkpoint);
-  const bool teacher_ties = dense_shape.tie_embeddings || at::equal(teacher.head(), teacher.weights().embedding);
+  const bool teacher_ties = is_tied(checkpoint);
   const bool tie = resolve_tie(config.tie, teacher_ties, /*needs_head=*/true);
   CarveOptions options{.experts = config.experts,
                        .shared = config.shared,
@@ -163,7 +163,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
     options.clusters.push_back(name == "coactivation" ? ClusterBy::coactivation : ClusterBy::contribution);
 
   const auto carve = [&](const CarveOptions& with, int64_t l) {
-    const LayerWeights& dense = teacher.layers()[size_t(l)];
+    const LayerWeights dense = load_layer(dense_shape, l, *checkpoint.tensors, checkpoint.path);  // each thread has its own
     return carve_layer(dense.gate_up, dense.down, at::tensor(statistics.ffn_input(l)).view({-1, dense_shape.hidden_size}), with, l);
   };
   carved_config(teacher.config(), options);  // its refusals come before the trials
@@ -191,14 +191,13 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
     });
   }
 
-  Decoder student(shape, CarvedTensors(*checkpoint.tensors, teacher, shape, layers));
-  // The certificate is of the weights that are written, so both are rounded; for a teacher of the same dtype this changes nothing.
-  round_weights(student, dtype);
-  round_weights(teacher, dtype);
+  save_tensors(shape, CarvedTensors(teacher, shape, layers), checkpoint.path, [](const std::string&) { return std::span<const float>(); }, outputs.folder(),
+               dtype);
+  // The certificate is of what was written, so the teacher is rounded as well; for one of the same dtype this changes nothing.
+  LayerStream student(open_checkpoint(outputs.folder().path()));
   const int64_t length = statistics.shape().window_length;
   const std::vector<int64_t> ids = statistics.ids((config.certificate_tokens + length - 1) / length, shape.vocab_size);
-  Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}));
-  certificate.dtype = dtype;
+  Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}), dtype);
   if (!certificate.holds())
     throw DivergenceError(fmt::format(
         "{}: with all experts active and a zero gate the carved student's logits differ from this teacher's by {:.3g}, at logits up to "
@@ -207,7 +206,6 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
 
   Json per_layer = Json::array();
   for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l]));
-  save_decoder(student, outputs.folder(), dtype);
   copy_companions(inputs.path("teacher"), outputs.folder());
   outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
   outputs.folder().write_file("certificate.json", certificate.to_json().dump(1) + "\n");

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/interrupt.h"
@@ -32,52 +33,67 @@ Json Certificate::to_json() const {
 
 namespace {
 
-/// Of the logits that the student gives with `options`.
-Certificate compare_logits(const Decoder& teacher, const Decoder& student, const at::Tensor& windows, const ForwardOptions& options) {
+/// Adds `count` rows of logits to what is compared; expected(first, rows) and given(first, rows) compute a few at a time.
+template <class Expected, class Given>
+void compare_logits(const Expected& expected, const Given& given, int64_t count, Certificate& certificate) {
   constexpr int64_t kRows = 64;  // rows of logits in memory at a time
-  Certificate certificate;
-  for (int64_t w = 0; w < windows.size(0); ++w) {
+  for (int64_t first = 0; first < count; first += kRows) {
     throw_if_interrupted();
-    const at::Tensor window = windows.narrow(0, w, 1);
-    const at::Tensor theirs = teacher.hidden(window), ours = student.hidden(window, options);
-    for (int64_t first = 0; first < theirs.size(0); first += kRows) {
-      const int64_t rows = std::min(kRows, theirs.size(0) - first);
-      const at::Tensor expected = teacher.logits(theirs.narrow(0, first, rows));
-      const at::Tensor difference = student.logits(ours.narrow(0, first, rows)).sub_(expected);
-      // max() of a NaN is NaN, and std::fmax would drop it
-      const double d = difference.abs().max().item<double>(), m = expected.abs().max().item<double>();
-      if (!(d <= certificate.largest_difference)) certificate.largest_difference = d;
-      if (!(m <= certificate.largest_logit)) certificate.largest_logit = m;
-    }
-    certificate.tokens += theirs.size(0);
+    const int64_t rows = std::min(kRows, count - first);
+    const at::Tensor theirs = expected(first, rows), difference = given(first, rows).sub_(theirs);
+    // max() of a NaN is NaN, and std::fmax would drop it
+    const double d = difference.abs().max().item<double>(), m = theirs.abs().max().item<double>();
+    if (!(d <= certificate.largest_difference)) certificate.largest_difference = d;
+    if (!(m <= certificate.largest_logit)) certificate.largest_logit = m;
   }
-  return certificate;
+  certificate.tokens += count;
 }
 
 }  // namespace
 
-Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const at::Tensor& windows) {
+Certificate certify_equivalence(LayerStream& teacher, LayerStream& student, const at::Tensor& windows, DType dtype) {
   at::NoGradGuard no_grad;
-  std::vector<std::pair<at::Tensor, at::Tensor>> kept;
-  for (const LayerWeights& layer : student.layers()) {
-    kept.emplace_back(layer.router.clone(), layer.router_bias.clone());
-    layer.router.zero_();
-    layer.router_bias.zero_();
-  }
+  const auto as_written = [&](const at::Tensor& t) { return dtype == DType::f32 ? t : t.to(scalar_type_of(dtype)).to(at::kFloat); };
+  at::Tensor theirs = as_written(teacher.embed(windows)), ours = student.embed(windows);
+  const int64_t length = windows.size(1);
   ForwardOptions all;
   all.top_k = student.config().n_routed_experts;
-
-  const Certificate certificate = compare_logits(teacher, student, windows, all);
-  for (size_t l = 0; l < kept.size(); ++l) {
-    student.layers()[l].router.copy_(kept[l].first);
-    student.layers()[l].router_bias.copy_(kept[l].second);
+  for (int64_t l = 0; l < student.config().layers; ++l) {
+    const Decoder &dense = teacher.at(l), &sparse = student.at(l);
+    for (const StoredTensor& t : stored_layer(dense.layers()[size_t(l)], l)) t.target.copy_(as_written(t.target));
+    sparse.layers()[size_t(l)].router.zero_();
+    sparse.layers()[size_t(l)].router_bias.zero_();
+    for (int64_t first = 0; first < theirs.size(0); first += length) {
+      throw_if_interrupted();
+      const at::Tensor x = theirs.narrow(0, first, length), y = ours.narrow(0, first, length);
+      x.copy_(dense.ffn_residual(l, dense.attention_block(l, x, 1)));
+      y.copy_(sparse.ffn_residual(l, sparse.attention_block(l, y, 1), all));
+    }
   }
+  teacher.clear();
+  student.clear();
+  Certificate certificate;
+  certificate.dtype = dtype;
+  const at::Tensor norm = teacher.ends().weights().final_norm, stored = norm.clone();
+  norm.copy_(as_written(norm));
+  const at::Tensor expected_states = teacher.ends().last_norm(theirs);
+  norm.copy_(stored);
+  const at::Tensor states = student.ends().last_norm(ours), teacher_head = as_written(teacher.head()), student_head = student.head();
+  compare_logits([&](int64_t first, int64_t rows) { return at::matmul(expected_states.narrow(0, first, rows), teacher_head.t()); },
+                 [&](int64_t first, int64_t rows) { return at::matmul(states.narrow(0, first, rows), student_head.t()); }, states.size(0), certificate);
   return certificate;
 }
 
 Certificate certify_same_logits(const Decoder& teacher, const Decoder& student, const at::Tensor& windows) {
   at::NoGradGuard no_grad;
-  Certificate certificate = compare_logits(teacher, student, windows, {});
+  Certificate certificate;
+  for (int64_t w = 0; w < windows.size(0); ++w) {
+    throw_if_interrupted();
+    const at::Tensor window = windows.narrow(0, w, 1);
+    const at::Tensor theirs = teacher.hidden(window), ours = student.hidden(window);
+    compare_logits([&](int64_t first, int64_t rows) { return teacher.logits(theirs.narrow(0, first, rows)); },
+                   [&](int64_t first, int64_t rows) { return student.logits(ours.narrow(0, first, rows)); }, theirs.size(0), certificate);
+  }
   certificate.as_it_is = true;
   return certificate;
 }

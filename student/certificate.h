@@ -6,7 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "core/json_fwd.h"
-#include "model/decoder.h"
+#include "model/layer_stream.h"
 
 namespace overproof {
 
@@ -23,9 +23,10 @@ struct Certificate {
   Json to_json() const;
 };
 
-/// Compares the f32 logits of both on `windows` (I64 [windows, length]) with all of the student's routed experts active. The student's
-/// gate and bias are set to zero for the comparison and restored after it.
-Certificate certify_equivalence(const Decoder& teacher, Decoder& student, const at::Tensor& windows);
+/// Compares the f32 logits of both on `windows` (I64 [windows, length]) with all of the student's routed experts active and its gate and bias
+/// zero. `dtype`: of the student's weights; the teacher's are rounded to it. Layer by layer: in memory are one layer of each, their residual streams and the
+/// heads.
+Certificate certify_equivalence(LayerStream& teacher, LayerStream& student, const at::Tensor& windows, DType dtype);
 
 /// The same of the student as it is: its own gate, its own number of active experts. Upcycling is exact in this sense.
 Certificate certify_same_logits(const Decoder& teacher, const Decoder& student, const at::Tensor& windows);

@@ -28,14 +28,21 @@ double sum_of_squares(const at::Tensor& t) {
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-Decoder open_dense_teacher(const fs::path& path) {
-  const Checkpoint checkpoint = open_checkpoint(path);
+namespace {
+
+Checkpoint open_dense(const fs::path& path) {
+  Checkpoint checkpoint = open_checkpoint(path);
   check_model(checkpoint);
-  Decoder teacher(checkpoint);
-  if (teacher.config().is_moe())
+  if (ModelConfig::from_json(*checkpoint.config, checkpoint.path / "config.json").is_moe())
     throw MismatchError(
         fmt::format("{}: is a mixture of experts; this stage needs a teacher with dense FFNs", path.filename().string()));
-  return teacher;
+  return checkpoint;
 }
+
+}  // namespace
+
+Decoder open_dense_teacher(const fs::path& path) { return Decoder(open_dense(path)); }
+
+LayerStream open_dense_stream(const fs::path& path) { return LayerStream(open_dense(path)); }
 
 }  // namespace overproof

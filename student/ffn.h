@@ -3,7 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "model/decoder.h"
+#include "model/layer_stream.h"
 
 namespace overproof {
 
@@ -16,7 +16,8 @@ at::Tensor neuron_contributions(at::Tensor activations, const at::Tensor& down);
 /// Sum of squares of all elements, in f64.
 double sum_of_squares(const at::Tensor& t);
 
-/// Opens a teacher with a dense FFN in each layer. Throws MismatchError for a mixture of experts.
+/// Opens a teacher with a dense FFN in each layer, whole or layer by layer. Throw MismatchError for a mixture of experts.
 Decoder open_dense_teacher(const fs::path& path);
+LayerStream open_dense_stream(const fs::path& path);
 
 }  // namespace overproof

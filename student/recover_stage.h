@@ -11,6 +11,7 @@ namespace overproof {
 
 struct RecoverConfig {
   enum class Target { local, residual };
+  enum class Zeros { automatic, yes, no };
   int64_t tokens = 16384;
   int64_t batch_size = 4;
   double ridge = 0.003;
@@ -20,6 +21,7 @@ struct RecoverConfig {
   int64_t min_tokens = 64;
   double max_load = 1.5;
   double held_out = 1.0 / 16;
+  Zeros zeros = Zeros::automatic;
   int64_t seed = 0;
   WeightDType dtype = WeightDType::automatic;
   Compute compute = Compute::automatic;
@@ -35,6 +37,8 @@ struct RecoverConfig {
     v("max-load", max_load, in_range(0, 4096), "largest load of a routed expert over the mean when the router is fitted; 0: no limit");
     v("min-tokens", min_tokens, in_range(0, 1 << 30), "an expert with fewer tokens keeps its weights");
     v("held-out", held_out, in_range(0, 0.5), "part of the windows that is only measured, not solved on");
+    v("keep-zeros", zeros, enum_of<Zeros>({{"auto", Zeros::automatic}, {"yes", Zeros::yes}, {"no", Zeros::no}}),
+      "whether weights of the solved projections that are zero stay zero, as prune-weights made them; auto: in projections that are zero in a tenth or more");
     v("seed", seed, in_range(0, 9007199254740991.0), "chooses the windows");
     visit_weight_dtype(v, dtype);
     visit_compute(v, compute);
@@ -42,8 +46,8 @@ struct RecoverConfig {
 };
 
 /// Slots: student (dense or a mixture of experts), teacher (its parent: as many layers, the same hidden size and vocabulary), corpus.
-/// Memory: both models in f32, the residual stream of all tokens (tokens x hidden x 4 bytes; twice with --target residual or
-/// --attention), one Gram matrix. Operations: a pass of the student's attention, one of the
+/// Memory: one layer of each model in f32, the residual stream of all tokens (tokens x hidden x 4 bytes; twice with --target residual or
+/// --attention), and for F features of a layer about 3 F^2 doubles, which does not depend on how many layers there are. Operations: a pass of the student's attention, one of the
 /// parent's FFN, two of the student's, products for the Gram matrix and a factorisation of order FFN width a layer; more with --passes,
 /// --attention and --target residual.
 /// Throws MismatchError when the models or the corpus do not belong together, UsageError for a student whose activations are rounded.

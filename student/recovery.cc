@@ -28,7 +28,7 @@ std::vector<int64_t> FfnOutputs::widths() const {
 
 std::string FfnOutputs::name(size_t block) const {
   if (!model_.config().is_moe()) return "ffn";
-  const bool shared = model_.layers()[size_t(layer_)].down.defined();
+  const bool shared = model_.config().n_shared_experts > 0;
   return shared && block == 0 ? "shared" : fmt::format("expert {}", block - (shared ? 1 : 0));
 }
 

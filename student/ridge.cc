@@ -5,10 +5,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "model/host_values.h"
+#include "model/ops/linear.h"
 #include "model/torch_setup.h"
 #include "student/ffn.h"
 
@@ -45,6 +48,30 @@ Tensor product(const FeatureBlock& a, const FeatureBlock& b) {
   return at::mm(a.values.index_select(0, at::tensor(common.a)).t(), b.values.index_select(0, at::tensor(common.b)));
 }
 
+/// The change of the free weights that minimises the squared error of each column; gram f64 [F, F] with the penalty on its diagonal.
+Tensor conjugate_gradients(const Tensor& gram, const Tensor& right, const Tensor& free, int64_t& steps) {
+  constexpr int64_t kMostSteps = 300;
+  constexpr double kTolerance = 1e-4;
+  const Tensor mask = free.to(at::kDouble), narrow = gram.to(at::kFloat), product = at::empty(right.sizes(), at::kFloat);
+  const Tensor scale = gram.diagonal().clamp_min(1e-300).reciprocal().unsqueeze(1);
+  const Tensor change = at::zeros_like(right), residual = right * mask;
+  const Tensor bound = residual.square().sum(0) * (kTolerance * kTolerance);
+  Tensor direction = residual * scale, along = (residual * direction).sum(0);
+  for (steps = 0; steps < kMostSteps && residual.square().sum(0).gt(bound).any().item<bool>(); ++steps) {
+    throw_if_interrupted();
+    ops::matmul_into(product, narrow, direction.to(at::kFloat));
+    const Tensor image = product.to(at::kDouble).mul_(mask), curvature = (direction * image).sum(0);
+    // A column that is solved does not move.
+    const Tensor length = at::where(curvature.gt(0), along / curvature.clamp_min(1e-300), at::zeros_like(along));
+    change.add_(direction * length);
+    residual.sub_(image * length);
+    const Tensor next = residual * scale, next_along = (residual * next).sum(0);
+    direction = next + direction * at::where(along.gt(0), next_along / along.clamp_min(1e-300), at::zeros_like(along));
+    along = next_along;
+  }
+  return change;
+}
+
 }  // namespace
 
 RidgeSystem::RidgeSystem(std::vector<int64_t> widths, int64_t outputs) : first_{0}, rows_(widths.size()) {
@@ -78,11 +105,11 @@ void RidgeSystem::add(const std::vector<FeatureBlock>& blocks, const Tensor& res
   square_ += sum_of_squares(residual);
 }
 
-RidgeSystem::Solution RidgeSystem::solve(double ridge, int64_t least_rows) const {
+RidgeSystem::Solution RidgeSystem::solve(double ridge, int64_t least_rows, const Tensor& free) const {
   Solution solution{at::zeros_like(right_), square_, {}};
   std::vector<int64_t> solved;
   for (size_t b = 0; b < rows_.size(); ++b) {
-    if (rows_[b] < std::max<int64_t>(1, least_rows)) solution.kept.push_back(b);
+    if (is_kept(b, least_rows)) solution.kept.push_back(b);
     else
       for (int64_t c = first_[b]; c < first_[b + 1]; ++c) solved.push_back(c);
   }
@@ -93,6 +120,15 @@ RidgeSystem::Solution RidgeSystem::solve(double ridge, int64_t least_rows) const
   const double penalty = ridge * gram.diagonal().mean().item<double>();
   Tensor penalised = gram.clone();
   penalised.diagonal().add_(penalty);
+  if (free.defined()) {
+    const Tensor change = conjugate_gradients(penalised, right, free.index_select(0, columns), solution.steps);
+    const OneTorchThread one_thread;
+    const double gained = at::sum(change * (at::mm(gram, change) - 2 * right)).item<double>();
+    if (!std::isfinite(gained)) throw DivergenceError(fmt::format("the squared error of {} features is not finite: use a larger --ridge or more --tokens", solved.size()));
+    solution.square += gained;
+    solution.change.index_copy_(0, columns, change);
+    return solution;
+  }
   const OneTorchThread one_thread;
   const auto [factor, failed] = at::linalg_cholesky_ex(penalised);
   // Rounding can leave a tiny pivot where there should be none.

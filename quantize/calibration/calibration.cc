@@ -110,14 +110,14 @@ std::shared_ptr<Calibration::Factor> Calibration::factor_of(const std::string& g
 std::unique_ptr<RowQuantizer> Calibration::wrap(const TensorInfo& weight, const Scheme& scheme,
                                                 std::unique_ptr<RowQuantizer> inner) const {
   if (!options_.gptq) return inner;
-  std::shared_ptr<const GptqFactor> factor;
+  std::shared_ptr<const HessianFactor> factor;
   if (const std::string* group = usable_group(weight.name); group && scheme.int8_layout()) {
     const auto shared = factor_of(*group);
     std::call_once(shared->once, [&] {
       // All weights of a group are consumers of one site, so they share the smoothing, too.
       LinearStatistics seen = statistics_.read(*group, ActivationStatistics::Parts::hessian);
       if (const auto factors = smoothing_of(weight.name)) smooth_statistics(seen, *factors);
-      shared->factor = gptq_factor(seen.hessian, seen.columns, options_.gptq_options);
+      shared->factor = hessian_factor(seen.hessian, seen.columns, options_.gptq_options);
     });
     factor = shared->factor;
   }

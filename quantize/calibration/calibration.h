@@ -31,7 +31,7 @@ struct CalibrationOptions {
   bool smooth = false;
   std::optional<double> strength;  ///< of smoothing, 0 to 1; nullopt: searched for each site
   bool gptq = false;
-  GptqOptions gptq_options;
+  FactorOptions gptq_options;
   int64_t min_tokens = 128;  ///< weights whose input saw fewer are quantized without calibration
 };
 
@@ -76,7 +76,7 @@ class Calibration {
   struct Factor {
     std::string group;
     std::once_flag once;
-    std::shared_ptr<const GptqFactor> factor;
+    std::shared_ptr<const HessianFactor> factor;
   };
   std::shared_ptr<Factor> factor_of(const std::string& group) const;
   mutable std::mutex mutex_;                              // guards the members below

@@ -11,9 +11,9 @@
 #include "core/interrupt.h"
 #include "core/json_object.h"
 #include "core/parallel.h"
+#include "core/products.h"
 #include "formats/architecture.h"
 #include "formats/model_kinds.h"
-#include "quantize/calibration/products.h"
 #include "quantize/kernels/int8.h"
 #include "quantize/kernels/int8_cpu.h"
 
@@ -164,7 +164,7 @@ void check_kind(const std::string& model_type) {
 /// The tensors of a decoder layer that smoothing connects; "" for one that does not exist.
 struct LayerTensors {
   struct Ffn {
-    std::string gate, up, down;
+    std::string gate, up, up_bias, down;
   };
   enum class FfnKind { dense, shared, expert };
   std::string input_norm, post_norm, q, k, v, v_bias, o, router;
@@ -182,10 +182,11 @@ std::map<int64_t, LayerTensors> layers_of(const TensorSource& tensors) {
     if (name.rest == "input_layernorm.weight") layer.input_norm = info.name;
     else if (name.rest == "post_attention_layernorm.weight") layer.post_norm = info.name;
     else if (name.part == Part::v && name.bias) layer.v_bias = info.name;
-    if (name.bias) continue;
     const auto ffn = [&]() -> LayerTensors::Ffn& {
       return layer.ffns[{name.expert >= 0 ? Kind::expert : name.shared ? Kind::shared : Kind::dense, name.expert}];
     };
+    if (name.part == Part::up && name.bias) ffn().up_bias = info.name;
+    if (name.bias) continue;
     switch (name.part) {
       case Part::q:
         layer.q = info.name;
@@ -349,7 +350,11 @@ std::vector<SmoothSite> smooth_sites(const Json& config, const TensorSource& ten
     if (!layer.router.empty()) post.compensated.push_back(layer.router);
     sites.add(std::move(post), readers);
     for (const auto& [order, ffn] : layer.ffns)
-      if (!ffn.up.empty()) sites.add({.producers = {ffn.up}}, {ffn.down});
+      if (!ffn.up.empty()) {
+        SmoothSite down{.producers = {ffn.up}};
+        if (!ffn.up_bias.empty()) down.producers.push_back(ffn.up_bias);
+        sites.add(std::move(down), {ffn.down});
+      }
   }
   return sites.take();
 }

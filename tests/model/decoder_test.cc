@@ -303,7 +303,7 @@ TEST_CASE("configurations that would be read wrongly are refused") {
   refused(dense, {{"model_type", "gemma3"}}, "gemma3");
   refused(dense, {{"hidden_act", "gelu"}}, "gelu");
   refused(dense, {{"attention_bias", true}}, "attention_bias");
-  refused(dense, {{"mlp_bias", true}}, "mlp_bias");
+  refused(dense, {{"model_type", "qwen3"}, {"mlp_bias", true}}, "mlp_bias");
   refused(dense, {{"rope_parameters", {{"rope_type", "yarn"}}}}, "yarn");
   refused(dense, {{"hidden_size", nullptr}}, "hidden_size");
   refused(dense, {{"hidden_size", -4}}, "hidden_size");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <fstream>
@@ -60,10 +61,12 @@ std::vector<float> importance_of(int64_t layer, int64_t neurons) {
   return values;
 }
 
+std::vector<float> mean_of(int64_t layer, int64_t neurons) { return random_values(neurons, fmt::format("mean of layer {}", layer)); }
+
 void write_statistics(const fs::path& folder, int64_t neurons = kNeurons, const Digest& teacher = {}) {
   const std::vector<int32_t> ids(4);
   const std::vector<uint16_t> input(4 * kHidden);
-  std::vector<float> importance;
+  std::vector<float> importance, mean;
   fs::create_directories(folder);
   OutputFolder out(folder);
   write_ffn_statistics({.teacher_root = teacher,
@@ -72,20 +75,23 @@ void write_statistics(const fs::path& folder, int64_t neurons = kNeurons, const 
                         .window_length = 2,
                         .layers = kLayers,
                         .hidden_size = kHidden,
-                        .intermediate_size = neurons},
+                        .intermediate_size = neurons,
+                        .moments = true},
                        ids,
                        [&](int64_t layer) -> FfnObservation {
                          importance = importance_of(layer, neurons);
-                         return {input, importance};
+                         mean = mean_of(layer, neurons);
+                         return {input, importance, mean, importance};
                        },
                        out);
 }
 
-StageReport prune(const fs::path& root, double keep, WeightDType dtype = WeightDType::automatic, Tie tie = Tie::automatic) {
+StageReport prune(const fs::path& root, double keep, WeightDType dtype = WeightDType::automatic, Tie tie = Tie::automatic,
+                  PruneNeuronsConfig::Bias bias = PruneNeuronsConfig::Bias::automatic) {
   const Inputs inputs({{"teacher", {root / "teacher", {}}}, {"statistics", {root / "statistics", {}}}});
   fs::create_directories(root / "out");
   Outputs outputs(root / "out", root / "scratch");
-  return run_prune_neurons({.keep = keep, .written = {dtype, tie}}, inputs, outputs);
+  return run_prune_neurons({.keep = keep, .bias = bias, .written = {dtype, tie}}, inputs, outputs);
 }
 
 }  // namespace
@@ -178,4 +184,39 @@ TEST_CASE("statistics of another teacher are refused") {
   write_teacher(folder.path() / "teacher");
   write_statistics(folder.path() / "statistics", kNeurons, sha256(std::string_view("another teacher")));
   CHECK_THROWS_AS(prune(folder.path(), 0.34), MismatchError);
+}
+
+TEST_CASE("a bias replaces the mean of what removed neurons gave, and is added to one that was there") {
+  const TempFolder folder;
+  write_teacher(folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics");
+  using Bias = PruneNeuronsConfig::Bias;
+  const StageReport report = prune(folder.path(), 0.34, WeightDType::f32, Tie::automatic, Bias::yes);
+  CHECK(report.metrics()["bias"] == true);
+  const auto expected = [&](const Checkpoint& teacher, int64_t layer, int64_t neurons, int64_t keep) {
+    const std::vector<float> down = teacher.tensors->read_all_f32(fmt::format("model.layers.{}.mlp.down_proj.weight", layer)), mean = mean_of(layer, neurons);
+    std::vector<float> bias(size_t(kHidden), 0.0f);
+    const std::vector<int64_t> kept = highest_scores(importance_of(layer, neurons), keep);
+    for (int64_t h = 0; h < kHidden; ++h)
+      for (int64_t j = 0; j < neurons; ++j)
+        if (!std::ranges::binary_search(kept, j)) bias[size_t(h)] += down[size_t(h * neurons + j)] * mean[size_t(j)];
+    return bias;
+  };
+  const Checkpoint teacher = open_checkpoint(folder.path() / "teacher"), after = open_checkpoint(folder.path() / "out");
+  CHECK((*after.config)["mlp_bias"] == true);
+  CHECK(after.tensors->tensors().size() == teacher.tensors->tensors().size() + 3 * kLayers);
+  const std::string name = "model.layers.1.mlp.down_proj.bias";
+  const std::vector<float> once = after.tensors->read_all_f32(name), wanted = expected(teacher, 1, kNeurons, 32);
+  for (int64_t h = 0; h < kHidden; ++h) CHECK(once[size_t(h)] == Approx(wanted[size_t(h)]).margin(1e-4));
+  CHECK(after.tensors->read_all_f32("model.layers.0.mlp.up_proj.bias") == std::vector<float>(32, 0.0f));
+
+  // Once more, without removing anything: the bias stays as it is.
+  fs::remove_all(folder.path() / "teacher");
+  fs::rename(folder.path() / "out", folder.path() / "teacher");
+  write_statistics(folder.path() / "statistics", 32);
+  prune(folder.path(), 1.0, WeightDType::f32, Tie::automatic, Bias::yes);
+  CHECK(open_checkpoint(folder.path() / "out").tensors->read_all_f32(name) == once);
+
+  std::ofstream(folder.path() / "teacher" / "config.json") << Json{{"model_type", "qwen3"}, {"hidden_size", kHidden}, {"num_hidden_layers", kLayers}, {"intermediate_size", 32}}.dump();
+  CHECK_THROWS_WITH(prune(folder.path(), 1.0, WeightDType::f32, Tie::automatic, Bias::yes), Catch::Contains("mlp_bias"));
 }

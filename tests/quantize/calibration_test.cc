@@ -13,7 +13,7 @@
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "formats/safetensors.h"
-#include "quantize/calibration/products.h"
+#include "core/products.h"
 #include "quantize/kernels/int8.h"
 
 using namespace overproof;
@@ -124,7 +124,7 @@ TEST_CASE("gptq gives the codes and the loss of an implementation from the paper
                              scales = copy_of(golden.values<float>(name + ".scales"));
     const auto options = golden.values<double>(name + ".options");
     const int64_t rows = golden.info(name + ".weight").shape[0], columns = golden.info(name + ".weight").shape[1];
-    const auto factor = gptq_factor(hessian, columns, {options[0], options[1] != 0});
+    const auto factor = hessian_factor(hessian, columns, {options[0], options[1] != 0});
     REQUIRE(factor);
     std::vector<int8_t> codes(weight.size());
     const double loss = gptq_rows(*factor, weight, scales, rows, codes);
@@ -148,7 +148,7 @@ TEST_CASE("gptq's output error is below that of rounding, for correlated inputs,
     std::vector<float> plain = weight, better = weight;
     for (int64_t i = 0; i < rows * n; ++i)
       plain[size_t(i)] = int8_value(int8_code(weight[size_t(i)], scales[size_t(i / n)]), scales[size_t(i / n)]);
-    const auto factor = gptq_factor(hessian, n, {1e-4, false});
+    const auto factor = hessian_factor(hessian, n, {1e-4, false});
     REQUIRE(factor);
     std::vector<int8_t> codes(weight.size());
     const double loss = gptq_rows(*factor, better, scales, rows, codes);
@@ -166,9 +166,9 @@ TEST_CASE("gptq's factor is the inverse's, for any number of threads, and its ro
   const int64_t n = 150, rows = 70;
   const std::vector<float> hessian = correlated_hessian(n, "mix");
   set_thread_count(1);
-  const auto one = gptq_factor(hessian, n, {0.01, true});
+  const auto one = hessian_factor(hessian, n, {0.01, true});
   set_thread_count(2);
-  const auto two = gptq_factor(hessian, n, {0.01, true});
+  const auto two = hessian_factor(hessian, n, {0.01, true});
   set_thread_count(0);
   REQUIRE(one->upper == two->upper);
   REQUIRE(one->diagonal == two->diagonal);
@@ -203,12 +203,12 @@ TEST_CASE("gptq's factor is the inverse's, for any number of threads, and its ro
 TEST_CASE("a Hessian that cannot be factored is damped more, or not used") {
   const int64_t n = 80;
   std::vector<float> singular(size_t(n * n), 1.0f);  // rank one
-  const auto factor = gptq_factor(singular, n, {1e-9, false});
+  const auto factor = hessian_factor(singular, n, {1e-9, false});
   REQUIRE(factor);
   CHECK(std::isfinite(factor->diagonal[n - 1]));
-  CHECK(gptq_factor(std::vector<float>(size_t(n * n), 0.0f), n, {}) == nullptr);
+  CHECK(hessian_factor(std::vector<float>(size_t(n * n), 0.0f), n, {}) == nullptr);
   singular[3] = singular[size_t(3 * n)] = -1e30f;  // symmetric, far from positive definite
-  CHECK(gptq_factor(singular, n, {}) == nullptr);
+  CHECK(hessian_factor(singular, n, {}) == nullptr);
 }
 
 TEST_CASE("products are sums in ascending order, whatever the shape") {

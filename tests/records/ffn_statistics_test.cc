@@ -98,3 +98,36 @@ TEST_CASE("tensors of FFN statistics must have the shapes of the metadata") {
   CHECK_THROWS_AS(open([](Metadata&, auto& infos) { infos.pop_back(); }), FormatError);
   CHECK_THROWS_AS(open([](Metadata&, auto& infos) { infos[2].dtype = DType::bf16; }), FormatError);
 }
+
+TEST_CASE("moments and gradients come back where a file has them, and the others name the way to them") {
+  const TempFolder t;
+  const Values values;
+  write(t.path(), values);
+  const FfnStatistics without(t.path());
+  CHECK_FALSE(without.shape().moments);
+  CHECK_THROWS_WITH(without.mean(0), Catch::Contains("observe again"));
+  CHECK_THROWS_AS(without.variance(0), MismatchError);
+  CHECK_THROWS_WITH(without.taylor(0), Catch::Contains("--gradients"));
+
+  FfnStatisticsShape shape = kShape;
+  shape.moments = shape.taylor = true;
+  std::vector<float> mean = {-1, 2}, variance = {0, 3};
+  const auto put = [&](float first_order) {
+    OutputFolder out(t.path());
+    write_ffn_statistics(
+        shape, values.ids, [&](int64_t l) { return FfnObservation{values.input[size_t(l)], values.importance[size_t(l)], mean, variance}; }, out,
+        [&](int64_t l) { return std::vector<float>{float(l), first_order}; });
+  };
+  put(5);
+  const FfnStatistics s(t.path());
+  CHECK(s.mean(1) == mean);
+  CHECK(s.variance(0) == variance);
+  CHECK(s.taylor(1) == std::vector<float>{1, 5});
+  CHECK(s.importance(1) == values.importance[1]);
+  put(-1);
+  CHECK_THROWS_AS(FfnStatistics(t.path()).taylor(0), FormatError);
+  variance[1] = -3;
+  put(1);
+  CHECK_THROWS_AS(FfnStatistics(t.path()).variance(0), FormatError);
+  CHECK_NOTHROW(FfnStatistics(t.path()).mean(0));
+}

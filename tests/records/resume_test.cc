@@ -88,7 +88,7 @@ int64_t record(const fs::path& scratch, const fs::path& out, const Digest& key =
     const std::vector<float> amax = {stream[0], 2, float(layer)}, hessian(layer == 1 ? 0 : 9, 0.25f);
     const std::vector<uint16_t> samples(6, 0x3c00);
     const std::string name = "model.layers." + std::to_string(layer);
-    journal.add({.weights = {name + ".a", name + ".b"}, .amax = amax, .range = {-1, 2}, .samples = samples, .hessian = hessian,
+    journal.add({.weights = {name + ".a", name + ".b"}, .amax = amax, .square = amax, .range = {-1, 2}, .samples = samples, .hessian = hessian,
                  .routed = 3, .forced = 1});
     for (float& x : stream) x += float(layer + 1);
     LayerProgress progress = journal.progress();
@@ -322,7 +322,7 @@ TEST_CASE("statistics start over when they are another run's, or do not describe
       ActivationJournal journal(scratch, kKey, kShape);
       const std::vector<float> amax(3, 1.0f), stream(8, 0.5f);
       const std::vector<uint16_t> samples(6);
-      journal.add({.weights = {"a"}, .amax = amax, .range = {0, 1}, .samples = samples, .hessian = {}, .routed = 1, .forced = 0});
+      journal.add({.weights = {"a"}, .amax = amax, .square = amax, .range = {0, 1}, .samples = samples, .hessian = {}, .routed = 1, .forced = 0});
       journal.checkpoint({.layers_done = 1}, stream);
     }
     Resume resume(scratch, kKey);

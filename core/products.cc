@@ -1,4 +1,4 @@
-#include "quantize/calibration/products.h"
+#include "core/products.h"
 
 #include <cstring>
 

@@ -1,4 +1,4 @@
-#include "evaluate/activation_recorder.h"
+#include "student/input_record.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -22,6 +22,7 @@ InputRecord::InputRecord(int64_t columns, int64_t rows, const RecorderOptions& o
       amax_(at::zeros({columns}, at::kFloat)),
       range_(at::zeros({2}, at::kFloat)),
       samples_(at::empty({std::min(options.samples, rows), columns}, at::kHalf)) {
+  square_ = at::zeros({columns}, at::kDouble);
   if (options.hessians) hessian_ = at::zeros({columns, columns}, at::kFloat);
 }
 
@@ -39,6 +40,7 @@ void InputRecord::add(const at::Tensor& x) {
     if (row >= seen_ + n) break;
     samples_[kept_].copy_(x[row - seen_].clamp(-kF16Largest, kF16Largest));  // f16 cannot hold the largest activations
   }
+  square_.add_(x.square().sum(0, false, at::kDouble));
   if (hessian_.defined()) ops::matmul_into(hessian_, x.t(), x, seen_ > 0);
   seen_ += n;
 }
@@ -46,16 +48,18 @@ void InputRecord::add(const at::Tensor& x) {
 void InputRecord::file(ActivationJournal& journal, std::vector<std::string> weights, int64_t routed, int64_t forced) const {
   OVERPROOF_CHECK(seen_ == rows_ && seen_ == routed + forced);
   const auto floats = host_values<float>;
+  const at::Tensor square = (square_ / double(std::max<int64_t>(1, seen_))).to(at::kFloat);
   const at::Tensor amax = amax_.contiguous(), range = range_.contiguous(),
                    hessian = hessian_.defined() ? (hessian_ / double(std::max<int64_t>(1, seen_))).contiguous() : at::Tensor();
   // A sum in double precision is finite where each of its f32 values is.
-  double total = amax.sum(at::kDouble).item<double>() + range.sum(at::kDouble).item<double>();
+  double total = square.sum(at::kDouble).item<double>() + amax.sum(at::kDouble).item<double>() + range.sum(at::kDouble).item<double>();
   if (hessian.defined()) total += hessian.diagonal().sum(at::kDouble).item<double>();
   if (!std::isfinite(total))
     throw DivergenceError(fmt::format("the inputs of '{}' are not finite, so they have no statistics", weights.front()));
   const auto samples = reinterpret_cast<const uint16_t*>(host_bytes(samples_).data());
   journal.add({.weights = std::move(weights),
                .amax = floats(amax),
+               .square = floats(square),
                .range = {floats(range)[0], floats(range)[1]},
                .samples = std::span(samples, size_t(samples_.numel())),
                .hessian = hessian.defined() ? floats(hessian) : std::span<const float>(),

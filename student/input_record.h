@@ -1,5 +1,5 @@
 #pragma once
-// Inside evaluate/: collects the statistics of the inputs of Linear weights (records/activation_statistics.h).
+// Collects the statistics of the inputs of Linear weights (records/activation_statistics.h).
 
 #include <ATen/core/Tensor.h>
 
@@ -27,7 +27,7 @@ class InputRecord {
 
  private:
   int64_t rows_, seen_ = 0, kept_ = 0;
-  at::Tensor amax_, range_, samples_, hessian_;
+  at::Tensor amax_, range_, samples_, hessian_, square_;  // square_: f64 sum
 };
 
 }  // namespace overproof
