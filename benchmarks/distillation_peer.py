@@ -37,7 +37,7 @@ class Clock(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
-            self.losses.append(logs["loss"])
+            self.losses.append(float(logs["loss"]))
 
     def save(self, model, name):
         if settings["save"] and name not in self.saved:
