@@ -1,6 +1,7 @@
 #include "audit/content.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <optional>
@@ -79,18 +80,25 @@ void check_own_files(const ArtifactNode& node, const LineageKind& kind, ContentC
 void check_inputs(const RunFolder& run, const ArtifactNode& node, const LineageKind& kind, std::vector<Fault>& faults) {
   for (const auto& [slot, parent] : node.parents) {
     const LineageKind* of = parent < 0 ? nullptr : run.nodes[size_t(parent)].kind();
-    const std::optional<Role> wanted = kind.other_slots && !role_in_slot(slot) ? kind.other_role : role_in_slot(slot);
-    if (of && wanted && of->role != *wanted)
+    std::vector<Role> wanted;
+    if (const std::optional<Role> known = role_in_slot(slot)) wanted = {*known};
+    else if (kind.other_slots) wanted = kind.other_roles;
+    if (of && !wanted.empty() && std::ranges::find(wanted, of->role) == wanted.end()) {
+      std::vector<std::string_view> names;
+      for (const Role role : wanted) names.push_back(role_name(role));
       faults.push_back({"",
                         fmt::format("names '{}' as its input '{}', which is {} and not {}", run.nodes[size_t(parent)].name, slot,
-                                    role_name(of->role), role_name(*wanted)),
+                                    role_name(of->role), fmt::join(names, " or ")),
                         "its statement is false: make it again"});
+    }
   }
   for (const std::string_view slots : kind.required) {
     bool found = false;
     for (std::string_view rest = slots; !rest.empty() && !found;) {
       const size_t bar = std::min(rest.find('|'), rest.size());
-      found = node.lineage()->inputs.contains(std::string(rest.substr(0, bar)));
+      const std::string_view slot = rest.substr(0, bar);
+      found = slot == "*" ? std::ranges::any_of(node.lineage()->inputs, [&](const auto& input) { return !kind.has_rule(input.first); })
+                          : node.lineage()->inputs.contains(std::string(slot));
       rest.remove_prefix(std::min(bar + 1, rest.size()));
     }
     if (!found)

@@ -59,16 +59,20 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
   };
   const Json& metrics = node.lineage()->metrics;
   if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return {};  // its training was thrown away
-  // calibrate reads in the order of soft targets when it has some.
+  // calibrate reads in the order of soft targets when it has some. Of several, those of the slot "targets" fix the order.
   const ArtifactNode* found = nullptr;
-  for (const std::string& slot : kind->trains ? node.slots_of(Entry::outputs) : std::vector<std::string>())
-    if (const int index = node.parents.at(slot); index >= 0 && !found)
-      if (const ArtifactNode& parent = run.nodes[size_t(index)]; parent.kind() && parent.kind()->role == Role::targets)
-        found = &parent;
+  if (const auto slot = node.parents.find("targets"); kind->trains && slot != node.parents.end() && slot->second >= 0)
+    if (const ArtifactNode& parent = run.nodes[size_t(slot->second)]; parent.kind() && parent.kind()->role == Role::targets)
+      found = &parent;
   if (kind->draw == WindowDraw::targets_order || found) {
-    if (!found) throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
-    const TaughtBlocks targets = read_taught_blocks(*found);
-    order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
+    if (found) {
+      const TaughtBlocks targets = read_taught_blocks(*found);
+      order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
+    } else if (!node.lineage()->inputs.contains("targets")) {  // all windows, in an order of its own
+      order.taught_ = TrainingOrder(order_key(corpus_root, must_be_recorded(node, "order-seed", "order-seed", 0)), windows, windows);
+    } else {
+      throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
+    }
     order.steps_ = must_be_recorded(node, "steps", "steps", 1);
     order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
   } else if (!kind->trains) {

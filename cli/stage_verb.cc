@@ -27,7 +27,7 @@ class StageVerb final : public VerbInstance {
     for (size_t i = 0; i < slots_.size(); ++i)
       list.push_back({spec_.slots[i].name, &slots_[i], any_value(), spec_.slots[i].help});
     if (spec_.more_models)
-      list.push_back({spec_.more_option, &models_, any_value(), spec_.more_help + ", comma-separated NAME=FOLDER; or --NAME FOLDER"});
+      list.push_back({spec_.more_option, &models_, any_value(), spec_.more_help + ", comma-separated NAME=FOLDER" + (spec_.more_by_name ? "; or --NAME FOLDER" : "")});
     list.push_back({"out", &out_, any_value(), "folder of the new artifact"});
     for (Option& o : instance_->options()) list.push_back(std::move(o));
     list.push_back({"force", &force_, any_value(), "make the artifact again even if nothing changed, and replace a finished one of another configuration"});
@@ -63,7 +63,7 @@ class StageVerb final : public VerbInstance {
     // Kept apart until here: --models is assigned as a whole, whatever was named before it.
     models_.insert(models_.end(), named_.begin(), named_.end());
     for (const auto& [name, folder] : models_)
-      if (!request.inputs.emplace(name, folder).second) throw UsageError(fmt::format("the model '{}' is given twice", name));
+      if (!request.inputs.emplace(name, folder).second) throw UsageError(fmt::format("the input '{}' is given twice", name));
 
     if (const fs::path& model = slots_[0]; is_import() && trusted && !fs::exists(model / "model.sig"))
       throw ProvenanceError(fmt::format("{}: has no signature (model.sig), so it is not signed by the key of --public-key; --sha256 compares it with a "
@@ -140,7 +140,7 @@ std::vector<VerbSpec> stage_verbs() {
                     .help = spec.help,
                     .example = spec.example,
                     .arguments = ends,
-                    .named_inputs = spec.more_models,
+                    .named_inputs = spec.more_models && spec.more_by_name,
                     .needs = spec.needs,
                     .make = [&spec] { return std::make_unique<StageVerb>(spec); }});
   }

@@ -247,6 +247,13 @@ void Option::check() const {
       value);
 }
 
+std::optional<double> number_in(std::string_view text, double least, double most) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most)) return std::nullopt;
+  return value;
+}
+
 StringList split_list(std::string_view text) {
   StringList parts;
   while (!text.empty()) {

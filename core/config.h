@@ -124,6 +124,9 @@ Json to_json(const Options& options);
 /// FormatError naming `origin`.
 void from_json(Options& options, const Json& object, const std::filesystem::path& origin);
 
+/// The number that all of `text` is, from `least` to `most`; else nothing.
+std::optional<double> number_in(std::string_view text, double least, double most);
+
 /// Splits at commas and trims spaces; empty parts are left out.
 StringList split_list(std::string_view text);
 

@@ -75,6 +75,7 @@ Document parse_document(std::string_view line, const fs::path& file, int64_t off
   document.trained = record.integer("trained", 0, document.tokens, int64_t{-1});
   document.weight = record.number("weight", 1.0);
   if (!(document.weight > 0 && document.weight <= 1)) record.fail("weight", "is outside of 0 to 1");
+  document.teacher = record.text("teacher", "");
   const std::string split = record.text("split");
   if (split != kSplitNames[0] && split != kSplitNames[1])
     record.fail("split", fmt::format("is '{}'; train and held_out are known", split.substr(0, 100)));

@@ -45,6 +45,7 @@ struct Document {
   int64_t tokens = 0;       ///< with the separator
   int64_t trained = -1;     ///< of a conversation: how many of its tokens are trained; else all are, and this is -1
   double weight = 1;        ///< in (0, 1]: of its tokens in the loss of training, as `verify-samples` chose
+  std::string teacher = {};  ///< which of several teachers of `distill` is responsible for it; "": the records named none
 };
 
 /// What texts/*.jsonl holds of a document.

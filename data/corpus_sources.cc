@@ -161,7 +161,7 @@ class Lister {
 
   /// A record of the table, without its text.
   struct Given {
-    std::string name, source, license;
+    std::string name, source, license, teacher;
     bool has_text = false, has_ids = false, has_chat = false;
     double weight = 1;
     int64_t fault_at = -1;
@@ -179,6 +179,7 @@ class Lister {
     given.name = record.text("name", given.has_text || given.has_chat ? fmt::format("{}:{}", file.filename().string(), number) : std::optional<std::string>());
     given.source = record.text("source", kUnspecified);
     given.license = record.text("license", kUnspecified);
+    given.teacher = record.text("teacher", "");
     for (std::string* text : {&given.source, &given.license})
       if (text->empty()) *text = kUnspecified;
     if (given.has_text) record.text("text");  // its type
@@ -242,7 +243,7 @@ class Lister {
         const bool has_ids = folder.takes_ids && given.has_ids;
         list_.all.push_back({std::move(given.name), given.has_text || given.has_chat || has_ids ? place.offset : -1, place.line, list_.word(given.source),
                              list_.word(given.license), rule, uint8_t(folder_), given.has_text, has_ids,
-                             given.weight, given.has_chat});
+                             given.weight, given.has_chat, list_.word(given.teacher)});
       }
       places.clear();
     };

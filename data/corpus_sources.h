@@ -21,6 +21,7 @@ struct Candidate {
   bool has_text = false, has_ids = false;      ///< in the record; else the text is a file, and its ids are made from it
   double weight = 1;      ///< of the document in training; of samples only
   bool has_chat = false;  ///< the record is a conversation (data/chat_records.h)
+  uint32_t teacher = 0;   ///< of CandidateList::words
 };
 
 /// A place that documents come from.
@@ -41,7 +42,7 @@ struct BrokenDocument {
 struct CandidateList {
   std::vector<Candidate> all;  ///< by source and name; no name occurs twice
   std::vector<DocumentFolder> folders;
-  std::vector<std::string> words;      ///< sources, licences and rules
+  std::vector<std::string> words = {""};  ///< sources, licences, rules and teachers
   std::vector<BrokenDocument> broken;  ///< in the order of the places that they were found in
   std::vector<std::string> notes;      ///< what a person should know: files that are no texts, copyright files that cannot be read
 
@@ -51,7 +52,7 @@ struct CandidateList {
   uint32_t word(std::string_view text);
 
  private:
-  std::map<std::string, uint32_t, std::less<>> places_;
+  std::map<std::string, uint32_t, std::less<>> places_ = {{"", 0}};
 };
 
 /// The record that begins `offset` bytes into the table, of any length, without a line break.

@@ -303,7 +303,8 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                .bytes = int64_t(prepared.text.size()),
                .split = split_of(prepared.digest, config.held_out),
                .tokens = int64_t(prepared.ids.size()),
-               .weight = candidate.weight};
+               .weight = candidate.weight,
+               .teacher = list.words[candidate.teacher]};
     Spool& spool = d.split == Split::train ? train : held_out;
     d.first_token = spool.tokens;
     spool.append(prepared.ids, dtype);
@@ -324,6 +325,7 @@ StageReport run_corpus(const CorpusConfig& config, const Inputs& inputs, Outputs
                    {"tokens", d.tokens}};
     if (prepared.marked) record["trained"] = std::ranges::count(prepared.trained, uint8_t{1});
     if (d.weight != 1) record["weight"] = d.weight, ++weighted;
+    if (!d.teacher.empty()) record["teacher"] = d.teacher;
     if (secret && table.bytes_written() == 0) record[kSaltMember] = secret->file_salt("documents.jsonl").hex();
     table.write(record.dump() + "\n");
     const bool first_of_source = !texts || texts_source != d.source;

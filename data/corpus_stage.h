@@ -7,7 +7,8 @@
 //   <source>/documents.jsonl, or a file FILE.jsonl: a JSON object a line, in UTF-8, blank lines left out:
 //     {"text": "...", "name": "notes/1", "license": "CC0-1.0", "source": "notes"}
 //     "name" may be any text; without it the document is called FILE.jsonl:<line>. Without "text" it is a file inside the folder.
-//     "license" and "source" are "unspecified" where they are missing, null or empty.
+//     "license" and "source" are "unspecified" where they are missing, null or empty. "teacher" may name the teacher that is responsible
+//     for the document, for `distill --route-by teacher`.
 //     Or a conversation (data/chat_records.h), which the chat template of the tokenizer's model renders. What the assistant's turns
 //     became is trained, all else is masked: data/chat_document.h. Options min-bytes and max-bytes count the rendered text; cut-bytes does not cut it.
 //   a single text

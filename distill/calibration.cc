@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "data/private_corpus.h"
-#include "distill/distillation.h"
+#include "distill/teachers.h"
 #include "model/open_model.h"
 
 namespace overproof {

@@ -80,6 +80,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                       {"expert_load", trainer.expert_load()},
                       {"recent_expert_load", {{"largest_mean", loads.largest_mean}, {"largest", loads.largest}, {"least", loads.least}}},
                       {kComputeMetric, compute.name()}};
+  if (distillation.teacher_facts->size() > 1 || config.align != AlignTokens::none) report.metrics()["teachers"] = *distillation.teacher_facts;
   if (config.on_policy.share > 0) {
     int64_t written = 0;
     for (int64_t s = 0; s < steps; ++s) written += !training.follows(s);
@@ -116,7 +117,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
                     loads.largest_mean, loads.largest, loads.least));
   if (const HeldOutTrack& t = log.held_out; t.count > 0)
     report.summary.push_back(fmt::format(
-        "held-out {} {:.4f} nats a token at best, after step {}{}", inputs.has("teacher") ? "KL" : "cross-entropy", t.best,
+        "held-out {} {:.4f} nats a token at best, after step {}{}", distillation.measures_kl ? "KL" : "cross-entropy", t.best,
         t.best_step + 1, t.stops() ? fmt::format("; stopped early, {} of {} steps", steps, training.steps()) : ""));
   return report;
 }

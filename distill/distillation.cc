@@ -8,41 +8,13 @@
 #include "data/tokenizer.h"
 #include "distill/on_policy.h"
 #include "distill/task_batches.h"
+#include "distill/teachers.h"
 #include "formats/end_ids.h"
 #include "model/adapters.h"
 #include "model/open_model.h"
 
 namespace overproof {
 namespace {
-
-void require_same_origin(const SoftTargets& targets, const Corpus& corpus, const Inputs& inputs) {
-  if (targets.corpus_root() != inputs.root("corpus"))
-    throw MismatchError("the soft targets are of another corpus; run teach on this one");
-  if (targets.order_key() != order_key(inputs.root("corpus"), targets.encoding().seed, targets.order_beacon()))
-    throw MismatchError("the soft targets have another order of windows than corpus and seed give; run teach again");
-  if (!targets.tokenizer().matches(corpus.tokenizer())) throw MismatchError("soft targets and corpus have different tokenizers");
-  if (targets.window_length() != corpus.window_length())
-    throw MismatchError(
-        fmt::format("window lengths differ: soft targets {} tokens, corpus {}", targets.window_length(), corpus.window_length()));
-  if (targets.blocks() > corpus.windows(Split::train))
-    throw MismatchError(fmt::format("the soft targets cover {} windows, but the corpus has {} training windows", targets.blocks(),
-                                    corpus.windows(Split::train)));
-}
-
-/// The soft targets, the teacher that runs alongside, or a mixture of both.
-std::unique_ptr<TeacherSignal> make_signal(const DistillConfig& config, const Corpus& corpus,
-                                           const std::shared_ptr<const Decoder>& teacher,
-                                           const std::shared_ptr<const SoftTargets>& targets) {
-  const double share = teacher ? config.teacher_share : 0.0;
-  auto stored = share < 1 ? stored_signal(targets, corpus.windows(Split::train)) : nullptr;
-  if (share == 0) return stored;
-  auto live = live_signal(teacher, targets->temperature());
-  if (share == 1) return live;
-  std::vector<WeightedSignal> parts;
-  parts.emplace_back(1 - share, std::move(stored));
-  parts.emplace_back(share, std::move(live));
-  return mixed_signal(std::move(parts));
-}
 
 /// Ids that end a text of the student.
 std::set<int32_t> end_ids_of(const fs::path& student) {
@@ -79,47 +51,43 @@ void require_draws(const DistillConfig& config, const LossTerms& terms, const In
 
 }  // namespace
 
-std::shared_ptr<const SoftTargets> open_targets(const Corpus& corpus, const Inputs& inputs) {
-  auto targets = std::make_shared<const SoftTargets>(inputs.path("targets"));
-  require_same_origin(*targets, corpus, inputs);
-  return targets;
-}
-
 LossTerms loss_terms(const DistillConfig& config) {
   if (!config.loss.empty()) {
     if (config.ce_weight != 0) throw UsageError("options 'loss' and 'ce-weight' both set the loss; give one of them");
     return parse_losses(config.loss);
   }
-  return {{&kForwardKl, 1 - config.ce_weight}, {&kCrossEntropy, config.ce_weight}};
+  return {{config.align == AlignTokens::bytes ? &kMergedKl : &kForwardKl, 1 - config.ce_weight}, {&kCrossEntropy, config.ce_weight}};
 }
 
 Distillation make_distillation(const DistillConfig& config, const Inputs& inputs) {
   const auto corpus = std::make_shared<const Corpus>(inputs.path("corpus"));
-  const auto targets = open_targets(*corpus, inputs);
+  const auto targets = inputs.has("targets") ? open_targets(*corpus, inputs) : nullptr;
   LossTerms losses = loss_terms(config);
-  require_draws(config, losses, inputs, targets->temperature());
+  require_draws(config, losses, inputs, targets ? targets->temperature() : 1.0);
   TrainOptions options = config.training;
-  const int64_t windows = corpus->windows(Split::train), taught = targets->blocks();
+  const int64_t windows = corpus->windows(Split::train), taught = targets ? targets->blocks() : windows;
+  if (taught < 1) throw MismatchError("the corpus has no training window");
+  const Digest key = targets ? targets->order_key() : order_key(inputs.root("corpus"), config.order_seed);
   const int64_t steps = options.steps > 0 ? options.steps : (taught + options.batch_size - 1) / options.batch_size;
   auto student = std::make_unique<Decoder>(open_model_for(*corpus, inputs, "student"));
   if (config.lora.rank > 0) {
     add_adapters(*student, {config.lora.rank, config.lora.alpha, config.lora.targets});
     options.balance_rate = 0;  // the adapters on their own base are the student
   }
-  std::shared_ptr<const Decoder> teacher;
-  if (inputs.has("teacher") && (config.teacher_share > 0 || config.evaluate_every > 0))
-    teacher = std::make_shared<const Decoder>(open_model_for(*corpus, inputs, "teacher"));
+  Teachers teachers = open_teachers(config, inputs, corpus, targets);
+  const bool measures_kl = teachers.held_out != nullptr;
   std::unique_ptr<HeldOutLoss> held_out;
   if (config.evaluate_every > 0)
-    held_out = std::make_unique<HeldOutLoss>(held_out_windows(corpus, targets->order_key(), config.evaluate_windows),
-                                             teacher ? live_signal(teacher) : nullptr);
+    held_out = std::make_unique<HeldOutLoss>(held_out_windows(corpus, key, config.evaluate_windows), std::move(teachers.held_out));
   else if (config.patience > 0) throw UsageError("option 'patience' needs 'evaluate-every' above 0: it counts evaluations");
   std::unique_ptr<BatchSource> batches = std::make_unique<WindowBatches>(
-      corpus, Split::train, order_of(TrainingOrder(targets->order_key(), windows, taught)), options.batch_size, steps);
+      corpus, Split::train, order_of(TrainingOrder(key, windows, taught)), options.batch_size, steps);
   if (config.on_policy.share > 0) {
     // Stored rows are of the window's own ids.
-    if (!teacher || config.teacher_share < 1)
+    if (!teachers.alongside)
       throw UsageError("option 'on-policy': nothing is stored for what the student will write; give --teacher and --teacher-share 1");
+    if (config.teachers.route_by != RouteField::none)
+      throw UsageError("options 'on-policy' and 'route-by': what the student writes belongs to no document; give --mix instead of --route-by");
     const fs::path& folder = inputs.path("student");
     if (inputs.has("tasks")) {
       const std::shared_ptr<const Tokenizer> tokenizer = open_tokenizer(folder);
@@ -127,15 +95,14 @@ Distillation make_distillation(const DistillConfig& config, const Inputs& inputs
       if (inputs.has("command")) verifiers.command = inputs.path("command");
       batches = std::make_unique<TaskBatches>(std::move(batches), options.batch_size, *student, tokenizer,
                                               TaskPrompts(inputs.path("tasks"), 1, /*plain=*/false, folder, *tokenizer, /*examples=*/false), std::move(verifiers), end_ids_of(folder),
-                                              config.on_policy, targets->order_key(), seed_of(targets->order_key()));
+                                              config.on_policy, key, seed_of(key));
     } else {
-      batches = std::make_unique<OnPolicyBatches>(std::move(batches), *student, end_ids_of(folder), config.on_policy, seed_of(targets->order_key()));
+      batches = std::make_unique<OnPolicyBatches>(std::move(batches), *student, end_ids_of(folder), config.on_policy, seed_of(key));
     }
   }
-  Training training(std::move(student), std::move(batches), make_signal(config, *corpus, teacher, targets), std::move(losses),
-                    options);
+  Training training(std::move(student), std::move(batches), std::move(teachers.signal), std::move(losses), options);
   training.salt_batches(corpus_batch_salt(inputs.path("corpus")));
-  return {std::move(training), taught, std::move(held_out)};
+  return {std::move(training), taught, std::move(held_out), measures_kl, std::move(teachers.facts)};
 }
 
 }  // namespace overproof

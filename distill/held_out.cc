@@ -34,7 +34,12 @@ Json HeldOutLoss::measure(Training& training) const {
   const std::unique_ptr<TeacherSignal> labels_only = teacher_ ? nullptr : labels_signal(student.config().vocab_size);
   const TeacherSignal& signal = teacher_ ? *teacher_ : *labels_only;
   LossOptions options;
-  options.terms = teacher_ ? LossTerms{{&kForwardKl, 1.0}, {&kCrossEntropy, 1.0}} : LossTerms{{&kCrossEntropy, 1.0}};
+  options.terms = {{&kCrossEntropy, 1.0}};
+  if (teacher_) {
+    const std::vector<TargetKind> kinds = teacher_->kinds();
+    const bool aligned = std::ranges::find(kinds, TargetKind::aligned) != kinds.end();
+    options.terms.insert(options.terms.begin(), LossTerm{aligned ? &kMergedKl : &kForwardKl, 1.0});
+  }
   options.gradient = false;
   LossSums sums;
   training.trainer().swap_average();
@@ -51,7 +56,7 @@ Json HeldOutLoss::measure(Training& training) const {
 }
 
 void HeldOutTrack::add(int64_t step, const Json& measured) {
-  const char* name = measured.contains("forward-kl") ? "forward-kl" : "cross-entropy";
+  const char* name = measured.contains("forward-kl") ? "forward-kl" : measured.contains("merged-kl") ? "merged-kl" : "cross-entropy";
   const double value = measured.at(name).get<double>();
   ++count;
   ++since_best;

@@ -22,7 +22,8 @@ class HeldOutLoss {
  public:
   /// `teacher` may be null: then there is no KL.
   HeldOutLoss(std::unique_ptr<WindowBatches> windows, std::unique_ptr<TeacherSignal> teacher);
-  /// {"cross-entropy": nats a token, "forward-kl": nats a token from the teacher at temperature 1, where there is one}. With `ema` of
+  /// {"cross-entropy": nats a token, "forward-kl": nats a token from the teacher at temperature 1, where there is one; "merged-kl" where one
+  /// has another tokenizer}. With `ema` of
   /// the averaged weights, which are those that are published.
   Json measure(Training& training) const;
 

@@ -10,9 +10,44 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "data/private_corpus.h"
+#include "distill/losses/aligned.h"
 #include "model/host_values.h"
 
 namespace overproof {
+
+namespace {
+
+/// Where each of `count` sequences of one length ends.
+std::vector<int64_t> every(int64_t length, int64_t count) {
+  std::vector<int64_t> ends;
+  for (int64_t b = 1; b <= count; ++b) ends.push_back(b * length);
+  return ends;
+}
+
+/// The losses of the rows of one Targets, in which sequences end at `ends`.
+LossSums loss_of_rows(const at::Tensor& hidden, const at::Tensor& head, const Targets& targets, const RowLabels& labels,
+                      const std::vector<int64_t>& ends, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_head) {
+  if (targets.aligned) {
+    require_targets(options.terms, targets.kind);
+    return aligned_loss(hidden, head, *targets.aligned, labels, options, d_hidden, d_head);
+  }
+  if (!targets.states.empty()) return chunked_loss(hidden, head, targets, 0, labels, options, d_hidden, d_head);
+  // Sparse rows one sequence at a time, so that the limits of chunks do not depend on the micro-batch.
+  if (options.gradient) *d_hidden = at::empty_like(hidden);
+  LossSums sums;
+  int64_t begin = 0;
+  for (const int64_t end : ends) {
+    const auto row = size_t(begin), rows = size_t(end - begin);
+    const RowLabels of_sequence{labels.labels.subspan(row, rows), labels.weight.empty() ? labels.weight : labels.weight.subspan(row, rows)};
+    at::Tensor d_part;
+    sums += chunked_loss(hidden.narrow(0, begin, end - begin), head, targets, begin, of_sequence, options, &d_part, d_head);
+    if (options.gradient) d_hidden->narrow(0, begin, end - begin).copy_(d_part);
+    begin = end;
+  }
+  return sums;
+}
+
+}  // namespace
 
 LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_t first, int64_t count, const at::Tensor& hidden,
                     const at::Tensor& whole_head, const LossOptions& options, at::Tensor* d_hidden, at::Tensor* d_whole_head,
@@ -33,14 +68,15 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
   if (!batch.uniform()) weight = std::span(batch.weight).subspan(size_t(first * length), size_t(count * length));
   if (!batch.advantage.empty()) advantage = std::span(batch.advantage).subspan(size_t(first * length), size_t(count * length));
 
-  const Targets targets = signal.rows(batch, first, count);
-  if (signal.vocab_size() > common)
+  const std::vector<Targets> parts = signal.rows(batch, first, count);
+  for (const Targets& targets : parts)
     if (const auto beyond = std::ranges::find_if(targets.sparse.ids, [&](int32_t id) { return id >= common; }); beyond != targets.sparse.ids.end())
-      throw MismatchError(fmt::format("the teacher's rows name token {}, but the student's vocabulary has {}: only rows that pad an embedding can be left out",
+      throw MismatchError(fmt::format("the teacher's rows name token {}, but the vocabulary of student and teachers has {}: only rows that pad an embedding "
+                                      "can be left out",
                                       *beyond, common));
   const auto add_inner = [&](LossSums sums) {
     if (!inner) return sums;
-    inner->teacher = targets.layers;
+    if (parts.size() == 1) inner->teacher = parts.front().layers;
     inner->length = length;
     inner->weight = weight.empty()
                         ? at::ones({count * length}, hidden.options())
@@ -48,18 +84,29 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
     *inner_loss = inner_losses(*inner, options.terms, sums);
     return sums;
   };
-  if (!targets.states.empty())
-    return add_inner(chunked_loss(hidden, head, targets, 0, {labels, weight, advantage}, options, d_hidden, d_head));
-  // Sparse rows one sequence at a time, so that the limits of chunks do not depend on the micro-batch.
-  if (options.gradient) *d_hidden = at::empty_like(hidden);
+  if (parts.size() == 1 && parts.front().rows.empty())
+    return add_inner(loss_of_rows(hidden, head, parts.front(), {labels, weight, advantage}, every(length, count), options, d_hidden, d_head));
+  // Each teacher's rows for themselves: together they are all rows, each once.
+  if (options.gradient) *d_hidden = at::zeros_like(hidden);
   LossSums sums;
-  for (int64_t b = 0; b < count; ++b) {
-    const auto row = size_t(b * length), rows = size_t(length);
-    const RowLabels part_labels{std::span(labels).subspan(row, rows), weight.empty() ? weight : weight.subspan(row, rows)};
+  int64_t covered = 0;
+  for (const Targets& targets : parts) {
+    const at::Tensor rows = at::tensor(targets.rows, at::kLong).to(hidden.device());
+    std::vector<int64_t> part_labels, ends;
+    std::vector<float> part_weight;
+    for (size_t i = 0; i < targets.rows.size(); ++i) {
+      const auto row = size_t(targets.rows[i]);
+      if (i > 0 && targets.rows[i] / length != targets.rows[i - 1] / length) ends.push_back(int64_t(i));
+      part_labels.push_back(labels[row]);
+      if (!weight.empty()) part_weight.push_back(weight[row]);
+    }
+    ends.push_back(int64_t(targets.rows.size()));
+    covered += ends.back();
     at::Tensor d_part;
-    sums += chunked_loss(hidden.narrow(0, b * length, length), head, targets, b * length, part_labels, options, &d_part, d_head);
-    if (options.gradient) d_hidden->narrow(0, b * length, length).copy_(d_part);
+    sums += loss_of_rows(hidden.index_select(0, rows), head, targets, {part_labels, part_weight}, ends, options, &d_part, d_head);
+    if (options.gradient) d_hidden->index_copy_(0, rows, d_part);
   }
+  OVERPROOF_CHECK(covered == count * length);
   return add_inner(std::move(sums));
 }
 
@@ -72,7 +119,7 @@ Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource
       losses_(std::move(losses)),
       group_(std::move(group)) {
   const ModelConfig& shape = student_->config();
-  require_targets(losses_, signal_->kind());
+  for (const TargetKind kind : signal_->kinds()) require_targets(losses_, kind);
   options_.steps = batches_->steps();
   trainer_ = std::make_unique<Trainer>(*student_, options_, group_);
   prepare_inside();
@@ -95,7 +142,7 @@ void Training::prepare_inside() {
   const TeacherSignal::Layers teacher = signal_->keep_layers();
   if (teacher.count == 0)
     refuse(Inside::layers,
-           "compares layers with the teacher's, which soft targets do not have; give --teacher and --teacher-share 1");
+           "compares layers with the teacher's, which soft targets and several teachers do not have; give --teacher and --teacher-share 1");
   if (teacher.width == shape.hidden_size) return;
   for (int64_t l = 0; l < shape.layers; ++l) {
     at::Tensor projection = at::empty({teacher.width, shape.hidden_size}, at::kFloat);

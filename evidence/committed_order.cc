@@ -46,9 +46,11 @@ FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   for (const ArtifactNode& node : graph.nodes)  // parents come before children, so the last is the nearest
     if (const LineageKind* kind = node.kind(); kind && kind->draw == WindowDraw::targets_order) student = &node;
   if (!student) return missing("its lineage has no distillation, so there is no committed order of training");
-  // What entered `node` in a way, and is such a thing; the first by its slot.
+  // What entered `node` in a way, and is such a thing: in the slot of that name, else the first by its slot.
   const auto parent = [&](const ArtifactNode& node, Entry entry, Role role) -> const ArtifactNode* {
-    for (const std::string& slot : node.slots_of(entry))
+    std::vector<std::string> slots = node.slots_of(entry);
+    std::ranges::stable_partition(slots, [&](const std::string& slot) { return slot == role_name(role); });
+    for (const std::string& slot : slots)
       if (const int index = node.parents.at(slot); index >= 0)
         if (const ArtifactNode& found = graph.nodes[size_t(index)];
             role == Role::model || (found.kind() && found.kind()->role == role))

@@ -314,6 +314,24 @@ TeacherAnswer parse_teacher_answer(std::string_view body, const AnswerShape& sha
   return answer;
 }
 
+ChatAnswer parse_chat_answer(std::string_view body, const std::string& origin) {
+  constexpr size_t kMostText = size_t{16} << 20;
+  const Json json = parse_json(body, origin);
+  const JsonObject object(json, origin, "", JsonNull::absent);
+  TeacherAnswer counted;
+  read_usage(object, counted);
+  const std::vector<JsonObject> choices = object.objects("choices");
+  if (choices.size() != 1) throw FormatError(origin, -1, fmt::format("has {} choices; one was asked for", choices.size()));
+  const JsonObject message = choices[0].object("message");
+  if (const std::string role = message.text("role", "assistant"); role != "assistant") message.fail("role", fmt::format("is '{}', not assistant", role.substr(0, 40)));
+  ChatAnswer answer{.model = counted.model, .prompt_tokens = counted.prompt_tokens, .completion_tokens = counted.completion_tokens};
+  answer.text = message.text("content", "");
+  if (answer.text.size() > kMostText) message.fail("content", fmt::format("has {} bytes, more than {}", answer.text.size(), kMostText));
+  const std::string reason = choices[0].text("finish_reason", "stop");
+  answer.whole = reason == "stop" || reason == "eos" || reason == "eos_token" || reason == "stop_sequence";
+  return answer;
+}
+
 std::string server_error_text(std::string_view body) {
   std::string text;
   try {

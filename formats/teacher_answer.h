@@ -82,6 +82,18 @@ constexpr bool scores_prompts(Dialect dialect) { return dialect != Dialect::llam
 /// above 0, probabilities that sum to more than 1.
 TeacherAnswer parse_teacher_answer(std::string_view body, const AnswerShape& shape, const std::string& origin);
 
+/// What a chat completion gives.
+struct ChatAnswer {
+  std::string model;  ///< as the server names it; "" where it does not
+  int64_t prompt_tokens = -1, completion_tokens = -1;  ///< that the server counts; -1: not in the answer
+  std::string text;   ///< of the only choice; "" where it has none, as of a refusal or a call of a tool
+  bool whole = true;  ///< the model ended it: not the limit of tokens, nor a filter
+};
+
+/// Reads the answer of POST /chat/completions. Throws FormatError: no JSON, no or several choices, a message of another role, a text that is no
+/// string or over 16 MiB, a reason to end that is no text.
+ChatAnswer parse_chat_answer(std::string_view body, const std::string& origin);
+
 /// The text of a server's error, on one line and at most 300 bytes: error.message, message, detail or the beginning of the body.
 std::string server_error_text(std::string_view body);
 

@@ -252,7 +252,11 @@ def statistics(seeds):
     seeds.put("teacher_answer_fuzz", b"\x0a" + encode({"error": {"message": "no"}}))
     request, row = b"r" * 32, struct.pack("<IIH", 5, 0, 2) + bytes([1, 0]) + b"\1\0\0\0\xb8"
     records = b"\1" + request + struct.pack("<II", 4, 5) + b"\2" + request + struct.pack("<I", len(row)) + row + b"\3" + b"s" * 32 + struct.pack("<I", 0)
+    text = struct.pack("<IB", 7, 1) + "é".encode()
+    records += b"\4" + b"t" * 32 + struct.pack("<I", len(text)) + text
     seeds.put("teacher_answer_fuzz", b"\x0b" + records, b"\x0c" + records)
+    message = {"role": "assistant", "content": "Yes."}
+    seeds.put("teacher_answer_fuzz", b"\x0d" + encode({"choices": [{"message": message, "finish_reason": "stop"}], **usage}))
     weights = hashlib.sha256(b"w").digest()
     facts = b'{"batch_root":"plain","digest_every":2,"ranks":1,"terms":["forward-kl","cross-entropy"]}'
     for version, first in [(1, b"overproof step chain v1" + weights), (2, b"overproof step chain v2" + weights + facts)]:

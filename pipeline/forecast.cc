@@ -14,6 +14,8 @@
 #include "formats/model_config.h"
 #include "formats/tensor_source.h"
 #include "provenance/artifact.h"
+#include "records/soft_targets.h"
+#include "remote/capture_samples_stage.h"
 #include "remote/capture_stage.h"
 
 namespace overproof {
@@ -70,6 +72,19 @@ std::string size(double bytes) {
   return bytes < 1e9 ? fmt::format("{:.0f} MB", std::max(1.0, bytes * 1e-6)) : fmt::format("{:.1f} GB", bytes * 1e-9);
 }
 
+/// The inputs that are artifacts, by what their statements claim, and those from outside without a root.
+std::map<std::string, InputArtifact> bound_inputs(const KnownModels& inputs) {
+  std::map<std::string, InputArtifact> bound;
+  for (const auto& [slot, path] : inputs) {
+    std::error_code error;
+    if (!fs::exists(path, error)) continue;
+    const ArtifactCheck check = check_artifact(path, VerifyFiles::size, nullptr);
+    if (check.lineage) bound[slot] = {path, check.lineage->root};
+    else bound[slot] = {path, {}};
+  }
+  return bound;
+}
+
 /// The requests of a capture: exact where teacher and corpus are there, else of the windows that the options ask for.
 Forecast capture_forecast(const Options& options, const KnownModels& inputs, int64_t window_length, const fs::path& out) {
   constexpr double kProgram = 1e8, kBytesPerToken = 250;  // ledger, spool and targets of 20 ids
@@ -78,19 +93,27 @@ Forecast capture_forecast(const Options& options, const KnownModels& inputs, int
   config.seed = value_of<int64_t>(options, "seed", config.seed);
   config.order_beacon = value_of<std::string>(options, "order-beacon", "");
   Forecast f{kProgram, double(config.tokens) * kBytesPerToken, 0};
-  std::map<std::string, InputArtifact> bound;
-  for (const auto& [slot, path] : inputs) {
-    std::error_code error;
-    if (!fs::exists(path, error)) continue;
-    const ArtifactCheck check = check_artifact(path, VerifyFiles::size, nullptr);
-    if (check.lineage) bound[slot] = {path, check.lineage->root};
-  }
+  const auto bound = bound_inputs(inputs);
   if (bound.contains("teacher") && bound.contains("corpus")) {
     const CaptureCount count = count_capture(config, Inputs(bound), out.empty() ? out : out.parent_path() / kKeptFolder);
     f.requests = count.open_requests, f.paid_tokens = count.open_tokens;
   } else {
     f.requests = std::max<int64_t>(config.tokens / window_length, 1), f.paid_tokens = f.requests * (window_length + 2);
   }
+  return f;
+}
+
+Forecast capture_samples_forecast(const Options& options, const KnownModels& inputs, const fs::path& out) {
+  constexpr double kProgram = 1e8, kBytesPerToken = 10;  // ledger and records
+  CaptureSamplesConfig config;
+  Options own = options_of(config);
+  from_json(own, to_json(options), "options");
+  Forecast f{kProgram, 0, 0};
+  const auto bound = bound_inputs(inputs);
+  if (!bound.contains("teacher") || (!bound.contains("prompts") && !bound.contains("corpus"))) return f;
+  const CaptureCount count = count_capture_samples(config, Inputs(bound), out.empty() ? out : out.parent_path() / kKeptFolder);
+  f.requests = count.open_requests, f.paid_tokens = count.open_tokens;
+  f.disk_bytes = double(count.tokens) * kBytesPerToken;
   return f;
 }
 
@@ -114,7 +137,7 @@ bool is_trained(const std::string& name, const StringList& train) {
 /// Peak memory of distill, from what it keeps: weights in f32, for each trained one a gradient and two moments, what the layers of a
 /// micro-batch save for the backward pass, and the logits of a chunk. The program with libtorch, and how much is allocated beyond that,
 /// are measured.
-double training_memory(const fs::path& student, const fs::path& teacher, const Options& options, int64_t window_length) {
+double training_memory(const fs::path& student, const std::vector<fs::path>& teachers, const Options& options, int64_t window_length) {
   constexpr double kProgram = 1.5e8, kBeyond = 0.1, kLogitRows = 256, kLogitCopies = 3;
   const Checkpoint checkpoint = open_checkpoint(student);
   const ModelConfig c = ModelConfig::from_json(*checkpoint.config, student / "config.json");
@@ -133,7 +156,7 @@ double training_memory(const fs::path& student, const fs::path& teacher, const O
       if (can && t.name.ends_with(fmt::format(".{}_proj.weight", target))) trained += rank * double(t.shape[0] + t.shape[1]);
   }
   double of_teacher = 0;
-  if (!teacher.empty()) {
+  for (const fs::path& teacher : teachers) {
     const Checkpoint alongside = open_checkpoint(teacher);
     for (const TensorInfo& t : alongside.tensors->tensors()) of_teacher += double(t.elements());
   }
@@ -220,6 +243,7 @@ std::string Forecast::text() const {
 Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownModels& models, int64_t window_length,
                   int64_t targets_tokens, const fs::path& out) {
   const Options options = instance.options();
+  if (spec.name == "capture-samples") return capture_samples_forecast(options, models, out);
   if (spec.name == "capture") return capture_forecast(options, models, window_length, out);
   const auto number = [&](const char* name, int64_t fallback) { return double(value_of<int64_t>(options, name, fallback)); };
   double weights = 0, width = 0, layers = 1, features = 0, file = 0, in_16_bits = 0;
@@ -282,12 +306,15 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   else if (spec.name == "recover")
     f.memory_bytes = kProgram + 2 * layer + 2 * stream + 24 * features * features, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, tokens, 3);
   else if (spec.name == "distill" || spec.name == "calibrate" || spec.name == "pretrain") {
-    const bool alongside = models.contains("teacher");
-    f.memory_bytes = kProgram + (kTrainingBytesPerWeight + (alongside ? kFloat : 0)) * weights;
+    std::vector<fs::path> teachers;
+    for (const auto& [slot, path] : models)
+      if (slot == "teacher" || (!spec.find_slot(slot) && fs::exists(path) && !fs::exists(soft_targets_file(path)))) teachers.push_back(path);
+    const auto alongside = double(teachers.size());
+    f.memory_bytes = kProgram + (kTrainingBytesPerWeight + kFloat * alongside) * weights;
     f.disk_bytes = in_16_bits + 3 * kFloat * weights;  // and the state that a killed training resumes from
-    f.seconds = seconds_for(weights, trained, kTrainingPasses + (alongside ? 1 : 0));
+    f.seconds = seconds_for(weights, trained, kTrainingPasses + alongside);
     if (const auto student = models.find("student"); spec.name == "distill" && student != models.end() && fs::exists(student->second))
-      f.memory_bytes = training_memory(student->second, alongside ? models.at("teacher") : fs::path(), options, window_length);
+      f.memory_bytes = training_memory(student->second, teachers, options, window_length);
   } else if (spec.name == "quantize") {
     f.memory_bytes *= 2, f.disk_bytes = 1.1 * weights, f.seconds = seconds_for(weights, 2 * number("evaluate-tokens", 0), 1);
   } else {  // prune-neurons, prune-weights, prune-experts, prune-source: row by row, or one weight at a time

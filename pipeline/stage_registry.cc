@@ -23,6 +23,7 @@
 #include "prune/weights_stage.h"
 #include "quantize/export_stage.h"
 #include "records/merge_targets_stage.h"
+#include "remote/capture_samples_stage.h"
 #include "remote/capture_stage.h"
 #include "remote/connect_stage.h"
 #include "remote/import_samples_stage.h"
@@ -147,8 +148,20 @@ std::vector<StageSpec> make_stages() {
                  {.name = "teacher", .help = "the teacher that gave them: an artifact of connect or import"},
                  corpus},
        .make = stage_maker<ImportTargetsConfig>(run_import_targets)},
-      {.name = "import-samples",
+      {.name = "capture-samples",
        .group = VerbGroup::teacher,
+       .kind = "sampled-from",
+       .help = "Asks a teacher behind a URL to answer prompts and writes its texts as samples; nothing is paid for twice.",
+       .example = "overproof capture-samples --teacher runs/mine/server --prompts prompts.jsonl --token-budget 2000000 --out runs/mine/samples",
+       .slots = {{.name = "teacher", .help = "the artifact that connect made"},
+                 {.name = "prompts",
+                  .help = "JSON Lines of what to ask: 'prompt', or 'messages' that end with the question",
+                  .kind = Kind::file,
+                  .required = false},
+                 {.name = "corpus", .help = "or a corpus: the beginnings of its training documents are the prompts", .required = false}},
+       .asks_server = true,
+       .make = stage_maker<CaptureSamplesConfig>(run_capture_samples)},
+      {.name = "import-samples",
        .kind = "sampled-from",
        .help = "Takes texts that a teacher wrote elsewhere as samples, with their lineage; corpus --samples reads them.",
        .example = "overproof import-samples --source answers.jsonl --teacher runs/mine/server --license LicenseRef-terms --out runs/mine/samples",
@@ -184,6 +197,7 @@ std::vector<StageSpec> make_stages() {
                   .required = false}},
        .make = stage_maker<VerifySamplesConfig>(run_verify_samples)},
       {.name = "observe",
+       .group = VerbGroup::student,
        .kind = "observed",
        .help = "Records what a model's layers receive and do, once for carving, pruning and quantizing.",
        .example = "overproof observe --teacher runs/mine/teacher --corpus runs/mine/corpus --out runs/mine/statistics",
@@ -232,10 +246,12 @@ std::vector<StageSpec> make_stages() {
        .example = "overproof distill --student runs/mine/student-init --targets runs/mine/soft-targets --corpus runs/mine/corpus "
                   "--out runs/mine/student",
        .slots = {{.name = "student", .help = "the model to train"},
-                 {.name = "targets", .help = "the teacher's soft targets; they also fix the order of the windows"},
+                 {.name = "targets",
+                  .help = "the teacher's soft targets; they also fix the order of the windows, else order-seed does",
+                  .required = false},
                  corpus,
                  {.name = "teacher",
-                  .help = "a model that runs alongside; the student learns a mixture of it and the soft targets",
+                  .help = "a model that runs alongside, instead of soft targets or mixed with them",
                   .required = false},
                  {.name = "tasks",
                   .help = "JSON Lines of tasks that the student completes in on-policy steps, and verifiers judge (docs/verified.md)",
@@ -245,6 +261,10 @@ std::vector<StageSpec> make_stages() {
                   .help = "a program that judges tasks of the type 'command'; it runs with your rights",
                   .kind = Kind::file,
                   .required = false}},
+       .more_models = true,
+       .more_option = "teachers",
+       .more_help = "further teachers, models that run alongside or soft targets of the same windows, for --mix and --route-by",
+       .more_by_name = false,
        .needs = Needs::torch,
        .make = stage_maker<DistillConfig>(torch_function<decltype(run_distill)>)},
       {.name = "prune-neurons",

@@ -55,6 +55,7 @@ struct StageSpec {
   std::vector<Slot> slots;
   bool more_models = false;  ///< takes any number of further artifacts under names that the user chooses (evaluate)
   std::string more_option = "models", more_help = "models to compare";  ///< the option that gives them together
+  bool more_by_name = true;  ///< --NAME FOLDER gives one, too; else an unknown option is a mistake
   Needs needs = Needs::nothing;
   bool asks_server = false;  ///< its artifact is what a server answered: no audit makes it again, which would send and pay for requests
   std::function<std::unique_ptr<StageInstance>()> make;

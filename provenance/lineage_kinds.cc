@@ -87,12 +87,12 @@ const std::vector<LineageKind>& all_kinds() {
        .needs_corpus = true,
        .slots = {{"teacher", Entry::outputs}, {"corpus", Entry::documents}},
        .other_slots = Entry::inherited,
-       .other_role = Role::targets,
+       .other_roles = {Role::targets},
        .required = {"teacher", "corpus"},
        .files = {"targets.safetensors"},
        .sentence = "The outputs of {teacher} on the texts of {corpus}, put together from parts."},
       {.name = "sampled-from",
-       .stages = {"sample", "import-samples"},
+       .stages = {"sample", "import-samples", "capture-samples"},
        .role = Role::samples,
        .needs_model = true,
        .slots = {{"teacher", Entry::outputs}, {"corpus", Entry::documents}},
@@ -167,7 +167,9 @@ const std::vector<LineageKind>& all_kinds() {
                  {"targets", Entry::outputs},
                  {"teacher", Entry::outputs},
                  {"corpus", Entry::documents}},
-       .required = {"student", "targets", "corpus"},
+       .other_slots = Entry::outputs,
+       .other_roles = {Role::model, Role::targets},
+       .required = {"student", "targets|teacher|*", "corpus"},
        .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
        .sentence = "{student} trained on the outputs in {targets|teacher}."},
       // Statements of format 1 also call the dropping of experts "pruned-from", with slots "student" and "counts".
@@ -275,6 +277,8 @@ std::string_view way_name(Way way) {
   static constexpr std::string_view kNames[] = {"weights", "outputs", "documents", "tokenizer", "statistics"};
   return kNames[size_t(way)];
 }
+
+bool LineageKind::has_rule(std::string_view slot) const { return std::ranges::find(slots, slot, &SlotRule::slot) != slots.end(); }
 
 std::optional<Entry> LineageKind::find_entry(std::string_view slot) const {
   const auto rule = std::ranges::find(slots, slot, &SlotRule::slot);

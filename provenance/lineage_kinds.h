@@ -54,7 +54,7 @@ enum class ShownBy {
 /// Which windows of the corpus's training stream a stage reads (data/order.h).
 enum class WindowDraw {
   none,
-  targets_order,  ///< in the order of the soft targets
+  targets_order,  ///< in the order of the soft targets; without any, all windows in the order of the option "order-seed"
   sample,         ///< from the start of a permutation with the tweak `window_tweak`
 };
 
@@ -76,8 +76,8 @@ struct LineageKind {
   uint64_t window_tweak = 0;
   std::vector<SlotRule> slots = {};
   std::optional<Entry> other_slots = {};  ///< how a slot without a rule enters; nothing: a statement may have no such slot
-  Role other_role = Role::model;          ///< what is bound to it
-  /// Slots that every statement of the kind fills; "a|b": one of them. Of stages of earlier versions, too.
+  std::vector<Role> other_roles = {Role::model};  ///< what may be bound to it
+  /// Slots that every statement of the kind fills; "a|b": one of them, "*": one without a rule. Of stages of earlier versions, too.
   std::vector<std::string_view> required = {};
   /// Files of our own formats that it may hold: a kind that does not list one that another lists may not hold it, so that no
   /// statement can call an artifact by a kind for which its content is not checked.
@@ -86,6 +86,7 @@ struct LineageKind {
 
   /// How the content of `slot` enters; nothing where the kind has no such slot.
   std::optional<Entry> find_entry(std::string_view slot) const;
+  bool has_rule(std::string_view slot) const;  ///< else it is one of `other_slots`
   /// The same of a slot that was checked before, when its statement was made or read. Another is a bug in the caller.
   Entry entry(std::string_view slot) const;
   bool made_by(std::string_view stage) const;

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "records/row_encoding.h"
 
 namespace overproof {
@@ -22,7 +23,7 @@ namespace {
 constexpr std::string_view kMagic = "OVPANSW1";
 constexpr int64_t kHeader = 8 + 32, kBefore = 1 + 32 + 4, kAfter = 32, kMostPayload = int64_t{1} << 28;
 constexpr int64_t kMostTokens = UINT32_MAX;
-enum Kind : uint8_t { kSent = 1, kAnswered = 2, kRefused = 3 };
+enum Kind : uint8_t { kSent = 1, kAnswered = 2, kRefused = 3, kWritten = 4 };
 
 void put_u32(std::string& text, int64_t value) {
   const auto v = uint32_t(std::clamp<int64_t>(value, 0, kMostTokens));
@@ -88,6 +89,13 @@ LedgerState read_ledger(std::span<const uint8_t> bytes, const Digest& teacher, c
         state.open.erase(request);
         break;
       }
+      case kWritten: {
+        const LedgerText text = read_ledger_text(record.subspan(size_t(kBefore), size_t(payload)), file, at + kBefore);
+        if (!state.answered.emplace(request, LedgerState::Place{at + kBefore, payload, true}).second) fail(at, "a request is answered twice");
+        state.tokens = add_tokens(state.tokens, text.tokens);
+        state.open.erase(request);
+        break;
+      }
       case kRefused:
         if (payload != 0) fail(at, "a record of a refusal has a payload");
         state.open.erase(request);
@@ -98,6 +106,13 @@ LedgerState read_ledger(std::span<const uint8_t> bytes, const Digest& teacher, c
   }
   state.bytes = at;
   return state;
+}
+
+LedgerText read_ledger_text(std::span<const uint8_t> payload, const fs::path& file, int64_t offset) {
+  if (payload.size() < 5 || payload[4] > 1) throw FormatError(file, offset, "a text's record is no text");
+  LedgerText text{.tokens = u32_at(payload, 0), .whole = payload[4] == 1, .text = std::string(payload.begin() + 5, payload.end())};
+  if (const int64_t fault = invalid_utf8_at(text.text); fault >= 0) throw FormatError(file, offset + 5 + fault, "a text is not UTF-8");
+  return text;
 }
 
 LedgerAnswer read_ledger_answer(std::span<const uint8_t> payload, const fs::path& file, int64_t offset) {
@@ -124,6 +139,38 @@ struct AnswerLedger::Impl {
   int fd = -1;
   mutable std::mutex mutex;
   LedgerState state;
+
+  void add(Kind kind, const Digest& request, std::string_view payload, int64_t tokens) {
+    const std::string record = record_of(kind, request, payload);
+    const std::lock_guard lock(mutex);
+    OVERPROOF_CHECK(!state.answered.contains(request));
+    const int64_t at = state.bytes + kBefore;
+    append(record, true);
+    state.answered[request] = {at, int64_t(payload.size()), kind == kWritten};
+    state.tokens = add_tokens(state.tokens, tokens);
+    state.open.erase(request);
+  }
+
+  /// The payload of an answer, and where it is.
+  std::pair<std::vector<uint8_t>, int64_t> payload_of(const Digest& request, bool text) const {
+    LedgerState::Place place{};
+    {
+      const std::lock_guard lock(mutex);
+      const auto found = state.answered.find(request);
+      OVERPROOF_CHECK(found != state.answered.end());
+      place = found->second;
+    }
+    if (place.text != text) throw FormatError(path, place.offset, "an answer is of another kind than its request");
+    std::vector<uint8_t> payload(static_cast<size_t>(place.bytes));
+    int64_t done = 0;
+    while (done < place.bytes) {
+      const ssize_t n = ::pread(fd, payload.data() + done, size_t(place.bytes - done), place.offset + done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) throw IoError(path, "cannot read", n < 0 ? errno : EIO);
+      done += n;
+    }
+    return {std::move(payload), place.offset};
+  }
 
   void append(const std::string& record, bool durable) {
     size_t done = 0;
@@ -201,33 +248,25 @@ void AnswerLedger::add_answer(const Digest& request, const LedgerAnswer& answer)
   payload += char(answer.rows.lengths.size() >> 8);
   payload.append(answer.rows.lengths.begin(), answer.rows.lengths.end());
   payload.append(answer.rows.entries.begin(), answer.rows.entries.end());
-  const std::string record = record_of(kAnswered, request, payload);
-  const std::lock_guard lock(impl_->mutex);
-  OVERPROOF_CHECK(!impl_->state.answered.contains(request));
-  const int64_t at = impl_->state.bytes + kBefore;
-  impl_->append(record, true);
-  impl_->state.answered[request] = {at, int64_t(payload.size())};
-  impl_->state.tokens = add_tokens(impl_->state.tokens, answer.tokens);
-  impl_->state.open.erase(request);
+  impl_->add(kAnswered, request, payload, answer.tokens);
+}
+
+void AnswerLedger::add_text(const Digest& request, const LedgerText& text) {
+  std::string payload;
+  put_u32(payload, text.tokens);
+  payload += char(text.whole);
+  payload += text.text;
+  impl_->add(kWritten, request, payload, text.tokens);
 }
 
 LedgerAnswer AnswerLedger::answer(const Digest& request) const {
-  LedgerState::Place place{};
-  {
-    const std::lock_guard lock(impl_->mutex);
-    const auto found = impl_->state.answered.find(request);
-    OVERPROOF_CHECK(found != impl_->state.answered.end());
-    place = found->second;
-  }
-  std::vector<uint8_t> payload(static_cast<size_t>(place.bytes));
-  int64_t done = 0;
-  while (done < place.bytes) {
-    const ssize_t n = ::pread(impl_->fd, payload.data() + done, size_t(place.bytes - done), place.offset + done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw IoError(impl_->path, "cannot read", n < 0 ? errno : EIO);
-    done += n;
-  }
-  return read_ledger_answer(payload, impl_->path, place.offset);
+  const auto [payload, at] = impl_->payload_of(request, false);
+  return read_ledger_answer(payload, impl_->path, at);
+}
+
+LedgerText AnswerLedger::text(const Digest& request) const {
+  const auto [payload, at] = impl_->payload_of(request, true);
+  return read_ledger_text(payload, impl_->path, at);
 }
 
 int64_t AnswerLedger::tokens() const {

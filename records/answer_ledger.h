@@ -7,6 +7,7 @@
 //     1 sent      U32 tokens that the request is estimated to cost. Written before it is sent
 //     2 answered  U32 tokens that it cost | U32 entries without an id | U16 rows | U8 lengths[rows] | entries (records/row_encoding.h, top-k)
 //     3 refused   empty: the server did the work of none of it (429, 503, ...)
+//     4 written   U32 tokens that it cost | U8 1 where the model ended the text, else 0 | the text, UTF-8
 //
 // Numbers are little-endian. Appended only. An answer is on the disk (fdatasync) before add_answer() returns. A last record that is
 // torn was being written when the program was killed, and is cut off; any other damage is a FormatError, because dropping answers
@@ -17,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "core/digest.h"
@@ -31,11 +33,19 @@ struct LedgerAnswer {
   EncodedRows rows;     ///< of kind top-k
 };
 
+/// A text that was written.
+struct LedgerText {
+  int64_t tokens = 0;  ///< paid
+  bool whole = true;
+  std::string text;
+};
+
 /// The sum of a ledger's records.
 struct LedgerState {
   int64_t bytes = 0;  ///< of the whole records; what follows is torn
   struct Place {
     int64_t offset, bytes;  ///< of the payload
+    bool text = false;      ///< of kind 4
   };
   std::map<Digest, Place> answered;
   std::map<Digest, int64_t> open;  ///< sent without answer or refusal: estimated tokens, of all tries together
@@ -46,6 +56,8 @@ struct LedgerState {
 /// Reads all records. `file` is for messages. Throws FormatError.
 LedgerState read_ledger(std::span<const uint8_t> bytes, const Digest& teacher, const fs::path& file);
 /// Reads the payload of an answer. Throws FormatError.
+LedgerText read_ledger_text(std::span<const uint8_t> payload, const fs::path& file, int64_t offset);
+/// The same of an answer with rows.
 LedgerAnswer read_ledger_answer(std::span<const uint8_t> payload, const fs::path& file, int64_t offset);
 
 /// A ledger that is being written. One process at a time has it; its members may be called by several threads.
@@ -61,8 +73,10 @@ class AnswerLedger {
   void note_sent(const Digest& request, int64_t tokens);
   void note_refused(const Digest& request);
   void add_answer(const Digest& request, const LedgerAnswer& answer);
-  /// Of a request that has one.
+  void add_text(const Digest& request, const LedgerText& text);
+  /// Of a request that has one, of that kind.
   LedgerAnswer answer(const Digest& request) const;
+  LedgerText text(const Digest& request) const;
   int64_t tokens() const;      ///< paid, of all answers here
   int64_t maybe_paid() const;  ///< tokens of requests without an answer
 

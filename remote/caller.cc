@@ -3,7 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <exception>
+#include <thread>
+#include <vector>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -170,6 +174,31 @@ void Caller::call(HttpSession& session, const RemoteRequest& request, const Step
                     0);
     back_off(answer, attempt);
   }
+}
+
+void ask_all(Caller& caller, int64_t count, int64_t threads, const std::function<void(HttpSession&, int64_t)>& ask) {
+  std::atomic<int64_t> next = 0;
+  std::atomic<bool> failed = false;
+  std::mutex mutex;
+  std::exception_ptr error;
+  const auto work = [&]() noexcept {
+    try {
+      HttpSession session;
+      for (int64_t i = 0; !failed && (i = next.fetch_add(1)) < count;) {
+        throw_if_interrupted();
+        ask(session, i);
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (!failed.exchange(true)) error = std::current_exception();
+      caller.stop();
+    }
+  };
+  std::vector<std::thread> all;
+  for (int64_t i = 0; i < std::min(threads, count); ++i) all.emplace_back(work);
+  for (std::thread& thread : all) thread.join();
+  if (error) std::rethrow_exception(error);
+  throw_if_interrupted();
 }
 
 }  // namespace overproof

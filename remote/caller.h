@@ -70,4 +70,8 @@ class Caller {
   Rng jitter_;
 };
 
+/// Calls ask(session, i) for i below `count`, from `threads` threads with a connection each, in about this order. Throws what the first of
+/// them that failed threw, after the others ended, or Interrupted.
+void ask_all(Caller& caller, int64_t count, int64_t threads, const std::function<void(HttpSession&, int64_t)>& ask);
+
 }  // namespace overproof

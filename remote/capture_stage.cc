@@ -3,9 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <thread>
+#include <mutex>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -41,40 +39,14 @@ class Capture {
   void run(int64_t open_tokens) {
     Progress progress("capture", open_tokens, "tokens");
     progress_ = &progress;
-    const int64_t workers = std::min(config_.call.concurrency, plan_.blocks());
-    std::vector<std::thread> threads;
-    for (int64_t i = 0; i < workers; ++i) threads.emplace_back([this] { work(); });
-    for (std::thread& thread : threads) thread.join();
-    if (error_) std::rethrow_exception(error_);
-    throw_if_interrupted();
+    // The requests of a window follow each other: a server that keeps the prefix of the last prompt computes only what is new.
+    ask_all(caller_, plan_.blocks(), config_.call.concurrency, [this](HttpSession& session, int64_t block) {
+      for (const CaptureRequest& part : plan_.requests(block)) ask(session, part);
+    });
   }
   const Caller& caller() const { return caller_; }
 
  private:
-  void work() noexcept {
-    try {
-      HttpSession session;
-      while (!failed_) {
-        throw_if_interrupted();
-        const int64_t block = next_.fetch_add(1);
-        if (block >= plan_.blocks()) return;
-        // The requests of a window follow each other: a server that keeps the prefix of the last prompt computes only what is new.
-        for (const CaptureRequest& part : plan_.requests(block)) {
-          if (failed_) return;
-          ask(session, part);
-        }
-      }
-    } catch (...) {
-      fail(std::current_exception());
-    }
-  }
-
-  void fail(const std::exception_ptr& error) {
-    const std::lock_guard lock(mutex_);
-    if (!failed_.exchange(true)) error_ = error;
-    caller_.stop();
-  }
-
   void ask(HttpSession& session, const CaptureRequest& part) {
     const RemoteRequest request = score_request(teacher_, key_, part.ids, part.text);
     if (ledger_.has(request.digest)) return;
@@ -90,7 +62,7 @@ class Capture {
                   .answered =
                       [&](const std::string& body) {
                         const TeacherAnswer answer = parse_teacher_answer(body, shape, "the answer");
-                        require_model(answer);
+                        require_answers_as(teacher_, answer.model);
                         if (int64_t(answer.rows.size()) != part.rows) throw FormatError("the answer", -1, "has another number of rows than was asked for");
                         const bool counted = answer.prompt_tokens >= 0 && answer.completion_tokens >= 0;
                         const int64_t cost = counted ? std::min<int64_t>(answer.prompt_tokens, 1 << 30) + std::min<int64_t>(answer.completion_tokens, 1 << 30)
@@ -103,13 +75,6 @@ class Capture {
     progress_->update(done_, fmt::format("{} requests, {} again", caller_.sent(), caller_.waited()));
   }
 
-  void require_model(const TeacherAnswer& answer) const {
-    if (answer.model != teacher_.answers_as)
-      throw MismatchError(fmt::format("{}: the server answers as model '{}', and did as '{}' when it was connected; run connect again, or restore the "
-                                      "server",
-                                      url_without_secrets(teacher_.url), answer.model.substr(0, 200), teacher_.answers_as));
-  }
-
   const CaptureConfig& config_;
   const RemoteTeacher& teacher_;
   const TokenNames& names_;
@@ -117,10 +82,7 @@ class Capture {
   AnswerLedger& ledger_;
   const std::string key_;
   Caller caller_;
-  std::atomic<int64_t> next_ = 0;
-  std::atomic<bool> failed_ = false;
   std::mutex mutex_;
-  std::exception_ptr error_;
   Progress* progress_ = nullptr;
   int64_t done_ = 0;
 };

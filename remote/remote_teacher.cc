@@ -105,6 +105,13 @@ bool is_remote_teacher(const fs::path& artifact) {
   return fs::is_regular_file(artifact / kServerFile, error);
 }
 
+void require_answers_as(const RemoteTeacher& teacher, const std::string& model) {
+  if (model != teacher.answers_as)
+    throw MismatchError(fmt::format("{}: the server answers as model '{}', and did as '{}' when it was connected; run connect again, or restore the "
+                                    "server",
+                                    url_without_secrets(teacher.url), model.substr(0, 200), teacher.answers_as));
+}
+
 std::string server_key(const std::string& variable) {
   const char* value = variable.empty() ? nullptr : std::getenv(variable.c_str());
   return value ? value : "";

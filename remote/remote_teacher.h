@@ -58,6 +58,9 @@ struct RemoteRequest {
   int64_t tokens = 0;  ///< that it is estimated to cost: the prompt's and one that is generated
 };
 
+/// Throws MismatchError when an answer is of another model than the one that was connected.
+void require_answers_as(const RemoteTeacher& teacher, const std::string& model);
+
 /// The key in an environment variable; "" where there is none. An artifact does not name the variable: it may come from others, who
 /// would choose what is sent to their server.
 std::string server_key(const std::string& variable);

@@ -14,14 +14,14 @@ class LiveSignal final : public TeacherSignal {
   double temperature() const override { return temperature_; }
   TargetKind kind() const override { return TargetKind::whole; }
 
-  Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
+  std::vector<Targets> rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     at::NoGradGuard no_grad;
     Targets targets{.kind = kind()};
     ForwardOptions options;
     if (keep_layers_) options.layers = &targets.layers;
     options.segments = input_segments(batch, first, count);
     targets.states.push_back({teacher_->hidden(input_ids(batch, first, count), options), teacher_->head()});
-    return targets;
+    return {std::move(targets)};
   }
 
   Layers keep_layers() override {

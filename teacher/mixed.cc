@@ -45,52 +45,53 @@ class MixedSignal final : public TeacherSignal {
     for (const auto& [weight, part] : parts_) {
       OVERPROOF_CHECK(weight > 0);
       sum += weight;
-      if (part->vocab_size() != vocab_size())
-        throw MismatchError(
-            fmt::format("vocabulary sizes of the mixed teachers differ: {} and {}", vocab_size(), part->vocab_size()));
       if (part->temperature() != temperature())
         throw MismatchError(
-            fmt::format("temperatures of the mixed teachers differ: {} and {}", temperature(), part->temperature()));
-      if (part->kind() == TargetKind::top_k)
+            fmt::format("temperatures of the mixed teachers differ: {} and {}; teach again with one --temperature", temperature(), part->temperature()));
+      if (part->kind() == TargetKind::aligned && parts_.size() > 1)
+        throw MismatchError("a teacher of another tokenizer cannot be mixed with others: their distributions are of different ids; give it documents of "
+                            "its own with --route-by");
+      if (part->kind() == TargetKind::top_k && parts_.size() > 1)
         throw MismatchError("top-k targets cannot be mixed with those of another teacher: the probabilities of ids that only the "
                             "other one names are not known; make them with teach --mode sample");
     }
     for (auto& [weight, part] : parts_) weight /= sum;
   }
 
-  int64_t vocab_size() const override { return parts_.front().second->vocab_size(); }
+  int64_t vocab_size() const override {
+    int64_t least = parts_.front().second->vocab_size();
+    for (const WeightedSignal& part : parts_) least = std::min(least, part.second->vocab_size());
+    return least;
+  }
   double temperature() const override { return parts_.front().second->temperature(); }
   TargetKind kind() const override {
     const bool whole = std::ranges::all_of(parts_, [](const WeightedSignal& p) { return p.second->kind() == TargetKind::whole; });
     return whole ? TargetKind::whole : TargetKind::sampled;
   }
 
-  Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
+  std::vector<Targets> rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     Targets all{.kind = kind()};
     for (const auto& [weight, part] : parts_) {
-      Targets targets = part->rows(batch, first, count);
+      std::vector<Targets> whole = part->rows(batch, first, count);
+      OVERPROOF_CHECK(whole.size() == 1 && whole.front().rows.empty());
+      Targets targets = std::move(whole.front());
       for (DenseStates& states : targets.states) {
         states.weight *= weight;
         all.states.push_back(std::move(states));
       }
       if (targets.sparse.rows() > 0) all.sparse = merged(all.sparse, targets.sparse, weight);
     }
-    return all;
+    return {std::move(all)};
   }
 
-  /// SHA-256 over the parts' digests, in order; zeros where those of all parts are.
   std::vector<Digest> digests(const TokenBatch& batch) const override {
     std::vector<std::vector<Digest>> of_parts;
     for (const WeightedSignal& part : parts_) of_parts.push_back(part.second->digests(batch));
     std::vector<Digest> list(size_t(batch.batch));
     for (size_t b = 0; b < list.size(); ++b) {
-      Sha256 hash;
-      bool any = false;
-      for (const std::vector<Digest>& digests : of_parts) {
-        hash.update(digests[b].bytes.data(), digests[b].bytes.size());
-        any = any || digests[b] != Digest{};
-      }
-      if (any) list[b] = hash.finish();
+      std::vector<Digest> of_sequence;
+      for (const std::vector<Digest>& digests : of_parts) of_sequence.push_back(digests[b]);
+      list[b] = joined_digest(of_sequence);
     }
     return list;
   }
@@ -106,6 +107,13 @@ class MixedSignal final : public TeacherSignal {
 };
 
 }  // namespace
+
+Digest joined_digest(std::span<const Digest> of_parts) {
+  if (std::ranges::all_of(of_parts, [](const Digest& digest) { return digest == Digest{}; })) return {};
+  Sha256 hash;
+  for (const Digest& digest : of_parts) hash.update(digest.bytes.data(), digest.bytes.size());
+  return hash.finish();
+}
 
 std::unique_ptr<TeacherSignal> mixed_signal(std::vector<WeightedSignal> parts) {
   return std::make_unique<MixedSignal>(std::move(parts));

@@ -17,7 +17,7 @@ class StoredSignal final : public TeacherSignal {
     return targets_->encoding().kind == RowEncoding::Kind::sample ? TargetKind::sampled : TargetKind::top_k;
   }
 
-  Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
+  std::vector<Targets> rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     OVERPROOF_CHECK(batch.length == targets_->window_length());
     Targets targets{.kind = kind()};
     SparseRows& all = targets.sparse;
@@ -34,7 +34,7 @@ class StoredSignal final : public TeacherSignal {
       all.probabilities.insert(all.probabilities.end(), block.probabilities.begin(), block.probabilities.end());
       all.tail.insert(all.tail.end(), block.tail.begin(), block.tail.end());
     }
-    return targets;
+    return {std::move(targets)};
   }
 
   std::vector<Digest> digests(const TokenBatch& batch) const override {

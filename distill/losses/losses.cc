@@ -5,7 +5,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -17,22 +16,13 @@
 namespace overproof {
 
 const std::vector<const Loss*>& all_losses() {
-  static const std::vector<const Loss*> list = {&kForwardKl, &kCrossEntropy,    &kReverseKl,    &kJensenShannon, &kTotalVariation,
-                                                &kSkewedKl,  &kSkewedReverseKl, &kEntropyGated, &kTopKKl,        &kRouterZ,
-                                                &kBalance,   &kHiddenMse,       &kHiddenCosine, &kFfnMse,        &kSampledReverseKl,
-                                                &kReward};
+  static const std::vector<const Loss*> list = {&kForwardKl, &kCrossEntropy, &kReverseKl,    &kJensenShannon, &kTotalVariation,   &kSkewedKl,
+                                                &kSkewedReverseKl, &kEntropyGated, &kTopKKl, &kMergedKl,      &kUniversal,        &kRouterZ,
+                                                &kBalance,   &kHiddenMse,    &kHiddenCosine, &kFfnMse,        &kSampledReverseKl, &kReward};
   return list;
 }
 
 namespace {
-
-/// Nothing unless all of `text` is a number from `least` to `most`.
-std::optional<double> number_in(std::string_view text, double least, double most) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !(value >= least && value <= most)) return std::nullopt;
-  return value;
-}
 
 const Loss& find_loss(std::string_view name) {
   StringList names;

@@ -18,6 +18,8 @@
 //                    (log q_y - log p_y) d log q_y (Gu et al. 2024, "MiniLLM", the part of a single step); and for ids with q_i < e and
 //                    p_i > q_i, which it will hardly draw, forward-kl's p_i (log p_i - log q_i); e = 1e-4 unless given
 //   reward           -A log q_y, y drawn by the student and A its advantage (distill/rewards.h); constant in A
+//   merged-kl, universal  towards a teacher of another tokenizer: aligned.h. Of targets over the student's ids, merged-kl is forward-kl and
+//                    universal T^2 sum_i |p_(i) - q_(i)|, both sorted
 //   router-z, balance, hidden-mse, hidden-cosine, ffn-mse: inner.h
 //   cross-entropy    -log softmax(z)_y                   at temperature 1, nats
 //   loss             sum over the terms of weight x value
@@ -26,6 +28,7 @@
 //   sampled   estimates p without bias. A loss that is linear in p, but for a term without q, has a gradient without bias then: of
 //             the losses above only forward-kl. Its value is larger than the true one by what sampling takes from the entropy of p:
 //             compare it along a run, not with zero. Others are refused.
+//   aligned   is of a teacher of another tokenizer, at places where both have read the same text.
 //   top-k     leaves a tail t = 1 - sum_K p, compared with the student's own 1 - sum_K q as one more bin. No divergence of the
 //             list above becomes larger by putting ids together, so the values are lower bounds of the true ones.
 
@@ -111,11 +114,11 @@ struct Loss {
   Inside inside = Inside::nothing;
   at::Tensor (*inner)(const InnerRows& rows) = nullptr;
   /// Whether it compares with the teacher's distribution.
-  bool of_targets() const { return sparse != nullptr; }
+  bool of_targets() const { return dense != nullptr && !drawn; }
 };
 
 extern const Loss kForwardKl, kCrossEntropy, kReverseKl, kJensenShannon, kTotalVariation, kSkewedKl, kSkewedReverseKl,
-    kEntropyGated, kTopKKl, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse, kSampledReverseKl, kReward;
+    kEntropyGated, kTopKKl, kMergedKl, kUniversal, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse, kSampledReverseKl, kReward;
 
 /// Every loss, in the order in which terms are summed and recorded.
 const std::vector<const Loss*>& all_losses();

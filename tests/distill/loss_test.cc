@@ -57,6 +57,8 @@ LossOptions only(const Loss& loss, double temperature = 1.0) {
   return options;
 }
 
+bool takes(const Loss& loss, TargetKind kind) { return std::ranges::find(loss.takes, kind) != loss.takes.end(); }
+
 double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
 
 }  // namespace
@@ -105,7 +107,7 @@ TEST_CASE("divergences from one teacher, mixtures and top-k rows are PyTorch aut
                         {&kTotalVariation, 0, 1},  {&kTotalVariation, 0, 2},    {&kSkewedKl, 0.1, 1},
                         {&kSkewedKl, 0.6, 2},      {&kSkewedReverseKl, 0.1, 1}, {&kSkewedReverseKl, 0.6, 2},
                         {&kEntropyGated, 1, 1},    {&kEntropyGated, 2, 2},      {&kTopKKl, 3, 1},
-                        {&kTopKKl, 20, 2}};
+                        {&kTopKKl, 20, 2},         {&kUniversal, 0, 1},         {&kUniversal, 0, 2}};
   size_t number = 0;
   for (const Case& one : cases) {
     LossOptions options;
@@ -113,6 +115,7 @@ TEST_CASE("divergences from one teacher, mixtures and top-k rows are PyTorch aut
     options.temperature = one.temperature;
     for (const std::string kind : {"dense", "mixed", "topk", "with-sample"}) {
       if (kind == "with-sample" && one.loss != &kForwardKl) continue;
+      if (kind == "topk" && !takes(*one.loss, TargetKind::top_k)) continue;
       const std::string name = fmt::format("{}.{}", kind, number);
       INFO(one.loss->name << " " << name);
       Targets targets{.states = {first}};
@@ -215,16 +218,17 @@ TEST_CASE("a divergence is zero with no gradient where the student is the teache
     }
     const Targets same{.states = {{hidden, head}}}, mixed{.states = {{hidden, head, 0.25}, {hidden, head, 0.75}}};
     for (const Targets* targets : {&same, &mixed, static_cast<const Targets*>(&rows)}) {
+      if (!takes(*loss, targets->kind)) continue;
       const Computed equal = compute(hidden, head, *targets, only(*loss));
       CHECK(std::abs(equal.sums.values[0]) < 2e-5);
-      // Total variation has a kink at equality, where rounding decides the slope.
-      if (loss != &kTotalVariation) CHECK(equal.d_hidden.abs().max().item<double>() < 1e-5);
+      // Sums of differences have a kink at equality, where rounding decides the slope.
+      if (loss != &kTotalVariation && loss != &kUniversal) CHECK(equal.d_hidden.abs().max().item<double>() < 1e-5);
     }
     for (const double size : {1e-4, 1e-2, 1.0, 30.0})
       for (int64_t r = 0; r < 40; ++r) {
         const at::Tensor other = (hidden + size * at::randn({40, 12})).narrow(0, r, 1);
         CHECK(compute(other, head, same, only(*loss), {}, r).sums.values[0] >= 0.0);
-        CHECK(compute(other, head, rows, only(*loss), {}, r).sums.values[0] >= 0.0);
+        if (takes(*loss, TargetKind::top_k)) CHECK(compute(other, head, rows, only(*loss), {}, r).sums.values[0] >= 0.0);
       }
   }
 }
@@ -290,7 +294,7 @@ TEST_CASE("top-k rows are not renormalised: mass that the student moves out of t
   };
   const std::vector<float> teacher = {0.3f, 0.2f, 0.1f, 0.25f, 0.15f}, moved = {0.4995f, 0.333f, 0.1665f, 0.0005f, 0.0005f};
   for (const Loss* loss : all_losses()) {
-    if (!loss->of_targets()) continue;
+    if (!loss->of_targets() || !takes(*loss, TargetKind::top_k)) continue;
     INFO(loss->name);
     CHECK(value_of(*loss, teacher) < 1e-6);
     CHECK(value_of(*loss, moved) > 0.1);
@@ -335,9 +339,10 @@ TEST_CASE("losses stay finite where probabilities underflow") {
     INFO(loss->name);
     for (const Targets& targets : {Targets{.states = {{-one, up}}}, Targets{.states = {{-one, up, 0.5}, {-one, up, 0.5}}},
                                    Targets{TargetKind::top_k, {{0, 1}, {2}, {1.0f}, {0.0f}}, {}}}) {
+      if (!takes(*loss, targets.kind)) continue;
       const Computed far = compute(one, up, targets, only(*loss));
       CHECK(std::isfinite(far.sums.values[0]));
-      CHECK(far.sums.values[0] > 0.5);
+      if (loss != &kUniversal) CHECK(far.sums.values[0] > 0.5);  // which ids have the mass is nothing to that one
       CHECK(at::isfinite(far.d_hidden).all().item<bool>());
     }
   }
@@ -348,15 +353,30 @@ TEST_CASE("a loss refuses targets that it cannot use, by name") {
   const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
   const Targets sampled = sparse_targets(golden, "sample");
   for (const Loss* loss : all_losses()) {
-    if (!loss->of_targets() || loss == &kForwardKl) continue;
+    if (!loss->of_targets() || takes(*loss, TargetKind::sampled)) continue;
     CHECK_THROWS_AS(compute(hidden, head, sampled, only(*loss)), UsageError);
     CHECK_THROWS_WITH(require_targets({{&kForwardKl, 1.0}, {loss, 0.5}}, TargetKind::sampled),
                       Catch::Contains("'" + std::string(loss->name) + "'") && Catch::Contains("sampled") &&
-                          Catch::Contains("a whole distribution or top-k"));
-    CHECK_NOTHROW(require_targets({{loss, 1.0}}, TargetKind::top_k));
+                          Catch::Contains(loss == &kUniversal ? "a whole distribution or of another tokenizer" : "a whole distribution or top-k"));
+    CHECK_NOTHROW(require_targets({{loss, 1.0}}, loss == &kUniversal ? TargetKind::aligned : TargetKind::top_k));
   }
+  for (const Loss* loss : all_losses())
+    if (loss->of_targets() && loss != &kMergedKl && loss != &kUniversal)
+      CHECK_THROWS_WITH(require_targets({{loss, 1.0}}, TargetKind::aligned), Catch::Contains("of another tokenizer"));
   for (const TargetKind kind : {TargetKind::whole, TargetKind::sampled, TargetKind::top_k})
     CHECK_NOTHROW(require_targets({{&kForwardKl, 1.0}, {&kCrossEntropy, 1.0}}, kind));
+}
+
+TEST_CASE("where all ids are the student's, merged-kl is forward-kl, bit for bit") {
+  const SafetensorsFile golden(kGolden);
+  const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
+  for (const Targets& targets : {Targets{.states = {{f32(golden, "teacher_hidden"), f32(golden, "teacher_head")}}}, sparse_targets(golden, "sample"),
+                                 sparse_targets(golden, "topk")}) {
+    const Computed merged = compute(hidden, head, targets, only(kMergedKl, 2)), kl = compute(hidden, head, targets, only(kForwardKl, 2));
+    CHECK(merged.sums.values == kl.sums.values);
+    CHECK(at::equal(merged.d_hidden, kl.d_hidden));
+    CHECK(at::equal(merged.d_head, kl.d_head));
+  }
 }
 
 TEST_CASE("values without gradients are the same, and the gradient's scale is the caller's") {
@@ -416,7 +436,7 @@ TEST_CASE("losses are named with their weights") {
   CHECK_THROWS_WITH(parse_losses({{"jensen-shannon:0.2", "1"}, {"jensen-shannon:0.3", "1"}}), Catch::Contains("given twice"));
   StringMap all;
   for (const Loss* loss : all_losses()) all[std::string(loss->name)] = "1";
-  CHECK_THROWS_WITH(parse_losses(all), Catch::Contains("16 losses are given; step records hold 14"));
+  CHECK_THROWS_WITH(parse_losses(all), Catch::Contains("18 losses are given; step records hold 14"));
   CHECK_THROWS_WITH(require_targets({{&kReward, 1.0}}, TargetKind::top_k), Catch::Contains("'reward'") && Catch::Contains("a whole distribution"));
   CHECK_THROWS_AS(parse_losses({{"forward-kl", "0"}}), UsageError);
   CHECK_THROWS_AS(parse_losses({}), UsageError);

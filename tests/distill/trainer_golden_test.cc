@@ -51,12 +51,12 @@ class GoldenTeacher final : public TeacherSignal {
   int64_t vocab_size() const override { return file_.info("teacher_head").shape[0]; }
   double temperature() const override { return 1.0; }
   TargetKind kind() const override { return TargetKind::whole; }
-  Targets rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
+  std::vector<Targets> rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     const at::Tensor all = tensor("teacher_hidden").view({kSteps * kBatch * kLength, -1});
     Targets targets;
     targets.states.push_back(
         {all.narrow(0, batch.numbers[size_t(first)] * kLength, count * kLength).contiguous(), tensor("teacher_head")});
-    return targets;
+    return {std::move(targets)};
   }
   std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
   Evidence evidence() const override { return Evidence::recorded; }

@@ -409,7 +409,7 @@ class TwoIds final : public TeacherSignal {
   int64_t vocab_size() const override { return vocab_; }
   double temperature() const override { return 1.0; }
   TargetKind kind() const override { return TargetKind::top_k; }
-  Targets rows(const TokenBatch& batch, int64_t, int64_t count) const override {
+  std::vector<Targets> rows(const TokenBatch& batch, int64_t, int64_t count) const override {
     Targets targets{.kind = kind()};
     for (int64_t r = 0; r < count * batch.length; ++r) {
       targets.sparse.ids.insert(targets.sparse.ids.end(), {3, second_});
@@ -417,7 +417,7 @@ class TwoIds final : public TeacherSignal {
       targets.sparse.tail.push_back(0.25f);
       targets.sparse.offsets.push_back(int64_t(targets.sparse.ids.size()));
     }
-    return targets;
+    return {std::move(targets)};
   }
   std::vector<Digest> digests(const TokenBatch& batch) const override { return std::vector<Digest>(size_t(batch.batch)); }
   Evidence evidence() const override { return Evidence::recorded; }

@@ -94,6 +94,25 @@ TEST_CASE("what is not exactly an answer is refused") {
   }
 }
 
+TEST_CASE("a chat completion is one text of the assistant") {
+  const ChatAnswer whole = parse_chat_answer(R"({"model": "m", "choices": [{"message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2}})", "x");
+  CHECK(whole.text == "Yes.");
+  CHECK(whole.model == "m");
+  CHECK(whole.whole);
+  CHECK(whole.prompt_tokens == 5);
+  CHECK(whole.completion_tokens == 2);
+  for (const char* reason : {"length", "content_filter", "tool_calls"})
+    CHECK_FALSE(parse_chat_answer(R"({"choices": [{"message": {"content": "a"}, "finish_reason": ")" + std::string(reason) + "\"}]}", "x").whole);
+  const ChatAnswer refused = parse_chat_answer(R"({"choices": [{"message": {"role": "assistant", "content": null, "refusal": "no"}}]})", "x");
+  CHECK(refused.text.empty());
+  CHECK(refused.prompt_tokens == -1);
+  for (const char* faulty : {"", "[]", R"({"choices": []})", R"({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]})",
+                             R"({"choices": [{"text": "a"}]})", R"({"choices": [{"message": {"content": 5}}]})", R"({"choices": [{"message": {"content": [1]}}]})",
+                             R"({"choices": [{"message": {"role": "user", "content": "a"}}]})", R"({"choices": [{"message": {"content": "a"}, "finish_reason": 7}]})"})
+    CHECK_THROWS_AS(parse_chat_answer(faulty, "x"), FormatError);
+}
+
 TEST_CASE("a server's error is one short line") {
   CHECK(server_error_text(R"({"error":{"message":"no\ncredit","code":1}})") == "no credit");
   CHECK(server_error_text(R"({"detail":"x"})") == "x");

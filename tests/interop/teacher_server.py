@@ -121,7 +121,7 @@ class TeacherServer:
         if self.dialect == "llama" and path == "/completion":
             return self.llama(body["prompt"], k)
         if self.dialect == "chat" and path == "/v1/chat/completions":
-            return {"model": self.model, "choices": [{"message": {"role": "assistant", "content": "Yes."}}]}
+            return self.chat(body)
         if path != "/v1/completions" or self.dialect not in ("vllm", "echo", "completions"):
             return None
         prompt = body["prompt"]
@@ -176,6 +176,13 @@ class TeacherServer:
             own.append(float(logs[ids[i]]))
         return self.wrap(ids, {"logprobs": {"tokens": [self.text(i) for i in ids], "top_logprobs": rows, "token_logprobs": own,
                                             "text_offset": [0] * len(ids)}})
+
+    def chat(self, body):
+        """The answer repeats the question, so that a test knows which text belongs to which request."""
+        asked = body["messages"][-1]["content"]
+        content = f"Answer {body.get('seed')} to: {asked}" if "seed" in body else "Yes."
+        return {"model": self.model, "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 10 + len(asked.split()), "completion_tokens": len(content.split())}}
 
     def llama(self, ids, k):
         entries, _ = self.top(ids, k)

@@ -51,6 +51,28 @@ TEST_CASE("a ledger keeps answers, and what may have been paid without one") {
   CHECK(ledger.maybe_paid() == 0);
 }
 
+TEST_CASE("a ledger keeps texts next to rows, each by the kind of its request") {
+  const TempFolder folder;
+  const fs::path file = folder / "a.ledger";
+  {
+    AnswerLedger ledger(file, kTeacher);
+    ledger.note_sent(kA, 70);
+    ledger.add_text(kA, {12, false, "caf\xc3\xa9\n"});
+    ledger.add_answer(kB, some_answer());
+    CHECK(ledger.maybe_paid() == 0);
+  }
+  AnswerLedger ledger(file, kTeacher);
+  CHECK(ledger.tokens() == 12 + 67);
+  const LedgerText text = ledger.text(kA);
+  CHECK(text.text == "caf\xc3\xa9\n");
+  CHECK(text.tokens == 12);
+  CHECK_FALSE(text.whole);
+  CHECK_THROWS_AS(ledger.answer(kA), FormatError);
+  CHECK_THROWS_AS(ledger.text(kB), FormatError);
+  const std::vector<uint8_t> not_utf8 = {1, 0, 0, 0, 1, 'a', 0xff}, no_flag = {1, 0, 0, 0, 2}, too_short = {1, 0, 0, 0};
+  for (const auto* payload : {&not_utf8, &no_flag, &too_short}) CHECK_THROWS_AS(read_ledger_text(*payload, file, 0), FormatError);
+}
+
 TEST_CASE("a ledger that was cut off anywhere loses its last record only; one that was changed is refused") {
   const TempFolder folder;
   const fs::path file = folder / "a.ledger";

@@ -137,7 +137,7 @@ TEST_CASE("masked labels have no rows, and no others are left out") {
   // A signal gives rows that weigh nothing for what was left out, and refuses a batch that needs one of them.
   const auto signal = stored_signal(targets, corpus->windows(Split::train));
   TokenBatch batch = WindowBatches(corpus, Split::train, order_of(order), 1, 1).at(0);
-  const SparseRows rows = signal->rows(batch, 0, 1).sparse;
+  const SparseRows rows = signal->rows(batch, 0, 1).at(0).sparse;
   for (int64_t r = 0; r < 32; ++r) CHECK((rows.offsets[size_t(r)] == rows.offsets[size_t(r) + 1]) == (batch.weight[size_t(r)] == 0));
   batch.weight.assign(32, 1.0f);
   CHECK_THROWS_WITH(signal->rows(batch, 0, 1), Catch::Contains("have no row for token"));

@@ -49,7 +49,7 @@ struct TinyWorld {
       std::string text;
       for (int line = 0; line < 12; ++line) text += fmt::format("document {} says {} in line {}\n", i, line * line, line);
       write_file_atomically(path / "source" / fmt::format("{}.txt", i), text);
-      records += Json{{"name", fmt::format("{}.txt", i)}, {"license", "CC0-1.0"}, {"source", "test"}}.dump() + "\n";
+      records += Json{{"name", fmt::format("{}.txt", i)}, {"license", "CC0-1.0"}, {"source", "test"}, {"teacher", i == 0 ? "first" : "second"}}.dump() + "\n";
     }
     write_file_atomically(path / "source/documents.jsonl", records);
     CorpusConfig corpus;

@@ -65,12 +65,14 @@ DIVERGENCES = {
     "total-variation": lambda p, q, b: 0.5 * (p - q).abs().sum(-1),
     "skewed-kl": lambda p, q, a: kl(p, a * p + (1 - a) * q),
     "skewed-reverse-kl": lambda p, q, a: kl(q, (1 - a) * p + a * q),
+    "universal": lambda p, q, b: (p.sort(-1, descending=True)[0] - q.sort(-1, descending=True)[0]).abs().sum(-1),
 }
 # loss, parameter, temperature
 DIVERGENCE_CASES = [("forward-kl", 0.0, 1.0), ("reverse-kl", 0.0, 1.0), ("reverse-kl", 0.0, 2.0), ("jensen-shannon", 0.5, 1.0),
                     ("jensen-shannon", 0.1, 2.0), ("jensen-shannon", 0.9, 1.0), ("total-variation", 0.0, 1.0), ("total-variation", 0.0, 2.0),
                     ("skewed-kl", 0.1, 1.0), ("skewed-kl", 0.6, 2.0), ("skewed-reverse-kl", 0.1, 1.0), ("skewed-reverse-kl", 0.6, 2.0),
-                    ("entropy-gated", 1.0, 1.0), ("entropy-gated", 2.0, 2.0), ("top-k-kl", 3.0, 1.0), ("top-k-kl", 20.0, 2.0)]
+                    ("entropy-gated", 1.0, 1.0), ("entropy-gated", 2.0, 2.0), ("top-k-kl", 3.0, 1.0), ("top-k-kl", 20.0, 2.0),
+                    ("universal", 0.0, 1.0), ("universal", 0.0, 2.0)]
 MIXTURE = (0.7, 0.3)
 
 
@@ -85,7 +87,7 @@ def divergences(given, sparse):
     weight = given["weight"].double()
     for number, (loss, parameter, temperature) in enumerate(DIVERGENCE_CASES):
         for kind in ("dense", "mixed", "topk", "with-sample"):
-            if kind == "with-sample" and loss != "forward-kl":
+            if kind == "with-sample" and loss != "forward-kl" or kind == "topk" and loss == "universal":
                 continue
             p = torch.softmax(first / temperature, -1)
             if kind == "mixed":
