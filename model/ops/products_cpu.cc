@@ -29,11 +29,9 @@ struct Copy {
 struct Copies {
   std::mutex mutex;
   std::unordered_map<const c10::TensorImpl*, Copy> of;
-  size_t purge_at = 64;
 
   void drop_freed() {
     std::erase_if(of, [](const auto& entry) { return entry.second.source.expired(); });
-    purge_at = 2 * of.size() + 64;
   }
 };
 
@@ -67,8 +65,9 @@ Tensor bf16_copy(const Tensor& weight) {
   if (found != all.of.end()) {
     if (!found->second.source.expired() && found->second.version == version) return found->second.bf16;
     all.of.erase(found);  // frees its memory, unless a graph still needs it, before the next copy is made
+  } else {
+    all.drop_freed();  // a new tensor, such as a step's view of the head, comes when an old one is gone
   }
-  if (all.of.size() >= all.purge_at) all.drop_freed();
   at::NoGradGuard no_grad;
   const Tensor bf16 = cpu::to_bf16(weight.detach());
   all.of.emplace(impl, Copy{c10::weak_intrusive_ptr<c10::TensorImpl>(weight.getIntrusivePtr()), version, bf16});

@@ -170,6 +170,15 @@ TEST_CASE("bf16_copy: one copy until the weight changes, by an operation or thro
   CHECK(ops::bf16_copy(at::full({1, 1}, NAN)).isnan().item<bool>());
 }
 
+TEST_CASE("bf16_copy: the copy of a tensor that is gone is freed when the next tensor comes") {
+  Tensor w = random_tensor({40, 70}, "w");
+  const c10::weak_intrusive_ptr<c10::TensorImpl> copy(ops::bf16_copy(w).getIntrusivePtr());
+  CHECK_FALSE(copy.expired());
+  w = random_tensor({40, 70}, "another");
+  ops::bf16_copy(w);
+  CHECK(copy.expired());
+}
+
 TEST_CASE("matmul_into: both forms agree, on transposed and sliced views") {
   const Tensor a = random_tensor({37, 523}, "a"), b = random_tensor({29, 37}, "b");
   for (const bool accumulate : {false, true}) {

@@ -268,9 +268,12 @@ TEST_CASE("statements that do not make sense are refused") {
   bad = good;
   bad.kind = "carved-from";
   CHECK_THROWS_WITH(make_statement(bad), Contains("stage 'distill' does not make artifacts of lineage kind 'carved-from'"));
-  bad = good;
+  Lineage calibrated = good;  // a kind whose slots are all named
+  calibrated.kind = "calibrated-from";
+  calibrated.stage = "calibrate";
+  bad = calibrated;
   bad.inputs["parent"] = {"parent", sha256("parent")};
-  CHECK_THROWS_WITH(make_statement(bad), Contains("'distilled-from' has no input called 'parent'"));
+  CHECK_THROWS_WITH(make_statement(bad), Contains("'calibrated-from' has no input called 'parent'"));
   bad = good;
   bad.files = {{"../a", 1, sha256("a")}};
   CHECK_THROWS_AS(make_statement(bad), UsageError);
@@ -285,7 +288,7 @@ TEST_CASE("statements that do not make sense are refused") {
   Json relabelled = statement;
   relabelled["predicate"]["overproof_lineage"]["kind"] = "carved-from";
   CHECK_THROWS_AS(read_statement(relabelled.dump(), "memory"), FormatError);
-  relabelled = statement;
+  relabelled = Json::parse(make_statement(calibrated));
   relabelled["predicate"]["buildDefinition"]["resolvedDependencies"][0]["name"] = "parent";
   CHECK_THROWS_AS(read_statement(relabelled.dump(), "memory"), FormatError);
   for (const int64_t copies : {0, 2}) {

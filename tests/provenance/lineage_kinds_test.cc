@@ -61,8 +61,9 @@ TEST_CASE("each slot enters by the way of its row") {
 }
 
 TEST_CASE("a slot without a rule is never taken for inherited weights") {
-  CHECK_FALSE(lineage_kind("distilled-from").find_entry("parent"));
-  CHECK_THROWS_AS(lineage_kind("distilled-from").entry("parent"), std::logic_error);
+  CHECK_FALSE(lineage_kind("calibrated-from").find_entry("parent"));
+  CHECK_THROWS_AS(lineage_kind("calibrated-from").entry("parent"), std::logic_error);
+  CHECK(lineage_kind("distilled-from").entry("parent") == Entry::outputs);  // one of several teachers, by its own name
   CHECK_THROWS_AS(way_through(lineage_kind("taught"), "student", Way::weights), std::logic_error);
   CHECK(lineage_kind("evaluated").entry("anything") == Entry::nothing);
   CHECK(lineage_kind("corpus-of").entry("samples") == Entry::inherited);
