@@ -314,6 +314,20 @@ TeacherAnswer parse_teacher_answer(std::string_view body, const AnswerShape& sha
   return answer;
 }
 
+ChatAnswer parse_chat_answer(std::string_view body, const std::string& origin) {
+  const Json json = parse_json(body, origin);
+  const JsonObject object(json, origin, "", JsonNull::absent);
+  const auto choices = object.objects("choices");
+  if (choices.empty()) object.fail("choices", "is empty");
+  ChatAnswer answer{.text = choices.front().object("message").text("content", "")};  // null where the server wrote nothing
+  TeacherAnswer usage;
+  read_usage(object, usage);
+  answer.model = usage.model;
+  answer.prompt_tokens = usage.prompt_tokens;
+  answer.completion_tokens = usage.completion_tokens;
+  return answer;
+}
+
 std::string server_error_text(std::string_view body) {
   std::string text;
   try {

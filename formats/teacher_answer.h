@@ -82,6 +82,15 @@ constexpr bool scores_prompts(Dialect dialect) { return dialect != Dialect::llam
 /// above 0, probabilities that sum to more than 1.
 TeacherAnswer parse_teacher_answer(std::string_view body, const AnswerShape& shape, const std::string& origin);
 
+/// The answer of a chat completion: its first choice's message.
+struct ChatAnswer {
+  std::string model;  ///< as the server names it; "" where it does not
+  std::string text;
+  int64_t prompt_tokens = -1, completion_tokens = -1;  ///< that the server counts; -1: not in the answer
+};
+/// Throws FormatError: no JSON, no choice, no text in it.
+ChatAnswer parse_chat_answer(std::string_view body, const std::string& origin);
+
 /// The text of a server's error, on one line and at most 300 bytes: error.message, message, detail or the beginning of the body.
 std::string server_error_text(std::string_view body);
 

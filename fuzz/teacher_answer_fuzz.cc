@@ -1,5 +1,5 @@
 // Answers of servers. The first byte chooses: 0 .. 4 a dialect with ids, 5 .. 9 the same with names and one off, 10 an error's text, 11 a
-// ledger of answers, whose records' digests are put right, 12 a ledger as it is.
+// ledger of answers, whose records' digests are put right, 12 a ledger as it is, 13 the answer of a chat completion.
 
 #include <cmath>
 
@@ -54,7 +54,7 @@ void ledger(std::string_view text, bool mend) {
   const LedgerState state = read_ledger(span, kTeacher, "fuzz");
   fuzz::require(state.bytes <= int64_t(bytes.size()) && state.tokens >= 0 && state.maybe_paid() >= 0);
   for (const auto& [request, place] : state.answered) {
-    const LedgerAnswer kept = read_ledger_answer(span.subspan(size_t(place.offset), size_t(place.bytes)), "fuzz", place.offset);
+    const LedgerAnswer kept = read_ledger_answer(span.subspan(size_t(place.offset), size_t(place.bytes)), "fuzz", place.offset, place.text);
     fuzz::require(kept.tokens >= 0);
   }
 }
@@ -69,6 +69,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     else if (data[0] == 10) fuzz::require(server_error_text(rest).size() <= 900);
     else if (data[0] == 11) ledger(rest, true);
     else if (data[0] == 12) ledger(rest, false);
+    else if (data[0] == 13) fuzz::require(parse_chat_answer(rest, "fuzz").text.size() <= rest.size());
   } catch (const FormatError&) {
   }
   return 0;

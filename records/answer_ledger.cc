@@ -22,7 +22,7 @@ namespace {
 constexpr std::string_view kMagic = "OVPANSW1";
 constexpr int64_t kHeader = 8 + 32, kBefore = 1 + 32 + 4, kAfter = 32, kMostPayload = int64_t{1} << 28;
 constexpr int64_t kMostTokens = UINT32_MAX;
-enum Kind : uint8_t { kSent = 1, kAnswered = 2, kRefused = 3 };
+enum Kind : uint8_t { kSent = 1, kAnswered = 2, kRefused = 3, kText = 4 };
 
 void put_u32(std::string& text, int64_t value) {
   const auto v = uint32_t(std::clamp<int64_t>(value, 0, kMostTokens));
@@ -81,9 +81,11 @@ LedgerState read_ledger(std::span<const uint8_t> bytes, const Digest& teacher, c
         if (payload != 4) fail(at, "a record of a sent request is not 4 bytes");
         if (!state.answered.contains(request)) state.open[request] = add_tokens(state.open[request], u32_at(record, size_t(kBefore)));
         break;
-      case kAnswered: {
-        const LedgerAnswer answer = read_ledger_answer(record.subspan(size_t(kBefore), size_t(payload)), file, at + kBefore);
-        if (!state.answered.emplace(request, LedgerState::Place{at + kBefore, payload}).second) fail(at, "a request is answered twice");
+      case kAnswered:
+      case kText: {
+        const bool text = record[0] == kText;
+        const LedgerAnswer answer = read_ledger_answer(record.subspan(size_t(kBefore), size_t(payload)), file, at + kBefore, text);
+        if (!state.answered.emplace(request, LedgerState::Place{at + kBefore, payload, text}).second) fail(at, "a request is answered twice");
         state.tokens = add_tokens(state.tokens, answer.tokens);
         state.open.erase(request);
         break;
@@ -100,11 +102,17 @@ LedgerState read_ledger(std::span<const uint8_t> bytes, const Digest& teacher, c
   return state;
 }
 
-LedgerAnswer read_ledger_answer(std::span<const uint8_t> payload, const fs::path& file, int64_t offset) {
+LedgerAnswer read_ledger_answer(std::span<const uint8_t> payload, const fs::path& file, int64_t offset, bool text) {
   LedgerAnswer answer;
   const auto require = [&](bool good) {
     if (!good) throw FormatError(file, offset, "an answer's lengths do not sum to its bytes");
   };
+  if (text) {
+    require(payload.size() >= 4);
+    answer.tokens = u32_at(payload, 0);
+    answer.text = std::string(payload.begin() + 4, payload.end());
+    return answer;
+  }
   require(payload.size() >= 10);
   answer.tokens = u32_at(payload, 0);
   answer.unnamed = u32_at(payload, 4);
@@ -153,7 +161,7 @@ AnswerLedger::AnswerLedger(const fs::path& file, const Digest& teacher) : impl_(
   if (::flock(s.fd, LOCK_EX | LOCK_NB) != 0) {
     const bool busy = errno == EWOULDBLOCK;
     ::close(std::exchange(s.fd, -1));
-    throw IoError(file, busy ? "another overproof process captures answers of this teacher" : "cannot lock", busy ? 0 : errno);
+    throw IoError(file, busy ? "another overproof process asks this server for answers" : "cannot lock", busy ? 0 : errno);
   }
   try {
     const MappedFile mapped(file);
@@ -196,17 +204,21 @@ void AnswerLedger::add_answer(const Digest& request, const LedgerAnswer& answer)
   OVERPROOF_CHECK(answer.rows.lengths.size() <= UINT16_MAX);
   std::string payload;
   put_u32(payload, answer.tokens);
-  put_u32(payload, answer.unnamed);
-  payload += char(answer.rows.lengths.size());
-  payload += char(answer.rows.lengths.size() >> 8);
-  payload.append(answer.rows.lengths.begin(), answer.rows.lengths.end());
-  payload.append(answer.rows.entries.begin(), answer.rows.entries.end());
-  const std::string record = record_of(kAnswered, request, payload);
+  if (answer.text) {
+    payload += *answer.text;
+  } else {
+    put_u32(payload, answer.unnamed);
+    payload += char(answer.rows.lengths.size());
+    payload += char(answer.rows.lengths.size() >> 8);
+    payload.append(answer.rows.lengths.begin(), answer.rows.lengths.end());
+    payload.append(answer.rows.entries.begin(), answer.rows.entries.end());
+  }
+  const std::string record = record_of(answer.text ? kText : kAnswered, request, payload);
   const std::lock_guard lock(impl_->mutex);
   OVERPROOF_CHECK(!impl_->state.answered.contains(request));
   const int64_t at = impl_->state.bytes + kBefore;
   impl_->append(record, true);
-  impl_->state.answered[request] = {at, int64_t(payload.size())};
+  impl_->state.answered[request] = {at, int64_t(payload.size()), answer.text.has_value()};
   impl_->state.tokens = add_tokens(impl_->state.tokens, answer.tokens);
   impl_->state.open.erase(request);
 }
@@ -227,7 +239,7 @@ LedgerAnswer AnswerLedger::answer(const Digest& request) const {
     if (n <= 0) throw IoError(impl_->path, "cannot read", n < 0 ? errno : EIO);
     done += n;
   }
-  return read_ledger_answer(payload, impl_->path, place.offset);
+  return read_ledger_answer(payload, impl_->path, place.offset, place.text);
 }
 
 int64_t AnswerLedger::tokens() const {

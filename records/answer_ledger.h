@@ -7,6 +7,7 @@
 //     1 sent      U32 tokens that the request is estimated to cost. Written before it is sent
 //     2 answered  U32 tokens that it cost | U32 entries without an id | U16 rows | U8 lengths[rows] | entries (records/row_encoding.h, top-k)
 //     3 refused   empty: the server did the work of none of it (429, 503, ...)
+//     4 answered  U32 tokens that it cost | text that the server wrote
 //
 // Numbers are little-endian. Appended only. An answer is on the disk (fdatasync) before add_answer() returns. A last record that is
 // torn was being written when the program was killed, and is cut off; any other damage is a FormatError, because dropping answers
@@ -17,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "core/digest.h"
@@ -29,6 +31,8 @@ struct LedgerAnswer {
   int64_t tokens = 0;   ///< paid
   int64_t unnamed = 0;  ///< entries whose text named no id
   EncodedRows rows;     ///< of kind top-k
+  /// Of a request that asked for a text: what the server wrote. Then there are no rows.
+  std::optional<std::string> text = {};
 };
 
 /// The sum of a ledger's records.
@@ -36,6 +40,7 @@ struct LedgerState {
   int64_t bytes = 0;  ///< of the whole records; what follows is torn
   struct Place {
     int64_t offset, bytes;  ///< of the payload
+    bool text = false;      ///< of kind 4
   };
   std::map<Digest, Place> answered;
   std::map<Digest, int64_t> open;  ///< sent without answer or refusal: estimated tokens, of all tries together
@@ -45,8 +50,8 @@ struct LedgerState {
 
 /// Reads all records. `file` is for messages. Throws FormatError.
 LedgerState read_ledger(std::span<const uint8_t> bytes, const Digest& teacher, const fs::path& file);
-/// Reads the payload of an answer. Throws FormatError.
-LedgerAnswer read_ledger_answer(std::span<const uint8_t> payload, const fs::path& file, int64_t offset);
+/// Reads the payload of an answer, with `text` of kind 4. Throws FormatError.
+LedgerAnswer read_ledger_answer(std::span<const uint8_t> payload, const fs::path& file, int64_t offset, bool text = false);
 
 /// A ledger that is being written. One process at a time has it; its members may be called by several threads.
 class AnswerLedger {

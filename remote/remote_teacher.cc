@@ -150,6 +150,19 @@ RemoteRequest score_request(const RemoteTeacher& teacher, const std::string& key
   return request;
 }
 
+RemoteRequest chat_request(const RemoteTeacher& teacher, const std::string& key, const Json& messages, int64_t most_tokens, int64_t tokens) {
+  const std::string url = teacher.url + "/chat/completions";
+  Json body = {{"messages", messages}, {"max_tokens", most_tokens}, {"temperature", 0}};
+  if (!teacher.model.empty()) body["model"] = teacher.model;
+  RemoteRequest request;
+  request.http = request_to(teacher, key, url);
+  request.http.body = dump_text(body);
+  request.digest = sha256("overproof request v1\n" + url + "\n" + request.http.body);
+  request.http.headers.push_back("Idempotency-Key: " + request.digest.hex());
+  request.tokens = tokens + most_tokens;
+  return request;
+}
+
 HttpRequest get_request(const RemoteTeacher& teacher, const std::string& key, const std::string& path) {
   return request_to(teacher, key, teacher.url + path);
 }

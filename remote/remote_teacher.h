@@ -64,6 +64,9 @@ std::string server_key(const std::string& variable);
 
 /// `text`: of the ids, where the teacher takes text.
 RemoteRequest score_request(const RemoteTeacher& teacher, const std::string& key, std::span<const int32_t> ids, const std::string& text);
+/// Asks for a text after `messages` (an array of OpenAI's chat completions), the most probable token each time, at most `most_tokens`. `tokens`: the
+/// estimate of what the messages have.
+RemoteRequest chat_request(const RemoteTeacher& teacher, const std::string& key, const Json& messages, int64_t most_tokens, int64_t tokens);
 /// A GET of `path` below the base, for the probe.
 HttpRequest get_request(const RemoteTeacher& teacher, const std::string& key, const std::string& path);
 
