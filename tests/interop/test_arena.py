@@ -8,7 +8,7 @@ import pytest
 from program import SOURCE, overproof
 from teacher_server import TeacherServer
 
-MODELS = ("one", "two", "three")
+MODELS = ("quince", "walnut", "thyme")
 
 
 def lines(file):
@@ -89,11 +89,11 @@ def test_verifiers_judge(run):
 def test_likelihood_is_that_of_transformers(run):
     import torch
     import transformers
-    arena(run, "likely", "--judge", "likelihood", "--judge-model", run / "one", "--temperature", 1, tasks="prompts.jsonl")
+    arena(run, "likely", "--judge", "likelihood", "--judge-model", run / "quince", "--temperature", 1, tasks="prompts.jsonl")
     result, battles, answers = read(run, "likely")
     text = {(a["model"], a["prompt"]): a["answer"] for a in answers}
-    model = transformers.AutoModelForCausalLM.from_pretrained(run / "one", dtype=torch.float32).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "one")
+    model = transformers.AutoModelForCausalLM.from_pretrained(run / "quince", dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "quince")
     prompts = {f"task-{i + 1}": json.loads(line)["prompt"] for i, line in enumerate((run.parent / "prompts.jsonl").read_text().splitlines())}
 
     def mean(prompt, answer):
@@ -110,7 +110,7 @@ def test_likelihood_is_that_of_transformers(run):
         if None not in values and abs(values[0] - values[1]) > 1e-3:
             assert b["winner"] == ("a" if values[0] > values[1] else "b")
     check_sums(result, battles)
-    arena(run, "all-ties", "--judge", "likelihood", "--judge-model", run / "one", "--tie-margin", 100, tasks="prompts.jsonl")
+    arena(run, "all-ties", "--judge", "likelihood", "--judge-model", run / "quince", "--tie-margin", 100, tasks="prompts.jsonl")
     assert all(b["winner"] == "tie" for b in read(run, "all-ties")[1])
     assert all(m["rating"] == pytest.approx(1000) and m["low"] == m["high"] == pytest.approx(1000) for m in read(run, "all-ties")[0]["models"])
 
@@ -141,14 +141,14 @@ def shorter(first, second):
 
 
 def connect(run, server, out, *words):
-    return overproof("connect", "--url", server.url, "--model", server.model, "--dialect", "text", "--tokenizer", run / "one", "--license", "LicenseRef-test",
+    return overproof("connect", "--url", server.url, "--model", server.model, "--dialect", "text", "--tokenizer", run / "quince", "--license", "LicenseRef-test",
                      *words, "--out", run / out, "--force")
 
 
 def test_a_server_judges_both_orders_blind_and_is_paid_once(run):
     with Judge(shorter, key="secret-key-0123456789", delay=0.01) as server:
         env = {"OVERPROOF_TEACHER_KEY": "secret-key-0123456789"}
-        overproof("connect", "--url", server.url, "--model", server.model, "--dialect", "text", "--tokenizer", run / "one", "--license", "LicenseRef-test",
+        overproof("connect", "--url", server.url, "--model", server.model, "--dialect", "text", "--tokenizer", run / "quince", "--license", "LicenseRef-test",
                   "--out", run / "judge", env=env)
         words = ("--judge", "openai-url", "--judge-model", run / "judge", "--temperature", 1)
         arena(run, "served", *words, tasks="prompts.jsonl", env=env)
@@ -205,16 +205,16 @@ def test_failures_of_a_server_are_repeated_within_a_budget(run):
         judged = [body for _, body in server.answered]
         assert len(set(judged)) == len(judged) > paid > 1 and server.requests > len(judged)
     with Judge(shorter, model="broken", fault=lambda s, n, b: (lambda answer: {"model": "broken", "choices": []})) as server:
-        done = overproof("connect", "--url", server.url, "--model", "broken", "--dialect", "text", "--tokenizer", run / "one", "--license", "LicenseRef-test",
+        done = overproof("connect", "--url", server.url, "--model", "broken", "--dialect", "text", "--tokenizer", run / "quince", "--license", "LicenseRef-test",
                          "--out", run / "judge-broken", code=None)
         assert done.returncode == 7 and "no choices" in done.stderr
 
 
 def test_what_does_not_fit_is_refused(run):
-    assert "2 to 64" in arena(run, "x", models=("one",), code=2).stderr
+    assert "2 to 64" in arena(run, "x", models=("quince",), code=2).stderr
     assert "needs --judge-model" in arena(run, "x", "--judge", "likelihood", code=2).stderr
     assert "needs --judge-model" in arena(run, "x", "--judge", "openai-url", code=2).stderr
-    assert "takes no --judge-model" in arena(run, "x", "--judge-model", run / "one", code=2).stderr
-    assert "no artifact of" in arena(run, "x", "--judge", "openai-url", "--judge-model", run / "one", code=7).stderr
+    assert "takes no --judge-model" in arena(run, "x", "--judge-model", run / "quince", code=2).stderr
+    assert "no artifact of" in arena(run, "x", "--judge", "openai-url", "--judge-model", run / "quince", code=7).stderr
     assert "'answer' is missing" in arena(run, "x", tasks="prompts.jsonl", code=3).stderr  # no verifier can judge these
     assert not (run / "x").exists()
