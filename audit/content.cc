@@ -16,6 +16,7 @@
 #include "data/order.h"
 #include "formats/safetensors.h"
 #include "formats/weight_dtype.h"
+#include "records/arena.h"
 #include "records/evaluation.h"
 #include "records/soft_targets.h"
 #include "records/step_log.h"
@@ -267,6 +268,11 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
 /// Measurements are in a file and in the metrics, and readers may take either.
 void check_evaluation(const ArtifactNode& node, std::vector<Fault>& faults) {
   const Json& metrics = node.lineage()->metrics;
+  if (node.lineage()->stage == "arena") {
+    if (!metrics.contains("arena") || read_json(node.path / kArenaFile) != metrics["arena"])
+      faults.push_back({kArenaFile, "differs from the metric 'arena' in the statement", "one of the two was changed: make it again"});
+    return;
+  }
   if (node.lineage()->format < 2 || !metrics.contains("models")) return;
   const Json stored = read_json(node.path / kEvaluationFile);
   for (const auto& [name, value] : stored.items())

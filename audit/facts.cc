@@ -59,7 +59,7 @@ EvaluationFacts evaluation_facts(const ArtifactNode& node) {
   for (const EvaluationRow& row : evaluation.rows)
     facts.models.push_back({row.name, -1, row.perplexity, row.kl_mean, row.kl_p99, row.top1_agreement, row.ffn_activation,
                             row.parameter_activation, as_number(row.bytes), as_number(row.parameters), as_number(row.bytes_per_token),
-                            row.loops});
+                            row.loops, row.calibration_error, row.tasks});
   return facts;
 }
 
@@ -90,7 +90,10 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
   }
   const JsonObject metrics(lineage.metrics, node.path / kClaimsName, "metrics");
   if (a.role == Role::corpus) a.corpus = corpus_facts(node);
-  if (a.role == Role::evaluation) a.evaluation = evaluation_facts(node);
+  if (a.role == Role::evaluation) {
+    if (lists_file(lineage, kArenaFile)) a.arena = parse_arena(sealed_text(node, kArenaFile).value(), node.path / kArenaFile);
+    else a.evaluation = evaluation_facts(node);
+  }
   if (a.role == Role::model) {
     a.architecture = architecture_of(node);
     a.ffn_activation = optional_number(metrics, "ffn_activation");

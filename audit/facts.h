@@ -22,6 +22,8 @@
 #include "provenance/key_rotation.h"
 #include "provenance/lineage_kinds.h"
 #include "provenance/run_folder.h"
+#include "records/arena.h"
+#include "records/evaluation.h"
 
 namespace overproof {
 
@@ -58,7 +60,8 @@ struct EvaluatedModel {
   std::string name;   ///< as the evaluation calls it: its slot
   int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
   std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation, bytes, parameters,
-      bytes_per_token, loops;
+      bytes_per_token, loops, calibration_error;
+  std::vector<EvaluationTask> tasks;
   std::string bound = {};  ///< the artifact in that slot, by its own name; "" where it is not here
 };
 
@@ -87,6 +90,7 @@ struct ArtifactFacts {
   std::string license;                ///< as recorded of an imported model; "" elsewhere
   std::optional<CorpusFacts> corpus;
   std::optional<EvaluationFacts> evaluation;
+  std::optional<Arena> arena;  ///< of an artifact that `arena` made
   std::string architecture;                              ///< of a model, from its config.json: "llama"; "" where it has none
   std::vector<Measurement> measured;                     ///< by the evaluations of the run
   std::optional<double> ffn_activation;                  ///< of a model: share of FFN weights that a token uses

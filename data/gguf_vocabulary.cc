@@ -388,4 +388,19 @@ std::vector<std::string> add_gguf_vocabulary(const fs::path& checkpoint, int64_t
   return {"the model has no tokenizer: llama.cpp will read and write ids only"};
 }
 
+bool adds_begin_token(const fs::path& checkpoint, const Tokenizer& tokenizer) {
+  if (tokenizer.bos_id() < 0) return false;
+  if (const std::optional<fs::path> file = gguf_of(checkpoint)) {
+    const GgufFile gguf(*file);
+    return gguf.boolean("tokenizer.ggml.add_bos_token", gguf.text("tokenizer.ggml.model", "") == "llama");
+  }
+  if (!fs::is_directory(checkpoint)) return false;
+  const fs::path json = checkpoint / "tokenizer.json";
+  const Json config = read_json_if_there(checkpoint / "tokenizer_config.json");
+  if (!fs::exists(json)) return adds_special(Json::object(), config, true, "", true);  // SentencePiece
+  const Json root = read_json(json);
+  if (!root.is_object()) throw FormatError(json, 0, "is not a JSON object");
+  return adds_special(root, config, true, tokenizer.token_text(tokenizer.bos_id()), false);
+}
+
 }  // namespace overproof

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "data/tokenizer.h"
 #include "formats/gguf_writer.h"
 
 namespace overproof {
@@ -22,5 +23,8 @@ enum : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnu
 /// takes ids only. Throws UsageError for a tokenizer that llama.cpp has not got, FormatError for one with more tokens
 /// than rows.
 std::vector<std::string> add_gguf_vocabulary(const std::filesystem::path& checkpoint, int64_t vocabulary, GgufMetadata& out);
+
+/// Whether the tokenizer of a checkpoint puts the beginning-of-text token before a text, as transformers and llama.cpp do with these files.
+bool adds_begin_token(const std::filesystem::path& checkpoint, const Tokenizer& tokenizer);
 
 }  // namespace overproof

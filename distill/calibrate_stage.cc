@@ -5,62 +5,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 
 #include "core/error.h"
-#include "core/interrupt.h"
-#include "core/error.h"
 #include "core/json.h"
+#include "core/progress.h"
 #include "data/tokenizer_files.h"
+#include "distill/activation_curve.h"
 #include "distill/calibration.h"
 #include "distill/held_out.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
 #include "distill/trained_files.h"
+#include "model/open_model.h"
 
 namespace overproof {
 namespace {
-
-struct HeldOut {
-  double kl = 0;                     // nats a token
-  std::vector<at::Tensor> selected;  // per layer and window, I32 [tokens, k]
-  at::Tensor load;                   // F64 [layers, experts], fractions
-};
-
-HeldOut measure(const Training& training, const TeacherSignal& teacher, const BatchSource& windows) {
-  at::NoGradGuard no_grad;
-  HeldOut result;
-  const Decoder& student = training.student();
-  const ModelConfig& shape = student.config();
-  result.load = at::zeros({shape.layers, shape.n_routed_experts}, at::kDouble);
-  LossOptions value_only;
-  value_only.gradient = false;
-  LossSums sums;
-  for (int64_t w = 0; w < windows.steps(); ++w) {
-    throw_if_interrupted();
-    std::vector<RouterRecord> routing;
-    ForwardOptions options;
-    options.routing = &routing;
-    options.record_selected = true;
-    const TokenBatch window = windows.at(w);
-    options.segments = input_segments(window, 0, 1);
-    const at::Tensor hidden = student.hidden(input_ids(window, 0, 1), options);
-    sums += batch_loss(window, teacher, 0, 1, hidden, student.head(), value_only, nullptr, nullptr);
-    for (size_t l = 0; l < routing.size(); ++l) {
-      result.load[int64_t(l)].add_(routing[l].load);
-      result.selected.push_back(routing[l].selected);
-    }
-  }
-  result.load.div_(result.load.sum(1, true).clamp_min(1));
-  if (sums.weight == 0) throw MismatchError("the corpus masks every token of the held-out windows, so there is nothing to measure");
-  result.kl = sums.values.at(0) / sums.weight;
-  return result;
-}
-
-double mean_overlap(const HeldOut& a, const HeldOut& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.selected.size(); ++i) sum += routing_overlap(a.selected[i], b.selected[i]);
-  return sum / double(std::max<size_t>(1, a.selected.size()));
-}
 
 Json load_rows(const at::Tensor& load) {
   Json layers = Json::array();
@@ -70,6 +31,41 @@ Json load_rows(const at::Tensor& load) {
     layers.push_back(std::move(row));
   }
   return layers;
+}
+
+struct FewTokens {
+  int64_t layer = 0, expert = 0, tokens = 0;
+};
+
+/// Experts that got fewer tokens than the minimum, in the tuning, or without steps on the held-out windows.
+std::vector<FewTokens> experts_with_few(const CalibrateConfig& config, const Training& training, const RoutingMeasure& held_out, int64_t held_out_tokens) {
+  std::vector<FewTokens> few;
+  const ModelConfig& shape = training.student().config();
+  const bool tuned = training.routing() && training.steps() > 0;
+  const std::optional<RouterCounts> counts = tuned ? std::optional(training.routing()->result()) : std::nullopt;
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    std::vector<int64_t> tokens;
+    int64_t sum = 0;
+    for (int64_t expert = 0; expert < shape.n_routed_experts; ++expert) {
+      tokens.push_back(counts ? counts->of_expert(layer, expert)
+                              : std::llround(held_out.load[layer][expert].item<double>() * double(held_out_tokens * shape.top_k)));
+      sum += tokens.back();
+    }
+    if (sum == 0) continue;  // a dense layer
+    for (int64_t expert = 0; expert < shape.n_routed_experts; ++expert)
+      if (tokens[size_t(expert)] < config.min_tokens) few.push_back({layer, expert, tokens[size_t(expert)]});
+  }
+  return few;
+}
+
+std::string few_tokens_text(const std::vector<FewTokens>& few, int64_t least, bool tuned) {
+  const char* where = tuned ? "of the tuning" : "of the held-out windows";
+  if (few.empty()) return fmt::format("every expert got at least {} tokens {}", least, where);
+  std::string list;
+  for (size_t i = 0; i < few.size() && i < 8; ++i)
+    list += fmt::format("{}layer {} expert {}: {}", i == 0 ? "" : ", ", few[i].layer, few[i].expert, few[i].tokens);
+  return fmt::format("warning: {} experts got fewer than {} tokens {} ({}{}); more steps or a larger batch give them more", few.size(), least, where, list,
+                     few.size() > 8 ? ", ..." : "");
 }
 
 // Copies of what tuning may change, so that it can be undone.
@@ -93,7 +89,23 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
   const auto windows = held_out_windows(calibration.corpus, calibration.order_key, config.held_out_windows);
   const WindowBatches& held_out = *windows;
   const int64_t held_out_tokens = held_out.steps() * held_out.step_tokens();
-  const HeldOut before = measure(training, *calibration.measuring, held_out);
+  const RoutingMeasure before = measure_routing(student, *calibration.measuring, held_out);
+  std::optional<Decoder> original;  // before it was quantized
+  RoutingMeasure of_original;
+  if (inputs.has("original")) {
+    original.emplace(open_model_for(*calibration.corpus, inputs, "original"));
+    if (original->config().layers != shape.layers || original->config().n_routed_experts != shape.n_routed_experts)
+      throw MismatchError("student and original have other numbers of layers or experts, so they do not choose the same experts");
+    original->set_active_experts(shape.top_k);
+    of_original = measure_routing(*original, *calibration.measuring, held_out);
+    original.reset();
+  }
+  std::vector<CurvePoint> curve;
+  if (config.curve) {
+    const std::vector<int64_t> ks = curve_steps(shape.n_routed_experts, shape.top_k);
+    Progress progress("curve", int64_t(ks.size()), "points");
+    curve = activation_curve(student, *calibration.measuring, held_out, ks, [&](int64_t done) { progress.update(done); });
+  }
 
   const Trainer& trainer = training.trainer();
   const DType dtype = written_dtype(options.dtype, open_checkpoint(inputs.path("student")));
@@ -104,7 +116,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                 outputs, last);
 
   round_weights(student, dtype);
-  const HeldOut after = options.steps > 0 ? measure(training, *calibration.measuring, held_out) : before;
+  const RoutingMeasure after = options.steps > 0 ? measure_routing(student, *calibration.measuring, held_out) : before;
   const bool keep = after.kl <= before.kl;  // false for NaN as well
   at::NoGradGuard no_grad;
   if (!keep) {
@@ -133,6 +145,23 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                       {"routing_overlap", overlap},
                       {"expert_load", load_rows(keep ? after.load : before.load)},
                       {kComputeMetric, compute.name()}};
+  if (inputs.has("original")) {
+    report.metrics()["original_kl"] = of_original.kl;
+    report.metrics()["original_overlap_before"] = mean_overlap(of_original, before);
+    report.metrics()["original_overlap"] = mean_overlap(of_original, keep ? after : before);
+  }
+  const std::vector<FewTokens> few = experts_with_few(config, training, keep ? after : before, held_out_tokens);
+  if (config.min_tokens > 0) {
+    Json list = Json::array();
+    for (const FewTokens& one : few) list.push_back({{"layer", one.layer}, {"expert", one.expert}, {"tokens", one.tokens}});
+    report.metrics()["experts_below_minimum"] = std::move(list);
+  }
+  if (config.curve) {
+    const Json points = curve_json(curve, shape.top_k);
+    outputs.folder().write_file("curve.json", points.dump(1) + "\n");
+    outputs.folder().write_file("curve.svg", curve_svg(curve, shape.top_k));
+    report.metrics()["curve"] = points;
+  }
   write_step_log(log, outputs.folder(), report.metrics());
   record_dtype(report.metrics(), dtype);
   if (log.records && dtype != DType::f32) report.metrics()[kPublishedWeights] = digest_of_weights(student).hex();
@@ -143,6 +172,18 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
                   held_out_tokens),
       fmt::format("routing overlap before and after (Jaccard) {:.3f}; largest expert load {:.2f} of the mean", overlap,
                   ((keep ? after : before).load.amax({1}).mean() * double(shape.n_routed_experts)).item<double>())};
+  if (calibration.speed > 0)
+    report.summary.push_back(fmt::format("{:.1f} tokens/s written with top-k {} on this machine; asked for {:.1f}", calibration.speed, shape.top_k, config.target_speed));
+  if (inputs.has("original"))
+    report.summary.push_back(fmt::format("before quantization the KL is {:.4f} with this top-k; {:.1f} % of its chosen experts are chosen in 8 bits before tuning, {:.1f} % after (Jaccard)",
+                                         of_original.kl, 100 * mean_overlap(of_original, before), 100 * mean_overlap(of_original, keep ? after : before)));
+  if (config.curve) {
+    const auto knee = knee_of(curve);
+    report.summary.push_back(knee ? fmt::format("curve of {} points in curve.svg; its knee is top-k {} ({:.1f} % of the FFN neurons, KL {:.4f})", curve.size(), curve[*knee].top_k,
+                                                100 * curve[*knee].activation, curve[*knee].kl)
+                                  : fmt::format("curve of {} points in curve.svg; it has no knee", curve.size()));
+  }
+  if (config.min_tokens > 0) report.summary.push_back(few_tokens_text(few, config.min_tokens, options.steps > 0));
   report.summary.push_back(compute.summary());
   if (!keep) report.summary.emplace_back("tuning raised the held-out KL, so it was undone: the weights are those before it");
   return report;

@@ -14,6 +14,7 @@ struct RouterCalibration {
   Training training;
   int64_t given_top_k;  ///< of the student before
   Digest order_key;     ///< of the permutations that choose windows
+  double speed = 0;     ///< tokens/s that were measured with the chosen top-k for `target-speed`; 0: nothing was measured
 };
 
 /// The chosen groups of "student", with the top-k that the configuration asks for, on "targets" in their order, or without them on

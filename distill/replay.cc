@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <type_traits>
 
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -22,6 +23,7 @@
 #include "distill/checkpoint.h"
 #include "distill/distillation.h"
 #include "distill/pretraining.h"
+#include "distill/recorded_choice.h"
 #include "distill/trained_files.h"
 #include "formats/safetensors_checkpoint.h"
 #include "model/compute.h"
@@ -119,6 +121,7 @@ Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& r
   Options options = options_of(config);
   Json recorded = lineage.config;
   for (const std::string_view slot : kOutsideSlots) recorded.erase(digest_member(slot));  // content, not an option
+  if constexpr (std::is_same_v<Config, CalibrateConfig>) use_recorded_choice(recorded, lineage.metrics);
   from_json(options, recorded, origin);
   for (const Option& o : options)
     if (!lineage.config.contains(o.name))

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <map>
 
 #include "core/interrupt.h"
@@ -15,7 +14,7 @@ namespace overproof {
 namespace {
 
 constexpr size_t kGram = 4;
-constexpr int64_t kLoopCount = 4, kTimedTokens = 32;
+constexpr int64_t kLoopCount = 4;
 
 at::Tensor tensor_of(const Ids& ids) {
   return at::tensor(std::vector<int64_t>(ids.begin(), ids.end()), at::kLong).unsqueeze(0);
@@ -65,19 +64,6 @@ std::optional<double> answer_agreement(const Decoder& model, const std::vector<I
     all += length;
   }
   return all > 0 ? std::optional(double(agree) / double(all)) : std::nullopt;
-}
-
-double decode_speed(const Generator& model, const Ids& prompt) {
-  KvCache cache;
-  cache.expected = int64_t(prompt.size()) + kTimedTokens;
-  at::Tensor hidden = model.hidden_cached(tensor_of(prompt), cache);
-  const auto start = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < kTimedTokens; ++i) {
-    throw_if_interrupted();
-    const at::Tensor logits = model.next_logits(hidden.narrow(0, hidden.size(0) - 1, 1));
-    hidden = model.hidden_cached(logits.argmax(-1).unsqueeze(0), cache);
-  }
-  return double(kTimedTokens) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace overproof

@@ -29,7 +29,4 @@ double loop_share(const std::vector<Ids>& answers);
 /// answers are empty.
 std::optional<double> answer_agreement(const Decoder& model, const std::vector<Ids>& prompts, const std::vector<Ids>& answers);
 
-/// Tokens a second of one sequence, token by token, after `prompt`: what a user of `generate` sees on this machine.
-double decode_speed(const Generator& model, const Ids& prompt);
-
 }  // namespace overproof

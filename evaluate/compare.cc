@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <set>
@@ -30,6 +31,30 @@ double percentile(std::vector<double>& values, double p) {
   std::nth_element(values.begin(), values.begin() + int64_t(rank - 1), values.end());
   return values[rank - 1];
 }
+
+/// Expected calibration error, from the largest probability of each token and whether its label is that token.
+class CalibrationError {
+ public:
+  void add(double confidence, bool right) {
+    Bin& bin = bins_[size_t(std::clamp<int64_t>(int64_t(std::ceil(confidence * kBins)) - 1, 0, kBins - 1))];  // (i / kBins, (i + 1) / kBins]
+    bin.confidence += confidence;
+    bin.right += right;
+    ++tokens_;
+  }
+  double value() const {
+    double sum = 0;
+    for (const Bin& bin : bins_) sum += std::abs(bin.right - bin.confidence);
+    return sum / double(std::max<int64_t>(1, tokens_));
+  }
+
+ private:
+  static constexpr int64_t kBins = 15;
+  struct Bin {
+    double confidence = 0, right = 0;
+  };
+  std::array<Bin, kBins> bins_;
+  int64_t tokens_ = 0;
+};
 
 constexpr size_t kMostSources = 4;
 
@@ -168,6 +193,7 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
   const int64_t tokens = labels.numel(), chunk = std::max<int64_t>(1, kLogitsPerChunk / model.config().vocab_size);
   double nll = 0, teacher_nll = 0, kl_sum = 0;
   int64_t agree = 0;
+  CalibrationError calibration;
   std::vector<double> kl;
   kl.reserve(size_t(tokens));
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
@@ -179,17 +205,21 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
     const at::Tensor log_q = at::log_softmax(logits, -1);
     const at::Tensor log_p = at::log_softmax(teacher.logits(teacher_hidden.narrow(0, begin, count)), -1);
     const at::Tensor label = labels.narrow(0, begin, count).unsqueeze(1);
-    const at::Tensor of_label = log_q.gather(1, label).to(at::kDouble), same = log_q.argmax(-1).eq(log_p.argmax(-1)).to(at::kInt);
+    const auto [most, most_probable] = log_q.max(-1);
+    const at::Tensor of_label = log_q.gather(1, label).to(at::kDouble), same = most_probable.eq(log_p.argmax(-1)).to(at::kInt);
+    const at::Tensor confidence = most.to(at::kDouble).exp_(), right = most_probable.eq(label.squeeze(1)).to(at::kInt);
     nll -= of_label.sum().item<double>();
     teacher_nll -= log_p.gather(1, label).sum(at::kDouble).item<double>();
     agree += same.sum().item<int64_t>();
     // sum_v p (log p - log q)
     const at::Tensor divergence = log_p.exp().mul_(log_p - log_q).sum(-1, false, at::kDouble);
     const auto divergences = host_values<double>(divergence), label_values = host_values<double>(of_label);
-    const auto agreements = host_values<int32_t>(same);
+    const auto agreements = host_values<int32_t>(same), rights = host_values<int32_t>(right);
+    const auto confidences = host_values<double>(confidence);
     for (size_t i = 0; i < divergences.size(); ++i) {
       kl_sum += divergences[i];
       kl.push_back(divergences[i]);
+      calibration.add(confidences[i], rights[i] != 0);
       if (windows.kind.empty()) continue;
       KindDivergence& kind = result.kinds[size_t(windows.kind[size_t(begin) + i])];
       ++kind.tokens;
@@ -208,6 +238,7 @@ Divergence compare_states(const Decoder& teacher, const at::Tensor& teacher_hidd
   result.kl_mean = kl_sum / double(tokens);
   result.kl_p99 = percentile(kl, 0.99);
   result.top1 = double(agree) / double(tokens);
+  result.calibration_error = calibration.value();
   for (KindDivergence& kind : result.kinds) {
     const auto count = double(std::max<int64_t>(1, kind.tokens));
     kind.kl_mean /= count;

@@ -58,6 +58,7 @@ struct KindDivergence {
 /// The model against the teacher; nats a token. kl_p99 is the 99th percentile over tokens (nearest rank).
 struct Divergence {
   double perplexity = 0, teacher_perplexity = 0, kl_mean = 0, kl_p99 = 0;
+  double calibration_error = 0;  ///< records/evaluation.h
   double top1 = 0;          ///< fraction of positions where the most probable token is the teacher's
   double head_seconds = 0;  ///< spent on the model's own logits
   std::vector<KindDivergence> kinds;

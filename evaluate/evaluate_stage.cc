@@ -5,17 +5,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/gguf_vocabulary.h"
 #include "data/tokenizer.h"
 #include "evaluate/answers.h"
+#include "evaluate/choice_scores.h"
 #include "evaluate/compare.h"
 #include "evaluate/prompts.h"
 #include "evaluate/weight_reads.h"
 #include "formats/model_size.h"
+#include "model/decode_speed.h"
 #include "model/open_model.h"
 #include "records/evaluation.h"
 
@@ -41,6 +45,47 @@ struct Questions {
   std::vector<Ids> prompts, answers;
 };
 
+constexpr const char* kQuestionsSlot = "questions";
+
+bool is_model(const std::string& slot) { return slot != "teacher" && slot != "corpus" && slot != kQuestionsSlot; }
+
+/// Multiple-choice questions of a file and from held-out text, and what models gave for them.
+class Choices {
+ public:
+  Choices(const EvaluateConfig& config, const Inputs& inputs, const Tokenizer& tokenizer) : batch_(config.batch) {
+    if (inputs.has(kQuestionsSlot)) questions_ = read_choice_questions(inputs.path(kQuestionsSlot));
+    if (config.cloze.questions > 0)
+      for (ChoiceQuestion& question : cloze_questions(inputs.path("corpus"), config.cloze)) questions_.push_back(std::move(question));
+    encoded_ = encode_questions(tokenizer, adds_begin_token(inputs.path("teacher"), tokenizer), questions_);
+  }
+  int64_t choices() const {
+    int64_t sum = 0;
+    for (const ChoiceQuestion& question : questions_) sum += int64_t(question.choices.size());
+    return sum;
+  }
+  std::vector<EvaluationTask> score(const std::string& name, const Decoder& model) {
+    if (questions_.empty()) return {};
+    Progress progress("score", choices(), "choices");
+    const std::vector<ChoiceScore> scores =
+        score_choices(model, questions_, encoded_, batch_, [&](int64_t done) { progress.update(done, name); });
+    lines_[name] = score_lines(name, questions_, scores);
+    return task_scores(questions_, scores);
+  }
+  /// Of all models, in the order of `rows`.
+  std::string lines(const std::vector<EvaluationRow>& rows) const {
+    std::string all;
+    for (const EvaluationRow& row : rows)
+      if (const auto found = lines_.find(row.name); found != lines_.end()) all += found->second;
+    return all;
+  }
+
+ private:
+  int64_t batch_;
+  std::vector<ChoiceQuestion> questions_;
+  std::vector<EncodedQuestion> encoded_;
+  std::map<std::string, std::string> lines_;  // of scores.jsonl, by model
+};
+
 Writing write_answers(const fs::path& path, const Tokenizer& tokenizer, const std::vector<Ids>& prompts) {
   if (prompts.empty()) return {};
   const Generator model(open_checkpoint(path));
@@ -49,7 +94,7 @@ Writing write_answers(const fs::path& path, const Tokenizer& tokenizer, const st
 
 Row measure(const std::string& name, const fs::path& path, const Decoder& teacher, const at::Tensor& teacher_hidden,
             const Decoder& model, const States& states, const TokenWindows& held_out, const Questions& questions,
-            Writing writing) {
+            Choices& choices, Writing writing) {
   const Divergence d = compare_states(teacher, teacher_hidden, model, states.hidden, held_out);
   const ModelConfig& config = model.config();
   Row row;
@@ -63,7 +108,9 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
                   .bytes = weight_file_bytes(path),
                   .parameters = config.parameters(),
                   .active_parameters = config.active_parameters(),
-                  .bytes_per_token = weight_bytes_per_token(path, config)};
+                  .bytes_per_token = weight_bytes_per_token(path, config),
+                  .calibration_error = d.calibration_error,
+                  .tasks = choices.score(name, model)};
   for (size_t i = 0; i < d.kinds.size(); ++i)
     if (const KindDivergence& kind = d.kinds[i]; kind.tokens > 0)
       row.measured.texts.push_back({held_out.kinds[i], kind.tokens, kind.perplexity, kind.kl_mean, kind.top1});
@@ -97,6 +144,23 @@ void add_kinds(const std::vector<Row>& rows, size_t width, std::vector<std::stri
                                   *text.perplexity, *text.kl_mean, "", 100 * *text.top1_agreement, *text.tokens, short_name(text.name)));
 }
 
+/// A table of multiple-choice tasks.
+void add_tasks(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
+  if (rows.front().measured.tasks.empty()) return;
+  lines.push_back("multiple choice: share of questions with the right choice the likeliest, with its standard error; acc_norm: the likeliest per byte;");
+  lines.push_back("greedy: the right choice is what the model writes, the most probable token each time");
+  size_t task_width = 4;
+  for (const EvaluationTask& task : rows.front().measured.tasks) task_width = std::max(task_width, task.name.size());
+  lines.push_back(fmt::format("{:<{}}  {:<{}}  {:>9}  {:>15}  {:>15}  {:>7}", "model", width, "task", task_width, "questions", "acc", "acc_norm", "greedy"));
+  const auto with_error = [](double value, const std::optional<double>& error) {
+    return fmt::format("{:.1f}%{}", 100 * value, error ? fmt::format(" ± {:.1f}", 100 * *error) : "");
+  };
+  for (const Row& row : rows)
+    for (const EvaluationTask& task : row.measured.tasks)
+      lines.push_back(fmt::format("{:<{}}  {:<{}}  {:>9}  {:>15}  {:>15}  {:>6.1f}%", row.measured.name, width, task.name, task_width, *task.questions,
+                                  with_error(*task.acc, task.acc_stderr), with_error(*task.acc_norm, task.acc_norm_stderr), 100 * *task.greedy));
+}
+
 /// A table of what the models write.
 void add_answers(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
   if (!rows.front().measured.loops) return;
@@ -121,24 +185,25 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
   std::vector<std::string> lines;
   lines.push_back(
       fmt::format("{} held-out tokens in {} windows; KL(teacher || model) in nats a token", held_out.tokens(), held_out.windows));
-  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>7}  {:>9}", "model", width,
-                              "perplexity", "KL", "KL p99", "top-1", "FFN act.", "all act.", "params", "size", "of bf16",
+  lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>6}  {:>6}  {:>8}  {:>8}  {:>9}  {:>10}  {:>7}  {:>9}", "model", width,
+                              "perplexity", "KL", "KL p99", "top-1", "ECE", "FFN act.", "all act.", "params", "size", "of bf16",
                               "prefill/s"));
   for (const Row& row : rows) {
     const EvaluationRow& m = row.measured;
     lines.push_back(fmt::format(
-        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>7.2f}  {:>9.0f}",
-        m.name, width, *m.perplexity, *m.kl_mean, *m.kl_p99, 100 * *m.top1_agreement, 100 * *m.ffn_activation,
+        "{:<{}}  {:>10.3f}  {:>8.4f}  {:>8.3f}  {:>5.1f}%  {:>6.4f}  {:>7.1f}%  {:>7.1f}%  {:>7.2f} M  {:>7.1f} MB  {:>7.2f}  {:>9.0f}",
+        m.name, width, *m.perplexity, *m.kl_mean, *m.kl_p99, 100 * *m.top1_agreement, *m.calibration_error, 100 * *m.ffn_activation,
         100 * *m.parameter_activation, double(*m.parameters) * 1e-6, double(*m.bytes) * 1e-6,
         double(*m.bytes) / double(teacher_bf16), row.tokens_per_second));
   }
-  lines.push_back(fmt::format("of bf16: size over that of the teacher in bf16, {:.1f} MB", double(teacher_bf16) * 1e-6));
+  lines.push_back(fmt::format("of bf16: size over that of the teacher in bf16, {:.1f} MB; ECE: expected calibration error of the next token", double(teacher_bf16) * 1e-6));
   for (size_t i = 1; i < rows.size(); ++i) {
     const EvaluationRow& m = rows[i].measured;
     if (std::string warning = size_warning(*m.bytes, teacher_bf16, m.name, "the teacher"); !warning.empty())
       lines.push_back(std::move(warning));
   }
   add_kinds(rows, width, lines);
+  add_tasks(rows, width, lines);
   add_answers(rows, width, lines);
   return lines;
 }
@@ -147,7 +212,7 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
 void require_same_ids(const Corpus& corpus, const Inputs& inputs) {
   require_tokenizer(inputs.path("teacher"), corpus.tokenizer(), "the corpus");  // first: where it differs, so do all
   for (const auto& [slot, artifact] : inputs.all()) {
-    if (slot == "teacher" || slot == "corpus") continue;
+    if (!is_model(slot)) continue;
     try {
       require_tokenizer(artifact.path, corpus.tokenizer(), "the corpus");
     } catch (const IoError&) {
@@ -168,7 +233,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   const TokenWindows held_out = held_out_windows(corpus, config.tokens, config.batch);
 
   int64_t models = 1;
-  for (const auto& [slot, artifact] : inputs.all()) models += slot != "teacher" && slot != "corpus";
+  for (const auto& [slot, artifact] : inputs.all()) models += is_model(slot);
   Progress progress("evaluate", models * held_out.tokens_read(), "tokens");
   int64_t done = 0;
   const auto states_of = [&](const Decoder& model, const std::string& name) {
@@ -177,6 +242,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
 
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
   const auto chat_template = open_chat_template(inputs.path("teacher"), *tokenizer);
+  Choices choices(config, inputs, *tokenizer);
   Questions questions{prompt_ids(*tokenizer, chat_template.get(), config.prompts), {}};
   Writing teacher_writing = write_answers(inputs.path("teacher"), *tokenizer, questions.prompts);
   questions.answers = teacher_writing.answers;
@@ -184,26 +250,27 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   const at::Tensor& teacher_hidden = teacher_states.hidden;
   std::vector<Row> rows;
   for (const auto& [slot, artifact] : inputs.all()) {
-    if (slot == "teacher" || slot == "corpus") continue;
+    if (!is_model(slot)) continue;
     const Decoder model(open_checkpoint(artifact.path));  // one at a time in memory
     if (model.config().vocab_size != teacher.config().vocab_size)
       throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}; where the larger one only pads its embedding, remove the "
                                       "rows behind the tokenizer's {} tokens (transformers: resize_token_embeddings)",
                                       teacher.config().vocab_size, slot, model.config().vocab_size, tokenizer->vocab_size()));
     const States states = states_of(model, slot);
-    rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions,
+    rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions, choices,
                            write_answers(artifact.path, *tokenizer, questions.prompts)));
   }
   std::ranges::stable_sort(rows, {}, [](const Row& row) { return row.measured.kl_mean.value(); });
   rows.insert(rows.begin(),
               measure("teacher", inputs.path("teacher"), teacher, teacher_hidden, teacher, teacher_states, held_out, questions,
-                      std::move(teacher_writing)));
+                      choices, std::move(teacher_writing)));
 
   Evaluation result{held_out.tokens(), held_out.windows, {}, {}};
   if (config.prompts > 0) result.prompts = config.prompts;
   for (const Row& row : rows) result.rows.push_back(row.measured);
   const Json evaluation = to_json(result);
   outputs.folder().write_file(kEvaluationFile, evaluation.dump(1) + "\n");
+  if (choices.choices() > 0) outputs.folder().write_file(kScoresFile, choices.lines(result.rows));
 
   StageReport report;
   report.metrics() = evaluation;

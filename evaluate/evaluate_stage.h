@@ -5,6 +5,7 @@
 
 #include "core/config.h"
 #include "core/stage.h"
+#include "data/cloze.h"
 #include "evaluate/prompts.h"
 #include "model/compute.h"
 
@@ -15,6 +16,7 @@ struct EvaluateConfig {
   int64_t batch = 4;
   Compute compute = Compute::automatic;
   int64_t prompts = kPrompts;
+  ClozeOptions cloze;
 
   template <class V>
   void visit(V&& v) {
@@ -23,15 +25,17 @@ struct EvaluateConfig {
     visit_compute(v, compute);
     v("prompts", prompts, in_range(0, double(kPrompts)),
       "fixed prompts to which each model writes 64 tokens: do they go in circles, are they the teacher's? 0: none");
+    v("cloze", cloze.questions, in_range(0, 1e6), "questions about the last word of a passage of held-out text (docs/evaluate.md); 0: none");
+    v("cloze-words", cloze.words, in_range(4, 10000), "words of a passage, the last one at most");
+    v("cloze-distractors", cloze.distractors, in_range(1, double(kMostChoices - 1)), "wrong choices, words of the same document");
+    v("cloze-seed", cloze.seed, seed_value(), "draws the wrong choices");
   }
 };
 
-/// Slots "teacher" and "corpus"; every other slot is a model, and its name is the name of its row.
+/// Slots "teacher" and "corpus"; "questions", optional: a file of multiple-choice questions (data/choice_questions.h); every other slot is a model,
+/// and its name is the name of its row.
 ///
-/// Writes evaluation.json: {"tokens", "windows", "models": [{"name", "perplexity", "kl_mean", "kl_p99", "top1_agreement",
-/// "bytes", "bytes_per_token", "parameters", "active_parameters", "ffn_activation", "parameter_activation", "loops",
-/// "answer_agreement", "texts": [{"name", "tokens", "perplexity", "kl_mean", "top1_agreement"}]}], "prompts"}, the teacher
-/// first, the others by their divergence from it.
+/// Writes evaluation.json (records/evaluation.h), the teacher first, the others by their divergence from it, and with questions scores.jsonl.
 ///   kl         KL(teacher || model), nats per token; p99 is the 99th percentile over tokens (nearest rank)
 ///   top1       fraction of positions where the most probable token is the teacher's
 ///   bytes      of the weight files on disk
@@ -41,6 +45,7 @@ struct EvaluateConfig {
 ///   answer_agreement  share of the ids of the teacher's answers that are the model's most probable ones
 ///   texts             of each kind of held-out text: a source of the corpus where there are at most four, else what each teacher
 ///                     sampled and "other"; left out when there is one kind
+///   tasks             of each task of "questions", and of the cloze questions that are made from held-out text (data/cloze.h)
 /// Speed depends on the machine and its load, so no file of the artifact contains it: tokens/s of the forward pass (prefill) and
 /// of one sequence that is written token by token (decode) are in the summary's table only. The forward pass has its weights in f32;
 /// a token is written with weights as they are stored (model/generator.h).

@@ -249,6 +249,9 @@ def statistics(seeds):
     for first, answer in [(0, {"choices": [ids], **usage}), (1, {"meta_info": meta}), (2, {"choices": [texts], **usage}), (3, llama), (4, {"choices": [texts], **usage})]:
         for kind in (first, first + 5):
             seeds.put("teacher_answer_fuzz", bytes([kind]) + encode(answer))
+    seeds.put("teacher_answer_fuzz", b"\x0d" + encode({"model": "m", "choices": [{"message": {"role": "assistant", "content": "[[A]]"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}))
+    seeds.put("arena_fuzz", {"judge": "verifier", "prompts": 2, "draws": 10, "seed": -1, "scale": 400, "mean": 1000, "with_prior": True, "draws_with_prior": 3, "not_judged": 0,
+                             "models": [{"name": "a", "rating": 1012.5, "low": 1, "high": 2e3, "wins": 1, "losses": 0, "ties": 1}], "pairs": [{"a": "a", "b": "b", "wins_a": 1, "wins_b": 0, "ties": 1}]})
     seeds.put("teacher_answer_fuzz", b"\x0a" + encode({"error": {"message": "no"}}))
     request, row = b"r" * 32, struct.pack("<IIH", 5, 0, 2) + bytes([1, 0]) + b"\1\0\0\0\xb8"
     records = b"\1" + request + struct.pack("<II", 4, 5) + b"\2" + request + struct.pack("<I", len(row)) + row + b"\3" + b"s" * 32 + struct.pack("<I", 0)
@@ -340,6 +343,9 @@ def texts(seeds):
     seeds.put("tasks_fuzz", {"prompt": "1 + 1?", "answer": 2}, {"messages": [{"role": "user", "content": "x"}], "answer": "1", "examples": [], "verifier": {"type": "math", "extract": "boxed", "tolerance": 0.1}},
               {"prompt": "x", "verifier": {"type": "regex", "pattern": "a+b"}, "name": "n"}, {"prompt": "x", "answer": "1", "verifier": "command"},
               {"prompt": "x", "verifier": {"type": "program", "tests": "assert f(1)"}}, {"prompt": "x", "verifier": {"type": "program", "command": ["sh", "x"], "file": "x", "cases": [{"stdin": "1", "stdout": "2"}]}})
+    seeds.put("choice_questions_fuzz", *(GOLDEN / "choice_scores/questions.jsonl").read_text().splitlines(),
+              {"context": "a \u2003", "choices": ["x", "y"], "answer": "y", "task": "t", "name": "n", "delimiter": ""})
+    seeds.put("cloze_fuzz", "\x06" + TEXT, "\x04One two three four river. Here are more words, and some boats end there! Now what\tis\xa0this?")
     seeds.put("report_fuzz", b"\0<b>&amp;\"'`|*_[x](y)\xff", b"\5$x$ <!-- ]]> --> \xe2\x80\xae")
     seeds.put("watermark_fuzz", json.dumps({"format": "overproof-watermark-1", "secret": "a" * 64, "green_fraction": 0.25, "context": 2}) + "\0" + '{"before": [1], "tokens": [2, 3]}\n')
     for number, name, text in [("0", "config.json", '{"model_type": "llama"}'), ("1", "documents.jsonl", '{"name": "notes/one", "license": "MIT", "source": "notes"}\n'),

@@ -297,6 +297,7 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
   else if (spec.name == "sample") f.seconds = seconds_for(weights, number("count", 0) * number("max-tokens", 0), 4);
   else if (spec.name == "activations") f.memory_bytes = kProgram + layer + 2 * stream, f.seconds = seconds_for(weights, tokens, 1.5), f.disk_bytes = kProgram;
   else if (spec.name == "evaluate") f.memory_bytes += kFloat * weights, f.seconds = seconds_for(weights, tokens, double(models_there));
+  else if (spec.name == "arena") f.disk_bytes = 0;  // how many prompts there are is in a file
   else if (spec.name == "carve")
     f.memory_bytes = kProgram + double(1 + thread_count()) * layer, f.disk_bytes = in_16_bits, f.seconds = seconds_for(weights, 4096, 2);
   else if (spec.name == "upcycle") {

@@ -38,6 +38,11 @@ std::vector<std::string> evaluation_lines(const Evaluation& e) {
       lines.push_back(fmt::format("{:<{}}  {:>10}  {:>8}  {:>8}  {:>7}  on {}", row.name, width, number(text.perplexity, 3),
                                   number(text.kl_mean, 4), "", number(text.top1_agreement, 1, 100, "%"), text.name));
   for (const EvaluationRow& row : e.rows)
+    for (const EvaluationTask& task : row.tasks)
+      lines.push_back(fmt::format("{:<{}}  acc {} ± {}, acc_norm {} ± {} of {} questions of {}", row.name, width, number(task.acc, 1, 100, "%"),
+                                  number(task.acc_stderr, 1, 100), number(task.acc_norm, 1, 100, "%"), number(task.acc_norm_stderr, 1, 100),
+                                  task.questions.value_or(0), task.name));
+  for (const EvaluationRow& row : e.rows)
     if (row.loops)
       lines.push_back(fmt::format("{:<{}}  answers to fixed prompts: {} go in loops, {} of the teacher's ids", row.name, width,
                                   number(row.loops, 0, 100, "%"), number(row.answer_agreement, 1, 100, "%")));

@@ -13,6 +13,7 @@
 #include "core/parallel.h"
 #include "core/printable.h"
 #include "core/temp_folder.h"
+#include "distill/recorded_choice.h"
 #include "model/compute.h"
 #include "pipeline/run_stage.h"
 #include "pipeline/version.h"
@@ -48,6 +49,7 @@ void configure(const Lineage& lineage, const StageSpec& spec, StageInstance& ins
   // What "auto" was on the machine that made the artifact; here it may be another.
   if (options.value("compute", Json()) == "auto" && lineage.metrics.contains(kComputeMetric))
     options["compute"] = lineage.metrics[kComputeMetric];
+  if (spec.name == "calibrate") use_recorded_choice(options, lineage.metrics);
   Options list = instance.options();
   from_json(list, options, "the statement of " + lineage.name);
 }
@@ -79,8 +81,13 @@ class Recomputer {
       request.spec = &find_stage(lineage.stage, node.name);
       instance = request.spec->make();
       request.instance = instance.get();
-      if (!is_asked(node, *request.spec, result) || !bind_inputs(node, *request.spec, request, result)) return result;
-      configure(lineage, *request.spec, *instance);
+      if (!is_asked(node, *request.spec, result)) return result;
+      if (!request.spec->asks_server) configure(lineage, *request.spec, *instance);
+      if (request.spec->asks_server || instance->asks_server()) {
+        result.details.push_back("is what a server answered, which is recorded only; nothing is sent to make it again");
+        return result;
+      }
+      if (!bind_inputs(node, *request.spec, request, result)) return result;
     } catch (const UsageError& e) {  // a stage that this version does not have
       result.details.push_back(e.what());
       return result;
@@ -107,10 +114,7 @@ class Recomputer {
 
  private:
   bool is_asked(const ArtifactNode& node, const StageSpec& spec, Recomputed& result) const {
-    if (is_selected(config_, run_, node, spec.name)) {
-      if (spec.asks_server) result.details.push_back("is what a server answered, which is recorded only; nothing is sent to make it again");
-      return !spec.asks_server;
-    }
+    if (is_selected(config_, run_, node, spec.name)) return true;
     const ShownBy shown_by = node.kind() ? node.kind()->shown_by : ShownBy::nothing;
     const char* sampled = shown_by == ShownBy::rows     ? "; audit rows samples it"
                           : shown_by == ShownBy::replay ? "; audit replay samples it"

@@ -12,6 +12,7 @@
 #include "distill/distill_stage.h"
 #include "distill/pretrain_stage.h"
 #include "evaluate/activations_stage.h"
+#include "evaluate/arena_stage.h"
 #include "evaluate/evaluate_stage.h"
 #include "pipeline/export_policy.h"
 #include "pipeline/import_stage.h"
@@ -315,6 +316,9 @@ std::vector<StageSpec> make_stages() {
                  corpus,
                  {.name = "targets",
                   .help = "the teacher's soft targets, to tune on them instead of running the teacher; it still measures",
+                  .required = false},
+                 {.name = "original",
+                  .help = "of a student in 8 bits: the model before quantization, to report whether both choose the same experts",
                   .required = false}},
        .needs = Needs::torch,
        .make = stage_maker<CalibrateConfig>(torch_function<decltype(run_calibrate)>)},
@@ -365,10 +369,31 @@ std::vector<StageSpec> make_stages() {
        .help = "Measures models against their teacher on held-out documents.",
        .example = "overproof evaluate --teacher runs/mine/teacher --corpus runs/mine/corpus --int8 runs/mine/int8 --out "
                   "runs/mine/evaluation",
-       .slots = {teacher, corpus},
+       .slots = {teacher,
+                 corpus,
+                 {.name = "questions",
+                  .help = "JSON Lines of multiple-choice questions, scored by likelihood (docs/evaluate.md)",
+                  .kind = Kind::file,
+                  .required = false}},
        .more_models = true,
        .needs = Needs::torch,
        .make = stage_maker<EvaluateConfig>(torch_function<decltype(run_evaluate)>)},
+      {.name = "arena",
+       .group = VerbGroup::result,
+       .kind = "arena-of",
+       .help = "Lets models answer the same prompts and rates them by battles of their answers.",
+       .example = "overproof arena --tasks tasks.jsonl --judge verifier --student runs/mine/student --int8 runs/mine/int8 --out runs/mine/arena",
+       .slots = {{.name = "tasks", .help = "JSON Lines of prompts, with verifiers where they judge (docs/verified.md)", .kind = Kind::file},
+                 {.name = "judge-model",
+                  .help = "likelihood: a checkpoint; openai-url: an artifact that connect made of the server",
+                  .required = false},
+                 {.name = "command",
+                  .help = "verifier: a program that judges tasks of the type 'command'; it runs with your rights",
+                  .kind = Kind::file,
+                  .required = false}},
+       .more_models = true,
+       .needs = Needs::torch,
+       .make = stage_maker<ArenaConfig>(torch_function<decltype(run_arena)>)},
   };
 }
 

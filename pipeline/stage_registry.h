@@ -44,6 +44,8 @@ class StageInstance {
   virtual StageReport run(const Inputs& inputs, Outputs& outputs) const = 0;
   /// Where the configuration decides what is needed: the config struct has a function needs(). Else nothing.
   virtual std::optional<Needs> needs() const { return std::nullopt; }
+  /// Where the configuration decides whether its artifact is what a server answered (StageSpec::asks_server): the config struct has asks_server().
+  virtual bool asks_server() const { return false; }
 };
 
 struct StageSpec {
@@ -88,6 +90,10 @@ std::function<std::unique_ptr<StageInstance>()> stage_maker(Run run) {
     std::optional<Needs> needs() const override {
       if constexpr (requires { config_.needs(); }) return config_.needs();
       else return std::nullopt;
+    }
+    bool asks_server() const override {
+      if constexpr (requires { config_.asks_server(); }) return config_.asks_server();
+      else return false;
     }
 
    private:

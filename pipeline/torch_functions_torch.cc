@@ -5,6 +5,7 @@
 #include "distill/pretrain_stage.h"
 #include "distill/replay.h"
 #include "evaluate/activations_stage.h"
+#include "evaluate/arena_stage.h"
 #include "evaluate/evaluate_stage.h"
 #include "evaluate/evidence_compare.h"
 #include "pipeline/quantize_checked.h"
@@ -47,6 +48,7 @@ void bind_torch_functions() {
   bind_function(run_activations);
   bind_function(quantize_and_measure);
   bind_function(run_evaluate);
+  bind_function(run_arena);
 
   bind_function(run_generate);
   bind_function(run_logits);

@@ -219,9 +219,10 @@ const std::vector<LineageKind>& all_kinds() {
        .slots = {{"student", Entry::inherited},
                  {"teacher", Entry::outputs},
                  {"targets", Entry::outputs},
+                 {"original", Entry::nothing},
                  {"corpus", Entry::documents}},
        .required = {"student", "teacher", "corpus"},
-       .files = {"steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
+       .files = {"curve.json", "curve.svg", "steps.jsonl", "steps.safetensors", "routing/router_counts.safetensors"},
        .sentence = "{student} with its router calibrated."},
       // Quality is measured on a corpus or a text; neither changes a weight.
       {.name = "quantized-from",
@@ -248,8 +249,15 @@ const std::vector<LineageKind>& all_kinds() {
        .needs_corpus = true,
        .other_slots = Entry::nothing,
        .required = {"teacher", "corpus"},
-       .files = {"evaluation.json"},
+       .files = {"evaluation.json", "scores.jsonl"},
        .sentence = "Measurements of models on held-out documents."},
+      {.name = "arena-of",
+       .stages = {"arena"},
+       .role = Role::evaluation,
+       .needs_model = true,
+       .other_slots = Entry::nothing,
+       .files = {"arena.json", "battles.jsonl", "answers.jsonl"},
+       .sentence = "Ratings of models by battles of their answers."},
   };
   return kinds;
 }

@@ -200,7 +200,7 @@ AnswerLedger::AnswerLedger(const fs::path& file, const Digest& teacher) : impl_(
   if (::flock(s.fd, LOCK_EX | LOCK_NB) != 0) {
     const bool busy = errno == EWOULDBLOCK;
     ::close(std::exchange(s.fd, -1));
-    throw IoError(file, busy ? "another overproof process captures answers of this teacher" : "cannot lock", busy ? 0 : errno);
+    throw IoError(file, busy ? "another overproof process asks this server for answers" : "cannot lock", busy ? 0 : errno);
   }
   try {
     const MappedFile mapped(file);

@@ -18,6 +18,13 @@ constexpr std::array<std::pair<const char*, std::optional<double> EvaluationText
      {"kl_mean", &EvaluationText::kl_mean},
      {"top1_agreement", &EvaluationText::top1_agreement}}};
 
+constexpr std::array<std::pair<const char*, std::optional<double> EvaluationTask::*>, 5> kTaskMetrics = {
+    {{"acc", &EvaluationTask::acc},
+     {"acc_stderr", &EvaluationTask::acc_stderr},
+     {"acc_norm", &EvaluationTask::acc_norm},
+     {"acc_norm_stderr", &EvaluationTask::acc_norm_stderr},
+     {"greedy", &EvaluationTask::greedy}}};
+
 }  // namespace
 
 Json to_json(const Evaluation& evaluation) {
@@ -33,6 +40,12 @@ Json to_json(const Evaluation& evaluation) {
       if (text.tokens) part["tokens"] = *text.tokens;
       for (const auto& [name, value] : kTextMetrics)
         if (text.*value) part[name] = *(text.*value);
+    }
+    for (const EvaluationTask& task : row.tasks) {
+      Json& part = model["tasks"].emplace_back(Json{{"name", task.name}});
+      if (task.questions) part["questions"] = *task.questions;
+      for (const auto& [name, value] : kTaskMetrics)
+        if (task.*value) part[name] = *(task.*value);
     }
     models.push_back(std::move(model));
   }
@@ -60,6 +73,12 @@ Evaluation parse_evaluation(std::string_view text, const fs::path& origin) {
       for (const auto& [name, value] : kTextMetrics)
         if (part.has(name)) text.*value = part.number(name);
       row.texts.push_back(std::move(text));
+    }
+    for (const JsonObject& part : model.objects_or_empty("tasks")) {
+      EvaluationTask task{.name = part.text("name"), .questions = count(part, "questions")};
+      for (const auto& [name, value] : kTaskMetrics)
+        if (part.has(name)) task.*value = part.number(name);
+      row.tasks.push_back(std::move(task));
     }
     evaluation.rows.push_back(std::move(row));
   }

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "core/utf8.h"
 
 namespace overproof {
 namespace {
@@ -199,6 +200,27 @@ void ask_all(Caller& caller, int64_t count, int64_t threads, const std::function
   for (std::thread& thread : all) thread.join();
   if (error) std::rethrow_exception(error);
   throw_if_interrupted();
+}
+
+int64_t paid_tokens(int64_t prompt_tokens, int64_t completion_tokens, int64_t estimated) {
+  constexpr int64_t kMost = 1 << 30;
+  if (prompt_tokens < 0 || completion_tokens < 0) return estimated;
+  return std::min(prompt_tokens, kMost) + std::min(completion_tokens, kMost);
+}
+
+void ask_for_text(Caller& caller, HttpSession& session, const RemoteTeacher& teacher, const std::string& key, const RemoteRequest& request,
+                  AnswerLedger& ledger) {
+  caller.call(session, request,
+              {.sent = [&] { ledger.note_sent(request.digest, request.tokens); },
+               .refused = [&] { ledger.note_refused(request.digest); },
+               .answered =
+                   [&](const std::string& body) {
+                     const ChatAnswer answer = parse_chat_answer(body, "the answer");
+                     require_answers_as(teacher, answer.model);
+                     const int64_t cost = paid_tokens(answer.prompt_tokens, answer.completion_tokens, request.tokens);
+                     ledger.add_text(request.digest, {cost, answer.whole, to_valid_utf8(without_key(answer.text, key))});
+                     return cost;
+                   }});
 }
 
 }  // namespace overproof

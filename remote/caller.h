@@ -12,6 +12,7 @@
 #include "core/config.h"
 #include "core/http.h"
 #include "core/rng.h"
+#include "records/answer_ledger.h"
 #include "remote/remote_teacher.h"
 
 namespace overproof {
@@ -73,5 +74,13 @@ class Caller {
 /// Calls ask(session, i) for i below `count`, from `threads` threads with a connection each, in about this order. Throws what the first of
 /// them that failed threw, after the others ended, or Interrupted.
 void ask_all(Caller& caller, int64_t count, int64_t threads, const std::function<void(HttpSession&, int64_t)>& ask);
+
+/// What an answer cost: as the server counts, of each at most 2^30 tokens; where it does not count (-1), `estimated`.
+int64_t paid_tokens(int64_t prompt_tokens, int64_t completion_tokens, int64_t estimated);
+
+/// Sends a chat_request() that the ledger has no answer to, and adds the text to the ledger, without what it has of `key`. Throws MismatchError
+/// when the server answers as another model, otherwise as Caller::call.
+void ask_for_text(Caller& caller, HttpSession& session, const RemoteTeacher& teacher, const std::string& key, const RemoteRequest& request,
+                  AnswerLedger& ledger);
 
 }  // namespace overproof

@@ -136,18 +136,11 @@ struct SamplesPlan {
   const ChatPrompt& prompt(int64_t answer) const { return prompts[size_t(answer / config_.per_prompt)]; }
 
   RemoteRequest request(int64_t answer, const std::string& key) const {
-    Json body = {{"messages", prompt(answer).messages}, {"seed", config_.seed + answer % config_.per_prompt}, {"stream", false}};
+    Json body = {{"messages", prompt(answer).messages}, {"seed", config_.seed + answer % config_.per_prompt}};
     body[config_.length_field == LengthField::max_tokens ? "max_tokens" : "max_completion_tokens"] = config_.max_tokens;
     if (config_.temperature) body["temperature"] = *config_.temperature;
     if (config_.top_p) body["top_p"] = *config_.top_p;
-    if (!teacher.model.empty()) body["model"] = teacher.model;
-    RemoteRequest request;
-    request.http = get_request(teacher, key, "/chat/completions");
-    request.http.body = dump_text(body);
-    request.digest = sha256("overproof request v1\n" + teacher.url + "/chat/completions\n" + request.http.body);
-    request.http.headers.push_back("Idempotency-Key: " + request.digest.hex());
-    request.tokens = prompt_tokens[size_t(answer / config_.per_prompt)] + config_.max_tokens;
-    return request;
+    return chat_request(teacher, key, std::move(body), prompt_tokens[size_t(answer / config_.per_prompt)] + config_.max_tokens);
   }
 
   /// The answers whose requests differ; `state`: of the ledger.
@@ -178,20 +171,7 @@ void ask_for_texts(const CaptureSamplesConfig& config, const SamplesPlan& plan, 
   std::mutex mutex;
   int64_t done = 0;
   ask_all(caller, int64_t(open.size()), config.call.concurrency, [&](HttpSession& session, int64_t i) {
-    const RemoteRequest request = plan.request(open[size_t(i)], key);
-    caller.call(session, request,
-                {.sent = [&] { ledger.note_sent(request.digest, request.tokens); },
-                 .refused = [&] { ledger.note_refused(request.digest); },
-                 .answered =
-                     [&](const std::string& body) {
-                       const ChatAnswer answer = parse_chat_answer(body, "the answer");
-                       require_answers_as(plan.teacher, answer.model);
-                       const bool counted = answer.prompt_tokens >= 0 && answer.completion_tokens >= 0;
-                       const int64_t cost = counted ? std::min<int64_t>(answer.prompt_tokens, 1 << 30) + std::min<int64_t>(answer.completion_tokens, 1 << 30)
-                                                    : request.tokens;
-                       ledger.add_text(request.digest, {cost, answer.whole, answer.text});
-                       return cost;
-                     }});
+    ask_for_text(caller, session, plan.teacher, key, plan.request(open[size_t(i)], key), ledger);
     const std::lock_guard lock(mutex);
     progress.update(++done, fmt::format("{} requests, {} again", caller.sent(), caller.waited()));
   });

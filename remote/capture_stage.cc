@@ -64,9 +64,7 @@ class Capture {
                         const TeacherAnswer answer = parse_teacher_answer(body, shape, "the answer");
                         require_answers_as(teacher_, answer.model);
                         if (int64_t(answer.rows.size()) != part.rows) throw FormatError("the answer", -1, "has another number of rows than was asked for");
-                        const bool counted = answer.prompt_tokens >= 0 && answer.completion_tokens >= 0;
-                        const int64_t cost = counted ? std::min<int64_t>(answer.prompt_tokens, 1 << 30) + std::min<int64_t>(answer.completion_tokens, 1 << 30)
-                                                     : request.tokens;
+                        const int64_t cost = paid_tokens(answer.prompt_tokens, answer.completion_tokens, request.tokens);
                         ledger_.add_answer(request.digest, ledger_answer(answer, cost));
                         return cost;
                       }});

@@ -34,6 +34,14 @@ HttpRequest request_to(const RemoteTeacher& teacher, const std::string& key, con
   return request;
 }
 
+RemoteRequest paid_request(const RemoteTeacher& teacher, const std::string& key, const std::string& url, const Json& body, int64_t tokens) {
+  RemoteRequest request{.http = request_to(teacher, key, url), .tokens = tokens};
+  request.http.body = dump_text(body);
+  request.digest = sha256("overproof request v1\n" + url + "\n" + request.http.body);
+  request.http.headers.push_back("Idempotency-Key: " + request.digest.hex());
+  return request;
+}
+
 }  // namespace
 
 std::string_view dialect_name(Dialect dialect) {
@@ -148,13 +156,13 @@ RemoteRequest score_request(const RemoteTeacher& teacher, const std::string& key
       break;
   }
   if (!teacher.model.empty() && *teacher.dialect != Dialect::sglang) body["model"] = teacher.model;
-  RemoteRequest request;
-  request.http = request_to(teacher, key, url);
-  request.http.body = dump_text(body);
-  request.digest = sha256("overproof request v1\n" + url + "\n" + request.http.body);
-  request.http.headers.push_back("Idempotency-Key: " + request.digest.hex());
-  request.tokens = int64_t(ids.size()) + 1;
-  return request;
+  return paid_request(teacher, key, url, body, int64_t(ids.size()) + 1);
+}
+
+RemoteRequest chat_request(const RemoteTeacher& teacher, const std::string& key, Json body, int64_t tokens) {
+  body["stream"] = false;
+  if (!teacher.model.empty()) body["model"] = teacher.model;
+  return paid_request(teacher, key, teacher.url + "/chat/completions", body, tokens);
 }
 
 HttpRequest get_request(const RemoteTeacher& teacher, const std::string& key, const std::string& path) {
@@ -165,18 +173,20 @@ std::string without_key(std::string text, const std::string& key) {
   if (key.empty()) return text;
   // Servers also shorten keys: whatever has eight characters of it in a row is cut out. A key that is shorter is replaced as a whole.
   const size_t piece = std::min<size_t>(key.size(), 8);
-  for (size_t at = 0; at + piece <= text.size();) {
+  std::string kept;
+  size_t at = 0;
+  while (at + piece <= text.size()) {
     const size_t in_key = key.find(std::string_view(text).substr(at, piece));
     if (in_key == std::string::npos) {
-      ++at;
+      kept += text[at++];
       continue;
     }
     size_t length = piece;
     while (at + length < text.size() && in_key + length < key.size() && text[at + length] == key[in_key + length]) ++length;
-    text.replace(at, length, "***");
-    at += 3;
+    kept += "***";
+    at += length;
   }
-  return text;
+  return kept.append(text, at);
 }
 
 TokenNames token_names(const Tokenizer& tokenizer) {

@@ -67,6 +67,9 @@ std::string server_key(const std::string& variable);
 
 /// `text`: of the ids, where the teacher takes text.
 RemoteRequest score_request(const RemoteTeacher& teacher, const std::string& key, std::span<const int32_t> ids, const std::string& text);
+/// Asks for a text. `body`: of a chat completion, with its messages and how it is drawn; `tokens`: the estimate of what the messages have and of
+/// what may be written.
+RemoteRequest chat_request(const RemoteTeacher& teacher, const std::string& key, Json body, int64_t tokens);
 /// A GET of `path` below the base, for the probe.
 HttpRequest get_request(const RemoteTeacher& teacher, const std::string& key, const std::string& path);
 

@@ -368,6 +368,13 @@ class Judge {
           "Measured on the held-out windows of the corpus that each evaluation names; other documents give other values. Not "
           "checked: "
           "that no model was trained on these windows.");
+    if (!r_.arenas.empty()) {
+      const bool served = std::ranges::any_of(r_.arenas, [](const ReportArena& a) { return a.facts.judge == "openai-url"; });
+      add("arena", "The ratings of models by battles of their answers.", served ? ClaimStatus::recorded : ClaimStatus::estimated,
+          std::string("Of the prompts and the judge that each arena names; others give other ratings. ") +
+              (served ? "A server judged some of them, and no audit can ask it again." : "Every battle and answer is in the artifact, and audit recompute makes them again."),
+          "overproof audit recompute RUN --stages arena --file tasks=FILE");
+    }
     if (!of_role(Role::targets).empty())
       add("soft-targets", "The stored soft targets represent the teacher's whole distribution.", ClaimStatus::estimated,
           "Sampled ones are an unbiased estimate of it; top-k ones keep the most probable ids and the mass of the rest.");

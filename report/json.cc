@@ -82,7 +82,16 @@ Json experts(const ReportExperts& e) {
 }
 
 Json quality(const ReportQuality& q) {
-  const auto model = [](const EvaluatedModel& m) {
+  const auto task = [](const EvaluationTask& t) {
+    return Json{{"name", t.name},
+                {"questions", t.questions ? Json(*t.questions) : Json(nullptr)},
+                {"acc", optional(t.acc)},
+                {"acc_stderr", optional(t.acc_stderr)},
+                {"acc_norm", optional(t.acc_norm)},
+                {"acc_norm_stderr", optional(t.acc_norm_stderr)},
+                {"greedy", optional(t.greedy)}};
+  };
+  const auto model = [&](const EvaluatedModel& m) {
     return Json{{"name", m.name},
                 {"artifact", m.bound},
                 {"perplexity", optional(m.perplexity)},
@@ -94,9 +103,17 @@ Json quality(const ReportQuality& q) {
                 {"bytes", optional(m.bytes)},
                 {"parameters", optional(m.parameters)},
                 {"bytes_per_token", optional(m.bytes_per_token)},
-                {"loops", optional(m.loops)}};
+                {"loops", optional(m.loops)},
+                {"calibration_error", optional(m.calibration_error)},
+                {"tasks", array(m.tasks, task)}};
   };
   return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"models", array(q.facts.models, model)}};
+}
+
+Json arena(const ReportArena& a) {
+  Json json = to_json(a.facts);
+  json["artifact"] = a.artifact;
+  return json;
 }
 
 Json shipping(const ReportShipping& s) {
@@ -202,6 +219,7 @@ Json report_json(const Report& r) {
           {"beacons", r.beacons},
           {"experts", array(r.experts, experts)},
           {"quality", array(r.quality, quality)},
+          {"arenas", array(r.arenas, arena)},
           {"recovery", array(r.recoveries, recovery)},
           {"training", array(r.training, training)},
           {"audits", array(r.audits.list, audit)},

@@ -199,6 +199,7 @@ class Gatherer {
         sort_by_text(report_.corpora.back().facts.sources, &SourceCount::name);
       }
       if (a.evaluation) report_.quality.push_back({a.name, *a.evaluation});
+      if (a.arena) report_.arenas.push_back({a.name, *a.arena});
       if (!a.order_beacon.empty()) report_.beacons.push_back(a.order_beacon);
       if (a.taught_tokens) report_.taught_tokens = report_.taught_tokens.value_or(0) + *a.taught_tokens;
       for (const std::string& terms : a.acknowledged) report_.acknowledged.push_back(fmt::format("{}: {}", a.name, terms));

@@ -128,6 +128,11 @@ struct ReportQuality {
   EvaluationFacts facts;
 };
 
+struct ReportArena {
+  std::string artifact;
+  Arena facts;
+};
+
 struct ReportTraining {
   std::string artifact;
   std::vector<StepSeries> losses, balance;  ///< what was computed: a term that is zero at all steps, or the loss itself, is left out
@@ -169,6 +174,7 @@ struct Report {
   std::vector<ReportShipping> shipping;
   std::vector<ReportExperts> experts;
   std::vector<ReportQuality> quality;
+  std::vector<ReportArena> arenas;
   std::vector<ReportRecovery> recoveries;
   std::vector<ReportTraining> training;
   ReportAudits audits;

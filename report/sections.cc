@@ -187,12 +187,48 @@ Section experts(const Report& r) {
   return s;
 }
 
+/// Multiple-choice tasks of an evaluation.
+void add_choices(Section& s, const ReportQuality& q) {
+  Table table(fmt::format("Multiple choice in ‘{}’", q.artifact),
+              {"model", "task", number("questions"), number("right"), number("right per byte"), number("written")});
+  const auto share = [](const std::optional<double>& value, const std::optional<double>& error = {}) -> Phrase {
+    if (!value) return "–";
+    return fmt::format("{:.1f} %{}", 100 * *value, error ? fmt::format(" ± {:.1f}", 100 * *error) : "");
+  };
+  for (const EvaluatedModel& model : q.facts.models)
+    for (const EvaluationTask& task : model.tasks)
+      table.add({name(model.name), name(task.name), task.questions ? Phrase(grouped(*task.questions)) : "–", share(task.acc, task.acc_stderr),
+                 share(task.acc_norm, task.acc_norm_stderr), share(task.greedy)});
+  if (table.rows() == 0) return;
+  s.table(table, "evaluation.json of the artifact");
+  s.quiet("Right: the right choice has the largest log-likelihood after the question, with its standard error; per byte: divided by the length of its text; "
+          "written: it is what the model writes, the most probable token each time.");
+}
+
+/// Ratings by battles of answers.
+void add_arena(Section& s, const ReportArena& a) {
+  Table table(fmt::format("Ratings in ‘{}’", a.artifact),
+              {"model", number("rating"), number("95 % interval"), number("wins"), number("losses"), number("ties")});
+  for (const ArenaModel& m : a.facts.models)
+    table.add({name(m.name), fmt::format("{:.1f}", m.rating), fmt::format("{:.1f} to {:.1f}", m.low, m.high), grouped(m.wins), grouped(m.losses), grouped(m.ties)});
+  s.table(table, "arena.json of the artifact");
+  s.quiet(fmt::format("{} prompts; each pair of answers is a battle, judged by {}. Ratings are the maximum-likelihood estimate of Bradley and Terry, a tie half a "
+                      "win; {:.0f} points are odds of 10 to 1, the mean is {:.0f}. Intervals are percentiles of {} samples of the prompts.{}{}",
+                      a.facts.prompts,
+                      a.facts.judge == "openai-url"    ? std::string("a server, which no audit can ask again")
+                      : a.facts.judge == "likelihood" ? std::string("the likelihood of each answer by a model")
+                                                      : "the judge ‘" + a.facts.judge + "’",
+                      a.facts.scale, a.facts.mean, a.facts.draws,
+                      a.facts.with_prior ? " The battles have no finite maximum: half a tie was added to each pair." : "",
+                      a.facts.not_judged > 0 ? fmt::format(" {} battles have no verdict and count for nothing.", a.facts.not_judged) : ""));
+}
+
 Section quality(const Report& r) {
   Section s("quality", "Quality");
   for (const ReportQuality& q : r.quality) {
     Table table(fmt::format("Measurements in ‘{}’", q.artifact),
                 {"model", number("perplexity"), number("mean KL to teacher"), number("99 % KL"), number("top-1 agreement"),
-                 number("answers that loop"), number("parameters"), number("FFN activation"), number("parameter activation"), number("size"),
+                 number("calibration error"), number("answers that loop"), number("parameters"), number("FFN activation"), number("parameter activation"), number("size"),
                  number("size / teacher in bf16"), number("weights read a token")});
     // The teacher is the first row. Its own file may have any number of bits; its users have it in bf16.
     const std::optional<double> parameters = q.facts.models.empty() ? std::nullopt : q.facts.models.front().parameters;
@@ -206,7 +242,8 @@ Section quality(const Report& r) {
                                 ? name(model.name)
                                 : name(model.name) + Phrase(", which is ") + name(model.bound);
       table.add({called, value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
-                 value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.loops, percent),
+                 value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.calibration_error, fixed(4)),
+                 value(model.loops, percent),
                  value(model.parameters, [](double n) { return fmt::format("{:.1f} M", n / 1e6); }), value(model.ffn_activation, percent),
                  value(model.parameter_activation, percent), value(model.bytes, bytes_text),
                  value(teacher_bf16 > 0 ? model.bytes : std::nullopt,
@@ -216,12 +253,14 @@ Section quality(const Report& r) {
         larger.push_back(model.name);
     }
     s.table(table, "evaluation.json of the artifact");
+    add_choices(s, q);
     if (!larger.empty())
       s.paragraph(fmt::format("Larger than the teacher in bf16 ({}): {}.", bytes_text(teacher_bf16), fmt::join(larger, ", ")));
     if (q.facts.tokens)
       s.quiet(fmt::format("Measured on {:.0f} held-out tokens; KL in nats per token. Lower perplexity and KL are better.",
                           *q.facts.tokens));
   }
+  for (const ReportArena& a : r.arenas) add_arena(s, a);
   return s;
 }
 

@@ -17,8 +17,8 @@ Json messages_of(const Task& task) {
 
 }  // namespace
 
-TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, const fs::path& model, const Tokenizer& tokenizer, bool examples)
-    : tasks_(read_tasks(file)), per_task_(per_task), plain_(plain) {
+TaskPrompts::TaskPrompts(const fs::path& file, int64_t per_task, bool plain, const fs::path& model, const Tokenizer& tokenizer, bool examples, TaskUse use)
+    : tasks_(read_tasks(file, use)), per_task_(per_task), plain_(plain) {
   const auto chat_template = plain ? nullptr : open_chat_template(model, tokenizer);
   plain_ = !chat_template;
   if (chat_template) ends_ = turn_end_ids(model, tokenizer);

@@ -16,9 +16,12 @@ namespace overproof {
 class TaskPrompts {
  public:
   /// Prompts are a user's message, rendered by the template in `model`; `plain`: they are texts to continue, and so are prompts for a model without
-  /// a template. `examples`: with those of the tasks before them, as a sampled model reads them; a student that learns to do without does not. Throws FormatError, MismatchError for conversations where there is no template or `plain` is set.
-  TaskPrompts(const fs::path& file, int64_t per_task, bool plain, const fs::path& model, const Tokenizer& tokenizer, bool examples = true);
+  /// a template. `examples`: with those of the tasks before them, as a sampled model reads them; a student that learns to do without does not. Throws
+  /// FormatError, MismatchError for conversations where there is no template or `plain` is set.
+  TaskPrompts(const fs::path& file, int64_t per_task, bool plain, const fs::path& model, const Tokenizer& tokenizer, bool examples = true,
+              TaskUse use = TaskUse::verified);
 
+  bool plain() const { return plain_; }  ///< prompts are texts to continue
   int64_t tasks() const { return int64_t(tasks_.size()); }
   int64_t per_task() const { return per_task_; }
   int64_t count() const { return tasks() * per_task_; }

@@ -65,7 +65,7 @@ VerifierSpec read_spec(const JsonObject& object) {
 
 }  // namespace
 
-Task read_task(std::string_view text, const fs::path& file, int64_t offset, int64_t line) {
+Task read_task(std::string_view text, const fs::path& file, int64_t offset, int64_t line, TaskUse use) {
   Task task;
   task.digest = sha256(text);
   task.record = parse_json(text, file, offset);
@@ -94,12 +94,12 @@ Task read_task(std::string_view text, const fs::path& file, int64_t offset, int6
   } else if (const auto spec = object.find_object("verifier")) {
     task.verifier = read_spec(*spec);
   }
-  if (task.verifier.type == VerifierType::math && task.answer.empty()) object.fail("answer", "is missing or empty, and its verifier is 'math'");
+  if (use == TaskUse::verified && task.verifier.type == VerifierType::math && task.answer.empty()) object.fail("answer", "is missing or empty, and its verifier is 'math'");
   task.record["name"] = task.name;
   return task;
 }
 
-std::vector<Task> read_tasks(const fs::path& file) {
+std::vector<Task> read_tasks(const fs::path& file, TaskUse use) {
   const MappedFile mapped(file);
   const std::string_view all(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size());
   std::vector<Task> tasks;
@@ -111,7 +111,7 @@ std::vector<Task> read_tasks(const fs::path& file) {
     ++line;
     if (text.size() > kMostLine) throw FormatError(file, int64_t(at), fmt::format("line {} is longer than {} bytes", line, kMostLine));
     if (text.find_first_not_of(" \t\r") != std::string_view::npos) {
-      tasks.push_back(read_task(text, file, int64_t(at), line));
+      tasks.push_back(read_task(text, file, int64_t(at), line, use));
       if (!names.insert(tasks.back().name).second)
         throw FormatError(file, int64_t(at), fmt::format("line {}: two tasks are called '{}'", line, tasks.back().name.substr(0, 100)));
     }

@@ -52,9 +52,12 @@ struct Task {
   Digest digest;          ///< SHA-256 of the record's line
 };
 
+/// What tasks are read for: completions that verifiers judge, or prompts alone, which need neither answer nor verifier.
+enum class TaskUse { verified, prompted };
+
 /// One record. `line`: for its name, from 1; `offset`: for faults. Throws FormatError naming the member.
-Task read_task(std::string_view text, const fs::path& file, int64_t offset, int64_t line);
+Task read_task(std::string_view text, const fs::path& file, int64_t offset, int64_t line, TaskUse use = TaskUse::verified);
 /// All of a file. Throws FormatError, also where a name occurs twice or there is no task.
-std::vector<Task> read_tasks(const fs::path& file);
+std::vector<Task> read_tasks(const fs::path& file, TaskUse use = TaskUse::verified);
 
 }  // namespace overproof

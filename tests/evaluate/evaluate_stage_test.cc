@@ -85,7 +85,7 @@ struct Fixture {
 };
 
 struct Expected {
-  double perplexity, kl_mean, kl_p99, top1;
+  double perplexity, kl_mean, kl_p99, top1, calibration_error;
 };
 
 /// The definition, window by window in double, nothing shared with the stage.
@@ -94,6 +94,7 @@ Expected by_definition(const fs::path& root, const std::string& name, const std:
   const Corpus corpus(root / "corpus");
   std::vector<double> kl;
   double nll = 0, agree = 0;
+  std::vector<double> confidence(15), right(15);
   for (const int64_t window : windows) {
     std::vector<int64_t> ids(kLength + 1);
     corpus.read_window(Split::held_out, window, ids);
@@ -106,6 +107,11 @@ Expected by_definition(const fs::path& root, const std::string& name, const std:
         sum += p[i][v].item<double>() * std::log(p[i][v].item<double>() / q[i][v].item<double>());
       kl.push_back(sum);
       nll -= std::log(q[i][ids[size_t(i) + 1]].item<double>());
+      const double most = q[i].max().item<double>();
+      int bin = 0;
+      while (bin < 14 && most > (bin + 1) / 15.0) ++bin;
+      confidence[size_t(bin)] += most;
+      right[size_t(bin)] += q[i].argmax().item<int64_t>() == ids[size_t(i) + 1];
       agree += p[i].argmax().item<int64_t>() == q[i].argmax().item<int64_t>();
     }
   }
@@ -113,7 +119,9 @@ Expected by_definition(const fs::path& root, const std::string& name, const std:
   const double n = double(kl.size());
   double mean = 0;
   for (const double x : kl) mean += x / n;
-  return {std::exp(nll / n), mean, kl[size_t(std::ceil(0.99 * n)) - 1], agree / n};
+  double error = 0;
+  for (size_t bin = 0; bin < 15; ++bin) error += std::abs(confidence[bin] - right[bin]) / n;
+  return {std::exp(nll / n), mean, kl[size_t(std::ceil(0.99 * n)) - 1], agree / n, error};
 }
 
 }  // namespace
@@ -145,6 +153,8 @@ TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
     CHECK(row["kl_p99"].get<double>() == Approx(expected.kl_p99).epsilon(1e-3).margin(1e-6));
     CHECK(row["top1_agreement"].get<double>() == Approx(expected.top1).margin(0.5 / 128));
     CHECK(row["kl_mean"].get<double>() > 0.0);
+    CHECK(row["calibration_error"].get<double>() == Approx(expected.calibration_error).epsilon(1e-4));
+    CHECK_FALSE(row.contains("tasks"));
   }
   CHECK(evaluation.dump().find("tokens_per_second") == std::string::npos);
   CHECK(evaluation["prompts"] == kPrompts);
@@ -164,6 +174,38 @@ TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
   CHECK_THAT(report.summary[10], Catch::Contains("MB  int8"));
   CHECK(report.summary[5].starts_with("of bf16: size over that of the teacher in bf16"));
   CHECK(report.summary[6].starts_with("warning: stranger is larger than the teacher in bf16"));  // f32
+}
+
+TEST_CASE_METHOD(Fixture, "questions are scored for every model, each task for itself, and each score is in a file") {
+  const fs::path file = folder.path() / "questions.jsonl";
+  write_file_atomically(file, R"({"context": "The sky is", "choices": ["blue", "a long answer"], "answer": 0, "task": "sky"}
+{"context": "", "choices": ["One", "Two", "Three"], "answer": "Two", "delimiter": ""}
+{"context": "Grass is", "choices": ["green", "red"], "answer": 0, "task": "sky"}
+)");
+  slots["questions"] = {file, {}};
+  const StageReport report = evaluate({.tokens = 64, .prompts = 0});
+  const Json evaluation = read_json(folder.path() / "out" / "evaluation.json");
+  REQUIRE(evaluation["models"].size() == 3);  // the questions are no model
+  for (const Json& model : evaluation["models"]) {
+    REQUIRE(model["tasks"].size() == 2);
+    CHECK(model["tasks"][0]["name"] == "sky");
+    CHECK(model["tasks"][0]["questions"] == 2);
+    CHECK(model["tasks"][0].contains("acc_stderr"));
+    CHECK(model["tasks"][1]["name"] == "questions");
+    CHECK_FALSE(model["tasks"][1].contains("acc_stderr"));
+  }
+  const std::string lines = read_file(folder.path() / "out" / "scores.jsonl");
+  CHECK(std::ranges::count(lines, '\n') == 9);
+  CHECK(lines.starts_with(R"({"answer":0,"choice")"));
+  CHECK(std::ranges::any_of(report.summary, [](const std::string& line) { return line.find("multiple choice") != std::string::npos; }));
+  const Json first = Json::parse(lines.substr(0, lines.find('\n')));
+  const Decoder teacher(open_checkpoint(folder.path() / "teacher"));
+  const std::string text = "The sky is blue";  // every byte is a token
+  const at::Tensor ids = at::tensor(std::vector<int64_t>(text.begin(), text.end()), at::kLong).unsqueeze(0);
+  const at::Tensor logs = at::log_softmax(teacher.logits(teacher.hidden(ids)), -1);
+  double sum = 0;
+  for (size_t i = 10; i < text.size(); ++i) sum += logs[int64_t(i) - 1][text[i]].item<double>();
+  CHECK(first["log_likelihoods"][0].get<double>() == Approx(sum).epsilon(1e-5));
 }
 
 TEST_CASE_METHOD(Fixture, "each kind of held-out text has figures of its own, which together are those of all") {

@@ -18,7 +18,9 @@ TEST_CASE("an evaluation comes back as it was written") {
                                 .bytes_per_token = 11,
                                 .loops = 0.25,
                                 .answer_agreement = 0.5,
-                                .texts = {{.name = "samples", .tokens = 40, .kl_mean = 0.5}, {.name = "other"}}}},
+                                .texts = {{.name = "samples", .tokens = 40, .kl_mean = 0.5}, {.name = "other"}},
+                                .calibration_error = 0.03,
+                                .tasks = {{.name = "cloze", .questions = 9, .acc = 0.5, .acc_stderr = 0.1, .greedy = 0.25}, {.name = "x"}}}},
                               20};
   const std::string text = to_json(evaluation).dump(1);
   const Evaluation back = parse_evaluation(text, "evaluation.json");
@@ -36,6 +38,11 @@ TEST_CASE("an evaluation comes back as it was written") {
   CHECK(back.rows[1].texts[0].name == "samples");
   CHECK(back.rows[1].texts[0].kl_mean == 0.5);
   CHECK_FALSE(back.rows[1].texts[0].perplexity);
+  CHECK(back.rows[1].calibration_error == 0.03);
+  REQUIRE(back.rows[1].tasks.size() == 2);
+  CHECK(back.rows[1].tasks[0].questions == 9);
+  CHECK(back.rows[1].tasks[0].acc_stderr == 0.1);
+  CHECK_FALSE(back.rows[1].tasks[0].acc_norm);
 }
 
 TEST_CASE("a measurement may be missing or null, but has its type") {
@@ -48,6 +55,8 @@ TEST_CASE("a measurement may be missing or null, but has its type") {
   for (const char* text : {"[]", "{}", R"({"models": 3})", "{", "", R"({"models": [3]})", R"({"models": [{"name": 7}]})", R"({"models": [{}]})",
                            R"({"models": [{"name": "a", "kl_mean": "x"}]})", R"({"models": [{"name": "a", "bytes": -1}]})",
                            R"({"models": [{"name": "a", "bytes": 1.5}]})", R"({"models": [], "tokens": "5"})",
-                           R"({"models": [{"name": "a", "texts": [{}]}]})", R"({"models": [{"name": "a", "texts": {}}]})"})
+                           R"({"models": [{"name": "a", "texts": [{}]}]})", R"({"models": [{"name": "a", "texts": {}}]})",
+                           R"({"models": [{"name": "a", "tasks": [{}]}]})", R"({"models": [{"name": "a", "tasks": [{"name": "t", "acc": "1"}]}]})",
+                           R"({"models": [{"name": "a", "tasks": [{"name": "t", "questions": -1}]}]})"})
     CHECK_THROWS_AS(parse_evaluation(text, "x"), FormatError);
 }
