@@ -344,7 +344,7 @@ def large(tmp_path_factory):
 
 def test_a_run_like_the_demo_is_printed_on_less_than_twenty_pages(browser, large):
     browser.open(large)
-    assert browser.evaluate("document.querySelectorAll('#lineage .box').length") == 23
+    assert browser.evaluate("document.querySelectorAll('#lineage .box').length") == 24
     assert browser.evaluate("document.querySelectorAll('#training figure').length") > 10
     browser.media(kind="print")
     for paper in ({}, {"paperWidth": 8.27, "paperHeight": 11.69}):  # letter, A4

@@ -37,7 +37,8 @@ def connect(work, server, *options):
 
 def ask(work, *options, out="samples", source=True, code=0):
     prompts = ["--prompts", work / "prompts.jsonl"] if source else []
-    return overproof("capture-samples", "--teacher", work / "server", *prompts, "--max-tokens", 50, "--concurrency", 2, "--out", work / out, *options, code=code)
+    at_once = [] if "--concurrency" in options else ["--concurrency", 2]
+    return overproof("capture-samples", "--teacher", work / "server", *prompts, "--max-tokens", 50, *at_once, "--out", work / out, *options, code=code)
 
 
 def documents(work, out="samples"):
