@@ -9,6 +9,7 @@
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
 #include "distill/trained_files.h"
+#include "records/step_log.h"
 
 namespace overproof {
 

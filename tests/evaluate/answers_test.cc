@@ -1,4 +1,5 @@
 #include "evaluate/answers.h"
+#include "model/decode_speed.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
