@@ -4,12 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "core/processor.h"
 #include "data/tokenizer.h"
 #include "formats/model_config.h"
 #include "formats/tensor_source.h"
@@ -166,7 +168,10 @@ double training_memory(const fs::path& student, const std::vector<fs::path>& tea
   const double ff = c.is_moe() ? double((c.n_shared_experts + c.top_k) * c.moe_intermediate_size) : double(c.intermediate_size);
   const double saved = 5 * hidden + 2 * q + 3 * kv + (rank > 0 ? 5 : 2) * ff;  // a token and layer
   const double logits = kLogitCopies * std::min(tokens, kLogitRows) * double(c.vocab_size);
-  return kProgram + kFloat * ((1 + kBeyond) * weights + copies * trained + of_teacher + tokens * double(c.layers) * saved + logits);
+  // Experts have numbers of rows between none and about twice the mean, rounded up to 32; six products each.
+  constexpr double kCompiled = 2e6;  // bytes of code that oneDNN keeps for a shape
+  const double sizes = c.is_moe() && has_avx512_of_another_maker() ? std::ceil(2 * tokens * double(c.top_k) / double(c.n_routed_experts) / 32) : 0;
+  return kProgram + 6 * sizes * kCompiled + kFloat * ((1 + kBeyond) * weights + copies * trained + of_teacher + tokens * double(c.layers) * saved + logits);
 }
 
 /// Of the model that `pretrain` makes, with the tokenizer's vocabulary; 0 where there is no tokenizer yet.

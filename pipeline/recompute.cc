@@ -82,12 +82,14 @@ class Recomputer {
       instance = request.spec->make();
       request.instance = instance.get();
       if (!is_asked(node, *request.spec, result)) return result;
-      if (!request.spec->asks_server) configure(lineage, *request.spec, *instance);
-      if (request.spec->asks_server || instance->asks_server()) {
+      const auto only_recorded = [&] {
         result.details.push_back("is what a server answered, which is recorded only; nothing is sent to make it again");
         return result;
-      }
+      };
+      if (request.spec->asks_server) return only_recorded();
       if (!bind_inputs(node, *request.spec, request, result)) return result;
+      configure(lineage, *request.spec, *instance);
+      if (instance->asks_server()) return only_recorded();
     } catch (const UsageError& e) {  // a stage that this version does not have
       result.details.push_back(e.what());
       return result;

@@ -16,7 +16,7 @@ void gemm(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool 
 bool f32_by_onednn();
 
 /// Products with ever changing numbers of rows should round them up to a multiple of this: oneDNN compiles code for each shape, which
-/// takes longer than a product.
+/// takes longer than a product, and keeps it, some megabytes each.
 int64_t gemm_row_multiple(at::ScalarType type);
 
 }  // namespace overproof::ops::cpu

@@ -2,12 +2,7 @@
 #include <ATen/Parallel.h>
 #include <omp.h>
 
-#include <cstring>
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
+#include "core/processor.h"
 #include "model/ops/gemm.h"
 
 namespace at::native {
@@ -42,17 +37,7 @@ class OneThread {
 }  // namespace
 
 bool f32_by_onednn() {
-  static const bool chosen = [] {
-#if defined(__x86_64__)
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid(0, &a, &b, &c, &d)) return false;
-    char maker[12];
-    std::memcpy(maker, &b, 4), std::memcpy(maker + 4, &d, 4), std::memcpy(maker + 8, &c, 4);
-    return std::memcmp(maker, "GenuineIntel", 12) != 0 && __builtin_cpu_supports("avx512bw") && at::native::mkldnn_matmul != nullptr;
-#else
-    return false;
-#endif
-  }();
+  static const bool chosen = has_avx512_of_another_maker() && at::native::mkldnn_matmul != nullptr;
   return chosen;
 }
 
@@ -71,6 +56,6 @@ void gemm(const Tensor& out, const Tensor& a, const Tensor& b, bool accumulate, 
   }
 }
 
-int64_t gemm_row_multiple(at::ScalarType type) { return type == at::kBFloat16 ? 32 : f32_by_onednn() ? 8 : 1; }
+int64_t gemm_row_multiple(at::ScalarType type) { return type == at::kBFloat16 || f32_by_onednn() ? 32 : 1; }
 
 }  // namespace overproof::ops::cpu

@@ -98,9 +98,3 @@ def test_a_student_in_8_bits_is_compared_with_the_model_before(run):
     rounded = calibrate(run, "from-int8", "--original", run / "student", "--steps", 2, "--batch-size", 2, student="int8")
     assert 0.5 < rounded["original_overlap_before"] <= 1 and 0 < rounded["original_overlap"] <= 1
     overproof("audit", "verify", run)
-    # Tuning leaves the experts as they are in 8 bits: quantizing again gives the same integers.
-    overproof("quantize", run / "from-int8", run / "again")
-    from safetensors import safe_open
-    with safe_open(run / "int8/model.safetensors", framework="numpy") as a, safe_open(run / "again/model.safetensors", framework="numpy") as b:
-        names = [n for n in a.keys() if "experts" in n and a.get_tensor(n).dtype.name == "int8"]
-        assert names and all((a.get_tensor(n) == b.get_tensor(n)).all() for n in names)
