@@ -49,7 +49,7 @@ FoundRun find_training_run(const fs::path& folder, const PublicKey* trusted) {
   // What entered `node` in a way, and is such a thing: in the slot of that name, else the first by its slot.
   const auto parent = [&](const ArtifactNode& node, Entry entry, Role role) -> const ArtifactNode* {
     std::vector<std::string> slots = node.slots_of(entry);
-    std::ranges::stable_partition(slots, [&](const std::string& slot) { return slot == role_name(role); });
+    std::stable_partition(slots.begin(), slots.end(), [&](const std::string& slot) { return slot == role_name(role); });
     for (const std::string& slot : slots)
       if (const int index = node.parents.at(slot); index >= 0)
         if (const ArtifactNode& found = graph.nodes[size_t(index)];
