@@ -19,7 +19,7 @@ std::string obey(std::string_view question) {
   ++asked;
   if (question == "count") return std::to_string(asked);
   if (question == "loop")
-    for (volatile int i = 0;;) i = i + 1;
+    for (volatile unsigned i = 0;;) i = i + 1;
   if (question == "nest") return std::to_string(nested(1));
   if (question == "throw") throw std::runtime_error("no");
   if (question == "abort") std::abort();
