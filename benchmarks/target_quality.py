@@ -5,7 +5,7 @@
 
 Makes the student of benchmarks/half.ini (once), the soft targets of each format, and one training for each row: the same student, windows, order, steps and rate.
 Each student is measured on held-out windows of the corpus. Bytes a token are those of targets.safetensors. What is finished in the run folder is
-kept, so a stopped run goes on, and results.json there has the numbers. Rows with other seeds than 0 have another order of windows and other draws.
+kept, so a stopped run continues; results.json holds the measurements. Rows of another seed differ in the order of windows and in the samples.
 """
 import argparse
 import json
