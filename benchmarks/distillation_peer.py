@@ -26,8 +26,8 @@ KIND = torch.bfloat16 if settings["dtype"] == "bf16" else torch.float32
 BATCH, STEPS, SECONDS = settings["batch"], settings["steps"], settings["seconds"]
 
 
-def load(path):
-    options = {} if settings["experts"] == "default" else {"experts_implementation": settings["experts"]}
+def load(path, has_experts):
+    options = {"experts_implementation": settings["experts"]} if has_experts and settings["experts"] != "default" else {}
     return AutoModelForCausalLM.from_pretrained(path, dtype=KIND, **options)
 
 
@@ -68,7 +68,7 @@ common = dict(output_dir=settings["work"], per_device_train_batch_size=BATCH, gr
               max_grad_norm=1.0, optim="adamw_torch_fused", bf16=settings["dtype"] == "autocast", use_cpu=True, gradient_checkpointing=False,
               logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False, seed=1)
 clock = Clock()
-student, teacher = load(settings["student"]), load(settings["teacher"])
+student, teacher = load(settings["student"], True), load(settings["teacher"], False)
 tokenizer = AutoTokenizer.from_pretrained(settings["tokenizer"])
 
 

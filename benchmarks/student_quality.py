@@ -29,8 +29,10 @@ FRACTIONS = (50, 25, 12.5)
 # experts, shared and top-k by the share of the FFN that a token uses: 24 parts of 64 neurons of SmolLM2's 1536, 32 of 32 of the own teacher's 1024
 LAYOUTS = {"smollm2": {50: (16, 8, 4), 25: (20, 4, 2), 12.5: (22, 2, 1)}, "own": {50: (22, 10, 6), 25: (27, 5, 3), 12.5: (29, 3, 1)}}
 WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12.5: 128}}
+COPIES = {"smollm2": 24, "own": 23}  # of each FFN, one of them active: 5.5 % of the weights
 METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
-STATIC = ("static", "shrink")  # most active neurons (prune-neurons); Minitron's importance (shrink)
+PRUNED = {"static": "active", "flap": "flap", "taylor": "taylor"}  # methods of prune-neurons; taylor is LLM-Pruner's criterion
+STATIC = (*PRUNED, "shrink")  # Minitron's importance
 
 
 class Study:
@@ -67,7 +69,7 @@ class Study:
             everything = self.overproof("statistics-gguf", "observe", "--teacher", imported, "--corpus", self.corpus, "--tokens", 256, *self.f32)
             # The same weights as safetensors, which transformers reads.
             self.teacher = self.overproof("teacher", "prune-neurons", "--teacher", imported, "--statistics", everything, "--keep", 1, "--dtype", "f32")
-        self.statistics = self.overproof("statistics", "observe", "--teacher", self.teacher, "--corpus", self.corpus, "--tokens", o.observe, *self.f32)
+        self.statistics = self.overproof("statistics", "observe", "--teacher", self.teacher, "--corpus", self.corpus, "--tokens", o.observe, "--gradients", *self.f32)
 
     f32 = ("--compute", "f32")
 
@@ -86,8 +88,8 @@ class Study:
         o, name = self.o, self.name(builder, fraction, treatment)
         given = ("--teacher", self.teacher)
         if treatment == "plain":
-            if builder == "static":
-                return self.overproof(name, "prune-neurons", *given, "--statistics", self.statistics, "--keep", fraction / 100)
+            if builder in PRUNED:
+                return self.overproof(name, "prune-neurons", *given, "--statistics", self.statistics, "--method", PRUNED[builder], "--keep", fraction / 100)
             if builder == "shrink":
                 return self.overproof(name, "shrink", *given, "--corpus", self.corpus, "--intermediate-size", WIDTHS[o.teacher][fraction], "--tokens",
                                       o.observe, *self.f32)
@@ -133,7 +135,16 @@ class Study:
                 kl.append((p.exp() * (p - q)).sum(-1).mean().item())
                 entropy.append(-q.gather(1, window[1:, None]).mean().item())
                 agreement.append((p.argmax(-1) == q.argmax(-1)).float().mean().item())
-        return {"kl": kl, "cross_entropy": entropy, "agreement": agreement}
+        return {"kl": kl, "cross_entropy": entropy, "agreement": agreement, "cloze": self.cloze(folder)}
+
+    def cloze(self, folder):
+        """1 for each question about held-out text that the model answers right by likelihood, else 0 (docs/evaluate.md)."""
+        if self.o.cloze == 0:
+            return []
+        out = self.overproof(f"{folder.name}-cloze", "evaluate", "--teacher", self.teacher, "--corpus", self.corpus, "--models", f"measured={folder}", "--tokens", 256,
+                             "--prompts", 0, "--cloze", self.o.cloze, *self.f32)
+        lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+        return [int(line["choice"] == line["answer"]) for line in lines if line["model"] == "measured"]
 
     def result_file(self, name):
         return self.work / f"{name}.windows-{self.o.windows}.json"
@@ -156,6 +167,27 @@ class Study:
             if self.o.table:
                 self.o.table.write_text(self.table())
 
+    def upcycle(self):
+        """The parent and the mixture of its copies, at equal active parameters, before and after training on the labels of equal tokens."""
+        self.prepare()
+        self.ids = self.load_windows()
+        tokens, copies = self.o.upcycle, COPIES[self.o.teacher]
+        given = ("--teacher", self.teacher)
+        mixture = self.overproof(f"upcycled-{copies}", "upcycle", *given, "--copies", copies, "--split", 1, "--drop", 0.5, "--certificate-tokens", 64)
+        order = self.overproof(f"order-{tokens}", "teach", *given, "--corpus", self.corpus, "--tokens", tokens, "--draws", 1, *self.f32)
+        made = {"parent": self.teacher, "upcycled": mixture}
+        for name in ("parent", "upcycled"):
+            made[f"{name}, trained"] = self.overproof(f"{name}-trained-{tokens}", "distill", "--student", made[name], "--targets", order, "--corpus", self.corpus, "--loss",
+                                                      "cross-entropy=1", "--train", "all", "--steps", tokens // 4096, "--batch-size", 16, "--micro-batch", 16, "--learning-rate", 1e-3,
+                                                      "--schedule", "linear", "--warmup", max(1, tokens // 4096 // 10), "--balance-rate", 1e-3, "--digest-every", 0,
+                                                      "--checkpoint-every", 0, *self.f32)
+        size = json.loads(subprocess.run([self.o.build / "bin/overproof", "inspect", mixture, "--json"], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        print(f"{copies} copies; {size}\n\n| model | perplexity | cloze |\n|---|---|---|")
+        for name, folder in made.items():
+            row = summary(self.measure(folder))
+            p = row["perplexity"]
+            print(f"| {name} | {p[0]:.3f} ({p[1]:.3f} to {p[2]:.3f}) | {percent(row.get('cloze'))} |", flush=True)
+
     def table(self):
         rows = {}
         for student in self.students():
@@ -163,27 +195,32 @@ class Study:
                 rows[student] = summary(json.loads(self.result_file(self.name(*student)).read_text()))
         teacher = summary(json.loads(self.result_file("teacher").read_text()))
         text = (f"{self.o.teacher}: {self.o.windows} held-out windows of 256 tokens, f32, {processor()}. Statistics and importance of {self.o.observe:,} tokens, "
-                f"recovery on {self.o.recover:,}. The teacher's perplexity is {teacher['perplexity'][0]:.2f}.\n")
+                f"recovery on {self.o.recover:,}. The teacher's perplexity is {teacher['perplexity'][0]:.2f}, its cloze {percent(teacher.get('cloze'))}.\n")
         for treatment in dict.fromkeys(s[2] for s in rows):
-            text += f"\n{treatment.replace('-', ', ')}{' tokens' if treatment.startswith('distilled') else ''}:\n\n| builder | FFN | KL (95 % interval) | perplexity | top-1 |\n|---|---|---|---|---|\n"
+            text += f"\n{treatment.replace('-', ', ')}{' tokens' if treatment.startswith('distilled') else ''}:\n\n| builder | FFN | KL (95 % interval) | perplexity | top-1 | cloze |\n|---|---|---|---|---|---|\n"
             for (builder, fraction, of), row in rows.items():
                 if of == treatment:
                     k, p, a = row["kl"], row["perplexity"], row["agreement"]
                     text += (f"| `{builder}` | {fraction} % | {k[0]:.3f} ({k[1]:.3f} to {k[2]:.3f}) | {p[0]:.1f} ({p[1]:.1f} to {p[2]:.1f}) | "
-                             f"{100 * a[0]:.1f} % ({100 * a[1]:.1f} to {100 * a[2]:.1f}) |\n")
+                             f"{percent(a)} | {percent(row.get('cloze'))} |\n")
         return text
 
 
 def summary(result):
-    """Mean and percentile interval of each measure, over windows; perplexity is exp of the mean cross-entropy."""
-    draws = numpy.random.Generator(numpy.random.Philox(0)).integers(0, len(result["kl"]), (2000, len(result["kl"])))
+    """Mean and percentile interval of each measure, over windows (cloze: questions); perplexity is exp of the mean cross-entropy."""
     found = {}
     for name, values in result.items():
+        if not values:
+            continue
         values = numpy.array(values)
-        means = values[draws].mean(1)
+        means = values[numpy.random.Generator(numpy.random.Philox(0)).integers(0, len(values), (2000, len(values)))].mean(1)
         three = [values.mean(), *numpy.percentile(means, [2.5, 97.5])]
         found["perplexity" if name == "cross_entropy" else name] = [float(numpy.exp(x)) for x in three] if name == "cross_entropy" else list(map(float, three))
     return found
+
+
+def percent(three):
+    return f"{100 * three[0]:.1f} % ({100 * three[1]:.1f} to {100 * three[2]:.1f})" if three else ""
 
 
 def processor():
@@ -206,6 +243,8 @@ def main():
     parser.add_argument("--recover", type=int, default=16384, help="tokens of recovery")
     parser.add_argument("--budgets", type=lambda text: [int(n) for n in text.split(",")], default=[16384, 65536], help="tokens of distillation; 0: none")
     parser.add_argument("--windows", type=int, default=32, help="held-out windows")
+    parser.add_argument("--cloze", type=int, default=200, help="questions about held-out text; 0: none")
+    parser.add_argument("--upcycle", type=int, default=0, metavar="TOKENS", help="instead: the teacher and a mixture of its copies that computes 5.5 %% of its weights, both trained on as many tokens")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="*", help="students to make, as a pattern: 'cmoe-50-*'")
     parser.add_argument("--table", type=pathlib.Path, help="Markdown file that is written after each student")
@@ -217,6 +256,8 @@ def main():
             name = study.name(*student)
             print(f"{name:<36} {'measured' if study.result_file(name).exists() else 'made' if (study.work / name).exists() else '-'}")
         return
+    if options.upcycle:
+        return study.upcycle()
     study.run()
     print(study.table())
 

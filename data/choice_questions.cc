@@ -7,13 +7,14 @@
 
 #include "core/error.h"
 #include "core/json_object.h"
+#include "core/named_lines.h"
 #include "core/utf8.h"
 #include "data/unicode.h"
 
 namespace overproof {
 namespace {
 
-constexpr size_t kMostQuestionBytes = size_t{8} << 20, kMostNameBytes = 500;
+constexpr size_t kMostNameBytes = 500;
 
 void require_name(const JsonObject& object, const char* member, const std::string& name) {
   if (name.empty() || name.size() > kMostNameBytes || name.find_first_of(std::string_view("\n\r\0", 3)) != std::string::npos)
@@ -69,24 +70,10 @@ ChoiceQuestion read_choice_question(std::string_view text, const fs::path& file,
 }
 
 std::vector<ChoiceQuestion> read_choice_questions(const fs::path& file) {
-  const MappedFile mapped(file);
-  const std::string_view all(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size());
   std::vector<ChoiceQuestion> questions;
-  std::set<std::string> names;
-  int64_t line = 0;
-  for (size_t at = all.starts_with("\xef\xbb\xbf") ? 3 : 0; at < all.size();) {
-    const size_t end = std::min(all.find('\n', at), all.size());
-    const std::string_view text = all.substr(at, end - at);
-    ++line;
-    if (text.size() > kMostQuestionBytes)
-      throw FormatError(file, int64_t(at), fmt::format("line {} is longer than {} bytes", line, kMostQuestionBytes));
-    if (text.find_first_not_of(" \t\r") != std::string_view::npos) {
-      questions.push_back(read_choice_question(text, file, int64_t(at), line));
-      if (!names.insert(questions.back().name).second)
-        throw FormatError(file, int64_t(at), fmt::format("line {}: two questions are called '{}'", line, questions.back().name.substr(0, 100)));
-    }
-    at = end + 1;
-  }
+  read_named_lines(file, "question", [&](std::string_view text, int64_t offset, int64_t line) {
+    return questions.emplace_back(read_choice_question(text, file, offset, line)).name;
+  });
   if (questions.empty()) throw FormatError(file, -1, "has no question: one JSON object a line, with 'context', 'choices' and 'answer'");
   return questions;
 }

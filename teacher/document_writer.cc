@@ -71,9 +71,17 @@ std::string DocumentWriter::bytes_of(int32_t id) const {
   return byte_level_bytes(text).value_or(text);
 }
 
+SamplingOptions DocumentWriter::sampling_of(const Draft& draft) const {
+  SamplingOptions sampling = options_.sampling;
+  const bool is_prompt = draft.opening.chat ? !draft.answering : draft.drawn < options_.prompt_tokens;
+  if (options_.answer_temperature && !is_prompt) sampling.temperature = *options_.answer_temperature;
+  return sampling;
+}
+
 int32_t DocumentWriter::draw(std::vector<float>& logits, Draft& draft) const {
+  const SamplingOptions sampling = sampling_of(draft);
   for (size_t tries = 0; tries < logits.size(); ++tries) {
-    const int32_t id = sample_token(logits, draft.ids, options_.sampling, watermark_, draft.rng);
+    const int32_t id = sample_token(logits, draft.ids, sampling, watermark_, draft.rng);
     if (ends_.contains(id) || id >= tokenizer_.vocab_size()) return -1;
     if (!splits_characters_) return id;
     const std::string text = draft.unfinished + bytes_of(id);

@@ -29,6 +29,9 @@ struct Opening {
 
 struct WritingOptions {
   SamplingOptions sampling;
+  /// Instead of that of `sampling`, for what follows a prompt: the answer of a chat, and a text after the first `prompt_tokens` ids drawn.
+  std::optional<double> answer_temperature = {};
+  int64_t prompt_tokens = 0;
   int64_t seed = 0;
   int64_t max_tokens = 256;  ///< drawn ids of a document
   int64_t batch = 16;        ///< documents that are written at a time
@@ -58,6 +61,7 @@ class DocumentWriter {
   struct Draft;
   /// -1: the end.
   int32_t draw(std::vector<float>& logits, Draft& draft) const;
+  SamplingOptions sampling_of(const Draft& draft) const;
   void take(Draft& draft, std::vector<float> logits) const;
   void end_turn(Draft& draft) const;
   std::string bytes_of(int32_t id) const;

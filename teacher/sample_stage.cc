@@ -133,6 +133,8 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
   ends.insert(ends.end(), markers.begin(), markers.end());
   const DocumentWriter writer(teacher, *tokenizer,
                               {.sampling = {config.temperature, config.top_p, config.watermark_strength},
+                               .answer_temperature = config.answer_temperature < 0 ? std::nullopt : std::optional(config.answer_temperature),
+                               .prompt_tokens = tasks || inputs.has("corpus") ? 0 : config.prompt_tokens,
                                .seed = config.seed,
                                .max_tokens = config.max_tokens,
                                .batch = config.batch_size,
@@ -205,6 +207,7 @@ StageReport run_sample(const SampleConfig& config, const Inputs& inputs, Outputs
                 {"empty", empty},
                 {"seed", config.seed},
                 {"temperature", config.temperature},
+                {"answer_temperature", config.answer_temperature < 0 ? config.temperature : config.answer_temperature},
                 {"top_p", config.top_p},
                 {"max_tokens", config.max_tokens}};
   if (tasks) {

@@ -22,7 +22,7 @@ namespace overproof {
 struct SampleConfig {
   std::string license = "LicenseRef-model-output";
   int64_t count = 100, max_tokens = 256, prompt_tokens = 16, seed = 0;
-  double temperature = 1.0, top_p = 1.0;
+  double temperature = 1.0, answer_temperature = -1.0, top_p = 1.0;
   double watermark_strength = 2.0;
   int64_t batch_size = 16;
   double chat = 0.0;
@@ -36,6 +36,10 @@ struct SampleConfig {
       "largest number of tokens of a document; an end-of-text token ends it earlier");
     v("prompt-tokens", prompt_tokens, in_range(1, 1 << 16), "tokens of a prompt");
     v("temperature", temperature, in_range(0, 20), "divides the logits; 0: always the most probable token");
+    v("answer-temperature", answer_temperature, in_range(-1, 20),
+      "the same for what follows a prompt: the answer of a chat, a completion, and of a text written from nothing what comes after prompt-tokens "
+      "ids. Low for documents that begin differently and go on as the teacher most probably would (sequence-level distillation, Kim and Rush "
+      "2016). -1: as temperature");
     v("top-p", top_p, in_range(1e-6, 1), "draw from the most probable tokens that together reach this probability");
     v("seed", seed, seed_value(), "seed of the draws");
     v("license", license, any_value(), "licence of the documents, by the teacher's terms");

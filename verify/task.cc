@@ -3,15 +3,13 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <set>
 
 #include "core/error.h"
 #include "core/json_object.h"
+#include "core/named_lines.h"
 
 namespace overproof {
 namespace {
-
-constexpr size_t kMostLine = size_t{8} << 20;
 
 template <class E>
 E choice_of(const JsonObject& object, const char* name, const std::map<std::string, E>& choices, E fallback) {
@@ -100,23 +98,10 @@ Task read_task(std::string_view text, const fs::path& file, int64_t offset, int6
 }
 
 std::vector<Task> read_tasks(const fs::path& file, TaskUse use) {
-  const MappedFile mapped(file);
-  const std::string_view all(reinterpret_cast<const char*>(mapped.bytes().data()), mapped.bytes().size());
   std::vector<Task> tasks;
-  std::set<std::string> names;
-  int64_t line = 0;
-  for (size_t at = all.starts_with("\xef\xbb\xbf") ? 3 : 0; at < all.size();) {
-    const size_t end = std::min(all.find('\n', at), all.size());
-    const std::string_view text = all.substr(at, end - at);
-    ++line;
-    if (text.size() > kMostLine) throw FormatError(file, int64_t(at), fmt::format("line {} is longer than {} bytes", line, kMostLine));
-    if (text.find_first_not_of(" \t\r") != std::string_view::npos) {
-      tasks.push_back(read_task(text, file, int64_t(at), line, use));
-      if (!names.insert(tasks.back().name).second)
-        throw FormatError(file, int64_t(at), fmt::format("line {}: two tasks are called '{}'", line, tasks.back().name.substr(0, 100)));
-    }
-    at = end + 1;
-  }
+  read_named_lines(file, "task", [&](std::string_view text, int64_t offset, int64_t line) {
+    return tasks.emplace_back(read_task(text, file, offset, line, use)).name;
+  });
   if (tasks.empty()) throw FormatError(file, -1, "has no task: one JSON object a line, with 'prompt' or 'messages', 'answer' and 'verifier'");
   return tasks;
 }

@@ -4,11 +4,11 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 
 #include "model/ops/attention.h"
+#include "model/ops/free_threads.h"
 #include "model/ops/gemm.h"
 
 namespace overproof::ops::cpu {
@@ -20,15 +20,10 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kQueries = 128;  // of which the scores exist at one time
 
-/// body(sequence, head) for all of them, each on one thread, whichever is free.
+/// body(sequence, head) for all of them.
 template <class Body>
 void for_each_head(int64_t batch, int64_t heads, const Body& body) {
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state
-    (void)begin, (void)end;
-    for (int64_t i; (i = next.fetch_add(1)) < batch * heads;) body(i / heads, i % heads);
-  });
+  for_each_on_free_thread(batch * heads, [&](int64_t i) { body(i / heads, i % heads); });
 }
 
 /// The rows of one head [length, dim], contiguous f32.

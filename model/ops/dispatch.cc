@@ -124,11 +124,15 @@ Routing route_scores(const Tensor& z, const Tensor& bias, int64_t k, const Model
   Routing routing;
   routing.scores = z.detach();
   routing.recorded_scores = z;
-  routing.selected = ops::select_experts(routing.scores.sigmoid(), bias, k);
-  Tensor weights = z.gather(1, routing.selected.to(at::kLong)).sigmoid();
-  if (config.norm_topk_prob) weights = weights / (weights.sum(1, true) + 1e-20);
-  routing.weights = weights * config.routed_scaling_factor;
+  routing.selected = ops::select_experts(ops::router_scores(routing.scores), bias, k);
+  routing.weights = ops::expert_weights(z, routing.selected, config);
   return routing;
+}
+
+Tensor router_scores(const Tensor& z) { return dispatch(z, cpu::router_scores, aten::router_scores, z); }
+
+Tensor expert_weights(const Tensor& z, const Tensor& selected, const ModelConfig& config) {
+  return dispatch(z, cpu::expert_weights, aten::expert_weights, z, selected, config);
 }
 
 Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {

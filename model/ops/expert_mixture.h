@@ -27,6 +27,12 @@ Routing route_scores(const at::Tensor& z, const at::Tensor& bias, int64_t k, con
 /// smallest. scores [tokens, experts], bias [experts]. Not differentiable.
 at::Tensor select_experts(const at::Tensor& scores, const at::Tensor& bias, int64_t k);
 
+/// sigmoid(z), of which each number depends on that number of z alone, not on its place. Not differentiable.
+at::Tensor router_scores(const at::Tensor& z);
+
+/// The weights that route() gives `selected` I32 [tokens, k]; z [tokens, experts]. Differentiable with respect to z.
+at::Tensor expert_weights(const at::Tensor& z, const at::Tensor& selected, const ModelConfig& config);
+
 /// I64 [experts]: how many tokens chose each expert. selected I32 [tokens, k].
 at::Tensor expert_load(const at::Tensor& selected, int64_t experts);
 
@@ -41,12 +47,16 @@ at::Tensor expert_mixture(const at::Tensor& x, const at::Tensor& base, const Rou
 
 namespace cpu {
 decltype(ops::select_experts) select_experts;
+decltype(ops::router_scores) router_scores;
+decltype(ops::expert_weights) expert_weights;
 decltype(ops::expert_load) expert_load;
 decltype(ops::expert_mixture) expert_mixture;
 }  // namespace cpu
 
 namespace aten {
 decltype(ops::select_experts) select_experts;
+decltype(ops::router_scores) router_scores;
+decltype(ops::expert_weights) expert_weights;
 decltype(ops::expert_load) expert_load;
 decltype(ops::expert_mixture) expert_mixture;
 }  // namespace aten

@@ -16,6 +16,14 @@ Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {
   return std::get<0>(best.sort(1)).to(at::kInt);
 }
 
+Tensor router_scores(const Tensor& z) { return z.detach().sigmoid(); }
+
+Tensor expert_weights(const Tensor& z, const Tensor& selected, const ModelConfig& config) {
+  Tensor weights = z.gather(1, selected.to(at::kLong)).sigmoid();
+  if (config.norm_topk_prob) weights = weights / (weights.sum(1, true) + 1e-20);
+  return weights * config.routed_scaling_factor;
+}
+
 Tensor expert_load(const Tensor& selected, int64_t experts) {
   return selected.reshape({-1, 1}).eq(at::arange(experts, selected.options())).sum(0);
 }

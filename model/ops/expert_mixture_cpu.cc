@@ -3,7 +3,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +10,7 @@
 
 #include "model/host_values.h"
 #include "model/ops/expert_mixture.h"
+#include "model/ops/free_threads.h"
 #include "model/ops/gemm.h"
 #include "model/ops/products.h"
 #include "model/ops/row_kernels_cpu.h"
@@ -49,18 +49,6 @@ Sorted sort_by_expert(const Tensor& selected, int64_t experts, at::ScalarType ty
     s.row_of[size_t(p)] = row;
   }
   return s;
-}
-
-/// Calls body(expert) for all experts, each on one thread, whichever is free: loads are uneven, and who computes an
-/// expert does not change what is computed.
-template <class Body>
-void for_each_expert(int64_t experts, const Body& body) {
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;  // worker threads have their own dispatch state
-    (void)begin, (void)end;
-    for (int64_t e; (e = next.fetch_add(1)) < experts;) body(e);
-  });
 }
 
 /// Rows of `x` at the tokens of sorted rows [first, first + count).
@@ -117,7 +105,7 @@ template <class T>
 void run_experts(const Tensor& x, const Tensor& gate_up, const Tensor& down, const Sorted& sorted, const Tensor& scale, int64_t k,
                  const Tensor& z, const Tensor& y) {
   const int64_t width = down.size(2);
-  for_each_expert(down.size(0), [&](int64_t e) {
+  for_each_on_free_thread(down.size(0), [&](int64_t e) {
     const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
     if (count == 0) return;
     const Tensor ze = z.narrow(0, first, count), ye = y.narrow(0, first, count);
@@ -147,7 +135,7 @@ template <class T>
 void run_experts_backward(const ExpertGradients& g, const Sorted& sorted, int64_t k) {
   const int64_t width = g.down.size(2);
   const float* scales = g.scale.const_data_ptr<float>();
-  for_each_expert(g.down.size(0), [&](int64_t e) {
+  for_each_on_free_thread(g.down.size(0), [&](int64_t e) {
     const int64_t first = sorted.begin[size_t(e)], count = sorted.begin[size_t(e) + 1] - first;
     if (count == 0) {
       if (g.dgate_up.defined()) g.dgate_up[e].zero_();
@@ -220,6 +208,55 @@ class ExpertMixture : public torch::autograd::Function<ExpertMixture> {
   }
 };
 
+/// The sigmoids of a row's chosen experts, and their sum.
+float chosen_scores(const float* z, const int32_t* id, int64_t k, float* scores) {
+  for (int64_t j = 0; j < k; ++j) scores[j] = z[id[j]];
+  kernels::sigmoid(scores, scores, k);
+  return std::accumulate(scores, scores + k, 1e-20f);
+}
+
+class ExpertWeights : public torch::autograd::Function<ExpertWeights> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& z, const Tensor& selected, bool normalised, double factor) {
+    ctx->save_for_backward({z, selected});
+    ctx->saved_data["normalised"] = normalised;
+    ctx->saved_data["factor"] = factor;
+    const int64_t tokens = selected.size(0), k = selected.size(1), experts = z.size(1);
+    const Tensor weights = at::empty({tokens, k}, z.options());
+    const float* in = z.const_data_ptr<float>();
+    const int32_t* id = selected.const_data_ptr<int32_t>();
+    float* out = weights.data_ptr<float>();
+    for (int64_t t = 0; t < tokens; ++t, in += experts, id += k, out += k) {
+      const float sum = chosen_scores(in, id, k, out);
+      for (int64_t j = 0; j < k; ++j) out[j] = (normalised ? out[j] / sum : out[j]) * float(factor);
+    }
+    return weights;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &z = saved[0], &selected = saved[1];
+    const bool normalised = ctx->saved_data["normalised"].toBool();
+    const auto factor = float(ctx->saved_data["factor"].toDouble());
+    const int64_t tokens = selected.size(0), k = selected.size(1), experts = z.size(1);
+    const Tensor dz = at::zeros_like(z), dweights = grads[0].contiguous();
+    const float *in = z.const_data_ptr<float>(), *g = dweights.const_data_ptr<float>();
+    const int32_t* id = selected.const_data_ptr<int32_t>();
+    float* out = dz.data_ptr<float>();
+    std::vector<float> s(static_cast<size_t>(k));
+    for (int64_t t = 0; t < tokens; ++t, in += experts, id += k, g += k, out += experts) {
+      const float sum = chosen_scores(in, id, k, s.data());
+      float mean = 0;  // of the gradients, by the shares of the experts
+      for (int64_t j = 0; normalised && j < k; ++j) mean += g[j] * (s[size_t(j)] / sum);
+      for (int64_t j = 0; j < k; ++j) {
+        const float score = s[size_t(j)], dscore = factor * (normalised ? (g[j] - mean) / sum : g[j]);
+        out[id[j]] = dscore * score * (1.0f - score);
+      }
+    }
+    return {dz, Tensor(), Tensor(), Tensor()};
+  }
+};
+
 }  // namespace
 
 Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {
@@ -246,6 +283,16 @@ Tensor select_experts(const Tensor& scores, const Tensor& bias, int64_t k) {
     }
   });
   return selected;
+}
+
+Tensor router_scores(const Tensor& z) {
+  const Tensor in = z.detach().contiguous(), out = at::empty_like(in);
+  kernels::sigmoid(in.const_data_ptr<float>(), out.data_ptr<float>(), in.numel());
+  return out;
+}
+
+Tensor expert_weights(const Tensor& z, const Tensor& selected, const ModelConfig& config) {
+  return ExpertWeights::apply(z.contiguous(), selected, config.norm_topk_prob, config.routed_scaling_factor);
 }
 
 Tensor expert_load(const Tensor& selected, int64_t experts) {

@@ -86,6 +86,10 @@ OVERPROOF_VECTOR_CLONES void rms_norm_input_row(const float* x, const float* wei
   for (int64_t i = 0; i < width; ++i) dx[i] = scale * (g[i] - x[i] * mean);
 }
 
+OVERPROOF_VECTOR_CLONES void sigmoid_row(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
+}
+
 OVERPROOF_VECTOR_CLONES void swiglu_row(const float* gate, const float* up, float scale, float* a, int64_t width) {
   for (int64_t i = 0; i < width; ++i) a[i] = scale * (gate[i] * sigmoid(gate[i]) * up[i]);
 }
@@ -192,6 +196,8 @@ void rms_norm_backward(const float* x, const float* weight, const float* rstd, c
   for (int64_t p = 0; p < pieces; ++p)
     for (int64_t i = 0; i < width; ++i) dweight[i] += parts[size_t(p * width + i)];
 }
+
+void sigmoid(const float* x, float* y, int64_t n) { sigmoid_row(x, y, n); }
 
 template <class T>
 void swiglu(const T* gate_up, const float* scale, T* a, int64_t rows, int64_t width) {

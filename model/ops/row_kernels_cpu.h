@@ -39,6 +39,9 @@ void swiglu(const T* gate_up, const float* scale, T* a, int64_t rows, int64_t wi
 template <class T>
 void swiglu_backward(const T* gate_up, const float* scale, const T* da, T* dgate_up, float* dscale, int64_t rows, int64_t width);
 
+/// y = 1 / (1 + e^-x), by this thread alone. y may be the memory of x.
+void sigmoid(const float* x, float* y, int64_t n);
+
 /// Rotates the pairs (i, i + dim / 2) of each head by the angle of its position (Su et al. 2021, halves as in GPT-NeoX).
 /// x, y [rows, heads, dim]; cos, sin [length, dim / 2]; the position of row r is r % length. sign -1 rotates back.
 template <class T>

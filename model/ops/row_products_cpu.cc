@@ -60,7 +60,7 @@ float* scratch(int64_t size) {
 // All three sets round as std::fma does and add in the same order, so they give the same bits.
 namespace plain {
 #define OVERPROOF_SIMD
-constexpr int kRows = 1, kColumns = 1, kColumnsOfOne = 1;
+constexpr int kRows = 1, kColumns = 1, kColumnsOfOne = 1, kSumsAtOnce = 1;
 constexpr std::string_view kName = "plain";
 struct Lanes {
   float at[16];
@@ -112,14 +112,24 @@ inline float sum(Lanes lanes) {
     for (int i = 0; i < step; ++i) lanes.at[i] += lanes.at[i + step];
   return lanes.at[0];
 }
+inline void store_sums(const Lanes* lanes, float* to) { *to = sum(*lanes); }
 #include "model/ops/row_products_simd.h"
 #undef OVERPROOF_SIMD
 }  // namespace plain
 
 #if defined(__x86_64__)
+/// The sums of four times 8 numbers: i and i + 4, then 2 apart, then neighbours, as sum_of_8() adds each.
+__attribute__((target("avx2"))) inline __m128 four_sums_of_8(__m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  const __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
+  const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));  // a a c c | b b d d
+  const __m256 one = _mm256_add_ps(_mm256_shuffle_ps(two, two, 0x88), _mm256_shuffle_ps(two, two, 0xdd));  // a c .. | b d ..
+  return _mm_unpacklo_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1));
+}
+
 namespace avx2 {
 #define OVERPROOF_SIMD __attribute__((target("avx2,fma,f16c")))
-constexpr int kRows = 2, kColumns = 2, kColumnsOfOne = 4;
+constexpr int kRows = 2, kColumns = 2, kColumnsOfOne = 4, kSumsAtOnce = 4;
 constexpr std::string_view kName = "avx2";
 struct Lanes {
   __m256 low, high;
@@ -168,13 +178,17 @@ OVERPROOF_SIMD inline float sum_of_8(__m256 x) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 OVERPROOF_SIMD inline float sum(const Lanes& lanes) { return sum_of_8(_mm256_add_ps(lanes.low, lanes.high)); }
+OVERPROOF_SIMD inline void store_sums(const Lanes* l, float* to) {
+  const auto eight = [](const Lanes& lanes) OVERPROOF_SIMD { return _mm256_add_ps(lanes.low, lanes.high); };
+  _mm_storeu_ps(to, four_sums_of_8(eight(l[0]), eight(l[1]), eight(l[2]), eight(l[3])));
+}
 #include "model/ops/row_products_simd.h"
 #undef OVERPROOF_SIMD
 }  // namespace avx2
 
 namespace avx512 {
 #define OVERPROOF_SIMD __attribute__((target("avx2,fma,f16c,avx512f,avx512dq")))
-constexpr int kRows = 4, kColumns = 4, kColumnsOfOne = 8;
+constexpr int kRows = 4, kColumns = 4, kColumnsOfOne = 8, kSumsAtOnce = 4;
 constexpr std::string_view kName = "avx512";
 using Lanes = __m512;
 OVERPROOF_SIMD inline Lanes zero() { return _mm512_setzero_ps(); }
@@ -209,6 +223,10 @@ OVERPROOF_SIMD inline float sum(Lanes lanes) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+OVERPROOF_SIMD inline void store_sums(const Lanes* l, float* to) {
+  const auto eight = [](Lanes lanes) OVERPROOF_SIMD { return _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1)); };
+  _mm_storeu_ps(to, four_sums_of_8(eight(l[0]), eight(l[1]), eight(l[2]), eight(l[3])));
 }
 #include "model/ops/row_products_simd.h"
 #undef OVERPROOF_SIMD

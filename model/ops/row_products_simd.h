@@ -1,6 +1,7 @@
 // The kernels of row_products_cpu.cc, written once for all instruction sets. That file includes it, once in a
-// namespace per set, after OVERPROOF_SIMD (the target attribute), Lanes (16 floats) and how many rows and columns have sums that fit the
-// registers: kRows x kColumns, and kColumnsOfOne of a single row.
+// namespace per set, after OVERPROOF_SIMD (the target attribute), Lanes (16 floats), how many rows and columns have sums that fit the
+// registers: kRows x kColumns, and kColumnsOfOne of a single row, and store_sums(), which adds up kSumsAtOnce of them together, each in the
+// order of sum(): the columns of a narrow expert are so short that one after another these sums take longer than the products.
 
 /// Asks for memory that is read soon. The hardware does not see a stream in columns that are read side by side.
 OVERPROOF_SIMD inline void prefetch_part(const void* from, int64_t bytes) {
@@ -94,8 +95,13 @@ OVERPROOF_SIMD void product_block(const float* x, int64_t x_stride, const W& w, 
       }
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) y[r * y_stride + c] = sum(sums[r][c]);
+  for (int r = 0; r < R; ++r) {
+    if constexpr (C % kSumsAtOnce == 0) {
+      for (int c = 0; c < C; c += kSumsAtOnce) store_sums(sums[r] + c, y + r * y_stride + c);
+    } else {
+      for (int c = 0; c < C; ++c) y[r * y_stride + c] = sum(sums[r][c]);
+    }
+  }
 }
 
 template <int C, class W>

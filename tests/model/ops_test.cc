@@ -297,6 +297,19 @@ TEST_CASE("route: both forms choose the same experts and give the same weights a
   CHECK(difference(f64.weights, expected * config.routed_scaling_factor) <= 1e-12);
 }
 
+TEST_CASE("the routing of a token does not depend on its place in a batch, nor on whether a gradient is recorded") {
+  ModelConfig config = random_moe_config();
+  config.norm_topk_prob = true;
+  const Tensor z = random_tensor({37, 7}, "z"), bias = random_tensor({7}, "bias");
+  const ops::Routing all = ops::route_scores(z, bias, 3, config), differentiable = ops::route_scores(z.clone().set_requires_grad(true), bias, 3, config);
+  CHECK(at::equal(all.weights, differentiable.weights.detach()));
+  for (int64_t row = 0; row < 37; ++row) {
+    const ops::Routing alone = ops::route_scores(z.narrow(0, row, 1), bias, 3, config);
+    CHECK(at::equal(alone.selected, all.selected.narrow(0, row, 1)));
+    CHECK(at::equal(alone.weights, all.weights.narrow(0, row, 1)));
+  }
+}
+
 TEST_CASE("select_experts: equal sums go to the lower id and NaN is never preferred, in both forms") {
   const Tensor scores = at::tensor({1.0f, 2.0f, 2.0f, NAN, 2.0f, 0.0f}).view({1, 6}), bias = at::zeros({6});
   for (const auto& form : {ops::cpu::select_experts, ops::aten::select_experts}) {

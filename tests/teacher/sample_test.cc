@@ -118,6 +118,36 @@ TEST_CASE("the number of documents that are written at a time changes no byte") 
   CHECK(read_file(world.path / "together" / name) == read_file(world.path / "alone" / name));
 }
 
+TEST_CASE("what follows a prompt is drawn at the temperature of answers") {
+  const TinyWorld world;
+  const auto tokens_of = [&](const std::string& name, double temperature, double of_answers, const Inputs& inputs) {
+    SampleConfig config = short_config();
+    config.temperature = temperature;
+    config.answer_temperature = of_answers;
+    Outputs outputs = world.fresh(name);
+    run_sample(config, inputs, outputs);
+    std::map<std::string, std::vector<int32_t>> ids;
+    for (const Json& record : records_in(world.path / name)) ids[record.at("name")] = record.at("ids").get<std::vector<int32_t>>();
+    return ids;
+  };
+  // A completion follows a prompt of the corpus, so none of its ids is drawn at the other temperature.
+  CHECK(tokens_of("cold", 0, -1, world.inputs()) == tokens_of("cold-answers", 1, 0, world.inputs()));
+  // Of a text from nothing the first five ids are the prompt.
+  const Inputs alone({{"teacher", {world.path / "teacher", sha256("teacher")}}});
+  const auto warm = tokens_of("warm", 1, -1, alone), mixed = tokens_of("mixed", 1, 0, alone);
+  int64_t compared = 0, different = 0;
+  for (const auto& [name, ids] : mixed) {
+    REQUIRE(warm.contains(name));
+    const auto& other = warm.at(name);
+    if (ids.size() <= 5 || other.size() <= 5) continue;
+    ++compared;
+    CHECK(std::equal(ids.begin(), ids.begin() + 5, other.begin()));
+    different += ids != other;
+  }
+  CHECK(compared > 3);
+  CHECK(different > 0);
+}
+
 TEST_CASE("completions of tasks do not depend on what the tasks before began with, and each record names its task") {
   const TinyWorld world;
   SampleConfig config = short_config();
