@@ -112,7 +112,8 @@ def main():
         return json.loads(done.stdout.splitlines()[-1])
 
     overproof("run", ROOT / "benchmarks" / "half.ini", "--out", run, *[word for one in a.set for word in ("--set", one)])
-    corpus, teacher, start, targets = run / "corpus", run / "teacher", run / "recovered", run / "targets"
+    corpus, teacher, start = run / "corpus", run / "teacher", run / "recovered"
+    targets = run / f"targets-{a.steps * a.batch}"
     overproof("teach", "--teacher", teacher, "--corpus", corpus, "--tokens", a.steps * a.batch * LENGTH, "--out", targets)
     hf = run / "peers" / "teacher"
     if not (hf / "config.json").exists():
