@@ -57,7 +57,7 @@ class Planner {
   GgufPlan make() {
     const std::string type = JsonObject(config_, config_file_, "", JsonNull::absent).text("model_type", "");
     family_ = find_model_kind(type);
-    if (!family_) {
+    if (!family_ || family_->arch.empty()) {
       throw FormatError(config_file_, -1,
                         fmt::format("model_type '{}' cannot be written as GGUF; supported: {}", type, list_model_kinds(false)));
     }
