@@ -66,6 +66,8 @@ struct ModelConfig {
   bool is_latent() const { return kv_rank > 0; }
   LayerShape shape_of(int64_t layer) const { return shapes.empty() ? LayerShape{.experts = is_moe()} : shapes[size_t(layer)]; }
   bool has_windows() const;
+  /// Tokens that the model can read at once: max_position, which RoPE of the type dynamic exceeds by its factor. 0: not known.
+  int64_t context() const { return rope.type == "dynamic" ? int64_t(double(max_position) * rope.factor) : max_position; }
   int64_t shared_width() const {
     return shared_intermediate_size > 0 ? shared_intermediate_size : n_shared_experts * moe_intermediate_size;
   }

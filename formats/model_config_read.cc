@@ -126,7 +126,7 @@ RopeShape read_rope(const JsonObject& f, const RopeConfig& config, const ModelKi
   } else if (s.type == "dynamic") {
     s.factor = positive(rope, "factor");
     s.original_max_position = c.max_position;
-    if (s.factor < 1 || turned <= 2) rope.fail("dynamic RoPE needs a factor of at least 1, and two pairs or more");
+    if (s.factor < 1 || s.factor > 1e6 || turned <= 2) rope.fail("dynamic RoPE needs a factor between 1 and 1e6, and two pairs or more");
   } else if (s.type == "yarn") {
     read_yarn(rope, c, s);
   } else if (s.type == "longrope") {

@@ -96,12 +96,6 @@ Tensor Generator::next_logits(const Tensor& hidden) const {
   return capped(ops::row_linear(hidden, weights_->head), config_.logit_cap);
 }
 
-/// Whether `added` more tokens bring a text beyond the length from which on longrope has other frequencies.
-bool Generator::turns_anew(const KvCache& cache, int64_t added) const {
-  const int64_t most = config_.rope.original_max_position;
-  return cache.length > 0 && cache.length <= most && cache.length + added > most;
-}
-
 /// Computes the sequence again with the frequencies of a text of `whole` tokens, as transformers' Phi-3 does at that point.
 void Generator::turn_anew(KvCache& cache, int64_t whole) const {
   const Tensor tokens = at::tensor(cache.tokens, at::kLong);
@@ -128,7 +122,11 @@ Tensor Generator::run(const Tensor& tokens, const Sequences& sequences) const {
     const std::span<const int64_t> ids = host_values<int64_t>(tokens);  // `added` of one sequence, or one of each
     for (size_t i = 0; i < sequences.caches.size(); ++i) {
       KvCache& cache = *sequences.caches[i];
-      if (sequences.whole == 0 && turns_anew(cache, sequences.added)) turn_anew(cache, cache.length + sequences.added);
+      cache.tokens.resize(size_t(cache.length));  // a caller may have gone back
+      const int64_t whole = sequences.whole > 0 ? sequences.whole : cache.length + sequences.added;
+      const bool of_long_text = whole > config_.rope.original_max_position;
+      if (cache.length > 0 && cache.of_long_text != of_long_text) turn_anew(cache, whole);
+      cache.of_long_text = of_long_text;
       const auto own = sequences.caches.size() == 1 ? ids : ids.subspan(i, 1);
       cache.tokens.insert(cache.tokens.end(), own.begin(), own.end());
     }

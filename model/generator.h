@@ -26,7 +26,8 @@ struct KvCache {
   std::vector<at::Tensor> keys, values;  ///< per layer [kv_heads, room, attention_width], of which the first `length` are set
   int64_t length = 0;
   int64_t expected = 0;  ///< tokens to make room for at once; without it, or beyond it, the room doubles
-  std::vector<int64_t> tokens = {};  ///< of the sequence so far, where a longer text changes the RoPE of all of them (longrope)
+  std::vector<int64_t> tokens = {};  ///< of the sequence so far, where a longer text changes the RoPE of all of them (longrope),
+  bool of_long_text = false;         ///< and whether keys have the frequencies of a long one
   /// A sequence with the same beginning, for another continuation.
   KvCache copy() const;
 };
@@ -65,7 +66,6 @@ class Generator {
     at::Tensor q, k, v;  ///< [rows, heads, width]
   };
   void set_rope();
-  bool turns_anew(const KvCache& cache, int64_t added) const;
   void turn_anew(KvCache& cache, int64_t whole) const;
   Projections project(const GeneratorLayer& w, const at::Tensor& h) const;
   Projections project_latent(const GeneratorLayer& w, const at::Tensor& h) const;
