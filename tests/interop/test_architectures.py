@@ -12,6 +12,7 @@ import subprocess
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
@@ -227,7 +228,7 @@ CASES = {
     "stablelm-parallel": dict(qk_layernorm=True, use_parallel_residual=True, rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)),
     "stablelm-heads": dict(qk_layernorm=True, num_key_value_heads=4),
     "cohere": dict(logit_scale=0.5),
-    "cohere-norms": dict(use_qk_norm=True, attention_bias=True, tie_word_embeddings=False),
+    "cohere-norms": dict(use_qk_norm=True, logit_scale=1.0, attention_bias=True, tie_word_embeddings=False),
     "deepseek_v2": dict(LATENT, topk_method="greedy"),
     "deepseek_v2-groups": dict(LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2, q_lora_rank=None, routed_scaling_factor=2.0,
                                rope_parameters=dict(rope_type="yarn", factor=4.0, mscale=0.7, mscale_all_dim=0.9, **ORIGINAL)),
@@ -313,3 +314,75 @@ def test_logits_and_greedy_text_are_those_of_transformers(case, tmp_path):
     ours = json.loads(overproof("generate", tmp_path / "hf", "--prompt", TEXT, "--max-tokens", 16, "--json").stdout)["ids"]
     print(f"{case}: {off:.1e} of the largest logit")
     assert off <= MOST and ours == text.tolist()
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A corpus of bytes, and its training windows."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "tokenizer").mkdir()
+    byte_tokenizer().save(str(folder / "tokenizer/tokenizer.json"))
+    (folder / "texts").mkdir()
+    (folder / "texts/a.txt").write_text("".join(f"{i} green bottles, hanging on the wall. " for i in range(30)))
+    (folder / "texts/b.txt").write_text("".join(f"{i * i} is the square of {i}; " for i in range(40)))
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    overproof("corpus", "--source", folder / "texts", "--tokenizer", folder / "tokenizer", "--window-length", WINDOW, "--held-out", 0.3, "--out", folder / "corpus")
+    stream = load_file(folder / "corpus/tokens.safetensors")["train"].long()
+    windows = (len(stream) - 1) // WINDOW
+    assert windows > 8
+    return folder / "corpus", stream[: windows * WINDOW].view(windows, WINDOW)
+
+
+WINDOW = 32
+OBSERVED = ["phi3-partial", "smollm3-window", "olmo2", "granite", "gemma", "gemma2", "gemma3_text", "stablelm-parallel", "cohere-norms", "mixtral", "qwen2_moe", "granitemoe", "glm4_moe",
+            "deepseek_v2-groups", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("case", OBSERVED)
+def test_recorded_inputs_of_linears_are_those_in_transformers(case, texts, tmp_path):
+    corpus, windows = texts
+    model = make_model(case, tmp_path / "hf")
+    most = {}
+
+    def record(name):
+        def hook(_, inputs):
+            amax = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(0)
+            most[name] = torch.maximum(most[name], amax) if name in most else amax
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.startswith("model.layers.") and not name.endswith("shared_expert_gate"):
+            module.register_forward_pre_hook(record(name))
+    with torch.no_grad():
+        model(windows)
+    overproof("activations", "--model", tmp_path / "hf", "--corpus", corpus, "--tokens", 1 << 20, "--min-tokens", 0, "--out", tmp_path / "activations")
+    with safe_open(tmp_path / "activations/activations.safetensors", "pt") as file:
+        groups = json.loads(file.metadata()["groups"])
+        for name, expected in most.items():
+            found = file.get_tensor(groups[name + ".weight"] + ".amax")
+            assert (found - expected).abs().max() <= 1e-3 * expected.max(), name
+    weights = {name for name, value in stored(tmp_path / "hf").items() if ".layers." in name and value.ndim == 2 and name.endswith(".weight")}
+    routers = {name for name in weights if name.endswith(("mlp.gate.weight", "block_sparse_moe.gate.weight", "router.layer.weight", "shared_expert_gate.weight", "_norm.weight"))}
+    assert groups.keys() == weights - routers
+
+
+def test_a_teacher_with_soft_caps_and_sandwich_norms_teaches_a_llama(texts, tmp_path):
+    corpus, windows = texts
+    model = make_model("gemma2", tmp_path / "teacher")
+    overproof("teach", "--teacher", tmp_path / "teacher", "--corpus", corpus, "--tokens", WINDOW * 4, "--out", tmp_path / "targets")
+    overproof("pretrain", "--corpus", corpus, "--tokenizer", tmp_path / "teacher", "--layers", 4, "--hidden-size", 64, "--intermediate-size", 96, "--heads", 4, "--kv-heads", 2,
+              "--context", 64, "--steps", 1, "--out", tmp_path / "start")
+    student = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32).eval()
+    done = overproof("distill", "--student", tmp_path / "start", "--corpus", corpus, "--teacher", tmp_path / "teacher", "--teacher-share", 1, "--loss",
+                     "forward-kl=1,hidden-cosine=0.2", "--steps", 1, "--batch-size", len(windows), "--out", tmp_path / "student", "--json")
+    print(done.stdout)
+
+
+def test_a_student_of_an_architecture_that_is_only_run_is_refused(texts, tmp_path):
+    corpus, _ = texts
+    make_model("granite", tmp_path / "hf")
+    for words in (["distill", "--student", tmp_path / "hf", "--teacher", tmp_path / "hf", "--teacher-share", 1, "--corpus", corpus, "--steps", 1, "--out", tmp_path / "x"],
+                  ["shrink", "--teacher", tmp_path / "hf", "--corpus", corpus, "--layers", 2, "--out", tmp_path / "x"],
+                  ["upcycle", "--teacher", tmp_path / "hf", "--copies", 2, "--out", tmp_path / "x"]):
+        assert "granite can be run, but not trained" in overproof(*words, code=7).stderr
+        assert not (tmp_path / "x").exists()
