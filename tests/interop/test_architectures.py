@@ -367,15 +367,20 @@ def test_recorded_inputs_of_linears_are_those_in_transformers(case, texts, tmp_p
 
 
 def test_a_teacher_with_soft_caps_and_sandwich_norms_teaches_a_llama(texts, tmp_path):
+    """Outputs and hidden states, by a llama that a recipe starts from random weights: the first step's losses are those of transformers."""
     corpus, windows = texts
-    model = make_model("gemma2", tmp_path / "teacher")
-    overproof("teach", "--teacher", tmp_path / "teacher", "--corpus", corpus, "--tokens", WINDOW * 4, "--out", tmp_path / "targets")
+    teacher = make_model("gemma2", tmp_path / "teacher")
     overproof("pretrain", "--corpus", corpus, "--tokenizer", tmp_path / "teacher", "--layers", 4, "--hidden-size", 64, "--intermediate-size", 96, "--heads", 4, "--kv-heads", 2,
               "--context", 64, "--steps", 1, "--out", tmp_path / "start")
     student = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32).eval()
-    done = overproof("distill", "--student", tmp_path / "start", "--corpus", corpus, "--teacher", tmp_path / "teacher", "--teacher-share", 1, "--loss",
-                     "forward-kl=1,hidden-cosine=0.2", "--steps", 1, "--batch-size", len(windows), "--out", tmp_path / "student", "--json")
-    print(done.stdout)
+    done = overproof("distill", "--student", tmp_path / "start", "--corpus", corpus, "--teacher", tmp_path / "teacher", "--loss", "forward-kl=1,hidden-cosine=0.2", "--steps", 1,
+                     "--batch-size", len(windows), "--compute", "f32", "--out", tmp_path / "student", "--json")
+    found = json.loads(done.stdout)["metrics"]["final"]["terms"]
+    with torch.no_grad():
+        log_p, log_q = teacher(windows).logits.log_softmax(-1), student(windows).logits.log_softmax(-1)
+    assert found["forward-kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-3)
+    assert 0.5 < found["hidden-cosine"] < 1.5  # of states that have nothing to do with each other
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "student").model_type == "llama"
 
 
 def test_a_student_of_an_architecture_that_is_only_run_is_refused(texts, tmp_path):
