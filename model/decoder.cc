@@ -224,7 +224,8 @@ Tensor Decoder::attention(int64_t layer, const Tensor& x, const Sight& sight, in
   Tensor mixed = ops::attention(q, k, v, shape.windowed ? sight.window_mask : sight.mask, c.attention_cap).transpose(1, 2);
   if (width > values) mixed = mixed.narrow(3, 0, values);
   mixed = mixed.reshape({batch * length, c.heads * values});
-  if (seen) seen->qkv = h.to(x.scalar_type()), seen->o = mixed.to(x.scalar_type());
+  // Without a norm h is x, which the caller may overwrite.
+  if (seen) seen->qkv = w.input_norm.defined() ? h.to(x.scalar_type()) : h.clone(), seen->o = mixed.to(x.scalar_type());
   const Tensor for_o = w.rounding ? rounded(w.rounding->o, mixed) : mixed;
   if (!w.attention_out_norm.defined() && c.residual_scale == 1.0) return adapted(ops::linear(for_o, w.o, w.o_bias, x), mixed, adapters_of(w).o);
   const Tensor out = normed(c, ops::linear(for_o, w.o, w.o_bias).to(x.scalar_type()), w.attention_out_norm);

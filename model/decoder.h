@@ -88,7 +88,7 @@ class Decoder {
   at::Tensor embed(const at::Tensor& tokens) const;
   /// x after the attention block of `layer`, residual included. `seen` may be null; `segments` as in ForwardOptions.
   at::Tensor attention_block(int64_t layer, const at::Tensor& x, int64_t batch, AttentionInputs* seen = nullptr, const at::Tensor& segments = {}) const;
-  /// The input of the FFN (dense, shared, experts and router) of `layer`: x after the norm, if there is one. x is the stream after the
+  /// The input of the FFN (dense, shared, experts and router) of `layer`: x after the norm, or x itself where there is none. x is the stream after the
   /// attention block, or before it in layers that are parallel (NormPlaces).
   at::Tensor ffn_input(int64_t layer, const at::Tensor& x) const;
   /// What is added to the residual stream for FfnPass::out of a dense FFN: `out` after the norm of results, scaled.
