@@ -75,6 +75,7 @@ class Planner {
     expect(embedding, {embedding.shape[0], shape_.hidden});
 
     for (const TensorEntry& name : model_tensors()) {
+      if (!family_->is(name.kinds)) continue;
       if (name.hf == "lm_head.weight") add_head(name);
       else add_same(std::string(name.gguf), std::string(name.hf), 0, true);
     }

@@ -17,6 +17,7 @@
 #include "formats/architecture.h"
 #include "formats/gguf_config.h"
 #include "formats/gguf_names.h"
+#include "formats/model_check.h"
 #include "formats/model_config.h"
 #include "formats/tensor_source.h"
 #include "provenance/artifact.h"
@@ -39,6 +40,9 @@ std::string why_not_gguf(const fs::path& path) {
     const ModelKind* kind = find_model_kind(Architecture(*checkpoint.config).model_type());
     if (!kind || kind->arch.empty())
       return fmt::format("GGUF: models of the type {} are not written; {} are", printable(Architecture(*checkpoint.config).model_type()), list_model_kinds(false));
+    for (const TensorEntry& entry : layer_tensors())
+      if (kind->is(entry.kinds) && entry.hf.ends_with(".bias") && entry.gguf.empty() && use_of(*kind, entry.hf, *checkpoint.config) == TensorUse::needed)
+        return fmt::format("it cannot be written as GGUF: llama.cpp has no place for {}", entry.hf);
     GgufMetadata metadata;
     add_architecture_keys(*checkpoint.config, fs::is_directory(path) ? path / "config.json" : path, *kind, 1, 0, metadata);
   } catch (const Interrupted&) {
