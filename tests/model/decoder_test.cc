@@ -315,7 +315,7 @@ TEST_CASE("configurations that would be read wrongly are refused") {
   refused(dense, {{"use_sliding_window", true}}, "use_sliding_window");
   refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"chunked_attention", "full_attention"}}}, "chunked_attention");
   refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"full_attention", "sliding_attention"}}}, "sliding_attention");
-  refused(moe, {{"rope_parameters", {{"partial_rotary_factor", 0.3}}}}, "partial_rotary_factor");
+  refused(moe, {{"rope_parameters", {{"partial_rotary_factor", 0.1}}}}, "partial_rotary_factor");
   refused(moe, {{"n_group", 2}}, "n_group");
   refused(moe, {{"num_experts_per_tok", 6}}, "num_experts_per_tok");
 }
