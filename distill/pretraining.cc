@@ -73,7 +73,7 @@ ModelConfig PretrainConfig::shape(int64_t vocab) const {
   c.kv_heads = kv_heads;
   c.head_dim = hidden_size / heads;
   c.max_position = context;
-  c.rope_theta = rope_theta;
+  c.rope.theta = rope_theta;
   c.tie_embeddings = !untied;
   return c;
 }

@@ -119,6 +119,7 @@ Training::Training(std::unique_ptr<Decoder> student, std::unique_ptr<BatchSource
       losses_(std::move(losses)),
       group_(std::move(group)) {
   const ModelConfig& shape = student_->config();
+  if (const std::string cause = shape.why_not_trained(); !cause.empty()) throw MismatchError("the student cannot be trained: " + cause);
   for (const TargetKind kind : signal_->kinds()) require_targets(losses_, kind);
   options_.steps = batches_->steps();
   trainer_ = std::make_unique<Trainer>(*student_, options_, group_);

@@ -47,7 +47,7 @@ std::vector<std::string> write_arena_answers(const ArenaConfig& config, const fs
   const Checkpoint checkpoint = open_checkpoint(path);
   const Generator model(checkpoint);
   const TaskPrompts prompts(tasks, 1, config.plain_prompts, path, *tokenizer, true, TaskUse::prompted);
-  if (const int64_t context = model.config().max_position; context > 0)
+  if (const int64_t context = model.config().context(); context > 0)
     for (int64_t i = 0; i < prompts.count(); ++i)
       if (int64_t(prompts.opening(i).ids.size()) + config.max_tokens > context)
         throw MismatchError(fmt::format("task '{}' has {} tokens for model '{}', and with {} of an answer more than its context of {}; use a shorter prompt or "

@@ -77,7 +77,7 @@ std::vector<EncodedQuestion> encode_questions(const Tokenizer& tokenizer, bool a
 std::vector<ChoiceScore> score_choices(const Decoder& model, const std::vector<ChoiceQuestion>& questions, const std::vector<EncodedQuestion>& encoded,
                                        int64_t batch, const std::function<void(int64_t)>& step) {
   at::NoGradGuard no_grad;
-  const int64_t most = model.config().max_position;
+  const int64_t most = model.config().context();
   std::vector<Scored> all;
   std::vector<ChoiceScore> scores(questions.size());
   for (size_t q = 0; q < encoded.size(); ++q) {

@@ -16,11 +16,15 @@ namespace {
 
 constexpr int64_t kMaxExperts = 65'536;  // of one tensor: bounds the names that a hostile shape can ask for
 
-bool matches(std::string_view name, std::string_view pattern, int64_t expert) {
-  const size_t number = pattern.find('#');
-  if (number == std::string_view::npos) return name == pattern;
-  return expert >= 0 && name.starts_with(pattern.substr(0, number)) && name.ends_with(pattern.substr(number + 1)) &&
-         name == fmt::format("{}{}{}", pattern.substr(0, number), expert, pattern.substr(number + 1));
+/// '#' is a number of at most nine digits without leading zeros.
+bool matches(std::string_view name, std::string_view pattern) {
+  const size_t at = pattern.find('#');
+  if (at == std::string_view::npos) return name == pattern;
+  const std::string_view before = pattern.substr(0, at), behind = pattern.substr(at + 1);
+  if (!name.starts_with(before) || !name.ends_with(behind) || name.size() <= before.size() + behind.size()) return false;
+  const std::string_view number = name.substr(before.size(), name.size() - before.size() - behind.size());
+  return number.size() <= 9 && (number == "0" || number.front() != '0') &&
+         std::ranges::all_of(number, [](char c) { return c >= '0' && c <= '9'; });
 }
 
 /// A count that the config, or the config of its text model, gives under one of several names.
@@ -64,7 +68,7 @@ TensorRole Architecture::role(const TensorInfo& tensor) const {
   if (parsed.in_decoder() && layers_ >= 0 && parsed.layer >= layers_) return TensorRole::mtp;
   if (!known()) return guess(tensor);
   for (const TensorEntry& entry : parsed.in_decoder() ? layer_tensors() : model_tensors())
-    if (kind_->is(entry.kinds) && matches(parsed.in_decoder() ? parsed.rest : name, entry.hf, parsed.expert)) return entry.role;
+    if (kind_->is(entry.kinds) && matches(parsed.in_decoder() ? parsed.rest : name, entry.hf)) return entry.role;
   return TensorRole::other;
 }
 

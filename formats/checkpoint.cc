@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "core/python_json.h"
 #include "core/real_path.h"
+#include "formats/architecture.h"
 #include "formats/folder_contents.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/quantized_checkpoint.h"
@@ -52,6 +53,8 @@ bool same_values(const TensorSource& source, const TensorInfo& a, const TensorIn
 /// transformers ties head and embedding only where their values are equal, whatever config.json states (noted by formats/model_check).
 void untie_other_head(Checkpoint& checkpoint) {
   Json& config = *checkpoint.config;
+  if (const ModelKind* kind = find_model_kind(Architecture(config).model_type()); kind && kind->computed.tied && !config.contains("tie_word_embeddings"))
+    config["tie_word_embeddings"] = true;  // what leaving it out means there
   const auto tie = config.find("tie_word_embeddings");
   const TensorSource& source = *checkpoint.tensors;
   const TensorInfo *embedding = source.find(kEmbedding), *head = source.find(kHead);

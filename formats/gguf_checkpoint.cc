@@ -86,6 +86,7 @@ void GgufCheckpoint::refuse(const GgufTensor& tensor, std::string_view cause) co
 void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   if (tensor.name == kGgufRopeFactors) return;  // read by config()
   for (const TensorEntry& name : model_tensors()) {
+    if (!family_.is(name.kinds)) continue;
     if (name.gguf == tensor.name) return add(std::string(name.hf), tensor, tensor.shape, {});
   }
   const std::string_view name = tensor.name;

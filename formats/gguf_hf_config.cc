@@ -168,7 +168,7 @@ void GgufCheckpoint::add_expert_config(Json& c) const {
   c["n_group"] = file_.integer(key("expert_group_count"), 1);
   c["topk_group"] = file_.integer(key("expert_group_used_count"), 1);
   c["num_nextn_predict_layers"] = file_.integer(key("nextn_predict_layers"), 0);
-  if (family_.computed && family_.computed->qk_norm == ModelKind::Given::by_config)
+  if (family_.computed.qk_norm == ModelKind::Given::by_config)
     c["use_qk_norm"] = find("model.layers.0.self_attn.q_norm.weight") != nullptr;
 }
 

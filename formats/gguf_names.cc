@@ -16,13 +16,14 @@ constexpr GgufExpertName kExperts[] = {
 const ModelKind* kind_of_gguf(std::string_view arch, bool experts) {
   const auto kinds = model_kinds();
   const auto it = std::ranges::find_if(
-      kinds, [&](const ModelKind& k) { return k.arch == arch && (k.has_experts() == experts || arch != "llama"); });
+      kinds, [&](const ModelKind& k) { return !k.arch.empty() && k.arch == arch && (k.has_experts() == experts || arch != "llama"); });
   return it == kinds.end() ? nullptr : &*it;
 }
 
 std::string list_model_kinds(bool gguf) {
   std::string list;
   for (const ModelKind& kind : model_kinds()) {
+    if (kind.arch.empty()) continue;
     const std::string_view name = gguf ? kind.arch : kind.model_type;
     if (gguf && kind.is(ModelKind::mistral | ModelKind::mixtral)) continue;  // both are llama there
     list += (list.empty() ? "" : ", ") + std::string(name);

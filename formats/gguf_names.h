@@ -15,7 +15,7 @@ inline constexpr std::string_view kGgufRopeFactors = "rope_freqs.weight";
 
 /// The kind of a GGUF architecture; nullptr when it is not supported. In GGUF Mixtral and Mistral have the architecture llama.
 const ModelKind* kind_of_gguf(std::string_view arch, bool experts);
-/// The model types, or with `gguf` the architectures, comma-separated: for messages.
+/// The model types that have a GGUF architecture, or with `gguf` those architectures, comma-separated: for messages.
 std::string list_model_kinds(bool gguf);
 
 /// The name in transformers of what GGUF calls "blk.N." + `gguf`; "" when this kind has no such tensor.

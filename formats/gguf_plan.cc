@@ -57,7 +57,7 @@ class Planner {
   GgufPlan make() {
     const std::string type = JsonObject(config_, config_file_, "", JsonNull::absent).text("model_type", "");
     family_ = find_model_kind(type);
-    if (!family_) {
+    if (!family_ || family_->arch.empty()) {
       throw FormatError(config_file_, -1,
                         fmt::format("model_type '{}' cannot be written as GGUF; supported: {}", type, list_model_kinds(false)));
     }
@@ -75,6 +75,7 @@ class Planner {
     expect(embedding, {embedding.shape[0], shape_.hidden});
 
     for (const TensorEntry& name : model_tensors()) {
+      if (!family_->is(name.kinds)) continue;
       if (name.hf == "lm_head.weight") add_head(name);
       else add_same(std::string(name.gguf), std::string(name.hf), 0, true);
     }

@@ -34,8 +34,8 @@ std::string listed(const std::vector<std::string>& names) {
 
 /// The sizes that config.json gives.
 struct Sizes {
-  int64_t layers, hidden, vocabulary, inner, heads, key_heads, head, experts, expert_inner, shared_experts, shared_inner, query_rank,
-      key_rank, nope, rope, value;
+  int64_t layers, hidden, vocabulary, inner, heads, key_heads, head, experts, expert_inner, shared_experts, shared_inner,
+      query_rank, key_rank, nope, rope, value;
 
   Sizes(const JsonObject& c, const ModelKind& kind) {
     const auto size = [&](std::string_view key, int64_t fallback = kUnknown) {
@@ -48,13 +48,15 @@ struct Sizes {
     vocabulary = size("vocab_size");
     inner = size("intermediate_size");
     heads = size("num_attention_heads");
-    const int64_t usual_keys = kind.computed && kind.computed->kv_heads > 0 ? kind.computed->kv_heads : kUnknown;
+    const int64_t usual_keys = kind.computed.kv_heads > 0 ? kind.computed.kv_heads : kUnknown;
     key_heads = size("num_key_value_heads", kind.kv_heads_by_heads || null_keys ? heads : usual_keys);
-    const int64_t usual_head = kind.computed && kind.computed->head_dim > 0 ? kind.computed->head_dim
-                               : kind.own_head_dim                          ? kUnknown
-                                                                            : quotient(hidden, heads);
-    head = size("head_dim", null_head ? quotient(hidden, heads) : usual_head);
-    experts = size(kind.mixture == ModelKind::Mixture::qwen && c.has("num_local_experts") ? "num_local_experts" : kind.experts_key);
+    const int64_t usual_head = kind.computed.head_dim > 0 ? kind.computed.head_dim
+                               : kind.own_head_dim        ? kUnknown
+                                                          : quotient(hidden, heads);
+    head = kind.is(ModelKind::stablelm) ? quotient(hidden, heads)
+                                        : size("head_dim", null_head ? quotient(hidden, heads) : usual_head);
+    experts =
+        size(kind.mixture == ModelKind::Mixture::qwen && c.has("num_local_experts") ? "num_local_experts" : kind.experts_key);
     expert_inner = kind.mixture == ModelKind::Mixture::plain ? inner : size("moe_intermediate_size");
     shared_experts = kind.gated_shared_expert ? 1 : size("n_shared_experts", kind.shared_experts);
     shared_inner = kind.gated_shared_expert ? size("shared_expert_intermediate_size") : product(shared_experts, expert_inner);
@@ -65,9 +67,16 @@ struct Sizes {
     value = size("v_head_dim");
   }
 
-  static int64_t product(int64_t a, int64_t b) { return a < 0 || b < 0 ? kUnknown : a * b; }  // of two below 2^31
+  /// What 64 bits do not hold is more than any tensor has.
+  static int64_t product(int64_t a, int64_t b) {
+    int64_t out = 0;
+    return a < 0 || b < 0 ? kUnknown : __builtin_mul_overflow(a, b, &out) ? INT64_MAX : out;
+  }
   static int64_t quotient(int64_t a, int64_t b) { return a < 0 || b <= 0 ? kUnknown : a / b; }
-  static int64_t sum(int64_t a, int64_t b) { return a < 0 || b < 0 ? kUnknown : a + b; }
+  static int64_t sum(int64_t a, int64_t b) {
+    int64_t out = 0;
+    return a < 0 || b < 0 ? kUnknown : __builtin_add_overflow(a, b, &out) ? INT64_MAX : out;
+  }
 };
 
 bool fits(const std::vector<int64_t>& shape, const std::vector<int64_t>& wanted) {
@@ -81,9 +90,19 @@ std::optional<std::vector<int64_t>> shape_of(std::string_view hf, const Sizes& s
              shared = hf.find("shared_expert") != std::string_view::npos;
   const auto linear = [&](int64_t out, int64_t in) { return bias ? std::vector<int64_t>{out} : std::vector<int64_t>{out, in}; };
   const auto has = [&](std::string_view part) { return hf.find(part) != std::string_view::npos; };
-  if (hf == "input_layernorm.weight" || hf == "post_attention_layernorm.weight") return std::vector<int64_t>{s.hidden};
+  if (!has("self_attn.") && has("_layernorm.")) return std::vector<int64_t>{s.hidden};
   if (has("self_attn.")) {
-    if (has("q_norm") || has("k_norm")) return std::vector<int64_t>{s.head};
+    if (has("_layernorm.norms.")) return std::vector<int64_t>{s.head};
+    if (has("q_norm") || has("k_norm")) {
+      const int64_t count = has("q_norm") ? s.heads : s.key_heads;
+      if (kind.computed.head_norm == HeadNorm::head) return std::vector<int64_t>{s.head};
+      if (kind.computed.head_norm == HeadNorm::wide) return std::vector<int64_t>{Sizes::product(count, s.head)};
+      return std::vector<int64_t>{count, s.head};
+    }
+    if (has("qkv_proj")) {
+      const int64_t keys = Sizes::product(2, Sizes::product(s.key_heads, s.head));
+      return linear(Sizes::sum(Sizes::product(s.heads, s.head), keys), s.hidden);
+    }
     if (kind.latent_attention) {
       const int64_t wide = Sizes::sum(s.nope, s.rope);
       if (has("q_proj")) return linear(Sizes::product(s.heads, wide), s.hidden);
@@ -105,6 +124,7 @@ std::optional<std::vector<int64_t>> shape_of(std::string_view hf, const Sizes& s
   if (has("input_linear")) return std::vector<int64_t>{s.experts, Sizes::product(2, s.expert_inner), s.hidden};
   if (has("output_linear")) return std::vector<int64_t>{s.experts, s.hidden, s.expert_inner};
   const int64_t width = expert ? s.expert_inner : shared ? s.shared_inner : s.inner;
+  if (has("gate_up_proj")) return linear(Sizes::product(2, width), s.hidden);
   if (has("gate_proj") || has("up_proj") || has(".w1.") || has(".w3.")) return linear(width, s.hidden);
   if (has("down_proj") || has(".w2.")) return linear(s.hidden, width);
   return std::nullopt;
@@ -122,9 +142,10 @@ class ModelChecker {
         from_gguf_(!std::filesystem::is_directory(where) || !std::filesystem::exists(where / "config.json")) {}
 
   std::vector<std::string> run() {
-    const bool tied = config_.flag("tie_word_embeddings", false);
+    const bool tied = config_.flag("tie_word_embeddings", kind_.computed.tied);
     expect("model.embed_tokens.weight", std::vector<int64_t>{sizes_.vocabulary, sizes_.hidden}, true);
     expect("model.norm.weight", std::vector<int64_t>{sizes_.hidden}, true);
+    if (kind_.computed.norm_bias) expect("model.norm.bias", std::vector<int64_t>{sizes_.hidden}, true);
     expect("lm_head.weight", std::vector<int64_t>{sizes_.vocabulary, sizes_.hidden}, !tied && writes_text());
     for (int64_t layer = 0; layer < sizes_.layers && missing_.size() < kMostMissing; ++layer) expect_layer(layer);
     if (!missing_.empty()) refuse_missing();
@@ -145,8 +166,8 @@ class ModelChecker {
       std::vector<std::string> wanted;
       for (const int64_t n : *shape) wanted.push_back(n == kUnknown ? "any" : std::to_string(n));
       throw FormatError(where_, -1,
-                        fmt::format("tensor '{}' has shape [{}]; its config.json requires [{}]", name, fmt::join(info->shape, ", "),
-                                    fmt::join(wanted, ", ")));
+                        fmt::format("tensor '{}' has shape [{}]; its config.json requires [{}]", name,
+                                    fmt::join(info->shape, ", "), fmt::join(wanted, ", ")));
     }
   }
 
@@ -162,7 +183,10 @@ class ModelChecker {
   bool has_experts(int64_t layer) const {
     if (!kind_.has_experts()) return false;
     if (kind_.mixture == ModelKind::Mixture::leading_dense)
-      return layer >= config_.integer("first_k_dense_replace", 0, INT32_MAX, kind_.is(ModelKind::glm4_moe) ? 1 : 3);
+      return layer >= config_.integer("first_k_dense_replace", 0, INT32_MAX,
+                                      kind_.is(ModelKind::glm4_moe)      ? 1
+                                      : kind_.is(ModelKind::deepseek_v3) ? 3
+                                                                         : 0);
     if (kind_.mixture != ModelKind::Mixture::qwen) return true;
     const Json& dense = config_.list_or_empty("mlp_only_layers");
     return std::ranges::find(dense, Json(layer)) == dense.end() &&
@@ -180,22 +204,27 @@ class ModelChecker {
       if ((entry.need == Need::dense && moe) || ((entry.need == Need::moe || entry.need == Need::moe_optional) && !moe)) continue;
       const bool optional = entry.need == Need::optional || entry.need == Need::moe_optional;
       // Loaders of GGUF take the biases of queries, keys and values without one of the output.
-      const bool spared = (from_gguf_ && entry.hf == "self_attn.o_proj.bias") || (in_memory && entry.hf.starts_with("block_sparse_moe."));
+      const bool spared =
+          (from_gguf_ && entry.hf == "self_attn.o_proj.bias") || (in_memory && entry.hf.starts_with("block_sparse_moe."));
       const bool needed = !spared && !(optional && use == TensorUse::open);
       const auto shape = shape_of(entry.hf, sizes_, kind_);
       if (const size_t number = entry.hf.find('#'); number != std::string_view::npos) {
-        for (int64_t e = 0; e < std::max<int64_t>(1, sizes_.experts) && missing_.size() < kMostMissing; ++e)
+        const int64_t numbers = !entry.hf.starts_with("self_attn.")             ? sizes_.experts
+                                : entry.hf.find("q_") != std::string_view::npos ? sizes_.heads
+                                                                                : sizes_.key_heads;
+        for (int64_t e = 0; e < std::max<int64_t>(1, numbers) && missing_.size() < kMostMissing; ++e)
           expect(fmt::format("{}{}{}{}", prefix, entry.hf.substr(0, number), e, entry.hf.substr(number + 1)), shape, needed);
       } else {
-        expect(prefix + std::string(entry.hf), entry.role == TensorRole::fused_experts && optional ? std::nullopt : shape, needed);
+        expect(prefix + std::string(entry.hf), entry.role == TensorRole::fused_experts && optional ? std::nullopt : shape,
+               needed);
       }
     }
   }
 
   [[noreturn]] void refuse_missing() const {
-    std::string cause = missing_.size() == 1
-                            ? fmt::format("has no tensor '{}', which its config.json requires", missing_[0])
-                            : fmt::format("lacks {} tensors that its config.json requires: {}", missing_.size(), listed(missing_));
+    std::string cause = missing_.size() == 1 ? fmt::format("has no tensor '{}', which its config.json requires", missing_[0])
+                                             : fmt::format("lacks {} tensors that its config.json requires: {}", missing_.size(),
+                                                           listed(missing_));
     if (const std::string found = instead(); !found.empty()) cause += "; " + found;
     else cause += "; is the download complete, and is config.json of this model?";
     throw FormatError(where_, -1, cause);
@@ -208,16 +237,19 @@ class ModelChecker {
     for (const TensorInfo& t : tensors_.tensors()) {
       const std::string_view name = t.name;
       if (name.find(".lora_") != std::string_view::npos)
-        return fmt::format("'{}' is of a LoRA adapter: merge the adapter into its base model (peft: merge_and_unload) and save that", name);
+        return fmt::format(
+            "'{}' is of a LoRA adapter: merge the adapter into its base model (peft: merge_and_unload) and save that", name);
       if (name == bare)
         return fmt::format("it has '{}', as AutoModel saves a model without its head: save it from AutoModelForCausalLM", name);
       if (name.ends_with("." + first))
-        return fmt::format("it has '{}': take '{}' off the names of its tensors, or save the model itself and not a wrapper around it",
-                           name, name.substr(0, name.size() - first.size()));
+        return fmt::format(
+            "it has '{}': take '{}' off the names of its tensors, or save the model itself and not a wrapper around it", name,
+            name.substr(0, name.size() - first.size()));
       if (name.ends_with(fmt::format(".{}", bare))) return fmt::format("it has '{}' instead", name);
     }
     if (first == "lm_head.weight")
-      return "config.json does not tie the head to the embedding (tie_word_embeddings), and transformers would start from a random one";
+      return "config.json does not tie the head to the embedding (tie_word_embeddings), and transformers would start from a "
+             "random one";
     if (first == "model.embed_tokens.weight" && tensors_.find("lm_head.weight") && config_.flag("tie_word_embeddings", false))
       return "the head that is tied to it is there: save the model again with transformers, which writes the embedding";
     const std::string module = first.substr(0, first.rfind('.') + 1);
@@ -225,7 +257,8 @@ class ModelChecker {
     for (const TensorInfo& t : tensors_.tensors())
       if (t.name.starts_with(module)) parts.push_back(t.name);
     if (parts.empty()) return {};
-    return fmt::format("it has {}, parts of a quantized weight that no quantization_config of its config.json explains", listed(parts));
+    return fmt::format("it has {}, parts of a quantized weight that no quantization_config of its config.json explains",
+                       listed(parts));
   }
 
   std::vector<std::string> unused() const {
@@ -237,9 +270,11 @@ class ModelChecker {
       // Layers that predict further tokens are a part of these models, though no stage runs them.
       const bool predicts = role == TensorRole::mtp && kind_.mixture == ModelKind::Mixture::leading_dense;
       const TensorName name = TensorName::parse(t.name);
-      if (name.in_decoder() && use_of(kind_, name.rest, config_.json()) == TensorUse::needed) continue;  // no table has it, transformers does
+      if (name.in_decoder() && use_of(kind_, name.rest, config_.json()) == TensorUse::needed)
+        continue;  // no table has it, transformers does
       const bool other_head = !writes_text() && !name.in_decoder();
-      if (!predicts && !other_head && role != TensorRole::quantization && role != TensorRole::fused_experts) names.push_back(t.name);
+      if (!predicts && !other_head && role != TensorRole::quantization && role != TensorRole::fused_experts)
+        names.push_back(t.name);
     }
     return names;
   }
@@ -266,8 +301,8 @@ void check_layers(const Architecture& architecture, const TensorSource& tensors,
   for (int64_t layer = 0; layer < architecture.layers(); ++layer)
     if (!there.contains(layer))
       throw FormatError(where, -1,
-                        fmt::format("has no tensor of layer {}, though its config.json has {} layers; is the download complete?", layer,
-                                    architecture.layers()));
+                        fmt::format("has no tensor of layer {}, though its config.json has {} layers; is the download complete?",
+                                    layer, architecture.layers()));
 }
 
 /// Files that a clone without git-lfs did not fetch: no pointer is as long as a kilobyte.
@@ -284,8 +319,9 @@ std::vector<std::string> contradictions(const Checkpoint& checkpoint) {
   if (!std::filesystem::exists(config)) return notes;
   if (std::filesystem::exists(folder / kSafetensorsIndexName)) {
     if (std::filesystem::exists(folder / kSafetensorsName))
-      notes.push_back(fmt::format("{} and {} are both there: the single file counts, as in transformers, and the shards are not read",
-                                  kSafetensorsName, kSafetensorsIndexName));
+      notes.push_back(
+          fmt::format("{} and {} are both there: the single file counts, as in transformers, and the shards are not read",
+                      kSafetensorsName, kSafetensorsIndexName));
     else {
       const SafetensorsCheckpoint stored(folder);
       if (!stored.absent().empty()) notes.push_back(stored.absent());
@@ -295,7 +331,8 @@ std::vector<std::string> contradictions(const Checkpoint& checkpoint) {
   const Json written = read_python_json(config);
   if (written.value("tie_word_embeddings", Json()) == true && checkpoint.config->value("tie_word_embeddings", Json()) == false)
     notes.emplace_back(
-        "config.json ties the head to the embedding, but the file has a head of other values: the head counts, as in transformers "
+        "config.json ties the head to the embedding, but the file has a head of other values: the head counts, as in "
+        "transformers "
         "(tie_word_embeddings: false)");
   return notes;
 }
@@ -306,23 +343,31 @@ TensorUse use_of(const ModelKind& kind, std::string_view hf, const Json& config)
   const JsonObject c(config, "config.json", "", JsonNull::absent);
   const auto by = [](bool used) { return used ? TensorUse::needed : TensorUse::unused; };
   const auto flag = [&](const char* key, bool fallback) { return by(c.flag(key, fallback)); };
+  const ModelKind::Computed& facts = kind.computed;
+  const auto key_flag = [&](std::string_view key, bool fallback) { return by(c.flag(key, fallback)); };
   const bool attention = hf.starts_with("self_attn."), bias = hf.ends_with(".bias");
   if (attention && bias) {
     const bool output = hf == "self_attn.o_proj.bias";
-    if (kind.is(ModelKind::qwen2) && !output) return TensorUse::needed;
-    if (kind.is(ModelKind::qwen2_moe) && !output) return flag("qkv_bias", true);
-    const bool none = kind.is(ModelKind::mistral | ModelKind::mixtral | ModelKind::qwen2 | ModelKind::qwen2_moe) ||
-                      (kind.is(ModelKind::glm4_moe) && output);
-    return none ? TensorUse::unused : flag("attention_bias", false);
+    if (output && facts.output_bias) return key_flag(facts.bias_key, facts.bias_left_out);
+    if (output && !kind.latent_attention) return TensorUse::unused;
+    if (facts.qkv_bias == ModelKind::Given::always) return TensorUse::needed;
+    if (facts.qkv_bias == ModelKind::Given::never && !kind.latent_attention) return TensorUse::unused;
+    return key_flag(facts.bias_key, facts.bias_left_out);
   }
-  if (bias && hf.starts_with("mlp.")) return kind.is(ModelKind::llama) ? flag("mlp_bias", false) : TensorUse::unused;
-  if (kind.is(ModelKind::glm4_moe) && (hf == "self_attn.q_norm.weight" || hf == "self_attn.k_norm.weight")) return flag("use_qk_norm", false);
+  if (bias && hf.starts_with("mlp.")) return facts.mlp_bias ? flag("mlp_bias", false) : TensorUse::unused;
+  if (facts.qk_norm == ModelKind::Given::by_config && attention &&
+      (hf == "self_attn.q_norm.weight" || hf == "self_attn.k_norm.weight" ||
+       hf.find("_layernorm.norms.") != std::string_view::npos))
+    return key_flag(facts.qk_norm_key, false);
+  if (kind.is(ModelKind::stablelm) && hf.starts_with("post_attention_layernorm."))
+    return by(!c.flag("use_parallel_residual", false));
   if (kind.latent_attention && attention && hf.find("q_") == std::string_view("self_attn.").size()) {
     // Left out, the rank has transformers' default; null is none.
     const bool rank = !config.contains("q_lora_rank") || c.integer("q_lora_rank", 0, INT32_MAX, 0) > 0;
     return by(rank != (hf == "self_attn.q_proj.weight"));
   }
-  if (hf.starts_with("mlp.shared_experts.")) return by(c.integer("n_shared_experts", 0, INT32_MAX, std::max<int64_t>(0, kind.shared_experts)) > 0);
+  if (hf.starts_with("mlp.shared_experts."))
+    return by(c.integer("n_shared_experts", 0, INT32_MAX, std::max<int64_t>(0, kind.shared_experts)) > 0);
   return TensorUse::open;
 }
 
@@ -341,8 +386,10 @@ std::vector<std::string> check_model(const Checkpoint& checkpoint) {
   refuse_pointers(checkpoint.path);
   if (checkpoint.tensors->tensors().empty()) throw FormatError(checkpoint.path, -1, "has no tensors");
   std::vector<std::string> notes = contradictions(checkpoint);
-  if (const std::vector<std::string> unused = check_tensors(*checkpoint.config, *checkpoint.tensors, checkpoint.path); !unused.empty())
-    notes.push_back(fmt::format("{} tensors are not used by the model that config.json describes: {}", unused.size(), listed(unused)));
+  if (const std::vector<std::string> unused = check_tensors(*checkpoint.config, *checkpoint.tensors, checkpoint.path);
+      !unused.empty())
+    notes.push_back(
+        fmt::format("{} tensors are not used by the model that config.json describes: {}", unused.size(), listed(unused)));
   const TensorInfo* embedding = checkpoint.tensors->find("model.embed_tokens.weight");
   if (!embedding || embedding->shape.empty()) return notes;
   try {

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "formats/layer_features.h"
 #include "formats/tensor_name.h"
 
 namespace overproof {
@@ -40,7 +41,17 @@ struct ModelKind {
     qwen3_moe = 1 << 6,
     glm4_moe = 1 << 7,
     deepseek_v3 = 1 << 8,
-    granitemoe = 1 << 9
+    granitemoe = 1 << 9,
+    phi3 = 1 << 10,
+    granite = 1 << 11,
+    smollm3 = 1 << 12,
+    olmo2 = 1 << 13,
+    gemma = 1 << 14,
+    gemma2 = 1 << 15,
+    gemma3_text = 1 << 16,
+    stablelm = 1 << 17,
+    cohere = 1 << 18,
+    deepseek_v2 = 1 << 19
   };
   /// How an expert's matrices are named where each is a tensor: gate_proj, or w1. stay_fused: loaders need them in one tensor.
   enum class Experts { none, by_projection, by_number, stay_fused };
@@ -49,22 +60,43 @@ struct ModelKind {
   /// sigmoid, groups, and layers that predict further tokens.
   enum class Mixture { none, plain, qwen, leading_dense };
   enum class Given { never, always, by_config };
-  /// What transformers assumes when config.json leaves a key out, and what the configuration does not state; a checkpoint may rely on
-  /// it.
+  /// What model/ computes, where config.json does not state it: transformers' class has it so, or assumes it when a key is left out. A
+  /// checkpoint may rely on both.
   struct Computed {
     int64_t kv_heads = 0;  ///< 0: as many as heads
     double rms_norm_eps = 1e-6;
+    std::string_view eps_key = "rms_norm_eps";
     int64_t head_dim = 0;  ///< 0: hidden_size / heads
     Given qkv_bias = Given::never;
-    bool output_bias = false;  ///< config.attention_bias also means one of the output projection, which is not computed
-    bool mlp_bias = false;     ///< config.mlp_bias exists
+    std::string_view bias_key = "attention_bias";
+    bool bias_left_out = false;  ///< what `bias_key` means where it is left out
+    bool output_bias = false;    ///< the key also means one of the output projection
+    bool mlp_bias = false;       ///< config.mlp_bias exists
     Given qk_norm = Given::never;
+    HeadNorm head_norm = HeadNorm::head;
+    std::string_view qk_norm_key = "use_qk_norm";
+    NormKind norm = NormKind::rms;
+    bool norm_bias = false;
+    NormPlaces places = NormPlaces::pre;
+    std::string_view activation_key = "hidden_act";
+    GateActivation activation = GateActivation::silu;  ///< where the key is left out
+    WindowRule windows = WindowRule::none;
+    int64_t pattern = 0;            ///< WindowRule::pattern: every which layer sees everything
+    bool tied = false;              ///< where tie_word_embeddings is left out
+    bool partial_rope = false;      ///< partial_rotary_factor exists
+    bool pairs_in_file = false;     ///< RoPE turns neighbouring values of a head
+    bool scaled_embedding = false;  ///< by the root of hidden_size
+    int64_t original_positions =
+        0;  ///< longrope: where config.json leaves original_max_position_embeddings out; 0: as in other models
+    ExpertScores scores = ExpertScores::softmax;
+    bool normalised_weights = false;  ///< of the chosen experts, always
+    bool trained = false;             ///< can be a student, be carved or smoothed
   };
 
   Id id;
   std::string_view model_type;    ///< of config.json
   std::string_view architecture;  ///< transformers' class
-  std::string_view arch;          ///< GGUF's general.architecture, and the prefix of its keys
+  std::string_view arch = {};  ///< GGUF's general.architecture, and the prefix of its keys; "": GGUF is neither read nor written
   Experts experts = Experts::none;
   Mixture mixture = Mixture::none;
   std::string_view experts_key = {};     ///< config.json's key of their number
@@ -86,7 +118,7 @@ struct ModelKind {
   /// GGUF: RoPE turns neighbouring rows of a head, where transformers turns rows half a head apart: q and k are stored with
   /// their halves interleaved.
   bool interleaved_rope = false;
-  std::optional<Computed> computed = {};  ///< of the kinds that model/ computes
+  Computed computed = {};
 
   bool is(uint32_t ids) const { return (id & ids) != 0; }
   bool has_experts() const { return experts != Experts::none; }
@@ -102,8 +134,8 @@ struct TensorEntry {
   enum Need { always, optional, dense, moe, moe_optional, nextn };
   std::string_view hf;
   TensorRole role;
-  uint32_t kinds;               ///< those that have it
-  std::string_view gguf = {};   ///< behind "blk.N."; "" where it has no place in GGUF under one name
+  uint32_t kinds;              ///< those that have it
+  std::string_view gguf = {};  ///< behind "blk.N."; "" where it has no place in GGUF under one name
   Need need = always;
 };
 std::span<const TensorEntry> model_tensors();

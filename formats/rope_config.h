@@ -1,6 +1,7 @@
 #pragma once
 // RoPE in config.json: in `rope_parameters` since transformers 5, in `rope_theta` and `rope_scaling` before.
 
+#include <optional>
 #include <string>
 
 #include "core/json.h"
@@ -19,5 +20,8 @@ struct RopeConfig {
 /// and nothing of `rope_parameters`; what it leaves out is taken from the top level, then from the architecture's defaults. A top-level
 /// original_max_position_embeddings counts before that of the scaling. Throws FormatError for members of the wrong type.
 RopeConfig read_rope_config(const JsonObject& config, const ModelKind& kind);
+
+/// Of the layers with a sliding window, where the architecture gives them a RoPE of their own (Gemma 3).
+std::optional<RopeConfig> read_window_rope_config(const JsonObject& config, const ModelKind& kind);
 
 }  // namespace overproof

@@ -74,6 +74,16 @@ def checkpoints(seeds):
     seeds.put("model_config_fuzz", {
         "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8,
         "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}})
+    shape = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    moe = {"moe_intermediate_size": 8, "num_experts_per_tok": 2}
+    seeds.put("model_config_fuzz", *({**shape, **more} for more in (
+        {"model_type": "llama", "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "mscale": 0.7, "mscale_all_dim": 0.9}},
+        {"model_type": "phi3", "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}, "sliding_window": 9},
+        {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 8, "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}},
+        {"model_type": "smollm3", "no_rope_layers": [1, 0], "use_sliding_window": True, "sliding_window": 8},
+        {"model_type": "qwen2_moe", "num_experts": 4, "shared_expert_intermediate_size": 8, "mlp_only_layers": [1], **moe},
+        {"model_type": "deepseek_v3", "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "q_lora_rank": None, "kv_lora_rank": 4, "qk_nope_head_dim": 4,
+         "qk_rope_head_dim": 4, "v_head_dim": 4, "first_k_dense_replace": 1, **moe})))
     small = [f for f in glob.glob(str(GOLDEN / "*/*.safetensors")) if os.path.getsize(f) < 1 << 16]
     seeds.put("safetensors_fuzz", *map(Path, small))
     seeds.put("inspect_fuzz", *map(Path, small))

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/canonical_tensors.h"
 #include "formats/model_config.h"
 #include "formats/quantization_config.h"
 
@@ -81,20 +82,23 @@ std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json
   if (!has_quantization_config(config)) return layers;
   const Reader reader(file, config, tensors);
   if (!reader.rounds()) return layers;
+  if (shape.is_latent()) throw FormatError(file, -1, "quantization_config rounds activations, which is not computed for latent attention");
   for (int64_t l = 0; l < shape.layers; ++l) {
     const std::string layer = fmt::format("model.layers.{}.", l);
-    const auto ffn = [&](const std::string& at) {
-      return FfnRounding{reader.of(layer + at + "gate_proj"), reader.of(layer + at + "up_proj"),
-                         reader.of(layer + at + "down_proj")};
+    const auto of = [&](const std::string& canonical) -> std::optional<ActivationRounding> {
+      const std::string module = stored_module(shape, canonical);
+      return module.empty() ? std::nullopt : reader.of(layer + module);
     };
+    const auto ffn = [&](const std::string& at) { return FfnRounding{of(at + "gate_proj"), of(at + "up_proj"), of(at + "down_proj")}; };
+    const bool moe = shape.shape_of(l).experts;
     LayerRounding r;
-    r.q = reader.of(layer + "self_attn.q_proj");
-    r.k = reader.of(layer + "self_attn.k_proj");
-    r.v = reader.of(layer + "self_attn.v_proj");
-    r.o = reader.of(layer + "self_attn.o_proj");
-    if (!shape.is_moe()) r.dense = ffn("mlp.");
+    r.q = of("self_attn.q_proj");
+    r.k = of("self_attn.k_proj");
+    r.v = of("self_attn.v_proj");
+    r.o = of("self_attn.o_proj");
+    if (!moe) r.dense = ffn("mlp.");
     else if (shape.n_shared_experts > 0) r.dense = ffn("mlp.shared_experts.");
-    for (int64_t e = 0; e < shape.n_routed_experts; ++e) r.experts.push_back(ffn(fmt::format("mlp.experts.{}.", e)));
+    for (int64_t e = 0; moe && e < shape.n_routed_experts; ++e) r.experts.push_back(ffn(fmt::format("mlp.experts.{}.", e)));
     const bool any = r.q || r.k || r.v || r.o || r.dense.any() || std::ranges::any_of(r.experts, &FfnRounding::any);
     if (any) layers[size_t(l)] = std::make_shared<const LayerRounding>(std::move(r));
   }

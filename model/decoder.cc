@@ -6,14 +6,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "model/activation_rounding.h"
 #include "model/adapters.h"
 #include "model/decoder_parts.h"
+#include "model/host_values.h"
 #include "model/ops/attention.h"
 #include "model/ops/head_loss.h"
 #include "model/ops/linear.h"
@@ -47,6 +46,24 @@ Tensor visible_in(const Tensor& segments) {
   return same.logical_and(at::ones({segments.size(1), segments.size(1)}, at::kBool).tril());
 }
 
+/// Angles of tokens at the places `position` I64 [tokens] of segments whose lengths are `lengths` I64 [tokens].
+ops::RotaryAngles angles_at(const Rope& rope, int64_t length, const Tensor& position, const Tensor& lengths) {
+  const auto of = [&](int64_t whole) {
+    const ops::RotaryAngles all = rope.angles(0, length, whole);
+    const Tensor places = position.to(all.cos.device());
+    return ops::RotaryAngles{all.cos.index_select(0, places), all.sin.index_select(0, places)};
+  };
+  if (!rope.by_length()) return of(length);
+  const Tensor distinct = std::get<0>(at::_unique(lengths));
+  ops::RotaryAngles angles;
+  for (const int64_t whole : host_values<int64_t>(distinct)) {
+    const ops::RotaryAngles own = of(whole);
+    const Tensor here = lengths.eq(whole).unsqueeze(1).to(own.cos.device());
+    angles = angles.cos.defined() ? ops::RotaryAngles{at::where(here, own.cos, angles.cos), at::where(here, own.sin, angles.sin)} : own;
+  }
+  return angles;
+}
+
 const LayerAdapters& adapters_of(const LayerWeights& w) {
   static const LayerAdapters kNone;
   return w.adapters ? *w.adapters : kNone;
@@ -54,13 +71,16 @@ const LayerAdapters& adapters_of(const LayerWeights& w) {
 
 bool has_ffn(const LayerAdapters& a) { return a.gate.a.defined() || a.up.a.defined() || a.down.a.defined(); }
 
-/// As ops::feed_forward, with biases and adapters.
-Tensor adapted_feed_forward(const Tensor& h, const LayerWeights& w, const Tensor& residual) {
+/// As ops::feed_forward, with biases, adapters and any activation. `residual` may be undefined.
+Tensor general_feed_forward(GateActivation activation, const Tensor& h, const LayerWeights& w, const Tensor& residual) {
   const LayerAdapters& a = adapters_of(w);
-  const Tensor z = ops::linear(h, w.gate_up, w.gate_up_bias);
-  const int64_t width = w.down.size(1);
-  const Tensor activation = at::silu(adapted(z.narrow(1, 0, width), h, a.gate)) * adapted(z.narrow(1, width, width), h, a.up);
-  return adapted(ops::linear(activation, w.down, w.down_bias, residual), activation, a.down);
+  Tensor z = ops::linear(h, w.gate_up, w.gate_up_bias);
+  if (has_ffn(a)) {
+    const int64_t width = w.down.size(1);
+    z = at::cat({adapted(z.narrow(1, 0, width), h, a.gate), adapted(z.narrow(1, width, width), h, a.up)}, 1);
+  }
+  const Tensor activated = gated(activation, z);
+  return adapted(ops::linear(activated, w.down, w.down_bias, residual), activated, a.down);
 }
 
 /// Rounding has no gradient: training would run and learn nothing.
@@ -74,45 +94,25 @@ void require_trainable(const std::vector<LayerWeights>& layers) {
 
 }  // namespace
 
-Tensor inverse_frequencies(const ModelConfig& c, const Placement& placement) {
-  const auto type = placement.options().dtype(wide_type(placement.dtype));
-  const Tensor exponents = at::arange(0, c.head_dim, 2, at::kFloat) / double(c.head_dim);
-  Tensor f = at::pow(at::Scalar(c.rope_theta), exponents).reciprocal();
-  if (!c.has_rope_scaling) return f.to(type);
-  const RopeScaling& s = c.rope_scaling;
-  const double long_wave = double(s.original_max_position) / s.low_freq_factor;
-  const double short_wave = double(s.original_max_position) / s.high_freq_factor;
-  const Tensor wavelength = 2.0 * std::numbers::pi / f;
-  const Tensor blend =
-      (double(s.original_max_position) / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-  const Tensor between = (1.0 - blend) * f / s.factor + blend * f;
-  return at::where(wavelength > long_wave, f / s.factor, at::where(wavelength < short_wave, f, between)).to(type);
-}
-
-void check_tokens(const Tensor& tokens, const ModelConfig& config) {
-  OVERPROOF_CHECK(tokens.scalar_type() == at::kLong && tokens.numel() > 0);
-  const auto [low, high] = at::aminmax(tokens);
-  if (low.item<int64_t>() < 0 || high.item<int64_t>() >= config.vocab_size)
-    throw MismatchError(fmt::format("token id {} is outside the model's vocabulary of {}",
-                                    low.item<int64_t>() < 0 ? low.item<int64_t>() : high.item<int64_t>(), config.vocab_size));
-}
-
 Decoder::Decoder(ModelConfig config, const TensorSource& tensors, const Placement& placement)
     : config_(std::move(config)), placement_(placement), weights_(load_weights(config_, tensors, placement, "checkpoint")) {
-  inverse_frequencies_ = inverse_frequencies(config_, placement);
+  set_rope();
 }
 
-Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move(config)), weights_(std::move(weights)) {
-  inverse_frequencies_ = inverse_frequencies(config_, placement_);
-}
+Decoder::Decoder(ModelConfig config, DecoderWeights weights) : config_(std::move(config)), weights_(std::move(weights)) { set_rope(); }
 
 Decoder::Decoder(const Checkpoint& checkpoint, const Placement& placement)
     : config_(ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string())),
       placement_(placement),
       weights_(load_weights(config_, *checkpoint.tensors, placement, checkpoint.path)) {
-  inverse_frequencies_ = inverse_frequencies(config_, placement);
+  set_rope();
   auto rounding = activation_rounding(*checkpoint.config, config_, *checkpoint.tensors, checkpoint.path / "config.json");
   for (size_t i = 0; i < rounding.size(); ++i) weights_.layers[i].rounding = std::move(rounding[i]);
+}
+
+void Decoder::set_rope() {
+  rope_ = Rope(config_.rope, config_.head_dim, placement_);
+  if (config_.window_rope) window_rope_ = Rope(*config_.window_rope, config_.head_dim, placement_);
 }
 
 Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) const {
@@ -123,29 +123,47 @@ Tensor Decoder::hidden(const Tensor& tokens, const ForwardOptions& options) cons
   Tensor x = embed(tokens);
   for (int64_t l = 0; l < config_.layers; ++l) {
     const Tensor attended = attention(l, x, seen, batch, length, nullptr);
-    x = ffn_block(l, attended, options);
+    x = ffn_block(l, attended, x, options);
     if (options.layers) options.layers->push_back({attended, x});
   }
   return last_norm(x);
 }
 
-Tensor Decoder::last_norm(const Tensor& x) const { return ops::rms_norm(x, weights_.final_norm, config_.rms_norm_eps); }
+Tensor Decoder::last_norm(const Tensor& x) const {
+  const Tensor y = normed(config_, x, weights_.final_norm, weights_.final_norm_bias);
+  return config_.logit_scale == 1.0 ? y : y * config_.logit_scale;
+}
 
 Tensor Decoder::logits(const Tensor& hidden) const {
   const bool exact = at::GradMode::is_enabled() || ops::operand_type(hidden) == hidden.scalar_type();
-  return exact ? ops::linear(hidden, head()) : ops::logits(hidden, head());
+  return capped(exact ? ops::linear(hidden, head()) : ops::logits(hidden, head()), config_.logit_cap);
 }
 
 Tensor Decoder::embed(const Tensor& tokens) const {
   check_tokens(tokens, config_);
-  return at::embedding(weights_.embedding, tokens.reshape({-1}).to(placement_.device));
+  const Tensor x = at::embedding(weights_.embedding, tokens.reshape({-1}).to(placement_.device));
+  return config_.embedding_scale == 1.0 ? x : x * config_.embedding_scale;
 }
 
 Decoder::Sight Decoder::sight(int64_t length, const Tensor& segments) const {
-  const ops::RotaryAngles angles = ops::rotary_angles(inverse_frequencies_, 0, length);
-  if (!segments.defined()) return {angles, {}};
-  const Tensor position = positions_in(segments).reshape({-1}).to(placement_.device);
-  return {{angles.cos.index_select(0, position), angles.sin.index_select(0, position)}, visible_in(segments).to(placement_.device)};
+  const bool windows = config_.has_windows() && config_.window < length;
+  Sight sight;
+  if (!segments.defined()) {
+    sight.angles = rope_.angles(0, length, length);
+    sight.window_angles = config_.window_rope ? window_rope_.angles(0, length, length) : sight.angles;
+    if (windows) sight.window_mask = window_mask(length, length, config_.window).to(placement_.device);
+    return sight;
+  }
+  const Tensor position = positions_in(segments).reshape({-1});
+  const Tensor lengths = rope_.by_length() || (config_.window_rope && window_rope_.by_length())
+                             ? segments.unsqueeze(2).eq(segments.unsqueeze(1)).sum(2).reshape({-1})
+                             : Tensor();
+  sight.angles = angles_at(rope_, length, position, lengths);
+  sight.window_angles = config_.window_rope ? angles_at(window_rope_, length, position, lengths) : sight.angles;
+  const Tensor visible = visible_in(segments);
+  sight.mask = visible.to(placement_.device);
+  sight.window_mask = windows ? visible.logical_and(window_mask(length, length, config_.window)).to(placement_.device) : sight.mask;
+  return sight;
 }
 
 Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, AttentionInputs* seen, const Tensor& segments) const {
@@ -154,33 +172,79 @@ Tensor Decoder::attention_block(int64_t layer, const Tensor& x, int64_t batch, A
   return attention(layer, x, sight(length, segments), batch, length, seen);
 }
 
-/// Attention with its output projection and residual.
-Tensor Decoder::attention(int64_t layer, const Tensor& x, const Sight& sight, int64_t batch, int64_t length, AttentionInputs* seen) const {
+/// Queries, keys and values, without RoPE.
+Decoder::Projections Decoder::project(int64_t layer, const Tensor& h, AttentionInputs* seen) const {
+  if (config_.is_latent()) return project_latent(layer, h, seen);
   const ModelConfig& c = config_;
   const LayerWeights& w = weights_.layers[size_t(layer)];
   static const LayerRounding kNone;
   const LayerRounding& rounding = w.rounding ? *w.rounding : kNone;
-  const Tensor h = ops::rms_norm(x, w.input_norm, c.rms_norm_eps, w.rounding ? x.scalar_type() : ops::operand_type(x));
   const Tensor for_q = rounded(rounding.q, h);
   const Tensor for_k = rounding.k == rounding.q ? for_q : rounded(rounding.k, h);  // dynamic scales: one tensor for all three
   const Tensor for_v = rounding.v == rounding.q ? for_q : rounded(rounding.v, h);
   const LayerAdapters& adapters = adapters_of(w);
-  Tensor q = adapted(ops::linear(for_q, w.q, w.q_bias), for_q, adapters.q).view({-1, c.heads, c.head_dim});
-  Tensor k = adapted(ops::linear(for_k, w.k, w.k_bias), for_k, adapters.k).view({-1, c.kv_heads, c.head_dim});
-  const Tensor v = by_head(adapted(ops::linear(for_v, w.v, w.v_bias), for_v, adapters.v).view({-1, c.kv_heads, c.head_dim}), batch, length);
+  Projections p;
+  p.q = adapted(ops::linear(for_q, w.q, w.q_bias), for_q, adapters.q).view({-1, c.heads, c.head_dim});
+  p.k = adapted(ops::linear(for_k, w.k, w.k_bias), for_k, adapters.k).view({-1, c.kv_heads, c.head_dim});
+  p.v = adapted(ops::linear(for_v, w.v, w.v_bias), for_v, adapters.v).view({-1, c.kv_heads, c.head_dim});
   if (w.q_norm.defined()) {
-    q = ops::rms_norm(q, w.q_norm, c.rms_norm_eps);
-    k = ops::rms_norm(k, w.k_norm, c.rms_norm_eps);
+    p.q = normed_heads(c, p.q, w.q_norm);
+    p.k = normed_heads(c, p.k, w.k_norm);
   }
-  q = by_head(ops::rotate_positions(q, sight.angles), batch, length);
-  k = by_head(ops::rotate_positions(k, sight.angles), batch, length);
-  const Tensor mixed = ops::attention(q, k, v, sight.mask).transpose(1, 2).reshape({batch * length, c.heads * c.head_dim});
-  if (seen) *seen = {h.to(x.scalar_type()), mixed.to(x.scalar_type())};
-  return adapted(ops::linear(rounded(rounding.o, mixed), w.o, {}, x), mixed, adapters.o);
+  return p;
 }
 
-Tensor Decoder::ffn_input(int64_t layer, const Tensor& x) const {
-  return ops::rms_norm(x, weights_.layers[size_t(layer)].post_norm, config_.rms_norm_eps);
+Decoder::Projections Decoder::project_latent(int64_t layer, const Tensor& h, AttentionInputs* seen) const {
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  const Tensor for_q = w.q_a.defined() ? ops::rms_norm(ops::linear(h, w.q_a), w.q_a_norm, kLatentNormEps) : h;
+  const Tensor compressed = ops::linear(h, w.kv_a);
+  const Tensor for_kv = ops::rms_norm(compressed.narrow(1, 0, c.kv_rank).contiguous(), w.kv_a_norm, kLatentNormEps);
+  if (seen) seen->q_b = w.q_a.defined() ? for_q : Tensor(), seen->kv_b = for_kv;
+  const Tensor kv = ops::linear(for_kv, w.kv_b).view({-1, c.heads, c.nope_dim + c.value_dim});
+  const LatentHeads heads = latent_heads(c, kv, compressed.narrow(1, c.kv_rank, c.rope_dim));
+  return {ops::linear(for_q, w.q).view({-1, c.heads, c.head_dim}), heads.k, heads.v};
+}
+
+/// Attention with its output projection and residual.
+Tensor Decoder::attention(int64_t layer, const Tensor& x, const Sight& sight, int64_t batch, int64_t length, AttentionInputs* seen) const {
+  const ModelConfig& c = config_;
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  const LayerShape shape = c.shape_of(layer);
+  const Tensor h = normed(c, x, w.input_norm, w.input_norm_bias, w.rounding ? x.scalar_type() : ops::operand_type(x));
+  Projections p = project(layer, h, seen);
+  if (shape.rope) {
+    const ops::RotaryAngles& angles = shape.windowed ? sight.window_angles : sight.angles;
+    p.q = ops::rotate_positions(p.q, angles);
+    p.k = ops::rotate_positions(p.k, angles);
+  }
+  if (const double factor = query_factor(c); factor != 1.0) p.q = p.q * factor;
+  const int64_t width = attention_width(c), values = c.value_width();
+  const Tensor q = by_head(widened(c, p.q), batch, length), k = by_head(widened(c, p.k), batch, length), v = by_head(widened(c, p.v), batch, length);
+  Tensor mixed = ops::attention(q, k, v, shape.windowed ? sight.window_mask : sight.mask, c.attention_cap).transpose(1, 2);
+  if (width > values) mixed = mixed.narrow(3, 0, values);
+  mixed = mixed.reshape({batch * length, c.heads * values});
+  // Without a norm h is x, which the caller may overwrite.
+  if (seen) seen->qkv = w.input_norm.defined() ? h.to(x.scalar_type()) : h.clone(), seen->o = mixed.to(x.scalar_type());
+  const Tensor for_o = w.rounding ? rounded(w.rounding->o, mixed) : mixed;
+  if (!w.attention_out_norm.defined() && c.residual_scale == 1.0) return adapted(ops::linear(for_o, w.o, w.o_bias, x), mixed, adapters_of(w).o);
+  const Tensor out = normed(c, ops::linear(for_o, w.o, w.o_bias).to(x.scalar_type()), w.attention_out_norm);
+  return at::add(x, out, c.residual_scale);
+}
+
+/// The norm before the FFN, in the type in which products take it.
+Tensor Decoder::ffn_norm(int64_t layer, const Tensor& x, at::ScalarType type) const {
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  return config_.places == NormPlaces::parallel ? normed(config_, x, w.input_norm, w.input_norm_bias, type)
+                                                : normed(config_, x, w.post_norm, w.post_norm_bias, type);
+}
+
+Tensor Decoder::ffn_input(int64_t layer, const Tensor& x) const { return ffn_norm(layer, x, x.scalar_type()); }
+
+Tensor Decoder::ffn_output(int64_t layer, const Tensor& out) const {
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  const Tensor y = normed(config_, out, w.ffn_out_norm);
+  return config_.residual_scale == 1.0 ? y : y * config_.residual_scale;
 }
 
 ops::Routing Decoder::route(int64_t layer, const Tensor& ffn_input, int64_t top_k) const {
@@ -205,23 +269,37 @@ FfnPass Decoder::ffn_pass(int64_t layer, int64_t ffn, const Tensor& rows) const 
   }
   const bool biased = ffn == kDenseFfn && w.gate_up_bias.defined();
   if (biased) z.add_(w.gate_up_bias);
-  const FfnPass pass{ops::swiglu(z), at::empty({rows.size(0), down.size(0)}, rows.options())};
+  const FfnPass pass{config_.activation == GateActivation::silu ? ops::swiglu(z) : gated(config_.activation, z),
+                     at::empty({rows.size(0), down.size(0)}, rows.options())};
   ops::matmul_into(pass.out, rounded(rounding.down, pass.activation), down.t());
   if (biased) pass.out.add_(w.down_bias);
+  if (ffn == kDenseFfn && w.shared_gate.defined()) pass.out.mul_(at::sigmoid(ops::linear(rows, w.shared_gate)));
   return pass;
 }
 
-Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const ForwardOptions& options) const {
+/// x and the dense or shared FFN of h.
+Tensor Decoder::dense_ffn(int64_t layer, const Tensor& h, const Tensor& x) const {
+  const LayerWeights& w = weights_.layers[size_t(layer)];
+  const bool plain = config_.activation == GateActivation::silu && !w.gate_up_bias.defined() && !has_ffn(adapters_of(w));
+  const bool adds = !w.shared_gate.defined() && !w.ffn_out_norm.defined() && config_.residual_scale == 1.0;
+  const bool rounds = w.rounding && w.rounding->dense.any();
+  if (adds && rounds) return ffn_pass(layer, kDenseFfn, h).out.add_(x);
+  if (adds && plain) return ops::feed_forward(h, w.gate_up, w.down, x);
+  if (adds) return general_feed_forward(config_.activation, h, w, x);
+  if (rounds) return at::add(x, ffn_output(layer, ffn_pass(layer, kDenseFfn, h).out));
+  Tensor out = general_feed_forward(config_.activation, h, w, {}).to(x.scalar_type());
+  if (w.shared_gate.defined()) out = out * at::sigmoid(ops::linear(h.to(x.scalar_type()), w.shared_gate));
+  return at::add(x, ffn_output(layer, out));
+}
+
+/// `before`: the stream before the attention block.
+Tensor Decoder::ffn_block(int64_t layer, const Tensor& x, const Tensor& before, const ForwardOptions& options) const {
   const LayerWeights& w = weights_.layers[size_t(layer)];
   // As ffn_input(), in the type in which products take it.
-  const Tensor h = ops::rms_norm(x, w.post_norm, config_.rms_norm_eps, w.rounding ? x.scalar_type() : ops::operand_type(x));
+  const Tensor h = ffn_norm(layer, config_.places == NormPlaces::parallel ? before : x, w.rounding ? x.scalar_type() : ops::operand_type(x));
   if (options.on_ffn_input) options.on_ffn_input(layer, h.to(x.scalar_type()));
-  Tensor out = x;
-  if (w.gate_up.defined())
-    out = w.rounding && w.rounding->dense.any() ? ffn_pass(layer, kDenseFfn, h).out.add_(x)
-          : has_ffn(adapters_of(w)) || w.gate_up_bias.defined() ? adapted_feed_forward(h, w, x)
-                                                : ops::feed_forward(h, w.gate_up, w.down, x);
-  if (!config_.is_moe()) return out;
+  const Tensor out = w.gate_up.defined() ? dense_ffn(layer, h, x) : x;
+  if (!w.router.defined()) return out;
   const ops::Routing routing = route(layer, h, options.top_k);
   if (options.routing)
     options.routing->push_back({ops::expert_load(routing.selected, config_.n_routed_experts),
@@ -274,6 +352,7 @@ std::vector<NamedTensor> Decoder::parameters() const {
     add(at + "attention.q_norm", w.q_norm);
     add(at + "attention.k_norm", w.k_norm);
     add(at + "attention.o", w.o);
+    add(at + "attention.o_bias", w.o_bias);
     add(at + "post_norm", w.post_norm);
     add(at + "ffn.gate_up", w.gate_up);
     add(at + "ffn.down", w.down);

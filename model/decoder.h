@@ -1,6 +1,6 @@
 #pragma once
-// The decoder that teacher and student are made of (Llama-type pre-norm transformer, optionally with a DeepSeek-V3-type
-// mixture of experts), composed of the operators in model/ops/. Differentiable, on any device and in any number type.
+// The decoder that teacher and student are made of: a rotary transformer with the features of formats/model_config.h, composed of the
+// operators in model/ops/. Differentiable, on any device and in any number type.
 // Text is written by a Generator (generator.h).
 
 #include <ATen/core/Tensor.h>
@@ -17,14 +17,16 @@
 #include "model/ops/expert_mixture.h"
 #include "model/ops/rotary.h"
 #include "model/placement.h"
+#include "model/rope.h"
 #include "model/torch_setup.h"
 
 namespace overproof {
 
 /// The inputs of the Linears of an attention block, before any rounding.
 struct AttentionInputs {
-  at::Tensor qkv;  ///< [tokens, hidden]
-  at::Tensor o;    ///< [tokens, heads x head_dim]
+  at::Tensor qkv;         ///< [tokens, hidden]
+  at::Tensor o;           ///< [tokens, heads x value_width]
+  at::Tensor q_b, kv_b;   ///< of latent attention, [tokens, q_rank] (undefined without q_a) and [tokens, kv_rank]
 };
 
 /// One feed-forward block of a layer: kDenseFfn is the dense or the shared one, 0 and up are the routed experts.
@@ -32,8 +34,8 @@ inline constexpr int64_t kDenseFfn = -1;
 
 /// One pass through a feed-forward block.
 struct FfnPass {
-  at::Tensor activation;  ///< silu(gate) * up, the input of down_proj before any rounding, [tokens, width]
-  at::Tensor out;         ///< [tokens, hidden], without residual; not shared with any other tensor
+  at::Tensor activation;  ///< the gate's activation times up, the input of down_proj before any rounding, [tokens, width]
+  at::Tensor out;         ///< [tokens, hidden], without residual, with a shared expert's own gate; not shared with any other tensor
 };
 
 /// What a MoE layer saw in one forward pass, for balancing and reports.
@@ -86,13 +88,16 @@ class Decoder {
   at::Tensor embed(const at::Tensor& tokens) const;
   /// x after the attention block of `layer`, residual included. `seen` may be null; `segments` as in ForwardOptions.
   at::Tensor attention_block(int64_t layer, const at::Tensor& x, int64_t batch, AttentionInputs* seen = nullptr, const at::Tensor& segments = {}) const;
-  /// The input of the FFN (dense, shared, experts and router) of `layer`: x after the norm.
+  /// The input of the FFN (dense, shared, experts and router) of `layer`: x after the norm, or x itself where there is none. x is the stream after the
+  /// attention block, or before it in layers that are parallel (NormPlaces).
   at::Tensor ffn_input(int64_t layer, const at::Tensor& x) const;
+  /// What is added to the residual stream for FfnPass::out of a dense FFN: `out` after the norm of results, scaled.
+  at::Tensor ffn_output(int64_t layer, const at::Tensor& out) const;
   /// The experts of `layer` for each row of its ffn_input(); top_k 0 means the model's own.
   ops::Routing route(int64_t layer, const at::Tensor& ffn_input, int64_t top_k = 0) const;
-  /// x after the FFN block of `layer`, residual included; differentiable as hidden() is.
-  at::Tensor ffn_residual(int64_t layer, const at::Tensor& x, const ForwardOptions& options = {}) const { return ffn_block(layer, x, options); }
-  /// The last norm.
+  /// x after the FFN block of `layer`, residual included; differentiable as hidden() is. Not for parallel layers.
+  at::Tensor ffn_residual(int64_t layer, const at::Tensor& x, const ForwardOptions& options = {}) const { return ffn_block(layer, x, x, options); }
+  /// The last norm, and the scale of logits.
   at::Tensor last_norm(const at::Tensor& x) const;
   /// One block alone, with the rounding that the checkpoint asks for. Rows [n, hidden] of ffn_input(). No gradient.
   FfnPass ffn_pass(int64_t layer, int64_t ffn, const at::Tensor& rows) const;
@@ -117,25 +122,34 @@ class Decoder {
   void set_active_experts(int64_t top_k);
 
  private:
-  /// Where each token is, and what it attends to.
+  /// Where each token is, and what it attends to; the second of each: in layers with a window.
   struct Sight {
-    ops::RotaryAngles angles;
-    at::Tensor mask;  ///< undefined: all tokens before it
+    ops::RotaryAngles angles, window_angles;
+    at::Tensor mask, window_mask;  ///< undefined: all tokens before it
   };
+  void set_rope();
   Sight sight(int64_t length, const at::Tensor& segments) const;
   at::Tensor attention(int64_t layer, const at::Tensor& x, const Sight& sight, int64_t batch, int64_t length, AttentionInputs* seen) const;
-  at::Tensor ffn_block(int64_t layer, const at::Tensor& x, const ForwardOptions& options) const;
+  struct Projections {
+    at::Tensor q, k, v;  ///< [tokens, heads, width]
+  };
+  Projections project(int64_t layer, const at::Tensor& h, AttentionInputs* seen) const;
+  Projections project_latent(int64_t layer, const at::Tensor& h, AttentionInputs* seen) const;
+  at::Tensor ffn_norm(int64_t layer, const at::Tensor& x, at::ScalarType type) const;
+  at::Tensor dense_ffn(int64_t layer, const at::Tensor& h, const at::Tensor& x) const;
+  at::Tensor ffn_block(int64_t layer, const at::Tensor& x, const at::Tensor& before, const ForwardOptions& options) const;
   at::Tensor rounded_mixture(int64_t layer, const at::Tensor& x, const at::Tensor& base, const ops::Routing& routing) const;
 
   ModelConfig config_;
   Placement placement_;
   DecoderWeights weights_;
-  at::Tensor inverse_frequencies_;
+  Rope rope_, window_rope_;
 };
 
 /// Writes config.json, generation_config.json and safetensors under Hugging Face's names: experts one by one, router
 /// and its bias always f32, lm_head.weight only when it is not tied to the embedding. `dtype`: F32, F16 or BF16, see
-/// formats/weight_dtype.h. Throws DivergenceError for a weight beyond the range of F16.
+/// formats/weight_dtype.h. Throws DivergenceError for a weight beyond the range of F16, MismatchError for a shape that cannot be trained
+/// (ModelConfig::why_not_trained): of those the names and the form in memory are not the checkpoint's.
 void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype);
 
 /// Rounds the weights in place to what save_decoder() writes, so that what is measured afterwards is true of the file.

@@ -23,6 +23,7 @@ at::Tensor checked_values(const StoredTensor& t, DType dtype) {
 
 void save_decoder(const Decoder& decoder, OutputFolder& folder, DType dtype) {
   OVERPROOF_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16);
+  if (const std::string cause = decoder.config().why_not_trained(); !cause.empty()) throw MismatchError(cause);
   const std::vector<StoredTensor> stored = stored_tensors(decoder.weights());
   ShardedWriter writer(folder, stored_infos(stored, dtype), {{"format", "pt"}}, kDecoderShardBytes);
   for (const StoredTensor& t : stored) writer.append_f32(host_values<float>(checked_values(t, dtype)));
@@ -37,6 +38,7 @@ std::vector<TensorInfo> stored_infos(const std::vector<StoredTensor>& stored, DT
 }
 
 void save_decoder_config(const ModelConfig& c, OutputFolder& folder, DType dtype) {
+  if (const std::string cause = c.why_not_trained(); !cause.empty()) throw MismatchError(cause);
   Json config = c.to_json();
   set_stored_dtype(config, dtype);
   folder.write_file("config.json", config.dump(2) + "\n");

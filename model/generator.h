@@ -13,6 +13,7 @@
 #include "formats/model_config.h"
 #include "formats/tensor_source.h"
 #include "model/placement.h"
+#include "model/rope.h"
 #include "model/torch_setup.h"
 
 namespace overproof {
@@ -20,15 +21,13 @@ namespace overproof {
 struct GeneratorWeights;  // generator_weights.h
 struct GeneratorLayer;
 
-namespace ops {
-struct RotaryAngles;
-}
-
 /// Keys and values of the tokens that one sequence has seen so far.
 struct KvCache {
-  std::vector<at::Tensor> keys, values;  ///< per layer [kv_heads, room, head_dim], of which the first `length` are set
+  std::vector<at::Tensor> keys, values;  ///< per layer [kv_heads, room, attention_width], of which the first `length` are set
   int64_t length = 0;
   int64_t expected = 0;  ///< tokens to make room for at once; without it, or beyond it, the room doubles
+  std::vector<int64_t> tokens = {};  ///< of the sequence so far, where a longer text changes the RoPE of all of them (longrope),
+  bool of_long_text = false;         ///< and whether keys have the frequencies of a long one
   /// A sequence with the same beginning, for another continuation.
   KvCache copy() const;
 };
@@ -63,13 +62,22 @@ class Generator {
  private:
   struct Sequences;
   at::Tensor run(const at::Tensor& tokens, const Sequences& sequences) const;
+  struct Projections {
+    at::Tensor q, k, v;  ///< [rows, heads, width]
+  };
+  void set_rope();
+  void turn_anew(KvCache& cache, int64_t whole) const;
+  Projections project(const GeneratorLayer& w, const at::Tensor& h) const;
+  Projections project_latent(const GeneratorLayer& w, const at::Tensor& h) const;
+  ops::RotaryAngles next_angles(const Rope& rope, const Sequences& sequences) const;
+  at::Tensor attend(int64_t layer, const Projections& p, const Sequences& sequences) const;
   at::Tensor attention(int64_t layer, const at::Tensor& x, const ops::RotaryAngles& angles, const Sequences& sequences) const;
-  at::Tensor ffn(const GeneratorLayer& w, const at::Tensor& x) const;
+  at::Tensor ffn(const GeneratorLayer& w, const at::Tensor& x, const at::Tensor& h) const;
 
   ModelConfig config_;
   Placement placement_;
   std::unique_ptr<const GeneratorWeights> weights_;
-  at::Tensor inverse_frequencies_;
+  Rope rope_, window_rope_;
 };
 
 }  // namespace overproof

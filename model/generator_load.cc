@@ -5,8 +5,10 @@
 #include <functional>
 #include <map>
 
+#include "core/error.h"
 #include "core/json.h"
 #include "core/parallel.h"
+#include "formats/canonical_tensors.h"
 #include "formats/finite_values.h"
 #include "formats/integer_codes.h"
 #include "formats/model_check.h"
@@ -37,26 +39,14 @@ class Places {
     matrix("model.embed_tokens.weight", weights.embedding);
     if (!c.tie_embeddings) matrix("lm_head.weight", weights.head);
     plain("model.norm.weight", weights.final_norm);
+    if (c.norm_bias) plain("model.norm.bias", weights.final_norm_bias);
     weights.layers.resize(size_t(c.layers));
     for (int64_t i = 0; i < c.layers; ++i) {
       GeneratorLayer& w = weights.layers[size_t(i)];
-      const std::string layer = fmt::format("model.layers.{}.", i), attention = layer + "self_attn.";
-      plain(layer + "input_layernorm.weight", w.input_norm);
-      plain(layer + "post_attention_layernorm.weight", w.post_norm);
-      matrix(attention + "q_proj.weight", w.q);
-      matrix(attention + "k_proj.weight", w.k);
-      matrix(attention + "v_proj.weight", w.v);
-      matrix(attention + "o_proj.weight", w.o);
-      if (c.attention_bias) {
-        plain(attention + "q_proj.bias", w.q_bias);
-        plain(attention + "k_proj.bias", w.k_bias);
-        plain(attention + "v_proj.bias", w.v_bias);
-      }
-      if (c.qk_norm) {
-        plain(attention + "q_norm.weight", w.q_norm);
-        plain(attention + "k_norm.weight", w.k_norm);
-      }
-      if (!c.is_moe()) {
+      const std::string layer = fmt::format("model.layers.{}.", i);
+      norms(c, layer, w);
+      attention(c, layer + "self_attn.", w);
+      if (!c.shape_of(i).experts) {
         ffn(layer + "mlp.", w.dense);
         if (c.mlp_bias) {
           plain(layer + "mlp.gate_proj.bias", w.dense.gate_bias);
@@ -65,16 +55,50 @@ class Places {
         }
         continue;
       }
-      if (c.n_shared_experts > 0) ffn(layer + "mlp.shared_experts.", w.dense);
+      if (c.shared_width() > 0) ffn(layer + "mlp.shared_experts.", w.dense);
+      if (c.shared_gate) plain(layer + "mlp.shared_expert_gate.weight", w.shared_gate);
       w.experts.resize(size_t(c.n_routed_experts));
       for (size_t e = 0; e < w.experts.size(); ++e) ffn(fmt::format("{}mlp.experts.{}.", layer, e), w.experts[e]);
       plain(layer + "mlp.gate.weight", w.router, true);
-      plain(layer + "mlp.gate.e_score_correction_bias", w.router_bias, true);
+      if (c.expert_scores == ExpertScores::sigmoid) plain(layer + "mlp.gate.e_score_correction_bias", w.router_bias, true);
     }
   }
   const std::vector<Place>& all() const { return all_; }
 
  private:
+  void norms(const ModelConfig& c, const std::string& layer, GeneratorLayer& w) {
+    const bool after = c.places == NormPlaces::post || c.places == NormPlaces::sandwich, ffn_norm = c.places == NormPlaces::pre || c.places == NormPlaces::sandwich;
+    if (c.places != NormPlaces::post) plain(layer + "input_layernorm.weight", w.input_norm);
+    if (c.norm_bias) plain(layer + "input_layernorm.bias", w.input_norm_bias);
+    if (ffn_norm) plain(layer + "post_attention_layernorm.weight", w.post_norm);
+    if (ffn_norm && c.norm_bias) plain(layer + "post_attention_layernorm.bias", w.post_norm_bias);
+    if (after) plain(layer + "attention_out_norm.weight", w.attention_out_norm);
+    if (after) plain(layer + "ffn_out_norm.weight", w.ffn_out_norm);
+  }
+  void attention(const ModelConfig& c, const std::string& at, GeneratorLayer& w) {
+    if (c.is_latent()) {
+      if (c.q_rank > 0) matrix(at + "q_a_proj.weight", w.q_a), plain(at + "q_a_layernorm.weight", w.q_a_norm);
+      matrix(at + (c.q_rank > 0 ? "q_b_proj.weight" : "q_proj.weight"), w.q);
+      matrix(at + "kv_a_proj_with_mqa.weight", w.kv_a);
+      plain(at + "kv_a_layernorm.weight", w.kv_a_norm);
+      matrix(at + "kv_b_proj.weight", w.kv_b);
+    } else {
+      matrix(at + "q_proj.weight", w.q);
+      matrix(at + "k_proj.weight", w.k);
+      matrix(at + "v_proj.weight", w.v);
+    }
+    matrix(at + "o_proj.weight", w.o);
+    if (c.attention_bias) {
+      plain(at + "q_proj.bias", w.q_bias);
+      plain(at + "k_proj.bias", w.k_bias);
+      plain(at + "v_proj.bias", w.v_bias);
+    }
+    if (c.output_bias) plain(at + "o_proj.bias", w.o_bias);
+    if (c.qk_norm) {
+      plain(at + "q_norm.weight", w.q_norm);
+      plain(at + "k_norm.weight", w.k_norm);
+    }
+  }
   void plain(std::string name, Tensor& to, bool is_wide = false) { all_.push_back({std::move(name), &to, nullptr, is_wide}); }
   void matrix(std::string name, RowMatrix& to) { all_.push_back({std::move(name), nullptr, &to}); }
   void ffn(const std::string& at, GeneratorFfn& to) {
@@ -170,9 +194,10 @@ void for_each_read(const GeneratorWeights& weights, const ModelConfig& config, c
   if (!config.tie_embeddings) use(weights.embedding, 1 / double(config.vocab_size));
   plain({weights.final_norm});
   for (const GeneratorLayer& w : weights.layers) {
-    for (const RowMatrix* m : {&w.q, &w.k, &w.v, &w.o}) use(*m, 1);
+    for (const RowMatrix* m : {&w.q_a, &w.q, &w.kv_a, &w.kv_b, &w.k, &w.v, &w.o})
+      if (m->defined()) use(*m, 1);
     plain({w.input_norm, w.post_norm, w.q_norm, w.k_norm, w.q_bias, w.k_bias, w.v_bias, w.router, w.router_bias, w.dense.gate_bias, w.dense.up_bias,
-           w.dense.down_bias});
+           w.dense.down_bias, w.input_norm_bias, w.post_norm_bias, w.attention_out_norm, w.ffn_out_norm, w.o_bias, w.q_a_norm, w.kv_a_norm, w.shared_gate});
     ffn(w.dense, 1);
     for (const GeneratorFfn& expert : w.experts) ffn(expert, double(config.top_k) / double(config.n_routed_experts));
   }
@@ -180,9 +205,9 @@ void for_each_read(const GeneratorWeights& weights, const ModelConfig& config, c
 
 }  // namespace
 
-GeneratorWeights load_generator_weights(const ModelConfig& config, const TensorSource& tensors, const Placement& placement,
-                                        const fs::path& where) {
-  check_tensors(config.to_json(), tensors, where);
+namespace {
+
+GeneratorWeights load_canonical(const ModelConfig& config, const TensorSource& tensors, const Placement& placement, const fs::path& where) {
   GeneratorWeights weights;
   const Places places(config, weights);
   std::vector<std::pair<const TensorInfo*, const RowMatrix*>> stored;
@@ -191,6 +216,7 @@ GeneratorWeights load_generator_weights(const ModelConfig& config, const TensorS
   for (size_t i = 0; i < places.all().size(); ++i) {
     const Place& place = places.all()[i];
     const TensorInfo* info = tensors.find(place.name);
+    if (!info) throw FormatError(where, -1, fmt::format("has no tensor '{}', which its config.json requires", place.name));
     if (place.matrix && has_cpu_kernels(placement)) {
       *place.matrix = empty_matrix(*info, tensors, memory);
       stored.emplace_back(info, place.matrix);
@@ -209,6 +235,15 @@ GeneratorWeights load_generator_weights(const ModelConfig& config, const TensorS
   }
   if (config.tie_embeddings) weights.head = weights.embedding;
   return weights;
+}
+
+}  // namespace
+
+GeneratorWeights load_generator_weights(const ModelConfig& config, const TensorSource& tensors, const Placement& placement,
+                                        const fs::path& where) {
+  check_tensors(config.to_json(), tensors, where);
+  const auto canonical = canonical_tensors(config, tensors);
+  return load_canonical(config, canonical ? *canonical : tensors, placement, where);
 }
 
 int64_t Generator::bytes_per_token() const {

@@ -18,20 +18,22 @@ struct GeneratorFfn {
   at::Tensor gate_bias, up_bias, down_bias;  ///< of a dense layer, or undefined
 };
 
-/// Vectors and the router have the placement's type; undefined where the model has none.
+/// As LayerWeights (decoder_weights.h). Vectors and the router have the placement's type; undefined where the model has none.
 struct GeneratorLayer {
-  at::Tensor input_norm, post_norm, q_norm, k_norm;
+  at::Tensor input_norm, input_norm_bias, post_norm, post_norm_bias, attention_out_norm, ffn_out_norm, q_norm, k_norm;
   ops::RowMatrix q, k, v, o;
-  at::Tensor q_bias, k_bias, v_bias;
+  at::Tensor q_bias, k_bias, v_bias, o_bias;
+  ops::RowMatrix q_a, kv_a, kv_b;
+  at::Tensor q_a_norm, kv_a_norm;
   GeneratorFfn dense;  ///< or shared
   std::vector<GeneratorFfn> experts;
-  at::Tensor router, router_bias;
+  at::Tensor router, router_bias, shared_gate;
   std::shared_ptr<const LayerRounding> rounding;
 };
 
 struct GeneratorWeights {
   ops::RowMatrix embedding, head;  ///< the same one when tied
-  at::Tensor final_norm;
+  at::Tensor final_norm, final_norm_bias;
   std::vector<GeneratorLayer> layers;
 };
 

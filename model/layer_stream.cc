@@ -8,6 +8,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "data/tokenizer.h"
+#include "formats/canonical_tensors.h"
 #include "formats/finite_values.h"
 #include "formats/model_check.h"
 #include "formats/sharded.h"
@@ -23,15 +24,15 @@ namespace {
 constexpr const char* kTokenTable = "model.embed_tokens.weight";
 
 /// All rows of a tensor, f32.
-at::Tensor whole_tensor(const Checkpoint& checkpoint, const std::string& name, at::IntArrayRef shape) {
+at::Tensor whole_tensor(const TensorSource& tensors, const fs::path& where, const std::string& name, at::IntArrayRef shape) {
   const at::Tensor tensor = at::empty(shape, Placement{}.options());
   const std::span<float> values = mutable_host_values<float>(tensor);
   const int64_t rows = tensor.size(0), width = tensor.numel() / rows, block = std::max<int64_t>(1, (int64_t{1} << 20) / width);
   for (int64_t r = 0; r < rows; r += block) {
     const int64_t count = std::min(block, rows - r);
     const auto part = values.subspan(size_t(r * width), size_t(count * width));
-    checkpoint.tensors->read_f32(name, r, count, part);
-    require_finite(part, name, r, width, checkpoint.path);
+    tensors.read_f32(name, r, count, part);
+    require_finite(part, name, r, width, where);
   }
   return tensor;
 }
@@ -39,8 +40,11 @@ at::Tensor whole_tensor(const Checkpoint& checkpoint, const std::string& name, a
 Decoder without_layers(const Checkpoint& checkpoint) {
   ModelConfig config = ModelConfig::from_json(*checkpoint.config, (checkpoint.path / "config.json").string());
   check_tensors(config.to_json(), *checkpoint.tensors, checkpoint.path);
+  const auto canonical = canonical_tensors(config, *checkpoint.tensors);
+  const TensorSource& tensors = canonical ? *canonical : *checkpoint.tensors;
   DecoderWeights weights;
-  weights.final_norm = whole_tensor(checkpoint, "model.norm.weight", {config.hidden_size});
+  weights.final_norm = whole_tensor(tensors, checkpoint.path, "model.norm.weight", {config.hidden_size});
+  if (config.norm_bias) weights.final_norm_bias = whole_tensor(tensors, checkpoint.path, "model.norm.bias", {config.hidden_size});
   weights.layers.resize(size_t(config.layers));
   return Decoder(std::move(config), std::move(weights));
 }
@@ -48,6 +52,7 @@ Decoder without_layers(const Checkpoint& checkpoint) {
 }  // namespace
 
 LayerStream::LayerStream(Checkpoint checkpoint) : checkpoint_(std::move(checkpoint)), model_(without_layers(checkpoint_)) {
+  canonical_ = canonical_tensors(model_.config(), *checkpoint_.tensors);
   rounding_ = activation_rounding(*checkpoint_.config, model_.config(), *checkpoint_.tensors, checkpoint_.path / "config.json");
 }
 
@@ -66,13 +71,14 @@ at::Tensor LayerStream::embed(const at::Tensor& tokens) const {
     checkpoint_.tensors->read_f32(kTokenTable, id[i], 1, row);
     require_finite(row, kTokenTable, id[i], int64_t(width), checkpoint_.path);
   }
+  if (config().embedding_scale != 1.0) rows.mul_(config().embedding_scale);
   return rows;
 }
 
 Decoder& LayerStream::at(int64_t layer) {
   if (layer == layer_) return model_;
   clear();
-  LayerWeights weights = load_layer(config(), layer, *checkpoint_.tensors, checkpoint_.path);
+  LayerWeights weights = load_layer(config(), layer, canonical_ ? *canonical_ : *checkpoint_.tensors, checkpoint_.path);
   if (size_t(layer) < rounding_.size()) weights.rounding = rounding_[size_t(layer)];
   model_.set_layer(layer, std::move(weights));
   layer_ = layer;
@@ -85,7 +91,7 @@ void LayerStream::clear() {
 }
 
 at::Tensor LayerStream::head() const {
-  return whole_tensor(checkpoint_, config().tie_embeddings ? kTokenTable : "lm_head.weight", {config().vocab_size, config().hidden_size});
+  return whole_tensor(*checkpoint_.tensors, checkpoint_.path, config().tie_embeddings ? kTokenTable : "lm_head.weight", {config().vocab_size, config().hidden_size});
 }
 
 void save_tensors(const ModelConfig& config, const TensorSource& tensors, const fs::path& where,

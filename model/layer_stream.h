@@ -42,6 +42,7 @@ class LayerStream {
   Checkpoint checkpoint_;
   std::vector<std::shared_ptr<const LayerRounding>> rounding_;
   Decoder model_;
+  std::unique_ptr<const TensorSource> canonical_;  // null: the checkpoint's tensors are of that form
   int64_t layer_ = -1;
 };
 

@@ -13,6 +13,11 @@
 #include "core/parallel.h"
 #include "core/processor.h"
 #include "data/tokenizer.h"
+#include "core/printable.h"
+#include "formats/architecture.h"
+#include "formats/gguf_config.h"
+#include "formats/gguf_names.h"
+#include "formats/model_check.h"
 #include "formats/model_config.h"
 #include "formats/tensor_source.h"
 #include "provenance/artifact.h"
@@ -23,14 +28,29 @@
 namespace overproof {
 namespace {
 
-constexpr const char* kRopeRefusal =
-    "it has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved. prune-neurons keeps the "
-    "architecture; or remove rope_scaling from config.json and set max_position_embeddings to original_max_position_embeddings, for a "
-    "model of that context";
-
 ModelConfig shape_of(const fs::path& path) {
   const Checkpoint checkpoint = open_checkpoint(path);
   return ModelConfig::from_json(*checkpoint.config, fs::is_directory(path) ? path / "config.json" : path);
+}
+
+/// Why it cannot be exported as GGUF, by its architecture and config.json; "" where it can.
+std::string why_not_gguf(const fs::path& path) {
+  try {
+    const Checkpoint checkpoint = open_checkpoint(path);
+    const ModelKind* kind = find_model_kind(Architecture(*checkpoint.config).model_type());
+    if (!kind || kind->arch.empty())
+      return fmt::format("GGUF: models of the type {} are not written; {} are", printable(Architecture(*checkpoint.config).model_type()), list_model_kinds(false));
+    for (const TensorEntry& entry : layer_tensors())
+      if (kind->is(entry.kinds) && entry.hf.ends_with(".bias") && entry.gguf.empty() && use_of(*kind, entry.hf, *checkpoint.config) == TensorUse::needed)
+        return fmt::format("it cannot be written as GGUF: llama.cpp has no place for {}", entry.hf);
+    GgufMetadata metadata;
+    add_architecture_keys(*checkpoint.config, fs::is_directory(path) ? path / "config.json" : path, *kind, 1, 0, metadata);
+  } catch (const Interrupted&) {
+    throw;
+  } catch (const Error& e) {
+    return fmt::format("it cannot be written as GGUF: {}", e.what());
+  }
+  return {};
 }
 
 /// Stages that run the models in these slots.
@@ -211,21 +231,40 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
     if (dense && shape.is_moe())
       throw MismatchError(
           fmt::format("{}: is a mixture of experts; {} needs a teacher with dense FFNs", path.filename().string(), spec.name));
-    if ((spec.name == "carve" || spec.name == "upcycle") && shape.has_rope_scaling) throw MismatchError(fmt::format("{}: {}", path.filename().string(), kRopeRefusal));
+    const auto refuse = [&](const std::string& cause) {
+      if (!cause.empty()) throw MismatchError(fmt::format("{}: {}", path.filename().string(), cause));
+    };
+    if ((spec.name == "carve" || spec.name == "upcycle") && slot == "teacher") refuse(shape.why_not_carved());
+    const bool changes = spec.name == "distill" || spec.name == "calibrate" || spec.name == "recover";
+    if ((changes && slot == "student") || (spec.name == "recover" && slot == "teacher") || (spec.name == "shrink" && slot == "teacher"))
+      refuse(shape.why_not_trained());
   }
 }
 
-std::vector<std::string> limits_as_teacher(const fs::path& checkpoint) {
-  std::vector<std::string> limits;
+std::vector<std::string> ModelLimits::sentences() const {
+  std::vector<std::string> list;
+  for (const std::string& cause : {run, carve, train, gguf})
+    if (!cause.empty() && std::ranges::find(list, cause) == list.end()) list.push_back(cause);
+  return list;
+}
+
+Json ModelLimits::json() const {
+  const auto of = [](const std::string& cause) { return cause.empty() ? Json() : Json(cause); };
+  return {{"run", of(run)}, {"train", of(train)}, {"carve", of(carve)}, {"gguf", of(gguf)}};
+}
+
+ModelLimits limits_of(const fs::path& checkpoint) {
+  ModelLimits limits;
   try {
     const ModelConfig shape = shape_of(checkpoint);
-    if (shape.is_moe()) limits.push_back("it is a mixture of experts, so it can teach and be pruned, but not be carved");
-    else if (shape.has_rope_scaling) limits.emplace_back(kRopeRefusal);
+    limits.train = shape.why_not_trained();
+    limits.carve = shape.why_not_carved();
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& e) {
-    limits.push_back(fmt::format("it cannot teach, be measured or be carved here, only be quantized and exported: {}", e.what()));
+    limits.run = limits.train = limits.carve = fmt::format("it cannot teach, be measured or be carved here, only be quantized and exported: {}", e.what());
   }
+  limits.gguf = why_not_gguf(checkpoint);
   return limits;
 }
 

@@ -18,8 +18,18 @@ using KnownModels = std::map<std::string, fs::path>;
 /// input. Reads configurations and lists of tensors only.
 void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations);
 
-/// Why a model cannot teach, be carved, or be read as text, one sentence each; empty where all of it is possible.
-std::vector<std::string> limits_as_teacher(const fs::path& checkpoint);
+/// Why a model cannot be used for something, by its architecture and config.json; "" where it can.
+struct ModelLimits {
+  std::string run;    ///< teach, observe, activations, evaluate, generate, sample
+  std::string train;  ///< distill and recover as student, shrink
+  std::string carve;  ///< and upcycle
+  std::string gguf;   ///< export, quantize --scheme q8_0
+
+  /// The causes, each once.
+  std::vector<std::string> sentences() const;
+  Json json() const;  ///< each by its name, null where there is no limit
+};
+ModelLimits limits_of(const fs::path& checkpoint);
 
 /// Of an order of magnitude: enough to see that a machine, a disk or an evening is too small. The memory of distill with products in f32 and
 /// without adapters is within a tenth of the measured peak (tests/interop/test_forecast.py).

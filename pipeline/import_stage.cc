@@ -182,7 +182,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   report.summary.push_back(fmt::format("{}: {} files, {:.1f} MB, {:.1f} million parameters",
                                        config.name.empty() ? path.filename().string() : config.name, files.size(),
                                        double(total) / 1e6, double(parameters) / 1e6));
-  for (const std::string& limit : limits_as_teacher(path)) report.summary.push_back("note: " + limit);
+  for (const std::string& limit : limits_of(path).sentences()) report.summary.push_back("note: " + limit);
   for (const std::string& note : notes) report.summary.push_back("note: " + note);
   return report;
 }

@@ -110,7 +110,8 @@ Answer inspect_with_summary(const InspectConfig& config, const fs::path& path, c
   const Maker maker = maker_of(path, trusted);
   const std::string license = maker.license.empty() ? license_in_files(path) : maker.license;
   const bool is_model = model.why_not.empty();
-  const std::vector<std::string> limits = is_model ? limits_as_teacher(path) : std::vector<std::string>{};
+  const ModelLimits limits_here = is_model ? limits_of(path) : ModelLimits{};
+  const std::vector<std::string> limits = limits_here.sentences();
 
   std::string text;
   const auto line = [&](const char* title, const std::string& value) { text += fmt::format("{:<12}{}\n", title, printable(value)); };
@@ -128,6 +129,7 @@ Answer inspect_with_summary(const InspectConfig& config, const fs::path& path, c
   if (maker.signed_here) line("", signature_seen({maker.signer}, trusted != nullptr));
   if (is_model) {
     if (limits.empty()) line("use", "can teach, be measured, be carved or pruned, quantized and exported here");
+    else if (limits_here.run.empty()) line("use", "can teach, be measured and generate text here, and be quantized");
     for (const std::string& limit : limits) line("limit", limit);
   }
   const Json summary = {{"model_type", is_model ? Json(model.model_type) : Json()},
@@ -138,7 +140,8 @@ Answer inspect_with_summary(const InspectConfig& config, const fs::path& path, c
                         {"license", license.empty() ? Json() : Json(license)},
                         {"made_by", maker.signed_here ? Json(maker.story) : Json()},
                         {"signer", maker.signed_here ? Json(maker.signer) : Json()},
-                        {"limits", limits}};
+                        {"limits", limits},
+                        {"limits_by_use", is_model ? limits_here.json() : Json()}};
   Answer answer = config.as_model || config.digests ? inspect_model(config, path) : std::move(listed);
   answer.json["summary"] = summary;
   answer.text = text + "\n" + answer.text;

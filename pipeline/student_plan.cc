@@ -204,6 +204,7 @@ Answer run_plan(const PlanConfig& config) {
   const Checkpoint checkpoint = open_checkpoint(config.model);
   const ModelConfig dense = ModelConfig::from_json(*checkpoint.config, fs::is_directory(config.model) ? config.model / "config.json" : config.model);
   if (dense.is_moe()) throw MismatchError(fmt::format("{}: is a mixture of experts; plan starts from a dense model", printable(config.model.string())));
+  if (const std::string cause = dense.why_not_trained(); !cause.empty()) throw MismatchError(fmt::format("{}: {}", printable(config.model.string()), cause));
   const bool bounded = !config.active_params.empty();
   const double active = bounded ? parse_count(config.active_params, "active-params") : std::numeric_limits<double>::infinity();
   const double tokens = config.tokens.empty() ? 0 : parse_count(config.tokens, "tokens");

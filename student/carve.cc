@@ -196,10 +196,7 @@ ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& option
                                  options.shared, teacher.intermediate_size));
   if (options.top_k > options.experts)
     throw UsageError(fmt::format("top-k {} is more than the {} routed experts", options.top_k, options.experts));
-  if (teacher.has_rope_scaling)
-    throw MismatchError("the teacher has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved");
-  if (teacher.mlp_bias)
-    throw MismatchError("the teacher's FFNs have biases (mlp_bias), which experts of glm4_moe do not have: it cannot be carved");
+  if (const std::string cause = teacher.why_not_carved(); !cause.empty()) throw MismatchError("the teacher cannot be carved: " + cause);
   ModelConfig config = teacher;
   config.model_type = "glm4_moe";
   config.tie_embeddings = options.tie;

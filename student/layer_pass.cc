@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "core/interrupt.h"
+#include "formats/canonical_tensors.h"
 #include "model/host_values.h"
 
 namespace overproof {
@@ -31,7 +32,20 @@ std::vector<int64_t> next_best(const at::Tensor& scores, int64_t expert, const s
   return others;
 }
 
-std::string in_layer(int64_t layer, std::string_view part) { return fmt::format("model.layers.{}.{}", layer, part); }
+/// The Linear modules of the checkpoint that have these canonical ones, each once.
+std::vector<std::string> modules_in(const ModelConfig& config, int64_t layer, const std::vector<std::string>& canonical) {
+  std::vector<std::string> modules;
+  for (const std::string& part : canonical) {
+    const std::string stored = stored_module(config, part);
+    const std::string name = fmt::format("model.layers.{}.{}", layer, stored);
+    if (!stored.empty() && std::ranges::find(modules, name) == modules.end()) modules.push_back(name);
+  }
+  return modules;
+}
+
+void record(const InputRecord& input, ActivationJournal& journal, const std::vector<std::string>& modules, int64_t routed, int64_t forced) {
+  if (!modules.empty()) input.file(journal, modules, routed, forced);
+}
 
 }  // namespace
 
@@ -52,7 +66,7 @@ void LayerPass::step() {
   const int64_t layer = layers_.layers_done;
   const Decoder& model = model_.at(layer);
   attention(model, layer);
-  if (model.config().is_moe()) mixture(model, layer);
+  if (model.config().shape_of(layer).experts) mixture(model, layer);
   else dense(model, layer);
   ++layers_.layers_done;
   if (journal_) journal_->checkpoint(layers_, host_values<float>(stream_.contiguous()));
@@ -72,23 +86,35 @@ std::string LayerPass::note(int64_t layer) const { return fmt::format("layer {} 
 
 void LayerPass::attention(const Decoder& model, int64_t layer) {
   const ModelConfig& c = model.config();
-  std::optional<InputRecord> qkv, o;
+  std::optional<InputRecord> qkv, o, q_b, kv_b;
   if (journal_) {
     qkv.emplace(c.hidden_size, tokens(), options_.record);
-    o.emplace(c.heads * c.head_dim, tokens(), options_.record);
+    o.emplace(c.heads * c.value_width(), tokens(), options_.record);
+    if (c.q_rank > 0) q_b.emplace(c.q_rank, tokens(), options_.record);
+    if (c.is_latent()) kv_b.emplace(c.kv_rank, tokens(), options_.record);
   }
+  const bool parallel = c.places == NormPlaces::parallel;
+  if (parallel) ffn_inputs_ = at::empty_like(stream_);
   each_batch(tokens(), [&](int64_t first, int64_t count) {
     AttentionInputs seen;
     const at::Tensor rows = stream_.narrow(0, first, count);
+    if (parallel) ffn_inputs_.narrow(0, first, count).copy_(model.ffn_input(layer, rows));
     rows.copy_(model.attention_block(layer, rows, count / length_, &seen, windows_.segments_of(first / length_, count / length_)));
     if (qkv) qkv->add(seen.qkv);
     if (o) o->add(seen.o);
+    if (q_b) q_b->add(seen.q_b);
+    if (kv_b) kv_b->add(seen.kv_b);
     progress_.update(done_ += count / 2, note(layer));
   });
   if (!journal_) return;
-  qkv->file(*journal_, {in_layer(layer, "self_attn.q_proj"), in_layer(layer, "self_attn.k_proj"), in_layer(layer, "self_attn.v_proj")},
-            tokens(), 0);
-  o->file(*journal_, {in_layer(layer, "self_attn.o_proj")}, tokens(), 0);
+  const auto file = [&](const InputRecord& input, const std::vector<std::string>& canonical) {
+    record(input, *journal_, modules_in(c, layer, canonical), tokens(), 0);
+  };
+  if (!c.is_latent()) file(*qkv, {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"});
+  else file(*qkv, {q_b ? "self_attn.q_a_proj" : "self_attn.q_proj", "self_attn.kv_a_proj_with_mqa"});
+  if (q_b) file(*q_b, {"self_attn.q_b_proj"});
+  if (kv_b) file(*kv_b, {"self_attn.kv_b_proj"});
+  file(*o, {"self_attn.o_proj"});
 }
 
 /// Runs one FFN of a layer over `rows` tokens and records the inputs of its Linears. x(first, count) returns the input of a
@@ -109,17 +135,19 @@ void LayerPass::ffn(const Decoder& model, const std::string& at, int64_t layer, 
     use(first, count, input, pass);
   });
   if (!journal_) return;
-  in->file(*journal_, {at + "gate_proj", at + "up_proj"}, rows - forced, forced);
-  activation->file(*journal_, {at + "down_proj"}, rows - forced, forced);
+  record(*in, *journal_, modules_in(model.config(), layer, {at + "gate_proj", at + "up_proj"}), rows - forced, forced);
+  record(*activation, *journal_, modules_in(model.config(), layer, {at + "down_proj"}), rows - forced, forced);
 }
 
 void LayerPass::dense(const Decoder& model, int64_t layer) {
   ffn(
-      model, in_layer(layer, "mlp."), layer, kDenseFfn, model.config().intermediate_size, tokens(), 0,
-      [&](int64_t first, int64_t count) { return model.ffn_input(layer, stream_.narrow(0, first, count)); },
+      model, "mlp.", layer, kDenseFfn, model.config().intermediate_size, tokens(), 0,
+      [&](int64_t first, int64_t count) {
+        return ffn_inputs_.defined() ? ffn_inputs_.narrow(0, first, count) : model.ffn_input(layer, stream_.narrow(0, first, count));
+      },
       [&](int64_t first, int64_t count, const at::Tensor& input, const FfnPass& pass) {
         if (observers_.dense) observers_.dense(layer, first, input, pass.activation);
-        stream_.narrow(0, first, count).add_(pass.out);
+        stream_.narrow(0, first, count).add_(model.ffn_output(layer, pass.out));
         progress_.update(done_ += count - count / 2, note(layer));
       });
 }
@@ -138,9 +166,9 @@ void LayerPass::mixture(const Decoder& model, int64_t layer) {
     scores.narrow(0, first, count).copy_(routing.scores);
   });
   if (observers_.mixture) observers_.mixture(layer, input, selected, weights);
-  if (c.n_shared_experts > 0)
+  if (c.shared_width() > 0)
     ffn(
-        model, in_layer(layer, "mlp.shared_experts."), layer, kDenseFfn, c.n_shared_experts * c.moe_intermediate_size, n, 0,
+        model, "mlp.shared_experts.", layer, kDenseFfn, c.shared_width(), n, 0,
         [&](int64_t first, int64_t count) { return input.narrow(0, first, count); },
         [&](int64_t first, int64_t count, const at::Tensor&, const FfnPass& pass) { stream_.narrow(0, first, count).add_(pass.out); });
   const at::Tensor flat_weights = weights.reshape({-1});
@@ -164,7 +192,7 @@ void LayerPass::expert(const Decoder& model, int64_t layer, int64_t e, const at:
   const int64_t rows = int64_t(ids.size()), forced = rows - sent;
   const at::Tensor tokens_of = at::tensor(ids, at::kLong), scale = weights.index_select(0, pairs).unsqueeze(1);
   ffn(
-      model, in_layer(layer, fmt::format("mlp.experts.{}.", e)), layer, e, model.config().moe_intermediate_size, rows, forced,
+      model, fmt::format("mlp.experts.{}.", e), layer, e, model.config().moe_intermediate_size, rows, forced,
       [&](int64_t first, int64_t count) { return input.index_select(0, tokens_of.narrow(0, first, count)); },
       [&](int64_t first, int64_t count, const at::Tensor&, const FfnPass& pass) {
         const int64_t real = std::clamp<int64_t>(sent - first, 0, count);

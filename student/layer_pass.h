@@ -64,6 +64,7 @@ class LayerPass {
   LayerPassOptions options_;
   const SampledWindows& windows_;
   int64_t length_;
+  at::Tensor ffn_inputs_;  // of the current layer, where they are not made of the stream after attention (NormPlaces::parallel); [tokens, hidden]
   at::Tensor stream_;  // [tokens, hidden]
   Progress& progress_;
   ActivationJournal* journal_;

@@ -144,6 +144,13 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   if (config.gradients && (shape.is_moe() || model.rounds()))
     throw UsageError(fmt::format("{}: {}; gradients are recorded of dense FFNs without rounding", inputs.path("teacher").filename().string(),
                                  shape.is_moe() ? "is a mixture of experts" : "rounds its activations"));
+  const std::string name = inputs.path("teacher").filename().string();
+  if (const std::string cause = shape.why_not_trained(); config.gradients && !cause.empty())
+    throw UsageError(fmt::format("{}: gradients are not recorded: {}", name, cause));
+  if (shape.is_moe() && !shape.shapes.empty())
+    throw MismatchError(fmt::format("{}: has layers of several kinds, dense ones among those with experts; observe records layers that are alike. "
+                                    "activations records the inputs of all its Linear layers",
+                                    name));
   const ComputeChoice compute = use_compute(config.compute, shape.hidden_size, outputs);
   const KeepFreedMemory keep_freed_memory;
   const SampledWindows sampled = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);

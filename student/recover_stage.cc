@@ -356,6 +356,9 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   at::NoGradGuard no_grad;
   const Corpus corpus(inputs.path("corpus"));
   LayerStream student = open_stream_for(corpus, inputs, "student"), teacher = open_stream_for(corpus, inputs, "teacher");
+  for (const auto& [model, what] : {std::pair(&student, "student"), std::pair(&teacher, "teacher")})
+    if (const std::string cause = model->config().why_not_trained(); !cause.empty())
+      throw MismatchError(fmt::format("the {} cannot be compared layer by layer: {}", what, cause));
   require_parent(student, teacher, inputs);
   const ComputeChoice compute = use_compute(config.compute, student.config().hidden_size, outputs);
   const KeepFreedMemory keep_freed_memory;

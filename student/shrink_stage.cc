@@ -51,6 +51,7 @@ StageReport run_shrink(const ShrinkConfig& config, const Inputs& inputs, Outputs
   const Checkpoint checkpoint = open_checkpoint(path);
   const Decoder parent = open_dense_teacher(path);
   const ModelConfig& dense = parent.config();
+  if (const std::string cause = dense.why_not_trained(); !cause.empty()) throw MismatchError("the teacher cannot be shrunk: " + cause);
   if (dense.mlp_bias) throw MismatchError("the teacher's FFNs have biases (mlp_bias), which shrink does not cut");
   const auto or_all = [](int64_t asked, int64_t all) { return asked > 0 ? asked : all; };
   const PartCounts counts{or_all(config.layers, dense.layers), or_all(config.intermediate_size, dense.intermediate_size),

@@ -42,10 +42,7 @@ ModelConfig upcycled_config(const ModelConfig& parent, const UpcycleOptions& opt
     throw UsageError(fmt::format("copies x split = {} x {} are {} experts; a mixture has 2 to 65536", options.copies, options.split, experts));
   if (options.top_k < 1 || options.top_k > experts)
     throw UsageError(fmt::format("option 'top-k': {} is not between 1 and the {} experts", options.top_k, experts));
-  if (parent.has_rope_scaling)
-    throw MismatchError("the parent has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be upcycled");
-  if (parent.mlp_bias)
-    throw MismatchError("the parent's FFNs have biases (mlp_bias), which experts of glm4_moe do not have: it cannot be upcycled");
+  if (const std::string cause = parent.why_not_carved(); !cause.empty()) throw MismatchError("the parent cannot be upcycled: " + cause);
   ModelConfig config = parent;
   config.model_type = "glm4_moe";
   config.tie_embeddings = options.tie;

@@ -25,7 +25,7 @@ class AlignedSignal final : public TeacherSignal {
 
   std::vector<Targets> rows(const TokenBatch& batch, int64_t first, int64_t count) const override {
     at::NoGradGuard no_grad;
-    AlignedStates states{.head = teacher_->head(), .common = common_};
+    AlignedStates states{.head = teacher_->head(), .cap = teacher_->config().logit_cap, .common = common_};
     std::vector<at::Tensor> hidden;
     int64_t rows = 0;
     for (int64_t b = first; b < first + count; ++b) {

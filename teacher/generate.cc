@@ -51,7 +51,7 @@ class TextGenerator {
   };
   /// Beyond its context a model answers nonsense, after a time that grows with the square of the prompt.
   void require_room_for(const std::vector<int32_t>& prompt) const {
-    const int64_t context = generator_.config().max_position;
+    const int64_t context = generator_.config().context();
     if (context > 0 && int64_t(prompt.size()) >= context)
       throw UsageError(fmt::format("the prompt has {} tokens; the model's context is {}, the answer included", prompt.size(), context));
   }
@@ -59,7 +59,7 @@ class TextGenerator {
   /// The continuation of `prompt`, of which the model reads what the text before does not begin with.
   Result continue_from(const std::vector<int32_t>& prompt, const TextSink& write) {
     require_room_for(prompt);
-    const int64_t context = generator_.config().max_position;
+    const int64_t context = generator_.config().context();
     const auto known = std::ranges::mismatch(read_, prompt).in1;
     cache_.length = std::min<int64_t>({cache_.length, known - read_.begin(), int64_t(prompt.size()) - 1});
     cache_.expected = std::max(cache_.expected, std::min(int64_t(prompt.size()) + config_.max_tokens, context > 0 ? context : INT64_MAX));

@@ -20,7 +20,7 @@ class LiveSignal final : public TeacherSignal {
     ForwardOptions options;
     if (keep_layers_) options.layers = &targets.layers;
     options.segments = input_segments(batch, first, count);
-    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count), options), teacher_->head()});
+    targets.states.push_back({teacher_->hidden(input_ids(batch, first, count), options), teacher_->head(), 1, teacher_->config().logit_cap});
     return {std::move(targets)};
   }
 

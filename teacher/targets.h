@@ -36,17 +36,19 @@ struct SparseRows {
   int64_t rows() const { return int64_t(tail.size()); }
 };
 
-/// weight x softmax(hidden head^T / temperature), made by the loss in chunks.
+/// weight x softmax(z / temperature), z = hidden head^T, capped,, made by the loss in chunks.
 struct DenseStates {
   at::Tensor hidden;  ///< F32 [rows, hidden of the teacher]
   at::Tensor head;    ///< F32 [vocabulary, hidden of the teacher]
   double weight = 1;  ///< share in the mixture
+  double cap = 0;     ///< of the logits (ModelConfig::logit_cap)
 };
 
 /// What a teacher of another tokenizer computes on the same text.
 struct AlignedStates {
   at::Tensor hidden;            ///< F32 [rows of the teacher, hidden of the teacher]
   at::Tensor head;              ///< F32 [its vocabulary, hidden of the teacher]
+  double cap = 0;               ///< of the logits (ModelConfig::logit_cap)
   std::vector<int64_t> labels;  ///< [rows of the teacher] the id that follows
   /// Rows whose labels spell the same after the same text: a of the student, b of the teacher. Ascending; no row is in two.
   std::vector<TokenSpan> spans;

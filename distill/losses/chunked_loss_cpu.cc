@@ -127,6 +127,7 @@ class DenseTeacher final : public TeacherRows {
     at::Tensor log_p, p;
     for (const DenseStates& states : targets_.states) {
       at::Tensor logits = ops::logits(states.hidden.narrow(0, first, rows), states.head.narrow(0, 0, vocab_));
+      if (states.cap > 0) logits.div_(states.cap).tanh_().mul_(states.cap);
       if (temperature != 1.0) logits.div_(temperature);
       at::Tensor log_part = at::log_softmax(logits, 1);
       if (states.weight != 1.0) log_part.add_(std::log(states.weight));

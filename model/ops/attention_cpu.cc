@@ -91,7 +91,8 @@ class CausalAttention : public torch::autograd::Function<CausalAttention> {
 
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) { return CausalAttention::apply(q, k, v); }
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& given) {
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& given, double cap) {
+  if (cap > 0) return aten::attention(q, k, v, given, cap);
   const int64_t queries = q.size(2), past = k.size(2) - queries;
   if (f32_by_onednn() && !given.defined() && past == 0 && queries > 1) return causal_attention(q, k, v);
   // libtorch's own causal mask would put the first query at the position of the first key.

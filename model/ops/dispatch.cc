@@ -3,12 +3,15 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.h"
 #include "model/ops/attention.h"
 #include "model/ops/expert_mixture.h"
 #include "model/ops/head_loss.h"
+#include "model/ops/layer_norm.h"
 #include "model/ops/linear.h"
+#include "model/ops/optional_tensor.h"
 #include "model/ops/products.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rotary.h"
@@ -36,6 +39,16 @@ decltype(auto) dispatch_activation(const Tensor& x, Operator& on_cpu, Operator& 
                                                      : elsewhere(x, std::forward<Arguments>(arguments)...);
 }
 
+/// `scores` with minus infinity outside of the best groups of each row; groups are compared with the selection's bias.
+Tensor in_best_groups(const Tensor& scores, const Tensor& bias, const ModelConfig& config) {
+  const int64_t rows = scores.size(0), groups = config.expert_groups;
+  const Tensor grouped = (scores + bias).view({rows, groups, -1});
+  const Tensor worth = config.group_score == GroupScore::best ? std::get<0>(grouped.max(2)) : std::get<0>(grouped.topk(2, 2)).sum(2);
+  const Tensor best = std::get<1>(at::sort(worth, /*stable=*/true, 1, /*descending=*/true)).narrow(1, 0, config.used_groups);
+  const Tensor outside = at::ones({rows, groups}, scores.options().dtype(at::kBool)).scatter(1, best, false);
+  return scores.masked_fill(outside.unsqueeze(2).expand_as(grouped).reshape(scores.sizes()), -std::numeric_limits<double>::infinity());
+}
+
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual) {
@@ -60,8 +73,8 @@ void store_positions(const Tensor& rows, const std::vector<Tensor>& caches, std:
 }
 
 Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
-                     std::span<const int64_t> lengths) {
-  return dispatch(q, cpu::row_attention, aten::row_attention, q, keys, values, lengths);
+                     std::span<const int64_t> lengths, std::span<const int64_t> begins, double cap) {
+  return dispatch(q, cpu::row_attention, aten::row_attention, q, keys, values, lengths, begins, cap);
 }
 
 void add_weighted_rows(const Tensor& out, const Tensor& rows, const Tensor& weights, std::span<const int64_t> to) {
@@ -74,6 +87,11 @@ void matmul_into(const Tensor& out, const Tensor& a, const Tensor& b, bool accum
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, std::optional<at::ScalarType> out) {
   return dispatch(weight, cpu::rms_norm, aten::rms_norm, x, weight, eps, out);
+}
+
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, std::optional<at::ScalarType> out) {
+  return at::layer_norm(x.to(weight.defined() ? weight.scalar_type() : x.scalar_type()), {x.size(-1)}, if_defined(weight), if_defined(bias), eps)
+      .to(out.value_or(x.scalar_type()));
 }
 
 RotaryAngles rotary_angles(const Tensor& inverse_frequencies, int64_t first, int64_t length) {
@@ -92,8 +110,8 @@ Tensor feed_forward(const Tensor& x, const Tensor& gate_up, const Tensor& down, 
   return dispatch(gate_up, cpu::feed_forward, aten::feed_forward, x, gate_up, down, residual);
 }
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask) {
-  return dispatch_activation(q, cpu::attention, aten::attention, k, v, mask);
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask, double cap) {
+  return dispatch_activation(q, cpu::attention, aten::attention, k, v, mask, cap);
 }
 
 void head_loss(const Tensor& hidden, const Tensor& head, LogitsChunks chunks, const LogitsLoss& loss, HeadGradients* gradients) {
@@ -121,11 +139,20 @@ Routing route(const Tensor& x, const Tensor& router, const Tensor& bias, int64_t
 }
 
 Routing route_scores(const Tensor& z, const Tensor& bias, int64_t k, const ModelConfig& config) {
+  const bool softmax = config.expert_scores == ExpertScores::softmax;
   Routing routing;
   routing.scores = z.detach();
   routing.recorded_scores = z;
-  routing.selected = ops::select_experts(ops::router_scores(routing.scores), bias, k);
-  routing.weights = ops::expert_weights(z, routing.selected, config);
+  const Tensor scores = softmax ? at::softmax(z, 1) : Tensor();
+  const Tensor choice = softmax ? scores.detach() : ops::router_scores(routing.scores);
+  const Tensor shift = bias.defined() ? bias : at::zeros({z.size(1)}, choice.options());
+  routing.selected = ops::select_experts(config.expert_groups > 1 ? in_best_groups(choice, shift, config) : choice, shift, k);
+  if (!softmax) {
+    routing.weights = ops::expert_weights(z, routing.selected, config);
+    return routing;
+  }
+  const Tensor weights = scores.gather(1, routing.selected.to(at::kLong));
+  routing.weights = (config.norm_topk_prob ? weights / weights.sum(1, true) : weights) * config.routed_scaling_factor;
   return routing;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The routed part of a mixture-of-experts layer, as DeepSeek-V3 and GLM-4.5 define it (DeepSeek-AI 2024, eq. 12-16): sigmoid
-// scores, selection by score plus a balancing bias that has no part in the weights. linear.h explains the three namespaces.
+// The routed part of a mixture-of-experts layer. As DeepSeek-V3 and GLM-4.5 define it (DeepSeek-AI 2024, eq. 12-16): sigmoid scores,
+// selection by score plus a balancing bias that has no part in the weights. As Mixtral, Qwen and Granite do: softmax scores. linear.h explains the three namespaces.
 
 #include <ATen/core/Tensor.h>
 
@@ -11,12 +11,13 @@ namespace overproof::ops {
 struct Routing {
   at::Tensor selected;  ///< I32 [tokens, k], ascending ids
   at::Tensor weights;   ///< [tokens, k], differentiable with respect to x and the router
-  at::Tensor scores;    ///< [tokens, experts], x @ router^T before the sigmoid; no gradient
+  at::Tensor scores;    ///< [tokens, experts], x @ router^T before the sigmoid or softmax; no gradient
   at::Tensor recorded_scores;  ///< the same tensor, differentiable
 };
 
 /// weights = routed_scaling_factor x sigmoid(x @ router^T) at the k experts with the largest sigmoid + bias; equal sums go to
-/// the lower id. With norm_topk_prob the k weights are divided by their sum first. x [tokens, hidden], router [experts,
+/// the lower id. With norm_topk_prob the k weights are divided by their sum first. With ExpertScores::softmax the scores are softmax(x @ router^T),
+/// and `bias` may be undefined. Of several expert_groups only the best used_groups are searched. x [tokens, hidden], router [experts,
 /// hidden], bias [experts]; scores and weights have the router's type.
 Routing route(const at::Tensor& x, const at::Tensor& router, const at::Tensor& bias, int64_t k, const ModelConfig& config);
 

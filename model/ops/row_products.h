@@ -36,9 +36,10 @@ at::Tensor row_linear(const at::Tensor& x, const RowMatrix& weight, const at::Te
 void store_positions(const at::Tensor& rows, const std::vector<at::Tensor>& caches, std::span<const int64_t> lengths);
 
 /// Attention of one query of each of n sequences -> [n, heads x dim]. q [n, heads, dim]; keys[i] and values[i] [kv_heads, room, dim], of
-/// which row i sees the first lengths[i] positions, with the values of a position next to each other; heads is a multiple of kv_heads.
+/// which row i sees the positions from begins[i] (empty: 0) to lengths[i] - 1, with the values of a position next to each other; heads is a
+/// multiple of kv_heads. `cap` as in attention.h.
 at::Tensor row_attention(const at::Tensor& q, const std::vector<at::Tensor>& keys, const std::vector<at::Tensor>& values,
-                         std::span<const int64_t> lengths);
+                         std::span<const int64_t> lengths, std::span<const int64_t> begins = {}, double cap = 0);
 
 /// out[to[j]] += rows[j] x weights[j], in the order of j. out [n, width], rows [m, width], weights [m].
 void add_weighted_rows(const at::Tensor& out, const at::Tensor& rows, const at::Tensor& weights, std::span<const int64_t> to);

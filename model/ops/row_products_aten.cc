@@ -22,11 +22,12 @@ void store_positions(const Tensor& rows, const std::vector<Tensor>& caches, std:
 }
 
 Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
-                     std::span<const int64_t> lengths) {
+                     std::span<const int64_t> lengths, std::span<const int64_t> begins, double cap) {
   std::vector<Tensor> rows;
   for (int64_t i = 0; i < q.size(0); ++i) {
-    const auto seen = [&](const std::vector<Tensor>& of) { return of[size_t(i)].narrow(1, 0, lengths[size_t(i)]).unsqueeze(0); };
-    rows.push_back(aten::attention(q.narrow(0, i, 1).unsqueeze(2), seen(keys), seen(values)).reshape({1, -1}));
+    const int64_t begin = begins.empty() ? 0 : begins[size_t(i)];
+    const auto seen = [&](const std::vector<Tensor>& of) { return of[size_t(i)].narrow(1, begin, lengths[size_t(i)] - begin).unsqueeze(0); };
+    rows.push_back(aten::attention(q.narrow(0, i, 1).unsqueeze(2), seen(keys), seen(values), {}, cap).reshape({1, -1}));
   }
   return at::cat(rows);
 }

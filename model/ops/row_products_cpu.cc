@@ -374,10 +374,11 @@ void store_positions(const Tensor& rows, const std::vector<Tensor>& caches, std:
 }
 
 Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std::vector<Tensor>& values,
-                     std::span<const int64_t> lengths) {
+                     std::span<const int64_t> lengths, std::span<const int64_t> begins, double cap) {
   const int64_t rows = q.size(0), heads = q.size(1), dim = q.size(2), kv_heads = keys[0].size(0), group = heads / kv_heads;
   OVERPROOF_CHECK(int64_t(keys.size()) == rows && int64_t(values.size()) == rows && int64_t(lengths.size()) == rows &&
-                  heads == group * kv_heads);
+                  heads == group * kv_heads && (begins.empty() || int64_t(begins.size()) == rows));
+  const auto begin_of = [&](size_t i) { return begins.empty() ? 0 : begins[i]; };
   const Tensor in = q.contiguous(), out = at::empty({rows, heads * dim}, q.options());
   const float* from = host_values<float>(in).data();
   float* to = mutable_host_values<float>(out).data();
@@ -386,23 +387,26 @@ Tensor row_attention(const Tensor& q, const std::vector<Tensor>& keys, const std
   int64_t positions = 0;
   std::vector<const float*> key_at, value_at;
   for (size_t i = 0; i < size_t(rows); ++i) {
-    OVERPROOF_CHECK(keys[i].size(2) == dim && values[i].size(2) == dim && lengths[i] <= keys[i].size(1) && lengths[i] <= values[i].size(1));
-    key_at.push_back(host_values<float>(keys[i]).data());
-    value_at.push_back(host_values<float>(values[i]).data());
-    positions += lengths[i];
+    OVERPROOF_CHECK(keys[i].size(2) == dim && values[i].size(2) == dim && lengths[i] <= keys[i].size(1) && lengths[i] <= values[i].size(1) &&
+                    begin_of(i) >= 0 && begin_of(i) < lengths[i]);
+    key_at.push_back(host_values<float>(keys[i]).data() + begin_of(i) * dim);
+    value_at.push_back(host_values<float>(values[i]).data() + begin_of(i) * dim);
+    positions += lengths[i] - begin_of(i);
   }
   const int64_t grain = std::max<int64_t>(1, int64_t(double(kTaskSize) * double(rows) / double(2 * group * dim * std::max<int64_t>(positions, 1))));
   in_parts(rows * kv_heads, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scores;
     for (int64_t task = begin; task < end; ++task) {
       const auto i = size_t(task / kv_heads);
-      const int64_t head = task % kv_heads, length = lengths[i], first = (int64_t(i) * heads + head * group) * dim;
+      const int64_t head = task % kv_heads, length = lengths[i] - begin_of(i), first = (int64_t(i) * heads + head * group) * dim;
       scores.resize(size_t(group * length));
       const WeightView all_keys{key_at[i] + head * keys[i].size(1) * dim, dim, dim, nullptr, nullptr, 1};
       kernel.products[kF32](from + first, dim, group, all_keys, 0, length, dim, scores.data(), length);
       for (int64_t g = 0; g < group; ++g) {
         float* p = scores.data() + g * length;
-        kernel.softmax(p, length, scale);
+        if (cap > 0)
+          for (int64_t j = 0; j < length; ++j) p[j] = float(cap) * std::tanh(p[j] * scale / float(cap));
+        kernel.softmax(p, length, cap > 0 ? 1.0f : scale);
         kernel.weighted_sum(p, value_at[i] + head * values[i].size(1) * dim, dim, length, dim, to + first + g * dim);
       }
     }

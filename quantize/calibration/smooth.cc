@@ -153,10 +153,10 @@ Candidate make_candidate(const SmoothSite& site, int64_t columns, std::optional<
 /// Throws for architectures whose layers may be connected differently.
 void check_kind(const std::string& model_type) {
   const ModelKind* kind = find_model_kind(model_type);
-  if (kind && kind->computed) return;
+  if (kind && kind->computed.trained) return;
   std::vector<std::string_view> known;
   for (const ModelKind& k : model_kinds())
-    if (k.computed) known.push_back(k.model_type);
+    if (k.computed.trained) known.push_back(k.model_type);
   throw UsageError(
       fmt::format("smooth supports the architectures {}, not '{}'; leave --smooth out", fmt::join(known, ", "), model_type));
 }

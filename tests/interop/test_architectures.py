@@ -1,4 +1,5 @@
-"""Every named architecture, saved by transformers: names, roles and values of all tensors, from per-expert and from fused files.
+"""Every named architecture, saved by transformers: names, roles and values of all tensors, from per-expert and from fused files, and what the
+decoder and the generator compute with them.
 
 The peer's module classes say what a parameter is for; its values, hashed, say which tensor of ours it has become.
 """
@@ -11,8 +12,12 @@ import subprocess
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
+
+from program import SOURCE, overproof
 
 OVERPROOF = os.environ["OVERPROOF"]
 EXPERTS, LAYERS = 3, 2
@@ -31,6 +36,16 @@ CONFIGS = {
     "glm4_moe": dict(n_routed_experts=EXPERTS, n_shared_experts=1, first_k_dense_replace=1, use_qk_norm=True, n_group=1, topk_group=1, **MOE),
     "deepseek_v3": dict(n_routed_experts=EXPERTS, n_shared_experts=1, first_k_dense_replace=1, **MOE, **MLA),
     "granitemoe": dict(num_local_experts=EXPERTS, num_experts_per_tok=2),
+    "phi3": dict(pad_token_id=None),
+    "granite": dict(attention_bias=True, mlp_bias=True),
+    "smollm3": dict(attention_bias=True, mlp_bias=True, pad_token_id=None),
+    "olmo2": dict(attention_bias=True),
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "stablelm": dict(use_qkv_bias=True, qk_layernorm=True),
+    "cohere": dict(attention_bias=True, use_qk_norm=True),
+    "deepseek_v2": dict(n_routed_experts=EXPERTS, n_shared_experts=1, first_k_dense_replace=1, **MOE, **MLA),
 }
 
 
@@ -156,3 +171,230 @@ def test_an_unknown_model_is_read_with_a_word_on_what_was_assumed(tmp_path):
     assert "'olmoe' is not one of" in report["assumption"]
     roles = expected_roles(model, "olmoe")
     assert {t["sha256"]: t["role"] for t in report["tensors"]} == roles
+
+
+# What model/ computes, against transformers: whole sequences by the decoder, one token after another by the generator.
+TEXT = "The quick brown fox, 12 dogs."
+END = 256
+COMPUTED = dict(vocab_size=257, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+                bos_token_id=None, eos_token_id=END, pad_token_id=None)
+ORIGINAL = dict(rope_theta=10000.0, original_max_position_embeddings=32)
+SHORT, LONG = [1.0 + 0.1 * i for i in range(8)], [1.5 + 0.7 * i for i in range(8)]
+EXPERTS_OF = dict(num_experts_per_tok=3, moe_intermediate_size=32)
+LEADING = dict(EXPERTS_OF, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, routed_scaling_factor=1.5, head_dim=16)
+LATENT = dict(EXPERTS_OF, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, num_key_value_heads=4, q_lora_rank=24, kv_lora_rank=20, qk_nope_head_dim=12,
+              qk_rope_head_dim=8, v_head_dim=16)
+MULTIPLIERS = dict(attention_multiplier=0.3, embedding_multiplier=3.0, residual_multiplier=0.5, logits_scaling=2.0)
+CASES = {
+    "llama": dict(),
+    "llama-biases": dict(attention_bias=True, mlp_bias=True, head_dim=24),
+    "llama-linear": dict(rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=10000.0)),
+    "llama-dynamic": dict(rope_parameters=dict(rope_type="dynamic", factor=3.0, rope_theta=10000.0), max_position_embeddings=24),
+    "llama-yarn": dict(rope_parameters=dict(rope_type="yarn", factor=4.0, **ORIGINAL)),
+    "llama-yarn-more": dict(rope_parameters=dict(rope_type="yarn", factor=4.0, beta_fast=16.0, beta_slow=2.0, truncate=False, attention_factor=1.3, **ORIGINAL)),
+    "llama-llama3": dict(rope_parameters=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)),
+    "llama-longrope": dict(rope_parameters=dict(rope_type="longrope", short_factor=SHORT, long_factor=LONG, factor=2.0, **(ORIGINAL | dict(original_max_position_embeddings=20)))),
+    "llama-proportional": dict(rope_parameters=dict(rope_type="proportional", rope_theta=10000.0, partial_rotary_factor=0.5, factor=2.0)),
+    "mistral": dict(sliding_window=None),
+    "mistral-window": dict(sliding_window=7),
+    "qwen2": dict(),
+    "qwen2-window": dict(use_sliding_window=True, sliding_window=6, max_window_layers=2),
+    "qwen3": dict(head_dim=24, attention_bias=True),
+    "qwen3-layers": dict(head_dim=16, use_sliding_window=True, sliding_window=5, layer_types=["sliding_attention", "full_attention"] * 2),
+    "phi3": dict(),
+    "phi3-partial": dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5), sliding_window=9),
+    "phi3-longrope": dict(original_max_position_embeddings=40, rope_parameters=dict(rope_type="longrope", short_factor=SHORT, long_factor=LONG, rope_theta=10000.0)),
+    "granite": dict(MULTIPLIERS, attention_bias=True, mlp_bias=True),
+    "smollm3": dict(tie_word_embeddings=True),
+    "smollm3-window": dict(no_rope_layers=[1, 0, 0, 1], use_sliding_window=True, sliding_window=6, attention_bias=True, tie_word_embeddings=False),
+    "olmo2": dict(),
+    "olmo2-yarn": dict(attention_bias=True, rope_parameters=dict(rope_type="yarn", factor=2.0, **ORIGINAL)),
+    "mixtral": dict(num_local_experts=5, num_experts_per_tok=2),
+    "mixtral-window": dict(num_local_experts=5, num_experts_per_tok=2, sliding_window=8, head_dim=24),
+    "qwen2_moe": dict(EXPERTS_OF, num_experts=6, shared_expert_intermediate_size=48, mlp_only_layers=[1], norm_topk_prob=True),
+    "qwen2_moe-window": dict(EXPERTS_OF, num_experts=6, shared_expert_intermediate_size=48, decoder_sparse_step=2, use_sliding_window=True, sliding_window=6, max_window_layers=3,
+                             qkv_bias=False),
+    "qwen3_moe": dict(EXPERTS_OF, num_experts=6, head_dim=24, norm_topk_prob=True, mlp_only_layers=[0]),
+    "qwen3_moe-window": dict(EXPERTS_OF, num_experts=6, head_dim=16, use_sliding_window=True, sliding_window=7, attention_bias=True),
+    "granitemoe": dict(MULTIPLIERS, num_local_experts=5, num_experts_per_tok=2, attention_bias=True),
+    "glm4_moe": dict(LEADING, n_group=4, topk_group=2, use_qk_norm=True, attention_bias=True),
+    "glm4_moe-plain": dict(LEADING, n_group=1, topk_group=1, norm_topk_prob=False, first_k_dense_replace=2),
+    "gemma": dict(head_dim=24, num_key_value_heads=1),
+    "gemma2": dict(head_dim=16, sliding_window=6, query_pre_attn_scalar=24, final_logit_softcapping=5.0, attn_logit_softcapping=3.0),
+    "gemma2-uncapped": dict(head_dim=16, sliding_window=6, final_logit_softcapping=None, attn_logit_softcapping=None, attention_bias=True),
+    "gemma3_text": dict(head_dim=16, sliding_window=6, num_hidden_layers=6, query_pre_attn_scalar=24),
+    "gemma3_text-linear": dict(head_dim=16, sliding_window=100, layer_types=["sliding_attention", "full_attention"] * 2, final_logit_softcapping=4.0,
+                               rope_parameters=dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=5e5), sliding_attention=dict(rope_type="default", rope_theta=1e4))),
+    "stablelm": dict(use_qkv_bias=True),
+    "stablelm-parallel": dict(qk_layernorm=True, use_parallel_residual=True, rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)),
+    "stablelm-heads": dict(qk_layernorm=True, num_key_value_heads=4),
+    "cohere": dict(logit_scale=0.5),
+    "cohere-norms": dict(use_qk_norm=True, logit_scale=1.0, attention_bias=True, tie_word_embeddings=False),
+    "deepseek_v2": dict(LATENT, topk_method="greedy"),
+    "deepseek_v2-groups": dict(LATENT, topk_method="group_limited_greedy", n_group=4, topk_group=2, q_lora_rank=None, routed_scaling_factor=2.0,
+                               rope_parameters=dict(rope_type="yarn", factor=4.0, mscale=0.7, mscale_all_dim=0.9, **ORIGINAL)),
+    "deepseek_v3": dict(LATENT, n_group=4, topk_group=2),
+    "deepseek_v3-halves": dict(LATENT, n_group=1, topk_group=1, rope_interleave=False, q_lora_rank=None, v_head_dim=28, norm_topk_prob=False,
+                               rope_parameters=dict(rope_type="yarn", factor=4.0, mscale=1.0, mscale_all_dim=1.0, **ORIGINAL)),
+}
+MOST = 1e-3  # of the largest logit
+
+
+def byte_tokenizer():
+    """One token for each byte, and one for the end of a text."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(sorted(alphabet))}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|end|>"])
+    assert tokenizer.token_to_id("<|end|>") == END
+    return tokenizer
+
+
+def save_tokenizer(folder):
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}))
+
+
+def make_model(case, folder, options=None):
+    torch.manual_seed(11)
+    config = transformers.AutoConfig.for_model(case.split("-")[0], **{**COMPUTED, **(options or CASES[case])})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, x in [*model.named_parameters(), *model.named_buffers()]:
+            if "inv_freq" in name or "embed_scale" in name:
+                continue
+            # Logits spread by more than one, and experts are chosen clearly.
+            scale = 0.1 if "correction" in name else 0.3 if x.dim() == 1 or "_norm" in name else 1.2 / x.shape[-1] ** 0.5
+            x.copy_(torch.randn_like(x) * scale + ("norm" in name and "bias" not in name and not case.startswith("gemma")))
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
+
+
+def our_logits(folder, ids, scratch):
+    save_file({"ids": ids.to(torch.int32)}, scratch / "ids.safetensors")
+    overproof("logits", folder, "--ids", scratch / "ids.safetensors", "--out", scratch / "logits.safetensors")
+    return load_file(scratch / "logits.safetensors")["logits"]
+
+
+def documented():
+    """docs/student.md's table: what each model type can be used for."""
+    text = (SOURCE / "docs/student.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("## Architectures")[1].split("## Builders")[0].splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): dict(zip(("train", "carve", "gguf"), row[2:])) for row in rows}
+
+
+def test_the_documented_architectures_are_those_that_are_computed():
+    assert documented().keys() == {case.split("-")[0] for case in CASES} == CONFIGS.keys()
+
+
+# The plain form of those whose first case is not.
+PLAIN = {"qwen3": dict(head_dim=24), "glm4_moe": dict(LEADING, first_k_dense_replace=0, n_group=1, topk_group=1, partial_rotary_factor=1.0),
+         "qwen2_moe": dict(EXPERTS_OF, num_experts=6, shared_expert_intermediate_size=48), "qwen3_moe": dict(EXPERTS_OF, num_experts=6, head_dim=24, norm_topk_prob=True),
+         "deepseek_v3": dict(LATENT, n_group=4, topk_group=2)}
+
+
+@pytest.mark.parametrize("model_type", sorted({case.split("-")[0] for case in CASES}))
+def test_inspect_reports_what_is_documented(model_type, tmp_path):
+    make_model(model_type, tmp_path / "hf", PLAIN.get(model_type))
+    done = overproof("inspect", tmp_path / "hf", "--json")
+    limits = json.loads(done.stdout)["summary"]["limits_by_use"]
+    assert limits.pop("run") is None
+    assert {use: "no" if cause else "yes" for use, cause in limits.items()} == documented()[model_type]
+    shown = overproof("inspect", tmp_path / "hf").stdout
+    assert all(cause in shown for cause in limits.values() if cause)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_greedy_text_are_those_of_transformers(case, tmp_path):
+    model = make_model(case, tmp_path / "hf")
+    ids = torch.randint(0, COMPUTED["vocab_size"], (2, 40), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        want = model(ids).logits
+    assert want.std() > 0.3
+    off = (our_logits(tmp_path / "hf", ids, tmp_path).view_as(want) - want).abs().max() / want.abs().max()
+    prompt = torch.tensor([byte_tokenizer().encode(TEXT).ids])
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32, attn_implementation="eager")  # RoPE of type dynamic remembers lengths
+    with torch.no_grad():
+        text = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=16, do_sample=False, pad_token_id=0)[0, prompt.shape[1]:]
+    ours = json.loads(overproof("generate", tmp_path / "hf", "--prompt", TEXT, "--max-tokens", 16, "--json").stdout)["ids"]
+    print(f"{case}: {off:.1e} of the largest logit")
+    assert off <= MOST and ours == [i for i in text.tolist() if i != END]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A corpus of bytes, and its training windows."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "tokenizer").mkdir()
+    save_tokenizer(folder / "tokenizer")
+    (folder / "texts").mkdir()
+    (folder / "texts/a.txt").write_text("".join(f"{i} green bottles, hanging on the wall. " for i in range(30)))
+    (folder / "texts/b.txt").write_text("".join(f"{i * i} is the square of {i}; " for i in range(40)))
+    os.environ["OVERPROOF_KEY"] = str(folder / "key.pem")
+    overproof("corpus", "--source", folder / "texts", "--tokenizer", folder / "tokenizer", "--window-length", WINDOW, "--held-out", 0.3, "--out", folder / "corpus")
+    stream = load_file(folder / "corpus/tokens.safetensors")["train"].long()
+    windows = (len(stream) - 1) // WINDOW
+    assert windows > 8
+    return folder / "corpus", stream[: windows * WINDOW].view(windows, WINDOW)
+
+
+WINDOW = 32
+OBSERVED = ["phi3-partial", "smollm3-window", "olmo2", "granite", "gemma", "gemma2", "gemma3_text", "stablelm-parallel", "cohere-norms", "mixtral", "qwen2_moe", "granitemoe", "glm4_moe",
+            "deepseek_v2-groups", "deepseek_v3"]
+
+
+@pytest.mark.parametrize("case", OBSERVED)
+def test_recorded_inputs_of_linears_are_those_in_transformers(case, texts, tmp_path):
+    corpus, windows = texts
+    model = make_model(case, tmp_path / "hf")
+    most = {}
+
+    def record(name):
+        def hook(_, inputs):
+            amax = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(0)
+            most[name] = torch.maximum(most[name], amax) if name in most else amax
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.startswith("model.layers.") and not name.endswith("shared_expert_gate"):
+            module.register_forward_pre_hook(record(name))
+    with torch.no_grad():
+        model(windows)
+    overproof("activations", "--model", tmp_path / "hf", "--corpus", corpus, "--tokens", 1 << 20, "--min-tokens", 0, "--out", tmp_path / "activations")
+    with safe_open(tmp_path / "activations/activations.safetensors", "pt") as file:
+        groups = json.loads(file.metadata()["groups"])
+        for name, expected in most.items():
+            found = file.get_tensor(groups[name + ".weight"] + ".amax")
+            assert (found - expected).abs().max() <= 1e-3 * expected.max(), name
+    weights = {name for name, value in stored(tmp_path / "hf").items() if ".layers." in name and value.ndim == 2 and name.endswith(".weight")}
+    routers = {name for name in weights if name.endswith(("mlp.gate.weight", "block_sparse_moe.gate.weight", "router.layer.weight", "shared_expert_gate.weight", "_norm.weight"))}
+    assert groups.keys() == weights - routers
+
+
+def test_a_teacher_with_soft_caps_and_sandwich_norms_teaches_a_llama(texts, tmp_path):
+    """Outputs and hidden states, by a llama that a recipe starts from random weights: the first step's losses are those of transformers."""
+    corpus, windows = texts
+    teacher = make_model("gemma2", tmp_path / "teacher")
+    overproof("pretrain", "--corpus", corpus, "--tokenizer", tmp_path / "teacher", "--layers", 4, "--hidden-size", 64, "--intermediate-size", 96, "--heads", 4, "--kv-heads", 2,
+              "--context", 64, "--steps", 1, "--out", tmp_path / "start")
+    student = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "start", dtype=torch.float32).eval()
+    done = overproof("distill", "--student", tmp_path / "start", "--corpus", corpus, "--teacher", tmp_path / "teacher", "--loss", "forward-kl=1,hidden-cosine=0.2", "--steps", 1,
+                     "--batch-size", len(windows), "--compute", "f32", "--out", tmp_path / "student", "--json")
+    found = json.loads(done.stdout)["metrics"]["final"]["terms"]
+    with torch.no_grad():
+        log_p, log_q = teacher(windows).logits.log_softmax(-1), student(windows).logits.log_softmax(-1)
+    assert found["forward-kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-3)
+    assert 0.5 < found["hidden-cosine"] < 1.5  # of states that have nothing to do with each other
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "student").model_type == "llama"
+
+
+def test_a_student_of_an_architecture_that_is_only_run_is_refused(texts, tmp_path):
+    corpus, _ = texts
+    make_model("granite", tmp_path / "hf")
+    for words in (["distill", "--student", tmp_path / "hf", "--teacher", tmp_path / "hf", "--teacher-share", 1, "--corpus", corpus, "--steps", 1, "--out", tmp_path / "x"],
+                  ["shrink", "--teacher", tmp_path / "hf", "--corpus", corpus, "--layers", 2, "--out", tmp_path / "x"],
+                  ["upcycle", "--teacher", tmp_path / "hf", "--copies", 2, "--out", tmp_path / "x"]):
+        assert "granite can be run, but not trained" in overproof(*words, code=7).stderr
+        assert not (tmp_path / "x").exists()

@@ -235,8 +235,8 @@ def test_q8_0_obeys_the_policy_of_export(made, tmp_path):
     # What cannot be written at all is said first.
     shutil.copytree(made / "base", tmp_path / "gemma")
     config = json.loads((tmp_path / "gemma" / "config.json").read_text())
-    (tmp_path / "gemma" / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
-    assert "gemma3_text" in overproof("export", "--model", tmp_path / "gemma", "--out", tmp_path / "y", code=3).stderr
+    (tmp_path / "gemma" / "config.json").write_text(json.dumps(config | {"model_type": "olmoe"}))
+    assert "olmoe" in overproof("export", "--model", tmp_path / "gemma", "--out", tmp_path / "y", code=3).stderr
 
 
 def test_a_prompt_beyond_the_context_is_refused(made, tmp_path):
@@ -292,7 +292,7 @@ def test_what_a_budget_keeps_loads(made, tmp_path, scheme):
 
 def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_path):
     rope = {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    for name, change, word in (("llama3", {"rope_parameters": rope}, "cannot be carved"), ("gemma", {"model_type": "gemma3_text"}, "cannot teach")):
+    for name, change, word in (("llama3", {"rope_parameters": rope}, "cannot be carved"), ("olmoe", {"model_type": "olmoe"}, "cannot teach")):
         shutil.copytree(made / "base", tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
         (tmp_path / name / "config.json").write_text(json.dumps(config | change))
@@ -303,7 +303,7 @@ def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_p
         for dry in (["--dry-run"], []):
             answer = overproof("run", tmp_path / f"{name}.ini", "--out", tmp_path / f"{name}-run", *dry, code=None)
             assert answer.returncode in (3, 7) and not (tmp_path / f"{name}-run").exists()
-            assert ("cannot be carved" if name == "llama3" else "gemma3_text") in answer.stderr
+            assert ("cannot be carved" if name == "llama3" else "olmoe") in answer.stderr
 
 
 def test_a_vocabulary_that_is_there_twice_is_read_in_the_form_that_can_be_read(made, tmp_path):

@@ -302,23 +302,44 @@ TEST_CASE("configurations that would be read wrongly are refused") {
   refused(moe, {{"n_routed_experts", INT32_MAX}, {"moe_intermediate_size", INT32_MAX}}, "more weights than can be counted");
   refused(dense, {{"model_type", "gemma3"}}, "gemma3");
   refused(dense, {{"hidden_act", "gelu"}}, "gelu");
-  refused(dense, {{"attention_bias", true}}, "attention_bias");
   refused(dense, {{"model_type", "qwen3"}, {"mlp_bias", true}}, "mlp_bias");
-  refused(dense, {{"rope_parameters", {{"rope_type", "yarn"}}}}, "yarn");
+  refused(dense, {{"rope_parameters", {{"rope_type", "yarn"}}}}, "'rope_parameters.factor' is missing");
+  refused(dense, {{"rope_parameters", {{"rope_type", "spiral"}}}}, "spiral");
+  refused(dense, {{"rope_parameters", {{"rope_type", "longrope"}, {"factor", 2.0}, {"short_factor", {1.0}}, {"long_factor", {1.0}}}}}, "short_factor");
+  refused(dense, {{"rope_parameters", {{"partial_rotary_factor", 0.5}}}}, "partial_rotary_factor");
   refused(dense, {{"hidden_size", nullptr}}, "hidden_size");
   refused(dense, {{"hidden_size", -4}}, "hidden_size");
   refused(dense, {{"num_hidden_layers", int64_t{1} << 40}}, "num_hidden_layers");
   refused(dense, {{"num_key_value_heads", 4}}, "num_key_value_heads");
   refused(dense, {{"head_dim", 7}}, "head_dim");
-  refused(dense, {{"model_type", "mistral"}, {"sliding_window", 128}}, "sliding window");
-  refused(dense, {{"model_type", "qwen2"}, {"use_sliding_window", true}}, "use_sliding_window");
+  refused(dense, {{"use_sliding_window", true}}, "use_sliding_window");
+  refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"chunked_attention", "full_attention"}}}, "chunked_attention");
   refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"full_attention", "sliding_attention"}}}, "sliding_attention");
-  refused(moe, {{"rope_parameters", {{"partial_rotary_factor", nullptr}}}, {"partial_rotary_factor", nullptr}},
-          "partial_rotary_factor");
-  refused(moe, {{"first_k_dense_replace", 1}}, "first_k_dense_replace");
-  refused(moe, {{"first_k_dense_replace", nullptr}}, "first_k_dense_replace");  // left out it means 1
+  refused(moe, {{"rope_parameters", {{"partial_rotary_factor", 0.1}}}}, "partial_rotary_factor");
   refused(moe, {{"n_group", 2}}, "n_group");
   refused(moe, {{"num_experts_per_tok", 6}}, "num_experts_per_tok");
+}
+
+TEST_CASE("what is computed and cannot be trained is known from config.json, and written as it was read") {
+  const Json dense = random_dense_config().to_json(), moe = random_moe_config().to_json();
+  const auto limited = [](Json config, const Json& patch, const std::string& word) {
+    config.merge_patch(patch);
+    INFO(patch.dump());
+    const ModelConfig c = ModelConfig::from_json(config, "config.json");
+    CHECK_THAT(c.why_not_trained(), Catch::Contains(word));
+    CHECK(c.to_json() == config);
+  };
+  CHECK(ModelConfig::from_json(dense, "config.json").why_not_trained().empty());
+  CHECK(ModelConfig::from_json(dense, "config.json").why_not_carved().empty());
+  CHECK(ModelConfig::from_json(moe, "config.json").why_not_trained().empty());
+  limited(dense, {{"model_type", "granite"}}, "granite");
+  limited(dense, {{"attention_bias", true}}, "bias");
+  limited(dense, {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2.0}}}}, "'linear'");
+  limited(dense, {{"model_type", "mistral"}, {"sliding_window", 128}}, "sliding windows");
+  limited(moe, {{"rope_parameters", {{"partial_rotary_factor", nullptr}}}, {"partial_rotary_factor", nullptr}}, "a part of its heads");
+  limited(moe, {{"first_k_dense_replace", 1}}, "dense layers");
+  limited(moe, {{"first_k_dense_replace", nullptr}}, "dense layers");  // left out it means 1
+  limited(moe, {{"n_routed_experts", 6}, {"n_group", 3}, {"topk_group", 2}}, "in groups");
 }
 
 TEST_CASE("parameters are counted, and the active ones among them") {

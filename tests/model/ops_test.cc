@@ -244,12 +244,20 @@ TEST_CASE("attention: both forms agree with a mask") {
               {random_tensor({2, 4, 7, 6}, "q"), random_tensor({2, 2, 7, 6}, "k"), random_tensor({2, 2, 7, 6}, "v")});
 }
 
+TEST_CASE("attention: both forms cap scores before the softmax, and a large cap changes nothing") {
+  const auto with = [](double cap) { return [cap](const Tensors& t) { return ops::cpu::attention(t[0], t[1], t[2], {}, cap); }; };
+  const Tensors t = {random_tensor({2, 4, 7, 6}, "q"), random_tensor({2, 2, 7, 6}, "k"), random_tensor({2, 2, 7, 6}, "v")};
+  compare_all(with(1.5), [](const Tensors& u) { return ops::aten::attention(u[0], u[1], u[2], {}, 1.5); }, t);
+  CHECK((with(1e6)(t) - with(0)(t)).abs().max().item<double>() <= 1e-5);
+  CHECK((with(1.5)(t) - with(0)(t)).abs().max().item<double>() > 1e-3);
+}
+
 TEST_CASE("attention: a query does not see later keys") {
   const Tensor q = random_tensor({1, 2, 7, 4}, "q"), k = random_tensor({1, 2, 7, 4}, "k"), v = random_tensor({1, 2, 7, 4}, "v");
   Tensor changed = v.clone();
   changed.select(2, 6).fill_(100);
   for (const auto& form : {ops::cpu::attention, ops::aten::attention}) {
-    const Tensor before = form(q, k, v, {}), after = form(q, k, changed, {});
+    const Tensor before = form(q, k, v, {}, 0), after = form(q, k, changed, {}, 0);
     CHECK(at::equal(before.narrow(2, 0, 6), after.narrow(2, 0, 6)));
     CHECK_FALSE(at::equal(before.select(2, 6), after.select(2, 6)));
   }

@@ -135,6 +135,14 @@ TEST_CASE("attention of one query per sequence equals the plain form, and does n
   }
   const Tensor y = ops::row_attention(q, keys, values, lengths);
   CHECK((y - ops::aten::row_attention(q.to(at::kDouble), wide_keys, wide_values, lengths)).abs().max().item<double>() <= 1e-5);
+  // Windows and soft caps.
+  const std::vector<int64_t> begins = {0, 11, 4, 40};
+  const Tensor capped = ops::row_attention(q, keys, values, lengths, begins, 2.5);
+  CHECK((capped - ops::aten::row_attention(q.to(at::kDouble), wide_keys, wide_values, lengths, begins, 2.5)).abs().max().item<double>() <= 1e-5);
+  CHECK((capped - y).abs().max().item<double>() > 1e-3);
+  const Tensor part = ops::row_attention(q.narrow(0, 3, 1), {keys[3].narrow(1, 40, 24).contiguous()}, {values[3].narrow(1, 40, 24).contiguous()},
+                                         std::vector<int64_t>{24}, {}, 2.5);
+  CHECK(at::equal(part, capped.narrow(0, 3, 1)));
   for (const std::string_view set : ops::cpu::row_instruction_sets()) {
     ops::cpu::use_row_instructions(set);
     for (size_t i = 0; i < lengths.size(); ++i) {

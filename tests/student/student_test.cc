@@ -320,11 +320,22 @@ TEST_CASE("statistics of another teacher are refused") {
 
 TEST_CASE("shapes that cannot be carved are refused") {
   ModelConfig teacher;
+  teacher.model_type = "llama";
   teacher.intermediate_size = 100;
   CHECK_THROWS_AS(carved_config(teacher, {15, 1, 3}), UsageError);
   teacher.intermediate_size = 128;
   CHECK_THROWS_AS(carved_config(teacher, {7, 1, 8}), UsageError);
   CHECK(carved_config(teacher, {7, 1, 2}).moe_intermediate_size == 16);
+  const auto refused = [](ModelConfig shape, const auto& change, const std::string& word) {
+    change(shape);
+    CHECK_THROWS_WITH(carved_config(shape, {7, 1, 2}), Catch::Contains("cannot be carved") && Catch::Contains(word));
+  };
+  refused(teacher, [](ModelConfig& c) { c.model_type = "gemma2"; }, "gemma2");
+  refused(teacher, [](ModelConfig& c) { c.rope.type = "llama3"; }, "Llama-3 RoPE");
+  refused(teacher, [](ModelConfig& c) { c.rope.type = "yarn"; }, "'yarn'");
+  refused(teacher, [](ModelConfig& c) { c.mlp_bias = true; }, "mlp_bias");
+  refused(teacher, [](ModelConfig& c) { c.output_bias = true; }, "bias");
+  refused(teacher, [](ModelConfig& c) { c.shapes.assign(2, LayerShape{.windowed = true}); }, "sliding windows");
 }
 
 TEST_CASE("the byte tokenizer gives every byte back") {
