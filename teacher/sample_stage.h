@@ -38,7 +38,7 @@ struct SampleConfig {
     v("temperature", temperature, in_range(0, 20), "divides the logits; 0: always the most probable token");
     v("answer-temperature", answer_temperature, in_range(-1, 20),
       "the same for what follows a prompt: the answer of a chat, a completion, and of a text written from nothing what comes after prompt-tokens "
-      "ids. Low for documents that begin differently and go on as the teacher most probably would (sequence-level distillation, Kim and Rush "
+      "ids. Low for documents that begin differently and continue as the teacher most probably would (sequence-level distillation, Kim and Rush "
       "2016). -1: as temperature");
     v("top-p", top_p, in_range(1e-6, 1), "draw from the most probable tokens that together reach this probability");
     v("seed", seed, seed_value(), "seed of the draws");
