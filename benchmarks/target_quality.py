@@ -27,9 +27,9 @@ FORMATS = {  # name: (words of `teach`, name in the table)
 }
 DIVERGENCES = ["forward-kl", "reverse-kl", "jensen-shannon", "skewed-reverse-kl", "total-variation"]
 # What matters most comes first, so that a run that is stopped has it.
-PLAN = [(f, "forward-kl", 0) for f in FORMATS] + [("sample26", "forward-kl", 1), ("full", "forward-kl", 1)]
-PLAN += [(f, loss, 0) for f in ("full", "top32") for loss in DIVERGENCES[1:]]
-PLAN += [("sample26", "forward-kl", 2), ("full", "forward-kl", 2), ("sample26", "cross-entropy", 0)]
+PLAN = [(f, "forward-kl", 0) for f in FORMATS] + [("top32", loss, 0) for loss in DIVERGENCES[1:]]
+PLAN += [("sample26", "forward-kl", 1), ("sample26", "cross-entropy", 0), ("full", "forward-kl", 1)]
+PLAN += [("full", loss, 0) for loss in DIVERGENCES[1:]] + [("sample26", "forward-kl", 2), ("full", "forward-kl", 2)]
 PLAN += [(f, loss, 0) for f in ("top8", "top128") for loss in DIVERGENCES[1:]]
 
 

@@ -231,8 +231,8 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
     if (dense && shape.is_moe())
       throw MismatchError(
           fmt::format("{}: is a mixture of experts; {} needs a teacher with dense FFNs", path.filename().string(), spec.name));
-    const auto refuse = [&](const std::string& cause) {
-      if (!cause.empty()) throw MismatchError(fmt::format("{}: {}", path.filename().string(), cause));
+    const auto refuse = [name = path.filename().string()](const std::string& cause) {
+      if (!cause.empty()) throw MismatchError(fmt::format("{}: {}", name, cause));
     };
     if ((spec.name == "carve" || spec.name == "upcycle") && slot == "teacher") refuse(shape.why_not_carved());
     const bool changes = spec.name == "distill" || spec.name == "calibrate" || spec.name == "recover";
