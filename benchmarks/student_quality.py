@@ -29,7 +29,7 @@ FRACTIONS = (50, 25, 12.5)
 # experts, shared and top-k by the share of the FFN that a token uses: 24 parts of 64 neurons of SmolLM2's 1536, 32 of 32 of the own teacher's 1024
 LAYOUTS = {"smollm2": {50: (16, 8, 4), 25: (20, 4, 2), 12.5: (22, 2, 1)}, "own": {50: (22, 10, 6), 25: (27, 5, 3), 12.5: (29, 3, 1)}}
 WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12.5: 128}}
-COPIES = {"smollm2": 24, "own": 23}  # of each FFN, one of them active: 5.5 % of the weights
+COPIES = {"smollm2": 24, "own": 24}  # of each FFN, one of them active: at most 5.5 % of the weights of the own teacher
 METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
 PRUNED = {"static": "active", "flap": "flap", "taylor": "taylor"}  # methods of prune-neurons; taylor is LLM-Pruner's criterion
 STATIC = (*PRUNED, "shrink")  # Minitron's importance
@@ -181,8 +181,10 @@ class Study:
                                                       "cross-entropy=1", "--train", "all", "--steps", tokens // 4096, "--batch-size", 16, "--micro-batch", 16, "--learning-rate", 1e-3,
                                                       "--schedule", "linear", "--warmup", max(1, tokens // 4096 // 10), "--balance-rate", 1e-3, "--digest-every", 0,
                                                       "--checkpoint-every", 0, *self.f32)
-        size = json.loads(subprocess.run([self.o.build / "bin/overproof", "inspect", mixture, "--json"], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        print(f"{copies} copies; {size}\n\n| model | perplexity | cloze |\n|---|---|---|")
+        shown = subprocess.run([self.o.build / "bin/overproof", "show", mixture, "--json"], capture_output=True, text=True, check=True).stdout
+        shape = json.loads(shown.splitlines()[-1])["metrics"]
+        print(f"{copies} copies of each FFN: {shape['active_parameters']:,} of {shape['parameters']:,} weights active, {100 * shape['active_fraction']:.1f} %; "
+              f"the parent has {shape['parent_parameters']:,}. {tokens:,} tokens\n\n| model | perplexity | cloze |\n|---|---|---|")
         for name, folder in made.items():
             row = summary(self.measure(folder))
             p = row["perplexity"]
