@@ -36,7 +36,7 @@ struct SparseRows {
   int64_t rows() const { return int64_t(tail.size()); }
 };
 
-/// weight x softmax(z / temperature), z = hidden head^T, capped,, made by the loss in chunks.
+/// weight x softmax(z / temperature), z = hidden head^T, capped, made by the loss in chunks.
 struct DenseStates {
   at::Tensor hidden;  ///< F32 [rows, hidden of the teacher]
   at::Tensor head;    ///< F32 [vocabulary, hidden of the teacher]
