@@ -42,7 +42,7 @@ void require_draws(const DistillConfig& config, const LossTerms& terms, const In
     if (!term.loss->drawn) continue;
     const auto refuse = [&](std::string_view cause) { throw UsageError(fmt::format("option 'loss': '{}' {}", term.loss->name, cause)); };
     if (on_policy.share == 0) refuse("is of what the student draws; give --on-policy");
-    if (on_policy.temperature != 1) refuse("needs draws from the student's own distribution, --on-policy-temperature 1");
+    if (on_policy.temperature != 1 && !term.loss->of_repeats) refuse("needs draws from the student's own distribution, --on-policy-temperature 1");
     if (temperature != 1) refuse("needs targets at temperature 1");
     if (on_policy.share < 1 && !of_windows) refuse("trains nothing in steps of windows; give --on-policy 1 or another loss");
     if (term.loss == &kReward && !inputs.has("tasks")) refuse("needs --tasks, whose verifiers judge what the student writes");

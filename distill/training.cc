@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "data/private_corpus.h"
 #include "distill/losses/aligned.h"
+#include "distill/repeats.h"
 #include "model/host_values.h"
 
 namespace overproof {
@@ -67,6 +68,9 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
   std::span<const float> weight, advantage;
   if (!batch.uniform()) weight = std::span(batch.weight).subspan(size_t(first * length), size_t(count * length));
   if (!batch.advantage.empty()) advantage = std::span(batch.advantage).subspan(size_t(first * length), size_t(count * length));
+  std::vector<float> repeated;
+  for (const LossTerm& term : options.terms)
+    if (term.loss->of_repeats && !advantage.empty()) repeated = repeated_labels(batch, first, count, int64_t(term.parameter));
 
   const std::vector<Targets> parts = signal.rows(batch, first, count);
   for (const Targets& targets : parts)
@@ -85,7 +89,7 @@ LossSums batch_loss(const TokenBatch& batch, const TeacherSignal& signal, int64_
     return sums;
   };
   if (parts.size() == 1 && parts.front().rows.empty())
-    return add_inner(loss_of_rows(hidden, head, parts.front(), {labels, weight, advantage}, every(length, count), options, d_hidden, d_head));
+    return add_inner(loss_of_rows(hidden, head, parts.front(), {labels, weight, advantage, repeated}, every(length, count), options, d_hidden, d_head));
   // Each teacher's rows for themselves: together they are all rows, each once.
   if (options.gradient) *d_hidden = at::zeros_like(hidden);
   LossSums sums;

@@ -16,7 +16,7 @@ namespace {
 
 /// Of the rows of a chunk; undefined as in DenseRows.
 struct ChunkRows {
-  at::Tensor weight, drawn, advantage;
+  at::Tensor weight, drawn, advantage, repeated;
 };
 
 /// The targets of all rows. apply() takes the log q of a chunk that begins at row `first`, adds the values of the terms with a
@@ -112,7 +112,7 @@ class DenseTeacher final : public TeacherRows {
     for (size_t t = 0; t < options.terms.size(); ++t) {
       const LossTerm& term = options.terms[t];
       if (!term.loss->dense) continue;
-      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, p, of_chunk.weight, of_chunk.drawn, of_chunk.advantage},
+      values[t] += square(options.temperature) * term.loss->dense({log_q, log_p, p, of_chunk.weight, of_chunk.drawn, of_chunk.advantage, of_chunk.repeated},
                                                                   {term.weight * options.temperature, term.parameter},
                                                                   options.gradient ? &gradient : nullptr);
     }
@@ -170,6 +170,7 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
   const bool drawn = !rows_in.advantage.empty() && std::ranges::any_of(options.terms, [](const LossTerm& t) { return t.loss->drawn; });
   OVERPROOF_CHECK((!with_labels && !drawn) || int64_t(rows_in.labels.size()) == tokens);
   OVERPROOF_CHECK(rows_in.advantage.empty() || int64_t(rows_in.advantage.size()) == tokens);
+  OVERPROOF_CHECK(rows_in.repeated.empty() || int64_t(rows_in.repeated.size()) == tokens);
   OVERPROOF_CHECK(!drawn || one_softmax);
   OVERPROOF_CHECK(rows_in.weight.empty() || int64_t(rows_in.weight.size()) == tokens);
   OVERPROOF_CHECK(!options.gradient || d_hidden != nullptr);
@@ -201,7 +202,11 @@ LossSums loss_of_chunks(const at::Tensor& hidden_in, const at::Tensor& head, Tea
       label = at::tensor(at::ArrayRef<int64_t>(rows_in.labels.data() + first, size_t(rows))).unsqueeze(1).to(z.device());
     if (drawn) {
       of_chunk.drawn = label;
-      of_chunk.advantage = at::tensor(at::ArrayRef<float>(rows_in.advantage.data() + first, size_t(rows)), at::kFloat).unsqueeze(1).to(z.device());
+      const auto column = [&](std::span<const float> of_rows) {
+        return at::tensor(at::ArrayRef<float>(of_rows.data() + first, size_t(rows)), at::kFloat).unsqueeze(1).to(z.device());
+      };
+      of_chunk.advantage = column(rows_in.advantage);
+      if (!rows_in.repeated.empty()) of_chunk.repeated = column(rows_in.repeated);
     }
     if (with_labels && !one_softmax) {
       label_q = at::log_softmax(z, 1);

@@ -18,7 +18,8 @@ namespace overproof {
 const std::vector<const Loss*>& all_losses() {
   static const std::vector<const Loss*> list = {&kForwardKl, &kCrossEntropy, &kReverseKl,    &kJensenShannon, &kTotalVariation,   &kSkewedKl,
                                                 &kSkewedReverseKl, &kEntropyGated, &kTopKKl, &kMergedKl,      &kUniversal,        &kRouterZ,
-                                                &kBalance,   &kHiddenMse,    &kHiddenCosine, &kFfnMse,        &kSampledReverseKl, &kReward};
+                                                &kBalance,   &kHiddenMse,    &kHiddenCosine, &kFfnMse,        &kSampledReverseKl, &kReward,
+                                                &kUnlikelihood};
   return list;
 }
 

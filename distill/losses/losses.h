@@ -18,6 +18,8 @@
 //                    (log q_y - log p_y) d log q_y (Gu et al. 2024, "MiniLLM", the part of a single step); and for ids with q_i < e and
 //                    p_i > q_i, which it will hardly draw, forward-kl's p_i (log p_i - log q_i); e = 1e-4 unless given
 //   reward           -A log q_y, y drawn by the student and A its advantage (distill/rewards.h); constant in A
+//   unlikelihood     -log (1 - q_y), y drawn by the student where it completes n ids in a row that it had written before; n = 4 unless given (Welleck
+//                    et al. 2020, "Neural text generation with unlikelihood training", equation 7, on what the student writes as in section 5.2)
 //   merged-kl, universal  towards a teacher of another tokenizer: aligned.h. Of targets over the student's ids, merged-kl is forward-kl and
 //                    universal T^2 sum_i |p_(i) - q_(i)|, both sorted
 //   router-z, balance, hidden-mse, hidden-cosine, ffn-mse: inner.h
@@ -63,6 +65,7 @@ struct DenseRows {
   const at::Tensor &log_q, &log_p, &p;  ///< F32 [rows, vocabulary]
   const at::Tensor& weight;             ///< F64 [rows], or undefined: all 1
   const at::Tensor &drawn, &advantage;  ///< I64 [rows, 1] the labels and F32 [rows, 1] their advantages; undefined where the student drew none
+  const at::Tensor& repeated;           ///< F32 [rows, 1] 1 where such a label completes a run that was there before, else 0; or undefined
   /// Sum over rows of weight x values F64 [rows].
   double total(const at::Tensor& values) const;
 };
@@ -110,7 +113,8 @@ struct Loss {
   double (*sparse)(const SparseRow& row, const TermFactors& factors, SparseGradient* gradient) = nullptr;
   double (*dense)(const DenseRows& rows, const TermFactors& factors, DenseGradient* gradient) = nullptr;
   double (*labels)(const LabelRows& rows, const TermFactors& factors, LabelGradient* gradient) = nullptr;
-  bool drawn = false;  ///< is of labels that the student drew, at temperature 1: zero where it drew none
+  bool drawn = false;  ///< is of labels that the student drew: zero where it drew none
+  bool of_repeats = false;  ///< and only of those that complete a run of `parameter` ids that was there before; of draws at any temperature
   Inside inside = Inside::nothing;
   at::Tensor (*inner)(const InnerRows& rows) = nullptr;
   /// Whether it compares with the teacher's distribution.
@@ -118,7 +122,7 @@ struct Loss {
 };
 
 extern const Loss kForwardKl, kCrossEntropy, kReverseKl, kJensenShannon, kTotalVariation, kSkewedKl, kSkewedReverseKl,
-    kEntropyGated, kTopKKl, kMergedKl, kUniversal, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse, kSampledReverseKl, kReward;
+    kEntropyGated, kTopKKl, kMergedKl, kUniversal, kRouterZ, kBalance, kHiddenMse, kHiddenCosine, kFfnMse, kSampledReverseKl, kReward, kUnlikelihood;
 
 /// Every loss, in the order in which terms are summed and recorded.
 const std::vector<const Loss*>& all_losses();
@@ -154,11 +158,11 @@ struct LossSums {
 };
 
 /// Labels and weights of the rows. `labels` may be empty when no term needs them; `weight` empty: all 1; `advantage` empty: the student
-/// did not draw the labels.
+/// did not draw the labels. `repeated` empty: none completes a run that was there before.
 struct RowLabels {
   std::span<const int64_t> labels;
   std::span<const float> weight;
-  std::span<const float> advantage = {};
+  std::span<const float> advantage = {}, repeated = {};
 };
 
 /// Losses of hidden [rows, hidden] under head [vocabulary, hidden] against the rows of `targets` from `first_target` on, which are

@@ -140,13 +140,13 @@ TEST_CASE("losses of what the student drew are PyTorch autograd's, and nothing w
   const SafetensorsFile golden(kGolden), drawn(kDrawn);
   const at::Tensor hidden = f32(golden, "hidden"), head = f32(golden, "head");
   const Targets teacher{.states = {{f32(golden, "teacher_hidden"), f32(golden, "teacher_head")}}};
-  const std::pair<const Loss*, double> cases[] = {{&kSampledReverseKl, 0}, {&kSampledReverseKl, 1e-4}, {&kSampledReverseKl, 0.05}, {&kReward, 0}};
+  const std::pair<const Loss*, double> cases[] = {{&kSampledReverseKl, 0}, {&kSampledReverseKl, 1e-4}, {&kSampledReverseKl, 0.05}, {&kReward, 0}, {&kUnlikelihood, 4}};
   for (size_t number = 0; number < std::size(cases); ++number) {
     const auto [loss, parameter] = cases[number];
     INFO(loss->name << " " << parameter);
     LossOptions options;
     options.terms = {{loss, 1.0, parameter}};
-    RowLabels rows{golden.values<int64_t>("labels"), golden.values<float>("weight"), drawn.values<float>("advantage")};
+    RowLabels rows{golden.values<int64_t>("labels"), golden.values<float>("weight"), drawn.values<float>("advantage"), drawn.values<float>("repeated")};
     const auto [sums, d_hidden, d_head] = compute(hidden, head, teacher, options, rows);
     CHECK(sums.values[0] == Approx(drawn.values<double>(fmt::format("{}.value", number))[0]).epsilon(3e-6));
     CHECK(largest_difference(d_hidden, f32(drawn, fmt::format("{}.d_hidden", number))) < 2e-5);
@@ -155,7 +155,7 @@ TEST_CASE("losses of what the student drew are PyTorch autograd's, and nothing w
     options.terms = {{&kForwardKl, 0.5}, {loss, 2.0, parameter}};
     const Computed both = compute(hidden, head, teacher, options, rows), kl = compute(hidden, head, teacher, only(kForwardKl), rows);
     CHECK(largest_difference(both.d_hidden, 0.5 * kl.d_hidden + 2 * d_hidden) < 2e-5);
-    rows.advantage = {};
+    rows.advantage = rows.repeated = {};
     const Computed without = compute(hidden, head, teacher, options, rows);
     CHECK(without.sums.values[1] == 0);
     CHECK(largest_difference(without.d_hidden, 0.5 * kl.d_hidden) < 1e-6);
@@ -436,7 +436,7 @@ TEST_CASE("losses are named with their weights") {
   CHECK_THROWS_WITH(parse_losses({{"jensen-shannon:0.2", "1"}, {"jensen-shannon:0.3", "1"}}), Catch::Contains("given twice"));
   StringMap all;
   for (const Loss* loss : all_losses()) all[std::string(loss->name)] = "1";
-  CHECK_THROWS_WITH(parse_losses(all), Catch::Contains("18 losses are given; step records hold 14"));
+  CHECK_THROWS_WITH(parse_losses(all), Catch::Contains("19 losses are given; step records hold 14"));
   CHECK_THROWS_WITH(require_targets({{&kReward, 1.0}}, TargetKind::top_k), Catch::Contains("'reward'") && Catch::Contains("a whole distribution"));
   CHECK_THROWS_AS(parse_losses({{"forward-kl", "0"}}), UsageError);
   CHECK_THROWS_AS(parse_losses({}), UsageError);

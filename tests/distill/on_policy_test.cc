@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
+#include "distill/repeats.h"
+#include "distill/training.h"
 #include "teacher/signal.h"
 #include "tests/distill/random_batches.h"
 
@@ -115,6 +117,66 @@ TEST_CASE("steps in which the student writes are spread evenly; the others are t
     else CHECK(batches.at(s).ids == MaskedBatches(student.config(), 0).at(s).ids);
   }
   CHECK(written == std::vector<int64_t>{3, 7});
+}
+
+TEST_CASE("a repeated label completes a run that the student had written before, in the same text") {
+  const int64_t length = 14;
+  TokenBatch b{.batch = 2, .length = length};
+  //  labels:        1  2  3  1  2  3  1  2 | 1  2  3  9  2  3   (the last six are another text)
+  b.ids = {7, 1, 2, 3, 1, 2, 3, 1, 2, 1, 2, 3, 9, 2, 3, 7, 1, 2, 3, 1, 2, 3, 1, 2, 1, 2, 3, 9, 2, 3};
+  b.weight.assign(size_t(2 * length), 1.0f);
+  b.segment.assign(size_t(2 * length), 0);
+  std::fill(b.segment.begin() + 8, b.segment.begin() + length, 1);
+  std::fill_n(b.weight.begin() + length, 3, 0.0f);  // of the second sequence the first three labels are the prompt
+  const auto of = [&](int64_t first, int64_t count, int64_t run) {
+    const std::vector<float> found = repeated_labels(b, first, count, run);
+    return std::vector<int>(found.begin(), found.end());
+  };
+  CHECK(of(0, 1, 3) == std::vector<int>{0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0});
+  CHECK(of(0, 1, 2) == std::vector<int>{0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1});
+  CHECK(of(0, 1, 1) == std::vector<int>{0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1});
+  CHECK(of(0, 1, 9) == std::vector<int>(size_t(length), 0));
+  // what the prompt had does not count, and the text goes on, as its segment does
+  CHECK(of(1, 1, 3) == std::vector<int>{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0});
+  std::vector<int> both = of(0, 1, 2), second = of(1, 1, 2);
+  both.insert(both.end(), second.begin(), second.end());
+  CHECK(of(0, 2, 2) == both);
+}
+
+TEST_CASE("unlikelihood of what a student wrote makes its repetitions less probable, more than the rest of it") {
+  const ModelConfig config = GENERATE(random_dense_config(), random_moe_config());
+  const OnPolicyOptions greedy{.share = 1, .prompt = 2, .tokens = 14, .temperature = 0};
+  auto student = std::make_unique<Decoder>(small_model(config));
+  const auto teacher = std::make_shared<const Decoder>(small_model(config));
+  auto batches = std::make_unique<OnPolicyBatches>(std::make_unique<RandomBatches>(8, config.vocab_size, 8), *student, std::set<int32_t>{}, greedy, 5);
+  const TokenBatch written = batches->at(0);
+  const std::vector<float> repeated = repeated_labels(written, 0, 8, 2);
+  REQUIRE(std::count(repeated.begin(), repeated.end(), 1.0f) > 20);
+  /// The mean probability of the labels that are (1) or are not (0) repetitions.
+  const auto mean_probability = [&](const Decoder& model, float which) {
+    at::NoGradGuard no_grad;
+    ForwardOptions options;
+    options.segments = input_segments(written, 0, 8);
+    const at::Tensor q = at::softmax(model.logits(model.hidden(input_ids(written, 0, 8), options)).view({8 * kLength, -1}), 1);
+    double sum = 0, count = 0;
+    for (int64_t row = 0; row < 8 * kLength; ++row) {
+      if (written.weight[size_t(row)] == 0 || repeated[size_t(row)] != which) continue;
+      sum += q[row][written.sequence_ids(row / kLength)[size_t(row % kLength) + 1]].item<double>();
+      ++count;
+    }
+    return sum / count;
+  };
+  const double before = mean_probability(*teacher, 1), others = mean_probability(*teacher, 0);
+  TrainOptions options{.batch_size = 8, .micro_batch = 4, .learning_rate = 1e-3, .schedule = Schedule::constant};
+  options.train = {"all"};
+  Training training(std::move(student), std::move(batches), live_signal(teacher), {{&kUnlikelihood, 1.0, 2.0}, {&kForwardKl, 0.1}}, options);
+  const StepRecord first = training.step();
+  CHECK(first.terms[0] > 0);
+  for (int64_t s = 1; s < 8; ++s) training.step();
+  const double after = mean_probability(training.student(), 1), others_after = mean_probability(training.student(), 0);
+  INFO(before << " " << after << " " << others << " " << others_after);
+  CHECK(after < 0.7 * before);
+  CHECK(after / before < 0.8 * others_after / others);
 }
 
 }  // namespace overproof

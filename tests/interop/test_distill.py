@@ -133,7 +133,7 @@ def test_rewards_of_tasks_train_and_are_replayed(run):
 def test_draws_and_rewards_that_are_not_there_are_refused(run):
     tasks = write_tasks(run.parent / "tasks.jsonl", "[a-z]")
     written = ["--teacher-share", 1, "--on-policy", 1]
-    for loss, options, cause in (("reward", written, "needs --tasks"), ("reward", ["--teacher-share", 1], "give --on-policy"),
+    for loss, options, cause in (("unlikelihood", ["--teacher-share", 1], "give --on-policy"), ("reward", written, "needs --tasks"), ("reward", ["--teacher-share", 1], "give --on-policy"),
                                  ("sampled-reverse-kl", [*written, "--on-policy-temperature", 0.5], "--on-policy-temperature 1"),
                                  ("sampled-reverse-kl", ["--teacher-share", 1, "--on-policy", 0.5], "trains nothing in steps of windows"),
                                  ("forward-kl", ["--teacher-share", 1, "--tasks", tasks], "give --on-policy as well"),

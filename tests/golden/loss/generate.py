@@ -116,7 +116,7 @@ def divergences(given, sparse):
     return out
 
 
-DRAWN_CASES = [("sampled-reverse-kl", 0.0), ("sampled-reverse-kl", 1e-4), ("sampled-reverse-kl", 0.05), ("reward", 0.0)]
+DRAWN_CASES = [("sampled-reverse-kl", 0.0), ("sampled-reverse-kl", 1e-4), ("sampled-reverse-kl", 0.05), ("reward", 0.0), ("unlikelihood", 0.0)]
 GROUP = 4
 
 
@@ -128,6 +128,7 @@ def drawn(given):
     rewards[1], rewards[4] = 1, 0  # groups in which all have one reward
     normed = torch.nn.functional.layer_norm(rewards.double(), (GROUP,), eps=0.0)  # of the group's own standard deviation
     out = {"advantage": advantage, "rewards": rewards.flatten(), "advantages": torch.nan_to_num(normed, nan=0.0).float().flatten()}
+    out["repeated"] = torch.randint(2, (TOKENS,), generator=generator).float()
     log_p = torch.log_softmax(given["teacher_hidden"].double() @ given["teacher_head"].double().T, -1)
     weight, labels = given["weight"].double(), given["labels"][:, None]
     for number, (loss, threshold) in enumerate(DRAWN_CASES):
@@ -137,6 +138,8 @@ def drawn(given):
         of_label = log_q.gather(1, labels)[:, 0]
         if loss == "reward":
             value = surrogate = -advantage.double() * of_label
+        elif loss == "unlikelihood":
+            value = surrogate = -torch.log(1 - of_label.exp()) * out["repeated"].double()
         else:
             excess = (of_label - log_p.gather(1, labels)[:, 0]).detach()
             missed = (log_q.detach().exp() < threshold) & (log_p > log_q.detach())
