@@ -125,7 +125,9 @@ std::string verb_help(const VerbSpec& verb) {
     if (options.empty()) return;
     text += fmt::format("\n{}\n", title);
     for (const Option& o : options) {
-      const std::string head = o.type_name() == "flag" ? "--" + o.name : fmt::format("--{} {}", o.name, limits(o));
+      const std::string head = o.type_name() != "flag"         ? fmt::format("--{} {}", o.name, limits(o))
+                               : o.text() == "true" ? fmt::format("--{}=false", o.name)
+                                                            : "--" + o.name;
       text += head.size() < 26 ? fmt::format("  {:<26}", head) : fmt::format("  {}\n{:28}", head, "");
       text += wrap(o.help + default_text(o), 28) + "\n";
     }

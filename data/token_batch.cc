@@ -22,6 +22,25 @@ double TokenBatch::total_weight() const {
   return sum;
 }
 
+TokenBatch TokenBatch::used_part(int64_t first, int64_t count) const {
+  TokenBatch part{.batch = count, .length = 1};
+  for (int64_t b = first; b < first + count; ++b)
+    for (int64_t t = length; t > part.length; --t)
+      if (weight[size_t(b * length + t - 1)] != 0) part.length = t;
+  const auto take = [&](const auto& from, auto& to, int64_t width, int64_t columns) {
+    for (int64_t b = first; b < first + count && !from.empty(); ++b)
+      to.insert(to.end(), from.begin() + b * width, from.begin() + b * width + columns);
+  };
+  take(numbers, part.numbers, 1, 1);
+  take(ids, part.ids, length + 1, part.length + 1);
+  take(weight, part.weight, length, part.length);
+  take(segment, part.segment, length, part.length);
+  take(source, part.source, length, part.length);
+  take(reward, part.reward, 1, 1);
+  take(advantage, part.advantage, length, part.length);
+  return part;
+}
+
 bool TokenBatch::uniform() const {
   return std::all_of(weight.begin(), weight.end(), [](float w) { return w == 1.0f; });
 }

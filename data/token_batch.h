@@ -40,6 +40,9 @@ struct TokenBatch {
   std::span<const int64_t> sequence_ids(int64_t b) const {
     return std::span(ids).subspan(size_t(b * (length + 1)), size_t(length + 1));
   }
+  /// The sequences [first, first + count) up to the last column in which one of them has a weight, at least one column. What comes behind has no
+  /// part in the loss, and nothing before sees it.
+  TokenBatch used_part(int64_t first, int64_t count) const;
   double total_weight() const;  ///< sum of all weights: tokens that count in the loss
   bool uniform() const;         ///< every weight is 1
   bool one_segment() const;     ///< every segment number is 0

@@ -56,7 +56,7 @@ struct DistillConfig {
       "targets: forward-kl, cross-entropy. On top-k targets or with --teacher and --teacher-share 1: reverse-kl, jensen-shannon:0.5, "
       "total-variation, skewed-kl:0.1, skewed-reverse-kl:0.1, entropy-gated:1 (nats), top-k-kl:32 (ids). Of the student's router: "
       "router-z, balance. With --teacher and --teacher-share 1: hidden-mse, hidden-cosine, ffn-mse. With --align bytes: merged-kl, universal. Of what the student "
-      "draws with --on-policy: sampled-reverse-kl:1e-4, and with --tasks: reward. docs/distill.md has their formulas; default: forward-kl and cross-entropy by "
+      "draws with --on-policy: sampled-reverse-kl:1e-4, unlikelihood:4 (ids), and with --tasks: reward. docs/distill.md has their formulas; default: forward-kl and cross-entropy by "
       "ce-weight");
     v("ce-weight", ce_weight, in_range(0, 1),
       "weight of the cross-entropy with the corpus in the default loss; 1 - ce-weight is that of the KL from the teacher");

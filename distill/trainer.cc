@@ -107,15 +107,17 @@ LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFuncti
   const int64_t end = batch.batch * (group_->rank() + 1) / group_->size();
   for (int64_t first = batch.batch * group_->rank() / group_->size(); first < end; first += options_.micro_batch) {
     const int64_t count = std::min(options_.micro_batch, end - first);
-    Pass pass{.first = first, .count = count, .grad_scale = scale};
+    const bool written = !batch.advantage.empty();  // the teacher runs alongside, so its rows are those of what it is given
+    const TokenBatch part = written ? batch.used_part(first, count) : TokenBatch{};
+    Pass pass{.batch = written ? part : batch, .first = written ? 0 : first, .count = count, .grad_scale = scale};
     std::vector<RouterRecord>& routing = pass.routing;
     ForwardOptions options;
     options.routing = &routing;
     options.record_selected = counter_ != nullptr || record_scores_;
     options.record_scores = record_scores_;
-    options.segments = input_segments(batch, first, count);
+    options.segments = input_segments(pass.batch, pass.first, count);
     if (record_layers_) options.layers = &pass.layers;
-    const at::Tensor hidden = model_.hidden(input_ids(batch, first, count), options);
+    const at::Tensor hidden = model_.hidden(input_ids(pass.batch, pass.first, count), options);
     at::Tensor d_hidden, d_head, inner_loss;
     at::Tensor head = model_.head();
     if (head.requires_grad()) d_head = head.grad().defined() ? head.mutable_grad() : at::zeros_like(head);
@@ -130,8 +132,10 @@ LossSums Trainer::accumulate_gradients(const TokenBatch& batch, const LossFuncti
     if (inner_loss.defined() && inner_loss.requires_grad())
       roots.push_back(inner_loss), root_gradients.push_back(at::full_like(inner_loss, scale));
     if (!roots.empty()) torch::autograd::backward(roots, root_gradients);
-    if (counter_)
-      counter_->add(routing, std::span(batch.source).subspan(size_t(first * batch.length), size_t(count * batch.length)));
+    if (counter_) {
+      const int64_t length = pass.batch.length;
+      counter_->add(routing, std::span(pass.batch.source).subspan(size_t(pass.first * length), size_t(count * length)));
+    }
     for (size_t l = 0; l < routing.size(); ++l) loads[l] = loads[l].defined() ? loads[l] + routing[l].load : routing[l].load;
   }
   if (group_->size() > 1) add_up_ranks(sums, loads);

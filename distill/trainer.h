@@ -43,8 +43,9 @@ class Trainer {
   /// UsageError when the model has no weight of the chosen groups.
   Trainer(Decoder& model, const TrainOptions& options, std::shared_ptr<const Group> group = single_process_group());
 
-  /// The student's forward pass of the sequences [first, first + count) of the batch.
+  /// The student's forward pass of the sequences [first, first + count) of a batch.
   struct Pass {
+    const TokenBatch& batch;            ///< the step's; where the student wrote that, a part without the columns behind what it wrote
     int64_t first = 0, count = 0;
     at::Tensor hidden;                  ///< [count x length, hidden], without autograd's record
     std::vector<RouterRecord> routing;  ///< with it

@@ -186,7 +186,7 @@ StepRecord Training::step() {
   StepRecord record = trainer_->step(batch, losses_, [&](const Trainer::Pass& pass) {
     options.grad_scale = pass.grad_scale;
     InnerRows inner{.routing = pass.routing, .student = pass.layers, .projections = projections_};
-    return batch_loss(batch, *signal_, pass.first, pass.count, pass.hidden, student_->head(), options, pass.d_hidden, pass.d_head,
+    return batch_loss(pass.batch, *signal_, pass.first, pass.count, pass.hidden, student_->head(), options, pass.d_hidden, pass.d_head,
                       &inner, pass.inner_loss);
   });
   const StepRecord planned = plan(record.step);

@@ -179,8 +179,7 @@ class Keys {
 
   void add_experts() {
     const bool qwen = family_.mixture == ModelKind::Mixture::qwen;
-    // transformers 5 writes the first name for both.
-    shape_.experts = positive(qwen && config_.has("num_local_experts") ? "num_local_experts" : std::string(family_.experts_key));
+    shape_.experts = positive(std::string(experts_key_of(family_, [&](std::string_view key) { return config_.has(key); })));
     const int64_t used = positive("num_experts_per_tok");
     if (used > shape_.experts) config_.fail(fmt::format("{} of {} experts cannot be used", used, shape_.experts));
     u32("expert_count", shape_.experts);

@@ -55,8 +55,7 @@ struct Sizes {
                                                           : quotient(hidden, heads);
     head = kind.is(ModelKind::stablelm) ? quotient(hidden, heads)
                                         : size("head_dim", null_head ? quotient(hidden, heads) : usual_head);
-    experts =
-        size(kind.mixture == ModelKind::Mixture::qwen && c.has("num_local_experts") ? "num_local_experts" : kind.experts_key);
+    experts = size(experts_key_of(kind, [&](std::string_view key) { return c.has(key); }));
     expert_inner = kind.mixture == ModelKind::Mixture::plain ? inner : size("moe_intermediate_size");
     shared_experts = kind.gated_shared_expert ? 1 : size("n_shared_experts", kind.shared_experts);
     shared_inner = kind.gated_shared_expert ? size("shared_expert_intermediate_size") : product(shared_experts, expert_inner);

@@ -208,7 +208,7 @@ void read_groups(const JsonObject& f, ModelConfig& c) {
 void read_experts(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
   using Mixture = ModelKind::Mixture;
   const bool qwen = kind.mixture == Mixture::qwen;
-  const std::string_view key = qwen && f.has("num_local_experts") ? "num_local_experts" : kind.experts_key;
+  const std::string_view key = experts_key_of(kind, [&](std::string_view name) { return f.has(name); });
   c.n_routed_experts = size(f, key);
   c.top_k = size(f, "num_experts_per_tok");
   c.moe_intermediate_size = kind.mixture == Mixture::plain ? c.intermediate_size : size(f, "moe_intermediate_size");

@@ -125,6 +125,12 @@ struct ModelKind {
 };
 
 std::span<const ModelKind> model_kinds();
+/// The key under which a config.json gives the number of experts; has(key): whether it has that key. transformers 5 writes Qwen's as Mixtral's.
+template <class Has>
+std::string_view experts_key_of(const ModelKind& kind, const Has& has) {
+  constexpr std::string_view kOther = "num_local_experts";
+  return kind.mixture == ModelKind::Mixture::qwen && has(kOther) ? kOther : kind.experts_key;
+}
 /// By config.json's model_type; nullptr when it is not known.
 const ModelKind* find_model_kind(std::string_view model_type);
 

@@ -46,7 +46,7 @@ Tensor gated(GateActivation activation, const Tensor& gate_up) {
   return at::gelu(halves[0], activation == GateActivation::gelu_tanh ? "tanh" : "none") * halves[1];
 }
 
-Tensor capped(const Tensor& logits, double cap) { return cap == 0 ? logits : at::tanh(logits / cap) * cap; }
+Tensor capped(Tensor logits, double cap) { return cap == 0 ? logits : logits.div_(cap).tanh_().mul_(cap); }
 
 Tensor widened(const ModelConfig& c, const Tensor& x) {
   const int64_t missing = attention_width(c) - x.size(2);

@@ -27,8 +27,8 @@ at::Tensor normed_heads(const ModelConfig& config, const at::Tensor& x, const at
 /// silu or gelu of the gate, times up: gate_up [n, 2 x width] -> [n, width]. Differentiable; ops::swiglu is faster and is not.
 at::Tensor gated(GateActivation activation, const at::Tensor& gate_up);
 
-/// cap x tanh(logits / cap); the logits themselves where cap is 0.
-at::Tensor capped(const at::Tensor& logits, double cap);
+/// cap x tanh(logits / cap), in the memory of `logits`; the logits themselves where cap is 0.
+at::Tensor capped(at::Tensor logits, double cap);
 
 /// Width of keys, queries and values in attention, which fills the narrower ones with zeros.
 inline int64_t attention_width(const ModelConfig& c) { return std::max(c.head_dim, c.value_width()); }

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/json_object.h"
 #include "core/progress.h"
+#include "formats/architecture.h"
 #include "formats/model_config.h"
 #include "formats/model_kinds.h"
 #include "formats/never_chosen.h"
@@ -27,68 +28,84 @@ struct Plan {
   std::vector<std::pair<std::string, double>> parts = {};  ///< of an expert that is made of several: the parent's tensors and their weights
 };
 
-std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<LayerPlaces>& layers_places, int64_t experts) {
-  const auto layers = int64_t(layers_places.size());
-  std::vector<std::vector<int64_t>> place_of(layers_places.size(),
-                                             std::vector<int64_t>(size_t(experts), -1));  // [layers][first expert of a place]
-  std::vector<std::vector<int64_t>> empty_places(layers_places.size());
-  for (size_t l = 0; l < layers_places.size(); ++l)
-    for (size_t p = 0; p < layers_places[l].size(); ++p) {
-      if (layers_places[l][p].empty()) empty_places[l].push_back(int64_t(p));
-      else place_of[l][size_t(layers_places[l][p].front().expert)] = int64_t(p);
-    }
-  std::vector<Plan> plans;
-  std::set<std::string> names;
-  int64_t expert_tensors = 0, routers = 0, biases = 0;
-  for (const TensorInfo& info : student.tensors->tensors()) {
-    const TensorName name = TensorName::parse(info.name);
-    if (name.in_decoder() && name.layer >= layers)
-      throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} layers", info.name, layers));
-    Plan plan{info, info};
-    if (name.in_decoder() && name.rest.starts_with("mlp.experts.") && name.expert >= 0) {
-      if (name.expert >= experts)
-        throw FormatError(student.path, -1, fmt::format("{}: the configuration has {} experts", info.name, experts));
-      ++expert_tensors;
-      const auto l = size_t(name.layer);
-      const std::string_view part = std::string_view(info.name).substr(name.expert_prefix.size());
-      const auto name_of = [&](int64_t expert) { return fmt::format("model.layers.{}.mlp.experts.{}.{}", name.layer, expert, part); };
-      const auto put = [&](int64_t place, bool zero) {
-        plan.out.name = name_of(place);
-        plan.zero = zero;
-        plan.parts.clear();
-        if (const auto& shares = layers_places[l][size_t(place)]; shares.size() > 1 || (shares.size() == 1 && shares[0].weight != 1))
-          for (const ExpertShare& share : shares) {
-            plan.parts.emplace_back(name_of(share.expert), share.weight);
-            if (const TensorInfo* other = student.tensors->find(plan.parts.back().first); !other || other->shape != info.shape)
-              throw FormatError(student.path, -1, fmt::format("{} is missing, or has another shape than {}", plan.parts.back().first, info.name));
-          }
-        if (!names.insert(plan.out.name).second) throw FormatError(student.path, -1, fmt::format("{} occurs twice", info.name));
-        plans.push_back(plan);
-      };
-      if (const int64_t place = place_of[l][size_t(name.expert)]; place >= 0) put(place, false);
-      // Empty places are written next to the tensors of expert 0, which have the same shapes.
-      if (name.expert == 0)
-        for (const int64_t place : empty_places[l]) put(place, true);
-      continue;
-    }
-    const bool router = name.in_decoder() && name.rest == "mlp.gate.weight",
-               bias = name.in_decoder() && name.rest == "mlp.gate.e_score_correction_bias";
-    if (router || bias) {
-      if (info.shape.empty() || info.shape[0] != experts)
-        throw FormatError(student.path, -1,
-                          fmt::format("{} does not have the {} experts of the configuration", info.name, experts));
-      const LayerPlaces& places = layers_places[size_t(name.layer)];
-      plan.rows = &places;
-      plan.out.shape[0] = int64_t(places.size());
-      if (bias) plan.empty = kNeverChosen;
-      (router ? routers : biases) += 1;
-    }
-    plans.push_back(std::move(plan));
-  }
-  if (expert_tensors != 3 * layers * experts || routers != layers || biases != layers)
-    throw FormatError(student.path, -1, "weights of experts or routers are missing");
-  return plans;
+/// "model.layers.3.mlp.experts.5.up_proj.weight" of another expert of the layer.
+std::string of_expert(const TensorName& name, std::string_view whole, int64_t expert) {
+  constexpr std::string_view kList = ".experts.";
+  const std::string_view list = name.expert_prefix.substr(0, name.expert_prefix.rfind(kList) + kList.size());
+  return fmt::format("{}{}.{}", list, expert, whole.substr(name.expert_prefix.size()));
 }
+
+class TensorPlans {
+ public:
+  TensorPlans(const Checkpoint& model, const RoutedExperts& given, const std::vector<LayerPlaces>& places)
+      : model_(model), architecture_(*model.config), given_(given), places_(places) {}
+
+  std::vector<Plan> all() && {
+    for (const TensorInfo& info : model_.tensors->tensors()) add(info);
+    const int64_t with = given_.layers_with();
+    // What is fused is gate and up in one tensor, and down.
+    if (2 * experts_ + 3 * given_.experts * fused_ != 6 * with * given_.experts || routers_ != with || (biases_ != 0 && biases_ != with))
+      fail("weights of experts or routers are missing");
+    if (biases_ == 0 && std::ranges::any_of(places_, [](const LayerPlaces& layer) { return std::ranges::any_of(layer, &std::vector<ExpertShare>::empty); }))
+      fail("has routers without a bias, by which no token would be sent to an empty place; remove as many experts from each layer (uneven = rank)");
+    return std::move(plans_);
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& cause) const { throw FormatError(model_.path, -1, cause); }
+
+  void add(const TensorInfo& info) {
+    const TensorName name = TensorName::parse(info.name);
+    const TensorRole role = architecture_.role(info);
+    if (role == TensorRole::mtp && given_.predicting_layers > 0) return;
+    if (name.in_decoder() && name.layer >= given_.layers) fail(fmt::format("{}: the configuration has {} layers", info.name, given_.layers));
+    const bool router = role == TensorRole::router && !name.rest.starts_with("mlp.shared_expert_gate.");
+    const bool of_experts = router || role == TensorRole::expert_linear || role == TensorRole::fused_experts || role == TensorRole::router_bias;
+    if (!of_experts) return plans_.push_back({info, info});
+    if (!name.in_decoder() || !given_.present[size_t(name.layer)])
+      fail(fmt::format("{}: the configuration has no experts in this layer", info.name));
+    if (role == TensorRole::expert_linear) return add_expert(info, name);
+    if (info.shape.empty() || info.shape[0] != given_.experts)
+      fail(fmt::format("{} does not have the {} experts of the configuration", info.name, given_.experts));
+    Plan plan{info, info};
+    plan.rows = &places_[size_t(name.layer)];
+    plan.out.shape[0] = int64_t(plan.rows->size());
+    if (role == TensorRole::router_bias) plan.empty = kNeverChosen;
+    (router ? routers_ : role == TensorRole::router_bias ? biases_ : fused_) += 1;
+    plans_.push_back(std::move(plan));
+  }
+
+  /// The places that an expert's matrix goes to: the one that it is the first part of, if any. Empty places are written next to the tensors
+  /// of expert 0, which have the same shapes.
+  void add_expert(const TensorInfo& info, const TensorName& name) {
+    if (name.expert >= given_.experts) fail(fmt::format("{}: the configuration has {} experts", info.name, given_.experts));
+    ++experts_;
+    const LayerPlaces& places = places_[size_t(name.layer)];
+    for (size_t p = 0; p < places.size(); ++p) {
+      const std::vector<ExpertShare>& shares = places[p];
+      if (shares.empty() ? name.expert != 0 : shares.front().expert != name.expert) continue;
+      Plan plan{info, info};
+      plan.out.name = of_expert(name, info.name, int64_t(p));
+      plan.zero = shares.empty();
+      if (shares.size() > 1 || (shares.size() == 1 && shares[0].weight != 1))
+        for (const ExpertShare& share : shares) {
+          plan.parts.emplace_back(of_expert(name, info.name, share.expert), share.weight);
+          if (const TensorInfo* other = model_.tensors->find(plan.parts.back().first); !other || other->shape != info.shape)
+            fail(fmt::format("{} is missing, or has another shape than {}", plan.parts.back().first, info.name));
+        }
+      if (!names_.insert(plan.out.name).second) fail(fmt::format("{} occurs twice", info.name));
+      plans_.push_back(std::move(plan));
+    }
+  }
+
+  const Checkpoint& model_;
+  Architecture architecture_;
+  const RoutedExperts& given_;
+  const std::vector<LayerPlaces>& places_;
+  std::vector<Plan> plans_;
+  std::set<std::string> names_;
+  int64_t experts_ = 0, fused_ = 0, routers_ = 0, biases_ = 0;
+};
 
 /// Writes `rows` rows, of which row(r, n) adds weighted rows of the parent to sums [n, row elements].
 template <class Rows>
@@ -158,16 +175,19 @@ RouterCounts counts_of_the_rest(const RouterCounts& counts, const std::vector<La
 
 }  // namespace
 
+int64_t RoutedExperts::layers_with() const { return std::ranges::count_if(present, [](char has) { return has != 0; }); }
+
 RoutedExperts read_routed_experts(const Checkpoint& model) {
-  const JsonObject fields(*model.config, model.path, "", JsonNull::absent);
-  const ModelKind* kind = find_model_kind(fields.text("model_type", ""));
-  if (!kind || !kind->is(ModelKind::glm4_moe))
-    fields.fail(fmt::format("its model_type is '{}'; routed experts are removed from glm4_moe", fields.text("model_type", "")));
-  if (model.quantization) fields.fail("is quantized; experts are removed from the checkpoint before quantization");
-  if (fields.integer("first_k_dense_replace", 0, INT32_MAX, 1) != 0)
-    fields.fail("has dense layers (first_k_dense_replace > 0); experts are removed where every layer has them");
-  return {fields.integer("num_hidden_layers", 1, INT32_MAX), fields.integer("n_routed_experts", 1, INT32_MAX),
-          fields.integer("num_experts_per_tok", 0, INT32_MAX)};
+  const auto fail = [&](const std::string& cause) { throw FormatError(model.path, -1, cause); };
+  if (model.quantization) fail("is quantized; experts are removed from the checkpoint before quantization");
+  const ModelConfig config = ModelConfig::from_json(*model.config, model.path);
+  if (!config.is_moe()) fail(fmt::format("its model_type is '{}'; routed experts are removed from mixtures of experts", config.model_type));
+  if (config.expert_groups > 1)
+    fail(fmt::format("its router chooses among {} groups of experts (n_group), which would not be the same ones without some experts", config.expert_groups));
+  RoutedExperts found{.layers = config.layers, .experts = config.n_routed_experts, .top_k = config.top_k};
+  found.predicting_layers = JsonObject(*model.config, model.path, "", JsonNull::absent).integer("num_nextn_predict_layers", 0, INT32_MAX, 0);
+  for (int64_t l = 0; l < config.layers; ++l) found.present.push_back(config.shape_of(l).experts);
+  return found;
 }
 
 int64_t write_without_experts(const Checkpoint& model, const RouterCounts& counts, const std::vector<LayerDrop>& drops,
@@ -185,7 +205,7 @@ int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const
   const RoutedExperts given = read_routed_experts(model);
   OVERPROOF_CHECK(int64_t(places.size()) == given.layers && (!counts || (counts->layers == given.layers && counts->experts == given.experts)));
   const DType dtype = written_dtype(asked, model);
-  std::vector<Plan> plans = plan_tensors(model, places, given.experts);
+  std::vector<Plan> plans = TensorPlans(model, given, places).all();
   std::vector<TensorInfo> tensors;
   int64_t bytes = 0;
   for (Plan& plan : plans) {
@@ -206,13 +226,18 @@ int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const
   }
   writer.close();
 
-  int64_t least_left = given.experts;
-  for (const LayerPlaces& layer : places)
-    least_left = std::min(least_left, int64_t(layer.size()) - std::ranges::count_if(layer, [](const auto& shares) { return shares.empty(); }));
+  int64_t least_left = given.experts, kept = given.experts;
+  for (size_t l = 0; l < places.size(); ++l) {
+    if (!given.present[l]) continue;
+    kept = int64_t(places[l].size());
+    least_left = std::min(least_left, kept - std::ranges::count_if(places[l], [](const auto& shares) { return shares.empty(); }));
+  }
   const int64_t top_k = std::min(given.top_k, least_left);
   Json config = *model.config;
-  config["n_routed_experts"] = places.front().size();
+  const ModelKind& kind = *find_model_kind(config["model_type"].get<std::string>());
+  config[std::string(experts_key_of(kind, [&](std::string_view key) { return config.contains(key); }))] = kept;
   config["num_experts_per_tok"] = top_k;
+  if (given.predicting_layers > 0) config["num_nextn_predict_layers"] = 0;
   if (asked != WeightDType::automatic) set_stored_dtype(config, dtype);
   write_pruned_config(model.path, config, folder);
   if (counts) write_router_counts(folder, counts_of_the_rest(*counts, places));

@@ -41,22 +41,23 @@ LayerPlaces merged_places(const ExpertObservation& seen, int64_t count, const st
 
 StageReport run_prune_experts(const PruneExpertsConfig& config, const Inputs& inputs, Outputs& outputs) {
   const Checkpoint student = open_checkpoint(inputs.path("student"));
-  const auto [layers, experts, top_k] = read_routed_experts(student);
+  const RoutedExperts given = read_routed_experts(student);
+  const int64_t layers = given.layers, experts = given.experts, top_k = given.top_k;
   if (fs::is_directory(inputs.path("statistics")) && !fs::exists(inputs.path("statistics") / kExpertStatisticsFile))
     throw MismatchError(fmt::format("{}: has no {}; run observe on the mixture of experts (its slot is called teacher)",
                                     inputs.path("statistics").filename().string(), kExpertStatisticsFile));
   const ExpertStatistics statistics(inputs.path("statistics"));
-  statistics.require_model(inputs.root("student"), layers, experts);
+  statistics.require_model(inputs.root("student"), given.present, experts);
   std::optional<RouterCounts> counts;
   if (has_router_counts(inputs.path("student"))) counts = read_router_counts(inputs.path("student"));
-  if (counts && (counts->layers != layers || counts->experts != experts))
+  if (counts && (given.layers_with() != layers || counts->layers != layers || counts->experts != experts))
     throw MismatchError(fmt::format("shapes differ: router counts {} layers x {} experts, student {} x {}", counts->layers, counts->experts, layers, experts));
 
   const int64_t kept = std::clamp(int64_t(std::llround(config.keep * double(experts))), std::min(kLeastExperts, experts), experts);
   std::vector<ExpertObservation> seen;
   std::vector<std::vector<float>> largest;
   for (int64_t l = 0; l < layers; ++l) {
-    seen.push_back(statistics.read(l));
+    seen.push_back(given.present[size_t(l)] ? statistics.read(l) : ExpertObservation{});
     largest.push_back(seen.back().largest);
   }
   const std::vector<std::vector<int64_t>> always = config.protect ? super_experts(largest) : std::vector<std::vector<int64_t>>(size_t(layers));
@@ -65,6 +66,11 @@ StageReport run_prune_experts(const PruneExpertsConfig& config, const Inputs& in
   Json written = Json::array(), protected_ones = Json::array();
   double routed = 0, routed_left = 0;
   for (int64_t l = 0; l < layers; ++l) {
+    if (!given.present[size_t(l)]) {
+      places.emplace_back();
+      written.push_back(Json::array());
+      continue;
+    }
     const ExpertObservation& layer = seen[size_t(l)];
     const std::vector<int64_t>& safe = always[size_t(l)];
     // A merge needs one more cluster than those that stay alone.
@@ -101,9 +107,11 @@ StageReport run_prune_experts(const PruneExpertsConfig& config, const Inputs& in
                       {"places", std::move(written)},     {"super_experts", protected_ones}};  // places [layers][place][experts of the parent]
   record_dtype(report.metrics(), written_dtype(config.dtype, student));
   report.summary = {config.method == Method::merge
-                        ? fmt::format("{} experts merged into {} in each of {} layers, by their mean outputs", experts, kept, layers)
+                        ? fmt::format("{} experts merged into {} in each of {} layers, by their mean outputs", experts, kept, given.layers_with())
                         : fmt::format("{} of {} experts stay in each of {} layers, by {}; {:.1f} % of the observed choices were theirs", kept, experts,
-                                      layers, name_of(config.method), 100 * share_left)};
+                                      given.layers_with(), name_of(config.method), 100 * share_left)};
+  if (given.predicting_layers > 0)
+    report.summary.push_back(fmt::format("note: left out {} layers that predict further tokens; num_nextn_predict_layers is 0", given.predicting_layers));
   if (config.protect) report.summary.push_back(fmt::format("{} super-experts were protected", protected_ones.size()));
   if (new_top_k != top_k) report.summary.push_back(fmt::format("top-k {} (was {})", new_top_k, top_k));
   return report;

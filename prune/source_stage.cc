@@ -77,7 +77,11 @@ std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, d
 StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inputs, Outputs& outputs) {
   if (config.drop_source.empty()) throw UsageError("prune-source: --drop-source is missing (the source to remove)");
   const Checkpoint student = open_checkpoint(inputs.path("student"));
-  const auto [layers, experts, top_k] = read_routed_experts(student);
+  const RoutedExperts routed = read_routed_experts(student);
+  const int64_t layers = routed.layers, experts = routed.experts, top_k = routed.top_k;
+  if (routed.layers_with() != layers)
+    throw MismatchError(fmt::format("{}: has layers without experts; router counts are those of models with experts in every layer",
+                                    inputs.path("student").filename().string()));
   const std::string counts_slot = inputs.has("counts") ? "counts" : "student";
   if (!has_router_counts(inputs.path(counts_slot)))
     throw MismatchError(fmt::format("{}: has no {}; give an artifact with the counts of the same experts by --counts",

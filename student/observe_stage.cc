@@ -147,10 +147,9 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   const std::string name = inputs.path("teacher").filename().string();
   if (const std::string cause = shape.why_not_trained(); config.gradients && !cause.empty())
     throw UsageError(fmt::format("{}: gradients are not recorded: {}", name, cause));
-  if (shape.is_moe() && !shape.shapes.empty())
-    throw MismatchError(fmt::format("{}: has layers of several kinds, dense ones among those with experts; observe records layers that are alike. "
-                                    "activations records the inputs of all its Linear layers",
-                                    name));
+  std::vector<int64_t> dense_layers;  // of a mixture
+  for (int64_t l = 0; shape.is_moe() && l < shape.layers; ++l)
+    if (!shape.shape_of(l).experts) dense_layers.push_back(l);
   const ComputeChoice compute = use_compute(config.compute, shape.hidden_size, outputs);
   const KeepFreedMemory keep_freed_memory;
   const SampledWindows sampled = sample_windows(corpus, inputs.root("corpus"), config.seed, config.tokens);
@@ -165,7 +164,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   NeuronSums neurons;
   ExpertObservation experts;
   LayerObservers observers;
-  observers.dense = [&](int64_t layer, int64_t first, const at::Tensor& input, const at::Tensor& h) { neurons.add(layer, first, length, input, h); };
+  if (!shape.is_moe()) observers.dense = [&](int64_t layer, int64_t first, const at::Tensor& input, const at::Tensor& h) { neurons.add(layer, first, length, input, h); };
   observers.mixture = [&](int64_t layer, const at::Tensor& input, const at::Tensor& selected, const at::Tensor& weights) {
     experts = observe_experts(model.at(layer), layer, input, selected, weights, config.batch_size * length);
   };
@@ -175,8 +174,9 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   const Digest &model_root = inputs.root("teacher"), &corpus_root = inputs.root("corpus");
   double first_order = 0;
   if (shape.is_moe()) {
-    write_expert_statistics({model_root, corpus_root, tokens, shape.layers, shape.n_routed_experts, hidden, shape.top_k},
+    write_expert_statistics({model_root, corpus_root, tokens, shape.layers, shape.n_routed_experts, hidden, shape.top_k, dense_layers},
                             [&](int64_t) {
+                              experts = {};
                               pass.step();
                               return experts;
                             },
@@ -223,7 +223,7 @@ StageReport run_observe(const ObserveConfig& config, const Inputs& inputs, Outpu
   StageReport report;
   report.metrics() = {{"tokens", tokens}, {"windows", windows}, {"layers", shape.layers}, {kComputeMetric, compute.name()}};
   report.summary.push_back(fmt::format("observed {} tokens in {} layers{}", tokens, shape.layers,
-                                       shape.is_moe() ? fmt::format(" of {} experts", shape.n_routed_experts) : ""));
+                                       shape.is_moe() ? fmt::format(", {} of them with {} experts", shape.layers - int64_t(dense_layers.size()), shape.n_routed_experts) : ""));
   if (config.gradients) report.summary.push_back("first-order importance of the neurons recorded, by a pass backwards");
   if (journal) {
     report.metrics()["inputs_recorded"] = journal->groups();

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "model/decoder_parts.h"
 #include "model/host_values.h"
 #include "model/ops/head_loss.h"
 
@@ -18,11 +19,6 @@ constexpr double kLeastRest = 0x1p-24;  // one float ulp of mass is what roundin
 
 at::Tensor index_of(const std::vector<int64_t>& list, const at::Tensor& like) { return at::tensor(list, at::kLong).to(like.device()); }
 
-at::Tensor capped_logits(const at::Tensor& hidden, const at::Tensor& head, double cap) {
-  const at::Tensor z = ops::logits(hidden, head);
-  return cap > 0 ? z.div_(cap).tanh_().mul_(cap) : z;
-}
-
 /// For rows of `hidden`, the log-probability of `labels`; in chunks.
 std::vector<double> label_logs(const at::Tensor& hidden, const at::Tensor& head, double cap, const std::vector<int64_t>& rows, const std::vector<int64_t>& labels) {
   std::vector<double> logs;
@@ -32,7 +28,7 @@ std::vector<double> label_logs(const at::Tensor& hidden, const at::Tensor& head,
     const auto part = [&](const std::vector<int64_t>& list) {
       return at::tensor(at::ArrayRef<int64_t>(list.data() + first, count), at::kLong).to(hidden.device());
     };
-    const at::Tensor z = capped_logits(hidden.index_select(0, part(rows)), head, cap);
+    const at::Tensor z = capped(ops::logits(hidden.index_select(0, part(rows)), head), cap);
     const at::Tensor log = (z.gather(1, part(labels).unsqueeze(1)).squeeze(1) - at::logsumexp(z, 1)).to(at::kCPU, at::kDouble);
     for (const double value : host_values<double>(log)) logs.push_back(value);
   }
@@ -166,7 +162,7 @@ class AlignedLoss {
     for (const SpanFacts* span : spans) rows.push_back(span->row - first), teacher_rows.push_back(span->teacher_row);
     const at::Tensor places = index_of(rows, log_q_chunk);
     const at::Tensor log_q = log_q_chunk.index_select(0, places);
-    const at::Tensor log_p = at::log_softmax(capped_logits(states_.hidden.index_select(0, index_of(teacher_rows, states_.hidden)), states_.head, states_.cap), 1);
+    const at::Tensor log_p = at::log_softmax(capped(ops::logits(states_.hidden.index_select(0, index_of(teacher_rows, states_.hidden)), states_.head), states_.cap), 1);
     for (size_t t = 0; t < options_.terms.size(); ++t) {
       const LossTerm& term = options_.terms[t];
       if (term.loss == &kMergedKl) merged(term.weight, first, log_q, log_p, spans, places, q_factor, at_label, more, log_q_chunk, sums.values[t]);

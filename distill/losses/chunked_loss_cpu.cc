@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "distill/losses/losses.h"
+#include "model/decoder_parts.h"
 #include "model/ops/head_loss.h"
 #include "model/placement.h"
 
@@ -126,8 +127,7 @@ class DenseTeacher final : public TeacherRows {
   std::pair<at::Tensor, at::Tensor> probabilities(int64_t first, int64_t rows, double temperature) const {
     at::Tensor log_p, p;
     for (const DenseStates& states : targets_.states) {
-      at::Tensor logits = ops::logits(states.hidden.narrow(0, first, rows), states.head.narrow(0, 0, vocab_));
-      if (states.cap > 0) logits.div_(states.cap).tanh_().mul_(states.cap);
+      at::Tensor logits = capped(ops::logits(states.hidden.narrow(0, first, rows), states.head.narrow(0, 0, vocab_)), states.cap);
       if (temperature != 1.0) logits.div_(temperature);
       at::Tensor log_part = at::log_softmax(logits, 1);
       if (states.weight != 1.0) log_part.add_(std::log(states.weight));

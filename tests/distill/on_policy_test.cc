@@ -179,4 +179,50 @@ TEST_CASE("unlikelihood of what a student wrote makes its repetitions less proba
   CHECK(after / before < 0.8 * others_after / others);
 }
 
+TEST_CASE("what follows behind what the student wrote is not computed, and loss and gradient are those of the whole window") {
+  const ModelConfig config = GENERATE(random_dense_config(), random_moe_config());
+  Decoder student = small_model(config);
+  const auto teacher = std::make_shared<const Decoder>(config, RandomSource(config));
+  const auto signal = live_signal(teacher);
+  TokenBatch batch = batches_of(student, {.share = 1, .prompt = 4, .tokens = 5, .temperature = 1}).at(0);
+  const TokenBatch part = batch.used_part(1, 2);
+  CHECK((part.batch == 2 && part.length == 8));
+  CHECK(part.numbers == std::vector<int64_t>(batch.numbers.begin() + 1, batch.numbers.end()));
+  for (int64_t b = 0; b < 2; ++b) {
+    CHECK(std::ranges::equal(part.sequence_ids(b), batch.sequence_ids(b + 1).first(9)));
+    for (int64_t t = 0; t < 8; ++t) {
+      CHECK(part.weight[size_t(b * 8 + t)] == batch.weight[size_t((b + 1) * kLength + t)]);
+      CHECK(part.segment[size_t(b * 8 + t)] == batch.segment[size_t((b + 1) * kLength + t)]);
+      CHECK(part.source[size_t(b * 8 + t)] == batch.source[size_t((b + 1) * kLength + t)]);
+    }
+  }
+  TrainOptions options{.batch_size = kBatch, .micro_batch = 2};
+  options.train = {"all"};
+  Trainer trainer(student, options);
+  int64_t columns = 0;
+  const auto gradients = [&] {
+    std::vector<at::Tensor> loads, all;
+    LossOptions of_loss;
+    const LossSums sums = trainer.accumulate_gradients(
+        batch,
+        [&](const Trainer::Pass& pass) {
+          columns = pass.batch.length;
+          of_loss.grad_scale = pass.grad_scale;
+          return batch_loss(pass.batch, *signal, pass.first, pass.count, pass.hidden, student.head(), of_loss, pass.d_hidden, pass.d_head);
+        },
+        loads);
+    all.push_back(at::tensor(sums.values));
+    for (const NamedTensor& t : student.parameters())
+      if (t.tensor.grad().defined()) all.push_back(t.tensor.grad().clone());
+    return all;
+  };
+  const std::vector<at::Tensor> of_part = gradients();
+  CHECK(columns == 8);
+  batch.advantage.clear();  // as a window that nobody wrote
+  const std::vector<at::Tensor> of_whole = gradients();
+  CHECK(columns == kLength);
+  REQUIRE((of_part.size() == of_whole.size() && of_part.size() > 5));
+  for (size_t i = 0; i < of_part.size(); ++i) CHECK(at::allclose(of_part[i], of_whole[i], 1e-4, 1e-6));
+}
+
 }  // namespace overproof

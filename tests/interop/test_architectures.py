@@ -373,6 +373,61 @@ def test_recorded_inputs_of_linears_are_those_in_transformers(case, texts, tmp_p
     assert groups.keys() == weights - routers
 
 
+# key of the number of experts
+PRUNED = {"mixtral": "num_local_experts", "qwen2_moe": "num_experts", "qwen3_moe": "num_experts", "granitemoe": "num_local_experts", "glm4_moe-plain": "n_routed_experts",
+          "deepseek_v2": "n_routed_experts", "deepseek_v3-halves": "n_routed_experts"}
+
+
+@pytest.mark.parametrize("case", PRUNED)
+def test_experts_of_a_mixture_are_observed_and_removed(case, texts, tmp_path):
+    """The peer's model in memory, with the rows of the experts that stay."""
+    corpus, windows = texts
+    model = make_model(case, tmp_path / "hf")
+    experts = getattr(model.config, PRUNED[case])
+    overproof("observe", "--teacher", tmp_path / "hf", "--corpus", corpus, "--tokens", 1 << 20, "--out", tmp_path / "seen")
+    done = overproof("prune-experts", "--student", tmp_path / "hf", "--statistics", tmp_path / "seen", "--method", "reap", "--keep", 0.6, "--protect-super-experts=false",
+                     "--out", tmp_path / "pruned", "--json")
+    places = json.loads(done.stdout)["metrics"]["places"]
+    left = round(experts * 0.6)
+    kept = {layer: [place[0] for place in of_layer] for layer, of_layer in enumerate(places) if of_layer}
+    assert kept and all(len(of_layer) == left < experts for of_layer in kept.values())
+    with_experts = {int(name.split(".")[2]) for name, x in model.named_parameters() if ".experts." in name}
+    assert kept.keys() == with_experts  # layers without experts have no places
+
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "hf")
+    setattr(config, PRUNED[case], left)
+    expected = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    values, shapes = model.state_dict(), {name: x.shape for name, x in expected.state_dict().items()}
+    for name, x in values.items():
+        if shapes[name] != x.shape:
+            values[name] = x[kept[int(name.split(".")[2])]]
+    expected.load_state_dict(values)
+    found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "pruned", dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        want, loaded = expected(windows[:4]).logits, found(windows[:4]).logits
+    assert torch.equal(want, loaded)
+    assert (our_logits(tmp_path / "pruned", windows[:4], tmp_path).view_as(want) - want).abs().max() <= MOST * want.abs().max()
+
+    # Tokens that the router sent to each expert, by the peer's own routers.
+    recorded, counts = load_file(tmp_path / "seen/experts.safetensors"), {}
+    blocks = [layer.mlp if hasattr(layer, "mlp") else layer.block_sparse_moe for layer in model.model.layers]
+    for layer in kept:
+        blocks[layer].experts.register_forward_pre_hook(lambda _, inputs, layer=layer: counts.update({layer: inputs[1]}))
+    with torch.no_grad():
+        model(windows)
+    for layer in kept:
+        chosen = counts[layer]
+        assert recorded[f"layers.{layer}.tokens"].tolist() == torch.bincount(chosen.flatten(), minlength=experts).tolist()
+
+
+def test_experts_in_groups_stay(texts, tmp_path):
+    corpus, _ = texts
+    make_model("deepseek_v3", tmp_path / "hf")
+    overproof("observe", "--teacher", tmp_path / "hf", "--corpus", corpus, "--tokens", 64, "--out", tmp_path / "seen")
+    done = overproof("prune-experts", "--student", tmp_path / "hf", "--statistics", tmp_path / "seen", "--out", tmp_path / "pruned", code=3)
+    assert "4 groups of experts" in done.stderr and not (tmp_path / "pruned").exists()
+
+
 def test_a_teacher_with_soft_caps_and_sandwich_norms_teaches_a_llama(texts, tmp_path):
     """Outputs and hidden states, by a llama that a recipe starts from random weights: the first step's losses are those of transformers."""
     corpus, windows = texts

@@ -50,7 +50,12 @@ inline void write_student(const fs::path& folder, const Json& changes = Json::ob
   Json config = {{"model_type", "glm4_moe"},     {"architectures", {"Glm4MoeForCausalLM"}},
                  {"hidden_size", kHidden},       {"num_hidden_layers", kLayers},
                  {"n_routed_experts", kExperts}, {"num_experts_per_tok", 2},
-                 {"first_k_dense_replace", 0}};
+                 {"first_k_dense_replace", 0},   {"vocab_size", kVocab},
+                 {"num_attention_heads", 2},     {"num_key_value_heads", 2},
+                 {"head_dim", kHidden / 2},      {"intermediate_size", kWidth},
+                 {"moe_intermediate_size", kWidth}, {"n_shared_experts", 1},
+                 {"partial_rotary_factor", 1.0}, {"max_position_embeddings", 64},
+                 {"n_group", 1},                 {"topk_group", 1}};
   config.update(changes);
   std::ofstream(folder / "config.json") << config.dump();
   std::ofstream(folder / "tokenizer.json") << "{\"version\":\"1.0\"}";

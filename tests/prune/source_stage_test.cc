@@ -149,7 +149,7 @@ TEST_CASE("what cannot be pruned by source is refused") {
   write_student(folder / "student", {{"model_type", "llama"}});
   CHECK_THROWS_AS(drop(folder.path(), config), FormatError);
   write_student(folder / "student", {{"first_k_dense_replace", 1}});
-  CHECK_THROWS_AS(drop(folder.path(), config), FormatError);
+  CHECK_THROWS_AS(drop(folder.path(), config), MismatchError);
   write_student(folder / "student", {{"n_routed_experts", 6}});
   CHECK_THROWS_AS(drop(folder.path(), config), MismatchError);
   write_student(folder / "student", {{"num_hidden_layers", 1}});

@@ -132,7 +132,7 @@ TEST_CASE("observe of a mixture records what its experts do, and no gradients") 
   const Decoder model = w.mixture();
   w.observe({.tokens = 128, .batch_size = 2}, "mixture", "statistics");
   const ExpertStatistics statistics(w.path / "statistics");
-  CHECK_NOTHROW(statistics.require_model(sha256("mixture"), model.config().layers, 4));
+  CHECK_NOTHROW(statistics.require_model(sha256("mixture"), std::vector<char>(size_t(model.config().layers), 1), 4));
   CHECK_FALSE(fs::exists(w.path / "statistics" / kFfnStatisticsFile));
   at::NoGradGuard no_grad;
   // The windows are those that observe draws of any model.
