@@ -27,7 +27,8 @@ struct Plan {
   std::vector<std::pair<std::string, double>> parts = {};  ///< of an expert that is made of several: the parent's tensors and their weights
 };
 
-std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<LayerPlaces>& layers_places, int64_t experts) {
+std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<LayerPlaces>& layers_places, const RoutedExperts& given) {
+  const int64_t experts = given.experts;
   const auto layers = int64_t(layers_places.size());
   std::vector<std::vector<int64_t>> place_of(layers_places.size(),
                                              std::vector<int64_t>(size_t(experts), -1));  // [layers][first expert of a place]
@@ -85,7 +86,7 @@ std::vector<Plan> plan_tensors(const Checkpoint& student, const std::vector<Laye
     }
     plans.push_back(std::move(plan));
   }
-  if (expert_tensors != 3 * layers * experts || routers != layers || biases != layers)
+  if (expert_tensors != 3 * layers * experts || routers != layers || biases != (given.biased ? layers : 0))
     throw FormatError(student.path, -1, "weights of experts or routers are missing");
   return plans;
 }
@@ -161,13 +162,17 @@ RouterCounts counts_of_the_rest(const RouterCounts& counts, const std::vector<La
 RoutedExperts read_routed_experts(const Checkpoint& model) {
   const JsonObject fields(*model.config, model.path, "", JsonNull::absent);
   const ModelKind* kind = find_model_kind(fields.text("model_type", ""));
-  if (!kind || !kind->is(ModelKind::glm4_moe))
-    fields.fail(fmt::format("its model_type is '{}'; routed experts are removed from glm4_moe", fields.text("model_type", "")));
+  if (!kind || !kind->is(ModelKind::glm4_moe | ModelKind::qwen2_moe))
+    fields.fail(fmt::format("its model_type is '{}'; routed experts are removed from glm4_moe and qwen2_moe", fields.text("model_type", "")));
   if (model.quantization) fields.fail("is quantized; experts are removed from the checkpoint before quantization");
-  if (fields.integer("first_k_dense_replace", 0, INT32_MAX, 1) != 0)
+  const bool qwen = kind->is(ModelKind::qwen2_moe);
+  if (!qwen && fields.integer("first_k_dense_replace", 0, INT32_MAX, 1) != 0)
     fields.fail("has dense layers (first_k_dense_replace > 0); experts are removed where every layer has them");
-  return {fields.integer("num_hidden_layers", 1, INT32_MAX), fields.integer("n_routed_experts", 1, INT32_MAX),
-          fields.integer("num_experts_per_tok", 0, INT32_MAX)};
+  if (qwen && (fields.integer("decoder_sparse_step", 1, INT32_MAX, 1) != 1 || !fields.list_or_empty("mlp_only_layers").empty()))
+    fields.fail("has dense layers (decoder_sparse_step, mlp_only_layers); experts are removed where every layer has them");
+  const std::string key = qwen && fields.has("num_local_experts") ? "num_local_experts" : std::string(kind->experts_key);
+  return {fields.integer("num_hidden_layers", 1, INT32_MAX), fields.integer(key, 1, INT32_MAX),
+          fields.integer("num_experts_per_tok", 0, INT32_MAX), !qwen, key};
 }
 
 int64_t write_without_experts(const Checkpoint& model, const RouterCounts& counts, const std::vector<LayerDrop>& drops,
@@ -184,8 +189,13 @@ int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const
                       OutputFolder& folder) {
   const RoutedExperts given = read_routed_experts(model);
   OVERPROOF_CHECK(int64_t(places.size()) == given.layers && (!counts || (counts->layers == given.layers && counts->experts == given.experts)));
+  const auto has_empty = [](const LayerPlaces& layer) { return std::ranges::any_of(layer, [](const auto& shares) { return shares.empty(); }); };
+  if (!given.biased && std::ranges::any_of(places, has_empty))
+    throw MismatchError(
+        "layers would keep different numbers of experts, and the router of this model type has no bias that shuts empty places; remove as "
+        "many from each layer (prune-source: uneven = rank)");
   const DType dtype = written_dtype(asked, model);
-  std::vector<Plan> plans = plan_tensors(model, places, given.experts);
+  std::vector<Plan> plans = plan_tensors(model, places, given);
   std::vector<TensorInfo> tensors;
   int64_t bytes = 0;
   for (Plan& plan : plans) {
@@ -211,7 +221,7 @@ int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const
     least_left = std::min(least_left, int64_t(layer.size()) - std::ranges::count_if(layer, [](const auto& shares) { return shares.empty(); }));
   const int64_t top_k = std::min(given.top_k, least_left);
   Json config = *model.config;
-  config["n_routed_experts"] = places.front().size();
+  config[given.experts_key] = places.front().size();
   config["num_experts_per_tok"] = top_k;
   if (asked != WeightDType::automatic) set_stored_dtype(config, dtype);
   write_pruned_config(model.path, config, folder);

@@ -1,9 +1,10 @@
 #pragma once
-// Removes routed experts from a mixture of experts, or merges them: the part that all methods of choosing them share. glm4_moe has one number of
-// experts for all layers, so a layer that loses fewer than another gets empty places: zero weights and a router bias with which no
-// token is routed there. The remaining experts keep their order and are renumbered, with their router rows and biases.
+// Removes routed experts from a mixture of experts, or merges them: the part that all methods of choosing them share. glm4_moe and qwen2_moe have
+// one number of experts for all layers, so a layer that loses fewer than another gets empty places: zero weights and a router bias with which no
+// token is routed there. qwen2_moe has no such bias: all its layers lose as many. The remaining experts keep their order and are renumbered, with their router rows and biases.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/file.h"
@@ -17,8 +18,10 @@ inline constexpr int64_t kLeastExperts = 2;  ///< loaders need at least two in a
 /// The routed experts of a checkpoint, by its configuration.
 struct RoutedExperts {
   int64_t layers = 0, experts = 0, top_k = 0;
+  bool biased = true;       ///< the router has a selection bias
+  std::string experts_key;  ///< of config.json: their number
 };
-/// Throws FormatError unless it is a glm4_moe checkpoint that is not quantized and has experts in every layer.
+/// Throws FormatError unless it is a glm4_moe or qwen2_moe checkpoint that is not quantized and has experts in every layer.
 RoutedExperts read_routed_experts(const Checkpoint& model);
 
 /// The experts to remove from one layer.
@@ -38,7 +41,8 @@ using LayerPlaces = std::vector<std::vector<ExpertShare>>;
 
 /// Writes `model` with the experts of places[layer], as many in each layer, and its tokenizer files. Where a place has several shares, the matrices
 /// of the expert, its router row and its bias are the sums of weight x those of the parent's experts, in f64; one share of weight 1 is copied
-/// as it is. `counts`: of the parent's experts, written for the new ones as sums; may be null. Otherwise as write_without_experts().
+/// as it is. `counts`: of the parent's experts, written for the new ones as sums; may be null. Otherwise as write_without_experts(). Throws
+/// MismatchError for an empty place where the router has no bias.
 int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const std::vector<LayerPlaces>& places, WeightDType dtype,
                       OutputFolder& folder);
 

@@ -41,7 +41,8 @@ LayerPlaces merged_places(const ExpertObservation& seen, int64_t count, const st
 
 StageReport run_prune_experts(const PruneExpertsConfig& config, const Inputs& inputs, Outputs& outputs) {
   const Checkpoint student = open_checkpoint(inputs.path("student"));
-  const auto [layers, experts, top_k] = read_routed_experts(student);
+  const RoutedExperts given = read_routed_experts(student);
+  const int64_t layers = given.layers, experts = given.experts, top_k = given.top_k;
   if (fs::is_directory(inputs.path("statistics")) && !fs::exists(inputs.path("statistics") / kExpertStatisticsFile))
     throw MismatchError(fmt::format("{}: has no {}; run observe on the mixture of experts (its slot is called teacher)",
                                     inputs.path("statistics").filename().string(), kExpertStatisticsFile));

@@ -77,7 +77,8 @@ std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, d
 StageReport run_prune_source(const PruneSourceConfig& config, const Inputs& inputs, Outputs& outputs) {
   if (config.drop_source.empty()) throw UsageError("prune-source: --drop-source is missing (the source to remove)");
   const Checkpoint student = open_checkpoint(inputs.path("student"));
-  const auto [layers, experts, top_k] = read_routed_experts(student);
+  const RoutedExperts given = read_routed_experts(student);
+  const int64_t layers = given.layers, experts = given.experts, top_k = given.top_k;
   const std::string counts_slot = inputs.has("counts") ? "counts" : "student";
   if (!has_router_counts(inputs.path(counts_slot)))
     throw MismatchError(fmt::format("{}: has no {}; give an artifact with the counts of the same experts by --counts",
