@@ -100,7 +100,8 @@ RouterCalibration make_calibration(const CalibrateConfig& config, const Inputs& 
                               : config.target_kl > 0 ? top_k_for_kl(config, *student, teacher, corpus, key)
                               : config.target_speed > 0
                                   ? top_k_for_speed(config, inputs.path("student"), *corpus, shape.n_routed_experts, speed)
-                                  : top_k_for_activation(config.target_activation, shape.n_routed_experts, shape.n_shared_experts));
+                                  : top_k_for_activation(config.target_activation, shape.n_routed_experts,
+                                                         shape.shared_width() / shape.moe_intermediate_size));
   WindowSequence order = order_of(Permutation(key, kTrainTweak, windows), windows);
   std::unique_ptr<TeacherSignal> signal = live_signal(teacher);
   if (inputs.has("targets")) {

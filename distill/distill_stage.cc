@@ -115,6 +115,8 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
     report.summary.push_back(
         fmt::format("loads of experts over the mean, last steps: largest {:.2f} (mean over layers; of all {:.2f}), least {:.2f}",
                     loads.largest_mean, loads.largest, loads.least));
+  if (shape.is_moe() && shape.expert_scores == ExpertScores::softmax && config.training.balance_rate > 0)
+    report.summary.push_back(fmt::format("note: routers of {} have no selection bias, so balance-rate did nothing; --loss balance= evens loads", shape.model_type));
   if (const HeldOutTrack& t = log.held_out; t.count > 0)
     report.summary.push_back(fmt::format(
         "held-out {} {:.4f} nats a token at best, after step {}{}", distillation.measures_kl ? "KL" : "cross-entropy", t.best,

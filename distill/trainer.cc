@@ -244,8 +244,10 @@ namespace {
 constexpr double kRecentSteps = 8;
 constexpr double kAlmostDead = 0.1, kRevival = 8;
 
-/// 1 where a router's bias belongs to an expert, 0 at places without one. f32.
-at::Tensor live_places(const at::Tensor& bias) { return bias.gt(kNeverChosen / 2).to(at::kFloat); }
+/// 1 where a router's bias belongs to an expert, 0 at places without one; all are live where there is no bias. f32 [experts].
+at::Tensor live_places(const at::Tensor& bias, int64_t experts) {
+  return bias.defined() ? bias.gt(kNeverChosen / 2).to(at::kFloat) : at::ones({experts});
+}
 
 /// Loads over their mean over the live places; zeros when there is no load.
 at::Tensor load_shares(const at::Tensor& load, const at::Tensor& live) {
@@ -259,7 +261,7 @@ at::Tensor load_shares(const at::Tensor& load, const at::Tensor& live) {
 // differences of biases matter, so their mean is taken out again. Places without an expert stay out of both means, and as they are: a
 // mean that holds their bias would leave no digits to the others.
 void balance_bias(const at::Tensor& bias, const at::Tensor& load, double rate) {
-  const at::Tensor live = live_places(bias), count = live.sum();
+  const at::Tensor live = live_places(bias, bias.size(0)), count = live.sum();
   if (count.item<double>() < 1) return;
   const at::Tensor share = load_shares(load, live);
   const at::Tensor step = (1 - share).sign() * (1 + (kRevival - 1) * share.lt(kAlmostDead).to(at::kFloat));
@@ -273,10 +275,10 @@ double Trainer::balance_experts(const std::vector<at::Tensor>& loads) {
   for (size_t l = 0; l < loads.size(); ++l) {
     expert_tokens_[int64_t(l)].add_(loads[l]);
     const at::Tensor bias = model_.layers()[l].router_bias, recent = recent_loads_[int64_t(l)];
-    const at::Tensor share = load_shares(loads[l], live_places(bias));
+    const at::Tensor share = load_shares(loads[l], live_places(bias, loads[l].size(0)));
     recent.lerp_(share, steps_done_ == 1 ? 1.0 : 1 / kRecentSteps);
     spread += recent.max().item<double>();
-    if (options_.balance_rate > 0) balance_bias(bias, recent, options_.balance_rate);
+    if (options_.balance_rate > 0 && bias.defined()) balance_bias(bias, recent, options_.balance_rate);
   }
   return spread / double(loads.size());
 }
@@ -285,7 +287,7 @@ Trainer::Loads Trainer::recent_loads() const {
   if (!recent_loads_.defined() || steps_done_ == 0) return {};
   Loads loads{recent_loads_.amax(1).mean().item<double>(), recent_loads_.max().item<double>(), std::numeric_limits<double>::infinity()};
   for (int64_t l = 0; l < recent_loads_.size(0); ++l) {
-    const at::Tensor live = recent_loads_[l].masked_select(model_.layers()[size_t(l)].router_bias.gt(kNeverChosen / 2));
+    const at::Tensor live = recent_loads_[l].masked_select(live_places(model_.layers()[size_t(l)].router_bias, recent_loads_.size(1)).gt(0));
     if (live.numel() > 0) loads.least = std::min(loads.least, live.min().item<double>());
   }
   return loads;

@@ -243,8 +243,6 @@ class CanonicalTensors final : public TensorSource, public IntegerCodes {
                          : name.part == TensorName::Part::up ? "up"
                                                              : "down",
                          suffix);
-    constexpr std::string_view kShared = "mlp.shared_expert.";
-    if (rest.starts_with(kShared)) return "mlp.shared_experts." + rest.substr(kShared.size());
     return rest;
   }
 
@@ -288,8 +286,6 @@ std::string stored_module(const ModelConfig& config, std::string_view canonical)
     }
     return module;
   }
-  constexpr std::string_view kShared = "mlp.shared_experts.";
-  if (kind->gated_shared_expert && starts(kShared)) return fmt::format("mlp.shared_expert.{}", canonical.substr(kShared.size()));
   return std::string(canonical);
 }
 

@@ -17,12 +17,16 @@ namespace overproof {
 ///   self_attn.q_proj, k_proj, v_proj, o_proj    fused ones cut into their parts
 ///   self_attn.q_norm, k_norm                    [head_dim], [heads x head_dim] or [heads, head_dim]
 ///   mlp.gate_proj, up_proj, down_proj           dense
-///   mlp.gate, mlp.experts.N.gate_proj, ...      a mixture; shared ones are mlp.shared_experts, its gate mlp.shared_expert_gate
+///   mlp.gate, mlp.experts.N.gate_proj, ...      a mixture; shared ones are mlp.shared_experts, or
+///                                               mlp.shared_expert with the gate mlp.shared_expert_gate
 /// Rows of q_proj, k_proj and of their biases and norms are in the order in which the pair of RoPE i is (i, i + head_dim / 2), values that do not
 /// turn last in each half; in latent attention so are q_proj or q_b_proj, and the last rope_dim rows of kv_a_proj_with_mqa among themselves.
 /// Norms that multiply by 1 + weight (NormKind::rms_plus_one) have that sum as their weight.
 /// Returns null where `tensors` already are of this form.
 std::unique_ptr<const TensorSource> canonical_tensors(const ModelConfig& config, const TensorSource& tensors);
+
+/// The module of the shared experts, behind "model.layers.N.", with its last dot: a gated one has a name of its own.
+constexpr std::string_view shared_experts_module(bool gated) { return gated ? "mlp.shared_expert." : "mlp.shared_experts."; }
 
 /// The Linear module of the checkpoint that has the canonical one, both behind "model.layers.N.": "self_attn.q_proj" is in
 /// "self_attn.qkv_proj" of phi3. "" where it is no Linear of its own (granitemoe's experts).

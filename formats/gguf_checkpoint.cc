@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "formats/folder_contents.h"
+#include "formats/gguf_kind.h"
 
 namespace overproof {
 namespace {
@@ -15,6 +16,7 @@ constexpr std::string_view kSplitCount = "split.count", kSplitNumber = "split.no
 
 const ModelKind& family_of(const GgufFile& file) {
   const std::string arch = file.text("general.architecture");
+  if (arch == ungated_gguf_kind().arch && file.integer(arch + ".expert_shared_feed_forward_length", 0) > 0) return ungated_gguf_kind();
   const ModelKind* family = kind_of_gguf(arch, file.integer(arch + ".expert_count", 0) > 0);
   if (!family)
     throw FormatError(file.path(), -1, fmt::format("architecture '{}' is not supported; {} are", arch, list_model_kinds(true)));
@@ -120,7 +122,9 @@ void GgufCheckpoint::map_tensor(const GgufTensor& tensor) {
   }
   std::vector<int64_t> shape = tensor.shape;
   if (part == "ffn_gate_inp_shexp.weight" && shape.size() == 1) shape.insert(shape.begin(), 1);  // a Linear with one output
-  add(prefix + std::string(hf), tensor, shape, {.half_head = half_head});
+  const bool ungated = writes_ungated(family_) && part == "ffn_down_shexp.weight" && shape.size() == 2;
+  if (ungated) add(prefix + "mlp.shared_expert_gate.weight", tensor, {1, shape[0]}, {.factor = 0.0f});
+  add(prefix + std::string(hf), tensor, shape, {.half_head = half_head, .factor = ungated ? 2.0f : 1.0f});
 }
 
 void GgufCheckpoint::map_experts(const GgufTensor& tensor, TensorName::Part part, const std::string& blk,
@@ -204,7 +208,7 @@ std::optional<RowExtent> GgufCheckpoint::extent(std::string_view name) const {
   const TensorInfo* t = table_.find(name);
   if (!t) return std::nullopt;
   const Source& source = sources_[table_.index_of(*t)];
-  if (source.second) return std::nullopt;
+  if (source.second || source.factor != 1.0f) return std::nullopt;
   const int64_t offset = source.tensor->data.data() - parts_[size_t(source.part)].bytes().data();
   if (t->shape.size() < 2) {
     // Blocks may span the rows of one element: such a vector is read whole.
@@ -221,7 +225,7 @@ void GgufCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64
                                  std::span<float> out) const {
   const size_t i = table_.row_range(file_.path(), name, first_row, rows, out);
   const Source& source = sources_[i];
-  if (source.second) return read_f32(name, first_row, rows, out);  // it has no extent
+  if (source.second || source.factor != 1.0f) return read_f32(name, first_row, rows, out);  // it has no extent
   const int64_t columns = table_.list()[i].row_elements(), row_bytes = stored_row_bytes(*source.tensor, columns);
   OVERPROOF_CHECK(int64_t(stored.size()) == rows * row_bytes);
   if (source.half_head == 0) return ggml_to_f32(source.tensor->type, stored.data(), out);
@@ -236,6 +240,10 @@ void GgufCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t 
   const size_t i = table_.row_range(file_.path(), name, first_row, rows, out);
   const Source& source = sources_[i];
   const GgufTensor& tensor = *source.tensor;
+  if (source.factor == 0) {
+    std::ranges::fill(out, 0.0f);
+    return;
+  }
   if (source.second) {
     return table_.list()[i].shape.size() == 3 ? read_gate_up(tensor, *source.second, first_row, rows, out)
                                               : read_latent(tensor, *source.second, first_row, rows, out);
@@ -252,6 +260,8 @@ void GgufCheckpoint::read_f32(std::string_view name, int64_t first_row, int64_t 
   };
   if (source.half_head == 0) {
     ggml_to_f32(tensor.type, at(first_row), out);
+    if (source.factor != 1.0f)
+      for (float& value : out) value *= source.factor;
     return done_reading(at(first_row), size_t(rows * row_bytes));
   }
   for (int64_t r = 0; r < rows; ++r)
@@ -262,7 +272,7 @@ std::optional<CodeLayout> GgufCheckpoint::code_layout(std::string_view name) con
   const TensorInfo* t = table_.find(name);
   if (!t || t->shape.size() != 2) return std::nullopt;
   const Source& source = sources_[table_.index_of(*t)];
-  return source.second ? std::nullopt : ggml_code_layout(source.tensor->type);
+  return source.second || source.factor != 1.0f ? std::nullopt : ggml_code_layout(source.tensor->type);
 }
 
 void GgufCheckpoint::read_codes(std::string_view name, int64_t first_row, int64_t rows, const CodeRows& out) const {

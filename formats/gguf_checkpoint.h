@@ -40,6 +40,7 @@ class GgufCheckpoint : public TensorSource, public IntegerCodes {
     int64_t first_row = 0;               // of the expert's slice
     int64_t half_head = 0;               // rows of half a head to put back in order; 0: as stored
     int part = 0;                        // of the split model, that `tensor` is in
+    float factor = 1.0f;                 // of the values; 0: zeros, whatever the tensor is
   };
   const GgufTensor* find_stored(std::string_view name) const;
   [[noreturn]] void refuse(const GgufTensor& tensor, std::string_view cause) const;

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/json_object.h"
+#include "formats/gguf_kind.h"
 #include "formats/rope_config.h"
 
 namespace overproof {
@@ -35,7 +36,7 @@ class Keys {
     u32("context_length", context_length());
     u32("embedding_length", shape_.hidden);
     u32("block_count", shape_.layers + nextn_layers);
-    u32("feed_forward_length", positive("intermediate_size"));
+    u32("feed_forward_length", positive(writes_ungated(family_) ? "moe_intermediate_size" : "intermediate_size"));
     u32("attention.head_count", shape_.heads);
     f32("attention.layer_norm_rms_epsilon", config_.number("rms_norm_eps"));
     if (family_.latent_attention) add_latent_attention();
@@ -45,6 +46,10 @@ class Keys {
     else shape_.dense_layers = shape_.layers;
     if (nextn_layers > 0) u32("nextn_predict_layers", nextn_layers);
     if (family_.multipliers) add_multipliers();
+    if (writes_ungated(family_)) {  // granitemoe's multipliers
+      f32("attention.scale", 1 / std::sqrt(double(shape_.head_dim)));
+      for (const char* scale : {"embedding_scale", "residual_scale", "logit_scale"}) f32(scale, 1.0);
+    }
     return std::move(shape_);
   }
 

@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/gguf_config.h"
+#include "formats/gguf_kind.h"
 #include "formats/model_config.h"
 
 namespace overproof {
@@ -133,6 +134,12 @@ Json GgufCheckpoint::config() const {
     c["embedding_multiplier"] = file_.number(key("embedding_scale"), 1.0);
     c["residual_multiplier"] = file_.number(key("residual_scale"), 1.0);
     c["logits_scaling"] = file_.number(key("logit_scale"));
+  }
+  if (writes_ungated(family_)) {
+    const auto scales = [&](std::string_view name, double usual) { return std::abs(file_.number(key(name), usual) - usual) > 1e-6 * usual; };
+    if (scales("attention.scale", 1 / std::sqrt(double(head_dim))) || scales("embedding_scale", 1.0) || scales("residual_scale", 1.0) ||
+        scales("logit_scale", 1.0))
+      refuse("granitemoe with shared experts is supported without multipliers (attention.scale, embedding_scale, residual_scale, logit_scale)");
   }
   return c;
 }

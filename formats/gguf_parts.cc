@@ -19,7 +19,7 @@ GgufPartReader::GgufPartReader(const TensorSource& source, const GgufPart& part)
   if (info->shape.size() == 1) {  // its rows are single values
     std::vector<float> all = source.read_all_f32(part.source);
     held_.resize(all.size());
-    for (size_t i = 0; i < all.size(); ++i) held_[i] = all[size_t(row_of_interleaved(int64_t(i), part.half_head))];
+    for (size_t i = 0; i < all.size(); ++i) held_[i] = part.factor * all[size_t(row_of_interleaved(int64_t(i), part.half_head))];
     return;
   }
   // A row of the source is an expert: the part is in those from `first` on.
@@ -29,6 +29,7 @@ GgufPartReader::GgufPartReader(const TensorSource& source, const GgufPart& part)
   source.read_f32(part.source, first, last - first, whole);
   const auto begin = whole.begin() + (part.first_row - first * each) * columns_;
   held_.assign(begin, begin + part.rows * columns_);
+  scale(held_);
   if (!part.transposed) return;
   whole.swap(held_);
   held_.resize(size_t(part.rows * columns_));
@@ -43,7 +44,9 @@ void GgufPartReader::read(int64_t first, int64_t rows, std::span<float> out) con
   OVERPROOF_CHECK(first >= 0 && rows >= 0 && first + rows <= rows_ && int64_t(out.size()) == rows * columns_);
   if (!held_.empty()) {
     std::copy_n(held_.begin() + first * columns_, rows * columns_, out.begin());
-  } else if (part_.half_head == 0) {
+    return;
+  }
+  if (part_.half_head == 0) {
     source_.read_f32(part_.source, part_.first_row + first, rows, out);
   } else {
     for (int64_t r = 0; r < rows; ++r) {
@@ -51,6 +54,12 @@ void GgufPartReader::read(int64_t first, int64_t rows, std::span<float> out) con
       source_.read_f32(part_.source, row, 1, out.subspan(size_t(r * columns_), size_t(columns_)));
     }
   }
+  scale(out);
+}
+
+void GgufPartReader::scale(std::span<float> values) const {
+  if (part_.factor != 1.0f)
+    for (float& value : values) value *= part_.factor;
 }
 
 GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_(source) {
@@ -62,7 +71,7 @@ GgufParts::GgufParts(const TensorSource& source, const GgufPlan& plan) : source_
     for (size_t k = 0; k < output.parts.size(); ++k) {
       const GgufPart& part = output.parts[k];
       const TensorInfo& info = *source.find(part.source);
-      const bool by_rows = info.shape.size() == 2 && !part.transposed;
+      const bool by_rows = info.shape.size() == 2 && !part.transposed && part.factor == 1.0f;  // stored rows may be copied as they are
       std::vector<int64_t> shape{part.rows, info.shape.back()};
       if (part.transposed) std::swap(shape[0], shape[1]);
       if (info.shape.size() == 1) shape = info.shape;

@@ -21,6 +21,7 @@ class GgufPartReader {
   void read(int64_t first, int64_t rows, std::span<float> out) const;
 
  private:
+  void scale(std::span<float> values) const;  // by the part's factor
   const TensorSource& source_;
   const GgufPart& part_;
   int64_t rows_, columns_;

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/json_object.h"
 #include "formats/gguf_config.h"
+#include "formats/gguf_kind.h"
 #include "formats/gguf_names.h"
 #include "formats/model_check.h"
 #include "formats/quantization_config.h"
@@ -56,8 +57,8 @@ class Planner {
 
   GgufPlan make() {
     const std::string type = JsonObject(config_, config_file_, "", JsonNull::absent).text("model_type", "");
-    family_ = find_model_kind(type);
-    if (!family_ || family_->arch.empty()) {
+    family_ = gguf_kind(config_, source_);
+    if (!family_) {
       throw FormatError(config_file_, -1,
                         fmt::format("model_type '{}' cannot be written as GGUF; supported: {}", type, list_model_kinds(false)));
     }
@@ -119,14 +120,14 @@ class Planner {
   }
 
   /// A tensor that keeps its shape; false when it is missing and optional.
-  bool add_same(const std::string& gguf, const std::string& hf, int64_t half_head, bool needed) {
+  bool add_same(const std::string& gguf, const std::string& hf, int64_t half_head, bool needed, float factor = 1.0f) {
     const TensorInfo* info = needed ? &required(hf) : source_.find(hf);
     if (!info) return false;
     std::vector<int64_t> shape = info->shape;
     if (gguf.ends_with("ffn_gate_inp_shexp.weight") && shape.size() == 2 && shape[0] == 1) shape.erase(shape.begin());
     if (shape.empty() || shape.size() > 2 || info->elements() == 0)
       refuse(fmt::format("tensor '{}' is neither a vector nor a matrix", hf));
-    add(gguf, shape, {{hf, 0, info->elements() / info->shape.back(), half_head}});
+    add(gguf, shape, {{hf, 0, info->elements() / info->shape.back(), half_head, false, factor}});
     return true;
   }
 
@@ -149,7 +150,8 @@ class Planner {
     const bool moe = family_->has_experts() && layer >= shape_.dense_layers;
     for (const TensorEntry& name : layer_tensors()) {
       if (!family_->is(name.kinds) || name.gguf.empty()) continue;
-      if (use_of(*family_, name.hf, config_) == TensorUse::unused) {
+      const bool ungated = writes_ungated(*family_);
+      if (use_of(*family_, name.hf, config_) == TensorUse::unused || (ungated && name.hf == "mlp.shared_expert_gate.weight")) {
         leave_out(hf + std::string(name.hf));
         continue;
       }
@@ -165,7 +167,8 @@ class Planner {
         if (const TensorInfo* info = source_.find(source))
           expect_rows(*info, (q ? shape_.heads : shape_.kv_heads) * shape_.head_dim);
       }
-      add_same(gguf + std::string(name.gguf), source, family_->interleaved_rope && (q || k) ? shape_.head_dim / 2 : 0, needed);
+      add_same(gguf + std::string(name.gguf), source, family_->interleaved_rope && (q || k) ? shape_.head_dim / 2 : 0, needed,
+               ungated && name.hf == "mlp.shared_expert.down_proj.weight" ? 0.5f : 1.0f);
     }
     if (family_->latent_attention) add_latent(gguf, hf);
     if (moe) add_experts(gguf, hf);

@@ -22,6 +22,7 @@ struct GgufPart {
   int64_t rows = 0;         ///< of the source
   int64_t half_head = 0;    ///< rows are stored interleaved (formats/gguf_names.h); first_row and rows are whole heads then
   bool transposed = false;  ///< the part is stored as its transpose
+  float factor = 1.0f;      ///< of all values
 };
 
 struct GgufOutput {

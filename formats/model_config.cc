@@ -8,6 +8,7 @@
 #include "core/json.h"
 #include "formats/model_kinds.h"
 #include "formats/model_parameters.h"
+#include "formats/student_profile.h"
 
 namespace overproof {
 namespace {
@@ -72,13 +73,11 @@ std::string ModelConfig::why_not_trained() const {
 std::string ModelConfig::why_not_carved() const {
   if (is_moe()) return "it is a mixture of experts, so it can teach and be pruned, but not be carved";
   if (std::string cause = why_not_trained(); !cause.empty()) return cause;
-  if (rope.scaled())
-    return "it has Llama-3 RoPE scaling, which glm4_moe does not have in other runtimes: it cannot be carved. prune-neurons "
-           "keeps the "
-           "architecture; or remove rope_scaling from config.json and set max_position_embeddings to "
-           "original_max_position_embeddings, for "
-           "a model of that context";
-  if (mlp_bias) return "its FFNs have biases (mlp_bias), which experts of glm4_moe do not have: it cannot be carved";
+  if (mlp_bias) return "its FFNs have biases (mlp_bias), which experts of glm4_moe and qwen2_moe do not have: it cannot be carved";
+  const std::string not_glm = why_not_in_profile(*this, StudentProfile::glm4_moe),
+                    not_qwen = why_not_in_profile(*this, StudentProfile::qwen2_moe);
+  if (!not_glm.empty() && !not_qwen.empty())
+    return fmt::format("{}; {}: it cannot be carved. prune-neurons keeps the architecture", not_glm, not_qwen);
   return {};
 }
 
@@ -116,13 +115,22 @@ Json ModelConfig::to_json() const {
   if (bos_id >= 0) j["bos_token_id"] = bos_id;
   if (eos_id >= 0) j["eos_token_id"] = eos_id;
   const ModelKind::Computed& facts = kind->computed;
-  if (facts.output_bias || facts.qkv_bias == ModelKind::Given::by_config) j["attention_bias"] = attention_bias;
+  if (facts.output_bias || facts.qkv_bias == ModelKind::Given::by_config) j[std::string(facts.bias_key)] = attention_bias;
   if (facts.mlp_bias) j["mlp_bias"] = mlp_bias;
   if (kind->sliding_window) j["sliding_window"] = nullptr;  // left out it would mean the default's width
   if (kind->rotary_part != 1.0)                             // left out, the factor means that, in either place
     j["partial_rotary_factor"] = turning["partial_rotary_factor"] = 1.0;
   if (facts.qk_norm == ModelKind::Given::by_config) j["use_qk_norm"] = qk_norm;
-  if (kind->has_experts()) {
+  if (kind->mixture == ModelKind::Mixture::qwen) {
+    j[std::string(kind->experts_key)] = n_routed_experts;
+    j["moe_intermediate_size"] = moe_intermediate_size;
+    j["shared_expert_intermediate_size"] = shared_width();
+    j["num_experts_per_tok"] = top_k;
+    j["norm_topk_prob"] = norm_topk_prob;
+    j["decoder_sparse_step"] = 1;
+    j["mlp_only_layers"] = Json::array();
+    j["use_sliding_window"] = false;
+  } else if (kind->has_experts()) {
     j["n_routed_experts"] = n_routed_experts;
     j["n_shared_experts"] = n_shared_experts;
     j["moe_intermediate_size"] = moe_intermediate_size;

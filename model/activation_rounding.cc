@@ -97,7 +97,7 @@ std::vector<std::shared_ptr<const LayerRounding>> activation_rounding(const Json
     r.v = of("self_attn.v_proj");
     r.o = of("self_attn.o_proj");
     if (!moe) r.dense = ffn("mlp.");
-    else if (shape.n_shared_experts > 0) r.dense = ffn("mlp.shared_experts.");
+    else if (shape.n_shared_experts > 0) r.dense = ffn(std::string(shared_experts_module(shape.shared_gate)));
     for (int64_t e = 0; moe && e < shape.n_routed_experts; ++e) r.experts.push_back(ffn(fmt::format("mlp.experts.{}.", e)));
     const bool any = r.q || r.k || r.v || r.o || r.dense.any() || std::ranges::any_of(r.experts, &FfnRounding::any);
     if (any) layers[size_t(l)] = std::make_shared<const LayerRounding>(std::move(r));

@@ -159,7 +159,7 @@ void add_stored_layer(std::vector<StoredTensor>& all, const LayerWeights& w, int
     }
     return;
   }
-  add_ffn(layer + "mlp.shared_experts.", w.gate_up, w.down);
+  add_ffn(layer + std::string(shared_experts_module(w.shared_gate.defined())), w.gate_up, w.down);
   add(layer + "mlp.shared_expert_gate.weight", w.shared_gate);
   for (int64_t e = 0; e < w.router.size(0); ++e)
     add_ffn(fmt::format("{}mlp.experts.{}.", layer, e), w.expert_gate_up.select(0, e), w.expert_down.select(0, e));

@@ -55,7 +55,7 @@ class Places {
         }
         continue;
       }
-      if (c.shared_width() > 0) ffn(layer + "mlp.shared_experts.", w.dense);
+      if (c.shared_width() > 0) ffn(layer + std::string(shared_experts_module(c.shared_gate)), w.dense);
       if (c.shared_gate) plain(layer + "mlp.shared_expert_gate.weight", w.shared_gate);
       w.experts.resize(size_t(c.n_routed_experts));
       for (size_t e = 0; e < w.experts.size(); ++e) ffn(fmt::format("{}mlp.experts.{}.", layer, e), w.experts[e]);

@@ -16,9 +16,11 @@
 #include "core/printable.h"
 #include "formats/architecture.h"
 #include "formats/gguf_config.h"
+#include "formats/gguf_kind.h"
 #include "formats/gguf_names.h"
 #include "formats/model_check.h"
 #include "formats/model_config.h"
+#include "formats/student_profile.h"
 #include "formats/tensor_source.h"
 #include "provenance/artifact.h"
 #include "records/soft_targets.h"
@@ -37,8 +39,8 @@ ModelConfig shape_of(const fs::path& path) {
 std::string why_not_gguf(const fs::path& path) {
   try {
     const Checkpoint checkpoint = open_checkpoint(path);
-    const ModelKind* kind = find_model_kind(Architecture(*checkpoint.config).model_type());
-    if (!kind || kind->arch.empty())
+    const ModelKind* kind = gguf_kind(*checkpoint.config, *checkpoint.tensors);
+    if (!kind)
       return fmt::format("GGUF: models of the type {} are not written; {} are", printable(Architecture(*checkpoint.config).model_type()), list_model_kinds(false));
     for (const TensorEntry& entry : layer_tensors())
       if (kind->is(entry.kinds) && entry.hf.ends_with(".bias") && entry.gguf.empty() && use_of(*kind, entry.hf, *checkpoint.config) == TensorUse::needed)
@@ -185,7 +187,7 @@ double training_memory(const fs::path& student, const std::vector<fs::path>& tea
   const double copies = value_of<double>(options, "ema", 0.0) > 0 ? 4 : 3;
   const double tokens = std::min(count("micro-batch"), count("batch-size")) * double(window_length);
   const double hidden = double(c.hidden_size), q = double(c.heads * c.head_dim), kv = double(c.kv_heads * c.head_dim);
-  const double ff = c.is_moe() ? double((c.n_shared_experts + c.top_k) * c.moe_intermediate_size) : double(c.intermediate_size);
+  const double ff = c.is_moe() ? double(c.shared_width() + c.top_k * c.moe_intermediate_size) : double(c.intermediate_size);
   const double saved = 5 * hidden + 2 * q + 3 * kv + (rank > 0 ? 5 : 2) * ff;  // a token and layer
   const double logits = kLogitCopies * std::min(tokens, kLogitRows) * double(c.vocab_size);
   // Experts have numbers of rows between none and about twice the mean, rounded up to 32; six products each.
@@ -234,7 +236,8 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
     const auto refuse = [name = path.filename().string()](const std::string& cause) {
       if (!cause.empty()) throw MismatchError(fmt::format("{}: {}", name, cause));
     };
-    if ((spec.name == "carve" || spec.name == "upcycle") && slot == "teacher") refuse(shape.why_not_carved());
+    if (spec.name == "carve" && slot == "teacher") refuse(shape.why_not_carved());
+    if (spec.name == "upcycle" && slot == "teacher") refuse(why_not_upcycled(shape));
     const bool changes = spec.name == "distill" || spec.name == "calibrate" || spec.name == "recover";
     if ((changes && slot == "student") || (spec.name == "recover" && slot == "teacher") || (spec.name == "shrink" && slot == "teacher"))
       refuse(shape.why_not_trained());
@@ -243,14 +246,14 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
 
 std::vector<std::string> ModelLimits::sentences() const {
   std::vector<std::string> list;
-  for (const std::string& cause : {run, carve, train, gguf})
+  for (const std::string& cause : {run, carve, upcycle, train, gguf})
     if (!cause.empty() && std::ranges::find(list, cause) == list.end()) list.push_back(cause);
   return list;
 }
 
 Json ModelLimits::json() const {
   const auto of = [](const std::string& cause) { return cause.empty() ? Json() : Json(cause); };
-  return {{"run", of(run)}, {"train", of(train)}, {"carve", of(carve)}, {"gguf", of(gguf)}};
+  return {{"run", of(run)}, {"train", of(train)}, {"carve", of(carve)}, {"upcycle", of(upcycle)}, {"gguf", of(gguf)}};
 }
 
 ModelLimits limits_of(const fs::path& checkpoint) {
@@ -259,10 +262,11 @@ ModelLimits limits_of(const fs::path& checkpoint) {
     const ModelConfig shape = shape_of(checkpoint);
     limits.train = shape.why_not_trained();
     limits.carve = shape.why_not_carved();
+    limits.upcycle = why_not_upcycled(shape);
   } catch (const Interrupted&) {
     throw;
   } catch (const Error& e) {
-    limits.run = limits.train = limits.carve = fmt::format("it cannot teach, be measured or be carved here, only be quantized and exported: {}", e.what());
+    limits.run = limits.train = limits.carve = limits.upcycle = fmt::format("it cannot teach, be measured or be carved here, only be quantized and exported: {}", e.what());
   }
   limits.gguf = why_not_gguf(checkpoint);
   return limits;
@@ -304,7 +308,7 @@ Forecast forecast(const StageSpec& spec, StageInstance& instance, const KnownMod
       in_16_bits = 2 * weights;
       const ModelConfig shape = ModelConfig::from_json(*checkpoint.config, path / "config.json");
       width = double(shape.hidden_size), layers = double(shape.layers);
-      features = shape.is_moe() ? double((shape.n_routed_experts + shape.n_shared_experts) * shape.moe_intermediate_size) : double(shape.intermediate_size);
+      features = shape.is_moe() ? double(shape.n_routed_experts * shape.moe_intermediate_size + shape.shared_width()) : double(shape.intermediate_size);
     } catch (const Interrupted&) {
       throw;
     } catch (const Error&) {  // reported by check_prerequisites where it matters

@@ -22,7 +22,8 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
 struct ModelLimits {
   std::string run;    ///< teach, observe, activations, evaluate, generate, sample
   std::string train;  ///< distill and recover as student, shrink
-  std::string carve;  ///< and upcycle
+  std::string carve;
+  std::string upcycle;
   std::string gguf;   ///< export, quantize --scheme q8_0
 
   /// The causes, each once.

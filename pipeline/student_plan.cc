@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/printable.h"
+#include "formats/student_profile.h"
 
 namespace overproof {
 namespace {
@@ -19,15 +20,11 @@ namespace {
 namespace fs = std::filesystem;
 
 /// The carved shape: `parts` experts of equal width, of which a token uses `active`; two thirds of these are shared (student/carve_stage.h).
-ModelConfig carved_shape(const ModelConfig& dense, int64_t parts, int64_t active) {
+ModelConfig planned_carving(const ModelConfig& dense, int64_t parts, int64_t active) {
   const int64_t shared = std::clamp<int64_t>(2 * active / 3, 0, active - 1);
-  ModelConfig c = dense;
-  c.model_type = "glm4_moe";
-  c.tie_embeddings = false;  // as vLLM needs it
-  c.n_shared_experts = shared;
-  c.n_routed_experts = parts - shared;
-  c.top_k = active - shared;
-  c.moe_intermediate_size = dense.intermediate_size / parts;
+  const bool glm = why_not_in_profile(dense, StudentProfile::glm4_moe).empty();
+  ModelConfig c = carved_shape(dense, glm ? StudentProfile::glm4_moe : StudentProfile::qwen2_moe, parts - shared, shared, active - shared);
+  if (glm) c.tie_embeddings = false;  // as vLLM needs it
   return c;
 }
 
@@ -51,10 +48,10 @@ std::vector<PlannedStudent> carved(const ModelConfig& dense, double target, doub
     // The largest number of active experts that reaches the target, else the least.
     int64_t chosen = 2;
     for (int64_t a = 2; a < parts; ++a)
-      if (const ModelConfig c = carved_shape(dense, parts, a); fraction_of(c) <= target && double(c.active_parameters()) <= active) chosen = a;
-    PlannedStudent student{.kind = PlannedStudent::Kind::carve, .shape = carved_shape(dense, parts, chosen), .parent_layers = dense.layers, .commands = {}};
-    student.commands = {fmt::format("carve --experts {} --shared {} --top-k {}", student.shape.n_routed_experts, student.shape.n_shared_experts,
-                                    student.shape.top_k)};
+      if (const ModelConfig c = planned_carving(dense, parts, a); fraction_of(c) <= target && double(c.active_parameters()) <= active) chosen = a;
+    PlannedStudent student{.kind = PlannedStudent::Kind::carve, .shape = planned_carving(dense, parts, chosen), .parent_layers = dense.layers, .commands = {}};
+    student.commands = {fmt::format("carve --experts {} --shared {} --top-k {}", student.shape.n_routed_experts,
+                                    student.shape.shared_width() / student.shape.moe_intermediate_size, student.shape.top_k)};
     found.push_back(std::move(student));
   }
   return found;
@@ -64,6 +61,7 @@ std::vector<PlannedStudent> carved(const ModelConfig& dense, double target, doub
 std::vector<PlannedStudent> upcycled(const ModelConfig& dense, double target, double active) {
   constexpr int64_t kMostCopies = 4096, kMostExperts = 65536;
   std::vector<PlannedStudent> found;
+  if (!why_not_in_profile(dense, StudentProfile::glm4_moe).empty()) return found;
   for (const int64_t split : {1, 2, 4, 8}) {
     if (dense.intermediate_size % split != 0) continue;
     for (int64_t top_k = split; top_k >= 1; top_k /= 2) {

@@ -47,7 +47,9 @@ class TensorPlans {
     if (2 * experts_ + 3 * given_.experts * fused_ != 6 * with * given_.experts || routers_ != with || (biases_ != 0 && biases_ != with))
       fail("weights of experts or routers are missing");
     if (biases_ == 0 && std::ranges::any_of(places_, [](const LayerPlaces& layer) { return std::ranges::any_of(layer, &std::vector<ExpertShare>::empty); }))
-      fail("has routers without a bias, by which no token would be sent to an empty place; remove as many experts from each layer (uneven = rank)");
+      throw MismatchError(
+          "layers would keep different numbers of experts, and the router of this model type has no bias that shuts empty places; remove as "
+          "many from each layer (prune-source: uneven = rank)");
     return std::move(plans_);
   }
 

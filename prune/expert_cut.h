@@ -5,6 +5,7 @@
 // router rows and biases. Layers without experts stay as they are; layers that predict further tokens are left out, because nothing observes them.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/file.h"
@@ -43,7 +44,8 @@ using LayerPlaces = std::vector<std::vector<ExpertShare>>;
 
 /// Writes `model` with the experts of places[layer], as many in each layer that has experts and none in the others, and its tokenizer files. Where a place has several shares, the matrices
 /// of the expert, its router row and its bias are the sums of weight x those of the parent's experts, in f64; one share of weight 1 is copied
-/// as it is. `counts`: of the parent's experts, written for the new ones as sums; may be null. Otherwise as write_without_experts().
+/// as it is. `counts`: of the parent's experts, written for the new ones as sums; may be null. Otherwise as write_without_experts(). Throws
+/// MismatchError for an empty place where the router has no bias.
 int64_t write_experts(const Checkpoint& model, const RouterCounts* counts, const std::vector<LayerPlaces>& places, WeightDType dtype,
                       OutputFolder& folder);
 

@@ -42,7 +42,7 @@ struct PruneSourceConfig {
 /// or a layer would have no expert left.
 std::vector<LayerDrop> choose_drop(const RouterCounts& counts, int64_t source, double threshold, Uneven uneven);
 
-/// Slots "student" (a glm4_moe checkpoint, not quantized) and optionally "counts" (an artifact with the router counts to use; else
+/// Slots "student" (a glm4_moe or qwen2_moe checkpoint, not quantized) and optionally "counts" (an artifact with the router counts to use; else
 /// the student's own). Writes the smaller checkpoint (dtype = auto: each tensor in its own), its
 /// tokenizer and the counts of the remaining experts.
 /// Throws UsageError for an unknown source or an unusable threshold, FormatError for a checkpoint of another kind or with missing

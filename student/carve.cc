@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "formats/canonical_tensors.h"
 #include "formats/tensor_name.h"
 #include "model/host_values.h"
 #include "student/carve_trial.h"
@@ -75,6 +76,8 @@ CarveQuality measure(const LayerCarving& carving, const at::Tensor& gate_up, con
 
 using Part = TensorName::Part;
 
+bool has_bias(const CarveOptions& options) { return options.profile != StudentProfile::qwen2_moe; }
+
 bool is_dense_ffn(std::string_view name) { return name.find(".mlp.") != std::string_view::npos; }
 
 /// Rows of unit length by which the neurons `routed` are clustered, f32 [routed, tokens].
@@ -127,11 +130,11 @@ LayerCarving carve_as_published(const at::Tensor& gate_up, const at::Tensor& dow
     fit = {split.gate * (size > 0 ? options.router_scale / size : 0.0), at::zeros({options.experts})};
   } else if (split.representatives.defined() && !options.fitted_router) {
     analytic = activations.index_select(1, split.representatives).abs();
-    fit = fit_router(train_input, analytic.narrow(0, 0, fitted), {options.top_k, options.ridge, /*steps=*/0, options.router_scale, 0});
+    fit = fit_router(train_input, analytic.narrow(0, 0, fitted), {options.top_k, options.ridge, /*steps=*/0, options.router_scale, 0, has_bias(options)});
   } else {
     const int64_t width = down.size(1) / (options.experts + options.shared);
     fit = fit_router(train_input, expert_norms(own, down, carving.neurons, options.experts, width),
-                     {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load});
+                     {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load, has_bias(options)});
   }
   carving.gate = fit.gate;
   carving.bias = fit.bias;
@@ -176,8 +179,8 @@ LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, cons
     for (const ClusterBy by : options.clusters) {
       LayerCarving carving = cluster_neurons(contributions, importance, options, layer, by);
       const at::Tensor norms = expert_norms(activations, down, carving.neurons, options.experts, width);
-      const RouterFit fit =
-          fit_router(train_input, norms, {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load});
+      const RouterFit fit = fit_router(train_input, norms,
+                                       {options.top_k, options.ridge, options.ranking_steps, options.router_scale, options.most_load, has_bias(options)});
       carving.gate = fit.gate;
       carving.bias = fit.bias;
       attempt(std::move(carving), cluster_name(by), options.refits);
@@ -196,16 +199,8 @@ ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& option
                                  options.shared, teacher.intermediate_size));
   if (options.top_k > options.experts)
     throw UsageError(fmt::format("top-k {} is more than the {} routed experts", options.top_k, options.experts));
-  if (const std::string cause = teacher.why_not_carved(); !cause.empty()) throw MismatchError("the teacher cannot be carved: " + cause);
-  ModelConfig config = teacher;
-  config.model_type = "glm4_moe";
+  ModelConfig config = carved_shape(teacher, resolve_profile(teacher, options.profile), options.experts, options.shared, options.top_k);
   config.tie_embeddings = options.tie;
-  config.n_routed_experts = options.experts;
-  config.n_shared_experts = options.shared;
-  config.moe_intermediate_size = teacher.intermediate_size / parts;
-  config.top_k = options.top_k;
-  config.routed_scaling_factor = 2.0;  // 2 sigmoid(0) = 1: a zero gate leaves the experts' outputs as they are
-  config.norm_topk_prob = false;
   return config;
 }
 
@@ -225,23 +220,29 @@ CarvedTensors::CarvedTensors(LayerStream& teacher, const ModelConfig& config, co
       infos_.push_back({prefix + "down_proj.weight", DType::f32, {hidden, neurons}});
     };
     infos_.push_back({mlp + "gate.weight", DType::f32, {config.n_routed_experts, hidden}});
-    infos_.push_back({mlp + "gate.e_score_correction_bias", DType::f32, {config.n_routed_experts}});
-    if (config.n_shared_experts > 0) add_expert(mlp + "shared_experts.", config.n_shared_experts * width);
+    if (config.expert_scores == ExpertScores::sigmoid)
+      infos_.push_back({mlp + "gate.e_score_correction_bias", DType::f32, {config.n_routed_experts}});
+    if (config.shared_gate) infos_.push_back({mlp + "shared_expert_gate.weight", DType::f32, {1, hidden}});
+    if (config.shared_width() > 0)
+      add_expert(fmt::format("model.layers.{}.{}", l, shared_experts_module(config.shared_gate)), config.shared_width());
     for (int64_t e = 0; e < config.n_routed_experts; ++e) add_expert(fmt::format("{}experts.{}.", mlp, e), width);
   }
 }
 
-at::Tensor CarvedTensors::carved(std::string_view name) const {
-  const TensorName parsed = TensorName::parse(name);
+at::Tensor CarvedTensors::carved(const TensorName& parsed) const {
+  if (parsed.in_decoder() && parsed.rest == "mlp.shared_expert_gate.weight") return at::zeros({1, config_.hidden_size});
   const bool routes = parsed.part == Part::router || parsed.part == Part::router_bias;
   if (!parsed.in_decoder() || parsed.bias || !(routes || (parsed.is_ffn() && (parsed.expert >= 0 || parsed.shared)))) return {};
   const LayerCarving& carving = layers_.at(size_t(parsed.layer));
   if (routes) return parsed.part == Part::router ? carving.gate : carving.bias;
-  const int64_t width = config_.moe_intermediate_size, shared = config_.n_shared_experts * width;
+  const int64_t width = config_.moe_intermediate_size, shared = config_.shared_width();
   const at::Tensor neurons =
       parsed.expert < 0 ? carving.neurons.narrow(0, 0, shared) : carving.neurons.narrow(0, shared + parsed.expert * width, width);
   const LayerWeights& dense = teacher_.at(parsed.layer).layers().at(size_t(parsed.layer));
-  if (parsed.part == Part::down) return dense.down.index_select(1, neurons);
+  if (parsed.part == Part::down) {
+    const FoldedFactors factors = folded_factors(config_);
+    return dense.down.index_select(1, neurons).mul_(parsed.expert < 0 ? factors.shared : factors.routed);
+  }
   const int64_t ff = dense.down.size(1);
   return dense.gate_up.narrow(0, parsed.part == Part::gate ? 0 : ff, ff).index_select(0, neurons);
 }
@@ -249,7 +250,7 @@ at::Tensor CarvedTensors::carved(std::string_view name) const {
 void CarvedTensors::read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const {
   at::NoGradGuard no_grad;
   const bool from_embedding = name == "lm_head.weight" && teacher_.config().tie_embeddings;
-  const at::Tensor tensor = carved(name);
+  const at::Tensor tensor = carved(TensorName::parse(name));
   if (!tensor.defined()) return source_.read_f32(from_embedding ? "model.embed_tokens.weight" : name, first_row, rows, out);
   const at::Tensor part = tensor.narrow(0, first_row, rows).contiguous();
   OVERPROOF_CHECK(int64_t(out.size()) == part.numel());

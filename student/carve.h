@@ -12,7 +12,9 @@
 
 #include "core/json_fwd.h"
 #include "model/layer_stream.h"
+#include "formats/student_profile.h"
 #include "formats/tensor_source.h"
+#include "formats/tensor_name.h"
 #include "student/carve_methods.h"
 
 namespace overproof {
@@ -38,6 +40,7 @@ struct CarveOptions {
   int64_t active = 10;        ///< SplitOptions::active
   int64_t window = 1;         ///< tokens of an observed window
   bool tie = false;  ///< the student's head is its embedding, which the teacher's must be, too
+  StudentProfile profile = StudentProfile::automatic;
 };
 
 /// Quality of one carved layer, measured on the last quarter of the observed tokens, to which nothing was fitted. Errors are the
@@ -49,7 +52,7 @@ struct CarveQuality {
   double oracle_error = 0;     ///< with the experts of the largest output norm
   double static_error = 0;     ///< with as many neurons, the most important ones, for every token
   double load_spread = 0;      ///< largest expert load over the mean load
-  double analytic_recall = -1, analytic_error = -1;  ///< with the router that the method publishes, where glm4_moe cannot hold it; else -1
+  double analytic_recall = -1, analytic_error = -1;  ///< with the router that the method publishes, where no linear router can hold it; else -1
 };
 
 /// One way to carve a layer, and its error after the output projections are solved (student/carve_trial.h).
@@ -75,11 +78,11 @@ struct LayerCarving {
 LayerCarving carve_layer(const at::Tensor& gate_up, const at::Tensor& down, const at::Tensor& input, const CarveOptions& options,
                          int64_t layer);
 
-/// The student's shape: the teacher's with a glm4_moe FFN, and a separate output head unless `tie`. Throws UsageError when the options do not fit the
-/// teacher, MismatchError when the teacher cannot be expressed as glm4_moe.
+/// The student's shape: the teacher's with an FFN of the profile, and a separate output head unless `tie`. Throws UsageError when the options do not fit
+/// the teacher, MismatchError when the profile cannot express the teacher.
 ModelConfig carved_config(const ModelConfig& teacher, const CarveOptions& options);
 
-/// The carved checkpoint under the names of glm4_moe, read from the teacher's tensors, of which one layer is in memory at a time: one thread reads
+/// The carved checkpoint under the names of its model type, read from the teacher's tensors, of which one layer is in memory at a time: one thread reads
 /// at a time, and layer after layer is fast. The references must outlive it.
 class CarvedTensors : public TensorSource {
  public:
@@ -88,7 +91,7 @@ class CarvedTensors : public TensorSource {
   void read_f32(std::string_view name, int64_t first_row, int64_t rows, std::span<float> out) const override;
 
  private:
-  at::Tensor carved(std::string_view name) const;  // undefined when the tensor is the teacher's own
+  at::Tensor carved(const TensorName& parsed) const;  // undefined when the tensor is the teacher's own
   const TensorSource& source_;
   LayerStream& teacher_;
   ModelConfig config_;

@@ -141,7 +141,8 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
 
   const DType dtype = written_dtype(config.dtype, checkpoint);
   const bool teacher_ties = is_tied(checkpoint);
-  const bool tie = resolve_tie(config.tie, teacher_ties, /*needs_head=*/true);
+  const StudentProfile profile = resolve_profile(dense_shape, config.profile);
+  const bool tie = resolve_tie(config.tie, teacher_ties, /*needs_head=*/profile == StudentProfile::glm4_moe);
   CarveOptions options{.experts = config.experts,
                        .shared = config.shared,
                        .top_k = config.top_k,
@@ -158,7 +159,8 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                        .fitted_router = config.router == CarveConfig::Router::fitted || !has_own_router(config.method),
                        .active = config.active,
                        .window = statistics.shape().window_length,
-                       .tie = tie};
+                       .tie = tie,
+                       .profile = profile};
   for (const std::string& name : config.clusters)
     options.clusters.push_back(name == "coactivation" ? ClusterBy::coactivation : ClusterBy::contribution);
 
@@ -197,7 +199,14 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
   LayerStream student(open_checkpoint(outputs.folder().path()));
   const int64_t length = statistics.shape().window_length;
   const std::vector<int64_t> ids = statistics.ids((config.certificate_tokens + length - 1) / length, shape.vocab_size);
-  Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}), dtype);
+  const FoldedFactors factors = folded_factors(shape);
+  const auto rounded_down = [&](const at::Tensor& down, int64_t l) {
+    const LayerCarving& carving = layers[size_t(l)];
+    const at::Tensor folded = at::full({down.size(1)}, factors.routed);
+    folded.index_fill_(0, carving.neurons.narrow(0, 0, carving.shared_neurons), factors.shared);
+    return (down * folded).to(scalar_type_of(dtype)).to(at::kFloat) / folded;
+  };
+  Certificate certificate = certify_equivalence(teacher, student, at::tensor(ids).view({-1, length}), dtype, rounded_down);
   if (!certificate.holds())
     throw DivergenceError(fmt::format(
         "{}: with all experts active and a zero gate the carved student's logits differ from this teacher's by {:.3g}, at logits up to "
@@ -243,11 +252,17 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
                   100 * mean_of(layers, &CarveQuality::recall), 100 * mean_of(layers, &CarveQuality::centroid_recall),
                   mean_of(layers, &CarveQuality::router_error), mean_of(layers, &CarveQuality::oracle_error),
                   mean_of(layers, &CarveQuality::static_error))};
+  if (profile == StudentProfile::qwen2_moe) {
+    report.metrics()["profile"] = shape.model_type;
+    report.summary.push_back(
+        fmt::format("written as {}: {}; its router has no selection bias, so balance loads in distill by --loss balance=", shape.model_type,
+                    config.profile == profile ? "profile = qwen2_moe" : why_not_in_profile(dense_shape, StudentProfile::glm4_moe)));
+  }
   if (config.method != CarveMethod::clusters) report.metrics()["method"] = method_name(config.method);
   if (layers.front().quality.analytic_error >= 0) {
     const double error = mean_of(layers, &CarveQuality::analytic_error);
     report.metrics()["analytic_error"] = error;
-    report.summary.push_back(fmt::format("with {}'s own router, which glm4_moe cannot hold: FFN output error {:.3f}", method_name(config.method), error));
+    report.summary.push_back(fmt::format("with {}'s own router, which is not linear: FFN output error {:.3f}", method_name(config.method), error));
   }
   if (attempts.size() > 1) {
     std::string line = "shared experts, by mean error after recovery:";

@@ -5,6 +5,7 @@
 #include "core/config.h"
 #include "core/stage.h"
 #include "formats/head_tying.h"
+#include "formats/student_profile.h"
 #include "formats/weight_dtype.h"
 #include "student/carve_method.h"
 
@@ -25,6 +26,7 @@ struct CarveConfig {
   int64_t certificate_tokens = 512;
   WeightDType dtype = WeightDType::automatic;
   Tie tie = Tie::automatic;
+  StudentProfile profile = StudentProfile::automatic;
   template <class V>
   void visit(V&& v) {
     v("experts", experts, in_range(2, 4096), "routed experts in each layer");
@@ -44,7 +46,7 @@ struct CarveConfig {
     v("clustering-iterations", clustering_iterations, in_range(1, 1000), "maximum number of rounds of balanced k-means");
     v("ranking-steps", ranking_steps, in_range(0, 100000), "steps of fitting the router's ranking, after the regression");
     v("router-scale", router_scale, in_range(1e-4, 4),
-      "root mean square of the router's logits; expert weights are 2 sigmoid(z)");
+      "root mean square of the router's logits z; expert weights are 2 sigmoid(z), in qwen2_moe top-k times the softmax of those chosen");
     v("ridge", ridge, in_range(0, 1e3), "ridge of the router regression, relative to the inputs' variance");
     v("clusters", clusters, one_of({"contribution", "coactivation"}),
       "how neurons are clustered, comma-separated; of several, each layer takes the one with the least error after recovery");
@@ -59,10 +61,11 @@ struct CarveConfig {
     v("certificate-tokens", certificate_tokens, in_range(1, 1 << 20), "tokens on which the certificate compares the logits");
     visit_weight_dtype(v, dtype);
     visit_tie(v, tie);
+    visit_profile(v, profile);
   }
 };
 
-/// Slots: teacher (dense), statistics of this teacher. Writes a glm4_moe checkpoint in the teacher's dtype with its tokenizer,
+/// Slots: teacher (dense), statistics of this teacher. Writes a checkpoint of the profile in the teacher's dtype with its tokenizer,
 /// carving.json (CarveQuality of each layer) and certificate.json, of the weights that are written (the
 /// teacher's are rounded in the same way for it). Throws MismatchError for statistics of another teacher, and for tie = yes of a teacher with a head of its own.
 StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& outputs);

@@ -36,9 +36,13 @@ CarveTrial::Layout CarveTrial::layout(const LayerCarving& carving) const {
   return {width, carving.shared_neurons};
 }
 
-/// 2 sigmoid(z), [count, experts].
-Tensor CarveTrial::expert_weights(const LayerCarving& carving, int64_t first, int64_t count) const {
-  return at::sigmoid(at::matmul(input_.narrow(0, first, count), carving.gate.t())).mul_(2);
+/// What outputs with the teacher's projections are multiplied by, [count, experts]: 2 sigmoid(z), or top_k times the softmax of those `chosen`
+/// (0/1 [count, experts]), those of the others relative to the same sum.
+Tensor CarveTrial::expert_weights(const LayerCarving& carving, int64_t first, int64_t count, const Tensor& chosen) const {
+  const Tensor z = at::matmul(input_.narrow(0, first, count), carving.gate.t());
+  if (options_.profile != StudentProfile::qwen2_moe) return at::sigmoid(z).mul_(2);
+  const Tensor scores = at::softmax(z, 1);
+  return scores * (double(carving.top_k) / (scores * chosen).sum(1, true));
 }
 
 Tensor CarveTrial::gains(const LayerCarving& carving, const Tensor& down, int64_t first, int64_t count) const {
@@ -49,7 +53,7 @@ Tensor CarveTrial::gains(const LayerCarving& carving, const Tensor& down, int64_
   };
   Tensor residual = output_.narrow(0, first, count);
   if (parts.shared > 0) residual = residual - output_of(0, parts.shared);
-  const Tensor weights = expert_weights(carving, first, count);
+  const Tensor weights = expert_weights(carving, first, count, choose({carving.gate, carving.bias}, input_.narrow(0, first, count), carving.top_k));
   Tensor gains = at::empty_like(weights);
   for (int64_t e = 0; e < weights.size(1); ++e) {
     const Tensor out = output_of(parts.shared + e * parts.width, parts.width).mul_(weights.narrow(1, e, 1));
@@ -71,7 +75,7 @@ Recovered CarveTrial::recover(const LayerCarving& carving) const {
     Tensor residual;
   };
   const auto batch = [&](int64_t first, int64_t count, const Tensor& chosen, const Tensor& down) {
-    const Tensor own = activations_.narrow(0, first, count), weights = expert_weights(carving, first, count);
+    const Tensor own = activations_.narrow(0, first, count), weights = expert_weights(carving, first, count, chosen);
     Batch b{{}, output_.narrow(0, first, count).clone()};
     if (parts.shared > 0) {
       b.blocks.push_back({own.index_select(1, carving.neurons.narrow(0, 0, parts.shared)), {}});
@@ -117,7 +121,8 @@ LayerCarving CarveTrial::refit(const LayerCarving& carving, const Recovered& rec
     norms.narrow(0, first, count).copy_(gains(carving, recovered.down, first, count).clamp_min_(0).sqrt_());
   });
   const RouterFit fit = fit_router(input_.narrow(0, 0, fitted_), norms,
-                                   {carving.top_k, options_.ridge, options_.ranking_steps, options_.router_scale, options_.most_load});
+                                   {carving.top_k, options_.ridge, options_.ranking_steps, options_.router_scale, options_.most_load,
+                                    options_.profile != StudentProfile::qwen2_moe});
   LayerCarving again = carving;
   again.gate = fit.gate;
   again.bias = fit.bias;

@@ -30,7 +30,7 @@ class CarveTrial {
     int64_t width, shared;  // neurons of an expert; of all shared ones
   };
   Layout layout(const LayerCarving& carving) const;
-  at::Tensor expert_weights(const LayerCarving& carving, int64_t first, int64_t count) const;
+  at::Tensor expert_weights(const LayerCarving& carving, int64_t first, int64_t count, const at::Tensor& chosen) const;
   at::Tensor gains(const LayerCarving& carving, const at::Tensor& down, int64_t first, int64_t count) const;
 
   at::Tensor activations_, down_, input_, output_;  // output_: of the dense layer, [tokens, hidden]

@@ -10,6 +10,7 @@
 
 #include "core/interrupt.h"
 #include "core/json.h"
+#include "formats/student_profile.h"
 
 namespace overproof {
 
@@ -19,7 +20,11 @@ bool Certificate::holds() const {
 
 Json Certificate::to_json() const {
   std::string claim = as_it_is ? "the student's f32 logits equal the teacher's within the bound"
-                               : "with all experts active and a zero gate, the student's f32 logits equal the teacher's within the bound";
+                      : routed_factor == 1.0
+                          ? "with all experts active and a zero gate, the student's f32 logits equal the teacher's within the bound"
+                          : fmt::format("with all experts active, a zero gate and down_proj of the routed experts times {:.6g}, the student's f32 "
+                                        "logits equal the teacher's within the bound",
+                                        routed_factor);
   if (dtype != DType::f32)
     claim += fmt::format("; the teacher's weights are rounded to {} as the student's are", dtype_name(dtype));
   return {{"claim", claim},
@@ -51,18 +56,23 @@ void compare_logits(const Expected& expected, const Given& given, int64_t count,
 
 }  // namespace
 
-Certificate certify_equivalence(LayerStream& teacher, LayerStream& student, const at::Tensor& windows, DType dtype) {
+Certificate certify_equivalence(LayerStream& teacher, LayerStream& student, const at::Tensor& windows, DType dtype, const RoundedDown& rounded_down) {
   at::NoGradGuard no_grad;
   const auto as_written = [&](const at::Tensor& t) { return dtype == DType::f32 ? t : t.to(scalar_type_of(dtype)).to(at::kFloat); };
   at::Tensor theirs = as_written(teacher.embed(windows)), ours = student.embed(windows);
   const int64_t length = windows.size(1);
   ForwardOptions all;
   all.top_k = student.config().n_routed_experts;
+  // All weights are then 1 / experts where they sum to 1.
+  const double factor = student.config().norm_topk_prob ? double(all.top_k) / folded_factors(student.config()).routed : 1.0;
   for (int64_t l = 0; l < student.config().layers; ++l) {
     const Decoder &dense = teacher.at(l), &sparse = student.at(l);
-    for (const StoredTensor& t : stored_layer(dense.layers()[size_t(l)], l)) t.target.copy_(as_written(t.target));
-    sparse.layers()[size_t(l)].router.zero_();
-    sparse.layers()[size_t(l)].router_bias.zero_();
+    for (const StoredTensor& t : stored_layer(dense.layers()[size_t(l)], l))
+      t.target.copy_(rounded_down && t.name.ends_with(".mlp.down_proj.weight") ? rounded_down(t.target, l) : as_written(t.target));
+    const LayerWeights& carved = sparse.layers()[size_t(l)];
+    carved.router.zero_();
+    if (carved.router_bias.defined()) carved.router_bias.zero_();
+    if (factor != 1.0) carved.expert_down.mul_(factor);
     for (int64_t first = 0; first < theirs.size(0); first += length) {
       throw_if_interrupted();
       const at::Tensor x = theirs.narrow(0, first, length), y = ours.narrow(0, first, length);
@@ -74,6 +84,7 @@ Certificate certify_equivalence(LayerStream& teacher, LayerStream& student, cons
   student.clear();
   Certificate certificate;
   certificate.dtype = dtype;
+  certificate.routed_factor = factor;
   const at::Tensor norm = teacher.ends().weights().final_norm, stored = norm.clone();
   norm.copy_(as_written(norm));
   const at::Tensor expected_states = teacher.ends().last_norm(theirs);

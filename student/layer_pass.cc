@@ -168,7 +168,7 @@ void LayerPass::mixture(const Decoder& model, int64_t layer) {
   if (observers_.mixture) observers_.mixture(layer, input, selected, weights);
   if (c.shared_width() > 0)
     ffn(
-        model, "mlp.shared_experts.", layer, kDenseFfn, c.shared_width(), n, 0,
+        model, std::string(shared_experts_module(c.shared_gate)), layer, kDenseFfn, c.shared_width(), n, 0,
         [&](int64_t first, int64_t count) { return input.narrow(0, first, count); },
         [&](int64_t first, int64_t count, const at::Tensor&, const FfnPass& pass) { stream_.narrow(0, first, count).add_(pass.out); });
   const at::Tensor flat_weights = weights.reshape({-1});

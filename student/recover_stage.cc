@@ -296,9 +296,10 @@ class Recovery {
     options.top_k = k;
     options.most_load = config_.max_load;
     options.scale = at::matmul(input, w.router.t()).square().mean().sqrt().item<double>();
+    options.biased = w.router_bias.defined();
     const RouterFit fit = fit_router(input, norms, options);
     w.router.copy_(fit.gate);
-    w.router_bias.copy_(fit.bias);
+    if (options.biased) w.router_bias.copy_(fit.bias);
   }
 
   /// Takes the streams through the FFN and measures the held-out tokens.

@@ -32,6 +32,22 @@ std::string FfnOutputs::name(size_t block) const {
   return shared && block == 0 ? "shared" : fmt::format("expert {}", block - (shared ? 1 : 0));
 }
 
+namespace {
+
+/// What the output of each expert is multiplied by when it is chosen, [tokens, experts]. Normalised softmax scores are divided by the sum of the
+/// experts that the router chooses, also those of the others.
+Tensor weights_of_all(const Decoder& model, int64_t layer, const Tensor& h) {
+  const ModelConfig& c = model.config();
+  const Tensor z = ops::linear(h, model.layers()[size_t(layer)].router);
+  if (c.expert_scores == ExpertScores::sigmoid) return at::sigmoid(z).mul_(c.routed_scaling_factor);
+  const Tensor scores = at::softmax(z, 1);
+  if (!c.norm_topk_prob) return scores * c.routed_scaling_factor;
+  const Tensor chosen = model.route(layer, h).selected.to(at::kLong);
+  return scores * (c.routed_scaling_factor / scores.gather(1, chosen).sum(1, true));
+}
+
+}  // namespace
+
 FfnOutputs::Pass FfnOutputs::run(const Tensor& x) const {
   const ModelConfig& c = model_.config();
   const Tensor h = model_.ffn_input(layer_, x);
@@ -39,7 +55,8 @@ FfnOutputs::Pass FfnOutputs::run(const Tensor& x) const {
   if (model_.layers()[size_t(layer_)].down.defined()) {
     const FfnPass dense = model_.ffn_pass(layer_, kDenseFfn, h);
     pass.out.add_(dense.out);
-    pass.blocks.push_back({dense.activation, {}});
+    const Tensor& gate = model_.layers()[size_t(layer_)].shared_gate;
+    pass.blocks.push_back({gate.defined() ? dense.activation.mul(at::sigmoid(ops::linear(h, gate))) : dense.activation, {}});
   }
   if (!c.is_moe()) return pass;
   const ops::Routing routing = model_.route(layer_, h);
@@ -77,7 +94,7 @@ Tensor expert_gains(const Decoder& model, int64_t layer, const Tensor& x, const 
   const LayerWeights& w = model.layers()[size_t(layer)];
   const Tensor h = model.ffn_input(layer, x);
   const Tensor residual = w.down.defined() ? target - model.ffn_pass(layer, kDenseFfn, h).out : target;
-  const Tensor weights = at::sigmoid(ops::linear(h, w.router)).mul_(c.routed_scaling_factor);
+  const Tensor weights = weights_of_all(model, layer, h);
   Tensor gains = at::empty({x.size(0), c.n_routed_experts});
   for (int64_t e = 0; e < c.n_routed_experts; ++e) {
     const Tensor out = model.ffn_pass(layer, e, h).out.mul_(weights.narrow(1, e, 1));

@@ -44,8 +44,8 @@ class FfnOutputs {
 
 /// What choosing each expert would have taken off the squared error of a token, when it is chosen alone: 2 <r, c> - |c|^2 with r the
 /// residual without routed experts and c the expert's weighted output. f32 [n, experts]; `x` the residual stream before the FFN, `target`
-/// the output to reach. Weights are not normalised over the chosen
-/// experts here, also where the model does that. Costs a dense pass.
+/// the output to reach. Sigmoid weights are not normalised
+/// over the chosen experts here, also where the model does that; softmax weights are, as in the model. Costs a dense pass.
 at::Tensor expert_gains(const Decoder& model, int64_t layer, const at::Tensor& x, const at::Tensor& target);
 
 }  // namespace overproof

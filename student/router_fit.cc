@@ -13,9 +13,9 @@ struct Whitening {
   at::Tensor matrix;  // [hidden, hidden], the inverse transposed Cholesky factor of the covariance
 };
 
-Whitening whitening_of(const at::Tensor& input, double ridge) {
+Whitening whitening_of(const at::Tensor& input, double ridge, bool centre) {
   const at::Tensor x = input.to(at::kDouble);
-  const at::Tensor mean = x.mean(0);
+  const at::Tensor mean = centre ? x.mean(0) : at::zeros({x.size(1)}, at::kDouble);
   const at::Tensor centred = x - mean;
   at::Tensor covariance = at::matmul(centred.t(), centred) / double(x.size(0));
   covariance.diagonal().add_(ridge * covariance.diagonal().mean() + 1e-12);
@@ -31,7 +31,7 @@ Whitening whitening_of(const at::Tensor& input, double ridge) {
 // its constant has about unit second moments, so the gradient's Lipschitz constant is L <= 1/2. Heavy-ball momentum m converges for
 // rates below 2 (1 + m) / L >= 7.6 (Polyak 1964); rate 1 leaves a factor of 7 for tokens that are not white, and m = 0.9 makes steps
 // of 10 along directions in which the gradient persists. The decay keeps the fit finite where experts are separable by x.
-void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k, int64_t steps, at::Tensor& weights,
+void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k, int64_t steps, bool biased, at::Tensor& weights,
                     at::Tensor& intercept) {
   constexpr double kRate = 1.0, kMomentum = 0.9, kDecay = 1e-3;
   at::Tensor target = norms.square() * largest(norms, top_k);
@@ -43,19 +43,20 @@ void refine_ranking(const at::Tensor& x, const at::Tensor& norms, int64_t top_k,
     weights_velocity.mul_(kMomentum).add_(at::matmul(error.t(), x) / tokens + kDecay * weights);
     intercept_velocity.mul_(kMomentum).add_(error.mean(0));
     weights.add_(weights_velocity, -kRate);
-    intercept.add_(intercept_velocity, -kRate);
+    if (biased) intercept.add_(intercept_velocity, -kRate);
   }
 }
 
 /// Moves `bias` until no expert's load is more than `most` times the mean, or for kRounds rounds: an expert with more than its share
-/// becomes less likely, in steps that shrink and are relative to the spread of the scores. The bias with the lowest load wins.
-void even_loads(const at::Tensor& scores, int64_t top_k, double most, at::Tensor& bias) {
+/// becomes less likely, in steps that shrink and are relative to the spread of the scores. The bias with the lowest load wins. `reach` [tokens, 1]:
+/// what the bias is multiplied by at each token.
+void even_loads(const at::Tensor& scores, const at::Tensor& reach, int64_t top_k, double most, at::Tensor& bias) {
   constexpr int64_t kRounds = 200;
   const double experts = double(scores.size(1)), spread = scores.std(0).mean().item<double>();
   at::Tensor moved = bias.clone();
   double least = std::numeric_limits<double>::infinity();
   for (int64_t round = 0; round < kRounds; ++round) {
-    const at::Tensor load = largest(scores + moved, top_k).mean(0) * (experts / double(top_k));
+    const at::Tensor load = largest(scores + reach * moved, top_k).mean(0) * (experts / double(top_k));
     const double largest_load = load.max().item<double>();
     if (largest_load < least) {
       least = largest_load;
@@ -73,22 +74,33 @@ at::Tensor largest(const at::Tensor& values, int64_t top_k) {
 }
 
 RouterFit fit_router(const at::Tensor& input, const at::Tensor& norms, const RouterFitOptions& options) {
-  const Whitening whitening = whitening_of(input, options.ridge);
+  const Whitening whitening = whitening_of(input, options.ridge, options.biased);
   const at::Tensor x = at::matmul(input - whitening.mean, whitening.matrix);
   // Relative to the mean norm of the token: otherwise tokens with large outputs would dominate the regression.
   const at::Tensor wanted = norms / norms.mean(1, true).clamp_min(1e-20);
-  at::Tensor intercept = wanted.mean(0);
-  at::Tensor weights = at::matmul((wanted - intercept).t(), x) / double(x.size(0));
-  refine_ranking(x, norms, options.top_k, options.steps, weights, intercept);
+  at::Tensor intercept = options.biased ? wanted.mean(0) : at::zeros({norms.size(1)});
+  // Without an intercept: from the mean of all experts, which has no part in the ranking.
+  at::Tensor weights = at::matmul((options.biased ? wanted - intercept : wanted - 1).t(), x) / double(x.size(0));
+  refine_ranking(x, norms, options.top_k, options.steps, options.biased, weights, intercept);
 
   // Back to the raw input: z = x w^T = (input - mean) (w whiten^T)^T.
   at::Tensor gate = at::matmul(weights, whitening.matrix.t());
   intercept = intercept - at::mv(gate, whitening.mean);
   const double size = at::matmul(input, gate.t()).square().mean().sqrt().item<double>();
   const double factor = size > 0 ? options.scale / size : 0.0;
-  at::Tensor bias = intercept * (factor / 4);
   gate = (gate * factor).contiguous();
-  if (options.most_load > 0) even_loads(at::sigmoid(at::matmul(input, gate.t())), options.top_k, options.most_load, bias);
+  if (!options.biased) {
+    const at::Tensor none = at::zeros({norms.size(1)});
+    if (options.most_load <= 0) return {gate, none};
+    // The direction: the regression of 1 on the inputs.
+    const at::Tensor direction = at::mv(whitening.matrix, x.mean(0));
+    at::Tensor along = none.clone();
+    even_loads(at::matmul(input, gate.t()), at::mv(input, direction).unsqueeze(1), options.top_k, options.most_load, along);
+    return {gate + at::outer(along - along.mean(), direction), none};
+  }
+  at::Tensor bias = intercept * (factor / 4);
+  if (options.most_load > 0)
+    even_loads(at::sigmoid(at::matmul(input, gate.t())), at::ones({input.size(0), 1}), options.top_k, options.most_load, bias);
   return {gate, bias - bias.mean()};
 }
 

@@ -17,12 +17,15 @@ struct RouterFitOptions {
   int64_t steps = 60;     ///< of the ranking refinement; 0 leaves the regression
   double scale = 0.0625;  ///< root mean square of z over the fitted tokens
   double most_load = 0;   ///< largest load of an expert over the mean load of all, at least 1; 0: no limit
+  bool biased = true;     ///< whether the student has a selection bias
 };
 
 /// Ridge regression from the FFN input to each expert's output norm, then steps of softmax regression towards the top_k experts of
 /// largest norm (only the ranking matters for selection), both in whitened coordinates, then scaled to a small z. A quarter of the
 /// intercept becomes the bias: sigmoid(z) is 1/2 + z/4 near zero. With a limit of the load the bias is then moved until the fitted tokens
 /// keep it: training evens the loads anyway, and an expert without tokens cannot be recovered.
+/// Without a bias, inputs are not centred and no intercept is fitted, and what would move the bias moves the gate along the direction on which
+/// all inputs have nearly the same value: after an RMSNorm there is one, as their mean is not zero.
 ///   input f32 [tokens, hidden]; norms f32 [tokens, experts]
 RouterFit fit_router(const at::Tensor& input, const at::Tensor& norms, const RouterFitOptions& options);
 

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "formats/student_profile.h"
 #include "formats/tensor_name.h"
 #include "model/host_values.h"
 
@@ -42,7 +43,7 @@ ModelConfig upcycled_config(const ModelConfig& parent, const UpcycleOptions& opt
     throw UsageError(fmt::format("copies x split = {} x {} are {} experts; a mixture has 2 to 65536", options.copies, options.split, experts));
   if (options.top_k < 1 || options.top_k > experts)
     throw UsageError(fmt::format("option 'top-k': {} is not between 1 and the {} experts", options.top_k, experts));
-  if (const std::string cause = parent.why_not_carved(); !cause.empty()) throw MismatchError("the parent cannot be upcycled: " + cause);
+  if (const std::string cause = why_not_upcycled(parent); !cause.empty()) throw MismatchError("the parent cannot be upcycled: " + cause);
   ModelConfig config = parent;
   config.model_type = "glm4_moe";
   config.tie_embeddings = options.tie;

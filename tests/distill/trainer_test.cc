@@ -142,7 +142,7 @@ std::vector<at::Tensor> copies(const std::vector<NamedTensor>& state) {
 
 TEST_CASE("the gradient of a batch does not depend on the micro-batch") {
   // The dense model has tied embeddings: the head's gradient and the embedding's go to one tensor.
-  for (const ModelConfig& config : {random_dense_config(), random_moe_config()}) {
+  for (const ModelConfig& config : {random_dense_config(), random_moe_config(), random_gated_moe_config()}) {
     const TokenBatch batch = RandomBatches(4, 97, 1).at(0);
     const std::vector<at::Tensor> whole = gradients(config, 4, batch);
     CHECK(whole.size() > 10);
@@ -309,6 +309,22 @@ TEST_CASE("balancing raises the bias of experts with less than the mean load and
   CHECK(bias[0].item<float>() < 0.3f);
   CHECK(bias[1].item<float>() > -0.1f);
   CHECK(std::abs(bias.mean().item<float>()) < 1e-6f);
+}
+
+TEST_CASE("a router without a selection bias is trained and not balanced, and the gate of the shared expert stays") {
+  TrainOptions options = all_weights(4, 2);
+  options.balance_rate = 0.1;
+  Training training(std::make_unique<Decoder>(small_model(random_gated_moe_config())), std::make_unique<RandomBatches>(4, 97, 3),
+                    live_signal(std::make_shared<const Decoder>(small_model(random_dense_config()))), {{&kForwardKl, 1.0}}, options);
+  const LayerWeights& layer = training.student().layers()[0];
+  const at::Tensor gate = layer.shared_gate.clone(), router = layer.router.detach().clone(), shared = layer.down.detach().clone();
+  for (int64_t step = 0; step < 2; ++step) training.step();
+  CHECK(at::equal(layer.shared_gate, gate));
+  CHECK_FALSE(at::equal(layer.router.detach(), router));
+  CHECK_FALSE(at::equal(layer.down.detach(), shared));
+  for (const NamedTensor& t : training.trainer().state()) CHECK(t.name.find("router_bias") == std::string::npos);
+  CHECK(training.trainer().recent_loads().least >= 0);
+  CHECK(training.trainer().recent_loads().largest >= 1);
 }
 
 TEST_CASE("places without an expert keep their bias, and the others their digits") {

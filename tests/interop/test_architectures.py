@@ -282,7 +282,7 @@ def documented():
     """docs/student.md's table: what each model type can be used for."""
     text = (SOURCE / "docs/student.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("## Architectures")[1].split("## Builders")[0].splitlines() if line.startswith("| `")]
-    return {row[0].strip("`"): dict(zip(("train", "carve", "gguf"), row[2:])) for row in rows}
+    return {row[0].strip("`"): dict(zip(("train", "carve", "upcycle", "gguf"), row[2:])) for row in rows}
 
 
 def test_the_documented_architectures_are_those_that_are_computed():

@@ -291,8 +291,8 @@ def test_what_a_budget_keeps_loads(made, tmp_path, scheme):
 
 
 def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_path):
-    rope = {"rope_theta": 10000.0, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    for name, change, word in (("llama3", {"rope_parameters": rope}, "cannot be carved"), ("olmoe", {"model_type": "olmoe"}, "cannot teach")):
+    rope = {"rope_theta": 10000.0, "rope_type": "linear", "factor": 8.0}
+    for name, change, word in (("linear", {"rope_parameters": rope}, "RoPE is of type 'linear'"), ("olmoe", {"model_type": "olmoe"}, "cannot teach")):
         shutil.copytree(made / "base", tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
         (tmp_path / name / "config.json").write_text(json.dumps(config | change))
@@ -303,7 +303,7 @@ def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_p
         for dry in (["--dry-run"], []):
             answer = overproof("run", tmp_path / f"{name}.ini", "--out", tmp_path / f"{name}-run", *dry, code=None)
             assert answer.returncode in (3, 7) and not (tmp_path / f"{name}-run").exists()
-            assert ("cannot be carved" if name == "llama3" else "olmoe") in answer.stderr
+            assert ("of type 'linear'" if name == "linear" else "olmoe") in answer.stderr
 
 
 def test_a_vocabulary_that_is_there_twice_is_read_in_the_form_that_can_be_read(made, tmp_path):

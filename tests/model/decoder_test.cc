@@ -25,9 +25,8 @@ ModelConfig random_config(bool moe) { return moe ? random_moe_config() : random_
 }  // namespace
 
 TEST_CASE("a saved decoder is read back") {
-  const bool moe = GENERATE(false, true);
   const DType dtype = GENERATE(DType::f32, DType::bf16, DType::f16);
-  const ModelConfig config = random_config(moe);
+  const ModelConfig config = GENERATE(random_dense_config(), random_moe_config(), random_gated_moe_config());
   const Decoder decoder(config, RandomSource(config));
   TempFolder scratch;
   OutputFolder folder(scratch.path());
@@ -42,6 +41,9 @@ TEST_CASE("a saved decoder is read back") {
     CHECK(at::equal(exact ? before[i].tensor : before[i].tensor.to(scalar_type_of(dtype)).to(at::kFloat), after[i].tensor));
   }
   CHECK(again.config().to_json() == config.to_json());
+  if (!config.shared_gate) return;
+  const at::Tensor gate = decoder.layers()[0].shared_gate;  // no parameter: it is not trained
+  CHECK(at::equal(again.layers()[0].shared_gate, gate.to(scalar_type_of(dtype)).to(at::kFloat)));
 }
 
 TEST_CASE("weights that are rounded in memory are those that are read back, and f16 refuses what it cannot hold") {

@@ -50,6 +50,18 @@ inline ModelConfig random_moe_config() {
   return c;
 }
 
+/// A mixture whose weights sum to 1, with a gated shared expert and without a selection bias.
+inline ModelConfig random_gated_moe_config() {
+  ModelConfig c = random_moe_config();
+  c.model_type = "qwen2_moe";
+  c.shared_intermediate_size = 32;
+  c.shared_gate = true;
+  c.expert_scores = ExpertScores::softmax;
+  c.norm_topk_prob = true;
+  c.routed_scaling_factor = 1.0;
+  return c;
+}
+
 /// Any tensor asked for by find() exists, with the values that its name gives; shapes come from what is declared.
 class RandomSource : public TensorSource {
  public:
@@ -70,11 +82,12 @@ class RandomSource : public TensorSource {
         add_ffn(layer + "mlp.", hidden, c.intermediate_size);
         continue;
       }
-      add_ffn(layer + "mlp.shared_experts.", hidden, c.n_shared_experts * c.moe_intermediate_size);
+      add_ffn(layer + (c.shared_gate ? "mlp.shared_expert." : "mlp.shared_experts."), hidden, c.shared_width());
+      if (c.shared_gate) add(layer + "mlp.shared_expert_gate.weight", {1, hidden});
       for (int64_t e = 0; e < c.n_routed_experts; ++e)
         add_ffn(layer + "mlp.experts." + std::to_string(e) + ".", hidden, c.moe_intermediate_size);
       add(layer + "mlp.gate.weight", {c.n_routed_experts, hidden});
-      add(layer + "mlp.gate.e_score_correction_bias", {c.n_routed_experts});
+      if (c.expert_scores == ExpertScores::sigmoid) add(layer + "mlp.gate.e_score_correction_bias", {c.n_routed_experts});
     }
   }
   const std::vector<TensorInfo>& tensors() const override { return infos_; }

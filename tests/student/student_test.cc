@@ -133,6 +133,26 @@ TEST_CASE("a router with a limit of the load keeps it on the tokens that it was 
   CHECK(largest_load(1.25) <= 1.25 + 1e-9);
 }
 
+TEST_CASE("a router without a bias finds them too, and keeps a limit of the load by its gate") {
+  const at::Tensor input = random({2000, 16}, "input") + 0.5;  // as behind a norm: the mean is not zero
+  const at::Tensor norms = (at::matmul(input, random({6, 16}, "truth").t()) * 0.3).exp();
+  RouterFitOptions options;
+  options.top_k = 2;
+  options.biased = false;
+  const RouterFit fit = fit_router(input, norms, options);
+  const at::Tensor wanted = largest(norms, 2), chosen = choose(fit, input, 2);
+  CHECK((wanted * chosen).sum().item<double>() / wanted.sum().item<double>() > 0.85);
+  CHECK(fit.bias.eq(0).all().item<bool>());
+  options.top_k = 1;
+  const at::Tensor uneven = norms * at::tensor({4.0f, 1.0f, 1.0f, 1.0f, 1.0f, 0.2f});
+  const auto largest_load = [&](double most) {
+    options.most_load = most;
+    return choose(fit_router(input, uneven, options), input, 1).mean(0).max().item<double>() * 6;
+  };
+  CHECK(largest_load(0) > 2);
+  CHECK(largest_load(1.25) <= 1.25 + 1e-9);
+}
+
 TEST_CASE("carving uses every neuron once, and with all experts active and a zero gate the student equals the teacher") {
   const TempFolder folder;
   make_tiny_teacher(folder.path() / "teacher");
@@ -199,6 +219,53 @@ TEST_CASE("carving uses every neuron once, and with all experts active and a zer
   OutputFolder changed(folder.path() / "changed");
   save_decoder(student, changed, DType::f32);
   CHECK_FALSE(certify(folder.path() / "changed").holds());
+}
+
+TEST_CASE("a teacher with Llama-3 RoPE is carved as qwen2_moe, and the certificate is of what 16 bits hold") {
+  const TempFolder folder;
+  make_tiny_teacher(folder.path() / "tiny");
+  at::NoGradGuard no_grad;
+  const DType dtype = GENERATE(DType::f32, DType::bf16);
+  {
+    const Checkpoint tiny = open_checkpoint(folder.path() / "tiny");
+    ModelConfig shape = ModelConfig::from_json(*tiny.config, "config.json");
+    shape.rope.type = "llama3";
+    shape.rope.factor = 8;
+    shape.rope.original_max_position = 16;
+    OutputFolder out(folder.path() / "teacher");
+    save_decoder(Decoder(shape, *tiny.tensors), out, dtype);
+    fs::copy_file(folder.path() / "tiny" / "tokenizer.json", folder.path() / "teacher" / "tokenizer.json");
+  }
+  const Decoder teacher(open_checkpoint(folder.path() / "teacher"));
+  const Digest root = sha256(std::string_view("the teacher"));
+  make_statistics(teacher, folder.path() / "statistics", root);
+  CarveConfig config;
+  config.experts = 6;
+  config.shared = 2;
+  config.top_k = 3;  // no power of 2, so that a folded weight is rounded otherwise than the weight
+  config.certificate_tokens = 64;
+  const Inputs inputs({{"teacher", {folder.path() / "teacher", root}}, {"statistics", {folder.path() / "statistics", Digest{}}}});
+  Outputs outputs(folder.path() / "student", folder.path());
+  const StageReport report = run_carve(config, inputs, outputs);
+  CHECK(report.metrics().at("certificate").at("holds") == true);
+  CHECK(report.metrics().at("profile") == "qwen2_moe");
+  CHECK(report.metrics().at("ffn_activation").get<double>() == Approx(5.0 / 8));
+
+  const Decoder student(open_checkpoint(folder.path() / "student"));
+  CHECK(student.config().rope.type == "llama3");
+  CHECK_FALSE(student.layers()[0].router_bias.defined());
+  CHECK(student.layers()[0].shared_gate.eq(0).all().item<bool>());
+  if (dtype != DType::f32) return;
+  // By hand: all experts with the weight 1 are the teacher.
+  const at::Tensor window = at::arange(40, at::kLong).view({1, 40}), expected = teacher.logits(teacher.hidden(window));
+  for (const LayerWeights& layer : student.layers()) {
+    layer.router.zero_();
+    layer.expert_down.mul_(6.0 / 3.0);
+  }
+  ForwardOptions all;
+  all.top_k = 6;
+  const double bound = kEquivalenceBound * std::max(1.0, expected.abs().max().item<double>());
+  CHECK((student.logits(student.hidden(window, all)) - expected).abs().max().item<double>() <= bound);
 }
 
 TEST_CASE("a carved student has its teacher's type, and one table only where that is asked for and possible") {
