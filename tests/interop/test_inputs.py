@@ -390,7 +390,7 @@ def test_a_model_from_outside_next_to_its_import_stops_nothing(made, tmp_path):
     for _ in range(2):
         verified = overproof("audit", "verify", run).stdout
         assert "files from outside that have no statement" in verified and "whole chain" not in verified
-        refused = overproof("export", "--model", run / "q", "--out", tmp_path / "g", code=4)
+        refused = overproof("export", "--model", run / "q", "--out", tmp_path / "refused", code=4)
         assert "unknown-ancestry" in refused.stdout + refused.stderr
         overproof("export", "--model", run / "q", "--out", tmp_path / "g", "--acknowledge", "unknown-ancestry", "--force")
         report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-").stdout)
