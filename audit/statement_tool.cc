@@ -1,6 +1,7 @@
 #include "audit/statement_tool.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <optional>
 
@@ -60,6 +61,8 @@ Answer audit_statement(const StatementConfig& config, const fs::path& folder) {
     // A single statement goes to a file as it was signed, without a newline that is not signed.
     if (!run.single && !text.ends_with('\n')) text += '\n';
   }
+  // A file or a pipe gets the bytes that were signed; a terminal the same JSON without characters that change how it is shown.
+  if (config.out.empty() && ::isatty(STDOUT_FILENO)) text = printable_json(text);
   return deliver(text, std::move(statements), config.out);
 }
 

@@ -54,7 +54,12 @@ class Verifier {
     for (const ArtifactNode& node : run_.nodes)
       for (const auto& [slot, index] : node.parents) {
         const Dependency& input = node.lineage()->inputs.at(slot);
-        if (index < 0) {
+        if (index < 0 && node.is_from_outside(slot)) {
+          note(node.name,
+               fmt::format("was made from '{}' (as '{}', sha256:{}), files from outside that have no statement: nothing here shows "
+                           "where they came from and under which licence; an artifact of 'import' would",
+                           input.name, slot, input.root.hex()));
+        } else if (index < 0) {
           fail(node.name, "",
                fmt::format("was made from '{}' (as '{}', sha256:{}), which is not here", input.name, slot, input.root.hex()),
                fmt::format("put the artifact '{}' back next to it", input.name));
@@ -113,7 +118,11 @@ class Verifier {
           model |= of->is_model() && !of->needs_model;
           corpus |= of->role == Role::corpus;
         }
-        for (const auto& [slot, parent] : ancestor.parents) gap |= parent < 0;
+        for (const auto& [slot, parent] : ancestor.parents) {
+          const bool outside = parent < 0 && ancestor.is_from_outside(slot);
+          model |= outside && slot != "tokenizer";
+          gap |= parent < 0 && !outside;
+        }
       }
       if (gap) continue;  // reported where the gap is
       if (kind.needs_model && !model)
@@ -252,6 +261,9 @@ std::string text_of(const Verification& v) {
     out += fmt::format("\n{}: {}{}\n", f.severity == Severity::failure ? "FAIL" : "note", printable(place), printable(f.what));
     if (!f.remedy.empty()) out += fmt::format("      {}\n", printable(f.remedy));
   }
+  const bool from_outside = std::ranges::any_of(v.run.nodes, [](const ArtifactNode& n) {
+    return std::ranges::any_of(n.parents, [&](const auto& input) { return input.second < 0 && n.is_from_outside(input.first); });
+  });
   const auto failures =
       std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
   out += fmt::format(
@@ -259,7 +271,8 @@ std::string text_of(const Verification& v) {
       failures > 0 ? fmt::format("{} failures", failures)
       : std::ranges::all_of(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; })
           ? "every digest and the signature hold"
-          : "every digest, both signatures and the whole chain hold");
+      : from_outside ? "every digest and both signatures hold; a chain ends at files from outside without a statement"
+                     : "every digest, both signatures and the whole chain hold");
   return out;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "core/config.h"
@@ -71,8 +72,11 @@ class StageVerb final : public VerbInstance {
                                         model.string()));
     const Key key = open_key(key_);
     const std::string out = out_.string();
+    std::set<std::string> bound;
+    for (const auto& [slot, path] : request.inputs) bound.insert(slot);
+    check_options(spec_, *instance_, bound);
     if (dry_run_) {
-      check_prerequisites(spec_, *instance_, request.inputs, request.inputs.contains("activations"));
+      check_prerequisites(spec_, *instance_, request.inputs, bound);
       const bool keep = !force_ && is_unchanged(request, &key);
       const Forecast cost = keep ? Forecast{} : forecast(spec_, *instance_, request.inputs, kUsualWindow, 0, out_);
       Answer answer{{{"stage", spec_.name}, {"out", out}, {"would", keep ? "keep" : "make"}},

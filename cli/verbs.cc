@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <optional>
 
@@ -107,6 +108,7 @@ struct ShowConfig {
 /// Of the statement alone: files are not read.
 Answer show_verb(const CommonConfig&, const ShowConfig& config, const Arguments& arguments) {
   const fs::path folder = arguments[0];
+  if (!fs::exists(folder)) throw IoError(folder, "cannot read the artifact", ENOENT);
   const auto trusted = config.trust.key();
   const std::optional<Lineage> lineage = open_artifact(folder, VerifyFiles::no, trusted.get());
   if (!lineage) throw UsageError(fmt::format("{}: is not an artifact of overproof: it has no claims.jsonl", folder.string()));

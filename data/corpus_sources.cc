@@ -1,6 +1,7 @@
 #include "data/corpus_sources.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <tuple>
@@ -18,6 +19,7 @@ namespace overproof {
 namespace {
 
 constexpr size_t kRecordsAtOnce = 16384;
+constexpr size_t kMostKeysNamed = 12;
 constexpr size_t kMostCauseBytes = 300;  // a parser may quote a record of a megabyte
 constexpr const char* kUnspecified = "unspecified";
 
@@ -64,6 +66,10 @@ class Lister {
       if (is_table_name(path)) {
         folder.table.emplace(path);
         list_table();
+      } else if (const std::string extension = lower(path.extension().string()); extension == ".csv" || extension == ".tsv") {
+        throw UsageError(fmt::format("{}: is a table in {}: write its texts into a .jsonl file, one {{\"text\": ...}} a line (where the table itself "
+                                     "is the text, call it .txt)",
+                                     path.string(), extension == ".csv" ? "CSV" : "TSV"));
       } else {
         add_text(path, path.filename().string(), path.stem().string(), nullptr);
       }
@@ -75,6 +81,12 @@ class Lister {
     } else {
       list_folder();
     }
+  }
+
+  /// Of a folder without documents: what it holds instead, for a message.
+  std::string found_instead() const {
+    if (!first_table_.empty()) return fmt::format("; it holds '{}': give that file", first_table_);
+    return first_passed_over_.empty() ? "" : fmt::format("; it holds '{}', which is neither", first_passed_over_);
   }
 
  private:
@@ -131,6 +143,7 @@ class Lister {
 
   void pass_over(const fs::path& file) {
     if (passed_over_++ == 0) first_passed_over_ = shown(file.filename().string());
+    if (is_table_name(file) && first_table_.empty()) first_table_ = shown(file.filename().string());
   }
 
   /// Folders are packages, with the copyright file of each; files next to them are documents, too.
@@ -176,6 +189,12 @@ class Lister {
     given.has_text = record.has("text");
     given.has_ids = record.has("ids");
     given.has_chat = is_chat_record(json);
+    if (!given.has_text && !given.has_chat && !given.has_ids && !record.has("name")) {
+      std::vector<std::string> keys;
+      for (const auto& [key, value] : json.items())
+        if (keys.size() < kMostKeysNamed) keys.push_back(key);
+      throw FormatError(file, offset, fmt::format("has neither 'text' nor a conversation, nor the 'name' of a file; its keys are: {}", fmt::join(keys, ", ")));
+    }
     given.name = record.text("name", given.has_text || given.has_chat ? fmt::format("{}:{}", file.filename().string(), number) : std::optional<std::string>());
     given.source = record.text("source", kUnspecified);
     given.license = record.text("license", kUnspecified);
@@ -262,7 +281,7 @@ class Lister {
   size_t folder_;
   int64_t most_broken_;
   int64_t passed_over_ = 0, unread_ = 0;
-  std::string first_passed_over_, first_unread_;
+  std::string first_passed_over_, first_table_, first_unread_;
 };
 
 /// Of documents of one name, the first by place and line stays: a name is what audits find a document by.
@@ -314,11 +333,12 @@ CandidateList list_documents(std::vector<DocumentFolder> folders, int64_t most_b
   list.folders = std::move(folders);
   for (size_t i = 0; i < list.folders.size(); ++i) {
     const size_t before = list.all.size(), broken = list.broken.size();
-    Lister(list, i, most_broken).list();
+    Lister lister(list, i, most_broken);
+    lister.list();
     if (list.all.size() == before && list.broken.size() == broken)
       throw UsageError(fmt::format("{} holds no documents: .txt or .md files, in folders or not; documents.jsonl; or give a single "
-                                   "text, or a .jsonl file with one {{\"text\": ...}} a line",
-                                   list.folders[i].path.string()));
+                                   "text, or a .jsonl file with one {{\"text\": ...}} a line{}",
+                                   list.folders[i].path.string(), lister.found_instead()));
   }
   refuse_same_names(list, most_broken);
   std::ranges::sort(list.all, [&](const Candidate& a, const Candidate& b) {

@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/json_object.h"
+#include "core/lfs_pointer.h"
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/utf8.h"
@@ -28,7 +29,6 @@ namespace overproof {
 
 namespace {
 
-constexpr std::string_view kLfsPointer = "version https://git-lfs.github.com/spec/";
 
 /// Whether the ids of an artifact of `sample` are ids of `tokenizer`.
 bool has_ids_of(const fs::path& samples, const TokenizerIdentity& tokenizer) {
@@ -198,6 +198,10 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
     read_text(list.file(candidate), config, out);
   }
   if (out.too_short || out.too_long || !out.fault.empty()) return out;
+  if (const std::string_view kind = candidate.has_text ? "" : kind_of_container(out.text); !kind.empty()) {
+    out.fault = fmt::format("it is {}, not text; extract its texts into .txt files, or into a .jsonl file with one {{\"text\": ...}} a line", kind);
+    return out;
+  }
   out.fault_at = invalid_utf8_at(out.text);
   if (out.fault_at >= 0) {
     const bool utf16 = out.text.starts_with("\xff\xfe") || out.text.starts_with("\xfe\xff");
@@ -205,7 +209,7 @@ Prepared prepare(const CandidateList& list, const Candidate& candidate, const Co
                       : "it is not UTF-8; if it is Latin-1, convert it with 'iconv -f LATIN1 -t UTF-8'";
     return out;
   }
-  if (out.text.starts_with(kLfsPointer)) {
+  if (is_lfs_pointer(out.text)) {
     out.fault = "it is a Git LFS pointer, not the text; fetch it with 'git lfs pull'";
     return out;
   }

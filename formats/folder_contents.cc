@@ -39,6 +39,23 @@ std::vector<fs::path> files_in(const fs::path& folder) {
   return files;
 }
 
+// TensorFlow, Flax, ONNX, NumPy, TensorFlow Lite, Core ML, NeMo.
+constexpr std::string_view kOtherFrameworks[] = {".h5",     ".keras",   ".pb",        ".msgpack", ".onnx", ".npz",
+                                                 ".tflite", ".mlmodel", ".mlpackage", ".nemo"};
+
+/// The folder of a model in `folder/name`: that one, or a revision of a repository in the hub's cache ("snapshots/REVISION").
+std::string model_below(const fs::path& folder, const std::string& name) {
+  const auto is_model = [](const fs::path& place) {
+    std::error_code ignored;
+    return fs::exists(place / "config.json", ignored) || fs::exists(place / "model.safetensors", ignored);
+  };
+  if (is_model(folder / name)) return name;
+  if (name != "snapshots") return {};
+  for (const fs::path& revision : files_in(folder / name))
+    if (is_model(revision)) return name + "/" + revision.filename().string();
+  return {};
+}
+
 }  // namespace
 
 std::vector<fs::path> gguf_part_names(const fs::path& file) {
@@ -61,13 +78,15 @@ std::optional<fs::path> gguf_in_folder(const fs::path& folder) {
 
 std::string what_else_is_in(const fs::path& folder) {
   bool adapter = false;
-  std::string pickle, variant, gguf;
+  std::string pickle, variant, gguf, other, below;
   for (const fs::path& file : files_in(folder)) {
     const std::string name = file.filename().string(), extension = file.extension().string();
     adapter |= name == "adapter_config.json" || name.starts_with("adapter_model.");
     if (pickle.empty() && (extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt")) pickle = name;
     if (variant.empty() && extension == ".safetensors") variant = name;
     if (gguf.empty() && extension == ".gguf") gguf = name;
+    if (other.empty() && std::ranges::count(kOtherFrameworks, extension)) other = name;
+    if (below.empty() && fs::is_directory(file)) below = model_below(folder, name);
   }
   if (adapter)
     return "; it holds a LoRA adapter, not a model: merge it into its base model (peft: merge_and_unload) and save that";
@@ -81,6 +100,9 @@ std::string what_else_is_in(const fs::path& folder) {
     return fmt::format("; it holds '{}', a pickle, which can run code when it is opened: save it as safetensors with transformers "
                        "(save_pretrained)",
                        pickle);
+  if (!other.empty())
+    return fmt::format("; it holds '{}', which is of another framework: save the model as safetensors with transformers (save_pretrained)", other);
+  if (!below.empty()) return fmt::format("; '{}' in it looks like a model: name that folder", below);
   return {};
 }
 

@@ -23,6 +23,7 @@ namespace {
 using Need = TensorEntry::Need;
 
 constexpr int64_t kUnknown = -1;  // a size that config.json leaves open
+constexpr DType kReals[] = {DType::f16, DType::bf16, DType::f32, DType::f64};  // what weights are, once codes were resolved
 
 /// "a, b, c and 7 more".
 std::string listed(const std::vector<std::string>& names) {
@@ -142,6 +143,7 @@ class ModelChecker {
 
   std::vector<std::string> run() {
     const bool tied = config_.flag("tie_word_embeddings", kind_.computed.tied);
+    if (sizes_.layers == 0) throw FormatError(where_, -1, "its config.json has num_hidden_layers 0: a model without layers is no model of this type");
     expect("model.embed_tokens.weight", std::vector<int64_t>{sizes_.vocabulary, sizes_.hidden}, true);
     expect("model.norm.weight", std::vector<int64_t>{sizes_.hidden}, true);
     if (kind_.computed.norm_bias) expect("model.norm.bias", std::vector<int64_t>{sizes_.hidden}, true);
@@ -161,6 +163,10 @@ class ModelChecker {
       return;
     }
     used_.insert(info->name);
+    if (!std::ranges::count(kReals, info->dtype))
+      throw FormatError(where_, -1,
+                        fmt::format("tensor '{}' is stored as {}: codes or flags, not weights, and config.json does not describe how to read them",
+                                    name, dtype_name(info->dtype)));
     if (shape && !fits(info->shape, *shape)) {
       std::vector<std::string> wanted;
       for (const int64_t n : *shape) wanted.push_back(n == kUnknown ? "any" : std::to_string(n));

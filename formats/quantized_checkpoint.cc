@@ -187,8 +187,15 @@ void QuantizedCheckpoint::add(const std::string& module, const TensorInfo& codes
     const TensorInfo* shape = stored_.find(joined(module, kShape));
     if (!shape) refuse(module, "weight_packed needs weight_shape");
     if (codes.dtype != DType::i32) refuse(module, "weight_packed is not I32");
-    if (shape->dtype != DType::i64 || shape->shape != std::vector<int64_t>{2}) refuse(module, "weight_shape is not I64 [2]");
-    std::memcpy(dims, stored_.bytes(shape->name).data(), sizeof dims);
+    if (!is_one_of(shape->dtype, {DType::i64, DType::i32}) || shape->shape != std::vector<int64_t>{2})
+      refuse(module, "weight_shape is not I64 or I32 with two elements");
+    const uint8_t* stored_dims = stored_.bytes(shape->name).data();
+    if (shape->dtype == DType::i64) std::memcpy(dims, stored_dims, sizeof dims);
+    else {
+      int32_t narrow[2];
+      std::memcpy(narrow, stored_dims, sizeof narrow);
+      dims[0] = narrow[0], dims[1] = narrow[1];
+    }
     // The packed width bounds the columns, so nothing below can overflow.
     if (dims[0] != codes.shape[0] || dims[1] < 1 || dims[1] > codes.shape[1] * 4 || dims[1] <= (codes.shape[1] - 1) * 4) {
       refuse(module, fmt::format("weight_shape [{}, {}] does not go with weight_packed [{}, {}]", dims[0], dims[1],
@@ -341,7 +348,7 @@ void refuse_quantized_parts(const SafetensorsCheckpoint& checkpoint, const fs::p
   for (const TensorInfo& t : checkpoint.tensors()) {
     const std::string_view name = t.name;
     if (name.ends_with(kPacked) || name.ends_with(kScale) || name.ends_with(kScaleInv)) refuse(t.name, "is part of a quantised weight");
-    if (!name.ends_with(kWeight) || t.shape.size() < 2) continue;
+    if (!name.ends_with(kWeight)) continue;
     if (is_integer(t.dtype) || is_one_of(t.dtype, {DType::f8_e4m3, DType::f8_e5m2, DType::f8_e4m3fnuz, DType::f8_e5m2fnuz}))
       refuse(t.name, fmt::format("is stored as {}{}: codes, not weights", dtype_name(t.dtype), next_to(checkpoint, module_of(name, kWeight))));
   }

@@ -216,10 +216,34 @@ double pretrained_parameters(const Options& options, const KnownModels& models) 
 
 }  // namespace
 
-void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations) {
+void check_options(const StageSpec& spec, StageInstance& instance, const std::set<std::string>& bound) {
+  const std::string& stage = spec.name;
   const Options options = instance.options();
-  if (spec.name == "quantize" && !has_activations && value_of(options, "scheme", std::string()) == "w8a8-static")
-    throw UsageError("quantize: scheme 'w8a8-static' needs --activations, the artifact that `overproof activations` makes of the model");
+  const auto number = [&](const char* name) { return value_of<int64_t>(options, name, 0); };
+  const auto is_on = [&](const char* name) { return value_of(options, name, false); };
+  const auto given = [&](const char* name) { return value_of(options, name, 0.0) > 0; };
+  if (stage == "quantize" && !bound.contains("activations")) {
+    const bool is_static = value_of(options, "scheme", std::string()) == "w8a8-static";
+    if (is_static || is_on("smooth") || is_on("gptq"))
+      throw UsageError(fmt::format("quantize: {} --activations, the artifact that `overproof activations` makes of the model",
+                                   is_static ? "scheme 'w8a8-static' needs" : "smooth and gptq need"));
+  }
+  if (stage == "quantize" && (is_on("evaluate") || given("max-kl") || given("kl-budget")) && !bound.contains("corpus") && !bound.contains("text"))
+    throw UsageError("quantize: evaluate, max-kl and kl-budget measure on held-out text: give --corpus or --text");
+  if (stage == "carve" && number("top-k") > number("experts"))
+    throw UsageError(fmt::format("carve: top-k {} is more than the {} routed experts", number("top-k"), number("experts")));
+  if (stage == "upcycle" && number("top-k") > number("copies") * number("split"))
+    throw UsageError(fmt::format("upcycle: top-k {} is more than the {} experts", number("top-k"), number("copies") * number("split")));
+  const auto teaches = [](const std::string& slot) { return slot != "student" && slot != "corpus"; };
+  if (stage == "distill" && std::ranges::none_of(bound, teaches))
+    throw UsageError("distill: there is nothing to learn from; give soft targets with --targets, or a model that runs alongside with --teacher");
+  if (stage == "calibrate" && given("target-kl") && given("target-speed"))
+    throw UsageError("calibrate: options 'target-kl' and 'target-speed' both choose the number of experts; give one");
+}
+
+void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, const std::set<std::string>& bound) {
+  const Options options = instance.options();
+  check_options(spec, instance, bound);
   for (const auto& [slot, path] : models) {
     std::error_code error;
     if (!fs::exists(path, error)) continue;
@@ -236,8 +260,13 @@ void check_prerequisites(const StageSpec& spec, StageInstance& instance, const K
     const auto refuse = [name = path.filename().string()](const std::string& cause) {
       if (!cause.empty()) throw MismatchError(fmt::format("{}: {}", name, cause));
     };
-    if (spec.name == "carve" && slot == "teacher") refuse(shape.why_not_carved());
     if (spec.name == "upcycle" && slot == "teacher") refuse(why_not_upcycled(shape));
+    if (spec.name == "carve" && slot == "teacher") {
+      refuse(shape.why_not_carved());
+      const int64_t experts = value_of<int64_t>(options, "experts", 0), shared = value_of<int64_t>(options, "shared", 0);
+      if (shape.intermediate_size % (experts + shared) != 0)
+        throw UsageError(fmt::format("experts + shared = {} + {} does not divide the teacher's FFN width {}", experts, shared, shape.intermediate_size));
+    }
     const bool changes = spec.name == "distill" || spec.name == "calibrate" || spec.name == "recover";
     if ((changes && slot == "student") || (spec.name == "recover" && slot == "teacher") || (spec.name == "shrink" && slot == "teacher"))
       refuse(shape.why_not_trained());

@@ -2,6 +2,7 @@
 // What is known of a stage before it runs: whether its models can be used for it, and about what memory, disk and time it takes.
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,14 @@ namespace overproof {
 /// Checkpoints by slot, where they are known: of a recipe, the file that an import will read represents what is made from it.
 using KnownModels = std::map<std::string, fs::path>;
 
-/// Throws what the stage itself would throw after the stages before it: FormatError for an architecture that cannot be computed here or
+/// Throws UsageError where the options, with the inputs that there are, cannot work whatever these hold. Reads nothing. `bound`: all slots that
+/// have an input.
+void check_options(const StageSpec& spec, StageInstance& instance, const std::set<std::string>& bound);
+
+/// check_options(), and throws what the stage itself would throw after the stages before it: FormatError for an architecture that cannot be computed here or
 /// a tokenizer that cannot be read, MismatchError for a model that this stage cannot take, UsageError for options that need another
 /// input. Reads configurations and lists of tensors only.
-void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, bool has_activations);
+void check_prerequisites(const StageSpec& spec, StageInstance& instance, const KnownModels& models, const std::set<std::string>& bound);
 
 /// Why a model cannot be used for something, by its architecture and config.json; "" where it can.
 struct ModelLimits {

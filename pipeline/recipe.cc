@@ -12,9 +12,11 @@
 #include "core/json.h"
 #include "core/printable.h"
 #include "core/utf8.h"
+#include "formats/safetensors.h"
 #include "pipeline/forecast.h"
 #include "pipeline/metrics_summary.h"
 #include "pipeline/run_log.h"
+#include "provenance/lineage_kinds.h"
 
 namespace overproof {
 namespace {
@@ -93,6 +95,9 @@ void read_lines(std::string_view text, const fs::path& path, Sections& sections)
     if (invalid_utf8_at(whole) >= 0 || whole.find('\0') != std::string_view::npos)
       throw UsageError(fmt::format("{}: is not text in UTF-8; save the recipe in that encoding", where));
     const std::string_view line = without_comment(whole, where);
+    if (std::ranges::any_of(line, [](char c) { return (c >= 0 && c < ' ' && c != '\t') || c == 0x7f; }))
+      throw UsageError(fmt::format("{}: holds a control character{}", where,
+                                   line.find('\r') == std::string_view::npos ? "" : " (CR); end lines with LF or CR LF"));
     if (line.empty()) continue;
     if (line.starts_with('[') && line.ends_with(']')) {
       current = trimmed(line.substr(1, line.size() - 2));
@@ -302,6 +307,71 @@ int64_t targets_tokens_of(const Recipe& recipe, const RecipeStep& step) {
   return maker != recipe.steps.end() && maker->spec->kind == "taught" ? number_of(*maker, "tokens") : 0;
 }
 
+/// An input of another kind than the slot takes, such as a corpus where a model is needed.
+void check_roles(const Recipe& recipe, const RecipeStep& step) {
+  const LineageKind& kind = lineage_kind(step.spec->kind);
+  for (const auto& [slot, artifact] : step.artifacts) {
+    const auto maker = std::ranges::find(recipe.steps, artifact, &RecipeStep::artifact);
+    if (maker == recipe.steps.end()) continue;
+    std::vector<Role> wanted;
+    if (const std::optional<Role> known = role_in_slot(slot)) wanted = {*known};
+    else if (!kind.has_rule(slot) && kind.other_slots) wanted = kind.other_roles;
+    const Role role = lineage_kind(maker->spec->kind).role;
+    if (wanted.empty() || std::ranges::find(wanted, role) != wanted.end()) continue;
+    std::vector<std::string_view> names;
+    for (const Role one : wanted) names.push_back(role_name(one));
+    throw UsageError(fmt::format("[{}]: '{} = {}' names an artifact with the role '{}'; the input takes '{}'", step.artifact, slot, artifact, role_name(role), fmt::join(names, "' or '")));
+  }
+}
+
+/// Less than a window would be taught nothing.
+void check_teaching(const Recipe& recipe, const RecipeStep& step) {
+  const auto corpus = step.artifacts.find("corpus");
+  if (step.spec->name != "teach" || corpus == step.artifacts.end()) return;
+  const auto maker = std::ranges::find(recipe.steps, corpus->second, &RecipeStep::artifact);
+  if (maker == recipe.steps.end() || maker->spec->name != "corpus") return;
+  const int64_t tokens = number_of(step, "tokens"), window = number_of(*maker, "window-length");
+  if (tokens < window)
+    throw UsageError(fmt::format("[{}]: tokens = {} is less than one window of [{}], which has {} tokens", step.artifact, tokens, maker->artifact, window));
+}
+
+/// Stages that read windows of their corpus, in its training and in its held-out stream. `quantize` measures where it is asked to.
+struct WindowReader {
+  std::string_view stage;
+  bool training = false, held_out = false;
+};
+constexpr WindowReader kWindowReaders[] = {{"teach", true}, {"teach-shard", true}, {"capture", true}, {"observe", true},
+                                           {"activations", true}, {"pretrain", true}, {"distill", true}, {"recover", true},
+                                           {"calibrate", true, true}, {"evaluate", false, true}, {"quantize", false, true}};
+
+bool measures(const RecipeStep& step) {
+  return step.spec->name != "quantize" || std::ranges::any_of(step.instance->options(), [](const Option& o) {
+           if (o.name == "evaluate") return *std::get<bool*>(o.value);
+           return (o.name == "max-kl" || o.name == "kl-budget") && *std::get<double*>(o.value) > 0;
+         });
+}
+
+/// Of a corpus that was made or kept just now: whether it has the windows that later steps need, which may be hours later.
+void require_windows(const Recipe& recipe, size_t at, size_t end, const fs::path& out) {
+  const RecipeStep& corpus = recipe.steps[at];
+  const int64_t window = number_of(corpus, "window-length");
+  const SafetensorsFile file(out / corpus.artifact / "tokens.safetensors");
+  const auto require = [&](const RecipeStep& step, const char* stream, const char* what, const char* remedy) {
+    const int64_t count = file.contains(stream) ? file.info(stream).elements() : 0;
+    if ((count - 1) / window < 1)
+      throw MismatchError(fmt::format("[{}]: needs a {} window, and the {} {} tokens of [{}] are less than one window of {}; {}", step.artifact, what, count,
+                                      what, corpus.artifact, window, remedy));
+  };
+  for (size_t i = at + 1; i < end; ++i) {
+    const RecipeStep& step = recipe.steps[i];
+    const auto bound = step.artifacts.find("corpus");
+    const auto reader = std::ranges::find(kWindowReaders, step.spec->name, &WindowReader::stage);
+    if (bound == step.artifacts.end() || bound->second != corpus.artifact || reader == std::end(kWindowReaders)) continue;
+    if (reader->training) require(step, "train", "training", "add documents, or make window-length smaller");
+    if (reader->held_out && measures(step)) require(step, "held_out", "held-out", "raise held-out, add documents, or make window-length smaller");
+  }
+}
+
 /// What would end the run hours later is reported before it begins.
 void check_recipe(const Recipe& recipe, const RecipeOptions& options) {
   const KnownModels origins = model_origins(recipe, options.out);
@@ -316,7 +386,12 @@ void check_recipe(const Recipe& recipe, const RecipeOptions& options) {
       if (maker != recipe.steps.end() && maker->spec->name != "import" && models.contains(slot) && models[slot] != options.out / artifact)
         models.erase(slot);
     }
-    check_prerequisites(*step.spec, *step.instance, models, step.artifacts.contains("activations"));
+    std::set<std::string> bound;
+    for (const auto& inputs : {step.files, KnownModels(step.artifacts.begin(), step.artifacts.end())})
+      for (const auto& [slot, path] : inputs) bound.insert(slot);
+    check_prerequisites(*step.spec, *step.instance, models, bound);
+    check_roles(recipe, step);
+    check_teaching(recipe, step);
   }
 }
 
@@ -375,6 +450,7 @@ std::vector<std::string> run_recipe(const Recipe& recipe, const RecipeOptions& o
     }
     options.report({{}, title + "\n"});
     const StageResult result = run_stage(request, key);
+    if (step.spec->name == "corpus") require_windows(recipe, i, steps_until(recipe, options.only), options.out);
     signers.insert(result.signer);
     signers.insert(result.signers.begin(), result.signers.end());
     if (result.status == StageStatus::made) log.remember(step.artifact, {result.root, result.seconds, result.report.summary});

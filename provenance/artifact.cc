@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/hash_files.h"
+#include "core/utf8.h"
 #include "provenance/claims.h"
 #include "provenance/oms.h"
 #include "provenance/outside.h"
@@ -243,6 +244,9 @@ std::vector<FileRecord> list_artifact(const fs::path& folder) {
     throw ProvenanceError(fmt::format("{}: '{}' is a symbolic link or a special file; artifacts hold regular files only: take a copy "
                                       "made by 'cp -rL'",
                                       folder.string(), listing.strange.front()));
+  for (const FileRecord& file : listing.files)
+    if (invalid_utf8_at(file.name) >= 0)
+      throw FormatError(to_valid_utf8((folder / file.name).string()), -1, "has a name that is not UTF-8, which no statement can hold; rename the file");
   return std::move(listing.files);
 }
 

@@ -113,6 +113,7 @@ Answer run_sign(const SignConfig& config, const fs::path& folder) {
   const auto started = std::chrono::steady_clock::now();
   if (config.trust_change_time && config.cache.empty())
     throw UsageError("--trust-change-time needs --cache, the file with the times");
+  if (!fs::exists(folder)) throw IoError(folder, "cannot sign this folder", ENOENT);
   if (!fs::is_directory(folder)) throw UsageError(fmt::format("{}: is no folder; a model is signed as a folder", folder.string()));
   if (!config.cache.empty() && lies_within(config.cache, folder))
     throw UsageError(fmt::format("{}: is in the folder to be signed, and would be signed too; put it elsewhere",

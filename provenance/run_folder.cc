@@ -64,12 +64,14 @@ void add_ignored(const ArtifactNode& node, std::vector<std::string>& loose) {
     loose.push_back(node.name + "/" + name);
 }
 
-/// The node with those files; where several have them, the one with that statement, then the one of that name.
-int resolve(const std::vector<ArtifactNode>& nodes, const Dependency& input) {
+/// The node with those files; where several have them, the one with that statement, then the one of that name. An input that had
+/// no statement is not an import of the same files that is here: what the import records of origin and licence was not read.
+int resolve(const std::vector<ArtifactNode>& nodes, const Dependency& input, bool without_statement) {
   int found = -1, best = -1;
   for (size_t i = 0; i < nodes.size(); ++i) {
     const Lineage* lineage = nodes[i].lineage();
     if (!lineage || lineage->root != input.root) continue;
+    if (without_statement && nodes[i].kind() && nodes[i].kind()->origin == Origin::outside) continue;
     const int score = 2 * int(input.statement == lineage->statement) + int(nodes[i].name == input.name);
     if (score > best) found = int(i), best = score;
   }
@@ -103,7 +105,7 @@ void bind_parents(std::vector<ArtifactNode>& nodes) {
   for (ArtifactNode& node : nodes) {
     node.parents.clear();
     if (const Lineage* lineage = node.lineage())
-      for (const auto& [slot, input] : lineage->inputs) node.parents[slot] = resolve(nodes, input);
+      for (const auto& [slot, input] : lineage->inputs) node.parents[slot] = resolve(nodes, input, node.is_from_outside(slot));
   }
 }
 
@@ -141,6 +143,15 @@ std::vector<std::string> ArtifactNode::slots_of(Entry entry) const {
   for (const auto& [slot, input] : lineage()->inputs)
     if (row->entry(slot) == entry) slots.push_back(slot);
   return slots;
+}
+
+bool ArtifactNode::is_from_outside(const std::string& slot) const {
+  const Lineage* of = lineage();
+  if (!of || check.foreign || of->format < 2 || of->inputs.at(slot).statement) return false;
+  if (const std::optional<Role> role = role_in_slot(slot)) return *role == Role::model;
+  const LineageKind* row = kind();
+  return row && (row->find_entry(slot) == Entry::tokenizer ||
+                 (!row->has_rule(slot) && std::ranges::find(row->other_roles, Role::model) != row->other_roles.end()));
 }
 
 const ArtifactNode* RunFolder::find(std::string_view name) const {

@@ -21,6 +21,9 @@ struct ArtifactNode {
   const LineageKind* kind() const { return lineage() ? find_lineage_kind(lineage()->kind) : nullptr; }
   /// The slots of its statement whose content enters it in this way, by name.
   std::vector<std::string> slots_of(Entry entry) const;
+  /// Whether this input is a model or a tokenizer from outside of any run: the statement names it by its files alone, and
+  /// nothing here records its origin. Statements of format 1 name every input so: of these it is not known, and false.
+  bool is_from_outside(const std::string& slot) const;
 };
 
 struct RunFolder {

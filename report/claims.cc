@@ -105,10 +105,12 @@ class Judge {
     }
     std::string how = "Each statement names its inputs by digest, and each digest is that of an artifact that was checked.";
     if (!r_.holds) how = gaps.empty() && broken.empty() ? "Part of the chain does not hold; see the findings." : "";
-    if (!gaps.empty()) how += fmt::format("Inputs of {} are missing. ", joined(gaps));
+    if (!gaps.empty())
+      how = r_.holds ? fmt::format("Inputs of {} came from outside without a statement: only their digests are known.", joined(gaps))
+                     : how + fmt::format("Inputs of {} are missing. ", joined(gaps));
     if (!broken.empty()) how += fmt::format("Not true where a chain passes through {}; see the findings.", joined(broken));
     add("inputs-here", "The inputs that each statement names are here, by digest, up to the models from outside and the corpus.",
-        r_.holds ? ClaimStatus::proved : ClaimStatus::failed, how);
+        !r_.holds ? ClaimStatus::failed : gaps.empty() ? ClaimStatus::proved : ClaimStatus::recorded, how);
   }
 
   /// Of checks made with the report itself: nothing was shown of an artifact whose files are not the signed ones.

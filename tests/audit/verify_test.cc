@@ -163,6 +163,14 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     seal_artifact(path / "int8", lineage.files, lineage, run.key);
     CHECK_THAT(failures(path), Contains("int8/claims.jsonl: names its input 'calibrated' (as 'model') by its files alone"));
   }
+  SECTION("a corpus named by its files alone") {
+    Lineage lineage = *open_artifact(path / "statistics", VerifyFiles::no, nullptr);
+    lineage.inputs.at("corpus").statement.reset();
+    seal_artifact(path / "statistics", lineage.files, lineage, run.key);
+    CHECK_THAT(failures(path / "statistics"), Contains("names its input 'corpus' (as 'corpus') by its files alone"));
+    fs::remove_all(path / "corpus");
+    CHECK_THAT(failures(path / "statistics"), Contains("statistics/: was made from 'corpus'"));
+  }
   SECTION("a statement about another artifact") {
     Json statement = Json::parse(read_claims(path / "student/claims.jsonl").front().payload);
     statement["predicateType"] = "https://example.com/praise/v1";
@@ -232,6 +240,34 @@ TEST_CASE("what is removed, added, exchanged or signed by another is named") {
     CHECK(std::ranges::any_of(
         v.findings, [](const Finding& f) { return f.what.find("nothing here shows how it was made") != std::string::npos; }));
   }
+}
+
+TEST_CASE("a model from outside without a statement ends a chain, also next to an import of the same files") {
+  const SyntheticRun run;
+  const fs::path path = run.path();
+  TempFolder away;
+  const auto made_from = [&](const std::string& name, const std::string& stage, const std::string& kind, const std::string& slot) {
+    write_text(path / name / "f", name);
+    run.seal(name, stage, kind, {{slot, "teacher"}});
+    Lineage lineage = *open_artifact(path / name, VerifyFiles::no, nullptr);
+    lineage.inputs.at(slot).statement.reset();
+    lineage.inputs.at(slot).name = "downloaded";
+    seal_artifact(path / name, lineage.files, lineage, run.key);
+  };
+  made_from("q", "quantize", "quantized-from", "model");
+  for (const bool next_to_import : {true, false}) {
+    INFO("an import of the same files is next to it: " << next_to_import);
+    if (!next_to_import) fs::rename(path / "teacher", away / "teacher");
+    const Answer answer = audit_verify({}, path / "q");
+    CHECK(answer.exit_code == 0);
+    CHECK_THAT(answer.text, Contains("was made from 'downloaded' (as 'model', sha256:") && Contains("files from outside that have no statement") &&
+                                Contains("a chain ends at files from outside") && !Contains("whole chain"));
+    CHECK(load_run(path / "q", VerifyFiles::no, nullptr).nodes.back().parents.at("model") == -1);
+  }
+  // Its chain reaches a model from outside, but no corpus.
+  fs::rename(away / "teacher", path / "teacher");
+  made_from("trained", "distill", "distilled-from", "student");
+  CHECK_THAT(failures(path / "trained"), Contains("its chain reaches no corpus"));
 }
 
 TEST_CASE("artifacts that claim each other as parents are refused") {

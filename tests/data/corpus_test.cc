@@ -487,6 +487,48 @@ TEST_CASE("a file whose name or text is in another encoding is broken, by a name
   CHECK_THROWS_WITH(table.source.run("p", table.config), Catch::Contains("Git LFS pointer"));
 }
 
+TEST_CASE("what is no text is named as what it is, with the way to texts") {
+  using Catch::Contains;
+  const std::string rest(300, 'x');
+  for (const auto& [beginning, kind] : std::map<std::string, std::string>{{"PAR1", "a Parquet file"},
+                                                                          {"ARROW1", "an Arrow file"},
+                                                                          {"\x1f\x8b\x08", "compressed by gzip"},
+                                                                          {"\x28\xb5\x2f\xfd", "compressed by zstd"},
+                                                                          {"PK\3\4", "a ZIP archive"},
+                                                                          {"%PDF-1.7\n", "a PDF file"}}) {
+    CAPTURE(kind);
+    Table table;
+    write_text(table.source.folder / "src/pkg/doc.txt", beginning + rest);
+    CHECK_THROWS_WITH(table.source.run("out", table.config), Contains("doc.txt") && Contains(kind) && Contains(".jsonl"));
+    write_text(table.source.folder / "src/pkg/good.txt", text_of(1));
+    table.config.allow_broken = 1;
+    table.source.run("out", table.config);
+    CHECK(table.corpus().documents().size() == 1);
+  }
+  // A record that holds such a text as a string is a text.
+  Table text;
+  text.run(Json{{"text", "PK\3\4" + rest}}.dump() + "\n");
+  CHECK(text.corpus().documents().size() == 1);
+
+  const auto refused = [](const std::string& file, const std::string& content, const std::string& source) {
+    Table table;
+    write_text(table.source.folder / "src" / file, content);
+    fs::create_directories(table.source.folder / "out");
+    Outputs outputs(table.source.folder / "out", table.source.folder / "out.scratch");
+    try {
+      run_corpus(table.config, Inputs({{"source", {table.source.folder / source, {}}}, {"tokenizer", {table.source.folder / "tok", {}}}}), outputs);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("was taken");
+  };
+  CHECK_THAT(refused("t.csv", "text\n" + rest, "src/t.csv"), Contains("a table in CSV") && Contains(".jsonl"));
+  CHECK_THAT(refused("train.jsonl", Json{{"text", rest}}.dump() + "\n", "src"), Contains("it holds 'train.jsonl': give that file"));
+  CHECK_THAT(refused("a.pdf", rest, "src"), Contains("it holds 'a.pdf'"));
+  CHECK_THAT(refused("r.jsonl", Json{{"content", rest}, {"id", 1}}.dump() + "\n", "src/r.jsonl"),
+             Contains("line 1") && Contains("neither 'text' nor a conversation") && Contains("its keys are: content, id"));
+}
+
 TEST_CASE("a corpus without a whole window says so when it is made") {
   Table table;
   table.config.held_out = 0;

@@ -226,6 +226,9 @@ TEST_CASE("files of another kind than weights are named, with the remedy") {
   refused("model.fp16.safetensors", "'model.fp16.safetensors'");
   refused("model-00001-of-00002.safetensors", "is the download complete?");
   refused("model.gguf", "name that file");
+  for (const char* file : {"tf_model.h5", "flax_model.msgpack", "model.onnx", "weights.npz", "saved_model.pb", "model.nemo"}) refused(file, file);
+  refused("llama/config.json", "'llama' in it looks like a model");
+  refused("snapshots/0123abc/config.json", "'snapshots/0123abc' in it looks like a model");
   const TempFolder t;
   write_text(t.path() / "adapter_config.json", "{}");
   CHECK_THROWS_WITH(open_checkpoint(t.path()), Catch::Contains("has neither config.json") && Catch::Contains("LoRA adapter"));

@@ -42,11 +42,14 @@ Shapes renamed(const Shapes& shapes, const std::function<std::string(std::string
   return out;
 }
 
-fs::path write_model(const fs::path& folder, const Json& config, const Shapes& shapes, DType dtype = DType::f32) {
+using Types = std::map<std::string, DType>;
+
+/// All tensors are zero and `dtype`, but those in `types`.
+fs::path write_model(const fs::path& folder, const Json& config, const Shapes& shapes, const Types& types = {}, DType dtype = DType::f32) {
   write_text(folder / "config.json", config.dump());
   OutputFolder out(folder);
   std::vector<TensorInfo> infos;
-  for (const auto& [name, shape] : shapes) infos.push_back({name, dtype, shape});
+  for (const auto& [name, shape] : shapes) infos.push_back({name, types.contains(name) ? types.at(name) : dtype, shape});
   SafetensorsWriter writer(out, "model.safetensors", infos, {});
   for (const TensorInfo& info : infos) {
     const std::vector<uint8_t> bytes(size_t(info.bytes()));
@@ -178,11 +181,37 @@ TEST_CASE("of a type that is not known, every layer has tensors") {
 TEST_CASE("codes that nothing explains are not weights") {
   for (const DType dtype : {DType::i8, DType::u8, DType::i32, DType::f8_e4m3, DType::f8_e5m2}) {
     const TempFolder t;
-    write_model(t.path(), llama_config(), {{"model.layers.0.mlp.up_proj.weight", {6, 8}}, {"model.layers.0.mlp.up_proj.SCB", {6}}}, dtype);
+    write_model(t.path(), llama_config(), {{"model.layers.0.mlp.up_proj.weight", {6, 8}}, {"model.layers.0.mlp.up_proj.SCB", {6}}}, {}, dtype);
     CHECK_THROWS_AS(open_checkpoint(t.path()), FormatError);
     CHECK_THROWS_WITH(open_checkpoint(t.path()), Contains("codes, not weights") && Contains("next to 'model.layers.0.mlp.up_proj.SCB'") &&
                                                      Contains("no quantization_config"));
   }
+}
+
+TEST_CASE("what a model must have is stored as numbers, whatever its shape and name") {
+  for (const char* name : {"model.norm.weight", "model.layers.0.input_layernorm.weight", "model.embed_tokens.weight", "lm_head.weight",
+                           "model.layers.1.mlp.up_proj.weight"})
+    for (const DType dtype : {DType::i8, DType::i64, DType::boolean, DType::c64, DType::f8_e4m3, DType::f8_e8m0}) {
+      CAPTURE(name, dtype_name(dtype));
+      const TempFolder t;
+      write_model(t.path(), llama_config(), llama_shapes(), {{name, dtype}});
+      const auto read = [&] { return check_model(open_checkpoint(t.path())); };
+      CHECK_THROWS_AS(read(), FormatError);
+      CHECK_THROWS_WITH(read(), Contains(name) && Contains(std::string(dtype_name(dtype))) && Contains("not weights"));
+    }
+  // Also a bias, which has another name.
+  Json with_bias = llama_config();
+  with_bias["attention_bias"] = true;
+  Shapes s = llama_shapes();
+  for (const char* layer : {"model.layers.0.", "model.layers.1."})
+    for (const auto& [at, size] : std::map<std::string, int64_t>{{"q", 8}, {"k", 4}, {"v", 4}, {"o", 8}})
+      s[layer + ("self_attn." + at) + "_proj.bias"] = {size};
+  const TempFolder t;
+  write_model(t.path(), with_bias, s, {{"model.layers.1.self_attn.k_proj.bias", DType::i8}});
+  CHECK_THROWS_WITH(check_model(open_checkpoint(t.path())), Contains("k_proj.bias") && Contains("not weights"));
+  Json none = llama_config();
+  none["num_hidden_layers"] = 0;
+  refused(none, llama_shapes(), Contains("num_hidden_layers 0"));
 }
 
 TEST_CASE("a folder with Git LFS pointers, or with tokens beyond the embedding, is refused") {

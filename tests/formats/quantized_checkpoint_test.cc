@@ -46,6 +46,9 @@ void write_stored(const fs::path& folder, const std::vector<TensorInfo>& tensors
     if (info.name == "m.weight_shape" && info.bytes() == 16) {
       std::memcpy(data.data(), &rows, 8);
       std::memcpy(data.data() + 8, &columns, 8);
+    } else if (info.name == "m.weight_shape" && info.dtype == DType::i32) {
+      const int32_t narrow[2] = {int32_t(rows), int32_t(columns)};
+      std::memcpy(data.data(), narrow, 8);
     }
     writer.append(data.data(), data.size());
   }
@@ -240,7 +243,11 @@ TEST_CASE("quantised tensors that do not go together are refused") {
   check_refused(pack, {packed, {"m.weight_scale", DType::f32, {2, 3}}, shape}, "the file has [2, 3]");
   check_refused(pack, {packed, {"m.weight_scale", DType::f32, {0, 1}}, shape}, "the file has [0, 1]");
   check_refused(pack, {packed, {"m.weight_scale", DType::i32, {2, 1}}, shape}, "weight_scale is I32");
-  check_refused(pack, {packed, scale, {"m.weight_shape", DType::i32, {2}}}, "I64");
+  // Some writers store the shape in 32 bits; compressed-tensors takes either.
+  expect_opens(pack, {packed, scale, {"m.weight_shape", DType::i32, {2}}}, "m.weight");
+  check_refused(pack, {packed, scale, {"m.weight_shape", DType::i32, {2}}}, "does not go with", 2, -8);
+  check_refused(pack, {packed, scale, {"m.weight_shape", DType::f32, {2}}}, "I64 or I32");
+  check_refused(pack, {packed, scale, {"m.weight_shape", DType::i32, {3}}}, "two elements");
   check_refused(pack, {packed, scale, shape, {"m.weight", DType::f32, {1}}}, "both packed and plain");
   check_refused(pack, {packed, scale, shape, {"m.weight_g_idx", DType::i32, {8}}}, "activation order");
   check_refused(pack, {packed, scale, shape, {"m.weight_zero_point", DType::i32, {1, 2}}}, "belongs to scales");

@@ -4,6 +4,7 @@ finished artifacts, options that cannot work. Each is either read as the loaders
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -306,6 +307,17 @@ def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_p
             assert ("of type 'linear'" if name == "linear" else "olmoe") in answer.stderr
 
 
+@pytest.mark.parametrize("option, stage, what", [("held-out = 0", "evaluate", "held-out"), ("held-out = 0", "calibrate", "held-out"),
+                                                 ("held-out = 0.25\nwindow-length = 4096", "distill", "training")])
+def test_a_run_ends_at_a_corpus_without_the_windows_that_a_later_step_needs(made, tmp_path, option, stage, what):
+    steps = {"evaluate": "", "calibrate": "student = teacher", "distill": "student = teacher\nteacher = teacher"}
+    (tmp_path / "r.ini").write_text(f"[teacher]\nstage = import\npath = {made / 'base'}\n[corpus]\nsource = {SOURCE / 'examples/texts'}\n"
+                                    f"tokenizer = teacher\n{option}\n[last]\nstage = {stage}\n{steps[stage]}\n")
+    refused = overproof("run", tmp_path / "r.ini", "--out", tmp_path / "run", code=7)
+    assert f"[last]: needs a {what} window" in refused.stderr
+    assert {p.parent.name for p in (tmp_path / "run").glob("*/model.sig")} == {"teacher", "corpus"}
+
+
 def test_a_vocabulary_that_is_there_twice_is_read_in_the_form_that_can_be_read(made, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(made / "base", base)
@@ -359,6 +371,33 @@ def test_sign_overwrites_a_signature_and_nothing_else(made, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "m")
     overproof("sign", tmp_path / "link", "--key", private)
     assert peer("verify", "key", tmp_path / "m", "--signature", tmp_path / "m" / "model.sig", "--public_key", public).returncode == 0
+
+
+def test_what_does_not_exist_is_5_and_a_name_that_is_not_utf8_is_named(made, tmp_path):
+    private, _ = signing_key(tmp_path)
+    for words in (["show"], ["sign"], ["inspect"], ["audit", "verify"], ["generate", "--prompt", "A"]):
+        assert "nowhere" in overproof(*words, tmp_path / "nowhere", code=5).stderr, words
+    shutil.copytree(made / "base", tmp_path / "m")
+    (pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/m/caf\xe9.txt"))).write_text("x")
+    assert "caf" in overproof("sign", tmp_path / "m", "--key", private, code=3).stderr
+    assert not (tmp_path / "m/model.sig").exists()
+
+
+def test_a_model_from_outside_next_to_its_import_stops_nothing(made, tmp_path):
+    """The chain ends at the files from outside: verify states it, the policy asks for it, and no import is taken for what was read."""
+    run = tmp_path / "run"
+    overproof("quantize", made / "base", run / "q")
+    for _ in range(2):
+        verified = overproof("audit", "verify", run).stdout
+        assert "files from outside that have no statement" in verified and "whole chain" not in verified
+        refused = overproof("export", "--model", run / "q", "--out", tmp_path / "refused", code=4)
+        assert "unknown-ancestry" in refused.stdout + refused.stderr
+        overproof("export", "--model", run / "q", "--out", tmp_path / "g", "--acknowledge", "unknown-ancestry", "--force")
+        report = json.loads(overproof("audit", "report", run, "--format", "json", "--out", "-").stdout)
+        assert {c["id"]: c["status"] for c in report["claims"]}["inputs-here"] == "recorded"
+        overproof("import", "--path", made / "base", "--license", "MIT", "--out", run / "teacher")
+    policy = overproof("audit", "policy", run / "q", code=4)
+    assert "unknown-ancestry" in policy.stdout and "MIT" not in policy.stdout
 
 
 def test_a_signature_of_the_peer_is_read_by_its_own_rules(made, tmp_path):

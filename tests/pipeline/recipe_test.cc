@@ -193,6 +193,9 @@ TEST_CASE("what editors add to a recipe is no part of it, and what they spoil is
   CHECK(recipe.steps[0].files.at("path").filename() == "m.gguf");
   CHECK_THAT(RecipeFile("[t]\nstage = import\npath = m\nname = caf\xe9\n").fault(), Contains("line 4") && Contains("UTF-8"));
   CHECK_THAT(RecipeFile("[t]\nstage = import\npath = \"m\"\n").fault(), Contains("line 3") && Contains("without them"));
+  CHECK_THAT(RecipeFile("[t]\nstage = import\rpath = m\n").fault(), Contains("line 2") && Contains("end lines with LF"));
+  CHECK_THAT(RecipeFile("[t]\rstage = import\rpath = m\r").fault(), Contains("line 1") && Contains("end lines with LF"));
+  CHECK_THAT(RecipeFile("[t]\nstage = import\npath = m\x1b[31m\n").fault(), Contains("line 3") && Contains("control character"));
 }
 
 TEST_CASE("sections and keys of a recipe are bounded, and the line that is too much is named") {
@@ -204,6 +207,41 @@ TEST_CASE("sections and keys of a recipe are bounded, and the line that is too m
   CHECK_THAT(RecipeFile(sections).fault(), Catch::EndsWith("line 3073: the recipe has more than 1024 sections"));
   CHECK_THAT(RecipeFile(keys).fault(), Catch::EndsWith("line 1026: [evaluation] has more than 1024 keys"));
   CHECK(RecipeFile(sections.substr(0, sections.rfind('['))).read().steps.size() == 1024);
+}
+
+TEST_CASE("options that cannot work together end a recipe before its first step") {
+  using Catch::Contains;
+  const std::string all =
+      "[teacher]\nstage = tiny-teacher\n[corpus]\nsource = texts\ntokenizer = teacher\nwindow-length = 64\n[statistics]\nstage = observe\n"
+      "[soft-targets]\nstage = teach\ntokens = 512\n[student-init]\nstage = carve\n[student]\nstage = distill\nstudent = student-init\n"
+      "targets = soft-targets\n[calibrated]\nstage = calibrate\nstudent = student\n[int8]\nstage = quantize\nmodel = calibrated\n";
+  const auto outcome = [](const std::string& text, const StringList& set) {
+    const RecipeFile file(text);
+    write_text(file.folder / "texts/a.txt", "text");
+    RecipeOptions options;
+    options.out = file.folder / "run";
+    options.report = [](const Answer&) { throw std::logic_error("a step began"); };
+    try {
+      run_recipe(file.read(set), options, Key::generate());
+    } catch (const UsageError& e) {
+      return std::string(e.what());
+    } catch (const std::logic_error& e) {
+      return std::string(e.what());
+    }
+    return std::string("done");
+  };
+  CHECK(outcome(all, {}) == "a step began");
+  CHECK_THAT(outcome(all, {"student-init.top-k=16"}), Contains("top-k 16 is more than the 15 routed experts"));
+  CHECK_THAT(outcome(all, {"soft-targets.tokens=63"}), Contains("[soft-targets]") && Contains("63") && Contains("one window of [corpus]"));
+  CHECK(outcome(all, {"soft-targets.tokens=64"}) == "a step began");
+  CHECK_THAT(outcome(all, {"int8.scheme=w8a8-static"}), Contains("needs --activations"));
+  CHECK_THAT(outcome(all, {"int8.gptq=true"}), Contains("need --activations"));
+  CHECK_THAT(outcome(all, {"int8.kl-budget=0.1"}), Contains("--corpus or --text"));
+  CHECK_THAT(outcome(all, {"calibrated.target-kl=0.1", "calibrated.target-speed=2"}), Contains("give one"));
+  CHECK_THAT(outcome(all + "[x]\nstage = quantize\nmodel = statistics\n", {}), Contains("[x]: 'model = statistics' names") && Contains("takes 'model'"));
+  CHECK_THAT(outcome(all + "[x]\nstage = evaluate\nint8 = corpus\n", {}), Contains("[x]: 'int8 = corpus' names"));
+  const std::string line = "targets = soft-targets\n";
+  CHECK_THAT(outcome(std::string(all).erase(all.find(line), line.size()), {}), Contains("nothing to learn from"));
 }
 
 TEST_CASE("what a model cannot do is said before a recipe begins, with the way out") {
