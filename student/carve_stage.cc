@@ -168,8 +168,8 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
     const LayerWeights dense = load_layer(dense_shape, l, *checkpoint.tensors, checkpoint.path);  // each thread has its own
     return carve_layer(dense.gate_up, dense.down, at::tensor(statistics.ffn_input(l)).view({-1, dense_shape.hidden_size}), with, l);
   };
-  carved_config(teacher.config(), options);  // its refusals come before the trials
   std::vector<SharedAttempt> attempts = shared_attempts(options, config.try_shared);
+  for (const SharedAttempt& attempt : attempts) carved_config(teacher.config(), attempt.options);  // its refusals come before the trials
   options = choose_shared(attempts, dense_shape.layers, carve);
   const ModelConfig shape = carved_config(teacher.config(), options);
 
