@@ -398,7 +398,7 @@ TEST_CASE("shapes that cannot be carved are refused") {
     CHECK_THROWS_WITH(carved_config(shape, {7, 1, 2}), Catch::Contains("cannot be carved") && Catch::Contains(word));
   };
   refused(teacher, [](ModelConfig& c) { c.model_type = "gemma2"; }, "gemma2");
-  refused(teacher, [](ModelConfig& c) { c.rope.type = "llama3"; }, "Llama-3 RoPE");
+  refused(teacher, [](ModelConfig& c) { c.rope.type = "llama3", c.qk_norm = true; }, "Llama-3 RoPE");
   refused(teacher, [](ModelConfig& c) { c.rope.type = "yarn"; }, "'yarn'");
   refused(teacher, [](ModelConfig& c) { c.mlp_bias = true; }, "mlp_bias");
   refused(teacher, [](ModelConfig& c) { c.output_bias = true; }, "bias");
