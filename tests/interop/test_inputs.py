@@ -308,7 +308,7 @@ def test_what_a_teacher_cannot_do_is_said_at_import_and_before_a_run(made, tmp_p
 
 
 @pytest.mark.parametrize("option, stage, what", [("held-out = 0", "evaluate", "held-out"), ("held-out = 0", "calibrate", "held-out"),
-                                                 ("held-out = 0.25\nwindow-length = 4096", "distill", "training")])
+                                                 ("held-out = 0.25\nwindow-length = 8192", "distill", "training")])
 def test_a_run_ends_at_a_corpus_without_the_windows_that_a_later_step_needs(made, tmp_path, option, stage, what):
     steps = {"evaluate": "", "calibrate": "student = teacher", "distill": "student = teacher\nteacher = teacher"}
     (tmp_path / "r.ini").write_text(f"[teacher]\nstage = import\npath = {made / 'base'}\n[corpus]\nsource = {SOURCE / 'examples/texts'}\n"
