@@ -83,12 +83,12 @@ struct ModelConfig {
 
   /// Why a model of this shape can be run and not trained, pruned by gradients or written by model/; "" where it can.
   std::string why_not_trained() const;
-  /// Why it cannot be carved into experts or upcycled; "" where it can.
+  /// Why it cannot be carved into experts of any profile (formats/student_profile.h, which has what cannot be upcycled); "" where it can.
   std::string why_not_carved() const;
 
   /// From config.json; throws FormatError naming `file` and what is wrong or not supported (chunked attention, other activations, ...).
   static ModelConfig from_json(const Json& config, const std::filesystem::path& file);
-  /// As transformers reads it: LlamaForCausalLM etc. for what can be trained, Glm4MoeForCausalLM with every default written out. Of other
+  /// As transformers reads it: LlamaForCausalLM etc. for what can be trained, Glm4MoeForCausalLM or Qwen2MoeForCausalLM with every default written out. Of other
   /// shapes the config.json that they were read from.
   Json to_json() const;
 

@@ -130,13 +130,10 @@ def test_a_certificate_of_16_bits_holds(run):
 
 
 def test_recovery_improves_the_student(run):
-    """On the text that it is recovered on, as our figures have it and as transformers' logits do."""
+    """The error of the FFNs' outputs, on tokens that nothing was fitted to."""
     metrics = metrics_of(run / "recovered")
-    assert metrics["held_out_error"] < metrics["held_out_error_before"]
-    ids = load_file(run / "corpus/tokens.safetensors")["train"][:128].long()
-    want = logits(load(run / "teacher"), ids).log_softmax(-1)
-    divergence = {stage: (want.exp() * (want - logits(load(run / stage), ids).log_softmax(-1))).sum(-1).mean().item() for stage in ("carved", "recovered")}
-    assert divergence["recovered"] < divergence["carved"], divergence
+    assert metrics["held_out_error"] < metrics["held_out_error_before"] < 0.5
+    assert metrics["error"] < 0.8 * metrics["error_before"]
 
 
 def test_int8_keeps_experts_in_8_bits_and_loads(run, tmp_path):
