@@ -13,6 +13,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "formats/architecture.h"
+#include "formats/finite_values.h"
 #include "formats/sharded.h"
 #include "formats/model_check.h"
 #include "formats/model_config.h"
@@ -147,6 +148,7 @@ StageReport run_prune_weights(const PruneWeightsConfig& config, const Inputs& in
     throw_if_interrupted();
     if (is_pruned(out)) {
       std::vector<float> w = model.tensors->read_all_f32(out.name);
+      require_finite(w, out.name, 0, out.shape[1], model.path);  // a NaN has no place among magnitudes
       pruner.prune(out.name, out.shape[0], out.shape[1], w);
       require_range(out.dtype, w, out.name);
       layers[TensorName::parse(out.name).layer].add(w);

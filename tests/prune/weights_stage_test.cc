@@ -1,7 +1,9 @@
 #include "prune/weights_stage.h"
 
 #include <catch2/catch.hpp>
+#include <cstring>
 #include <fstream>
+#include <limits>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -167,6 +169,28 @@ TEST_CASE("SparseGPT changes the weights that stay, and needs Hessians") {
   int64_t changed = 0;
   for (size_t i = 0; i < a.size(); ++i) changed += b[i] != 0 && std::abs(b[i] - a[i]) > 0.02f * std::abs(a[i]);
   CHECK(changed > 0);
+}
+
+TEST_CASE("a weight that is no number is refused by tensor and row, whatever the method would do with it") {
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+    for (const WeightMethod method : {WeightMethod::magnitude, WeightMethod::wanda}) {
+      const TempFolder folder;
+      write_model(folder / "model");
+      write_activations(folder / "statistics", Has::square);
+      const fs::path file = folder / "model" / "model.safetensors";
+      int64_t at = 0;
+      {
+        const SafetensorsFile model(file);
+        REQUIRE(model.info(name).dtype == DType::f32);
+        at = model.offset(name) + (kHidden + 1) * 4;
+      }
+      std::string bytes = read_file(file);
+      std::memcpy(bytes.data() + at, &value, sizeof value);
+      write_text(file, bytes);
+      CHECK_THROWS_AS(prune(folder.path(), {.method = method}), FormatError);
+      CHECK_THROWS_WITH(prune(folder.path(), {.method = method}), Catch::Contains("'" + name + "' row 1") && Catch::Contains("must be finite"));
+    }
 }
 
 TEST_CASE("what cannot be pruned is refused with the way on") {
