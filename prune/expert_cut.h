@@ -5,7 +5,6 @@
 // router rows and biases. Layers without experts stay as they are; layers that predict further tokens are left out, because nothing observes them.
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "core/file.h"

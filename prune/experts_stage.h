@@ -29,7 +29,7 @@ struct PruneExpertsConfig {
   }
 };
 
-/// Slots: student (a glm4_moe or qwen2_moe checkpoint, not quantized) and statistics (experts.safetensors, which observe made of it). Writes the smaller
+/// Slots: student (a mixture whose router does not choose among groups, not quantized) and statistics (experts.safetensors, which observe made of it). Writes the smaller
 /// checkpoint, its tokenizer, and the router counts of the experts where the student has some. num_experts_per_tok stays, lowered where fewer experts are left.
 /// reap: REAP (Lasby et al. 2025, arXiv 2510.13999), its saliency with the weights of a token's chosen experts divided by their sum. merge: the
 /// matrices, router rows and biases of a cluster are averaged; tokens that would have chosen two members now have one expert for it.

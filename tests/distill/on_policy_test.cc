@@ -136,7 +136,7 @@ TEST_CASE("a repeated label completes a run that the student had written before,
   CHECK(of(0, 1, 2) == std::vector<int>{0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1});
   CHECK(of(0, 1, 1) == std::vector<int>{0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1});
   CHECK(of(0, 1, 9) == std::vector<int>(size_t(length), 0));
-  // what the prompt had does not count, and the text goes on, as its segment does
+  // runs of the prompt do not count, and the text is one segment
   CHECK(of(1, 1, 3) == std::vector<int>{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0});
   std::vector<int> both = of(0, 1, 2), second = of(1, 1, 2);
   both.insert(both.end(), second.begin(), second.end());
@@ -218,7 +218,7 @@ TEST_CASE("what follows behind what the student wrote is not computed, and loss 
   };
   const std::vector<at::Tensor> of_part = gradients();
   CHECK(columns == 8);
-  batch.advantage.clear();  // as a window that nobody wrote
+  batch.advantage.clear();  // a window of the corpus has none
   const std::vector<at::Tensor> of_whole = gradients();
   CHECK(columns == kLength);
   REQUIRE((of_part.size() == of_whole.size() && of_part.size() > 5));
