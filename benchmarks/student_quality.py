@@ -29,6 +29,8 @@ FRACTIONS = (50, 25, 12.5)
 # experts, shared and top-k by the share of the FFN that a token uses: 24 parts of 64 neurons of SmolLM2's 1536, 32 of 32 of the own teacher's 1024
 LAYOUTS = {"smollm2": {50: (16, 8, 4), 25: (20, 4, 2), 12.5: (22, 2, 1)}, "own": {50: (22, 10, 6), 25: (27, 5, 3), 12.5: (29, 3, 1)}}
 WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12.5: 128}}
+# 26 draws of 49,152 ids; of the own teacher's 256 bytes the whole distribution, for draws are noise that is large next to its KL.
+TARGETS = {"smollm2": (), "own": ("--mode", "top-k", "--k", 256)}
 COPIES = {"smollm2": 24, "own": 24}  # of each FFN, one of them active: at most 5.5 % of the weights of the own teacher
 METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
 PRUNED = {"static": "active", "flap": "flap", "taylor": "taylor"}  # methods of prune-neurons; taylor is LLM-Pruner's criterion
@@ -101,7 +103,7 @@ class Study:
                                   o.recover, "--ridge", 0.005, *self.f32)
         tokens = int(treatment.split("-")[1])
         start = self.make(builder, fraction, "recovered")
-        targets = self.overproof(f"targets-{max(o.budgets)}", "teach", *given, "--corpus", self.corpus, "--tokens", max(o.budgets), *self.f32)
+        targets = self.overproof(f"targets-{max(o.budgets)}", "teach", *given, "--corpus", self.corpus, "--tokens", max(o.budgets), *TARGETS[o.teacher], *self.f32)
         return self.overproof(name, "distill", "--student", start, "--targets", targets, "--corpus", self.corpus, "--steps", tokens // 256 // 4,
                               "--batch-size", 4, "--learning-rate", 2e-4, "--schedule", "linear", "--warmup", max(1, tokens // 256 // 16), *self.f32)
 

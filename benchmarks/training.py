@@ -77,7 +77,7 @@ windows, length, ids_a_row, repeat = int(windows), int(length), int(ids_a_row), 
 torch.set_num_threads(int(threads))
 torch.manual_seed(7)
 kind = torch.bfloat16 if dtype == "bf16" else torch.float32
-def load(path):
+def load(path, experts="default"):  # a dense model takes no choice of experts
     options = {} if experts == "default" else {"experts_implementation": experts}
     return AutoModelForCausalLM.from_pretrained(path, dtype=kind, **options)
 def products():
@@ -85,7 +85,7 @@ def products():
 def cpu():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-model = load(models[0])
+model = load(models[0], "default" if mode == "forward" else experts)
 vocab = model.config.vocab_size
 ids = torch.randint(vocab, (windows, length))
 teacher = load(models[1]).eval() if mode == "live" else None

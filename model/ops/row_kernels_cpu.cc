@@ -94,9 +94,9 @@ OVERPROOF_VECTOR_CLONES void swiglu_row(const float* gate, const float* up, floa
   for (int64_t i = 0; i < width; ++i) a[i] = scale * (gate[i] * sigmoid(gate[i]) * up[i]);
 }
 
-/// Returns <da, silu(gate) * up>; `act` is room for a row.
-OVERPROOF_VECTOR_CLONES float swiglu_backward_row(const float* gate, const float* up, float scale, const float* da, float* dgate,
-                                                  float* dup, float* act, int64_t width) {
+/// Returns <da, silu(gate) * up>; `act` is room for a row. Six pointers: a compiler that has to tell them apart at run time leaves the loop scalar.
+OVERPROOF_VECTOR_CLONES float swiglu_backward_row(const float* gate, const float* up, float scale, const float* da, float* __restrict__ dgate,
+                                                  float* __restrict__ dup, float* __restrict__ act, int64_t width) {
   for (int64_t i = 0; i < width; ++i) {
     const float g = gate[i], u = up[i], sg = sigmoid(g), silu = g * sg;
     act[i] = silu * u;
