@@ -29,8 +29,8 @@ FRACTIONS = (50, 25, 12.5)
 # experts, shared and top-k by the share of the FFN that a token uses: 24 parts of 64 neurons of SmolLM2's 1536, 32 of 32 of the own teacher's 1024
 LAYOUTS = {"smollm2": {50: (16, 8, 4), 25: (20, 4, 2), 12.5: (22, 2, 1)}, "own": {50: (22, 10, 6), 25: (27, 5, 3), 12.5: (29, 3, 1)}}
 WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12.5: 128}}
-# 26 draws of 49,152 ids; of the own teacher's 256 bytes the whole distribution, for draws are noise that is large next to its KL.
-TARGETS = {"smollm2": (), "own": ("--mode", "top-k", "--k", 256)}
+# 26 draws of 49,152 ids; of the 257 ids of the own teacher the 255 most probable, for draws are noise that is large next to its KL.
+TARGETS = {"smollm2": (), "own": ("--mode", "top-k", "--k", 255)}
 COPIES = {"smollm2": 24, "own": 24}  # of each FFN, one of them active: at most 5.5 % of the weights of the own teacher
 METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
 PRUNED = {"static": "active", "flap": "flap", "taylor": "taylor"}  # methods of prune-neurons; taylor is LLM-Pruner's criterion
