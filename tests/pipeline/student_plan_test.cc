@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "pipeline/student_plan.h"
 
 namespace overproof {
@@ -86,6 +87,33 @@ TEST_CASE("what reaches the target does, and carving alone is told where it cann
       CHECK(s.copies >= 16);
       CHECK(s.copies <= 26);
     }
+}
+
+TEST_CASE("a teacher with Llama-3 RoPE is planned as qwen2_moe, by carving alone") {
+  const ModelConfig llama3 = ModelConfig::from_json({{"model_type", "llama"},
+                                                     {"vocab_size", 49152},
+                                                     {"hidden_size", 576},
+                                                     {"intermediate_size", 1536},
+                                                     {"num_hidden_layers", 30},
+                                                     {"num_attention_heads", 9},
+                                                     {"num_key_value_heads", 3},
+                                                     {"max_position_embeddings", 131072},
+                                                     {"tie_word_embeddings", true},
+                                                     {"rope_parameters",
+                                                      {{"rope_type", "llama3"},
+                                                       {"rope_theta", 500000.0},
+                                                       {"factor", 8.0},
+                                                       {"low_freq_factor", 1.0},
+                                                       {"high_freq_factor", 4.0},
+                                                       {"original_max_position_embeddings", 8192}}}},
+                                                    "config.json");
+  const std::vector<PlannedStudent> plans = plan_students(llama3, 0.7, 2 * double(llama3.active_parameters()), 50);
+  REQUIRE(!plans.empty());
+  for (const PlannedStudent& s : plans) {
+    CHECK(s.kind == PlannedStudent::Kind::carve);
+    CHECK(s.shape.model_type == "qwen2_moe");
+    CHECK(s.shape.rope.type == "llama3");
+  }
 }
 
 TEST_CASE("a bound on active parameters takes layers away first") {
