@@ -207,7 +207,8 @@ void check_rounded_weights(const ArtifactNode& node, ContentCheck& check) {
 }
 
 /// The metrics of a training that its last record has, too.
-void check_last_step(const Json& metrics, const StepRecords& records, std::vector<Fault>& faults) {
+void check_last_step(const Lineage& lineage, const StepRecords& records, std::vector<Fault>& faults) {
+  const Json& metrics = lineage.metrics;
   if (records.steps().empty()) return;
   const StepRecord& last = records.steps().back();
   const Json line = step_log_line(records.format(), last);
@@ -216,9 +217,12 @@ void check_last_step(const Json& metrics, const StepRecords& records, std::vecto
                       "its statement was changed: make it again"});
   };
   if (metrics.contains("tokens") && metrics["tokens"] != last.tokens_seen) fault("tokens");
-  if (metrics.contains("final") && metrics["final"].is_object())
-    for (const auto& [name, value] : metrics["final"].items())
-      if (line.contains(name) && line[name] != value) fault("final." + name);
+  // calibrate has none, and statements of earlier programs, which have no dtype either, need not have one.
+  const bool required = lineage.stage != "calibrate" && metrics.contains("dtype");
+  if (!required && !metrics.contains("final")) return;
+  if (!metrics.contains("final") || !metrics["final"].is_object() || metrics["final"].empty()) return fault("final");
+  for (const auto& [name, value] : metrics["final"].items())
+    if (line.contains(name) && line[name] != value) fault("final." + name);
 }
 
 /// The option of the statement, where it is no "auto", against the metric.
@@ -252,7 +256,7 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
                       fmt::format("has {} records, which is not the number in the statement", records.steps().size()),
                       "make it again"});
   check_lines(node.path / "steps.jsonl", records, faults);
-  check_last_step(metrics, records, faults);
+  check_last_step(*node.lineage(), records, faults);
   const Json& config = node.lineage()->config;
   const auto positive = [&](const char* option) { return config.contains(option) && config[option].is_number() && config[option] > 0; };
   const bool averaged = positive("ema") || positive("lora-rank");

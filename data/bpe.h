@@ -47,6 +47,8 @@ std::string write_tokenizer_json(const BpeDefinition& definition);
 /// tokenizer_config.json for transformers' PreTrainedTokenizerFast: bos, eos, unk and pad tokens, chat template.
 std::string write_tokenizer_config_json(const BpeDefinition& definition);
 
+/// Whether a .gguf file has a tokenizer of any kind; our own export writes the kind "none".
+bool has_gguf_tokenizer(const std::filesystem::path& file);
 /// Reads the keys tokenizer.ggml.* of a .gguf file.
 BpeDefinition read_gguf_tokenizer(const std::filesystem::path& file);
 

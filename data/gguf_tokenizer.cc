@@ -128,6 +128,11 @@ std::optional<GgufSentencePiece> read_gguf_sentencepiece(const std::filesystem::
   return GgufSentencePiece{std::move(model.bytes), config.dump(1, ' ') + "\n"};
 }
 
+bool has_gguf_tokenizer(const std::filesystem::path& file) {
+  const std::string kind = GgufFile(file).text("tokenizer.ggml.model", "none");
+  return kind != "none" && kind != "no_vocab";
+}
+
 BpeDefinition read_gguf_tokenizer(const std::filesystem::path& file) {
   const GgufFile gguf(file);
   const std::string model = gguf.text("tokenizer.ggml.model"), pre = gguf.text("tokenizer.ggml.pre", "gpt-2");

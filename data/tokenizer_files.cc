@@ -1,11 +1,15 @@
 #include "data/tokenizer_files.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <string_view>
 #include <vector>
 
+#include "core/printable.h"
+#include "core/progress_note.h"
 #include "core/python_json.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
@@ -21,15 +25,18 @@ bool belongs_to_tokenizer(const fs::path& file) {
   return file.extension() == ".model" || std::ranges::count(names, file.filename().string()) > 0;
 }
 
+/// A licence text by its name, or a folder of them (LICENSES/ of the REUSE specification).
+bool is_legal(std::string name) {
+  std::ranges::transform(name, name.begin(), [](char c) { return c >= 'a' && c <= 'z' ? char(c - 'a' + 'A') : c; });
+  return std::ranges::any_of(std::initializer_list<std::string_view>{"LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"},
+                             [&](std::string_view begin) { return name.starts_with(begin); });
+}
+
 /// What goes with the weights wherever they go: licence texts, the code and the settings that config.json and processors name. Not what
 /// describes the weights' own files, or another model's quality.
 bool belongs_to_model(const fs::path& file) {
   const std::string name = file.filename().string();
-  std::string upper = name;
-  std::ranges::transform(upper, upper.begin(), [](char c) { return c >= 'a' && c <= 'z' ? char(c - 'a' + 'A') : c; });
-  const bool legal = std::ranges::any_of(std::initializer_list<std::string_view>{"LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"},
-                                         [&](std::string_view begin) { return upper.starts_with(begin); });
-  return legal || file.extension() == ".py" || name.ends_with("processor_config.json");
+  return is_legal(name) || file.extension() == ".py" || name.ends_with("processor_config.json");
 }
 
 /// Weights, their index and configuration, which a stage writes anew, and signatures, which do not hold for a copy.
@@ -74,6 +81,10 @@ std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
 
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
   if (const std::optional<fs::path> gguf = gguf_of(from_checkpoint)) {
+    if (!has_gguf_tokenizer(*gguf)) {
+      progress_note(printable(fmt::format("note: {} has no tokenizer, and so has what is made of it", gguf->string())));
+      return;
+    }
     if (const auto pieces = read_gguf_sentencepiece(*gguf)) {
       folder.write_file("tokenizer.model", pieces->model);
       folder.write_file("tokenizer_config.json", pieces->config);
@@ -93,24 +104,30 @@ void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder)
   copy_generation_config(from_checkpoint, folder);
 }
 
-std::vector<std::string> copy_companions(const fs::path& from_checkpoint, OutputFolder& folder) {
-  std::vector<std::string> left_out;
+std::string copy_companions(const fs::path& from_checkpoint, OutputFolder& folder) {
   copy_tokenizer_files(from_checkpoint, folder);
-  if (!fs::is_directory(from_checkpoint) || gguf_of(from_checkpoint)) return left_out;
+  if (!fs::is_directory(from_checkpoint) || gguf_of(from_checkpoint)) return "";
+  std::vector<std::string> left_out;
   for (auto entry = fs::recursive_directory_iterator(from_checkpoint); entry != fs::recursive_directory_iterator(); ++entry) {
     const fs::path& file = entry->path();
-    const std::string name = file.lexically_relative(from_checkpoint).generic_string();
+    const fs::path relative = file.lexically_relative(from_checkpoint);
+    const std::string name = relative.generic_string();
     const bool top = file.parent_path() == from_checkpoint;
     if (file.filename().string().starts_with('.') || name == "additional_chat_templates") {
       entry.disable_recursion_pending();
       continue;
     }
     if (!entry->is_regular_file() || (top && belongs_to_tokenizer(file))) continue;
-    if (top && belongs_to_model(file)) folder.write_file(name, read_file(file));
-    else if (!is_weights_or_ours(file)) left_out.push_back(name);
+    if (top ? belongs_to_model(file) : is_legal(relative.begin()->string())) folder.write_file(name, read_file(file));
+    else if (!is_weights_or_ours(file)) left_out.push_back(printable(name));
   }
+  if (left_out.empty() || fs::exists(from_checkpoint / "claims.jsonl")) return "";
   std::ranges::sort(left_out);
-  return left_out;
+  return fmt::format("not copied from the model's folder: {}", fmt::join(left_out, ", "));
+}
+
+void copy_companions_noted(const fs::path& from_checkpoint, OutputFolder& folder) {
+  if (const std::string note = copy_companions(from_checkpoint, folder); !note.empty()) progress_note("note: " + note);
 }
 
 }  // namespace overproof

@@ -11,12 +11,17 @@ namespace overproof {
 
 /// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model, chat template, ...) byte for byte from the
 /// folder of a checkpoint; from a .gguf (or a folder that holds one and no config.json) writes tokenizer.json, or
-/// tokenizer.model where its tokenizer is of the kind "llama", and tokenizer_config.json out of its metadata. A checkpoint without any of them gives none. Throws IoError, FormatError.
+/// tokenizer.model where its tokenizer is of the kind "llama", and tokenizer_config.json out of its metadata. A checkpoint without any of them gives none, and so does a
+/// .gguf without a tokenizer, with a note. Throws IoError, FormatError.
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder);
 
 /// copy_tokenizer_files, and what else belongs to the model: licence texts, generation_config.json, code and settings of processors.
-/// Returns the other files of the folder, which are not copied, except weights and what a stage writes anew.
-std::vector<std::string> copy_companions(const fs::path& from_checkpoint, OutputFolder& folder);
+/// Returns a note that lists the other files of the folder, which are not copied, except weights and what a stage writes anew; empty
+/// where there are none, and of an artifact, whose other files are records of its own stage.
+std::string copy_companions(const fs::path& from_checkpoint, OutputFolder& folder);
+
+/// The same, and prints the note.
+void copy_companions_noted(const fs::path& from_checkpoint, OutputFolder& folder);
 
 /// The .gguf that `checkpoint` is: the file itself, or the first in a folder without config.json. Nothing for another checkpoint.
 std::optional<fs::path> gguf_of(const fs::path& checkpoint);

@@ -93,7 +93,7 @@ void read_model(const JsonObject& model, BpeDefinition& out) {
     if (!model.text(name, "").empty()) model.fail(fmt::format("'{}' is not supported", name));
   }
   if (const Json* dropout = model.find("dropout"); dropout && *dropout != 0) model.fail("'dropout' is not supported");
-  if (model.flag("byte_fallback", false)) model.fail("'byte_fallback' is not supported: this BPE is not byte-level");
+  if (model.flag("byte_fallback", false)) model.fail("'byte_fallback' is not supported: this BPE is not byte-level; put the model's tokenizer.model next to it");
   out.ignore_merges = model.flag("ignore_merges", false);
   out.fuse_unknown = model.flag("fuse_unk", false);
 

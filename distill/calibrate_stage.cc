@@ -124,7 +124,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     round_weights(student, dtype);
   }
   save_decoder(student, outputs.folder(), dtype);
-  copy_companions(inputs.path("student"), outputs.folder());
+  copy_companions_noted(inputs.path("student"), outputs.folder());
   write_trained_counts(training, inputs.path("student"), keep, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());

@@ -61,7 +61,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   trainer.swap_adapters();
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
-  copy_companions(inputs.path("student"), outputs.folder());
+  copy_companions_noted(inputs.path("student"), outputs.folder());
   write_trained_counts(training, inputs.path("student"), /*kept=*/true, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());

@@ -7,7 +7,7 @@ namespace overproof {
 
 void write_model_files(const Training& training, DType dtype, const fs::path& parent, OutputFolder& folder) {
   save_decoder_config(training.student().config(), folder, dtype);
-  copy_companions(parent, folder);
+  copy_companions_noted(parent, folder);
 }
 
 void write_new_model_files(const Training& training, DType dtype, const fs::path& tokenizer, OutputFolder& folder) {

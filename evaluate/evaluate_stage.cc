@@ -221,6 +221,19 @@ void require_same_ids(const Corpus& corpus, const Inputs& inputs) {
   }
 }
 
+/// Before any model runs.
+void require_one_vocabulary(int64_t teachers, int64_t tokens, const Inputs& inputs) {
+  for (const auto& [slot, artifact] : inputs.all()) {
+    if (!is_model(slot)) continue;
+    const Checkpoint model = open_checkpoint(artifact.path);
+    const int64_t size = ModelConfig::from_json(*model.config, artifact.path / "config.json").vocab_size;
+    if (size != teachers)
+      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}; where the larger one only pads its embedding, remove the "
+                                      "rows behind the tokenizer's {} tokens (transformers: resize_token_embeddings)",
+                                      teachers, slot, size, tokens));
+  }
+}
+
 }  // namespace
 
 StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Outputs& outputs) {
@@ -241,6 +254,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   };
 
   const auto tokenizer = open_tokenizer(inputs.path("teacher"));
+  require_one_vocabulary(teacher.config().vocab_size, tokenizer->vocab_size(), inputs);
   const auto chat_template = open_chat_template(inputs.path("teacher"), *tokenizer);
   Choices choices(config, inputs, *tokenizer);
   Questions questions{prompt_ids(*tokenizer, chat_template.get(), config.prompts), {}};
@@ -252,10 +266,6 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   for (const auto& [slot, artifact] : inputs.all()) {
     if (!is_model(slot)) continue;
     const Decoder model(open_checkpoint(artifact.path));  // one at a time in memory
-    if (model.config().vocab_size != teacher.config().vocab_size)
-      throw MismatchError(fmt::format("vocabulary sizes differ: teacher {}, model '{}' {}; where the larger one only pads its embedding, remove the "
-                                      "rows behind the tokenizer's {} tokens (transformers: resize_token_embeddings)",
-                                      teacher.config().vocab_size, slot, model.config().vocab_size, tokenizer->vocab_size()));
     const States states = states_of(model, slot);
     rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions, choices,
                            write_answers(artifact.path, *tokenizer, questions.prompts)));

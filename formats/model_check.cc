@@ -387,6 +387,22 @@ std::vector<std::string> check_tensors(const Json& config, const TensorSource& t
   return ModelChecker(config, *kind, tensors, where).run();
 }
 
+namespace {
+
+/// Ids that end a text and that the model can never write, so that no text ends with them.
+void note_end_ids(const std::filesystem::path& folder, int64_t rows, std::vector<std::string>& notes) {
+  for (const char* name : {"config.json", "generation_config.json"}) {
+    if (!std::filesystem::is_regular_file(folder / name)) continue;
+    const Json config = read_python_json(folder / name);
+    const Json given = config.is_object() ? config.value("eos_token_id", Json()) : Json();
+    for (const Json& id : given.is_array() ? given : Json::array({given}))
+      if (id.is_number_integer() && (id < 0 || id >= rows))
+        notes.push_back(fmt::format("{}: eos_token_id {} is no id of the model's {}, so no text ends with it", name, id.dump(), rows));
+  }
+}
+
+}  // namespace
+
 std::vector<std::string> check_model(const Checkpoint& checkpoint) {
   refuse_pointers(checkpoint.path);
   if (checkpoint.tensors->tensors().empty()) throw FormatError(checkpoint.path, -1, "has no tensors");
@@ -397,6 +413,7 @@ std::vector<std::string> check_model(const Checkpoint& checkpoint) {
         fmt::format("{} tensors are not used by the model that config.json describes: {}", unused.size(), listed(unused)));
   const TensorInfo* embedding = checkpoint.tensors->find("model.embed_tokens.weight");
   if (!embedding || embedding->shape.empty()) return notes;
+  note_end_ids(checkpoint.path, embedding->shape[0], notes);
   try {
     check_token_ids(checkpoint.path, embedding->shape[0]);
   } catch (const FormatError& e) {

@@ -262,6 +262,7 @@ ArtifactRecord scan(const fs::path& path, const std::vector<FileRecord>& known, 
     record.files = list();
     hash_files(path, record.files, known);
   }
+  if (record.files.empty()) throw UsageError(fmt::format("{}: holds no files, so there is nothing to digest or sign", path.string()));
   record.root = oms_root(record.files);
   return record;
 }

@@ -12,6 +12,7 @@
 #include "core/json_object.h"
 #include "core/hash_files.h"
 #include "core/progress.h"
+#include "core/real_path.h"
 #include "provenance/dsse.h"
 #include "provenance/signed_json.h"
 #include "provenance/oms.h"
@@ -255,6 +256,15 @@ DigestCache parse_digest_cache(std::string_view text, const fs::path& origin) {
     if (!cache.files.emplace(entry.text("name"), std::move(file)).second) entry.fail("name", "is listed twice");
   }
   return cache;
+}
+
+bool may_be_digest_cache(const fs::path& file) {
+  constexpr std::string_view kBegin = R"({"payload":)", kTypeKey = R"("payloadType")";
+  std::error_code error;
+  if (!fs::is_regular_file(file, error)) return false;
+  if (!begins_with(file, kBegin.substr(0, size_t(fs::file_size(file, error))))) return false;
+  const std::string text = read_file(file, kMostCacheBytes);  // the type of the payload comes last
+  return text.find(kCacheType) != std::string::npos || text.find(kTypeKey) == std::string::npos;
 }
 
 StoredCache read_digest_cache(const fs::path& file, const PublicKey& key) {

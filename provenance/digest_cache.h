@@ -54,6 +54,9 @@ struct CachedScan {
   size_t files_not_read = 0;  ///< taken over because their stamp is as noted
 };
 
+/// Whether a file is a cache, or the beginning of one that was cut, or empty: what a new cache may replace.
+bool may_be_digest_cache(const fs::path& file);
+
 /// scan_artifact() by way of a cache. `trust_stamps`: leave files unread whose stamp is as noted. Throws as scan_artifact, and
 /// IoError when a file is changed while it is read.
 CachedScan scan_with_cache(const fs::path& folder, const DigestCache& cache, bool trust_stamps);

@@ -32,16 +32,14 @@ void require_replaceable(const fs::path& file, std::string_view option, std::str
     throw UsageError(fmt::format("{}: exists and is no {}, so {} does not overwrite it; name another file", file.string(), what, option));
 }
 
-/// A cache that is of no use is made anew, whatever is in it, but not over a key or what else this command reads and writes.
-void require_no_key(const fs::path& cache, const KeyOptions& keys, const fs::path& signature) {
+/// A damaged cache is made anew. Any other file, a model or a key first of all, is not overwritten.
+void require_cache(const fs::path& cache, const KeyOptions& keys, const fs::path& signature) {
   require_apart(cache, {{"key", is_key_uri(keys.key) ? fs::path() : fs::path(keys.key)},
                         {"key-passphrase-file", keys.key_passphrase_file},
                         {"public-key-of", keys.public_key_of},
                         {"signature", signature}});
-  std::error_code error;
-  if (fs::is_regular_file(cache, error) && fs::file_size(cache, error) < (64 << 10) &&
-      read_file(cache, kMostToReplace).find("-----BEGIN ") != std::string::npos)
-    throw UsageError(fmt::format("{}: holds a key, so --cache does not overwrite it; name another file", cache.string()));
+  if (fs::exists(fs::symlink_status(cache)) && !may_be_digest_cache(cache))
+    throw UsageError(fmt::format("{}: exists and is no cache of digests, so --cache does not overwrite it; name another file", cache.string()));
 }
 
 }  // namespace
@@ -130,7 +128,7 @@ Answer run_sign(const SignConfig& config, const fs::path& folder) {
         "stage run again",
         folder.string(), kClaimsName));
   require_replaceable(signature, config.signature.empty() ? "sign" : "--signature", "signature", "\"dsseEnvelope\"");
-  if (!config.cache.empty()) require_no_key(config.cache, config.key, signature);
+  if (!config.cache.empty()) require_cache(config.cache, config.key, signature);
   const Key key = open_key(config.key);
 
   StoredCache stored;

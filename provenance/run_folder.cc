@@ -56,10 +56,15 @@ std::vector<std::string> loose_in(const fs::path& run) {
   });
 }
 
-/// What is in an artifact and left out by signatures.
+/// What is in an artifact and left out by signatures. Signers of other tools may cover what ours leave out.
 void add_ignored(const ArtifactNode& node, std::vector<std::string>& loose) {
-  for (const std::string& name : names_in(node.path, [](const std::string& n, const fs::directory_entry&) {
-         return is_oms_ignored(n) && n != kClaimsName && n != kModelSignatureName;
+  const auto covered = [&](const std::string& name) {
+    return node.lineage() && std::ranges::any_of(node.lineage()->files, [&](const FileRecord& file) {
+             return file.name == name || file.name.starts_with(name + "/");
+           });
+  };
+  for (const std::string& name : names_in(node.path, [&](const std::string& n, const fs::directory_entry&) {
+         return is_oms_ignored(n) && n != kClaimsName && n != kModelSignatureName && !covered(n);
        }))
     loose.push_back(node.name + "/" + name);
 }

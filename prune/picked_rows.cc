@@ -30,7 +30,7 @@ void write_rows(const TensorSource& source, const TensorInfo& tensor, const std:
 
 void write_pruned_config(const fs::path& from, const Json& config, OutputFolder& folder) {
   folder.write_file("config.json", config.dump(2) + "\n");
-  copy_companions(from, folder);
+  copy_companions_noted(from, folder);
 }
 
 }  // namespace overproof

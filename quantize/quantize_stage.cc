@@ -259,10 +259,15 @@ class QuantizeRun {
     if (plan_.schemes[0]->container() == Container::deepseek_fp8)
       for (const PlanItem& item : plan_.items)
         if (!item.scheme && item.source.name == "model.embed_tokens.weight") set_stored_dtype(config, item.kept_as);
+    // Without a type, loaders take that of the first tensor that they find, which would be a scale.
+    if (config.value("dtype", Json()).is_null() && config.value("torch_dtype", Json()).is_null())
+      for (const TensorInfo& t : model_.tensors->tensors())
+        if (t.dtype == DType::f32 || t.dtype == DType::f16 || t.dtype == DType::bf16) {
+          set_stored_dtype(config, t.dtype);
+          break;
+        }
     folder.write_file("config.json", config.dump(2) + "\n");
-    const std::vector<std::string> left_out = copy_companions(model_.path, folder);
-    if (!left_out.empty() && !fs::exists(model_.path / kClaimsName))  // an artifact's other files are records of its own stage
-      notes_.push_back(fmt::format("not copied from the model's folder: {}", fmt::join(left_out, ", ")));
+    if (std::string note = copy_companions(model_.path, folder); !note.empty()) notes_.push_back(std::move(note));
   }
 
   int64_t bytes_out() const {

@@ -215,7 +215,7 @@ StageReport run_carve(const CarveConfig& config, const Inputs& inputs, Outputs& 
 
   Json per_layer = Json::array();
   for (size_t l = 0; l < layers.size(); ++l) per_layer.push_back(layer_record(int64_t(l), layers[l]));
-  copy_companions(inputs.path("teacher"), outputs.folder());
+  copy_companions_noted(inputs.path("teacher"), outputs.folder());
   outputs.folder().write_file("carving.json", Json{{"layers", per_layer}}.dump(1) + "\n");
   outputs.folder().write_file("certificate.json", certificate.to_json().dump(1) + "\n");
 

@@ -371,7 +371,7 @@ StageReport run_recover(const RecoverConfig& config, const Inputs& inputs, Outpu
   Recovery recovery(config, dtype, student, teacher, windows, outputs);
   recovery.run();
   recovery.save(outputs.folder(), dtype);
-  copy_companions(inputs.path("student"), outputs.folder());
+  copy_companions_noted(inputs.path("student"), outputs.folder());
 
   Json layers = Json::array(), kept = Json::array();
   LayerError mean;

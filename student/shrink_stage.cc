@@ -83,7 +83,7 @@ StageReport run_shrink(const ShrinkConfig& config, const Inputs& inputs, Outputs
   Decoder student(shape, ShrunkTensors(*checkpoint.tensors, dense, shape, kept, parent.head()));
   round_weights(student, dtype);
   save_decoder(student, outputs.folder(), dtype);
-  copy_companions(path, outputs.folder());
+  copy_companions_noted(path, outputs.folder());
 
   Json widths = Json::array();
   for (const int64_t l : kept.layers)

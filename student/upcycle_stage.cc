@@ -78,7 +78,7 @@ StageReport run_upcycle(const UpcycleConfig& config, const Inputs& inputs, Outpu
                                               : "a token uses parts of a copy only, so the student differs from its parent");
   }
   save_decoder(student, outputs.folder(), dtype);
-  copy_companions(path, outputs.folder());
+  copy_companions_noted(path, outputs.folder());
   record_dtype(report.metrics(), dtype);
   const std::string tying =
       record_tie(report.metrics(), config.tie, parent_ties, options.tie, shape.vocab_size * shape.hidden_size * dtype_bytes(dtype));

@@ -221,6 +221,19 @@ std::string stack_pattern(std::string_view name) {
   return fmt::format("re:.*{}.*", escaped(module.substr(0, module.rfind('.'))));
 }
 
+/// Patterns for kept modules outside of the tree that was quantized, as towers for images: checkpoints call them "vision_tower.*", and
+/// transformers makes "model.vision_tower.*" of that, which the names in the checkpoint do not match.
+std::set<std::string> outer_patterns(const Plan& plan) {
+  const auto root_of = [](std::string_view name) { return std::string(name.substr(0, name.find('.'))); };
+  std::set<std::string> quantized = {"model", "mtp"}, patterns;
+  for (const PlanItem& item : plan.items)
+    if (item.scheme) quantized.insert(root_of(item.source.name));
+  for (const std::string& module : plan.ignored)
+    if (const std::string root = root_of(module); root != module && !quantized.contains(root))
+      patterns.insert(fmt::format(R"(re:^(model\.)?{}\..*)", escaped(root)));
+  return patterns;
+}
+
 bool is_number(std::string_view part) { return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos; }
 
 /// The name as a pattern in which numbers are wildcards: all of them, or only the last, which is the expert's if there are two.
@@ -335,6 +348,8 @@ Plan make_plan(const PlanOptions& asked, const Checkpoint& model) {
       throw FormatError(model.path, -1, fmt::format("two tensors of the output would have the name '{}'", out.name));
   std::set<std::string> stacks;
   for (const std::string& name : plan.fused) stacks.insert(stack_pattern(name));
+  const std::set<std::string> outer = outer_patterns(plan);
+  plan.ignored.insert(plan.ignored.end(), outer.begin(), outer.end());
   plan.ignored.insert(plan.ignored.end(), stacks.begin(), stacks.end());
   // Listed even when the checkpoint has no lm_head tensor: with tied embeddings the module exists all the same.
   if (head_kept) plan.ignored.insert(plan.ignored.begin(), std::string(kHeadModule));

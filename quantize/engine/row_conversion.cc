@@ -100,7 +100,18 @@ void RowConversion::quantize(const PlanItem& item, State& state, const Piece& pi
     bad_row = made.bad_row;
     errors.push_back(made.error);
   }
-  if (bad_row >= 0) refuse_row(item, bad_row);
+  if (bad_row < 0) return;
+  // Blocks with scales in F16 hold less than f32 does.
+  for (const auto v : x.subspan(size_t((bad_row - piece.row) * columns), size_t(columns))) {
+    float value = 0;
+    if constexpr (bf16) value = bf16_to_f32(v);
+    else value = v;
+    if (is_not_finite(magnitude_bits(value))) refuse_row(item, bad_row);
+  }
+  throw FormatError(model_.path, -1,
+                    fmt::format("{} row {} holds values that are too large for the scales of scheme {}; choose another scheme, or keep the "
+                                "weight with --exclude",
+                                item.source.name, bad_row, item.scheme->name()));
 }
 
 void RowConversion::find_amax(State& state, int64_t rows, std::span<const float> x) {
@@ -157,16 +168,17 @@ void RowConversion::check_kept(const PlanItem& item, int64_t first_row, std::spa
                                     row_of(i), x[i]));
 }
 
-/// Elements have no infinity or NaN where no exponent is full, which the two highest bytes contain.
+/// Elements have no infinity or NaN where no exponent is full, which the two highest bytes contain. An f64 counts as infinite from
+/// 2^128 on: loaders make f32 or less of it.
 void RowConversion::check_copied(const PlanItem& item, const RowTask& task, std::span<const uint8_t> stored) const {
   const DType dtype = item.source.dtype;
   if (!item.must_be_finite || stored.empty() || (dtype != DType::f16 && dtype != DType::bf16 && dtype != DType::f64)) return;
-  const uint16_t full = dtype == DType::f16 ? 0x7c00 : dtype == DType::f64 ? 0x7ff0 : 0x7f80;
+  const uint16_t least = dtype == DType::f16 ? 0x7c00 : dtype == DType::f64 ? 0x47f0 : 0x7f80;
   const auto bytes = size_t(dtype_bytes(dtype)), count = stored.size() / bytes;
   const auto is_bad = [&](size_t i) {
     uint16_t bits;
     std::memcpy(&bits, stored.data() + (i + 1) * bytes - sizeof bits, sizeof bits);
-    return (bits & full) == full;
+    return (bits & 0x7fff) >= least;
   };
   size_t bad = 0;
   for (size_t i = 0; i < count; ++i) bad += is_bad(i);

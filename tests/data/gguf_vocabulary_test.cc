@@ -212,6 +212,7 @@ TEST_CASE("a vocabulary that llama.cpp cannot take is refused") {
   write_text(folder / "none/config.json", "{}");
   CHECK(GgufFile(vocabulary_file(folder, folder / "none", 7, &notes)).text("tokenizer.ggml.model") == "none");
   CHECK_THAT(notes.at(0), Catch::Contains("ids only"));
+  CHECK_FALSE(has_gguf_tokenizer(vocabulary_file(folder, folder / "none", 7, &notes)));
 }
 
 TEST_CASE("a SentencePiece vocabulary goes into GGUF with scores and types") {

@@ -292,3 +292,15 @@ TEST_CASE("the first number that is not one is found, whatever is around it") {
       CHECK_THROWS_WITH(require_finite(v, "w", 5, 100, "model"), Contains("'w' row " + std::to_string(5 + at / 100)));
     }
 }
+
+TEST_CASE("an end of text that the model cannot write is noted") {
+  Json config = llama_config();
+  config["eos_token_id"] = {11, 12};
+  const TempFolder t;
+  write_model(t.path(), config, llama_shapes());
+  write_text(t.path() / "generation_config.json", R"({"eos_token_id": -1})");
+  const std::vector<std::string> notes = check_model(open_checkpoint(t.path()));
+  REQUIRE(notes.size() == 2);
+  CHECK_THAT(notes[0], Contains("config.json: eos_token_id 12 is no id"));
+  CHECK_THAT(notes[1], Contains("generation_config.json: eos_token_id -1 is no id"));
+}

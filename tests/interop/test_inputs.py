@@ -343,6 +343,56 @@ def test_files_that_belong_to_the_model_go_along_and_others_are_named(made, tmp_
     assert kept >= {"LICENSE", "NOTICE", "modeling_x.py", "preprocessor_config.json", "chat_template.json", "vocab.txt", "additional_chat_templates/tool_use.jinja",
                     "generation_config.json"}
     assert "not copied from the model's folder: README.md, figure.png" in done and not kept & {"README.md", "figure.png"}
+    (base / "LICENSES").mkdir()
+    (base / "LICENSES" / "MIT.txt").write_text("MIT")
+    (pathlib.Path(os.fsdecode(os.fsencode(base) + b"/caf\xe9.md"))).write_text("x")
+    overproof("quantize", base, tmp_path / "int8-2")
+    assert (tmp_path / "int8-2/LICENSES/MIT.txt").read_text() == "MIT"
+    next(base.glob("caf*")).unlink()
+    overproof("observe", "--teacher", base, "--corpus", made / "corpus", "--tokens", 128, "--out", tmp_path / "statistics")
+    for words in (["prune-neurons", "--keep", 0.5], ["carve", "--experts", 7, "--shared", 1, "--top-k", 2]):
+        out = tmp_path / words[0]
+        said = overproof(*words, "--teacher", base, "--statistics", tmp_path / "statistics", "--out", out).stderr
+        assert "not copied from the model's folder: README.md, figure.png" in said, words
+        assert (out / "LICENSES/MIT.txt").exists() and (out / "LICENSE").exists(), words
+
+
+def test_a_configuration_without_a_type_gets_that_of_the_weights(made, tmp_path):
+    """Else transformers takes the type of the first tensor that it finds, which may be a scale in f32."""
+    base = tmp_path / "base"
+    shutil.copytree(made / "base", base)
+    save_file({k: v.bfloat16() for k, v in load_file(base / "model.safetensors").items()}, base / "model.safetensors", {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    for key in ("dtype", "torch_dtype"):
+        config.pop(key, None)
+    (base / "config.json").write_text(json.dumps(config))
+    for scheme in ("int8", "fp8"):
+        overproof("quantize", "--scheme", scheme, base, tmp_path / scheme)
+        assert json.loads((tmp_path / scheme / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_gguf_without_a_tokenizer_is_quantized_without_one(made, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(made / "base", base)
+    for file in base.glob("tokenizer*"):
+        file.unlink()
+    overproof("export", "--model", base, "--out", tmp_path / "gguf", *ACKNOWLEDGED)
+    said = overproof("quantize", tmp_path / "gguf/model.gguf", tmp_path / "int8").stderr
+    assert "has no tokenizer" in said and not list((tmp_path / "int8").glob("tokenizer*"))
+
+
+def test_values_that_a_format_cannot_hold_are_not_called_infinite(made, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(made / "base", base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 4] = 9e6
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    said = overproof("quantize", "--scheme", "q8_0", base, tmp_path / "q8_0", *ACKNOWLEDGED, code=3).stderr
+    assert "row 3 holds values that are too large for the scales of scheme q8_0" in said
+    weights["model.layers.0.input_layernorm.weight"] = weights["model.layers.0.input_layernorm.weight"].double()
+    weights["model.layers.0.input_layernorm.weight"][5] = 1e300  # no f32, which loaders would make of it
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    assert "input_layernorm.weight row 5" in overproof("quantize", base, tmp_path / "int8", code=3).stderr
 
 
 def signing_key(folder):
@@ -360,8 +410,12 @@ def test_sign_overwrites_a_signature_and_nothing_else(made, tmp_path):
     private, public = signing_key(tmp_path)
     shutil.copytree(made / "base", tmp_path / "m")
     (tmp_path / "notes.txt").write_text("mine")
+    shutil.copytree(made / "base", tmp_path / "other")
+    overproof("sign", tmp_path / "other", "--key", private)
     before = files_of(tmp_path)
     for words in (["--signature", private], ["--signature", tmp_path / "notes.txt"], ["--cache", private], ["--cache", public],
+                  ["--cache", tmp_path / "notes.txt"], ["--cache", tmp_path / "other/model.safetensors"], ["--cache", tmp_path / "other/config.json"],
+                  ["--cache", tmp_path / "other/model.sig"],
                   ["--signature", "x.sig"], ["--cache", "digests"]):
         overproof("sign", tmp_path / "m", "--key", private, *words, code=2, cwd=tmp_path / "m")
         assert files_of(tmp_path) == before, words
@@ -474,3 +528,27 @@ def test_a_training_can_be_watched_and_what_it_leaves_is_listed(made, tmp_path):
     assert json.loads(overproof("scratch", run, "--json").stdout)["bytes"] == 1000
     overproof("scratch", run, "--clear")
     assert not list(run.glob(".*"))
+
+
+def test_files_that_another_tool_signs_and_ours_do_not_are_covered(made, tmp_path):
+    private, public = signing_key(tmp_path)
+    model = tmp_path / "m"
+    shutil.copytree(made / "base", model)
+    (model / ".gitattributes").write_text("* text")
+    assert peer("sign", "key", model, "--private_key", private, "--signature", model / "model.sig", "--no-ignore-git-paths").returncode == 0
+    assert "no signature covers" not in overproof("audit", "verify", model, "--public-key", public).stdout
+    (model / ".gitignore").write_text("x")
+    assert "no signature covers m/.gitignore" in overproof("audit", "verify", model, "--public-key", public, code=None).stdout
+
+
+def test_vocabularies_are_compared_before_a_model_runs(made, tmp_path):
+    padded = tmp_path / "padded"
+    shutil.copytree(made / "base", padded)
+    weights = load_file(padded / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], torch.zeros(63, weights[name].shape[1])])
+    save_file(weights, padded / "model.safetensors", {"format": "pt"})
+    config = json.loads((padded / "config.json").read_text())
+    (padded / "config.json").write_text(json.dumps(config | {"vocab_size": 320}))
+    said = overproof("evaluate", "--teacher", made / "base", "--models", f"x={padded}", "--corpus", made / "corpus", "--out", tmp_path / "e", code=7).stderr
+    assert "vocabulary sizes differ: teacher 257, model 'x' 320" in said and "tokens/s" not in said

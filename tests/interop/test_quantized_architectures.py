@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemma3Config, Gemma3ForConditionalGeneration
 
 from program import overproof
 from test_gguf import FAMILIES, ids, make_model, reference
@@ -29,6 +29,21 @@ def test_int8_loads_and_computes_nearly_the_same(family, tmp_path):
     parent, child = reference(model, ids()), reference(loaded.eval(), ids())
     off = abs(child - parent).max(axis=1)  # where a router is near a tie a position may be far off
     assert 1e-4 < sorted(off)[len(off) // 2] < 0.15 * parent.std(), sorted(off)[len(off) // 2]
+
+
+def test_a_tower_for_images_is_kept_under_the_name_that_transformers_gives_it(tmp_path):
+    """Checkpoints have vision_tower.*, transformers makes model.vision_tower.* of it before it looks at the modules to be left alone."""
+    text = {"vocab_size": 257, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
+    model.save_pretrained(tmp_path / "fp32")
+    overproof("quantize", "--include", "*layers.*", tmp_path / "fp32", tmp_path / "int8")
+    loaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "int8", dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    tokens = torch.tensor([[i * 37 % 250 + 4 for i in range(20)]])
+    with torch.no_grad():
+        assert (loaded.eval()(tokens).logits - model.eval()(tokens).logits).abs().max() < 0.05
 
 
 def pack(weight):

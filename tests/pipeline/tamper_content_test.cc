@@ -231,6 +231,10 @@ TEST_CASE("metrics that files have, too, agree with them") {
       if (l.name == "student") l.metrics["tokens"] = 5;
     });
     CHECK(verifies(run.path(), "signs the metric 'tokens'"));
+    run.reseal([](Lineage& l) {
+      if (l.name == "student") l.metrics["tokens"] = 5, l.metrics.erase("final");
+    });
+    CHECK(verifies(run.path(), "signs the metric 'final', which is not that of its last step record"));
   }
   SECTION("of an evaluation") {
     run.reseal([](Lineage& l) {
