@@ -94,7 +94,7 @@ OVERPROOF_VECTOR_CLONES void swiglu_row(const float* gate, const float* up, floa
   for (int64_t i = 0; i < width; ++i) a[i] = scale * (gate[i] * sigmoid(gate[i]) * up[i]);
 }
 
-/// Returns <da, silu(gate) * up>; `act` is room for a row. Six pointers: a compiler that has to tell them apart at run time leaves the loop scalar.
+/// Returns <da, silu(gate) * up>; `act` is room for a row. Six pointers: with a check at run time that they do not overlap, compilers leave the loop scalar.
 OVERPROOF_VECTOR_CLONES float swiglu_backward_row(const float* gate, const float* up, float scale, const float* da, float* __restrict__ dgate,
                                                   float* __restrict__ dup, float* __restrict__ act, int64_t width) {
   for (int64_t i = 0; i < width; ++i) {
