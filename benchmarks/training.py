@@ -85,7 +85,7 @@ def products():
 def cpu():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-model = load(models[0], "default" if mode == "forward" else experts)
+model = load(models[0], experts)
 vocab = model.config.vocab_size
 ids = torch.randint(vocab, (windows, length))
 teacher = load(models[1]).eval() if mode == "live" else None
@@ -198,8 +198,8 @@ def main():
                 continue
             kinds = [dtype] if dtype == "f32" else ["bf16", "autocast"]
             experts = ["default"] if mode == "forward" else ["default", "eager", "grouped_mm"]
-            if mode == "live":  # the loss differs, the experts do not: only what was fastest in a step
-                kinds, experts = [[one] for one in fastest.get(dtype, (kinds[0], "grouped_mm"))]
+            if mode == "live" and dtype in fastest:  # the loss differs, the experts do not: only what was fastest in a step
+                kinds, experts = [[one] for one in fastest[dtype]]
             peers = {}
             for kind in kinds:
                 for form in experts:
