@@ -163,8 +163,9 @@ TEST_CASE("what is no conversation is refused with its place") {
 }
 
 TEST_CASE("a hostile template is ended, and the next conversation is rendered") {
-  const auto render = [](const std::string& source) {
-    const ChatTemplate chat_template(source, {}, "template", {.memory_bytes = 256 << 20, .cpu_seconds = 1, .answer_bytes = 1 << 20});
+  // One bound at a time can end a template: which of two comes first depends on the machine.
+  const auto render = [](const std::string& source, int64_t cpu_seconds = 600) {
+    const ChatTemplate chat_template(source, {}, "template", {.memory_bytes = 256 << 20, .cpu_seconds = cpu_seconds, .answer_bytes = 1 << 20});
     try {
       chat_template.render(R"({"messages": []})", {0, false});
     } catch (const FormatError& e) {
@@ -173,7 +174,7 @@ TEST_CASE("a hostile template is ended, and the next conversation is rendered") 
     return std::string();
   };
   CHECK(render("a") == "");
-  CHECK_THAT(render("{% for i in range(999999999) %}{% for j in range(999999999) %}{% endfor %}{% endfor %}"), Contains("the chat template"));
+  CHECK_THAT(render("{% for i in range(999999999) %}{% for j in range(999999999) %}{% endfor %}{% endfor %}", 1), Contains("the chat template"));
   CHECK_THAT(render("{{ 'a' * 99999999999 }}"), Contains("the chat template"));
   CHECK_THAT(render("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"), Contains("nests too deeply"));
   CHECK_THAT(render("{{ " + std::string(200000, '(') + "1" + std::string(200000, ')') + " }}"), Contains("the chat template"));

@@ -256,14 +256,15 @@ def test_slow_servers_time_out(work):
 
 
 def test_pace_and_concurrency(work):
-    with TeacherServer(VOCAB, "vllm", delay=0.1) as server:
+    with TeacherServer(VOCAB, "vllm", delay=0.5) as server:
         connect(work, server)
         capture(work, "--concurrency", 3)
         assert server.most_busy == 3
-        first = server.requests
+        server.delay, first, began = 0, server.requests, time.monotonic()
         capture(work, "--max-requests-per-minute", 240, "--seed", 5, out="paced")
         times = server.times[first:]
-        assert len(times) >= 3 and all(b - a > 0.2 for a, b in zip(times, times[1:]))
+        # None arrives early; how late they arrive is the machine's affair.
+        assert len(times) >= 3 and all(t - began >= 0.25 * i for i, t in enumerate(times))
 
 
 def test_budget_and_dry_run(work):

@@ -90,7 +90,8 @@ for line in sys.stdin:
                                                                      {"input(); print('yes', flush=True); input()", "expected one JSON object"},
                                                                      {"while True: print('x' * 1000, end='')", "wrote more than"}}) {
     CAPTURE(body);
-    CHECK_THROWS_WITH(judged(task, "4", {.command = script(folder, body), .command_seconds = 1}), Catch::Contains(cause));
+    const double seconds = cause.find("within 1 s") != std::string::npos ? 1 : 600;  // so that no other fault depends on the machine's speed
+    CHECK_THROWS_WITH(judged(task, "4", {.command = script(folder, body), .command_seconds = seconds}), Catch::Contains(cause));
   }
   CHECK_THROWS_AS(judged(task, "4", {.command = folder / "none"}), IoError);
 }
@@ -110,20 +111,20 @@ TEST_CASE("programs are judged by their tests and by their outputs", "[hardware-
     CHECK_THROWS_AS(judged(R"({"prompt": "x", "verifier": {"type": "program", "tests": "assert True"}})", "x = 1"), IoError);
     SKIP_CASE(e.what());
   }
-  const VerifierOptions quick{.sandbox = {.seconds = 5}};
+  const VerifierOptions patient{.sandbox = {.seconds = 600}};  // no verdict depends on the machine's speed
   const char* add = R"({"prompt": "x", "verifier": {"type": "program", "tests": "assert add(1, 2) == 3"}})";
-  CHECK(judged(add, "```python\ndef add(a, b):\n    return a + b\n```", quick) == correct);
-  CHECK(judged(add, "def add(a, b): return a - b", quick) == wrong);
-  CHECK(judged(add, "def add(a, b): return a +", quick) == wrong);
-  CHECK(judged(add, "import os\nos._exit(0)", quick) == wrong);  // ends before its tests, with exit code 0
-  CHECK(judged(add, "raise SystemExit(0)", quick) == wrong);
-  CHECK(judged(add, "", quick) == unknown);
+  CHECK(judged(add, "```python\ndef add(a, b):\n    return a + b\n```", patient) == correct);
+  CHECK(judged(add, "def add(a, b): return a - b", patient) == wrong);
+  CHECK(judged(add, "def add(a, b): return a +", patient) == wrong);
+  CHECK(judged(add, "import os\nos._exit(0)", patient) == wrong);  // ends before its tests, with exit code 0
+  CHECK(judged(add, "raise SystemExit(0)", patient) == wrong);
+  CHECK(judged(add, "", patient) == unknown);
   const char* cases = R"({"prompt": "x", "verifier": {"type": "program", "cases": [{"stdin": "1 2\n", "stdout": "3"}, {"stdin": "5 5\n", "stdout": "10\n"}]}})";
-  CHECK(judged(cases, "print(sum(map(int, input().split())))", quick) == correct);
-  CHECK(judged(cases, "print(3)", quick) == wrong);
+  CHECK(judged(cases, "print(sum(map(int, input().split())))", patient) == correct);
+  CHECK(judged(cases, "print(3)", patient) == wrong);
   CHECK(judged(cases, "while True: pass", {.sandbox = {.seconds = 1}}) == wrong);
   const char* shell = R"({"prompt": "x", "verifier": {"type": "program", "command": ["sh", "main.sh"], "file": "main.sh", "cases": [{"stdin": "a", "stdout": "a b"}]}})";
-  CHECK(judged(shell, "```sh\necho \"$(cat) b  \"\n```", quick) == correct);
-  CHECK_THROWS_WITH(judged(R"({"prompt": "x", "verifier": {"type": "program", "command": ["no-such-thing"], "cases": [{"stdout": ""}]}})", "x", quick),
+  CHECK(judged(shell, "```sh\necho \"$(cat) b  \"\n```", patient) == correct);
+  CHECK_THROWS_WITH(judged(R"({"prompt": "x", "verifier": {"type": "program", "command": ["no-such-thing"], "cases": [{"stdout": ""}]}})", "x", patient),
                     Catch::Contains("no such program"));
 }
