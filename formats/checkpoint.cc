@@ -58,7 +58,7 @@ void untie_other_head(Checkpoint& checkpoint) {
   const auto tie = config.find("tie_word_embeddings");
   const TensorSource& source = *checkpoint.tensors;
   const TensorInfo *embedding = source.find(kEmbedding), *head = source.find(kHead);
-  if (tie == config.end() || *tie != true || !embedding || !head || embedding->dtype == DType::c64 || head->dtype == DType::c64 ||
+  if (tie == config.end() || *tie != true || !embedding || !head || !has_values(embedding->dtype) || !has_values(head->dtype) ||
       same_values(source, *embedding, *head))
     return;
   config["tie_word_embeddings"] = false;

@@ -101,8 +101,8 @@ void GgufParts::read_f32(std::string_view name, int64_t first_row, int64_t rows,
 std::optional<RowExtent> GgufParts::extent_in_stack(const GgufPart& part) const {
   const TensorInfo& info = *source_.find(part.source);
   std::optional<RowExtent> extent = source_.extent(part.source);
+  if (!extent || !has_values(info.dtype) || extent->row_unit != 1 || extent->row_bytes != info.row_bytes()) return std::nullopt;
   const int64_t row_bytes = info.shape.back() * dtype_bytes(info.dtype);
-  if (!extent || extent->row_unit != 1 || extent->row_bytes != info.row_elements() * dtype_bytes(info.dtype)) return std::nullopt;
   return RowExtent{extent->file, extent->offset + part.first_row * row_bytes, row_bytes, 1};
 }
 

@@ -137,7 +137,7 @@ Answer inspect_model(const InspectConfig& config, const fs::path& path) {
                                   ? checkpoint.quantization->group_for(name.substr(0, name.rfind('.')))
                                   : nullptr;
     entry["quantized_by"] = group ? Json(group->name) : Json();
-    if (config.digests && t.dtype != DType::c64) entry["sha256"] = values_digest(*checkpoint.tensors, t);
+    if (config.digests && has_values(t.dtype)) entry["sha256"] = values_digest(*checkpoint.tensors, t);
     tensors.push_back(std::move(entry));
   }
   Answer answer;

@@ -56,7 +56,8 @@ Placed parse_tensor(const Header& header, const std::string& name, const Json& e
   if (!type) refuse(fmt::format("dtype '{}' is not known", dtype.get_ref<const std::string&>()));
   if (!shape.is_array()) refuse("shape is not an array");
   Placed t{{name, *type, {}}};
-  std::optional<int64_t> bytes = dtype_bytes(*type);
+  const int64_t bits = dtype_bits(*type);
+  std::optional<int64_t> bytes = bits % 8 == 0 ? bits / 8 : 1;  // or elements, where one is smaller than a byte
   bool empty = false;
   for (const Json& d : shape) {
     t.info.shape.push_back(header.dimension(name, d));
@@ -66,6 +67,10 @@ Placed parse_tensor(const Header& header, const std::string& name, const Json& e
   }
   if (!bytes) refuse("shape times dtype does not fit into 63 bits");
   if (empty) bytes = 0;
+  if (bits % 8 != 0) {
+    if (*bytes % 8 * bits % 8 != 0) refuse(fmt::format("{} elements of {} bits are no whole number of bytes", *bytes, bits));
+    bytes = *bytes / 8 * bits + *bytes % 8 * bits / 8;
+  }
   if (!offsets.is_array() || offsets.size() != 2) refuse("data_offsets is not a pair");
   t.begin = header.dimension(name, offsets[0]);
   t.end = header.dimension(name, offsets[1]);
@@ -151,7 +156,7 @@ std::span<const uint8_t> SafetensorsFile::bytes(std::string_view name) const { r
 
 const void* SafetensorsFile::aligned(std::string_view name, size_t element_bytes, size_t alignment) const {
   const size_t i = index(name);
-  if (size_t(dtype_bytes(tensors_[i].dtype)) != element_bytes) {
+  if (size_t(dtype_bits(tensors_[i].dtype)) != 8 * element_bytes) {
     throw FormatError(path(), -1,
                       fmt::format("tensor '{}' is {}, where elements of {} bytes are needed", name, dtype_name(tensors_[i].dtype),
                                   element_bytes));

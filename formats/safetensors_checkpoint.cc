@@ -111,7 +111,8 @@ std::optional<RowExtent> SafetensorsCheckpoint::extent(std::string_view name) co
   const TensorInfo* t = table_.find(name);
   if (!t) return std::nullopt;
   const auto& [file, offset] = places_[table_.index_of(*t)];
-  return RowExtent{file, offset, t->row_elements() * dtype_bytes(t->dtype), 1};
+  if (t->row_elements() * dtype_bits(t->dtype) % 8 != 0) return std::nullopt;  // rows end within a byte
+  return RowExtent{file, offset, t->row_bytes(), 1};
 }
 
 void SafetensorsCheckpoint::decode_rows(std::string_view name, int64_t first_row, int64_t rows, std::span<const uint8_t> stored,

@@ -25,7 +25,8 @@ SplitExperts::SplitExperts(std::unique_ptr<TensorSource> source, const Safetenso
     origins_.push_back(std::move(from));
   };
   for (const TensorInfo& t : source_->tensors()) {
-    const std::vector<TensorPart> parts = architecture.split(folder, t);
+    // What has no values stays one tensor, which nothing reads.
+    const std::vector<TensorPart> parts = has_values(t.dtype) ? architecture.split(folder, t) : std::vector<TensorPart>();
     if (parts.empty()) add({architecture.saved_name(t.name), t.dtype, t.shape}, {t.name});
     for (const TensorPart& part : parts) {
       const int64_t row = part.expert * t.shape[1] + part.first_row;

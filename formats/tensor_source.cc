@@ -42,8 +42,13 @@ float e8m0_to_f32(uint8_t v) { return v == 0xff ? std::numeric_limits<float>::qu
 
 }  // namespace
 
-int64_t dtype_bytes(DType dtype) {
+int64_t dtype_bits(DType dtype) {
   switch (dtype) {
+    case DType::f4:
+      return 4;
+    case DType::f6_e2m3:
+    case DType::f6_e3m2:
+      return 6;
     case DType::boolean:
     case DType::u8:
     case DType::i8:
@@ -52,24 +57,31 @@ int64_t dtype_bytes(DType dtype) {
     case DType::f8_e4m3fnuz:
     case DType::f8_e5m2fnuz:
     case DType::f8_e8m0:
-      return 1;
+      return 8;
     case DType::i16:
     case DType::u16:
     case DType::f16:
     case DType::bf16:
-      return 2;
+      return 16;
     case DType::i32:
     case DType::u32:
     case DType::f32:
-      return 4;
+      return 32;
     case DType::f64:
     case DType::i64:
     case DType::u64:
     case DType::c64:
-      return 8;
+      return 64;
   }
   return 0;
 }
+
+int64_t dtype_bytes(DType dtype) {
+  OVERPROOF_CHECK(dtype_bits(dtype) % 8 == 0);
+  return dtype_bits(dtype) / 8;
+}
+
+bool has_values(DType dtype) { return dtype < DType::c64; }
 
 std::string_view dtype_name(DType dtype) {
   switch (dtype) {
@@ -111,12 +123,18 @@ std::string_view dtype_name(DType dtype) {
       return "F8_E8M0";
     case DType::c64:
       return "C64";
+    case DType::f4:
+      return "F4";
+    case DType::f6_e2m3:
+      return "F6_E2M3";
+    case DType::f6_e3m2:
+      return "F6_E3M2";
   }
   return "?";
 }
 
 std::optional<DType> dtype_from_name(std::string_view name) {
-  for (int i = 0; i <= int(DType::c64); ++i) {
+  for (int i = 0; i <= int(DType::f6_e3m2); ++i) {
     if (dtype_name(DType(i)) == name) return DType(i);
   }
   return std::nullopt;
@@ -179,7 +197,10 @@ void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out) {
       convert_each<uint8_t>(from, out, e8m0_to_f32);
       return;
     case DType::c64:
-      OVERPROOF_CHECK(dtype != DType::c64);
+    case DType::f4:
+    case DType::f6_e2m3:
+    case DType::f6_e3m2:
+      OVERPROOF_CHECK(has_values(dtype));
       return;
   }
 }
@@ -260,7 +281,8 @@ size_t TensorTable::row_range(const std::filesystem::path& file, std::string_vie
     throw FormatError(file, -1,
                       fmt::format("tensor '{}' has {} rows; {} rows from row {} were requested", name, all, rows, first_row));
   }
-  if (t.dtype == DType::c64) throw FormatError(file, -1, fmt::format("tensor '{}' is complex and has no values as f32", name));
+  if (!has_values(t.dtype))
+    throw FormatError(file, -1, fmt::format("tensor '{}' is {}, which is listed and copied, and not read as numbers", name, dtype_name(t.dtype)));
   OVERPROOF_CHECK(int64_t(out.size()) == rows * t.row_elements());
   return i->second;
 }

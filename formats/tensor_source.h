@@ -36,13 +36,19 @@ enum class DType : uint8_t {
   f8_e4m3fnuz,
   f8_e5m2fnuz,  ///< as on AMD GPUs: one more in the exponent's bias, no negative zero, 0x80 is the only NaN
   f8_e8m0,      ///< powers of two: scales of the OCP MX formats
-  c64           ///< complex of two f32; readable as bytes only
+  // Readable as bytes only:
+  c64,      ///< complex of two f32
+  f4,       ///< two elements a byte; which of its formats is meant is not stated
+  f6_e2m3,  ///< four elements in three bytes
+  f6_e3m2
 };
-int64_t dtype_bytes(DType dtype);
+int64_t dtype_bits(DType dtype);   ///< of one element
+int64_t dtype_bytes(DType dtype);  ///< of one element, for types of whole bytes
+bool has_values(DType dtype);      ///< whether elements_to_f32 reads them
 std::string_view dtype_name(DType dtype);  ///< "BF16"
 std::optional<DType> dtype_from_name(std::string_view name);
 /// out.size() little-endian elements of `dtype` at `from`, which need not be aligned, as f32. Integers are rounded to nearest.
-/// Not for c64.
+/// Only where has_values(dtype).
 void elements_to_f32(DType dtype, const uint8_t* from, std::span<float> out);
 /// The inverse, for f32, f16 and bf16 only: rounded to nearest, ties to even. `to` takes values.size() elements, unaligned.
 void f32_to_elements(DType dtype, std::span<const float> values, uint8_t* to);
@@ -53,8 +59,12 @@ struct TensorInfo {
   std::vector<int64_t> shape;
   int64_t elements() const;      ///< product of shape; 1 for a scalar
   int64_t row_elements() const;  ///< product of all dimensions but the first; 1 for a scalar or a vector
-  int64_t bytes() const { return elements() * dtype_bytes(dtype); }
+  int64_t bytes() const { return bytes_of(elements()); }
+  int64_t row_bytes() const { return bytes_of(row_elements()); }
   bool operator==(const TensorInfo&) const = default;
+
+ private:
+  int64_t bytes_of(int64_t count) const { return count / 8 * dtype_bits(dtype) + count % 8 * dtype_bits(dtype) / 8; }
 };
 
 /// Where a tensor's rows are on disk, for streaming reads that bypass the map.

@@ -20,7 +20,7 @@ DType stored_dtype(const Checkpoint& checkpoint, const TensorInfo& info) {
   if (info.dtype != DType::f32 && info.dtype != DType::f64) return DType::bf16;
   if (checkpoint.tensors->files().empty()) return DType::f32;  // computed
   const std::optional<RowExtent> extent = checkpoint.tensors->extent(info.name);
-  return extent && extent->row_bytes == info.row_elements() * dtype_bytes(info.dtype) ? DType::f32 : DType::bf16;
+  return extent && extent->row_bytes == info.row_bytes() ? DType::f32 : DType::bf16;
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     SafetensorsWriter writer(out, "again.safetensors", file.tensors(), file.metadata());
     for (const TensorInfo& t : file.tensors()) {
       writer.append(file.bytes(t.name).data(), file.bytes(t.name).size());
-      if (t.dtype == DType::c64) continue;
+      if (!has_values(t.dtype)) continue;
       std::vector<float> values(size_t(t.elements()));
       elements_to_f32(t.dtype, file.bytes(t.name).data(), values);
     }

@@ -298,7 +298,7 @@ class QuantizeRun {
       const PlanItem& item = plan().items[i];
       if (item.scheme) continue;
       const std::string* source = gguf_ ? gguf_->parts->source_of(i) : &item.source.name;
-      const int64_t size = item.source.elements() * dtype_bytes(item.kept_as);
+      const int64_t size = TensorInfo{item.source.name, item.kept_as, item.source.shape}.bytes();
       if (item.source.shape.size() < 2 || !source || is_always_f32(*source)) {
         ++small;
         small_bytes += size;

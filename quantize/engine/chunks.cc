@@ -177,7 +177,7 @@ class PlanCutter {
 
   void add_copy(size_t i) {
     const int64_t all = stored_bytes(i);
-    const int64_t element = dtype_bytes(plan_.items[i].source.dtype);  // whole ones, so that each task can look at its values
+    const int64_t element = std::max<int64_t>(1, dtype_bits(plan_.items[i].source.dtype) / 8);  // whole ones, so that each task can look at its values
     RowTask task{.kind = RowTask::Kind::copy, .item = i};
     for (int64_t done = 0; done < all;) {
       task.stored_at = extents_[i]->offset + done;
@@ -219,7 +219,7 @@ class PlanCutter {
 }  // namespace
 
 bool is_plain(const TensorInfo& info, const RowExtent& extent) {
-  return info.dtype != DType::f32 && extent.row_unit == 1 && extent.row_bytes == info.row_elements() * dtype_bytes(info.dtype);
+  return info.dtype != DType::f32 && extent.row_unit == 1 && extent.row_bytes == info.row_bytes();
 }
 
 bool is_scaled(const Plan& plan, const PlanItem& item) {

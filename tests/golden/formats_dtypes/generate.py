@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """One tensor of every dtype that PyPI safetensors writes from torch, and its values as f32 by torch.
 
-The 8-bit floats are there with all 256 codes, the 16-bit ones with random bits and edge cases. Run in this folder; needs torch,
-numpy and safetensors.
+The 8-bit floats are there with all 256 codes, the 16-bit ones with random bits and edge cases. Types below a byte are in packed.safetensors: F4 as torch writes it; F6, which torch lacks, in a
+header that safetensors reads. Run in this folder; needs torch, numpy and safetensors.
 """
 import hashlib
+import json
 import pathlib
 
+import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 here = pathlib.Path(__file__).parent
 torch.manual_seed(11)
@@ -25,5 +27,17 @@ stored |= {"F16": words.view(torch.float16), "BF16": words.view(torch.bfloat16),
 stored = {k: v.clone() for k, v in stored.items()}  # safetensors refuses tensors that share memory
 save_file(stored | {"C64": torch.tensor([1 + 2j], dtype=torch.complex64)}, here / "model.safetensors")
 save_file({k: v.to(torch.float32) for k, v in stored.items()}, here / "expected.safetensors")
-names = ["expected.safetensors", "model.safetensors"]
+written = dict(safetensors.deserialize(save({"F4": codes[:12].clone().view(torch.float4_e2m1fn_x2).reshape(4, -1)})))["F4"]
+packed = {"F4": (written["shape"], bytes(written["data"])), "F6_E2M3": ([4, 4], bytes(codes[12:24].tolist())), "F6_E3M2": ([8], bytes(codes[24:30].tolist()))}
+header, data = {}, b""
+for name, (shape, values) in packed.items():
+    header[name] = {"dtype": name, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+    data += values
+text = json.dumps(header).encode()
+text += b" " * (-len(text) % 8)
+content = len(text).to_bytes(8, "little") + text + data
+read = dict(safetensors.deserialize(content))
+assert {n: (t["dtype"], t["shape"], bytes(t["data"])) for n, t in read.items()} == {n: (n, *t) for n, t in packed.items()}
+(here / "packed.safetensors").write_bytes(content)
+names = ["expected.safetensors", "model.safetensors", "packed.safetensors"]
 (here / "SHA256SUMS").write_text("".join(f"{hashlib.sha256((here / n).read_bytes()).hexdigest()}  {n}\n" for n in names))
