@@ -56,10 +56,11 @@ EvaluationFacts evaluation_facts(const ArtifactNode& node) {
   const Evaluation evaluation = parse_evaluation(*text, node.path / kEvaluationFile);
   const auto as_number = [](std::optional<int64_t> count) { return count ? std::optional(double(*count)) : std::nullopt; };
   facts.tokens = as_number(evaluation.tokens);
+  facts.repetition_penalty = evaluation.repetition_penalty;
   for (const EvaluationRow& row : evaluation.rows)
     facts.models.push_back({row.name, -1, row.perplexity, row.kl_mean, row.kl_p99, row.top1_agreement, row.ffn_activation,
                             row.parameter_activation, as_number(row.bytes), as_number(row.parameters), as_number(row.bytes_per_token),
-                            row.loops, row.calibration_error, row.tasks});
+                            row.loops, row.loops_penalised, row.calibration_error, row.tasks});
   return facts;
 }
 

@@ -60,13 +60,13 @@ struct EvaluatedModel {
   std::string name;   ///< as the evaluation calls it: its slot
   int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
   std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation, bytes, parameters,
-      bytes_per_token, loops, calibration_error;
+      bytes_per_token, loops, loops_penalised, calibration_error;
   std::vector<EvaluationTask> tasks;
   std::string bound = {};  ///< the artifact in that slot, by its own name; "" where it is not here
 };
 
 struct EvaluationFacts {
-  std::optional<double> tokens;
+  std::optional<double> tokens, repetition_penalty;
   std::vector<EvaluatedModel> models;
 };
 

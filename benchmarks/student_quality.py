@@ -33,7 +33,8 @@ WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12
 TARGETS = {"smollm2": (), "own": ("--mode", "top-k", "--k", 255)}
 COPIES = {"smollm2": 24, "own": 24}  # of each FFN, one of them active: at most 5.5 % of the weights of the own teacher
 METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
-PRUNED = {"static": "active", "flap": "flap", "taylor": "taylor"}  # methods of prune-neurons; taylor is LLM-Pruner's criterion
+# Methods of prune-neurons; taylor is LLM-Pruner's criterion, and variance FLAP's without its bias.
+PRUNED = {"static": ("active",), "flap": ("flap",), "variance": ("flap", "--bias", "no"), "taylor": ("taylor",)}
 STATIC = (*PRUNED, "shrink")  # Minitron's importance
 
 
@@ -91,7 +92,7 @@ class Study:
         given = ("--teacher", self.teacher)
         if treatment == "plain":
             if builder in PRUNED:
-                return self.overproof(name, "prune-neurons", *given, "--statistics", self.statistics, "--method", PRUNED[builder], "--keep", fraction / 100)
+                return self.overproof(name, "prune-neurons", *given, "--statistics", self.statistics, "--method", *PRUNED[builder], "--keep", fraction / 100)
             if builder == "shrink":
                 return self.overproof(name, "shrink", *given, "--corpus", self.corpus, "--intermediate-size", WIDTHS[o.teacher][fraction], "--tokens",
                                       o.observe, *self.f32)
@@ -105,7 +106,7 @@ class Study:
         start = self.make(builder, fraction, "recovered")
         targets = self.overproof(f"targets-{max(o.budgets)}", "teach", *given, "--corpus", self.corpus, "--tokens", max(o.budgets), *TARGETS[o.teacher], *self.f32)
         return self.overproof(name, "distill", "--student", start, "--targets", targets, "--corpus", self.corpus, "--steps", tokens // 256 // 4,
-                              "--batch-size", 4, "--learning-rate", 2e-4, "--schedule", "linear", "--warmup", max(1, tokens // 256 // 16), *self.f32)
+                              "--batch-size", 4, "--learning-rate", 2e-4, "--schedule", "linear", "--warmup", max(1, tokens // 256 // 16), "--compute", o.compute)
 
     def load_windows(self):
         from safetensors import safe_open
@@ -137,35 +138,52 @@ class Study:
                 kl.append((p.exp() * (p - q)).sum(-1).mean().item())
                 entropy.append(-q.gather(1, window[1:, None]).mean().item())
                 agreement.append((p.argmax(-1) == q.argmax(-1)).float().mean().item())
-        return {"kl": kl, "cross_entropy": entropy, "agreement": agreement, "cloze": self.cloze(folder)}
+        return {"kl": kl, "cross_entropy": entropy, "agreement": agreement}
 
-    def cloze(self, folder):
-        """1 for each question about held-out text that the model answers right by likelihood, else 0 (docs/evaluate.md)."""
-        if self.o.cloze == 0:
-            return []
-        out = self.overproof(f"{folder.name}-cloze", "evaluate", "--teacher", self.teacher, "--corpus", self.corpus, "--models", f"measured={folder}", "--tokens", 256,
-                             "--prompts", 0, "--cloze", self.o.cloze, *self.f32)
-        lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
-        return [int(line["choice"] == line["answer"]) for line in lines if line["model"] == "measured"]
+    def add_cloze(self, names):
+        """To the results of these students and the teacher: 1 for each question about held-out text that the model answers right by likelihood,
+        else 0 (docs/evaluate.md). Students share a run of `evaluate`, and so the teacher's."""
+        missing = [n for n in names if len(self.result(n).get("cloze", [])) != self.o.cloze]
+        for first in range(0, len(missing), 9):
+            some = missing[first:first + 9]
+            slots = {f"m{i}": name for i, name in enumerate(some)}
+            out = self.overproof(f"cloze-{self.o.cloze}-{some[0]}-and-{len(some) - 1}", "evaluate", "--teacher", self.teacher, "--corpus", self.corpus, "--models",
+                                 ",".join(f"{slot}={self.work / name}" for slot, name in slots.items()), "--tokens", 256, "--prompts", 0, "--cloze", self.o.cloze,
+                                 "--compute", self.o.compute)
+            lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+            for slot, name in ({"teacher": "teacher"} | slots).items():
+                right = [int(line["choice"] == line["answer"]) for line in lines if line["model"] == slot]
+                self.keep(name, self.result(name) | {"cloze": right})
 
     def result_file(self, name):
         return self.work / f"{name}.windows-{self.o.windows}.json"
+
+    def result(self, name):
+        return json.loads(self.result_file(name).read_text())
+
+    def keep(self, name, result):
+        temporary = self.result_file(name).with_suffix(".partial")
+        temporary.write_text(json.dumps(result))
+        temporary.rename(self.result_file(name))
 
     def run(self):
         self.prepare()
         self.ids = self.load_windows()
         if not self.result_file("teacher").exists():
-            self.result_file("teacher").write_text(json.dumps(self.measure(self.teacher)))
+            self.keep("teacher", self.measure(self.teacher))
         for student in self.students():
             name = self.name(*student)
             if not fnmatch.fnmatch(name, self.o.only) or self.result_file(name).exists():
                 continue
             folder = self.make(*student)
             result = self.measure(folder)
-            temporary = self.result_file(name).with_suffix(".partial")
-            temporary.write_text(json.dumps(result))
-            temporary.rename(self.result_file(name))
+            self.keep(name, result)
             print(f"{name:<36} KL {numpy.mean(result['kl']):.4f}", flush=True)
+            if self.o.table:
+                self.o.table.write_text(self.table())
+        if self.o.cloze:
+            names = [self.name(*s) for s in self.students()]
+            self.add_cloze([n for n in names if fnmatch.fnmatch(n, self.o.only) and self.result_file(n).exists()])
             if self.o.table:
                 self.o.table.write_text(self.table())
 
@@ -196,8 +214,8 @@ class Study:
         rows = {}
         for student in self.students():
             if self.result_file(self.name(*student)).exists():
-                rows[student] = summary(json.loads(self.result_file(self.name(*student)).read_text()))
-        teacher = summary(json.loads(self.result_file("teacher").read_text()))
+                rows[student] = summary(self.result(self.name(*student)))
+        teacher = summary(self.result("teacher"))
         text = (f"{self.o.teacher}: {self.o.windows} held-out windows of 256 tokens, f32, {processor()}. Statistics and importance of {self.o.observe:,} tokens, "
                 f"recovery on {self.o.recover:,}. The teacher's perplexity is {teacher['perplexity'][0]:.2f}, its cloze {percent(teacher.get('cloze'))}.\n")
         for treatment in dict.fromkeys(s[2] for s in rows):
@@ -246,6 +264,7 @@ def main():
     parser.add_argument("--observe", type=int, default=4096, help="tokens of statistics")
     parser.add_argument("--recover", type=int, default=16384, help="tokens of recovery")
     parser.add_argument("--budgets", type=lambda text: [int(n) for n in text.split(",")], default=[16384, 65536], help="tokens of distillation; 0: none")
+    parser.add_argument("--compute", choices=("f32", "bf16"), default="f32", help="products of the steps of distillation, and of the cloze")
     parser.add_argument("--windows", type=int, default=32, help="held-out windows")
     parser.add_argument("--cloze", type=int, default=200, help="questions about held-out text; 0: none")
     parser.add_argument("--upcycle", type=int, default=0, metavar="TOKENS", help="instead: the teacher and a mixture of its copies that computes 5.5 %% of its weights, both trained on as many tokens")

@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/python_json.h"
-#include "formats/end_ids.h"
+#include "formats/generation_config.h"
 
 namespace overproof {
 namespace {

@@ -53,14 +53,32 @@ class RankedMass {
   std::vector<double> cumulative_;
 };
 
+/// Each id of `before` once, however often it is there. Excluded logits stay what they are.
+void penalise(std::vector<float>& logits, std::span<const int32_t> before, float penalty) {
+  std::vector<int32_t> ids(before.begin(), before.end());
+  std::ranges::sort(ids);
+  const auto repeated = std::ranges::unique(ids);
+  ids.erase(repeated.begin(), repeated.end());
+  for (const int32_t id : ids) {
+    if (id < 0 || size_t(id) >= logits.size()) continue;
+    float& logit = logits[size_t(id)];
+    if (std::isfinite(logit)) logit = std::max(kExcludedLogit, logit > 0 ? logit / penalty : logit * penalty);
+  }
+}
+
 }  // namespace
 
 int32_t sample_token(std::span<const float> logits, std::span<const int32_t> before, const SamplingOptions& options,
                      const WatermarkKey* watermark, Rng& rng) {
   std::vector<float> raised;
+  if (options.repetition_penalty != 1) {
+    raised.assign(logits.begin(), logits.end());
+    penalise(raised, before, float(options.repetition_penalty));
+    logits = raised;
+  }
   if (watermark && int64_t(before.size()) >= watermark->context()) {
     const WatermarkKey::GreenList list = watermark->after(before);
-    raised.assign(logits.begin(), logits.end());
+    if (raised.empty()) raised.assign(logits.begin(), logits.end());
     for (size_t i = 0; i < raised.size(); ++i)
       if (list.green(int32_t(i))) raised[i] += float(options.watermark_strength);
     logits = raised;

@@ -11,7 +11,6 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
-#include "data/tokenizer_files.h"
 #include "distill/activation_curve.h"
 #include "distill/calibration.h"
 #include "distill/held_out.h"
@@ -124,7 +123,7 @@ StageReport run_calibrate(const CalibrateConfig& config, const Inputs& inputs, O
     round_weights(student, dtype);
   }
   save_decoder(student, outputs.folder(), dtype);
-  copy_companions_noted(inputs.path("student"), outputs.folder());
+  write_companions(inputs.path("student"), options.repetition_penalty, outputs.folder());
   write_trained_counts(training, inputs.path("student"), keep, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());

@@ -8,7 +8,6 @@
 #include <span>
 
 #include "core/json.h"
-#include "data/tokenizer_files.h"
 #include "distill/adapter_files.h"
 #include "distill/distillation.h"
 #include "distill/state_digest.h"
@@ -61,7 +60,7 @@ StageReport run_distill(const DistillConfig& config, const Inputs& inputs, Outpu
   trainer.swap_adapters();
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
-  copy_companions_noted(inputs.path("student"), outputs.folder());
+  write_companions(inputs.path("student"), options.repetition_penalty, outputs.folder());
   write_trained_counts(training, inputs.path("student"), /*kept=*/true, outputs.folder());
 
   const double active = double(shape.active_parameters()) / double(shape.parameters());

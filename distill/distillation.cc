@@ -9,7 +9,7 @@
 #include "distill/on_policy.h"
 #include "distill/task_batches.h"
 #include "distill/teachers.h"
-#include "formats/end_ids.h"
+#include "formats/generation_config.h"
 #include "model/adapters.h"
 #include "model/open_model.h"
 

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "core/json.h"
-#include "data/tokenizer_files.h"
 #include "distill/pretraining.h"
 #include "distill/state_digest.h"
 #include "distill/train_loop.h"
@@ -34,7 +33,7 @@ StageReport run_pretrain(const PretrainConfig& config, const Inputs& inputs, Out
   trainer.swap_average();
   round_weights(training.student(), dtype);
   save_decoder(training.student(), outputs.folder(), dtype);
-  copy_tokenizer_files(inputs.path("tokenizer"), outputs.folder());
+  write_tokenizer(inputs.path("tokenizer"), options.repetition_penalty, outputs.folder());
 
   StageReport report;
   report.metrics() = {{"steps", steps},

@@ -133,6 +133,7 @@ Config recorded_config(const Lineage& lineage, const fs::path& origin, Replay& r
 struct Session {
   std::unique_ptr<Training> run;
   DType dtype = DType::f32;  ///< of the weights that are published
+  double repetition_penalty = 0;
   std::unique_ptr<StateDigester> digester;
   bool may_stop_early = false;  ///< by the configuration
   int64_t at() const { return run->trainer().steps_done(); }
@@ -145,6 +146,7 @@ Session begin(const Subject& subject, Replay& result) {
   const auto build = [&](const auto& config, auto make) {
     const WeightDType asked = config.training.dtype;
     session.dtype = subject.from_scratch() ? pretrained_dtype(asked) : written_dtype(asked, open_checkpoint(subject.student()));
+    session.repetition_penalty = config.training.repetition_penalty;
     if constexpr (requires { config.patience; }) session.may_stop_early = config.patience > 0;
     session.run = std::make_unique<Training>(make(config, inputs).training);
   };
@@ -234,8 +236,8 @@ class Replayer {
     const Checkpoint published = open_checkpoint(subject_.path);
     const TempFolder work;
     OutputFolder made(work / "files");
-    if (subject_.from_scratch()) write_new_model_files(*session_.run, session_.dtype, subject_.inputs.at("tokenizer").path, made);
-    else write_model_files(*session_.run, session_.dtype, subject_.student(), made);
+    if (subject_.from_scratch()) write_new_model_files(*session_.run, session_.dtype, subject_.inputs.at("tokenizer").path, session_.repetition_penalty, made);
+    else write_model_files(*session_.run, session_.dtype, subject_.student(), session_.repetition_penalty, made);
     if (undone()) write_trained_counts(*session_.run, subject_.student(), /*kept=*/false, made);
     std::map<std::string, Digest> digests;
     for (const FileRecord& file : made.records()) digests[file.name] = file.digest;

@@ -45,6 +45,7 @@ struct TrainOptions {
   int64_t digest_every = -1, keep_every = 0;
   Compute compute = Compute::automatic;
   WeightDType dtype = WeightDType::automatic;
+  double repetition_penalty = 0.0;  ///< for generation_config.json; 0: that of the student
 
   /// The options of both stages, without `steps`, whose meaning differs.
   template <class V>
@@ -64,6 +65,9 @@ struct TrainOptions {
       "no step records");
     v("keep-every", keep_every, in_range(0, 1e9),
       "steps between states kept in checkpoints/ next to the artifact, from which an auditor replays; 0: none");
+    v("repetition-penalty", repetition_penalty, in_range(0, 100),
+      "what generation_config.json of the result asks of loaders: transformers, vLLM and, through GGUF, llama.cpp's tools then divide the logits of tokens "
+      "that the text already has. 1: nothing; 0: what the student's asks");
     visit_weight_dtype(v, dtype);
     visit_compute(v, compute);
   }

@@ -22,11 +22,11 @@ at::Tensor tensor_of(const Ids& ids) {
 
 }  // namespace
 
-std::vector<Ids> greedy_answers(const Generator& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts) {
+std::vector<Ids> greedy_answers(const Generator& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts, double repetition_penalty) {
   std::vector<Opening> openings;
   for (const Ids& prompt : prompts) openings.push_back({prompt});
   const DocumentWriter writer(model, tokenizer,
-                              {.sampling = {.temperature = 0}, .max_tokens = kAnswerTokens, .batch = int64_t(prompts.size())}, nullptr);
+                              {.sampling = {.temperature = 0, .repetition_penalty = repetition_penalty}, .max_tokens = kAnswerTokens, .batch = int64_t(prompts.size())}, nullptr);
   std::vector<Ids> answers;
   writer.write(
       0, int64_t(openings.size()), [&](int64_t i) -> const Opening& { return openings[size_t(i)]; },

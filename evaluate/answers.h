@@ -17,8 +17,9 @@ using Ids = std::vector<int32_t>;
 inline constexpr int64_t kAnswerTokens = 64;
 
 /// The most probable continuation of each prompt, at most kAnswerTokens ids without the end token; none where the model ends at once.
+/// `repetition_penalty`: SamplingOptions.
 /// An answer is the same alone and among others (model/ops/row_products.h).
-std::vector<Ids> greedy_answers(const Generator& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts);
+std::vector<Ids> greedy_answers(const Generator& model, const Tokenizer& tokenizer, const std::vector<Ids>& prompts, double repetition_penalty = 1);
 
 /// Whether some four ids in a row come up at least four times; occurrences may overlap.
 bool has_loop(std::span<const int32_t> ids);

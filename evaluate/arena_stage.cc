@@ -12,7 +12,7 @@
 #include "core/progress.h"
 #include "evaluate/arena_judges.h"
 #include "evaluate/bradley_terry.h"
-#include "formats/end_ids.h"
+#include "formats/generation_config.h"
 #include "model/generator.h"
 #include "records/arena.h"
 #include "records/evidence.h"

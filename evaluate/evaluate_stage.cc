@@ -28,7 +28,7 @@ namespace {
 
 /// What a model writes after the prompts, and how: with its weights as they are stored (model/generator.h).
 struct Writing {
-  std::vector<Ids> answers;
+  std::vector<Ids> answers, penalised;  // the latter with a repetition penalty
   double tokens_per_second = 0;
   int64_t bytes_per_token = 0;
   std::string forms;
@@ -86,10 +86,10 @@ class Choices {
   std::map<std::string, std::string> lines_;  // of scores.jsonl, by model
 };
 
-Writing write_answers(const fs::path& path, const Tokenizer& tokenizer, const std::vector<Ids>& prompts) {
+Writing write_answers(const fs::path& path, const Tokenizer& tokenizer, const std::vector<Ids>& prompts, double penalty) {
   if (prompts.empty()) return {};
   const Generator model(open_checkpoint(path));
-  return {greedy_answers(model, tokenizer, prompts), decode_speed(model, prompts[0]), model.bytes_per_token(), model.forms()};
+  return {greedy_answers(model, tokenizer, prompts), penalty == 1 ? std::vector<Ids>() : greedy_answers(model, tokenizer, prompts, penalty), decode_speed(model, prompts[0]), model.bytes_per_token(), model.forms()};
 }
 
 Row measure(const std::string& name, const fs::path& path, const Decoder& teacher, const at::Tensor& teacher_hidden,
@@ -116,6 +116,7 @@ Row measure(const std::string& name, const fs::path& path, const Decoder& teache
       row.measured.texts.push_back({held_out.kinds[i], kind.tokens, kind.perplexity, kind.kl_mean, kind.top1});
   if (!questions.prompts.empty()) {
     row.measured.loops = loop_share(writing.answers);
+    if (!writing.penalised.empty()) row.measured.loops_penalised = loop_share(writing.penalised);
     row.measured.answer_agreement = answer_agreement(model, questions.prompts, questions.answers);
   }
   row.writing = std::move(writing);
@@ -162,23 +163,25 @@ void add_tasks(const std::vector<Row>& rows, size_t width, std::vector<std::stri
 }
 
 /// A table of what the models write.
-void add_answers(const std::vector<Row>& rows, size_t width, std::vector<std::string>& lines) {
+void add_answers(const std::vector<Row>& rows, const std::optional<double>& penalty, size_t width, std::vector<std::string>& lines) {
   if (!rows.front().measured.loops) return;
   lines.push_back(fmt::format("answers of {} tokens to fixed prompts, the most probable token each time:", kAnswerTokens));
-  lines.push_back(fmt::format("{:<{}}  {:>8}  {:>9}  {:>9}  {:>12}  {:>12}  {}", "model", width, "loops", "teacher's", "decode/s",
+  lines.push_back(fmt::format("{:<{}}  {:>8}  {:>9}  {:>9}  {:>9}  {:>12}  {:>12}  {}", "model", width, "loops", "penalised", "teacher's", "decode/s",
                               "read/token", "stored/token", "weights in memory"));
   for (const Row& row : rows) {
     const EvaluationRow& m = row.measured;
-    lines.push_back(fmt::format("{:<{}}  {:>7.0f}%  {:>9}  {:>9.1f}  {:>9.1f} MB  {:>9.1f} MB  {}", m.name, width, 100 * *m.loops,
+    lines.push_back(fmt::format("{:<{}}  {:>7.0f}%  {:>9}  {:>9}  {:>9.1f}  {:>9.1f} MB  {:>9.1f} MB  {}", m.name, width, 100 * *m.loops,
+                                m.loops_penalised ? fmt::format("{:.0f}%", 100 * *m.loops_penalised) : "-",
                                 m.answer_agreement ? fmt::format("{:.1f}%", 100 * *m.answer_agreement) : "-",
                                 row.writing.tokens_per_second, double(row.writing.bytes_per_token) * 1e-6,
                                 double(*m.bytes_per_token) * 1e-6, row.writing.forms));
   }
-  lines.push_back("loops: answers in which four tokens in a row come up four times; teacher's: the model's most probable token is that of "
+  lines.push_back("loops: answers in which four tokens in a row come up four times; penalised: the same with a repetition penalty" +
+                  (penalty ? fmt::format(" of {}", *penalty) : "") + "; teacher's: the model's most probable token is that of "
                   "the teacher's answer; read/token: bytes of weights that writing a token reads here, stored/token: in the weight files");
 }
 
-std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows& held_out) {
+std::vector<std::string> table(const std::vector<Row>& rows, const std::optional<double>& penalty, const TokenWindows& held_out) {
   const int64_t teacher_bf16 = 2 * *rows.front().measured.parameters;
   size_t width = 5;
   for (const Row& row : rows) width = std::max(width, row.measured.name.size());
@@ -204,7 +207,7 @@ std::vector<std::string> table(const std::vector<Row>& rows, const TokenWindows&
   }
   add_kinds(rows, width, lines);
   add_tasks(rows, width, lines);
-  add_answers(rows, width, lines);
+  add_answers(rows, penalty, width, lines);
   return lines;
 }
 
@@ -258,7 +261,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   const auto chat_template = open_chat_template(inputs.path("teacher"), *tokenizer);
   Choices choices(config, inputs, *tokenizer);
   Questions questions{prompt_ids(*tokenizer, chat_template.get(), config.prompts), {}};
-  Writing teacher_writing = write_answers(inputs.path("teacher"), *tokenizer, questions.prompts);
+  Writing teacher_writing = write_answers(inputs.path("teacher"), *tokenizer, questions.prompts, config.repetition_penalty);
   questions.answers = teacher_writing.answers;
   const States teacher_states = states_of(teacher, "teacher");
   const at::Tensor& teacher_hidden = teacher_states.hidden;
@@ -268,7 +271,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
     const Decoder model(open_checkpoint(artifact.path));  // one at a time in memory
     const States states = states_of(model, slot);
     rows.push_back(measure(slot, artifact.path, teacher, teacher_hidden, model, states, held_out, questions, choices,
-                           write_answers(artifact.path, *tokenizer, questions.prompts)));
+                           write_answers(artifact.path, *tokenizer, questions.prompts, config.repetition_penalty)));
   }
   std::ranges::stable_sort(rows, {}, [](const Row& row) { return row.measured.kl_mean.value(); });
   rows.insert(rows.begin(),
@@ -277,6 +280,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
 
   Evaluation result{held_out.tokens(), held_out.windows, {}, {}};
   if (config.prompts > 0) result.prompts = config.prompts;
+  if (config.prompts > 0 && config.repetition_penalty != 1) result.repetition_penalty = config.repetition_penalty;
   for (const Row& row : rows) result.rows.push_back(row.measured);
   const Json evaluation = to_json(result);
   outputs.folder().write_file(kEvaluationFile, evaluation.dump(1) + "\n");
@@ -285,7 +289,7 @@ StageReport run_evaluate(const EvaluateConfig& config, const Inputs& inputs, Out
   StageReport report;
   report.metrics() = evaluation;
   report.metrics()[kComputeMetric] = compute.name();
-  report.summary = table(rows, held_out);
+  report.summary = table(rows, result.repetition_penalty, held_out);
   report.summary.push_back(compute.summary());
   return report;
 }

@@ -16,6 +16,7 @@ struct EvaluateConfig {
   int64_t batch = 4;
   Compute compute = Compute::automatic;
   int64_t prompts = kPrompts;
+  double repetition_penalty = 1.1;
   ClozeOptions cloze;
 
   template <class V>
@@ -25,6 +26,8 @@ struct EvaluateConfig {
     visit_compute(v, compute);
     v("prompts", prompts, in_range(0, double(kPrompts)),
       "fixed prompts to which each model writes 64 tokens: do they go in circles, are they the teacher's? 0: none");
+    v("repetition-penalty", repetition_penalty, in_range(0.01, 100),
+      "the prompts are answered once more with this penalty on tokens that the text already has (`generate --help`); 1: not once more");
     v("cloze", cloze.questions, in_range(0, 1e6), "questions about the last word of a passage of held-out text (docs/evaluate.md); 0: none");
     v("cloze-words", cloze.words, in_range(4, 10000), "words of a passage, the last one at most");
     v("cloze-distractors", cloze.distractors, in_range(1, double(kMostChoices - 1)), "wrong choices, words of the same document");
@@ -42,6 +45,7 @@ struct EvaluateConfig {
 ///   activation fraction of FFN neurons, and of all parameters, that one token touches
 ///   bytes_per_token   of the weight files, that one token needs
 ///   loops             share of the model's answers to the prompts with four ids in a row that come up at least four times
+///   loops_penalised   the same of answers with `repetition-penalty`
 ///   answer_agreement  share of the ids of the teacher's answers that are the model's most probable ones
 ///   texts             of each kind of held-out text: a source of the corpus where there are at most four, else what each teacher
 ///                     sampled and "other"; left out when there is one kind

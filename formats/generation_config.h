@@ -1,16 +1,28 @@
 #pragma once
-// The ids that end a text of a model, which several files name.
+// How text of a model is to be generated: the ids that end it, and the penalty on ids that are in it already.
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "core/json_fwd.h"
 
 namespace overproof {
 
+inline constexpr const char* kGenerationConfigFile = "generation_config.json";
+/// Of a GGUF file, from which llama.cpp's tools take it.
+inline constexpr const char* kGgufRepetitionPenalty = "general.sampling.penalty_repeat";
+
 /// As transformers has it, those of generation_config.json in the folder `model` where it names some, else those of `config`, its
 /// config.json; none where neither names any. Throws FormatError for what is no id.
 std::vector<int64_t> end_ids(const std::filesystem::path& model, const Json& config);
+
+/// repetition_penalty of generation_config.json in the folder `model`, or what a .gguf (or a folder with one) states; 1, no penalty,
+/// where there is none. Throws FormatError for what is no positive number.
+double repetition_penalty(const std::filesystem::path& model);
+
+/// `generation`, a generation_config.json or empty, with this penalty, as text.
+std::string with_repetition_penalty(const std::string& generation, double penalty, const std::filesystem::path& origin);
 
 }  // namespace overproof

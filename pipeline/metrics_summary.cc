@@ -44,8 +44,11 @@ std::vector<std::string> evaluation_lines(const Evaluation& e) {
                                   task.questions.value_or(0), task.name));
   for (const EvaluationRow& row : e.rows)
     if (row.loops)
-      lines.push_back(fmt::format("{:<{}}  answers to fixed prompts: {} go in loops, {} of the teacher's ids", row.name, width,
-                                  number(row.loops, 0, 100, "%"), number(row.answer_agreement, 1, 100, "%")));
+      lines.push_back(fmt::format("{:<{}}  answers to fixed prompts: {} go in loops{}, {} of the teacher's ids", row.name, width,
+                                  number(row.loops, 0, 100, "%"),
+                                  row.loops_penalised && e.repetition_penalty
+                                      ? fmt::format(" ({} with a repetition penalty of {})", number(row.loops_penalised, 0, 100, "%"), *e.repetition_penalty)
+                                      : "", number(row.answer_agreement, 1, 100, "%")));
   return lines;
 }
 

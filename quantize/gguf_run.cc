@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/gguf_vocabulary.h"
+#include "formats/generation_config.h"
 #include "formats/model_check.h"
 
 namespace overproof {
@@ -22,6 +23,7 @@ std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice
   run->gguf = plan_gguf(model, choice);
   std::ranges::copy(run->gguf.notes, std::back_inserter(run->notes));
   if (!name.empty()) run->gguf.metadata.add_text("general.name", name);
+  if (const double penalty = repetition_penalty(model.path); penalty != 1) run->gguf.metadata.add_f32(kGgufRepetitionPenalty, float(penalty));
   std::ranges::move(
       add_gguf_vocabulary(model.path, model.tensors->find("model.embed_tokens.weight")->shape[0], run->gguf.metadata),
       std::back_inserter(run->notes));

@@ -53,6 +53,7 @@ Json to_json(const Evaluation& evaluation) {
   if (evaluation.tokens) json["tokens"] = *evaluation.tokens;
   if (evaluation.windows) json["windows"] = *evaluation.windows;
   if (evaluation.prompts) json["prompts"] = *evaluation.prompts;
+  if (evaluation.repetition_penalty) json["repetition_penalty"] = *evaluation.repetition_penalty;
   return json;
 }
 
@@ -63,6 +64,7 @@ Evaluation parse_evaluation(std::string_view text, const fs::path& origin) {
     return from.has(name) ? std::optional(from.integer(name, 0, INT64_MAX)) : std::nullopt;
   };
   Evaluation evaluation{count(object, "tokens"), count(object, "windows"), {}, count(object, "prompts")};
+  if (object.has("repetition_penalty")) evaluation.repetition_penalty = object.number("repetition_penalty");
   for (const JsonObject& model : object.objects("models")) {
     EvaluationRow row{.name = model.text("name")};
     for (const auto& [name, value] : kEvaluationMetrics)

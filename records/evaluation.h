@@ -4,9 +4,9 @@
 //   {"tokens": 4096, "windows": 8,
 //    "models": [{"name": "teacher", "perplexity": 12.5, "kl_mean": 0.0, "kl_p99": 0.0, "top1_agreement": 1.0, "bytes": 538000000,
 //                "parameters": 134515008, "active_parameters": 134515008, "ffn_activation": 1.0, "parameter_activation": 1.0,
-//                "bytes_per_token": 538000000, "loops": 0.1, "answer_agreement": 1.0,
+//                "bytes_per_token": 538000000, "loops": 0.1, "loops_penalised": 0.0, "answer_agreement": 1.0,
 //                "texts": [{"name": "other", "tokens": 3000, "perplexity": 11.5, "kl_mean": 0.0, "top1_agreement": 1.0}, ...]}, ...],
-//    "prompts": 20}
+//    "prompts": 20, "repetition_penalty": 1.1}
 //
 // and of each model, where they were measured: "calibration_error": 0.02, "tasks": [{"name": "cloze", "questions": 100, "acc": 0.5, "acc_stderr": 0.05,
 // "acc_norm": 0.5, "acc_norm_stderr": 0.05, "greedy": 0.1}, ...].
@@ -23,6 +23,7 @@
 //   parameter_activation  active_parameters / parameters
 //   bytes_per_token       of the weight files, that one token needs (evaluate/weight_reads.h)
 //   loops                 of the model's answers to `prompts` fixed prompts, the share that go in circles (evaluate/answers.h)
+//   loops_penalised       the same of answers with `repetition_penalty` (data/sampler.h)
 //   answer_agreement      share of the ids of the teacher's answers that are the model's most probable ones
 //   calibration_error     expected calibration error of the next token: over 15 bins of the largest probability, equally wide, the sum of share of tokens x
 //                         |share of tokens that were the most probable one - mean largest probability| (Guo et al. 2017)
@@ -66,7 +67,7 @@ struct EvaluationRow {
   std::string name;
   std::optional<double> perplexity, kl_mean, kl_p99, top1_agreement, ffn_activation, parameter_activation;
   std::optional<int64_t> bytes, parameters, active_parameters, bytes_per_token;
-  std::optional<double> loops, answer_agreement;
+  std::optional<double> loops, loops_penalised, answer_agreement;
   std::vector<EvaluationText> texts;
   std::optional<double> calibration_error = {};
   std::vector<EvaluationTask> tasks = {};
@@ -77,13 +78,14 @@ struct EvaluationMetric {
   const char* name;
   std::optional<double> EvaluationRow::*value;
 };
-inline constexpr std::array<EvaluationMetric, 9> kEvaluationMetrics = {{{"perplexity", &EvaluationRow::perplexity},
+inline constexpr std::array<EvaluationMetric, 10> kEvaluationMetrics = {{{"perplexity", &EvaluationRow::perplexity},
                                                                         {"kl_mean", &EvaluationRow::kl_mean},
                                                                         {"kl_p99", &EvaluationRow::kl_p99},
                                                                         {"top1_agreement", &EvaluationRow::top1_agreement},
                                                                         {"ffn_activation", &EvaluationRow::ffn_activation},
                                                                         {"parameter_activation", &EvaluationRow::parameter_activation},
                                                                         {"loops", &EvaluationRow::loops},
+                                                                        {"loops_penalised", &EvaluationRow::loops_penalised},
                                                                         {"answer_agreement", &EvaluationRow::answer_agreement},
                                                                         {"calibration_error", &EvaluationRow::calibration_error}}};
 
@@ -91,6 +93,7 @@ struct Evaluation {
   std::optional<int64_t> tokens, windows;
   std::vector<EvaluationRow> rows;
   std::optional<int64_t> prompts;  ///< behind the answers
+  std::optional<double> repetition_penalty = {};
 };
 
 /// What is absent is left out.

@@ -104,10 +104,11 @@ Json quality(const ReportQuality& q) {
                 {"parameters", optional(m.parameters)},
                 {"bytes_per_token", optional(m.bytes_per_token)},
                 {"loops", optional(m.loops)},
+                {"loops_penalised", optional(m.loops_penalised)},
                 {"calibration_error", optional(m.calibration_error)},
                 {"tasks", array(m.tasks, task)}};
   };
-  return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"models", array(q.facts.models, model)}};
+  return {{"artifact", q.artifact}, {"tokens", optional(q.facts.tokens)}, {"repetition_penalty", optional(q.facts.repetition_penalty)}, {"models", array(q.facts.models, model)}};
 }
 
 Json arena(const ReportArena& a) {

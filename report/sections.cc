@@ -228,7 +228,7 @@ Section quality(const Report& r) {
   for (const ReportQuality& q : r.quality) {
     Table table(fmt::format("Measurements in ‘{}’", q.artifact),
                 {"model", number("perplexity"), number("mean KL to teacher"), number("99 % KL"), number("top-1 agreement"),
-                 number("calibration error"), number("answers that loop"), number("parameters"), number("FFN activation"), number("parameter activation"), number("size"),
+                 number("calibration error"), number("answers that loop"), number("with repetition penalty"), number("parameters"), number("FFN activation"), number("parameter activation"), number("size"),
                  number("size / teacher in bf16"), number("weights read a token")});
     // The teacher is the first row. Its own file may have any number of bits; its users have it in bf16.
     const std::optional<double> parameters = q.facts.models.empty() ? std::nullopt : q.facts.models.front().parameters;
@@ -243,7 +243,7 @@ Section quality(const Report& r) {
                                 : name(model.name) + Phrase(", which is ") + name(model.bound);
       table.add({called, value(model.perplexity, fixed(3)), value(model.kl_mean, fixed(4)),
                  value(model.kl_p99, fixed(3)), value(model.top1_agreement, percent), value(model.calibration_error, fixed(4)),
-                 value(model.loops, percent),
+                 value(model.loops, percent), value(model.loops_penalised, percent),
                  value(model.parameters, [](double n) { return fmt::format("{:.1f} M", n / 1e6); }), value(model.ffn_activation, percent),
                  value(model.parameter_activation, percent), value(model.bytes, bytes_text),
                  value(teacher_bf16 > 0 ? model.bytes : std::nullopt,
@@ -258,7 +258,8 @@ Section quality(const Report& r) {
       s.paragraph(fmt::format("Larger than the teacher in bf16 ({}): {}.", bytes_text(teacher_bf16), fmt::join(larger, ", ")));
     if (q.facts.tokens)
       s.quiet(fmt::format("Measured on {:.0f} held-out tokens; KL in nats per token. Lower perplexity and KL are better.",
-                          *q.facts.tokens));
+                          *q.facts.tokens) +
+              (q.facts.repetition_penalty ? fmt::format(" The answers to fixed prompts are greedy, without and with a repetition penalty of {}.", *q.facts.repetition_penalty) : ""));
   }
   for (const ReportArena& a : r.arenas) add_arena(s, a);
   return s;

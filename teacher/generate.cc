@@ -19,7 +19,7 @@
 #include "data/marked_text.h"
 #include "data/sampler.h"
 #include "data/tokenizer.h"
-#include "formats/end_ids.h"
+#include "formats/generation_config.h"
 #include "model/generator.h"
 #include "teacher/last_logits.h"
 #include "teacher/text_stream.h"
@@ -35,6 +35,7 @@ class TextGenerator {
         checkpoint_(open_checkpoint(model)),
         generator_(checkpoint_),  // first: an architecture that is not known is the heavier fault
         tokenizer_(open_tokenizer(model)),
+        penalty_(config.repetition_penalty > 0 ? config.repetition_penalty : repetition_penalty(model)),
         rng_(uint64_t(config.seed), "generate") {
     if (!config.watermark_key.empty()) watermark_ = WatermarkKey::read(config.watermark_key);
     for (const int64_t id : end_ids(model, *checkpoint_.config)) ends_.insert(int32_t(id));
@@ -65,7 +66,7 @@ class TextGenerator {
     cache_.expected = std::max(cache_.expected, std::min(int64_t(prompt.size()) + config_.max_tokens, context > 0 ? context : INT64_MAX));
     read_ = prompt;
     at::Tensor next = at::tensor(std::vector<int64_t>(prompt.begin() + cache_.length, prompt.end()), at::kLong).unsqueeze(0);
-    const SamplingOptions sampling{config_.temperature, config_.top_p, config_.watermark_strength};
+    const SamplingOptions sampling{config_.temperature, config_.top_p, config_.watermark_strength, penalty_};
     Result result;
     TextStream stream(*tokenizer_);
     const auto add = [&](const std::string& piece) {
@@ -104,6 +105,7 @@ class TextGenerator {
   const std::unique_ptr<Tokenizer> tokenizer_;
   std::optional<WatermarkKey> watermark_;
   std::set<int32_t> ends_;
+  const double penalty_;
   Rng rng_;
   KvCache cache_;
   std::vector<int32_t> read_;  // the ids of the text so far, of which the model has seen the first cache_.length

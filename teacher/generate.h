@@ -15,7 +15,7 @@ namespace overproof {
 struct GenerateConfig {
   std::string prompt;
   int64_t max_tokens = 128, seed = 0;
-  double temperature = 0.0, top_p = 1.0;
+  double temperature = 0.0, top_p = 1.0, repetition_penalty = 0.0;
   fs::path watermark_key;
   double watermark_strength = 2.0;
   bool chat = false;
@@ -27,6 +27,9 @@ struct GenerateConfig {
     v("max-tokens", max_tokens, in_range(1, 1 << 20), "largest number of tokens; an end-of-text token ends the text earlier");
     v("temperature", temperature, in_range(0, 20), "divides the logits; 0: always the most probable token");
     v("top-p", top_p, in_range(1e-6, 1), "draw from the most probable tokens that together reach this probability");
+    v("repetition-penalty", repetition_penalty, in_range(0, 100),
+      "divides the positive logits of tokens that the text already has, and multiplies the negative ones; 1: none; 0: what the model's "
+      "generation_config.json or GGUF states, else 1");
     v("seed", seed, seed_value(), "seed of the draws");
     v("watermark-key", watermark_key, any_value(),
       "plant the watermark of this key, a file made by `watermark-key`");

@@ -16,7 +16,7 @@
 #include "data/corpus.h"
 #include "data/private_corpus.h"
 #include "data/tokenizer.h"
-#include "formats/end_ids.h"
+#include "formats/generation_config.h"
 #include "model/generator.h"
 #include "records/document_spool.h"
 #include "records/sampled_tokens.h"

@@ -53,7 +53,28 @@ TEST_CASE("logits that are not finite are refused, not sampled") {
       logits[17] = bad;
       Rng rng(1, "draw");
       CHECK_THROWS_AS(sample_token(logits, {}, {temperature, 1.0, 0}, nullptr, rng), DivergenceError);
+      const std::vector<int32_t> before = {17, 3};
+      CHECK_THROWS_AS(sample_token(logits, before, {.temperature = temperature, .repetition_penalty = 1.1}, nullptr, rng), DivergenceError);
     }
+}
+
+TEST_CASE("a repetition penalty divides positive and multiplies negative logits of ids that were there, each once") {
+  Rng rng(1, "draw");
+  const std::vector<int32_t> before = {2, 0, 2, 2, 700, -1};
+  const auto chosen = [&](std::vector<float> logits, double penalty) {
+    return sample_token(logits, before, {.temperature = 0, .repetition_penalty = penalty}, nullptr, rng);
+  };
+  CHECK(chosen({1.0f, 1.5f, 2.0f, -4.0f}, 1.0) == 2);
+  CHECK(chosen({1.0f, 1.5f, 2.0f, -4.0f}, 1.3) == 2);  // 2 / 1.3 = 1.54: once, not three times
+  CHECK(chosen({1.0f, 1.5f, 2.0f, -4.0f}, 1.4) == 1);
+  CHECK(chosen({-1.0f, -1.2f, -9.0f, -4.0f}, 1.1) == 0);
+  CHECK(chosen({-1.0f, -1.2f, -9.0f, -4.0f}, 1.3) == 1);
+  CHECK(chosen({kExcludedLogit, -1.2f, kExcludedLogit, -4.0f}, 1.3) == 1);
+  // In a draw: of equal logits the ids that were there have the share exp(1 / 2) / (exp(1 / 2) + exp(1)) of the mass.
+  int64_t penalised = 0;
+  for (int i = 0; i < 20'000; ++i)
+    penalised += sample_token(std::vector<float>{1.0f, 1.0f}, std::vector<int32_t>{1}, {.repetition_penalty = 2}, nullptr, rng);
+  CHECK(double(penalised) / 20'000 == Approx(1 / (1 + std::exp(0.5))).margin(0.015));
 }
 
 TEST_CASE("an excluded id is not drawn") {

@@ -158,11 +158,13 @@ TEST_CASE_METHOD(Fixture, "every figure agrees with its definition") {
   }
   CHECK(evaluation.dump().find("tokens_per_second") == std::string::npos);
   CHECK(evaluation["prompts"] == kPrompts);
+  CHECK(evaluation["repetition_penalty"] == 1.1);
   CHECK(teacher["answer_agreement"].get<double>() > 0.5);  // a random model of bytes often wants one that breaks UTF-8, which is not drawn
   CHECK(stranger["answer_agreement"].get<double>() < teacher["answer_agreement"].get<double>());
   for (const Json& model : evaluation["models"]) {
     CHECK(model["loops"].get<double>() >= 0.0);
     CHECK(model["loops"].get<double>() <= 1.0);
+    CHECK(model["loops_penalised"].get<double>() <= model["loops"].get<double>());
     CHECK(model["bytes_per_token"].get<int64_t>() > 0);
     CHECK(model["bytes_per_token"].get<int64_t>() <= model["bytes"].get<int64_t>());
     CHECK_FALSE(model.contains("texts"));  // there is one source

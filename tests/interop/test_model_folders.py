@@ -8,11 +8,12 @@ import shutil
 import gguf
 import pytest
 import torch
+from safetensors import deserialize
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from program import overproof
+from program import SOURCE, overproof
 
 IDS = [(i * 37) % 250 for i in range(200)]
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -154,6 +155,38 @@ def test_rope_scaling_counts_before_rope_parameters(folder, tmp_path, key, value
     assert (ours(exported(folder, tmp_path, key), tmp_path) - ours(folder, tmp_path)).abs().max() < 2e-4
 
 
+def test_types_below_a_byte_are_listed_and_kept_or_refused_by_name(folder, tmp_path, key):
+    def store(tensors):
+        header, data = {"__metadata__": {"format": "pt"}}, b""
+        for name, t in tensors.items():
+            header[name] = {"dtype": t["dtype"], "shape": t["shape"], "data_offsets": [len(data), len(data) + len(t["data"])]}
+            data += t["data"]
+        text = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+    before = ours(folder, tmp_path)
+    packed = dict(deserialize((SOURCE / "tests/golden/formats_dtypes/packed.safetensors").read_bytes()))
+    tensors = dict(deserialize((folder / "model.safetensors").read_bytes())) | packed
+    store(tensors)
+    listed = {t["name"]: (t["dtype"], t["shape"]) for t in json.loads(overproof("inspect", folder, "--as-model", "--digests", "--json").stdout)["tensors"]}
+    assert {n: listed[n] for n in packed} == {n: (t["dtype"], t["shape"]) for n, t in packed.items()}
+    assert torch.equal(ours(folder, tmp_path), before)
+    said = overproof("quantize", "--model", folder, "--out", tmp_path / "int8", *key, code=3).stderr
+    assert "F6_E3M2 has dtype F6_E3M2" in said and not (tmp_path / "int8").exists()  # one element of six bits a row
+    del tensors["F6_E3M2"]
+    store(tensors)
+    overproof("quantize", "--model", folder, "--out", tmp_path / "int8", *key)
+    kept = dict(deserialize((tmp_path / "int8/model.safetensors").read_bytes()))
+    for name in ("F4", "F6_E2M3"):
+        assert kept[name] == packed[name]
+    said = overproof("export", "--model", folder, "--type", "f32", "--out", tmp_path / "gguf", "--acknowledge", "unknown-ancestry,unspecified", *key, code=3).stderr
+    assert "'F4'" in said
+    tensors["model.norm.weight"] |= {"dtype": "F4", "data": bytes(32)}
+    store(tensors)
+    for words in (["quantize", "--model", folder, "--out", tmp_path / "none", *key], ["generate", folder, "--prompt", "a"]):
+        assert "model.norm.weight" in overproof(*words, code=3).stderr and not (tmp_path / "none").exists()
+
+
 def test_biases_that_the_configuration_switches_off_stay_out(folder, tmp_path, key):
     tensors = weights(folder)
     tensors["model.layers.0.self_attn.q_proj.bias"] = torch.full((64,), 5.0)
@@ -162,6 +195,27 @@ def test_biases_that_the_configuration_switches_off_stay_out(folder, tmp_path, k
     check_same(folder, tmp_path)
     assert (ours(exported(folder, tmp_path, key), tmp_path) - ours(folder, tmp_path)).abs().max() < 2e-4
     assert "2 tensors are not used" in overproof("import", "--path", folder, "--out", tmp_path / "i", *key).stdout
+
+
+def test_the_repetition_penalty_of_the_model_is_that_of_transformers(folder, tmp_path, key):
+    def written(model, *options):
+        return json.loads(overproof("generate", model, "--prompt", "a cab", "--max-tokens", 40, *options, "--json").stdout)["ids"]
+
+    prompt = AutoTokenizer.from_pretrained(folder)("a cab", return_tensors="pt")
+    change(folder, "generation_config.json", eos_token_id=258, pad_token_id=258, bos_token_id=257)
+    plain = written(folder)
+    for penalty in (1.3, 0.8):
+        change(folder, "generation_config.json", repetition_penalty=penalty)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        theirs = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt.input_ids.shape[1]:].tolist()
+        assert written(folder) == theirs
+        assert written(folder, "--repetition-penalty", 1) == plain
+    change(folder, "generation_config.json", repetition_penalty=1.3)
+    made = exported(folder, tmp_path, key) / "model.gguf"
+    field = gguf.GGUFReader(made).get_field(gguf.Keys.General.SAMPLING_PENALTY_REPEAT)
+    assert field.contents() == pytest.approx(1.3) and written(made) == written(folder) != plain
+    change(folder, "generation_config.json", repetition_penalty=-1)
+    assert "repetition_penalty is -1" in overproof("generate", folder, "--prompt", "a", code=3).stderr
 
 
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])

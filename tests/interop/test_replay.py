@@ -190,7 +190,7 @@ def test_kept_states_and_digests_change_no_weight(run, tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    ["--loss", "forward-kl=0.9,cross-entropy=0.1", "--teacher-share", 0.25],
+    ["--loss", "forward-kl=0.9,cross-entropy=0.1", "--teacher-share", 0.25, "--repetition-penalty", 1.2],
     ["--loss", "reverse-kl=0.5,jensen-shannon:0.2=0.5,total-variation=0", "--teacher-share", 1],
 ])
 def test_replay_repeats_whatever_loss_and_mixture_was_used(run, tmp_path, options):
@@ -201,6 +201,8 @@ def test_replay_repeats_whatever_loss_and_mixture_was_used(run, tmp_path, option
     overproof(*words, *options, "--out", tmp_path / "mixed")
     found = json.loads(overproof("audit", "replay", tmp_path, "--artifact", "mixed", "--segments", 2, "--seed", SEED, "--json").stdout)
     assert found["holds"] and [s["equal"] for s in found["segments"]] == [True, True]
+    asked = json.loads((tmp_path / "mixed/generation_config.json").read_text()).get("repetition_penalty")
+    assert asked == (1.2 if "--repetition-penalty" in options else None)
     terms = json.loads(records(tmp_path / "mixed")[2]["terms"])
     assert terms == [name for name in ("forward-kl", "cross-entropy", "reverse-kl", "jensen-shannon", "total-variation") if name in options[1]]
     lineage = json.loads(base64.b64decode(json.loads((tmp_path / "mixed/claims.jsonl").read_text().splitlines()[0])["payload"]))

@@ -17,11 +17,13 @@ TEST_CASE("an evaluation comes back as it was written") {
                                 .top1_agreement = 0.71,
                                 .bytes_per_token = 11,
                                 .loops = 0.25,
+                                .loops_penalised = 0.125,
                                 .answer_agreement = 0.5,
                                 .texts = {{.name = "samples", .tokens = 40, .kl_mean = 0.5}, {.name = "other"}},
                                 .calibration_error = 0.03,
                                 .tasks = {{.name = "cloze", .questions = 9, .acc = 0.5, .acc_stderr = 0.1, .greedy = 0.25}, {.name = "x"}}}},
-                              20};
+                              20,
+                              1.25};
   const std::string text = to_json(evaluation).dump(1);
   const Evaluation back = parse_evaluation(text, "evaluation.json");
   CHECK(to_json(back).dump(1) == text);
@@ -33,6 +35,8 @@ TEST_CASE("an evaluation comes back as it was written") {
   CHECK(back.rows[1].top1_agreement == 0.71);
   CHECK(back.prompts == 20);
   CHECK(back.rows[1].loops == 0.25);
+  CHECK(back.rows[1].loops_penalised == 0.125);
+  CHECK(back.repetition_penalty == 1.25);
   CHECK(back.rows[1].bytes_per_token == 11);
   REQUIRE(back.rows[1].texts.size() == 2);
   CHECK(back.rows[1].texts[0].name == "samples");
