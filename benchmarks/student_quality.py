@@ -33,9 +33,9 @@ WIDTHS = {"smollm2": {50: 768, 25: 384, 12.5: 192}, "own": {50: 512, 25: 256, 12
 TARGETS = {"smollm2": (), "own": ("--mode", "top-k", "--k", 255)}
 COPIES = {"smollm2": 24, "own": 24}  # of each FFN, one of them active: at most 5.5 % of the weights of the own teacher
 METHODS = ("clusters", "random", "order", "cmoe", "expertweaver")
-# Methods of prune-neurons; taylor is LLM-Pruner's criterion, and variance FLAP's without its bias.
-PRUNED = {"static": ("active",), "flap": ("flap",), "variance": ("flap", "--bias", "no"), "taylor": ("taylor",)}
-STATIC = (*PRUNED, "shrink")  # Minitron's importance
+# Methods of prune-neurons; taylor is LLM-Pruner's criterion, and variance FLAP's without its bias, the default.
+PRUNED = {"static": ("active",), "flap": ("flap", "--bias", "auto"), "variance": ("flap",), "taylor": ("taylor",)}
+BUILDERS = (*METHODS, *PRUNED, "shrink")  # Minitron's importance
 
 
 class Study:
@@ -71,17 +71,19 @@ class Study:
                                          2000, "--source-share", 0.2, "--held-out", 0.1)
             everything = self.overproof("statistics-gguf", "observe", "--teacher", imported, "--corpus", self.corpus, "--tokens", 256, *self.f32)
             # The same weights as safetensors, which transformers reads.
-            self.teacher = self.overproof("teacher", "prune-neurons", "--teacher", imported, "--statistics", everything, "--keep", 1, "--dtype", "f32")
+            self.teacher = self.overproof("teacher", "prune-neurons", "--teacher", imported, "--statistics", everything, "--method", "active", "--keep", 1, "--dtype", "f32")
         self.statistics = self.overproof("statistics", "observe", "--teacher", self.teacher, "--corpus", self.corpus, "--tokens", o.observe, "--gradients", *self.f32)
 
     f32 = ("--compute", "f32")
 
+    def treatments(self):
+        return ["plain", "recovered"] + [f"distilled-{n}" for n in self.o.budgets if n > 0]
+
     def students(self):
         """(builder, fraction, treatment), the cheap ones of all builders first."""
-        treatments = ["plain", "recovered"] + [f"distilled-{n}" for n in self.o.budgets if n > 0]
-        for treatment in treatments:
+        for treatment in self.treatments():
             for fraction in FRACTIONS:
-                for builder in (*METHODS, *STATIC):
+                for builder in BUILDERS:
                     yield builder, fraction, treatment
 
     def name(self, builder, fraction, treatment):
@@ -211,20 +213,36 @@ class Study:
             print(f"| {name} | {p[0]:.3f} ({p[1]:.3f} to {p[2]:.3f}) | {percent(row.get('cloze'))} |", flush=True)
 
     def table(self):
-        rows = {}
-        for student in self.students():
-            if self.result_file(self.name(*student)).exists():
-                rows[student] = summary(self.result(self.name(*student)))
+        """By fraction: KL of every treatment; how much more that is than of the default carve, window by window; the other measures."""
+        results = {student: self.result(self.name(*student)) for student in self.students() if self.result_file(self.name(*student)).exists()}
         teacher = summary(self.result("teacher"))
         text = (f"{self.o.teacher}: {self.o.windows} held-out windows of 256 tokens, f32, {processor()}. Statistics and importance of {self.o.observe:,} tokens, "
                 f"recovery on {self.o.recover:,}. The teacher's perplexity is {teacher['perplexity'][0]:.2f}, its cloze {percent(teacher.get('cloze'))}.\n")
-        for treatment in dict.fromkeys(s[2] for s in rows):
-            text += f"\n{treatment.replace('-', ', ')}{' tokens' if treatment.startswith('distilled') else ''}:\n\n| builder | FFN | KL (95 % interval) | perplexity | top-1 | cloze |\n|---|---|---|---|---|---|\n"
-            for (builder, fraction, of), row in rows.items():
-                if of == treatment:
-                    k, p, a = row["kl"], row["perplexity"], row["agreement"]
-                    text += (f"| `{builder}` | {fraction} % | {k[0]:.3f} ({k[1]:.3f} to {k[2]:.3f}) | {p[0]:.1f} ({p[1]:.1f} to {p[2]:.1f}) | "
-                             f"{percent(a)} | {percent(row.get('cloze'))} |\n")
+
+        def rows(title, fraction, cell):
+            nonlocal text
+            made = {(b, t): cell(b, t) for b, f, t in results if f == fraction}
+            treatments = [t for t in self.treatments() if any(made.get((b, t)) for b in BUILDERS)]
+            if not treatments:
+                return
+            text += f"\n{fraction} % of the FFN, {title}:\n\n| builder | {' | '.join(t.replace('-', ', ') for t in treatments)} |\n|{'---|' * (len(treatments) + 1)}\n"
+            for builder in BUILDERS:
+                if any((builder, t) in made for t in treatments):
+                    text += f"| `{builder}` | {' | '.join(made.get((builder, t), '') for t in treatments)} |\n"
+
+        def more(builder, fraction, treatment):
+            carved = results.get((METHODS[0], fraction, treatment))
+            if builder == METHODS[0] or not carved:
+                return ""
+            return three(interval(numpy.array(results[builder, fraction, treatment]["kl"]) - numpy.array(carved["kl"])))
+
+        for fraction in FRACTIONS:
+            of = lambda b, t: summary(results[b, fraction, t])
+            rows("KL", fraction, lambda b, t: three(of(b, t)["kl"]))
+            rows(f"KL above that of `{METHODS[0]}`", fraction, lambda b, t: more(b, fraction, t))
+            rows("perplexity", fraction, lambda b, t: three(of(b, t)["perplexity"]))
+            rows("most probable tokens that are the teacher's", fraction, lambda b, t: percent(of(b, t)["agreement"]))
+            rows("cloze", fraction, lambda b, t: percent(of(b, t).get("cloze")))
         return text
 
 
@@ -234,15 +252,23 @@ def summary(result):
     for name, values in result.items():
         if not values:
             continue
-        values = numpy.array(values)
-        means = values[numpy.random.Generator(numpy.random.Philox(0)).integers(0, len(values), (2000, len(values)))].mean(1)
-        three = [values.mean(), *numpy.percentile(means, [2.5, 97.5])]
-        found["perplexity" if name == "cross_entropy" else name] = [float(numpy.exp(x)) for x in three] if name == "cross_entropy" else list(map(float, three))
+        mean = interval(numpy.array(values))
+        found["perplexity" if name == "cross_entropy" else name] = [float(numpy.exp(x)) for x in mean] if name == "cross_entropy" else mean
     return found
 
 
-def percent(three):
-    return f"{100 * three[0]:.1f} % ({100 * three[1]:.1f} to {100 * three[2]:.1f})" if three else ""
+def interval(values):
+    """Mean, and the 2.5th and 97.5th percentile of its bootstrap."""
+    means = values[numpy.random.Generator(numpy.random.Philox(0)).integers(0, len(values), (2000, len(values)))].mean(1)
+    return [float(values.mean()), *map(float, numpy.percentile(means, [2.5, 97.5]))]
+
+
+def three(mean):
+    return f"{mean[0]:.3f} ({mean[1]:.3f} to {mean[2]:.3f})" if mean else ""
+
+
+def percent(mean):
+    return f"{100 * mean[0]:.1f} % ({100 * mean[1]:.1f} to {100 * mean[2]:.1f})" if mean else ""
 
 
 def processor():

@@ -57,8 +57,7 @@ class RankedMass {
 void penalise(std::vector<float>& logits, std::span<const int32_t> before, float penalty) {
   std::vector<int32_t> ids(before.begin(), before.end());
   std::ranges::sort(ids);
-  const auto repeated = std::ranges::unique(ids);
-  ids.erase(repeated.begin(), repeated.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   for (const int32_t id : ids) {
     if (id < 0 || size_t(id) >= logits.size()) continue;
     float& logit = logits[size_t(id)];

@@ -14,6 +14,8 @@
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "formats/folder_contents.h"
+#include "formats/generation_config.h"
+#include "formats/gguf_checkpoint.h"
 
 namespace overproof {
 namespace {
@@ -55,20 +57,39 @@ std::vector<fs::path> sorted_files(const fs::path& folder) {
 }
 
 /// The settings of sampling and all ids that end a text: a student's config.json has the first of these only. Of a parent without
-/// generation_config.json, what transformers derives from its config.json.
+/// generation_config.json, what transformers derives from its config.json; of a .gguf, its keys.
 void copy_generation_config(const fs::path& from, OutputFolder& folder) {
-  constexpr const char* kName = "generation_config.json";
-  if (fs::is_regular_file(from / kName)) {
-    folder.write_file(kName, read_file(from / kName));
+  Json config, generation;
+  if (const std::optional<fs::path> gguf = gguf_of(from)) {
+    const GgufCheckpoint checkpoint(*gguf);
+    config = checkpoint.config();
+    generation = gguf_sampling(checkpoint.gguf());
+  } else if (fs::is_regular_file(from / kGenerationConfigFile)) {
+    folder.write_file(kGenerationConfigFile, read_file(from / kGenerationConfigFile));
     return;
+  } else if (fs::exists(from / "config.json")) {
+    config = read_python_json(from / "config.json");
   }
-  if (!fs::exists(from / "config.json")) return;
-  const Json config = read_python_json(from / "config.json");
-  if (!config.is_object() || !config.value("eos_token_id", Json()).is_array()) return;
-  Json generation = {{"_from_model_config", true}};
+  if (!config.is_object()) return;
+  if (generation.empty() && !config.value("eos_token_id", Json()).is_array()) return;
+  if (generation.empty()) generation = {{"_from_model_config", true}};
   for (const char* id : {"bos_token_id", "eos_token_id", "pad_token_id"})
     if (config.contains(id) && !config[id].is_null()) generation[id] = config[id];
-  folder.write_file(kName, generation.dump(2) + "\n");
+  folder.write_file(kGenerationConfigFile, generation.dump(2) + "\n");
+}
+
+/// tokenizer.json, or tokenizer.model where its tokenizer is of the kind "llama", and tokenizer_config.json.
+void write_gguf_tokenizer(const fs::path& gguf, OutputFolder& folder) {
+  if (!has_gguf_tokenizer(gguf)) {
+    progress_note(printable(fmt::format("note: {} has no tokenizer, and so has what is made of it", gguf.string())));
+  } else if (const auto pieces = read_gguf_sentencepiece(gguf)) {
+    folder.write_file("tokenizer.model", pieces->model);
+    folder.write_file("tokenizer_config.json", pieces->config);
+  } else {
+    const BpeDefinition definition = read_gguf_tokenizer(gguf);
+    folder.write_file("tokenizer.json", write_tokenizer_json(definition));
+    folder.write_file("tokenizer_config.json", write_tokenizer_config_json(definition));
+  }
 }
 
 }  // namespace
@@ -81,18 +102,8 @@ std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
 
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
   if (const std::optional<fs::path> gguf = gguf_of(from_checkpoint)) {
-    if (!has_gguf_tokenizer(*gguf)) {
-      progress_note(printable(fmt::format("note: {} has no tokenizer, and so has what is made of it", gguf->string())));
-      return;
-    }
-    if (const auto pieces = read_gguf_sentencepiece(*gguf)) {
-      folder.write_file("tokenizer.model", pieces->model);
-      folder.write_file("tokenizer_config.json", pieces->config);
-      return;
-    }
-    const BpeDefinition definition = read_gguf_tokenizer(*gguf);
-    folder.write_file("tokenizer.json", write_tokenizer_json(definition));
-    folder.write_file("tokenizer_config.json", write_tokenizer_config_json(definition));
+    write_gguf_tokenizer(*gguf, folder);
+    copy_generation_config(from_checkpoint, folder);
     return;
   }
   for (const fs::path& file : sorted_files(from_checkpoint))

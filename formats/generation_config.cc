@@ -2,17 +2,45 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <optional>
 #include <string_view>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "core/json_object.h"
 #include "core/python_json.h"
 #include "formats/folder_contents.h"
 #include "formats/gguf.h"
+#include "formats/gguf_writer.h"
 
 namespace overproof {
 namespace {
+
+constexpr const char* kGgufSampling = "general.sampling.";
+constexpr const char *kPenalty = "repetition_penalty", *kGgufPenalty = "general.sampling.penalty_repeat";
+
+/// A setting that generation_config.json and GGUF both have.
+struct Setting {
+  const char *name, *gguf;
+  bool is_count = false;
+};
+constexpr Setting kSettings[] = {{"top_k", "general.sampling.top_k", true},
+                                 {"top_p", "general.sampling.top_p"},
+                                 {"min_p", "general.sampling.min_p"},
+                                 {"temperature", "general.sampling.temp"},
+                                 {kPenalty, kGgufPenalty}};
+
+/// The .gguf that `model` is, or that is in a folder without config.json.
+std::optional<std::filesystem::path> gguf_at(const std::filesystem::path& model) {
+  if (!std::filesystem::is_directory(model)) return model;
+  return std::filesystem::exists(model / "config.json") ? std::nullopt : gguf_in_folder(model);
+}
+
+Json generation_config(const std::filesystem::path& folder) {
+  const std::filesystem::path file = folder / kGenerationConfigFile;
+  return std::filesystem::is_regular_file(file) ? read_python_json(file) : Json::object();
+}
 
 /// A number, a list of numbers, or nothing.
 std::vector<int64_t> ids_in(const JsonObject& config) {
@@ -29,12 +57,8 @@ std::vector<int64_t> ids_in(const JsonObject& config) {
 }  // namespace
 
 std::vector<int64_t> end_ids(const std::filesystem::path& model, const Json& config) {
-  const std::filesystem::path file = model / kGenerationConfigFile;
-  std::vector<int64_t> ids;
-  if (std::filesystem::is_regular_file(file)) {
-    const Json generation = read_python_json(file);
-    ids = ids_in(JsonObject(generation, file, "", JsonNull::absent));
-  }
+  const Json generation = generation_config(model);
+  const std::vector<int64_t> ids = ids_in(JsonObject(generation, model / kGenerationConfigFile, "", JsonNull::absent));
   return ids.empty() ? ids_in(JsonObject(config, model / "config.json", "", JsonNull::absent)) : ids;
 }
 
@@ -43,22 +67,49 @@ double repetition_penalty(const std::filesystem::path& model) {
     if (!(penalty > 0 && penalty < 1e6)) throw FormatError(file, -1, fmt::format("{} is {}, not a positive number", name, penalty));
     return penalty;
   };
+  if (const auto gguf = gguf_at(model)) return checked(GgufFile(*gguf).number(kGgufPenalty, 1.0), *gguf, kGgufPenalty);
   const std::filesystem::path file = model / kGenerationConfigFile;
-  if (std::filesystem::is_regular_file(file)) {
-    const Json generation = read_python_json(file);
-    return checked(JsonObject(generation, file, "", JsonNull::absent).number("repetition_penalty", 1.0), file, "repetition_penalty");
+  const Json generation = generation_config(model);
+  return checked(JsonObject(generation, file, "", JsonNull::absent).number(kPenalty, 1.0), file, kPenalty);
+}
+
+void add_gguf_sampling(const std::filesystem::path& model, GgufMetadata& out) {
+  if (const auto gguf = gguf_at(model)) {
+    const GgufFile file(*gguf);
+    for (const auto& [key, value] : file.metadata())
+      if (key.starts_with(kGgufSampling)) out.add_copy(key, value);
+    return;
   }
-  const bool folder = std::filesystem::is_directory(model);
-  if (folder && std::filesystem::exists(model / "config.json")) return 1;
-  const std::optional<std::filesystem::path> gguf = folder ? gguf_in_folder(model) : model;
-  return gguf ? checked(GgufFile(*gguf).number(kGgufRepetitionPenalty, 1.0), *gguf, kGgufRepetitionPenalty) : 1;
+  const Json generation = generation_config(model);
+  const JsonObject settings(generation, model / kGenerationConfigFile, "", JsonNull::absent);
+  for (const Setting& setting : kSettings) {
+    if (!settings.has(setting.name)) continue;
+    if (setting.is_count) out.add_i32(setting.gguf, settings.integer(setting.name, INT32_MIN, INT32_MAX));
+    else out.add_f32(setting.gguf, settings.number(setting.name));
+  }
+}
+
+Json gguf_sampling(const GgufFile& file) {
+  Json settings = Json::object();
+  for (const Setting& setting : kSettings) {
+    if (!file.has(setting.gguf)) continue;
+    if (setting.is_count) {
+      settings[setting.name] = file.integer(setting.gguf);
+    } else {
+      const auto number = float(file.number(setting.gguf));
+      if (!std::isfinite(number)) throw FormatError(file.path(), -1, fmt::format("{} is {}, not a finite number", setting.gguf, number));
+      settings[setting.name] = parse_json(fmt::format("{}", number), file.path());  // 1.1, not 1.100000024
+    }
+    if (std::string_view(setting.name) != kPenalty) settings["do_sample"] = true;  // else transformers draws nothing
+  }
+  return settings;
 }
 
 std::string with_repetition_penalty(const std::string& generation, double penalty, const std::filesystem::path& origin) {
   Json json = generation.empty() ? Json::object() : parse_python_json(generation, origin);
   if (!json.is_object()) throw FormatError(origin, 0, "is not a JSON object");
   json.erase("_from_model_config");  // transformers makes a file with this mark anew, from config.json
-  json["repetition_penalty"] = penalty;
+  json[kPenalty] = penalty;
   return json.dump(2) + "\n";
 }
 

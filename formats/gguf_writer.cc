@@ -50,6 +50,13 @@ void GgufMetadata::add_u32(std::string_view key, int64_t value) {
   put(bytes_, uint32_t(value));
 }
 
+void GgufMetadata::add_i32(std::string_view key, int64_t value) {
+  if (value < INT32_MIN || value > INT32_MAX)
+    throw MismatchError(fmt::format("GGUF cannot hold this model: key '{}' would be {}, and has 32 bits", key, value));
+  begin(key, GgufType::i32);
+  put(bytes_, int32_t(value));
+}
+
 void GgufMetadata::add_f32(std::string_view key, double value) {
   begin(key, GgufType::f32);
   put(bytes_, float(value));

@@ -20,6 +20,7 @@ class GgufMetadata {
  public:
   void add_text(std::string_view key, std::string_view value);
   void add_u32(std::string_view key, int64_t value);  ///< throws MismatchError naming the key when it is outside [0, 2^32)
+  void add_i32(std::string_view key, int64_t value);  ///< the same outside [-2^31, 2^31)
   void add_f32(std::string_view key, double value);
   void add_bool(std::string_view key, bool value);
   void add_texts(std::string_view key, const std::vector<std::string>& values);

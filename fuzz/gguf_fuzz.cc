@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/generation_config.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/gguf_parts.h"
 #include "formats/gguf_plan.h"
@@ -17,6 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const GgufFile file(input.path());
     const fuzz::FuzzFile again(test::re_encode(file).bytes());
     fuzz::require(test::same_content(file, GgufFile(again.path())));
+    gguf_sampling(file).dump();
     for (const GgufTensor& t : file.tensors()) {
       std::vector<float> values(size_t(t.elements()));
       ggml_to_f32(t.type, t.data.data(), values);

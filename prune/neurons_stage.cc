@@ -66,7 +66,7 @@ StageReport run_prune_neurons(const PruneNeuronsConfig& config, const Inputs& in
                   kept, ffn.neurons, ffn.layers, 100.0 * double(kept) / double(ffn.neurons), name_of(config.method),
                   100.0 * share_sum / double(ffn.layers), 100.0 * share_least)};
   if (with_bias) report.summary.push_back("down_proj has a bias for the mean of what removed neurons gave (mlp_bias)");
-  else if (config.method == NeuronMethod::flap && !can)
+  else if (config.bias == PruneNeuronsConfig::Bias::automatic && config.method == NeuronMethod::flap)
     report.summary.push_back("no bias replaces the removed neurons: the architecture has none in transformers");
   write_with_neurons(teacher, picked, bias, config.written, outputs.folder(), report);
   return report;

@@ -13,8 +13,8 @@ namespace overproof {
 struct PruneNeuronsConfig {
   enum class Bias { automatic, yes, no };
   double keep = 0.25;
-  NeuronMethod method = NeuronMethod::active;
-  Bias bias = Bias::automatic;
+  NeuronMethod method = NeuronMethod::flap;  // the best on SmolLM2 (docs/student.md)
+  Bias bias = Bias::no;
   CutOptions written;
   template <class V>
   void visit(V&& v) {
@@ -23,8 +23,8 @@ struct PruneNeuronsConfig {
       "which neurons stay. active: those that add most to the residual stream; flap: those whose activation varies most, by FLAP; taylor: those "
       "whose removal changes the loss most, by LLM-Pruner's first-order criterion, of statistics with gradients");
     v("bias", bias, enum_of<Bias>({{"auto", Bias::automatic}, {"yes", Bias::yes}, {"no", Bias::no}}),
-      "give down_proj a bias that replaces the mean of what removed neurons gave. auto: with flap, where the architecture has such a bias "
-      "(llama's mlp_bias)");
+      "give down_proj a bias that replaces the mean of what removed neurons gave, as FLAP's paper does; recover gives as much without it. auto: with "
+      "flap, where the architecture has such a bias (llama's mlp_bias)");
     written.visit(v);
   }
 };

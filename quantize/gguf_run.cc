@@ -23,7 +23,7 @@ std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice
   run->gguf = plan_gguf(model, choice);
   std::ranges::copy(run->gguf.notes, std::back_inserter(run->notes));
   if (!name.empty()) run->gguf.metadata.add_text("general.name", name);
-  if (const double penalty = repetition_penalty(model.path); penalty != 1) run->gguf.metadata.add_f32(kGgufRepetitionPenalty, float(penalty));
+  add_gguf_sampling(model.path, run->gguf.metadata);
   std::ranges::move(
       add_gguf_vocabulary(model.path, model.tensors->find("model.embed_tokens.weight")->shape[0], run->gguf.metadata),
       std::back_inserter(run->notes));

@@ -210,10 +210,26 @@ def test_the_repetition_penalty_of_the_model_is_that_of_transformers(folder, tmp
         theirs = model.generate(**prompt, max_new_tokens=40, do_sample=False)[0, prompt.input_ids.shape[1]:].tolist()
         assert written(folder) == theirs
         assert written(folder, "--repetition-penalty", 1) == plain
-    change(folder, "generation_config.json", repetition_penalty=1.3)
+    # The other settings as well reach GGUF, what is made of it, and another GGUF.
+    asked = {"repetition_penalty": 1.3, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05}
+    change(folder, "generation_config.json", **asked, do_sample=True)
     made = exported(folder, tmp_path, key) / "model.gguf"
-    field = gguf.GGUFReader(made).get_field(gguf.Keys.General.SAMPLING_PENALTY_REPEAT)
-    assert field.contents() == pytest.approx(1.3) and written(made) == written(folder) != plain
+    keys = gguf.Keys.General
+    places = dict(zip(asked, (keys.SAMPLING_PENALTY_REPEAT, keys.SAMPLING_TEMP, keys.SAMPLING_TOP_K, keys.SAMPLING_TOP_P, keys.SAMPLING_MIN_P)))
+
+    def check(file):
+        assert {name: gguf.GGUFReader(file).get_field(place).contents() for name, place in places.items()} == pytest.approx(asked)
+
+    check(made)
+    assert written(made) == written(folder) != plain
+    overproof("quantize", "--model", made, "--out", tmp_path / "int8", *key)
+    found = json.loads((tmp_path / "int8/generation_config.json").read_text())
+    assert found == asked | {"do_sample": True, "bos_token_id": 257, "eos_token_id": [257, 258], "pad_token_id": 258}
+    overproof("quantize", "--model", made, "--scheme", "q8_0", "--out", tmp_path / "q8_0", "--acknowledge", "unknown-ancestry,unspecified", *key)
+    check(tmp_path / "q8_0/model.gguf")
+    change(folder, "generation_config.json", top_k="many")
+    assert "top_k" in overproof("export", "--model", folder, "--out", tmp_path / "none", "--acknowledge", "unknown-ancestry,unspecified", *key, code=3).stderr
+    change(folder, "generation_config.json", top_k=20)
     change(folder, "generation_config.json", repetition_penalty=-1)
     assert "repetition_penalty is -1" in overproof("generate", folder, "--prompt", "a", code=3).stderr
 

@@ -105,7 +105,7 @@ def test_gradients_are_those_of_transformers(run):
 @pytest.mark.parametrize("method", ["active", "flap", "taylor"])
 def test_neurons(run, tmp_path, method):
     out = run / f"neurons-{method}"
-    told = json.loads(overproof("prune-neurons", "--teacher", run / "teacher", "--statistics", run / "statistics", "--method", method, "--keep", 0.5,
+    told = json.loads(overproof("prune-neurons", "--teacher", run / "teacher", "--statistics", run / "statistics", "--method", method, "--bias", "auto", "--keep", 0.5,
                                 "--out", out, "--json").stdout)["metrics"]
     assert told["kept"] == 96 and told["bias"] == (method == "flap")
     # The parent in which the other neurons are switched off, and their mean added.
@@ -221,7 +221,8 @@ def test_a_model_larger_than_memory_is_observed_carved_pruned_and_recovered(run,
     limited(room, "teach", "--teacher", large, *corpus, "--tokens", 512, "--out", tmp_path / "taught", code=None)
     assert not (tmp_path / "taught").exists()
     limited(room, "observe", "--teacher", large, *corpus, "--tokens", 512, "--linears", "--gradients", "--out", tmp_path / "statistics")
-    limited(room, "prune-neurons", "--teacher", large, "--statistics", tmp_path / "statistics", "--method", "flap", "--keep", 0.25, "--out", tmp_path / "pruned")
+    limited(room, "prune-neurons", "--teacher", large, "--statistics", tmp_path / "statistics", "--method", "flap", "--bias", "auto", "--keep", 0.25,
+            "--out", tmp_path / "pruned")
     limited(room, "prune-weights", "--model", large, "--statistics", tmp_path / "statistics", "--out", tmp_path / "sparse")
     limited(room, "carve", "--teacher", large, "--statistics", tmp_path / "statistics", "--experts", 7, "--shared", 1, "--top-k", 2, "--refits", 0,
             "--clustering-iterations", 2, "--ranking-steps", 2, "--certificate-tokens", 64, "--out", tmp_path / "carved")

@@ -91,7 +91,7 @@ StageReport prune(const fs::path& root, double keep, WeightDType dtype = WeightD
   const Inputs inputs({{"teacher", {root / "teacher", {}}}, {"statistics", {root / "statistics", {}}}});
   fs::create_directories(root / "out");
   Outputs outputs(root / "out", root / "scratch");
-  return run_prune_neurons({.keep = keep, .bias = bias, .written = {dtype, tie}}, inputs, outputs);
+  return run_prune_neurons({.keep = keep, .method = NeuronMethod::active, .bias = bias, .written = {dtype, tie}}, inputs, outputs);
 }
 
 }  // namespace
