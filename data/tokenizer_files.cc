@@ -15,7 +15,7 @@
 #include "data/sentencepiece_tokenizer.h"
 #include "formats/folder_contents.h"
 #include "formats/generation_config.h"
-#include "formats/gguf_checkpoint.h"
+#include "formats/gguf.h"
 
 namespace overproof {
 namespace {
@@ -61,9 +61,9 @@ std::vector<fs::path> sorted_files(const fs::path& folder) {
 void copy_generation_config(const fs::path& from, OutputFolder& folder) {
   Json config, generation;
   if (const std::optional<fs::path> gguf = gguf_of(from)) {
-    const GgufCheckpoint checkpoint(*gguf);
-    config = checkpoint.config();
-    generation = gguf_sampling(checkpoint.gguf());
+    const GgufFile file(*gguf);
+    config = gguf_token_ids(file);
+    generation = gguf_sampling(file);
   } else if (fs::is_regular_file(from / kGenerationConfigFile)) {
     folder.write_file(kGenerationConfigFile, read_file(from / kGenerationConfigFile));
     return;

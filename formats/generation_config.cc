@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -103,6 +105,22 @@ Json gguf_sampling(const GgufFile& file) {
     if (std::string_view(setting.name) != kPenalty) settings["do_sample"] = true;  // else transformers draws nothing
   }
   return settings;
+}
+
+Json gguf_token_ids(const GgufFile& file) {
+  Json ids = Json::object();
+  for (const auto& [name, key] : {std::pair("bos_token_id", "tokenizer.ggml.bos_token_id"),
+                                  {"eos_token_id", "tokenizer.ggml.eos_token_id"},
+                                  {"pad_token_id", "tokenizer.ggml.padding_token_id"}})
+    if (file.has(key)) ids[name] = file.integer(key);
+  for (const char* more : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {  // llama.cpp stops there, too
+    if (!file.has(more) || !ids.contains("eos_token_id")) continue;
+    Json& ends = ids["eos_token_id"];
+    if (!ends.is_array()) ends = Json::array({ends});
+    if (const Json id = file.integer(more); std::ranges::find(ends, id) == ends.end()) ends.push_back(id);
+    if (ends.size() == 1) ends = Json(ends.front());
+  }
+  return ids;
 }
 
 std::string with_repetition_penalty(const std::string& generation, double penalty, const std::filesystem::path& origin) {

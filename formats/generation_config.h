@@ -30,6 +30,9 @@ void add_gguf_sampling(const std::filesystem::path& model, GgufMetadata& out);
 /// The same the other way: an object for generation_config.json, empty where the file has no such keys.
 Json gguf_sampling(const GgufFile& file);
 
+/// bos_token_id, eos_token_id (a list where llama.cpp stops at more ids) and pad_token_id, as far as the file names them.
+Json gguf_token_ids(const GgufFile& file);
+
 /// `generation`, a generation_config.json or empty, with this penalty, as text.
 std::string with_repetition_penalty(const std::string& generation, double penalty, const std::filesystem::path& origin);
 

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "formats/generation_config.h"
 #include "formats/gguf_checkpoint.h"
 #include "formats/gguf_config.h"
 #include "formats/gguf_kind.h"
@@ -111,19 +112,7 @@ Json GgufCheckpoint::config() const {
   else scaling = {{"rope_type", "default"}};
   scaling["rope_theta"] = theta;
   if (const int64_t window = file_.integer(key("attention.sliding_window"), 0); window > 0) c["sliding_window"] = window;
-  const auto token = [&](std::string_view name, std::string_view k) {
-    if (file_.has(k)) c[std::string(name)] = file_.integer(k);
-  };
-  token("bos_token_id", "tokenizer.ggml.bos_token_id");
-  token("eos_token_id", "tokenizer.ggml.eos_token_id");
-  for (const char* more : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {  // llama.cpp stops there, too
-    if (!file_.has(more) || !c.contains("eos_token_id")) continue;
-    Json& ends = c["eos_token_id"];
-    if (!ends.is_array()) ends = Json::array({ends});
-    if (const Json id = file_.integer(more); std::ranges::find(ends, id) == ends.end()) ends.push_back(id);
-    if (ends.size() == 1) ends = Json(ends.front());
-  }
-  token("pad_token_id", "tokenizer.ggml.padding_token_id");
+  c.update(gguf_token_ids(file_));
   if (family_.rotary_part != 1.0)
     c["partial_rotary_factor"] = scaling["partial_rotary_factor"] = double(rotary) / double(head_dim);
   c["rope_parameters"] = scaling;
