@@ -146,8 +146,8 @@ class Study:
         """To the results of these students and the teacher: 1 for each question about held-out text that the model answers right by likelihood,
         else 0 (docs/evaluate.md). Students share a run of `evaluate`, and so the teacher's."""
         missing = [n for n in names if len(self.result(n).get("cloze", [])) != self.o.cloze]
-        for first in range(0, len(missing), 9):
-            some = missing[first:first + 9]
+        for first in range(0, len(missing), 12):
+            some = missing[first:first + 12]
             slots = {f"m{i}": name for i, name in enumerate(some)}
             out = self.overproof(f"cloze-{self.o.cloze}-{some[0]}-and-{len(some) - 1}", "evaluate", "--teacher", self.teacher, "--corpus", self.corpus, "--models",
                                  ",".join(f"{slot}={self.work / name}" for slot, name in slots.items()), "--tokens", 256, "--prompts", 0, "--cloze", self.o.cloze,
