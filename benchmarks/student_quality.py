@@ -206,11 +206,11 @@ class Study:
         shown = subprocess.run([self.o.build / "bin/overproof", "show", mixture, "--json"], capture_output=True, text=True, check=True).stdout
         shape = json.loads(shown.splitlines()[-1])["metrics"]
         print(f"{copies} copies of each FFN: {shape['active_parameters']:,} of {shape['parameters']:,} weights active, {100 * shape['active_fraction']:.1f} %; "
-              f"the parent has {shape['parent_parameters']:,}. {tokens:,} tokens\n\n| model | perplexity | cloze |\n|---|---|---|")
+              f"the parent has {shape['parent_parameters']:,}. {tokens:,} tokens\n\n| model | perplexity |\n|---|---|")
         for name, folder in made.items():
             row = summary(self.measure(folder))
             p = row["perplexity"]
-            print(f"| {name} | {p[0]:.3f} ({p[1]:.3f} to {p[2]:.3f}) | {percent(row.get('cloze'))} |", flush=True)
+            print(f"| {name} | {p[0]:.3f} ({p[1]:.3f} to {p[2]:.3f}) |", flush=True)
 
     def table(self):
         """By fraction: KL of every treatment; how much more that is than of the default carve, window by window; the other measures."""
