@@ -14,6 +14,7 @@ stage reads: each of the held-out windows is a sample, and the interval is the 2
 
 import argparse
 import fnmatch
+import hashlib
 import json
 import os
 import pathlib
@@ -149,7 +150,8 @@ class Study:
         for first in range(0, len(missing), 12):
             some = missing[first:first + 12]
             slots = {f"m{i}": name for i, name in enumerate(some)}
-            out = self.overproof(f"cloze-{self.o.cloze}-{some[0]}-and-{len(some) - 1}", "evaluate", "--teacher", self.teacher, "--corpus", self.corpus, "--models",
+            group = hashlib.sha256(" ".join(some).encode()).hexdigest()[:8]  # else other students would be taken for these
+            out = self.overproof(f"cloze-{self.o.cloze}-{group}", "evaluate", "--teacher", self.teacher, "--corpus", self.corpus, "--models",
                                  ",".join(f"{slot}={self.work / name}" for slot, name in slots.items()), "--tokens", 256, "--prompts", 0, "--cloze", self.o.cloze,
                                  "--compute", self.o.compute)
             lines = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]

@@ -13,7 +13,7 @@
 #include "data/chat_templates.h"
 #include "data/gguf_pre_tokenizers.h"
 #include "data/sentencepiece_tokenizer.h"
-#include "data/tokenizer_files.h"
+#include "formats/folder_contents.h"
 #include "formats/gguf.h"
 
 namespace overproof {

@@ -15,7 +15,7 @@ struct SamplingOptions {
   double top_p = 1.0;               ///< nucleus (Holtzman et al. 2020)
   double watermark_strength = 2.0;  ///< added to green logits, before the temperature
   /// Of ids in the text so far, prompt included, before all else: a positive logit is divided by it, a negative one multiplied (Keskar et
-  /// al. 2019, arXiv:1909.05858; as in transformers and vLLM). 1: none.
+  /// al. 2019, arXiv:1909.05858; as in transformers). 1: none.
   double repetition_penalty = 1.0;
 };
 

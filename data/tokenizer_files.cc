@@ -94,12 +94,6 @@ void write_gguf_tokenizer(const fs::path& gguf, OutputFolder& folder) {
 
 }  // namespace
 
-std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
-  if (!fs::is_directory(checkpoint)) return checkpoint;
-  if (fs::exists(checkpoint / "config.json")) return std::nullopt;
-  return gguf_in_folder(checkpoint);
-}
-
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
   if (const std::optional<fs::path> gguf = gguf_of(from_checkpoint)) {
     write_gguf_tokenizer(*gguf, folder);

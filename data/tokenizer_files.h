@@ -23,7 +23,4 @@ std::string copy_companions(const fs::path& from_checkpoint, OutputFolder& folde
 /// The same, and prints the note.
 void copy_companions_noted(const fs::path& from_checkpoint, OutputFolder& folder);
 
-/// The .gguf that `checkpoint` is: the file itself, or the first in a folder without config.json. Nothing for another checkpoint.
-std::optional<fs::path> gguf_of(const fs::path& checkpoint);
-
 }  // namespace overproof

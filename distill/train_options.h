@@ -66,8 +66,8 @@ struct TrainOptions {
     v("keep-every", keep_every, in_range(0, 1e9),
       "steps between states kept in checkpoints/ next to the artifact, from which an auditor replays; 0: none");
     v("repetition-penalty", repetition_penalty, in_range(0, 100),
-      "what generation_config.json of the result asks of loaders: transformers, vLLM and, through GGUF, llama.cpp's tools then divide the logits of tokens "
-      "that the text already has. 1: nothing; 0: what the student's asks");
+      "what generation_config.json of the result, and a GGUF made of it, ask of loaders: those that obey it, as transformers does, divide the logits of "
+      "tokens that the text already has. 1: nothing; 0: what the student's asks");
     visit_weight_dtype(v, dtype);
     visit_compute(v, compute);
   }

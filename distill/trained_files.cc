@@ -5,7 +5,6 @@
 #include "model/decoder_config.h"
 
 namespace overproof {
-
 namespace {
 
 void set_repetition_penalty(double penalty, OutputFolder& folder) {

@@ -76,6 +76,11 @@ std::optional<fs::path> gguf_in_folder(const fs::path& folder) {
   return *models.begin();
 }
 
+std::optional<fs::path> gguf_of(const fs::path& checkpoint) {
+  if (!fs::is_directory(checkpoint)) return checkpoint;
+  return fs::exists(checkpoint / "config.json") ? std::nullopt : gguf_in_folder(checkpoint);
+}
+
 std::string what_else_is_in(const fs::path& folder) {
   bool adapter = false;
   std::string pickle, variant, gguf, other, below;

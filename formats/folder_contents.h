@@ -12,6 +12,9 @@ namespace overproof {
 /// naming the folder when there are several models.
 std::optional<std::filesystem::path> gguf_in_folder(const std::filesystem::path& folder);
 
+/// The .gguf that `checkpoint` is: the file itself, or that of a folder without config.json. Nothing for another checkpoint.
+std::optional<std::filesystem::path> gguf_of(const std::filesystem::path& checkpoint);
+
 /// All parts of a split model, by the name of one of them, "NAME-00001-of-00003.gguf"; the file alone when its name has no such end.
 std::vector<std::filesystem::path> gguf_part_names(const std::filesystem::path& file);
 

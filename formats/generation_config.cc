@@ -33,12 +33,6 @@ constexpr Setting kSettings[] = {{"top_k", "general.sampling.top_k", true},
                                  {"temperature", "general.sampling.temp"},
                                  {kPenalty, kGgufPenalty}};
 
-/// The .gguf that `model` is, or that is in a folder without config.json.
-std::optional<std::filesystem::path> gguf_at(const std::filesystem::path& model) {
-  if (!std::filesystem::is_directory(model)) return model;
-  return std::filesystem::exists(model / "config.json") ? std::nullopt : gguf_in_folder(model);
-}
-
 Json generation_config(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / kGenerationConfigFile;
   return std::filesystem::is_regular_file(file) ? read_python_json(file) : Json::object();
@@ -69,14 +63,14 @@ double repetition_penalty(const std::filesystem::path& model) {
     if (!(penalty > 0 && penalty < 1e6)) throw FormatError(file, -1, fmt::format("{} is {}, not a positive number", name, penalty));
     return penalty;
   };
-  if (const auto gguf = gguf_at(model)) return checked(GgufFile(*gguf).number(kGgufPenalty, 1.0), *gguf, kGgufPenalty);
+  if (const auto gguf = gguf_of(model)) return checked(GgufFile(*gguf).number(kGgufPenalty, 1.0), *gguf, kGgufPenalty);
   const std::filesystem::path file = model / kGenerationConfigFile;
   const Json generation = generation_config(model);
   return checked(JsonObject(generation, file, "", JsonNull::absent).number(kPenalty, 1.0), file, kPenalty);
 }
 
 void add_gguf_sampling(const std::filesystem::path& model, GgufMetadata& out) {
-  if (const auto gguf = gguf_at(model)) {
+  if (const auto gguf = gguf_of(model)) {
     const GgufFile file(*gguf);
     for (const auto& [key, value] : file.metadata())
       if (key.starts_with(kGgufSampling)) out.add_copy(key, value);
