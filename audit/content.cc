@@ -10,10 +10,12 @@
 
 #include "audit/commitment_check.h"
 #include "audit/corpus_check.h"
+#include "core/checked.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "data/corpus.h"
 #include "data/order.h"
+#include "formats/metadata.h"
 #include "formats/safetensors.h"
 #include "formats/weight_dtype.h"
 #include "records/arena.h"
@@ -54,6 +56,10 @@ void check_evidence(const ArtifactNode& node, ContentCheck& check) {
   const std::string_view otherwise = evidence_name(Evidence::re_derivable);  // statements of 0.1 do not record it
   if ((metrics.contains("evidence") ? metrics["evidence"] : Json(otherwise)) != Json(evidence))
     check.faults.push_back({kSoftTargetsFile, fmt::format("states that its rows are {}, which the statement denies", evidence),
+                            "one of the two is false: make it again"});
+  const std::string& stage = node.lineage()->stage;
+  if (evidence != evidence_name(Evidence::recorded) && (stage == "capture" || stage == "import-targets"))
+    check.faults.push_back({kSoftTargetsFile, fmt::format("states that its rows are {}, but what '{}' writes is only recorded", evidence, stage),
                             "one of the two is false: make it again"});
   if (evidence == evidence_name(Evidence::recorded))
     check.notes.push_back("holds recorded rows of a teacher that is out of reach: no audit can compute them again");
@@ -166,6 +172,9 @@ bool check_dtypes(const ArtifactNode& node, std::vector<Fault>& faults) {
   return rounded;
 }
 
+/// What a line of steps.jsonl has beyond its record: measurements next to the training, which no record holds.
+bool is_measured(const std::string& name) { return name == "held_out" || name == "reward"; }
+
 /// steps.jsonl has the content of the records, for readers of text.
 void check_lines(const fs::path& file, const StepRecords& records, std::vector<Fault>& faults) {
   const std::string text = read_file(file);
@@ -175,12 +184,15 @@ void check_lines(const fs::path& file, const StepRecords& records, std::vector<F
     if (end == std::string::npos) break;
     const Json line = parse_json(std::string_view(text).substr(at, end - at), file, int64_t(at));
     const Json said = step_log_line(records.format(), record);
+    const auto differs = [&](const std::string& name) {
+      faults.push_back({"steps.jsonl", fmt::format("step {}: '{}' differs from {}", record.step, name, kStepRecordsFile),
+                        "one of the two was changed after it was written"});
+    };
+    if (!line.is_object()) return differs("step");
     for (const auto& [name, value] : said.items())
-      if (!line.is_object() || !line.contains(name) || line[name] != value) {
-        faults.push_back({"steps.jsonl", fmt::format("step {}: '{}' differs from {}", record.step, name, kStepRecordsFile),
-                          "one of the two was changed after it was written"});
-        return;
-      }
+      if (!line.contains(name) || line[name] != value) return differs(name);
+    for (const auto& [name, value] : line.items())
+      if (!said.contains(name) && !is_measured(name)) return differs(name);
     at = end + 1;
   }
   if (at != text.size() || std::count(text.begin(), text.end(), '\n') != int64_t(records.steps().size()))
@@ -216,13 +228,13 @@ void check_last_step(const Lineage& lineage, const StepRecords& records, std::ve
     faults.push_back({"", fmt::format("signs the metric '{}', which is not that of its last step record", name),
                       "its statement was changed: make it again"});
   };
-  if (metrics.contains("tokens") && metrics["tokens"] != last.tokens_seen) fault("tokens");
-  // calibrate has none, and statements of earlier programs, which have no dtype either, need not have one.
+  // calibrate has neither, and statements of earlier programs, which have no dtype either, need not have them.
   const bool required = lineage.stage != "calibrate" && metrics.contains("dtype");
+  if ((required || metrics.contains("tokens")) && (!metrics.contains("tokens") || metrics["tokens"] != last.tokens_seen)) fault("tokens");
   if (!required && !metrics.contains("final")) return;
   if (!metrics.contains("final") || !metrics["final"].is_object() || metrics["final"].empty()) return fault("final");
   for (const auto& [name, value] : metrics["final"].items())
-    if (line.contains(name) && line[name] != value) fault("final." + name);
+    if (!is_measured(name) && (!line.contains(name) || line[name] != value)) fault("final." + name);
 }
 
 /// The option of the statement, where it is no "auto", against the metric.
@@ -233,6 +245,23 @@ void check_signed_dtype(const Lineage& lineage, std::vector<Fault>& faults) {
                     fmt::format("signs weights of type {}, but its option dtype is {}", made ? dtype_name(*made) : "unknown",
                                 dtype_name(*asked)),
                     "its statement was changed: make it again"});
+}
+
+/// Metrics that repeat an option: readers may take either.
+void check_repeated_options(const Lineage& lineage, std::vector<Fault>& faults) {
+  if (!lineage.config.is_object() || lineage.format < 2) return;
+  for (const auto& [metric, option] : {std::pair{"batch_size", "batch-size"}, {"seed", "seed"}, {"order_seed", "order-seed"}, {"order-seed", "order-seed"}})
+    if (lineage.metrics.contains(metric) && (!lineage.config.contains(option) || lineage.metrics[metric] != lineage.config[option]))
+      faults.push_back({"", fmt::format("signs the metric '{}', which is not its option '{}'", metric, option), "its statement was changed: make it again"});
+}
+
+/// The KL that an option asked for, against the one that was measured with the chosen experts, before tuning.
+void check_target_kl(const Lineage& lineage, std::vector<Fault>& faults) {
+  const auto number = [](const Json& in, const char* name) { return in.contains(name) && in[name].is_number() ? in[name].get<double>() : 0.0; };
+  const double target = number(lineage.config, "target-kl"), measured = number(lineage.metrics, "kl_before");
+  if (lineage.stage == "calibrate" && target > 0 && number(lineage.config, "top-k") == 0 && !(measured <= 1.01 * target))  // the search may multiply in another type
+    faults.push_back({"", fmt::format("signs the option 'target-kl' as {}, but a KL of {} with the experts that were chosen", target, measured),
+                      "its statement was changed: make it again"});
 }
 
 /// The records of a training against the signed chain, the readable log and the weights that were published.
@@ -246,7 +275,14 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
                       "its statement was changed: make it again"});
     return;
   }
-  if (!there) return;
+  if (!there) {
+    const Json& every = node.lineage()->config.value("digest-every", Json());
+    if (every.is_number() && every != 0 && metrics.value("steps", Json()) != 0)  // -1: as many as the stage chooses
+      faults.push_back({kStepRecordsFile, "is missing, though its option 'digest-every' has them written", "its statement was changed: make it again"});
+    else
+      check.notes.push_back("has no step records: nothing here shows that its weights are those of the training; audit recompute, which makes all of it again, does");
+    return;
+  }
   const StepRecords records = read_step_records(node.path);
   if (metrics["step_chain"] != records.chain().hex())
     faults.push_back(
@@ -262,7 +298,7 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
   const bool averaged = positive("ema") || positive("lora-rank");
   const bool rounded = check_dtypes(node, check.faults);
   if (rounded || averaged) return check_rounded_weights(node, check);
-  const bool undone = metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
+  const bool undone = tuning_was_undone(*node.lineage());
   const Digest& wanted = undone ? records.initial_weights() : records.weights_after(int64_t(records.steps().size()));
   if (digest_of_checkpoint(node.path) != wanted)
     faults.push_back({"", "its weights are not those that training ended with, by the last step record",
@@ -270,19 +306,22 @@ void check_steps(const ArtifactNode& node, ContentCheck& check) {
 }
 
 /// Measurements are in a file and in the metrics, and readers may take either.
-void check_evaluation(const ArtifactNode& node, std::vector<Fault>& faults) {
+void check_evaluation(const ArtifactNode& node, ContentCheck& check) {
   const Json& metrics = node.lineage()->metrics;
   if (node.lineage()->stage == "arena") {
     if (!metrics.contains("arena") || read_json(node.path / kArenaFile) != metrics["arena"])
-      faults.push_back({kArenaFile, "differs from the metric 'arena' in the statement", "one of the two was changed: make it again"});
+      check.faults.push_back({kArenaFile, "differs from the metric 'arena' in the statement", "one of the two was changed: make it again"});
     return;
   }
-  if (node.lineage()->format < 2 || !metrics.contains("models")) return;
+  if (node.lineage()->format < 2) {
+    check.notes.push_back(fmt::format("has a statement of format 1, which does not name the figures in {}", kEvaluationFile));
+    return;
+  }
   const Json stored = read_json(node.path / kEvaluationFile);
   for (const auto& [name, value] : stored.items())
     if (!metrics.contains(name) || metrics[name] != value) {
-      faults.push_back({kEvaluationFile, fmt::format("'{}' differs from the metric in the statement", name),
-                        "one of the two was changed: make it again"});
+      check.faults.push_back({kEvaluationFile, fmt::format("'{}' differs from the metric in the statement", name),
+                              "one of the two was changed: make it again"});
       return;
     }
 }
@@ -309,6 +348,13 @@ void check_encoding(const ArtifactNode& node, std::vector<Fault>& faults) {
   stated("count", kind != file.metadata().end() && kind->second == "top-k" ? "k" : "draws");
   stated("temperature", "temperature");
   stated("batch_windows", "batch-windows");
+  const int64_t windows = read_soft_targets_origin(node.path).blocks, length = metadata_integer(file, "window_length", 1, int64_t{1} << 24);
+  const Json& metrics = node.lineage()->metrics;
+  for (const auto& [metric, there] : {std::pair{"windows", std::optional(windows)}, {"tokens", checked_mul(windows, length)}})
+    if (metrics.contains(metric) && (!there || metrics[metric] != *there))
+      faults.push_back({kSoftTargetsFile, fmt::format("has {} windows of {} tokens, but the statement signs the metric '{}' as {}", windows, length, metric,
+                                                      dump_text(metrics[metric]).substr(0, 80)),
+                        "one of the two is false: make it again"});
 }
 
 /// The order of training is drawn from the corpus root, the seed and, where there is one, the beacon: it may not be chosen.
@@ -388,8 +434,10 @@ ContentCheck check_content(const RunFolder& run, const ArtifactNode& node, const
             "is private: its trees hold together, but that they are of these documents is checked only with its secret (--salt)");
       check_corpus_content(node, sound_parent(run, node, Entry::tokenizer), check);
     }
+    check_repeated_options(*node.lineage(), check.faults);
+    check_target_kl(*node.lineage(), check.faults);
     if (kind->is_model() && kind->origin == Origin::inputs) check_signed_dtype(*node.lineage(), check.faults);
-    if (kind->role == Role::evaluation) check_evaluation(node, check.faults);
+    if (kind->role == Role::evaluation) check_evaluation(node, check);
     if (kind->trains) check_steps(node, check);
     else if (kind->is_model() && node.lineage()->metrics.contains("dtype")) check_dtypes(node, check.faults);
   } catch (const FormatError& e) {

@@ -281,6 +281,18 @@ class CorpusChecker {
 
 }  // namespace
 
+void require_license_sums(const ArtifactNode& node) {
+  const MappedFile table(node.path / kDocuments);
+  CorpusTally tally;
+  for_each_line(table, [&](std::string_view line, int64_t offset) { tally.add(parse_document(line, table.path(), offset)); });
+  const fs::path file = node.path / kLicenses;
+  const Json stored = parse_json(read_file(file, kMostTableBytes), file), made = tally.licenses();
+  for (const auto& [name, sums] : made.items())
+    if (!stored.is_object() || (!stored.contains(name) ? name != "license_rules" : stored[name] != sums))
+      throw ProvenanceError(fmt::format("{}: '{}' is not the sum of {}, so it does not show the licences of its documents; see 'overproof audit verify'",
+                                        file.string(), name, kDocuments));
+}
+
 void check_corpus_content(const ArtifactNode& node, const ArtifactNode* tokenizer, ContentCheck& check) {
   const auto lists = [&](std::string_view name) {
     return std::ranges::any_of(node.lineage()->files, [&](const FileRecord& f) { return f.name == name; });

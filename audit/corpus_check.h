@@ -16,6 +16,9 @@ namespace overproof {
 /// here or does not hold, which is reported elsewhere; then all but the tokens is compared. Memory: the table, and a batch of texts.
 void check_corpus_content(const ArtifactNode& node, const ArtifactNode* tokenizer, ContentCheck& check);
 
+/// licenses.json against the sums of the table, for answers about licences. Throws ProvenanceError. Linear in the table.
+void require_license_sums(const ArtifactNode& node);
+
 /// The texts of an index against the digests of the corpus's table, in its order, and the places of the table's lines. That its
 /// suffixes are all there and sorted, only `audit recompute` shows.
 void check_index_content(const ArtifactNode& index, const ArtifactNode& corpus, ContentCheck& check);

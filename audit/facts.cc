@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <ctime>
 
+#include "audit/corpus_check.h"
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/interrupt.h"
@@ -116,18 +117,24 @@ ArtifactFacts facts_of(const ArtifactNode& node, int index) {
 void connect(LineageFacts& facts) {
   std::vector<int> index_of(facts.run.nodes.size(), -1);
   for (size_t i = 0; i < facts.artifacts.size(); ++i) index_of[size_t(facts.artifacts[i].node)] = int(i);
-  std::set<int> used;
+  std::set<int> used, carried_on;
   for (ArtifactFacts& a : facts.artifacts) {
     const ArtifactNode& node = facts.node(a);
     for (const auto& [slot, parent] : node.parents) {
       const Dependency& input = node.lineage()->inputs.at(slot);
       a.inputs.push_back({slot, parent < 0 ? input.name : facts.run.nodes[size_t(parent)].name, input.root,
-                          parent < 0 ? -1 : index_of[size_t(parent)]});
-      if (a.role != Role::evaluation && parent >= 0) used.insert(parent);
+                          parent < 0 ? -1 : index_of[size_t(parent)], only_measures(*node.lineage(), slot)});
+      if (parent < 0 || a.role == Role::evaluation) continue;
+      used.insert(parent);
+      if (a.role == Role::model && a.kind->entry(slot) == Entry::inherited) carried_on.insert(parent);
     }
     for (const auto& [name, version] : node.lineage()->builder) facts.builders[name].insert(version);
   }
-  for (ArtifactFacts& a : facts.artifacts) a.is_end = !used.contains(a.node);
+  // Statistics of a model and what learned from its outputs do not replace it: it may still be what is passed on.
+  for (ArtifactFacts& a : facts.artifacts) {
+    const bool made_here = a.role == Role::model && a.kind && a.kind->origin == Origin::inputs;
+    a.is_end = !(made_here ? carried_on : used).contains(a.node);
+  }
   for (ArtifactFacts& a : facts.artifacts) {
     if (!a.evaluation) continue;
     for (EvaluatedModel& model : a.evaluation->models) {
@@ -184,6 +191,7 @@ void walk(const LineageFacts& facts, const std::vector<int>& index_of, const Art
   if (!kind) return;
   for (const auto& [slot, parent] : node.parents) {
     if (parent < 0) continue;
+    if (only_measures(*node.lineage(), slot)) continue;
     const auto next = way_through(*kind, slot, way);
     const int index = index_of[size_t(parent)];
     if (!next || index < 0 || !ways[size_t(index)].insert(*next).second) continue;  // been there that way: ends cycles, too
@@ -227,7 +235,7 @@ const ArtifactFacts* LineageFacts::parent(const ArtifactFacts& a, const std::str
 std::vector<const InputFacts*> ArtifactFacts::entering(Entry entry) const {
   std::vector<const InputFacts*> found;
   for (const InputFacts& input : inputs)
-    if (kind && kind->entry(input.slot) == entry) found.push_back(&input);
+    if (kind && (input.only_measures ? Entry::nothing : kind->entry(input.slot)) == entry) found.push_back(&input);
   return found;
 }
 
@@ -275,6 +283,11 @@ std::string does_not_hold(const ArtifactNode& node) {
   const Fault fault = node.check.faults.empty() ? Fault{"", "has no lineage", ""} : node.check.faults.front();
   return fmt::format("{}: does not hold ({}{}{}); run 'overproof audit verify' first", node.path.string(), fault.file,
                      fault.file.empty() ? "" : " ", fault.what);
+}
+
+void require_license_sums(const LineageFacts& facts) {
+  for (const ArtifactFacts& a : facts.artifacts)
+    if (a.role == Role::corpus) require_license_sums(facts.node(a));
 }
 
 LineageFacts collect_facts(const fs::path& folder, const PublicKey* trusted, const FactsOptions& options) {

@@ -79,6 +79,7 @@ struct InputFacts {
   std::string slot, name;  ///< the artifact's name here, else as the statement calls it
   Digest root;
   int artifact = -1;  ///< index in LineageFacts::artifacts; -1: not here
+  bool only_measures = false;  ///< only_measures() of provenance/statement.h
 };
 
 struct ArtifactFacts {
@@ -100,7 +101,7 @@ struct ArtifactFacts {
   bool recorded = false;                                 ///< of targets: rows of a teacher that is out of reach
   std::vector<std::string> acknowledged;                 ///< licences and terms that were acknowledged by name, as signed
   int64_t bytes = 0;
-  bool is_end = false;  ///< nothing else here was made from it; measuring it makes nothing
+  bool is_end = false;  ///< a model made here: no other model here carries its weights on; anything else: nothing here was made from it, evaluations apart
 
   /// The inputs whose content enters it in this way, by slot: of Entry::outputs, what taught it, whatever the slots are called.
   std::vector<const InputFacts*> entering(Entry entry) const;
@@ -169,6 +170,9 @@ LineageFacts collect_facts(const fs::path& folder, const PublicKey* trusted, con
 /// The same of a run that was loaded, and perhaps verified, before; `options.verify` is not used.
 LineageFacts collect_facts(RunFolder run, const FactsOptions& options);
 
+/// Of each corpus: require_license_sums() of audit/corpus_check.h. For answers about licences.
+void require_license_sums(const LineageFacts& facts);
+
 /// The message about an artifact with a fault: what is wrong, and what to do.
 std::string does_not_hold(const ArtifactNode& node);
 
@@ -198,7 +202,11 @@ struct DocumentOptions {
     trust.visit(v);
   }
   std::optional<std::string> time() const { return document_time(created); }
-  LineageFacts facts(const fs::path& folder) const { return collect_facts(folder, trust.key().get()); }
+  LineageFacts facts(const fs::path& folder) const {
+    LineageFacts found = collect_facts(folder, trust.key().get());
+    require_license_sums(found);
+    return found;
+  }
 };
 
 /// Where `out` is. Throws UsageError inside an artifact: there it would be an unsigned file, and break the seal.

@@ -287,6 +287,7 @@ Answer audit_policy(const PolicyConfig& config, const fs::path& artifact) {
   RunFolder run = load_run(artifact, VerifyFiles::no, trusted.get());
   require_one_signer(run, trusted.get());
   const LineageFacts facts = collect_facts(std::move(run), {VerifyFiles::no, true});
+  require_license_sums(facts);
   if (facts.subject < 0)
     throw UsageError(fmt::format("{}: is a run; name the artifact that would be given away", artifact.string()));
   const ArtifactFacts& of = facts.artifacts[size_t(facts.subject)];

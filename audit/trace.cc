@@ -26,12 +26,13 @@ class Tracer {
       : run_(run), corpus_node_(corpus_node), corpus_(corpus_node.path), trace_(trace) {}
 
   void find(const std::string& wanted) {
-    // Reading the table through comes last: of a large corpus it takes seconds.
-    std::optional<Document> found = corpus_.look_up(wanted);
-    const std::string digest = !found && fs::is_regular_file(wanted) ? sha256_file(wanted).hex() : "";
-    if (!found && !digest.empty()) found = corpus_.look_up(digest);
-    if (!found) found = corpus_.find(wanted);
-    if (!found && !digest.empty()) found = corpus_.find(digest);
+    // A file is meant before a name that a maker may have given to another document.
+    const bool is_file = fs::is_regular_file(wanted);
+    std::optional<Document> found = corpus_.find(is_file ? sha256_file(wanted).hex() : wanted);
+    if (is_file && !found) {
+      found = corpus_.find(wanted);
+      trace_.other_text = found.has_value();
+    }
     trace_.corpus = corpus_node_.name;
     trace_.window_length = corpus_.window_length();
     if (!found) return;
@@ -138,6 +139,7 @@ Json to_json(const Trace& t) {
                         {"source", d->source}, {"license", d->license},
                         {"bytes", d->bytes},   {"split", d->split == Split::train ? "train" : "held_out"},
                         {"tokens", d->tokens}, {"first_token", d->first_token}};
+  json["other_text"] = t.other_text;
   json["windows"] = Json::array();
   for (const TracedWindow& w : t.in_windows)
     json["windows"].push_back({{"window", w.window}, {"first_position", w.first_position}, {"last_position", w.last_position}});
@@ -175,6 +177,7 @@ std::string text_of(const Trace& t, const std::string& wanted) {
   out += fmt::format("{}: {}\n", printable(wanted), kStatusNames[size_t(t.status)]);
   if (!t.document) return out;
   const Document& d = *t.document;
+  if (t.other_text) out += "  note: the text of this file is not in the corpus; what follows is about the document that has its name\n";
   out +=
       fmt::format("  document   {}\n             sha256:{}\n  source     {}, licence {}\n  stream     {}: {} tokens from {} on\n",
                   printable(d.name), d.digest.hex(), printable(d.source), printable(d.license),

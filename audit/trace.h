@@ -92,6 +92,7 @@ struct Trace {
   TraceStatus status = TraceStatus::absent;
   std::string corpus;  ///< the artifact's name
   std::optional<Document> document;
+  bool other_text = false;  ///< a file was given whose text is not in the corpus, and the document only has its name
   int64_t window_length = 0, windows = 0;  ///< of the document's split
   std::vector<TracedWindow> in_windows;
   std::vector<TracedRows> rows;

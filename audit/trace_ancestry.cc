@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "audit/corpus_check.h"
 #include "audit/facts.h"
 #include "audit/reached.h"
 #include "audit/trace.h"
@@ -19,6 +20,7 @@ using Counts = std::map<std::string, TracedLicense>;
 
 /// From the corpus's own table by licence (data/corpus.h).
 void add_licenses(const ArtifactNode& corpus, Counts& counts) {
+  require_license_sums(corpus);
   for (const LicenseCount& row : corpus_facts(corpus).licenses) {
     TracedLicense& count = counts[row.recorded];
     Tally sum{count.documents, count.bytes, 0};

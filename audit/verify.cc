@@ -88,8 +88,10 @@ class Verifier {
       std::set<std::string> listed;
       for (const FileRecord& file : node.lineage()->files) listed.insert(file.name);
       for (const std::string& name : listed) {
-        if (name.ends_with(".index.json")) shards(node, name, listed);
-        if (name == "config.json" || name == "tokenizer_config.json") remote_code(node, name);
+        const std::string file = name.substr(name.rfind('/') + 1);
+        // Variants are in the middle of the name: model.safetensors.index.fp16.json.
+        if (file.ends_with(".json") && file.find(".index.") != std::string::npos) shards(node, name, listed);
+        if (file.ends_with("config.json")) remote_code(node, name);
       }
     }
   }
@@ -269,8 +271,8 @@ std::string text_of(const Verification& v) {
   out += fmt::format(
       "\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
       failures > 0 ? fmt::format("{} failures", failures)
-      : std::ranges::all_of(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; })
-          ? "every digest and the signature hold"
+      : std::ranges::any_of(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; })
+          ? "every digest and signature holds; what another tool signed has no lineage, so no chain leads through it"
       : from_outside ? "every digest and both signatures hold; a chain ends at files from outside without a statement"
                      : "every digest, both signatures and the whole chain hold");
   return out;

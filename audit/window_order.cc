@@ -13,18 +13,20 @@ namespace {
 
 constexpr size_t kMostUses = 1'000'000;
 
-/// A whole number from the signed metrics or, where the stage left it as given, from the configuration; -1 when neither has it.
-int64_t recorded(const Lineage& lineage, const char* metric, const char* option) {
-  for (const auto& [object, name] : {std::pair{&lineage.metrics, metric}, std::pair{&lineage.config, option}})
-    if (object->is_object() && object->contains(name) && (*object)[name].is_number_integer())
-      return (*object)[name].get<int64_t>();
-  return -1;
+/// A whole number, at least `least`, of the statement.
+int64_t must_be_recorded(const ArtifactNode& node, const Json& in, const char* name, int64_t least) {
+  if (in.is_object() && in.contains(name) && in[name].is_number_integer())
+    if (const auto value = in[name].get<int64_t>(); value >= least) return value;
+  throw ProvenanceError(fmt::format("{}: its statement does not record '{}'", node.name, name));
 }
 
-int64_t must_be_recorded(const ArtifactNode& node, const char* metric, const char* option, int64_t least) {
-  const int64_t value = recorded(*node.lineage(), metric, option);
-  if (value < least) throw ProvenanceError(fmt::format("{}: its statement does not record '{}'", node.name, option));
-  return value;
+/// What a user chose is in the options, by which replay and recompute make the artifact again, and nowhere else; what came of it, such as the number of steps
+/// of a training that stopped early, is in the metrics.
+int64_t chosen(const ArtifactNode& node, const char* option, int64_t least) { return must_be_recorded(node, node.lineage()->config, option, least); }
+
+int64_t resulting(const ArtifactNode& node, const char* metric, int64_t least) {
+  const Lineage& lineage = *node.lineage();
+  return must_be_recorded(node, lineage.metrics.contains(metric) ? lineage.metrics : lineage.config, metric, least);
 }
 
 }  // namespace
@@ -54,11 +56,10 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
   order.name_ = node.name;
   order.windows_ = windows;
   const auto sample = [&] {
-    const int64_t seed = must_be_recorded(node, "seed", "seed", 0);
+    const int64_t seed = chosen(node, "seed", 0);
     order.sample_ = Permutation(order_key(corpus_root, seed), kind->window_tweak, windows);
   };
-  const Json& metrics = node.lineage()->metrics;
-  if (metrics.contains("tuning_kept") && metrics["tuning_kept"] == false) return {};  // its training was thrown away
+  if (tuning_was_undone(*node.lineage())) return {};
   // calibrate reads in the order of soft targets when it has some. Of several, those of the slot "targets" fix the order.
   const ArtifactNode* found = nullptr;
   if (const auto slot = node.parents.find("targets"); kind->trains && slot != node.parents.end() && slot->second >= 0)
@@ -69,18 +70,18 @@ std::optional<WindowOrder> WindowOrder::of(const RunFolder& run, const ArtifactN
       const TaughtBlocks targets = read_taught_blocks(*found);
       order.taught_ = TrainingOrder(targets.order_key, windows, targets.blocks);
     } else if (!node.lineage()->inputs.contains("targets")) {  // all windows, in an order of its own
-      order.taught_ = TrainingOrder(order_key(corpus_root, must_be_recorded(node, "order-seed", "order-seed", 0)), windows, windows);
+      order.taught_ = TrainingOrder(order_key(corpus_root, chosen(node, "order-seed", 0)), windows, windows);
     } else {
       throw ProvenanceError(fmt::format("{}: the soft targets it was trained on are not here", node.name));
     }
-    order.steps_ = must_be_recorded(node, "steps", "steps", 1);
-    order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
+    order.steps_ = resulting(node, "steps", 0);
+    order.batch_ = chosen(node, "batch-size", 1);
   } else if (!kind->trains) {
-    order.steps_ = std::min(must_be_recorded(node, "windows", "windows", 1), windows);
+    order.steps_ = std::min(resulting(node, "windows", 1), windows);
     sample();
   } else {
-    order.steps_ = must_be_recorded(node, "steps", "steps", 0);
-    order.batch_ = must_be_recorded(node, "batch_size", "batch-size", 1);
+    order.steps_ = resulting(node, "steps", 0);
+    order.batch_ = chosen(node, "batch-size", 1);
     sample();
   }
   // Numbers in a statement may be anything.

@@ -194,11 +194,12 @@ const Document& Corpus::document_at(Split split, int64_t position) const {
 }
 
 const Document* Corpus::find(std::string_view name_or_digest) const {
-  const auto named = std::lower_bound(by_name_.begin(), by_name_.end(), name_or_digest,
-                                      [&](size_t i, std::string_view name) { return documents_[i].name < name; });
-  if (named != by_name_.end() && documents_[*named].name == name_or_digest) return &documents_[*named];
   const std::optional<Digest> digest = as_digest(name_or_digest);
-  if (!digest) return nullptr;
+  if (!digest) {
+    const auto named = std::lower_bound(by_name_.begin(), by_name_.end(), name_or_digest,
+                                        [&](size_t i, std::string_view name) { return documents_[i].name < name; });
+    return named != by_name_.end() && documents_[*named].name == name_or_digest ? &documents_[*named] : nullptr;
+  }
   const auto found = std::lower_bound(by_digest_.begin(), by_digest_.end(), *digest,
                                       [&](size_t i, const Digest& d) { return documents_[i].digest < d; });
   return found != by_digest_.end() && documents_[*found].digest == *digest ? &documents_[*found] : nullptr;

@@ -139,28 +139,24 @@ std::optional<Document> DocumentFinder::read_through(std::string_view text, std:
   return std::nullopt;
 }
 
-std::optional<Document> DocumentFinder::look_up(std::string_view name_or_digest) const {
-  if (!index_) return std::nullopt;
-  const std::optional<Digest> digest = as_digest(name_or_digest);
-  if (digest && !is_private_)
+std::optional<Document> DocumentFinder::find(std::string_view name_or_digest) const {
+  const std::optional<Digest> digest = as_digest(name_or_digest);  // never a name: a maker could give the digest of one text to another
+  if (!digest) {
+    if (index_)
+      if (auto found = by_name(name_or_digest)) return found;
+    return read_through(as_json(name_or_digest), name_or_digest, nullptr);
+  }
+  if (index_ && !is_private_)
     if (const auto ordinal = index_->find(*digest)) {
       // The key leads here; the digest in the record must be the same.
       Document found = document(*ordinal);
       if (found.digest == *digest) return found;
       throw FormatError(index_->path(), -1, fmt::format("leads from sha256:{} to another document", digest->hex()));
     }
-  return by_name(name_or_digest);
-}
-
-std::optional<Document> DocumentFinder::find(std::string_view name_or_digest) const {
-  if (auto found = look_up(name_or_digest)) return found;
-  if (const std::optional<Digest> digest = as_digest(name_or_digest)) {
-    auto found = read_through(digest->hex(), {}, &*digest);
-    if (found && index_ && !is_private_)
-      throw FormatError(index_->path(), -1, fmt::format("has no sha256:{}, which is in the table", digest->hex()));
-    if (found) return found;
-  }
-  return read_through(as_json(name_or_digest), name_or_digest, nullptr);  // a name may look like a digest
+  auto found = read_through(digest->hex(), {}, &*digest);
+  if (found && index_ && !is_private_)
+    throw FormatError(index_->path(), -1, fmt::format("has no sha256:{}, which is in the table", digest->hex()));
+  return found;
 }
 
 }  // namespace overproof

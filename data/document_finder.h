@@ -17,12 +17,9 @@ class DocumentFinder {
   /// Throws FormatError when index, table and token streams are not of one size.
   /// `reads`: how documents will be asked for.
   explicit DocumentFinder(const fs::path& artifact, Reads reads = Reads::scattered);
-  /// By name or by digest (hex, with or without "sha256:"), as Corpus::find. A document is never reported as missing on the
+  /// By name or by digest (hex, with or without "sha256:"), as Corpus::find; what is a digest is never looked for as a name. A document is never reported as missing on the
   /// word of the index alone: then the table is read through. Throws FormatError when index and table disagree about it.
   std::optional<Document> find(std::string_view name_or_digest) const;
-  /// As find, but what an index or the table's order does not lead to is not looked for: nothing does not mean that it is not
-  /// there.
-  std::optional<Document> look_up(std::string_view name_or_digest) const;
 
   int64_t documents() const;
   /// By place in the table. Throws FormatError when index and table disagree about it.

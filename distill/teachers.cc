@@ -126,7 +126,8 @@ std::map<std::string, double> mixture_of(const DistillConfig& config, const std:
         throw UsageError(fmt::format("option 'mix': there is no teacher '{}'; there are {}", name, fmt::join(known, ", ")));
       const auto share = number_in(text, 0, 1e6);
       if (!share) throw UsageError(fmt::format("option 'mix': the share of '{}' is '{}', not a number from 0 to 1000000", name, text));
-      if (*share > 0) shares[name] = *share;
+      if (*share == 0) throw UsageError(fmt::format("option 'mix': with share 0, '{}' teaches nothing, and the lineage would name it; leave it out", name));
+      shares[name] = *share;
     }
     if (shares.empty()) throw UsageError("option 'mix': at least one teacher needs a share above 0");
     return shares;

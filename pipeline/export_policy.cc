@@ -36,6 +36,7 @@ Json check_export_policy(const StageRequest& request) {
   const ArtifactFacts* of = nullptr;
   if (fs::exists(model / kClaimsName)) {
     facts = collect_facts(model, nullptr, {VerifyFiles::no, true});
+    require_license_sums(facts);
     of = &facts.artifacts[size_t(facts.subject)];
   }
   const PolicyVerdict verdict = judge(facts, of, policy, {text("name"), acknowledged});

@@ -21,6 +21,7 @@
 #include "provenance/outside.h"
 #include "provenance/run_folder.h"
 #include "provenance/signers.h"
+#include "records/step_log.h"
 
 namespace overproof {
 namespace {
@@ -54,13 +55,19 @@ void configure(const Lineage& lineage, const StageSpec& spec, StageInstance& ins
   from_json(list, options, "the statement of " + lineage.name);
 }
 
+/// A training without step records, which audit replay has no segments of.
+bool is_unsampled(const ArtifactNode& node) {
+  return node.kind()->shown_by == ShownBy::replay &&
+         std::ranges::none_of(node.lineage()->files, [](const FileRecord& file) { return file.name == kStepRecordsFile; });
+}
+
 /// Whether this artifact of the run is to be made again.
 bool is_selected(const RecomputeConfig& config, const RunFolder& run, const ArtifactNode& node, const std::string& stage) {
   const auto listed = [&](std::string_view name) {
     return std::find(config.stages.begin(), config.stages.end(), name) != config.stages.end();
   };
   if (run.single) return node.path == run.path;
-  if (config.stages.empty()) return node.kind() && node.kind()->shown_by == ShownBy::recompute;
+  if (config.stages.empty()) return node.kind() && (node.kind()->shown_by == ShownBy::recompute || is_unsampled(node));
   return listed(stage) || listed("all");
 }
 

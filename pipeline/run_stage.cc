@@ -81,7 +81,10 @@ bool is_signed(const fs::path& path) {
 /// A folder from outside that is signed, by this program or another tool: the hint of the key, which `trusted` must be.
 std::string check_signed_outside(const fs::path& path, VerifyFiles verify, const PublicKey& trusted, const std::vector<FileRecord>& known) {
   const ArtifactCheck check = check_artifact(path, verify, &trusted, known);
-  if (check.faults.empty() && check.signatures_hold) return check.signer_hint;
+  if (check.faults.empty() && check.signatures_hold) {
+    if (check.foreign) require_covered(path);
+    return check.signer_hint;
+  }
   const Fault fault = check.faults.empty() ? Fault{"model.sig", "the signature does not hold", {}} : check.faults.front();
   throw ProvenanceError(fmt::format("{}: {}: {}; it must be signed by the key of --public-key, or have no signature", path.string(), fault.file,
                                     fault.what));

@@ -301,6 +301,19 @@ std::vector<std::string> not_covered(const fs::path& folder) {
   return std::move(there.ignored);
 }
 
+void require_covered(const fs::path& folder) {
+  const auto is_harmless = [&](const std::string& name) {
+    if (name.starts_with('.') || is_oms_ignored(name)) return true;
+    const std::string type = fs::path(name).extension().string();
+    return !fs::is_directory(folder / name) && (type == ".md" || type == ".png" || type == ".jpg" || type == ".jpeg" || type == ".svg");
+  };
+  for (const std::string& name : not_covered(folder))
+    if (!is_harmless(name))
+      throw ProvenanceError(fmt::format("{}: its signature does not cover '{}', which its signer left out and loaders may read, so it does not show whose "
+                                        "model this is; remove that file, or ask for a signature of all of them",
+                                        folder.string(), name));
+}
+
 Digest stat_fingerprint(const fs::path& path) {
   std::vector<std::string> names = {""};
   if (fs::is_directory(path)) {

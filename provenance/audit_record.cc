@@ -116,7 +116,12 @@ fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kin
         fmt::format("{}: is no run and no artifact, so a record about it has no place; 'overproof import' brings a "
                     "model into a run",
                     run_or_artifact.string()));
-  return *run / kAuditFolder / fmt::format("{}-{}.json", kind, name);
+  const fs::path folder = *run / kAuditFolder;
+  // A run from someone else may lead elsewhere, where another run's records are.
+  std::error_code error;
+  if (fs::is_symlink(fs::symlink_status(folder, error)))
+    throw ProvenanceError(fmt::format("{}: is a link, through which a record would be written outside of the run; remove it", folder.string()));
+  return folder / fmt::format("{}-{}.json", kind, name);
 }
 
 AuditRecorder::AuditRecorder(const RecordOptions& options, const fs::path& examined) : examined_(examined) {

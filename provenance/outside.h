@@ -17,4 +17,8 @@ ArtifactRecord scan_input(const fs::path& path, const std::vector<FileRecord>& k
 /// read_oms_bundle.
 std::vector<std::string> not_covered(const fs::path& folder);
 
+/// Throws ProvenanceError where the signature of another tool leaves out something that a loader may read: all but hidden files, Markdown and pictures.
+/// To be called before a signature is taken for that of the model.
+void require_covered(const fs::path& folder);
+
 }  // namespace overproof

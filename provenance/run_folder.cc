@@ -46,13 +46,13 @@ std::vector<std::string> names_in(const fs::path& folder, const std::function<bo
   return found;
 }
 
-/// Files, and hidden folders with an artifact in them, that are next to the artifacts of a run. Reports, the log and lock files of
-/// the program are left out; no result is read from them.
+/// Files and hidden folders next to the artifacts of a run, and models in the folders of the program's own. Reports, the log and lock files, which are
+/// empty, are left out; no result is read from them.
 std::vector<std::string> loose_in(const fs::path& run) {
-  static constexpr std::string_view kOwn[] = {"run.json", "report.html", "report.json", "report.md"};
+  static constexpr std::string_view kOwn[] = {"run.json", "report.html", "report.json", "report.md"}, kOwnFolders[] = {"audits", "checkpoints", "training-logs"};
   return names_in(run, [](const std::string& name, const fs::directory_entry& entry) {
-    if (entry.is_directory()) return name.starts_with('.') && is_signed(entry.path());
-    return std::ranges::find(kOwn, name) == std::end(kOwn) && !(name.starts_with('.') && name.ends_with(".lock"));
+    if (entry.is_directory()) return name.starts_with('.') || (std::ranges::find(kOwnFolders, name) != std::end(kOwnFolders) && fs::exists(entry.path() / "config.json"));
+    return std::ranges::find(kOwn, name) == std::end(kOwn) && !(name.starts_with('.') && name.ends_with(".lock") && entry.file_size() == 0);
   });
 }
 

@@ -10,6 +10,7 @@
 #include "core/json.h"
 #include "core/progress_note.h"
 #include "core/real_path.h"
+#include "provenance/outside.h"
 
 namespace overproof {
 
@@ -48,6 +49,7 @@ void require_signed(const fs::path& path, const TrustOptions& trust) {
   const ArtifactCheck check = check_artifact(folder, VerifyFiles::yes, trusted.get());
   if (!check.faults.empty() || !check.lineage || !check.signatures_hold)
     refuse(check.faults.empty() ? "its signature does not hold" : fmt::format("{}: {}", check.faults.front().file, check.faults.front().what));
+  if (check.foreign) require_covered(folder);
   if (folder != path && std::ranges::none_of(check.lineage->files, [&](const FileRecord& f) { return folder / f.name == real_path(path); }))
     refuse("is no file that the signature next to it covers");
   progress_note(fmt::format("model {}", signature_seen({check.signer_hint}, true)));

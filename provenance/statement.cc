@@ -71,6 +71,8 @@ void read_definition(const JsonObject& definition, Lineage& lineage) {
 }
 
 void read_run(const JsonObject& run, const fs::path& origin, Lineage& lineage) {
+  // SLSA has room for times, and reports say that no statement holds one.
+  run.expect_only({"builder", "byproducts"});
   const JsonObject builder = run.object("builder"), versions = builder.object("version");
   for (const auto& [name, version] : versions.json().items()) lineage.builder[name] = versions.text(name);
   for (const JsonObject& item : builder.objects_or_empty("builderDependencies"))
@@ -103,6 +105,17 @@ void read_subjects(const JsonObject& statement, Lineage& lineage) {
 }
 
 }  // namespace
+
+bool only_measures(const Lineage& lineage, const std::string& slot) {
+  const Json& config = lineage.config;
+  return lineage.stage == "distill" && slot == "teacher" && lineage.inputs.contains("targets") && config.contains("teacher-share") &&
+         config["teacher-share"].is_number() && config["teacher-share"] == 0;
+}
+
+bool tuning_was_undone(const Lineage& lineage) {
+  const Json& metrics = lineage.metrics;
+  return lineage.stage == "calibrate" && metrics.contains("tuning_kept") && metrics["tuning_kept"] == false;
+}
 
 std::string make_statement(const Lineage& lineage) {
   check(lineage);

@@ -61,6 +61,12 @@ struct Lineage {
   std::string signer_pem;  ///< public key of who sealed it
 };
 
+/// Whether calibrate threw its tuning away, so that the weights are those from before it. No other stage can say so.
+bool tuning_was_undone(const Lineage& lineage);
+
+/// Whether the input in this slot was only measured with: the teacher alongside of a training in which its share is 0.
+bool only_measures(const Lineage& lineage, const std::string& slot);
+
 /// The statement's text. Throws UsageError on an unknown kind, a stage that does not make that kind, an input that the kind has no
 /// slot for, a config or metrics that is no object, an unsafe name.
 std::string make_statement(const Lineage& lineage);

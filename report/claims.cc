@@ -214,8 +214,8 @@ class Judge {
             command);
       } else if (!best) {
         add(id, claim, ClaimStatus::unchecked,
-            "No record of a replay is here. Statement, corpus and step records agree with each other, which shows no more than "
-            "that.",
+            a->has_step_records ? "No record of a replay is here. Statement, corpus and step records agree with each other, which shows no more than that."
+                                : "No record of a replay is here, and no step records, so nothing but audit recompute, which makes all of it again, shows anything.",
             command);
       } else if (!best->is_equal()) {
         add(id, claim, by(best->audit, ClaimStatus::failed),

@@ -169,7 +169,10 @@ class Gatherer {
         a.story = node.kind() ? lineage_sentence(*node.kind(), a.made_from)
                               : "Signed by another tool; what it was made from is unknown.";
         a.files = int64_t(lineage->files.size());
-        for (const FileRecord& file : lineage->files) a.bytes += std::max<int64_t>(file.bytes, 0);
+        for (const FileRecord& file : lineage->files) {
+          a.bytes += std::max<int64_t>(file.bytes, 0);
+          a.has_step_records |= file.name == kStepRecordsFile;
+        }
       }
       if (const ArtifactFacts* facts = facts_.find(node.name)) {
         a.ffn_activation = facts->ffn_activation;

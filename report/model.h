@@ -94,8 +94,9 @@ struct ReportArtifact {
   std::optional<double> ffn_activation;
   std::optional<double> parameters;  ///< of a model from outside
   bool holds = true;
-  bool is_end = false;    ///< a model from which no other artifact here was made; an evaluation does not count as one
+  bool is_end = false;    ///< a model whose weights no other model here carries on
   bool recorded = false;  ///< of targets: rows of a teacher that is out of reach
+  bool has_step_records = false;
   const LineageKind* row() const { return find_lineage_kind(kind); }  ///< nullptr where another tool signed it
   bool is_model() const { return row() && row()->is_model(); }
   bool is_shown_by(ShownBy check) const { return row() && row()->shown_by == check; }

@@ -12,6 +12,10 @@ cd "$(dirname "$0")/.."
 level=${1:?usage: tools/setup.sh build|demo|test}
 cache=${OVERPROOF_CACHE:-$PWD/.cache}
 mkdir -p "$cache"
+# pip unpacks gigabytes on its way: next to where they go, not in a /tmp that may be small or memory.
+TMPDIR=$(mktemp -d "$cache/setup.XXXXXX")
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 
 say() { printf '== %s\n' "$*" >&2; }
 
@@ -47,7 +51,7 @@ fi
 
 venv="$cache/venv"
 pip_install() {
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-input "$@" >"$cache/pip.log" 2>&1 ||
+  "$venv/bin/pip" install --no-cache-dir --quiet --disable-pip-version-check --no-input "$@" >"$cache/pip.log" 2>&1 ||
     { tail -n 20 "$cache/pip.log" >&2; echo "pip failed; its whole output is in $cache/pip.log" >&2; exit 1; }
 }
 # once NAME FILE COMMAND...: run the command unless it ran before with the same FILE.
@@ -82,9 +86,9 @@ if [ "$level" = test ]; then
   # 7.4 processor minutes. Next to the environment: the tests read it by PYTHONPATH, and its web framework changes nothing of the peers.
   server() {
     rm -rf "$cache/llama-cpp-python"
-    # Not for this processor alone: with AMX, llama.cpp's own products end in an illegal instruction on some virtual machines. pip would keep a build of other flags.
+    # Not for this processor alone: with AMX, llama.cpp's own products end in an illegal instruction on some virtual machines.
     CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF" \
-      pip_install --no-cache-dir --no-deps --target "$cache/llama-cpp-python" -r tools/requirements-server.txt
+      pip_install --no-deps --target "$cache/llama-cpp-python" -r tools/requirements-server.txt
   }
   once "the server that scores prompts (builds for some minutes)" tools/requirements-server.txt server
 fi

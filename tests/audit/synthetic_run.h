@@ -5,6 +5,8 @@
 #include <functional>
 
 #include "core/json.h"
+#include "data/corpus.h"
+#include "data/corpus_tally.h"
 #include "data/order.h"
 #include "records/router_counts.h"
 #include "formats/safetensors.h"
@@ -41,6 +43,16 @@ struct SyntheticRun {
     seal_artifact(path() / name, scan_artifact(path() / name).files, lineage, key);
   }
 
+  static std::string table() {
+    std::string lines;
+    for (const auto& [name, license, bytes] : {std::tuple{"a", "GPL-2+", 70}, {"b", "GPL-2+", 50}, {"c", "<b>MIT</b>", 80}})
+      lines += Json{{"name", name}, {"source", "manpages"}, {"license", license}, {"license_rule", "given"}, {"digest", sha256(name).hex()},
+                    {"bytes", bytes}, {"first_token", 0}, {"tokens", 0}, {"split", "train"}}
+                   .dump() +
+               "\n";
+    return lines;
+  }
+
   /// `corpus_files` fills the corpus folder; the default is a table that only verify looks at.
   explicit SyntheticRun(const std::function<void(const fs::path&)>& corpus_files = {}) {
     write_text(path() / "teacher/teacher.gguf", std::string(3000, 't'));
@@ -48,10 +60,11 @@ struct SyntheticRun {
          {{"parameters", 135000000}});
 
     if (corpus_files) corpus_files(path() / "corpus");
-    else write_text(path() / "corpus/documents.jsonl", "{}\n");
-    write_text(path() / "corpus/licenses.json",
-               R"({"licenses":{"GPL-2+":{"bytes":120,"documents":2},"<b>MIT</b>":{"bytes":80,"documents":1}},)"
-               R"("sources":{"manpages":{"bytes":200,"documents":3}}})");
+    else write_text(path() / "corpus/documents.jsonl", table());
+    CorpusTally tally;
+    for_each_line(MappedFile(path() / "corpus/documents.jsonl"),
+                  [&](std::string_view line, int64_t offset) { tally.add(parse_document(line, "documents.jsonl", offset)); });
+    write_text(path() / "corpus/licenses.json", tally.licenses().dump());
     write_text(path() / "corpus/texts/one.txt", "some text");
     seal("corpus", "corpus", "corpus-of", {{"tokenizer", "teacher"}}, {{"window-length", kWindowLength}});
 
@@ -94,7 +107,7 @@ struct SyntheticRun {
                R"("ffn_activation":1,"parameter_activation":1,"tokens_per_second":300},)"
                R"({"name":"int8","perplexity":20.25,"kl_mean":0.41,"kl_p99":3.5,"top1_agreement":0.71,"bytes":700,)"
                R"("ffn_activation":0.25,"parameter_activation":0.6,"tokens_per_second":410}]})");
-    seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+    seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}}, Json::object(), read_json(path() / "evaluation/evaluation.json"));
   }
 
   /// Of two sources over 3 layers of 4 experts: expert e took (e + 1) x (layer + 1) tokens of "pack" and 10 of "other", each

@@ -266,7 +266,7 @@ TEST_CASE("an export names its ancestors and all licences") {
   CHECK(found.models[0] == std::pair<std::string, std::string>{"teacher", "Apache-2.0"});
   std::map<std::string, int64_t> documents, reached;
   for (const TracedLicense& l : found.licenses) documents[l.license] = l.documents, reached[l.license] = l.reached;
-  CHECK(documents == std::map<std::string, int64_t>{{"GPL-2+", 2}, {"<b>MIT</b>", 1}, {"MIT", 0}});
+  CHECK(documents == std::map<std::string, int64_t>{{"MIT", int64_t(kTokens.size()) + 1}});
   int64_t used = 0;  // by training: observing and teaching change no weight
   for (size_t i = 0; i < kTokens.size(); ++i) {
     const Trace trace_of = trace(run, "pack/" + std::to_string(i));

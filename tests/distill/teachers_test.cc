@@ -197,7 +197,7 @@ TEST_CASE("several teachers that cannot be right are refused, with the remedy") 
   fails(mix({{"a", "1"}, {"b", "1"}}), {{"a", "other"}}, "there is no teacher 'b'; there are a, targets");
   fails(mix({{"targets", "1"}}), {{"a", "other"}}, "'a' has no share");
   fails(mix({{"targets", "1"}, {"a", "-1"}}), {{"a", "other"}}, "the share of 'a' is '-1'");
-  fails(mix({{"targets", "0"}}), {}, "at least one teacher");
+  fails(mix({{"targets", "0"}}), {}, "teaches nothing");
   fails(mix({{"targets", "1"}, {"a", "1"}}), {{"a", "top-k"}}, "top-k targets cannot be mixed");
   fails(mix({{"targets", "1"}, {"a", "1"}}), {{"a", "fewer"}}, "cover other windows");
   fails(mix({{"targets", "1"}, {"a", "1"}}), {{"a", "warm"}}, "teach again with one --temperature");

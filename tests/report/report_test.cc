@@ -224,7 +224,8 @@ TEST_CASE("recorded rows are never called re-derivable") {
              {{"steps", run.kSteps}, {"batch-size", run.kBatch}}, std::move(student_metrics));
     run.seal("calibrated", "calibrate", "calibrated-from", {{"student", "student"}, {"teacher", "teacher"}, {"corpus", "corpus"}});
     run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
-    run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+    run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}}, Json::object(),
+             read_json(run.path() / "evaluation/evaluation.json"));
   };
   const auto fails_with = [&](const std::string& what) {
     const Verification v = verify_run(run.path(), {});
@@ -494,7 +495,8 @@ TEST_CASE("signed files of any shape make a page") {
   run.seal("int8", "quantize", "quantized-from", {{"model", "calibrated"}});
   write_text(run.path() / "evaluation/evaluation.json",
              R"({"tokens":"x","models":[{"name":7,"perplexity":"x"},3,{"name":"\u0000|`"}]})");
-  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}});
+  run.seal("evaluation", "evaluate", "evaluated", {{"teacher", "teacher"}, {"corpus", "corpus"}, {"int8", "int8"}}, Json::object(),
+           read_json(run.path() / "evaluation/evaluation.json"));
   fs::create_directories(run.path() / "static-init/routing");
   write_text(run.path() / "static-init/routing/router_counts.safetensors", "no tensors");
   const auto seal_static = [&](const Json& config, const Json& metrics) {
