@@ -117,7 +117,7 @@ fs::path audit_record_path(const fs::path& run_or_artifact, std::string_view kin
                     "model into a run",
                     run_or_artifact.string()));
   const fs::path folder = *run / kAuditFolder;
-  // A run from someone else may lead elsewhere, where another run's records are.
+  // A run of another maker may lead elsewhere, where another run's records are.
   std::error_code error;
   if (fs::is_symlink(fs::symlink_status(folder, error)))
     throw ProvenanceError(fmt::format("{}: is a link, through which a record would be written outside of the run; remove it", folder.string()));

@@ -71,7 +71,7 @@ void read_definition(const JsonObject& definition, Lineage& lineage) {
 }
 
 void read_run(const JsonObject& run, const fs::path& origin, Lineage& lineage) {
-  // SLSA has room for times, and reports say that no statement holds one.
+  // SLSA has room for times, and reports state that no statement holds one.
   run.expect_only({"builder", "byproducts"});
   const JsonObject builder = run.object("builder"), versions = builder.object("version");
   for (const auto& [name, version] : versions.json().items()) lineage.builder[name] = versions.text(name);

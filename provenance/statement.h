@@ -61,7 +61,7 @@ struct Lineage {
   std::string signer_pem;  ///< public key of who sealed it
 };
 
-/// Whether calibrate threw its tuning away, so that the weights are those from before it. No other stage can say so.
+/// Whether calibrate threw its tuning away, so that the weights are those from before it. No other stage can state that.
 bool tuning_was_undone(const Lineage& lineage);
 
 /// Whether the input in this slot was only measured with: the teacher alongside of a training in which its share is 0.

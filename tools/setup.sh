@@ -63,6 +63,15 @@ once() {
   "${@:3}"
   printf '%s\n' "$sum" >"$stamp"
 }
+# pip would find out that the disk is full minutes later, and without a remedy. GB: what is unpacked at most, wheels included.
+room_for() {
+  local stamp="$cache/$1.stamp" needed=$2 free
+  free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1048576) }')
+  [ -f "$stamp" ] || [ "$free" -ge "$needed" ] ||
+    { echo "$cache: $free GB are free on its disk, and setting up needs $needed: make room, or name a folder of another disk in OVERPROOF_CACHE" >&2; exit 1; }
+}
+if [ -z "${Torch_DIR:-}${LIBTORCH_ROOT:-}" ]; then room_for "libtorch" 3; fi
+if [ "$level" = test ]; then room_for "the peers that the tests compare with" 9; fi
 [ -x "$venv/bin/python" ] || /usr/bin/python3 -m venv "$venv"
 # The wheel's own dependencies are gigabytes of GPU libraries; libtorch_cpu needs two of them.
 libtorch() { pip_install --no-deps -r tools/requirements-libtorch.txt; }
