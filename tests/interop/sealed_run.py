@@ -161,7 +161,7 @@ class Run:
                   {"duplicates": 1, "too_short": 2, "too_long": 0})
         os.makedirs(path / "soft-targets")
         write_safetensors(path / "soft-targets/targets.safetensors", {"block_offsets": ("I64", [2], b"\0" * 16)},
-                          {"order_key": order_key(self.roots["corpus"], 7), "seed": "7", "teacher_root": self.roots["teacher"], "corpus_root": self.roots["corpus"]})
+                          {"order_key": order_key(self.roots["corpus"], 7), "seed": "7", "teacher_root": self.roots["teacher"], "corpus_root": self.roots["corpus"], "window_length": "4"})
         self.seal("soft-targets", "taught", "teach", {"teacher": "teacher", "corpus": "corpus"}, {"draws": 26, "mode": "sample", "tokens": 16})
         # `dense`: the student is carved from the teacher; else its weights come from a seed, and only the answers are the teacher's.
         self.model("student-init", b"i" * 200)
@@ -180,7 +180,8 @@ class Run:
         (path / "evaluation").mkdir()
         (path / "evaluation/evaluation.json").write_text(json.dumps({"tokens": 32, "models": [
             {"name": "int8", "perplexity": 20.25, "kl_mean": 0.41, "top1_agreement": 0.71, "bytes": 100}]}))
-        self.seal("evaluation", "evaluated", "evaluate", {"teacher": "teacher", "corpus": "corpus", "int8": "int8"}, {"tokens": 32})
+        self.seal("evaluation", "evaluated", "evaluate", {"teacher": "teacher", "corpus": "corpus", "int8": "int8"}, {"tokens": 32},
+                  json.loads((path / "evaluation/evaluation.json").read_text()))
 
     def model(self, name, weights):
         folder = self.path / name
