@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 #include "core/float_bits.h"
@@ -31,6 +32,13 @@ void require_finite(std::span<const float> values, std::string_view tensor, int6
   throw FormatError(where, -1,
                     fmt::format("'{}' row {} holds {} as element {} of the tensor; weights must be finite", tensor,
                                 element / row_elements, values[size_t(bad)], element));
+}
+
+DTypeRange dtype_range(DType dtype) {
+  OVERPROOF_CHECK(dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f32);
+  if (dtype == DType::f16) return {65504.0f, 65520.0f};
+  if (dtype == DType::bf16) return {f32_from_bits(0x7f7f0000), f32_from_bits(0x7f7f8000)};
+  return {std::numeric_limits<float>::max(), std::numeric_limits<float>::infinity()};
 }
 
 }  // namespace overproof

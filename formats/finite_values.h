@@ -6,6 +6,8 @@
 #include <span>
 #include <string_view>
 
+#include "formats/tensor_source.h"
+
 namespace overproof {
 
 /// The index of the first infinity or NaN; -1 when all values are finite.
@@ -15,5 +17,11 @@ int64_t first_not_finite(std::span<const float> values);
 /// from `first_row` of the tensor, in `where`.
 void require_finite(std::span<const float> values, std::string_view tensor, int64_t first_row, int64_t row_elements,
                     const std::filesystem::path& where);
+
+/// The largest magnitude that BF16, F16 or F32 holds, and the least one whose nearest number there is infinity (of F32 infinity itself).
+struct DTypeRange {
+  float most, infinite_from;
+};
+DTypeRange dtype_range(DType dtype);
 
 }  // namespace overproof

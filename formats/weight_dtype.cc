@@ -53,14 +53,14 @@ DType written_dtype(WeightDType asked, const Checkpoint& parent) {
 void record_dtype(Json& metrics, DType dtype) { metrics["dtype"] = dtype_name(dtype); }
 
 void require_range(DType dtype, std::span<const float> values, std::string_view tensor) {
-  constexpr float kMost = 65504.0f, kRoundedUp = 65520.0f;  // from here on the nearest f16 is infinity
   if (const int64_t bad = first_not_finite(values); bad >= 0)
     throw DivergenceError(fmt::format("{} holds {} as element {}; weights must be finite", tensor, values[size_t(bad)], bad));
-  if (dtype != DType::f16) return;
+  if (dtype == DType::f32) return;
+  const auto [most, infinite_from] = dtype_range(dtype);
   for (const float value : values)
-    if (std::abs(value) >= kRoundedUp)
-      throw DivergenceError(
-          fmt::format("{} holds {:.6g}, and f16 ends at {}; write the weights as bf16 or f32 (dtype)", tensor, value, kMost));
+    if (std::abs(value) >= infinite_from)
+      throw DivergenceError(fmt::format("{} holds {:.6g}, and {} ends at {:.6g}; write the weights as {} (dtype)", tensor, value,
+                                        dtype == DType::f16 ? "f16" : "bf16", most, dtype == DType::f16 ? "bf16 or f32" : "f32"));
 }
 
 bool is_always_f32(std::string_view tensor) {

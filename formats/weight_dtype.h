@@ -35,7 +35,7 @@ DType written_dtype(WeightDType asked, const Checkpoint& parent);
 /// As a stage's metric "dtype" has it: "BF16".
 void record_dtype(Json& metrics, DType dtype);
 
-/// Throws DivergenceError naming `tensor` when a finite value becomes infinite in `dtype`, which of the three only F16 does to one.
+/// Throws DivergenceError naming `tensor` when a value is not finite or becomes infinite in `dtype` (formats/finite_values.h).
 void require_range(DType dtype, std::span<const float> values, std::string_view tensor);
 
 /// True for the weights that are F32 in every checkpoint of ours: routers and the biases of their choice.

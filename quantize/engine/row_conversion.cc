@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
 #include "core/error.h"
 #include "core/float_bits.h"
+#include "formats/finite_values.h"
 #include "quantize/calibration/calibration.h"
 #include "quantize/kernels/int8.h"
 #include "quantize/kernels/row_kernels.h"
@@ -152,20 +154,21 @@ void RowConversion::refuse_row(const PlanItem& item, int64_t row) const {
   throw FormatError(model_.path, -1, fmt::format("{} row {} holds an infinity or NaN", item.source.name, row));
 }
 
-/// F16 holds no magnitude above 65504: a larger one would become an infinity.
-void RowConversion::check_kept(const PlanItem& item, int64_t first_row, std::span<const float> x,
-                               std::span<const uint8_t> encoded) const {
+/// 16 bits end where f32 does not: a larger magnitude would become an infinity.
+void RowConversion::check_kept(const PlanItem& item, int64_t first_row, std::span<const float> x) const {
   const auto row_of = [&](size_t i) { return first_row + int64_t(i) / item.source.row_elements(); };
-  if (item.must_be_finite && is_not_finite(row_kernels().f32.amax_bits(x.data(), int64_t(x.size())))) {
+  const uint32_t amax = row_kernels().f32.amax_bits(x.data(), int64_t(x.size()));
+  if (item.must_be_finite && is_not_finite(amax)) {
     const auto bad = std::ranges::find_if(x, [](float v) { return is_not_finite(magnitude_bits(v)); });
     refuse_row(item, row_of(size_t(bad - x.begin())));
   }
-  if (item.kept_as != DType::f16 || item.source.dtype == DType::f16) return;
+  const auto [most, infinite_from] = dtype_range(item.kept_as);
+  if (amax < magnitude_bits(infinite_from)) return;
   for (size_t i = 0; i < x.size(); ++i)
-    if ((encoded[2 * i + 1] & 0x7f) == 0x7c && encoded[2 * i] == 0)
+    if (std::abs(x[i]) >= infinite_from && std::isfinite(x[i]))
       throw FormatError(model_.path, -1,
-                        fmt::format("{} row {} holds {}, which is too large for F16 (65504); use bf16 or f32", item.source.name,
-                                    row_of(i), x[i]));
+                        fmt::format("{} row {} holds {:.9g}, which is too large for {} ({:.9g}); use {}", item.source.name, row_of(i), x[i],
+                                    dtype_name(item.kept_as), most, item.kept_as == DType::f16 ? "bf16 or f32" : "f32"));
 }
 
 /// Elements have no infinity or NaN where no exponent is full, which the two highest bytes contain. An f64 counts as infinite from
@@ -237,7 +240,7 @@ void RowConversion::convert_piece(const RowTask& task, const Piece& piece, std::
       return find_amax(*states_[task.item], piece.rows, x);
     default:
       f32_to_elements(item.kept_as, x, piece.out.data());
-      check_kept(item, piece.row, x, piece.out);
+      check_kept(item, piece.row, x);
   }
 }
 

@@ -27,7 +27,7 @@ class RowConversion {
   /// Runs one task: `stored`, the bytes of its rows in the file (empty when the source is asked for them) -> `out` [out_bytes].
   /// Appends one error sum for each grain of rows that is quantized. A quantizing task waits until all find_amax tasks of its item
   /// have run. Returns false when stop() was called meanwhile. Throws FormatError naming the row of an infinity or NaN, or of
-  /// a value that F16 cannot hold.
+  /// a value that F16 or BF16 cannot hold.
   bool convert(const RowTask& task, std::span<const uint8_t> stored, std::span<uint8_t> out, std::vector<RowError>& errors);
   /// The bytes of the item's outputs after the first one; frees its state.
   std::vector<std::vector<uint8_t>> close(size_t item);
@@ -44,7 +44,7 @@ class RowConversion {
   template <class Values>
   void quantize(const PlanItem& item, State& state, const Piece& piece, Values x, std::vector<RowError>& errors) const;
   void find_amax(State& state, int64_t rows, std::span<const float> x);
-  void check_kept(const PlanItem& item, int64_t first_row, std::span<const float> x, std::span<const uint8_t> encoded) const;
+  void check_kept(const PlanItem& item, int64_t first_row, std::span<const float> x) const;
   void check_copied(const PlanItem& item, const RowTask& task, std::span<const uint8_t> stored) const;
   [[noreturn]] void refuse_row(const PlanItem& item, int64_t row) const;
 

@@ -55,11 +55,16 @@ TEST_CASE("a teacher of 4 bits gives students in bf16") {
   CHECK(bf16_bytes(checkpoint) == 2 * 134'515'008);  // its parameters, by its model card and transformers
 }
 
-TEST_CASE("values beyond the range of f16 are refused, and only there") {
+TEST_CASE("values beyond the range of 16 bits are refused, and only there") {
   const std::vector<float> large = {1.0f, -65520.0f}, largest = {65504.0f, -65519.0f};
   CHECK_THROWS_WITH(require_range(DType::f16, large, "a.weight"), Catch::Contains("a.weight holds -65520"));
   CHECK_NOTHROW(require_range(DType::f16, largest, "a.weight"));
   CHECK_NOTHROW(require_range(DType::bf16, large, "a.weight"));
+  // Half a step above bf16's largest number, 0x1.fep127, as torch.tensor(x).bfloat16() rounds: a tie goes to the even one, infinity.
+  const std::vector<float> huge = {1.0f, -0x1.ffp127f}, huge_held = {0x1.fep127f, -0x1.fefffep127f};
+  CHECK_THROWS_WITH(require_range(DType::bf16, huge, "a.weight"), Catch::Contains("a.weight holds -3.39618e+38, and bf16 ends at 3.38953e+38"));
+  CHECK_NOTHROW(require_range(DType::bf16, huge_held, "a.weight"));
+  CHECK_NOTHROW(require_range(DType::f32, huge, "a.weight"));
 }
 
 TEST_CASE("tying follows the teacher, except where a runtime needs a head, and cannot be forced on two tables") {

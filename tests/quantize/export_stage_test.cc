@@ -130,12 +130,23 @@ TEST_CASE("values that a type cannot hold are refused by name, and nothing is le
     CHECK_FALSE(fs::exists(out / kGgufName));
   };
   refused(65520, GgmlType::f16, "holds 65520, which is too large for F16");
+  refused(-0x1.ffp127f, GgmlType::bf16, "holds -3.39617753e+38, which is too large for BF16 (3.38953139e+38); use f32");
   for (const GgmlType type : {GgmlType::f16, GgmlType::bf16, GgmlType::f32}) {
     refused(HUGE_VALF, type, "an infinity or NaN");
     refused(std::nanf(""), type, "an infinity or NaN");
   }
   copy_with(kModels / "llama", t.path() / "fits", head, 65519);
   CHECK_NOTHROW(run({.type = GgmlType::f16}, t.path() / "fits", t.path() / "fitting"));
+
+  const auto kept = [&](float value) {
+    const fs::path in = t.path() / std::to_string(number++), out = t.path() / std::to_string(number++);
+    copy_with(kModels / "llama", in, head, value);
+    fs::create_directories(out);
+    Outputs outputs(out, out / "scratch");
+    run_quantize({.exclude = {"*.self_attn.*"}}, Inputs({{"model", {in, {}}}}), outputs);
+  };
+  CHECK_THROWS_WITH(kept(0x1.ffp127f), Catch::Contains(head + " row ") && Catch::Contains("too large for BF16 (3.38953139e+38); use f32"));
+  CHECK_NOTHROW(kept(0x1.fefffep127f));
 }
 
 TEST_CASE("blocks of Q8_0 go where 32 divides the rows, and its header names the main type") {
