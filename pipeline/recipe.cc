@@ -11,11 +11,13 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/printable.h"
+#include "core/stage.h"
 #include "core/utf8.h"
 #include "formats/safetensors.h"
 #include "pipeline/forecast.h"
 #include "pipeline/metrics_summary.h"
 #include "pipeline/run_log.h"
+#include "provenance/audit_record.h"
 #include "provenance/lineage_kinds.h"
 
 namespace overproof {
@@ -27,6 +29,10 @@ struct Section {
 };
 
 constexpr int64_t kMostRecipeBytes = 1 << 20;
+/// File systems allow 255 bytes, and the folder from which a stage is resumed has a longer name than its artifact (pipeline/scratch.h).
+constexpr size_t kLongestName = 200;
+/// What the program and its audits write next to the artifacts of a run (provenance/run_folder.cc).
+constexpr std::string_view kRunNames[] = {"run.json", "report.html", "report.json", "report.md", kKeptFolder, kAuditFolder, kLogsFolder};
 constexpr size_t kMostSections = 1024, kMostKeys = 1024;  // of a recipe, and of a section: they are looked up one by one
 constexpr std::string_view kBlanks = " \t\r";
 
@@ -56,6 +62,10 @@ class Sections {
   Section& at(const std::string& name, const std::string& where) {
     if (!is_safe_relative_name(name) || name.find('/') != std::string::npos || name.front() == '.')
       throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact", where, name));
+    if (name.size() > kLongestName)
+      throw UsageError(fmt::format("{}: '{}...' has {} bytes; the name of an artifact has at most {}", where, name.substr(0, 40), name.size(), kLongestName));
+    if (std::ranges::find(kRunNames, name) != std::end(kRunNames))
+      throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact: a run folder has a file or folder of its own of that name", where, name));
     const auto known = std::ranges::find(list, name, &Section::name);
     if (known != list.end()) return *known;
     if (list.size() == kMostSections) throw UsageError(fmt::format("{}: the recipe has more than {} sections", where, kMostSections));

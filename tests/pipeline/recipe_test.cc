@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <fstream>
@@ -61,6 +62,10 @@ TEST_CASE("a fault of a recipe names the section and the nearest known word") {
   CHECK_THAT(RecipeFile(kGood + "license = x\n").fault(), Contains("gives 'license' twice"));
   CHECK_THAT(RecipeFile("a = 1\n").fault(), Contains("'a' is outside any [section]"));
   CHECK_THAT(RecipeFile("[../up]\nstage = import\n").fault(), Contains("cannot be the name"));
+  for (const char* own : {"run.json", "report.html", "audits", "checkpoints"})
+    CHECK_THAT(RecipeFile(fmt::format("{}[{}]\nstage = quantize\nmodel = teacher\n", kGood, own)).fault(), Contains(own) && Contains("of its own"));
+  CHECK_THAT(RecipeFile(kGood + "[" + std::string(201, 'n') + "]\nstage = quantize\nmodel = teacher\n").fault(), Contains("has 201 bytes; the name"));
+  CHECK(RecipeFile(kGood + "[" + std::string(200, 'n') + "]\nstage = quantize\nmodel = teacher\n").read({}).steps.size() == 3);
   CHECK_THAT(RecipeFile("[a]\nstage = quantize\nmodel = b\n[b]\nstage = quantize\nmodel = a\n").fault(),
              Contains("dependency cycle: a -> b -> a"));
   CHECK_THAT(RecipeFile("").fault(), Contains("no [section]"));
