@@ -268,7 +268,9 @@ ArtifactRecord scan(const fs::path& path, const std::vector<FileRecord>& known, 
 }
 
 std::vector<FileRecord> list_outside(const fs::path& folder) {
-  if (!fs::is_directory(folder)) throw IoError(folder, "cannot read this input", fs::exists(folder) ? ENOTDIR : ENOENT);
+  if (!fs::exists(folder)) throw IoError(folder, "cannot read this input", ENOENT);
+  if (!fs::is_directory(folder))
+    throw IoError(folder, "is neither a file nor a folder (a pipe or a device?), and an input is read more than once; write it to a file first", 0);
   Listing listing = list_files(folder, outside_rules());
   if (!listing.strange.empty()) {
     const fs::path strange = folder / listing.strange.front();

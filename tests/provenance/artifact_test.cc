@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <sys/stat.h>
 
 #include "core/error.h"
 #include "provenance/artifact.h"
@@ -335,6 +336,16 @@ TEST_CASE("a cache whose files are links has the identity of a plain copy; bookk
   fs::remove(folder / "cache/dangling");
   fs::create_directory_symlink(folder / "plain", folder / "cache/folder");
   CHECK_THROWS_WITH(scan_input(folder / "cache"), Contains("link to a folder") && Contains("cp -rL"));
+}
+
+TEST_CASE("an input that is a pipe or a device is named as what it is") {
+  const TempFolder folder;
+  REQUIRE(mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  for (const fs::path& path : {folder / "pipe", fs::path("/dev/null")}) {
+    CHECK_THROWS_AS(scan_input(path), IoError);
+    CHECK_THROWS_WITH(scan_input(path), Contains(path.string()) && Contains("neither a file nor a folder"));
+  }
+  CHECK_THROWS_WITH(scan_input(folder / "none"), Contains("No such file"));
 }
 
 TEST_CASE("a link below what signatures leave out is refused, as other verifiers do") {
