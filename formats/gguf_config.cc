@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/json_object.h"
 #include "formats/gguf_kind.h"
+#include "formats/none_values.h"
 #include "formats/rope_config.h"
 
 namespace overproof {
@@ -25,6 +26,7 @@ class Keys {
       : config_(config, file, "", JsonNull::absent), family_(family), out_(out) {}
 
   GgufShape add(int64_t vocabulary, int64_t nextn_layers) {
+    refuse_later_tokens(config_, family_);
     if (const std::string act = config_.text("hidden_act", "silu"); act != "silu")
       refuse(fmt::format("hidden_act is '{}', not 'silu'", act));
     shape_.layers = positive("num_hidden_layers");
@@ -77,7 +79,7 @@ class Keys {
     const int64_t context = positive("max_position_embeddings");
     int64_t window = 0;
     if (family_.sliding_window) {
-      window = count(config_, "sliding_window", has_null("sliding_window") ? 0 : *family_.sliding_window);
+      window = count(config_, "sliding_window", has_null(config_, "sliding_window") ? 0 : *family_.sliding_window);
     } else if (config_.flag("use_sliding_window", false)) {
       window = count(config_, "sliding_window", 4096);
     }
@@ -86,7 +88,6 @@ class Keys {
         "the model sees {} tokens back, which llama.cpp does not limit: context_length is {}, not {}", window, window, context));
     return window;
   }
-  bool has_null(const std::string& name) const { return config_.json().contains(name) && config_.json()[name].is_null(); }
 
   void add_attention() {
     shape_.head_dim = family_.own_head_dim ? positive("head_dim") : positive("head_dim", shape_.hidden / shape_.heads);
@@ -106,7 +107,7 @@ class Keys {
 
   /// Multi-head latent attention runs with one wide key head, which the per-head matrices k_b and v_b unfold.
   void add_latent_attention() {
-    if (!config_.flag("rope_interleave", true)) refuse("rope_interleave is false");
+    if (!python_flag(config_, "rope_interleave", true)) refuse("rope_interleave is false");
     const int64_t rope = positive("qk_rope_head_dim");
     shape_.kv_heads = 1;
     shape_.head_dim = rope;
@@ -165,7 +166,7 @@ class Keys {
     u32("rope.scaling.original_context_length", count(rope, "original_max_position_embeddings"));
     f32("rope.scaling.yarn_beta_fast", rope.number("beta_fast", 32.0));
     f32("rope.scaling.yarn_beta_slow", rope.number("beta_slow", 1.0));
-    if (!rope.flag("truncate", true)) refuse("its RoPE scaling does not truncate");
+    if (!python_flag(rope, "truncate", true)) refuse("its RoPE scaling does not truncate");
     // llama.cpp multiplies queries and keys by 0.1 ln(factor) + 1, the default of transformers.
     const double usual = 0.1 * std::log(factor) + 1;
     const double mscale = rope.number("mscale", 0.0), mscale_all = rope.number("mscale_all_dim", 0.0);
@@ -207,14 +208,15 @@ class Keys {
       u32("leading_dense_block_count", shape_.dense_layers);
       u32("expert_gating_func", kSigmoid);
       f32("expert_weights_scale", config_.number("routed_scaling_factor"));
-      out_.add_bool(key("expert_weights_norm"), config_.flag("norm_topk_prob", true));
+      out_.add_bool(key("expert_weights_norm"), python_flag(config_, "norm_topk_prob", true));
       add_groups();
     }
   }
 
   /// Experts in groups, of which the best are searched. All groups, or one, is none.
   void add_groups() {
-    const int64_t groups = positive("n_group", 1), used = positive("topk_group", 1);
+    const bool v3 = family_.is(ModelKind::deepseek_v3);
+    const int64_t groups = positive("n_group", v3 ? 8 : 1), used = positive("topk_group", v3 ? 4 : 1);
     if (groups == 1 || used >= groups) return;
     if (shape_.experts % groups != 0 || shape_.experts / groups < 2)
       refuse(fmt::format("{} experts are in {} groups", shape_.experts, groups));
@@ -224,7 +226,10 @@ class Keys {
 
   void add_multipliers() {
     const auto scale = [&](const std::string& hf, std::string_view gguf) {
-      const double value = config_.number(hf, 1.0);
+      // Null is 1 / sqrt(width) in torch's attention, and nothing that the others can compute with.
+      const bool null = has_null(config_, hf), attention = hf == "attention_multiplier";
+      if (null && !attention) refuse(fmt::format("{} is null", hf));
+      const double value = null ? 1 / std::sqrt(double(shape_.head_dim)) : config_.number(hf, 1.0);
       if (value == 0) refuse(fmt::format("{} is 0", hf));  // there 0 means that the key is not set
       f32(gguf, value);
     };

@@ -72,6 +72,8 @@ Json GgufCheckpoint::config() const {
   const auto key = [&](std::string_view k) { return fmt::format("{}.{}", arch_, k); };
   const auto refuse = [&](const std::string& cause) { throw FormatError(file_.path(), -1, cause); };
   const bool latent = family_.latent_attention;
+  if (!file_.boolean(key("attention.causal"), true))
+    refuse(fmt::format("'{}' is false: tokens would see later ones, which is not supported", key("attention.causal")));
   const int64_t hidden = file_.integer(key("embedding_length")), heads = file_.integer(key("attention.head_count"));
   if (hidden <= 0 || heads <= 0) refuse("embedding_length and attention.head_count must be positive");
   int64_t head_dim = file_.integer(key("attention.key_length"), hidden / heads);

@@ -14,6 +14,7 @@
 #include "core/lfs_pointer.h"
 #include "core/python_json.h"
 #include "formats/architecture.h"
+#include "formats/none_values.h"
 #include "formats/safetensors_checkpoint.h"
 #include "formats/token_ids.h"
 
@@ -142,7 +143,7 @@ class ModelChecker {
         from_gguf_(!std::filesystem::is_directory(where) || !std::filesystem::exists(where / "config.json")) {}
 
   std::vector<std::string> run() {
-    const bool tied = config_.flag("tie_word_embeddings", kind_.computed.tied);
+    const bool tied = python_flag(config_, "tie_word_embeddings", kind_.computed.tied);
     if (sizes_.layers == 0) throw FormatError(where_, -1, "its config.json has num_hidden_layers 0: a model without layers is no model of this type");
     expect("model.embed_tokens.weight", std::vector<int64_t>{sizes_.vocabulary, sizes_.hidden}, true);
     expect("model.norm.weight", std::vector<int64_t>{sizes_.hidden}, true);
@@ -257,10 +258,14 @@ class ModelChecker {
              "random one";
     if (first == "model.embed_tokens.weight" && tensors_.find("lm_head.weight") && config_.flag("tie_word_embeddings", false))
       return "the head that is tied to it is there: save the model again with transformers, which writes the embedding";
+    const std::string_view switched = first.find(".mlp.") != std::string::npos ? "mlp_bias" : kind_.computed.bias_key;
+    if (first.ends_with("_proj.bias") && config_.find(switched) && config_.flag(switched))
+      return fmt::format("its config.json has {} true: is it of this model?", switched);
+    // What the model needs next to it is no part of it: the weight of a layer without its bias.
     const std::string module = first.substr(0, first.rfind('.') + 1);
     std::vector<std::string> parts;
     for (const TensorInfo& t : tensors_.tensors())
-      if (t.name.starts_with(module)) parts.push_back(t.name);
+      if (t.name.starts_with(module) && !used_.contains(t.name)) parts.push_back(t.name);
     if (parts.empty()) return {};
     return fmt::format("it has {}, parts of a quantized weight that no quantization_config of its config.json explains",
                        listed(parts));
@@ -349,7 +354,7 @@ TensorUse use_of(const ModelKind& kind, std::string_view hf, const Json& config)
   const auto by = [](bool used) { return used ? TensorUse::needed : TensorUse::unused; };
   const auto flag = [&](const char* key, bool fallback) { return by(c.flag(key, fallback)); };
   const ModelKind::Computed& facts = kind.computed;
-  const auto key_flag = [&](std::string_view key, bool fallback) { return by(c.flag(key, fallback)); };
+  const auto key_flag = [&](std::string_view key, bool fallback) { return by(python_flag(c, key, fallback)); };
   const bool attention = hf.starts_with("self_attn."), bias = hf.ends_with(".bias");
   if (attention && bias) {
     const bool output = hf == "self_attn.o_proj.bias";

@@ -10,6 +10,7 @@
 #include "formats/model_config.h"
 #include "formats/model_kinds.h"
 #include "formats/model_parameters.h"
+#include "formats/none_values.h"
 #include "formats/rope_config.h"
 
 namespace overproof {
@@ -37,12 +38,6 @@ int64_t token(const JsonObject& o, const char* key) {
   if (!v) return -1;
   if (!v->is_number_integer() || *v > INT32_MAX) o.fail(key, "is not a token id");
   return std::max<int64_t>(-1, v->get<int64_t>());
-}
-
-/// null and left out can mean different defaults.
-bool has_null(const JsonObject& o, std::string_view key) {
-  const auto member = o.json().find(key);
-  return member != o.json().end() && member->is_null();
 }
 
 std::vector<double> pair_factors(const JsonObject& rope, const char* key, int64_t pairs) {
@@ -81,7 +76,7 @@ void read_yarn(const JsonObject& rope, const ModelConfig& c, RopeShape& s) {
   s.beta_slow = or_default("beta_slow", 1.0);
   if (!(s.beta_fast > 0 && s.beta_slow > 0)) rope.fail("beta_fast and beta_slow must be positive");
   if (s.theta == 1.0) rope.fail("rope_theta is 1, for which yarn is not defined");
-  s.truncate = rope.flag("truncate", true);
+  s.truncate = python_flag(rope, "truncate", true);
 }
 
 void read_longrope(const JsonObject& rope, const ModelConfig& c, int64_t pairs, RopeShape& s) {
@@ -192,6 +187,7 @@ void read_rope_layers(const JsonObject& f, ModelConfig& c) {
 }
 
 void read_groups(const JsonObject& f, ModelConfig& c) {
+  refuse_null(f, {"n_group", "topk_group"});
   c.expert_groups = size(f, "n_group", c.model_type == "deepseek_v3" ? 8 : 1);
   c.used_groups = size(f, "topk_group", c.model_type == "deepseek_v3" ? 4 : 1);
   if (c.n_routed_experts % c.expert_groups != 0 || c.used_groups > c.expert_groups)
@@ -221,16 +217,18 @@ void read_experts(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
   } else if (qwen) {
     c.norm_topk_prob = f.flag("norm_topk_prob", false);
   } else {
+    refuse_null(f, {"n_shared_experts", "routed_scaling_factor", "first_k_dense_replace"});
     c.n_shared_experts = f.integer("n_shared_experts", 0, INT32_MAX, kind.shared_experts);
     c.routed_scaling_factor = positive(f, "routed_scaling_factor", c.model_type == "deepseek_v3" ? 2.5 : 1.0);
     if (kind.is(ModelKind::deepseek_v2)) {  // norm_topk_prob has no part in transformers' class
+      refuse_null(f, {"topk_method"});
       const std::string method = f.text("topk_method", "greedy");
       if (method != "greedy" && method != "group_limited_greedy")
         f.fail(fmt::format("topk_method '{}' is not supported", method));
       c.group_score = GroupScore::best;
       if (method == "group_limited_greedy") read_groups(f, c);
     } else {
-      c.norm_topk_prob = f.flag("norm_topk_prob", true);
+      c.norm_topk_prob = python_flag(f, "norm_topk_prob", true);
       read_groups(f, c);
     }
   }
@@ -251,6 +249,7 @@ void read_experts(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
 }
 
 void read_latent(const JsonObject& f, ModelConfig& c) {
+  refuse_null(f, {"kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"});
   const int64_t q_rank = has_null(f, "q_lora_rank") ? 0 : f.integer("q_lora_rank", 0, INT32_MAX, 1536);
   c.q_rank = q_rank;
   c.kv_rank = size(f, "kv_lora_rank", 512);
@@ -262,21 +261,27 @@ void read_latent(const JsonObject& f, ModelConfig& c) {
   c.kv_heads = c.heads;
   c.head_dim = c.nope_dim + c.rope_dim;
   if (c.rope_dim % 2 != 0 || c.nope_dim % 2 != 0) f.fail("qk_nope_head_dim and qk_rope_head_dim must be even");
-  c.interleaved_rope = !f.has("rope_interleave") || c.model_type == "deepseek_v2" || f.flag("rope_interleave");
+  c.interleaved_rope = c.model_type == "deepseek_v2" || python_flag(f, "rope_interleave", true);
   if (f.flag("attention_bias", false)) f.fail("attention_bias is not supported with latent attention");
 }
 
 void read_scales(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
   const Facts& facts = kind.computed;
   if (kind.multipliers) {
+    // Of a mixture, null goes to torch's scaled_dot_product_attention, where None means 1 / sqrt(width).
+    const bool usual = kind.is(ModelKind::granitemoe) && has_null(f, "attention_multiplier");
+    if (!usual) refuse_null(f, {"attention_multiplier"});
+    refuse_null(f, {"embedding_multiplier", "residual_multiplier", "logits_scaling"});
     c.embedding_scale = positive(f, "embedding_multiplier", 1.0);
     c.residual_scale = positive(f, "residual_multiplier", 1.0);
-    c.attention_scale = positive(f, "attention_multiplier", 1.0);
+    c.attention_scale = usual ? 0.0 : positive(f, "attention_multiplier", 1.0);
     c.logit_scale = 1 / positive(f, "logits_scaling", 1.0);
   }
   if (facts.scaled_embedding) c.embedding_scale = double(float(std::sqrt(double(c.hidden_size))));
+  if (kind.is(ModelKind::cohere)) refuse_null(f, {"logit_scale", facts.eps_key});
   if (kind.is(ModelKind::cohere)) c.logit_scale = positive(f, "logit_scale", 0.0625);
   if (kind.is(ModelKind::gemma2 | ModelKind::gemma3_text)) {
+    refuse_null(f, {"query_pre_attn_scalar"});
     c.attention_scale = 1 / std::sqrt(positive(f, "query_pre_attn_scalar", 256));
     const auto cap = [&](const char* key, double usual) {
       return has_null(f, key) || (!f.has(key) && !kind.is(ModelKind::gemma2)) ? 0.0 : positive(f, key, usual);
@@ -285,8 +290,6 @@ void read_scales(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
         kind.is(ModelKind::gemma2) ? cap("attn_logit_softcapping", 50.0) : 0.0;  // gemma3 reads it and does not use it
     c.logit_cap = cap("final_logit_softcapping", 30.0);
   }
-  if (kind.is(ModelKind::gemma | ModelKind::gemma2 | ModelKind::gemma3_text) && f.flag("use_bidirectional_attention", false))
-    f.fail("use_bidirectional_attention is not supported");
 }
 
 GateActivation read_activation(const JsonObject& f, const ModelKind& kind) {
@@ -312,7 +315,10 @@ void read_sizes(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
     read_latent(f, c);
   } else {
     c.kv_heads = size(f, "num_key_value_heads", facts.kv_heads && !has_null(f, "num_key_value_heads") ? facts.kv_heads : c.heads);
-    const bool quotient = kind.is(ModelKind::stablelm);  // its class reads no head_dim
+    const bool quotient = kind.is(ModelKind::stablelm);
+    // Its layers have heads of hidden_size / num_attention_heads, and its RoPE has frequencies for heads of head_dim, where that is not 0.
+    if (const int64_t wide = quotient ? f.integer("head_dim", 0, INT32_MAX, 0) : 0; wide > 0 && wide != c.hidden_size / c.heads)
+      f.fail("head_dim", fmt::format("is {}, and heads have {} values (hidden_size / num_attention_heads)", wide, c.hidden_size / c.heads));
     c.head_dim = quotient
                      ? c.hidden_size / c.heads
                      : size(f, "head_dim", facts.head_dim && !has_null(f, "head_dim") ? facts.head_dim : c.hidden_size / c.heads);
@@ -323,7 +329,7 @@ void read_sizes(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
            kind.mixture != ModelKind::Mixture::plain && kind.has_experts() ? std::optional<int64_t>(1) : std::nullopt);
   c.max_position = size(f, "max_position_embeddings", 2048);
   c.rms_norm_eps = positive(f, facts.eps_key, facts.rms_norm_eps);
-  c.tie_embeddings = f.flag("tie_word_embeddings", facts.tied);
+  c.tie_embeddings = python_flag(f, "tie_word_embeddings", facts.tied);
   c.bos_id = token(f, "bos_token_id");
   c.eos_id = token(f, "eos_token_id");
   if (c.heads % c.kv_heads != 0) f.fail("num_attention_heads is not a multiple of num_key_value_heads");
@@ -334,7 +340,7 @@ void read_sizes(const JsonObject& f, const ModelKind& kind, ModelConfig& c) {
 
   using Given = ModelKind::Given;
   const auto given = [](Given when, bool flag) { return when == Given::always || (when == Given::by_config && flag); };
-  const bool bias = f.flag(facts.bias_key, facts.bias_left_out);
+  const bool bias = python_flag(f, facts.bias_key, facts.bias_left_out);
   c.attention_bias = given(facts.qkv_bias, bias);
   c.output_bias = facts.output_bias && bias;
   c.qk_norm = given(facts.qk_norm, facts.qk_norm == Given::by_config && f.flag(facts.qk_norm_key, false));
@@ -356,6 +362,7 @@ ModelConfig ModelConfig::from_json(const Json& config, const std::filesystem::pa
     for (const ModelKind& k : model_kinds()) known += fmt::format("{}{}", known.empty() ? "" : ", ", k.model_type);
     f.fail(fmt::format("model_type '{}' is not supported; supported: {}", c.model_type.substr(0, 100), known));
   }
+  refuse_later_tokens(f, *kind);
   read_sizes(f, *kind, c);
   read_scales(f, *kind, c);
   c.shapes.assign(size_t(c.layers), LayerShape{});

@@ -405,6 +405,7 @@ TEST_CASE("an unsupported GGUF model is refused with the cause") {
           "no counterpart");
   refused(llama("deepseek2").f32("blk.0.attn_k_b.weight", {1, 1, 1}, {1}), "no counterpart");
   refused(llama().integer("llama.rope.dimension_count", 2), "part of the head");
+  refused(llama().boolean("llama.attention.causal", false), "'llama.attention.causal' is false");
 }
 
 TEST_CASE("opening a missing path or another kind of file is an error") {

@@ -41,6 +41,7 @@ struct GgufBuilder {
   GgufBuilder& text(std::string_view name, std::string_view value) { return key(name, GgufType::string, gguf_string(value)); }
   GgufBuilder& integer(std::string_view name, uint32_t value) { return key(name, GgufType::u32, raw(value)); }
   GgufBuilder& number(std::string_view name, float value) { return key(name, GgufType::f32, raw(value)); }
+  GgufBuilder& boolean(std::string_view name, bool value) { return key(name, GgufType::boolean, raw(uint8_t(value))); }
   GgufBuilder& array(std::string_view name, GgufType type, uint64_t count, std::string_view values) {
     return key(name, GgufType::array, raw(uint32_t(type)) + raw(count) + std::string(values));
   }

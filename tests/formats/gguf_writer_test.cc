@@ -206,6 +206,7 @@ TEST_CASE("a model and a config.json that do not agree are refused") {
   refused(TinyModel(Json{{"num_attention_heads", 4}}), "has 16 rows; its config.json requires 32");
   refused(TinyModel(Json{{"num_attention_heads", 3}, {"num_key_value_heads", 2}}), "do not make an attention");
   refused(TinyModel(Json{{"rms_norm_eps", nullptr}}), "'rms_norm_eps' is missing");
+  refused(TinyModel(Json{{"is_causal", false}}), "'is_causal' is not true");
   refused(TinyModel(Json{{"hidden_act", 3}}), "'hidden_act' is not a string");
   refused(TinyModel(Json{{"rope_scaling", {{"rope_type", "linear"}}}}), "'rope_scaling.factor' is missing");
   refused(TinyModel(Json{{"rope_scaling", 3}}), "is not a JSON object");

@@ -143,13 +143,16 @@ TEST_CASE("what config.json switches off is not used, and what it switches on is
   CHECK_THAT(check(llama_config(), s).at(0), Contains("model.layers.0.self_attn.q_proj.bias"));
   Json on = llama_config();
   on["attention_bias"] = true;
-  refused(on, s, Contains("lacks 7 tensors"));
+  refused(on, s, Contains("lacks 7 tensors") && Contains("has attention_bias true") && !Contains("quantized"));
+  Json qwen = llama_config();  // its biases are always there
+  qwen["model_type"] = "qwen2";
+  refused(qwen, s, Contains("lacks 5 tensors") && Contains("is the download complete") && !Contains("quantized"));
   s = llama_shapes();
   bias("mlp.up_proj.bias", 6);
   CHECK(check(llama_config(), s).size() == 1);
   on = llama_config();
   on["mlp_bias"] = true;
-  refused(on, s, Contains("lacks 5 tensors"));
+  refused(on, s, Contains("lacks 5 tensors") && Contains("has mlp_bias true"));
   // A Mistral has no biases, whatever the flag says.
   Json mistral = llama_config();
   mistral["model_type"] = "mistral";

@@ -323,6 +323,46 @@ def test_logits_and_greedy_text_are_those_of_transformers(case, tmp_path):
     assert off <= MOST and ours == [i for i in text.tolist() if i != END]
 
 
+NULLS = {
+    "deepseek_v3": dict(norm_topk_prob=None),
+    "deepseek_v3-halves": dict(rope_interleave=None, norm_topk_prob=None),
+    "granitemoe": dict(attention_multiplier=None),
+    "llama-yarn": dict(rope_parameters=dict(rope_type="yarn", factor=4.0, truncate=None, beta_fast=None, attention_factor=None, **ORIGINAL)),
+    "cohere": dict(use_qk_norm=None),
+}
+
+
+@pytest.mark.parametrize("case", NULLS)
+def test_null_is_what_transformers_makes_of_none(case, tmp_path):
+    make_model(case, tmp_path / "hf")
+    file = tmp_path / "hf/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | NULLS[case]))
+    ids = torch.randint(0, COMPUTED["vocab_size"], (2, 40), generator=torch.Generator().manual_seed(3))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        want = model(ids).logits
+    assert (our_logits(tmp_path / "hf", ids, tmp_path).view_as(want) - want).abs().max() <= MOST * want.abs().max()
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2"])
+def test_a_model_whose_tokens_see_later_ones_is_refused(case, tmp_path):
+    make_model(case, tmp_path / "hf")
+    file = tmp_path / "hf/config.json"
+    config = json.loads(file.read_text())
+    ids = torch.randint(0, COMPUTED["vocab_size"], (1, 40), generator=torch.Generator().manual_seed(3))
+    found = []
+    for value in (True, False):
+        file.write_text(json.dumps(config | {"is_causal": value}))
+        with torch.no_grad():
+            found.append(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval()(ids).logits)
+    assert (found[0] - found[1]).abs().max() > 0.3  # the peer reads the key
+    save_file({"ids": ids.to(torch.int32)}, tmp_path / "ids.safetensors")
+    for words in (["logits", tmp_path / "hf", "--ids", tmp_path / "ids.safetensors", "--out", tmp_path / "x"], ["export", "--model", tmp_path / "hf", "--out", tmp_path / "y", "--acknowledge", "unknown-ancestry,unspecified"]):
+        assert "'is_causal' is not true" in overproof(*words, code=3).stderr
+    file.write_text(json.dumps(config | {"is_causal": True}))
+    assert torch.allclose(our_logits(tmp_path / "hf", ids, tmp_path).view_as(found[0]), found[0], atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     """A corpus of bytes, and its training windows."""

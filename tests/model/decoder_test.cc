@@ -315,11 +315,31 @@ TEST_CASE("configurations that would be read wrongly are refused") {
   refused(dense, {{"num_key_value_heads", 4}}, "num_key_value_heads");
   refused(dense, {{"head_dim", 7}}, "head_dim");
   refused(dense, {{"use_sliding_window", true}}, "use_sliding_window");
+  refused(dense, {{"is_causal", false}}, "'is_causal' is not true");
+  refused(dense, {{"is_causal", 0}}, "'is_causal' is not true");
   refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"chunked_attention", "full_attention"}}}, "chunked_attention");
   refused(dense, {{"model_type", "qwen3"}, {"layer_types", {"full_attention", "sliding_attention"}}}, "sliding_attention");
   refused(moe, {{"rope_parameters", {{"partial_rotary_factor", 0.1}}}}, "partial_rotary_factor");
   refused(moe, {{"n_group", 2}}, "n_group");
   refused(moe, {{"num_experts_per_tok", 6}}, "num_experts_per_tok");
+  // Where transformers computes with None, and fails.
+  for (const char* key : {"n_group", "topk_group", "routed_scaling_factor", "n_shared_experts"}) {
+    Json null = moe;
+    null[key] = nullptr;
+    refused(null, Json::object(), std::string("'") + key + "' is null");
+  }
+  for (const char* key : {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"}) {
+    Json null = dense;
+    null["model_type"] = "granite";
+    null[key] = nullptr;
+    refused(null, Json::object(), std::string("'") + key + "' is null");
+  }
+  refused(dense, {{"model_type", "stablelm"}, {"head_dim", 16}}, "'head_dim' is 16, and heads have 8 values");
+  Json causal = dense;
+  causal["is_causal"] = true;
+  CHECK_NOTHROW(ModelConfig::from_json(causal, "config.json"));
+  causal["is_causal"] = nullptr;  // a patch would erase it
+  refused(causal, Json::object(), "'is_causal' is not true");
 }
 
 TEST_CASE("what is computed and cannot be trained is known from config.json, and written as it was read") {
