@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 #include <initializer_list>
 #include <optional>
 #include <string_view>
@@ -46,6 +47,18 @@ bool is_weights_or_ours(const fs::path& file) {
   const std::string name = file.filename().string();
   return file.extension() == ".safetensors" || file.extension() == ".gguf" || name.ends_with(".safetensors.index.json") ||
          name == "config.json" || name == "generation_config.json" || name == "claims.jsonl" || name == "model.sig";
+}
+
+/// Llama 3 has a file of tiktoken under the name of a SentencePiece model: lines of a token in base64 and its rank.
+bool begins_with_ranks(const fs::path& file) {
+  std::string line;
+  std::getline(std::ifstream(file), line);
+  const size_t space = line.find(' ');
+  const auto all = [](std::string_view text, auto&& one) { return !text.empty() && std::ranges::all_of(text, one); };
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  return space != line.npos && line.size() < 1024 && all(std::string_view(line).substr(space + 1), digit) &&
+         all(std::string_view(line).substr(0, space),
+             [&](char c) { return digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '/' || c == '='; });
 }
 
 std::vector<fs::path> sorted_files(const fs::path& folder) {
@@ -94,7 +107,16 @@ void write_gguf_tokenizer(const fs::path& gguf, OutputFolder& folder) {
 
 }  // namespace
 
+void refuse_damaged_tokenizer(const fs::path& checkpoint) {
+  if (!fs::is_directory(checkpoint)) return;
+  for (const char* name : {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}) {
+    const fs::path file = checkpoint / name;
+    if (fs::is_regular_file(file) && !begins_with_ranks(file)) open_sentencepiece(file);
+  }
+}
+
 void copy_tokenizer_files(const fs::path& from_checkpoint, OutputFolder& folder) {
+  refuse_damaged_tokenizer(from_checkpoint);
   if (const std::optional<fs::path> gguf = gguf_of(from_checkpoint)) {
     write_gguf_tokenizer(*gguf, folder);
     copy_generation_config(from_checkpoint, folder);

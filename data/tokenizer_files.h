@@ -9,6 +9,10 @@
 
 namespace overproof {
 
+/// Throws FormatError where a SentencePiece model in the folder of a checkpoint (tokenizer.model and the like) cannot be opened; files of other
+/// kinds under these names pass. The JSON files are checked by check_model (formats/companion_files.h).
+void refuse_damaged_tokenizer(const fs::path& checkpoint);
+
 /// Copies what a tokenizer needs (tokenizer.json, tokenizer_config.json, *.model, chat template, ...) byte for byte from the
 /// folder of a checkpoint; from a .gguf (or a folder that holds one and no config.json) writes tokenizer.json, or
 /// tokenizer.model where its tokenizer is of the kind "llama", and tokenizer_config.json out of its metadata. A checkpoint without any of them gives none, and so does a

@@ -14,6 +14,7 @@
 #include "core/lfs_pointer.h"
 #include "core/python_json.h"
 #include "formats/architecture.h"
+#include "formats/companion_files.h"
 #include "formats/none_values.h"
 #include "formats/safetensors_checkpoint.h"
 #include "formats/token_ids.h"
@@ -410,6 +411,7 @@ void note_end_ids(const std::filesystem::path& folder, int64_t rows, std::vector
 
 std::vector<std::string> check_model(const Checkpoint& checkpoint) {
   refuse_pointers(checkpoint.path);
+  const Json tokenizer = check_companion_files(checkpoint.path);
   if (checkpoint.tensors->tensors().empty()) throw FormatError(checkpoint.path, -1, "has no tensors");
   std::vector<std::string> notes = contradictions(checkpoint);
   if (const std::vector<std::string> unused = check_tensors(*checkpoint.config, *checkpoint.tensors, checkpoint.path);
@@ -420,7 +422,7 @@ std::vector<std::string> check_model(const Checkpoint& checkpoint) {
   if (!embedding || embedding->shape.empty()) return notes;
   note_end_ids(checkpoint.path, embedding->shape[0], notes);
   try {
-    check_token_ids(checkpoint.path, embedding->shape[0]);
+    check_token_ids(checkpoint.path, tokenizer, embedding->shape[0]);
   } catch (const FormatError& e) {
     // No stage runs a model of an unknown type, and some publish text models with the tokens of their multimodal ones.
     if (Architecture(*checkpoint.config).known()) throw;

@@ -57,18 +57,15 @@ class TokensBeyond {
 
 }  // namespace
 
-void check_token_ids(const fs::path& folder, int64_t rows) {
+void check_token_ids(const fs::path& folder, const Json& tokenizer, int64_t rows) {
   if (!fs::is_directory(folder)) return;
   TokensBeyond beyond(rows);
-  if (const fs::path file = folder / "tokenizer.json"; fs::exists(file)) {
-    const Json json = read_json(file);
-    if (!json.is_object()) throw FormatError(file, 0, "is not a JSON object");
-    if (const auto model = json.find("model"); model != json.end() && model->is_object() && model->contains("vocab"))
-      beyond.add_vocabulary((*model)["vocab"]);
-    if (const auto added = json.find("added_tokens"); added != json.end() && added->is_array())
+  if (!tokenizer.is_null()) {
+    beyond.add_vocabulary(tokenizer.at("model").at("vocab"));
+    if (const auto added = tokenizer.find("added_tokens"); added != tokenizer.end() && added->is_array())
       for (const Json& token : *added)
-        if (token.is_object() && token.contains("id")) beyond.add_token(token, token["id"]);
-    return beyond.refuse(file);
+        if (token.contains("id")) beyond.add_token(token, token["id"]);
+    return beyond.refuse(folder / "tokenizer.json");
   }
   if (const fs::path file = folder / "added_tokens.json"; fs::exists(file)) {
     beyond.add_vocabulary(read_json(file));

@@ -8,6 +8,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_files.h"
 #include "formats/canonical_tensors.h"
 #include "formats/finite_values.h"
 #include "formats/model_check.h"
@@ -126,6 +127,7 @@ LayerStream open_stream_for(const Corpus& corpus, const Inputs& inputs, const st
   require_tokenizer(inputs.path(slot), corpus.tokenizer(), "the corpus");
   Checkpoint checkpoint = open_checkpoint(inputs.path(slot));
   check_model(checkpoint);
+  refuse_damaged_tokenizer(checkpoint.path);
   return LayerStream(std::move(checkpoint));
 }
 

@@ -1,6 +1,7 @@
 #include "model/open_model.h"
 
 #include "data/tokenizer.h"
+#include "data/tokenizer_files.h"
 #include "formats/model_check.h"
 
 namespace overproof {
@@ -9,6 +10,7 @@ Decoder open_model_for(const Corpus& corpus, const Inputs& inputs, const std::st
   require_tokenizer(inputs.path(slot), corpus.tokenizer(), "the corpus");
   const Checkpoint checkpoint = open_checkpoint(inputs.path(slot));
   check_model(checkpoint);
+  refuse_damaged_tokenizer(checkpoint.path);
   return Decoder(checkpoint, placement);
 }
 

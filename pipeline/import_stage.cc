@@ -18,6 +18,7 @@
 #include "core/utf8.h"
 #include "data/bpe.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_files.h"
 #include "formats/architecture.h"
 #include "formats/finite_values.h"
 #include "formats/folder_contents.h"
@@ -148,6 +149,7 @@ StageReport run_import(const ImportConfig& config, const Inputs& inputs, Outputs
   // What fails, fails here rather than in a later stage.
   const Checkpoint checkpoint = open_checkpoint(path);
   std::vector<std::string> notes = check_model(checkpoint);
+  refuse_damaged_tokenizer(path);
   require_finite_weights(checkpoint);
   add_tokenizer_notes(path, notes);
 

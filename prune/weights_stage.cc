@@ -12,6 +12,7 @@
 #include "core/interrupt.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "data/tokenizer_files.h"
 #include "formats/architecture.h"
 #include "formats/finite_values.h"
 #include "formats/sharded.h"
@@ -106,6 +107,7 @@ StageReport run_prune_weights(const PruneWeightsConfig& config, const Inputs& in
   const WeightPattern pattern = WeightPattern::parse(config.sparsity);
   const Checkpoint model = open_checkpoint(inputs.path("model"));
   check_model(model);
+  refuse_damaged_tokenizer(model.path);
   if (model.quantization)
     throw FormatError(model.path, -1, "is quantized; weights are pruned in the checkpoint before quantization, and quantize keeps zeros");
   std::optional<ActivationStatistics> statistics;

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "data/gguf_vocabulary.h"
+#include "data/tokenizer_files.h"
 #include "formats/generation_config.h"
 #include "formats/model_check.h"
 
@@ -20,6 +21,7 @@ std::unique_ptr<GgufRun> plan_gguf_run(const Checkpoint& model, const GgufChoice
                                        std::string_view name) {
   auto run = std::make_unique<GgufRun>();
   run->notes = check_model(model);
+  refuse_damaged_tokenizer(model.path);
   run->gguf = plan_gguf(model, choice);
   std::ranges::copy(run->gguf.notes, std::back_inserter(run->notes));
   if (!name.empty()) run->gguf.metadata.add_text("general.name", name);

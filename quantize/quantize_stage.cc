@@ -174,6 +174,7 @@ class QuantizeRun {
         model_(open_checkpoint(inputs.path("model"))),
         notes_(check_model(model_)),
         plan_(make_plan(plan_options(config), model_)) {
+    refuse_damaged_tokenizer(model_.path);
     for (const PlanItem& item : plan_.items)
       if (const auto rounding = item.scheme ? item.scheme->input_rounding() : std::nullopt;
           rounding && rounding->is_static && !inputs.has("activations"))

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "data/tokenizer_files.h"
 #include "formats/model_check.h"
 #include "model/host_values.h"
 
@@ -33,6 +34,7 @@ namespace {
 Checkpoint open_dense(const fs::path& path) {
   Checkpoint checkpoint = open_checkpoint(path);
   check_model(checkpoint);
+  refuse_damaged_tokenizer(checkpoint.path);
   if (ModelConfig::from_json(*checkpoint.config, checkpoint.path / "config.json").is_moe())
     throw MismatchError(
         fmt::format("{}: is a mixture of experts; this stage needs a teacher with dense FFNs", path.filename().string()));

@@ -255,6 +255,44 @@ TEST_CASE("a folder with Git LFS pointers, or with tokens beyond the embedding, 
   }
 }
 
+TEST_CASE("a file next to the weights that no loader opens is refused, with its name and the place") {
+  const TempFolder t;
+  write_model(t.path(), llama_config(), llama_shapes());
+  const auto damaged = [&](const std::string& name, const std::string& content, const std::string& cause) {
+    CAPTURE(name, content);
+    write_text(t.path() / name, content);
+    CHECK_THROWS_AS(check_model(open_checkpoint(t.path())), FormatError);
+    CHECK_THROWS_WITH(check_model(open_checkpoint(t.path())), Contains(name) && Contains(cause));
+    fs::remove(t.path() / name);
+  };
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "chat_template.json",
+                           "generation_config.json", "preprocessor_config.json"}) {
+    damaged(name, R"({"eos_token":"<|endo)", "byte 20");
+    damaged(name, "[]", "is not a JSON object");
+    damaged(name, "", "byte 0");
+  }
+  damaged("tokenizer.json", "{}", "has no 'model' with a 'vocab'");
+  damaged("tokenizer.json", R"({"model": {"type": "BPE"}})", "has no 'model' with a 'vocab'");
+  damaged("tokenizer.json", R"({"model": {"vocab": {}}, "added_tokens": {"<s>": 0}})", "'added_tokens' is not a list");
+  damaged("tokenizer_config.json", R"({"eos_token": 2})", "'eos_token' is not a string");
+  damaged("special_tokens_map.json", R"({"pad_token": {"id": 2}})", "'pad_token.content' is missing");
+  damaged("added_tokens.json", R"({"<s>": "2"})", "'<s>' is not a token id");
+  damaged("generation_config.json", R"({"eos_token_id": "2"})", "'eos_token_id' is not a token id");
+  damaged("generation_config.json", R"({"eos_token_id": [2, null]})", "'eos_token_id' is not a token id");
+  damaged("generation_config.json", R"({"temperature": "0.6"})", "'temperature' is not a number");
+
+  const auto fine = [&](const std::string& name, const std::string& content) {
+    write_text(t.path() / name, content);
+    CHECK(check_model(open_checkpoint(t.path())).empty());
+    fs::remove(t.path() / name);
+  };
+  fine("tokenizer.json", R"({"model": {"type": "Unigram", "vocab": [["<unk>", 0.0]]}, "added_tokens": []})");
+  fine("tokenizer_config.json", R"({"eos_token": {"content": "</s>"}, "pad_token": null, "unk_token": "<unk>", "model_max_length": 1e30})");
+  fine("special_tokens_map.json", R"({"additional_special_tokens": ["<a>"], "bos_token": "<s>"})");
+  fine("generation_config.json", R"({"eos_token_id": [2, 3], "bos_token_id": null, "temperature": Infinity, "top_k": 50})");
+  fine("chat_template.jinja", "{% for %}");  // transformers opens a tokenizer with it
+}
+
 TEST_CASE("of two spellings of RoPE the older one counts, as in transformers") {
   const ModelKind& llama = *find_model_kind("llama");
   const auto read = [&](const Json& config) { return read_rope_config(JsonObject(config, "config.json", "", JsonNull::absent), llama).values; };

@@ -2,11 +2,13 @@
 
 The models are made by transformers; logits and generated ids are compared with its own.
 """
+import io
 import json
 import shutil
 
 import gguf
 import pytest
+import sentencepiece
 import torch
 from safetensors import deserialize
 from safetensors.torch import load_file, save_file
@@ -336,3 +338,52 @@ def test_half_a_model_is_refused_before_anything_is_written(folder, tmp_path, ke
     refused("git lfs pull")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     refused("LoRA adapter", code=5)
+
+
+DAMAGES = {
+    "special_tokens_map.json": '{"eos_token":',
+    "added_tokens.json": '{"<x>":',
+    "tokenizer_config.json": '{"eos_token":"<|endo',
+    "tokenizer.json": "{}",
+    "generation_config.json": '{"eos_token_id":"2"}',
+    "chat_template.json": "[]",
+    "preprocessor_config.json": "{",
+}
+
+
+@pytest.mark.parametrize("verb", ["import", "quantize", "export"])
+def test_files_next_to_the_weights_that_no_loader_opens_are_refused(folder, tmp_path, key, verb):
+    words = {"import": ["import", "--path", folder, "--out"], "quantize": ["quantize", folder],
+             "export": ["export", "--model", folder, "--acknowledge", "unknown-ancestry,unspecified", "--out"]}[verb]
+    for name, content in DAMAGES.items():
+        file = folder / name
+        before = file.read_bytes() if file.exists() else None
+        file.write_text(content)
+        if name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"):
+            with pytest.raises(Exception):
+                AutoTokenizer.from_pretrained(folder)
+        assert f"{name}: " in overproof(*words, tmp_path / "out", *key, code=3).stderr
+        assert not (tmp_path / "out").exists()
+        file.unlink() if before is None else file.write_bytes(before)
+    (folder / "chat_template.jinja").write_text("{% for %}")  # the peer opens the tokenizer
+    AutoTokenizer.from_pretrained(folder)
+    overproof(*words, tmp_path / "out", *key)
+
+
+@pytest.mark.parametrize("verb", ["import", "quantize"])
+def test_a_sentencepiece_model_that_is_cut_is_refused(folder, tmp_path, key, verb):
+    pieces = io.BytesIO()
+    text = (SOURCE / "README.md").read_text().splitlines()
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(text), model_writer=pieces, vocab_size=256, hard_vocab_limit=False, minloglevel=2)
+    words = {"import": ["import", "--path", folder, "--out"], "quantize": ["quantize", folder]}[verb]
+    model = pieces.getvalue()
+    for size in (0, 1, 3000, len(model) - 1):
+        (folder / "tokenizer.model").write_bytes(model[:size])
+        with pytest.raises(Exception):
+            sentencepiece.SentencePieceProcessor(model_proto=model[:size]).encode("a")
+        assert "tokenizer.model" in overproof(*words, tmp_path / "out", *key, code=3).stderr
+        assert not (tmp_path / "out").exists()
+    (folder / "tokenizer.model").write_bytes(model)
+    overproof(*words, tmp_path / "out", *key)
+    (folder / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # Llama 3's is a file of tiktoken
+    overproof(*words, tmp_path / "ranks", *key)

@@ -106,7 +106,7 @@ TEST_CASE("remaining experts are unchanged in their new places, and removed expe
   for (const std::string name : {"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight",
                                  "model.layers.0.mlp.shared_experts.gate_proj.weight"})
     CHECK(after.tensors->read_all_f32(name) == before.tensors->read_all_f32(name));
-  CHECK(read_file(folder / "out" / "tokenizer.json") == "{\"version\":\"1.0\"}");
+  CHECK(read_file(folder / "out" / "tokenizer.json") == "{\"model\":{\"vocab\":{}}}");
 
   const Json& metrics = report.metrics();
   REQUIRE(metrics["removed"].size() == 3);

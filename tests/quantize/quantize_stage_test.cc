@@ -49,7 +49,7 @@ std::vector<TensorInfo> moe_tensors() {
 
 void write_model(const fs::path& folder, const std::vector<TensorInfo>& tensors) {
   write_text(folder / "config.json", R"({"model_type": "glm4_moe", "hidden_size": 24})");
-  write_text(folder / "tokenizer.json", "{}");
+  write_text(folder / "tokenizer.json", R"({"model": {"vocab": {}}})");
   OutputFolder out(folder);
   SafetensorsWriter writer(out, "model.safetensors", tensors);
   for (const TensorInfo& tensor : tensors) writer.append_f32(random_values(tensor.elements(), tensor.name));
@@ -87,7 +87,7 @@ TEST_CASE("patterns match as shells do") {
 TEST_CASE("packed weights equal those of compressed-tensors byte for byte") {
   const TempFolder folder;
   write_text(folder.path() / "in" / "config.json", R"({"model_type": "llama"})");
-  write_text(folder.path() / "in" / "tokenizer.json", "{}");
+  write_text(folder.path() / "in" / "tokenizer.json", R"({"model": {"vocab": {}}})");
   fs::copy_file(kGolden / "weights.safetensors", folder.path() / "in" / "model.safetensors");
   quantize({.include = {"*"}}, folder.path() / "in", folder.path() / "out");
 
@@ -221,7 +221,7 @@ TEST_CASE("exclude keeps weights and lists them for the loader") {
 TEST_CASE("an infinity or NaN is named, not quantized") {
   const TempFolder folder;
   write_text(folder.path() / "in" / "config.json", R"({"model_type": "llama"})");
-  write_text(folder.path() / "in" / "tokenizer.json", "{}");
+  write_text(folder.path() / "in" / "tokenizer.json", R"({"model": {"vocab": {}}})");
   {
     OutputFolder out(folder.path() / "in");
     SafetensorsWriter writer(out, "model.safetensors", {{"model.layers.0.mlp.up_proj.weight", DType::f32, {3, 4}}});
