@@ -22,32 +22,124 @@ struct Cut {
   bool match;
 };
 
-/// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E in addition in the other.
-/// Escapes that cannot be rewritten as simply are refused.
-std::string to_pcre2(std::string_view pattern, const std::filesystem::path& file) {
-  static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZA";
-  std::string out;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] != '\\' || i + 1 == pattern.size()) {
-      out += pattern[i];
-      continue;
+/// Rewrites what Oniguruma and PCRE2 read differently: \s is White_Space in the one, and U+180E in addition in the other; \v is one
+/// character; ^ and $ are of lines; (?m) lets a dot match a line's end; {,n} is a quantifier; classes can be nested and intersected.
+/// What cannot be rewritten as simply is refused.
+class PatternRewriter {
+ public:
+  PatternRewriter(std::string_view pattern, const std::filesystem::path& file) : pattern_(pattern), file_(file) {}
+
+  std::string rewrite() {
+    std::string out;
+    while (at_ < pattern_.size()) {
+      const char c = pattern_[at_];
+      if (c == '\\') escape(out);
+      else if (c == '[') out += char_class(0);
+      else if (c == '{' && at_most()) out += "{0", ++at_;
+      else if (c == '(' && pattern_.substr(at_, 2) == "(?") group(out);
+      else if (c == '^' || c == '$') out += std::string("(?m:") + c + ')', ++at_;
+      else out += c, ++at_;
     }
-    const char c = pattern[++i];
+    return out;
+  }
+
+ private:
+  [[noreturn]] void refuse(std::string_view what) const {
+    throw FormatError(file_, -1, fmt::format("the pre-tokeniser's pattern uses {}, which is not supported: {}", what, pattern_));
+  }
+
+  /// Whether {,n} starts here.
+  bool at_most() const {
+    const size_t end = pattern_.find_first_not_of("0123456789", at_ + 2);
+    return pattern_.substr(at_, 2) == "{," && end != pattern_.npos && end > at_ + 2 && pattern_[end] == '}';
+  }
+
+  void escape(std::string& out) {
+    static constexpr std::string_view kOtherMeaning = "wWbBhHRXKGyYzZA", kBraced = "pPxuok";
+    if (at_ + 1 == pattern_.size()) {
+      out += pattern_[at_++];
+      return;
+    }
+    const char c = pattern_[at_ + 1];
+    at_ += 2;
     if (c == 's') {
       out += "\\p{White_Space}";
     } else if (c == 'S') {
       out += "\\P{White_Space}";
+    } else if (c == 'v') {
+      out += "\\x0b";
     } else if (c == 'C') {  // one byte, so it would part a character
-      throw PatternError(file, -1, fmt::format("the pre-tokeniser's pattern uses \\C, which is not supported: {}", pattern));
+      throw PatternError(file_, -1, fmt::format("the pre-tokeniser's pattern uses \\C, which is not supported: {}", pattern_));
     } else if (kOtherMeaning.find(c) != std::string_view::npos) {
-      throw FormatError(file, -1, fmt::format("the pre-tokeniser's pattern uses \\{}, which is not supported: {}", c, pattern));
+      refuse(std::string("\\") + c);
     } else {
       out += '\\';
       out += c;
+      if (kBraced.find(c) == std::string_view::npos || pattern_.substr(at_, 1) != "{") return;
+      const size_t end = std::min(pattern_.find('}', at_), pattern_.size() - 1) + 1;
+      out += pattern_.substr(at_, end - at_);
+      at_ = end;
     }
   }
-  return out;
-}
+
+  /// "(?" and, where options follow, these.
+  void group(std::string& out) {
+    const size_t end = pattern_.find_first_not_of("imsx-", at_ + 2);
+    const bool options = end != pattern_.npos && end > at_ + 2 && (pattern_[end] == ':' || pattern_[end] == ')');
+    for (const char c : pattern_.substr(at_, options ? end - at_ : 2)) out += c == 'm' ? 's' : c;
+    at_ = options ? end : at_ + 2;
+  }
+
+  /// A class that starts here, as an expression for one character: a plain one as it is.
+  std::string char_class(int depth) {
+    if (depth > 16) refuse("classes nested deeper than 16");
+    const bool negated = pattern_.substr(++at_, 1) == "^";
+    at_ += negated;
+    std::vector<std::string> operands;  // of &&
+    std::string items;
+    std::vector<std::string> nested;
+    bool plain = true;
+    const auto end_operand = [&] {
+      if (items.empty() && nested.empty()) refuse("an empty class");
+      if (items.starts_with('^')) items.insert(0, 1, '\\');
+      if (!items.empty()) nested.push_back('[' + items + ']');
+      operands.push_back(nested.size() == 1 ? nested[0] : fmt::format("(?:{})", fmt::join(nested, "|")));
+      items.clear(), nested.clear();
+    };
+    for (bool first = true;; first = false) {
+      if (at_ >= pattern_.size()) refuse("a class that is not closed");
+      const char c = pattern_[at_];
+      if (c == ']' && !first) break;
+      if (c == ']') {
+        items += "\\]", ++at_;
+      } else if (pattern_.substr(at_, 2) == "&&") {
+        end_operand();
+        plain = false;
+        at_ += 2;
+      } else if (c == '[') {
+        if (pattern_.substr(at_, 2) == "[:" && pattern_.find(":]", at_ + 2) != pattern_.npos) refuse("a POSIX bracket such as [:alpha:]");
+        if (items.ends_with('-') && !items.ends_with("\\-")) refuse("a range up to a class");
+        nested.push_back(char_class(depth + 1));
+        plain = false;
+      } else if (c == '\\') {
+        escape(items);
+      } else {
+        items += c, ++at_;
+      }
+    }
+    ++at_;
+    if (plain && !items.empty()) return '[' + std::string(negated ? "^" : items.starts_with('^') ? "\\" : "") + items + ']';
+    end_operand();
+    std::string all;
+    for (size_t i = 0; i + 1 < operands.size(); ++i) all += "(?=" + operands[i] + ')';
+    all += operands.back();
+    return negated ? "(?:(?!" + all + ")(?s:.))" : operands.size() == 1 ? all : "(?:" + all + ')';
+  }
+
+  std::string_view pattern_;
+  const std::filesystem::path& file_;
+  size_t at_ = 0;
+};
 
 void add_cut(std::vector<Cut>& cuts, size_t begin, size_t end, bool match) { cuts.push_back({{begin, end}, match}); }
 
@@ -145,7 +237,7 @@ struct PreTokenizer::Step {
 PreTokenizer::PreTokenizer(const std::vector<SplitStep>& steps, const std::filesystem::path& file) {
   for (const SplitStep& step : steps) {
     Step compiled{step, {}};
-    if (!step.literal && !step.pattern.empty()) compiled.regex.emplace(to_pcre2(step.pattern, file), Regex::Text::utf8, file);
+    if (!step.literal && !step.pattern.empty()) compiled.regex.emplace(PatternRewriter(step.pattern, file).rewrite(), Regex::Text::utf8, file);
     steps_.push_back(std::move(compiled));
   }
 }
