@@ -1,6 +1,7 @@
 #include "data/unicode.h"
 
 #include <catch2/catch.hpp>
+#include <ctime>
 
 #include "core/utf8.h"
 
@@ -28,6 +29,20 @@ TEST_CASE("NFC is idempotent, and the cheap test never lies") {
     text.resize(text.size() - 2);
     if (surely_nfc(text)) REQUIRE(to_nfc(text) == text);
   }
+}
+
+TEST_CASE("NFC orders long runs of marks in about linear time, and keeps the order of marks of one class") {
+  std::string text = "a", sorted = "\xc3\xa1";  // the first acute joins the letter
+  constexpr int kPairs = 200'000;          // n^2 steps would take hours
+  for (int i = 0; i < kPairs; ++i) text += i % 2 ? "\xcc\x80\xcc\x96" : "\xcc\x81\xcc\x96";
+  std::string below, above;
+  for (int i = 0; i < kPairs; ++i) {
+    below += "\xcc\x96";
+    if (i > 0) above += i % 2 ? "\xcc\x80" : "\xcc\x81";
+  }
+  const std::clock_t start = std::clock();
+  CHECK(to_nfc(text) == sorted + below + above);  // a grave below (class 220) stands before those above (230)
+  CHECK(double(std::clock() - start) / CLOCKS_PER_SEC < 20);
 }
 
 TEST_CASE("word characters and white space follow Unicode") {
