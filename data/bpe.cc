@@ -188,7 +188,10 @@ struct BpeTokenizer::Impl {
       if (definition.ignore_merges && bytes && !decoded[id].empty()) by_bytes.emplace(decoded[id], int32_t(id));
     }
     raw_added = AddedTokenFinder(definition.added, false);
-    normalized_added = AddedTokenFinder(definition.added, true);
+    std::vector<AddedToken> normal = definition.added;  // looked for in the normalised text, so they are normalised too
+    for (AddedToken& token : normal)
+      if (token.normalized && definition.nfc && !surely_nfc(token.text)) token.text = to_nfc(token.text);
+    normalized_added = AddedTokenFinder(normal, true);
   }
 
   void encode_word(std::string_view word, std::vector<int32_t>& ids) const {
