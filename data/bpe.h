@@ -31,13 +31,14 @@ struct BpeDefinition {
   std::string chat_template;  ///< carried along for tokenizer_config.json; may be empty
   std::vector<std::pair<std::string, std::string>> more_templates;  ///< for other uses, by name
   bool from_gguf = false;
+  int64_t vocabulary = 0;  ///< of tokenizer.json: how many tokens its model has, added ones left out
   std::vector<std::string> notes;  ///< for the user: what its files name and do not have
 
   /// SHA-256 over what decides the ids: all but the special ids, the chat template and where it was read from.
   Digest digest() const;
 };
 
-/// Opens tokenizer.json; special ids from tokenizer_config.json and config.json next to it, if they exist.
+/// Opens tokenizer.json, with what the files next to it add (data/added_token_files.h); special ids from them and config.json.
 BpeDefinition read_tokenizer_json(const std::filesystem::path& file);
 /// The same from memory; `file` is for messages.
 BpeDefinition parse_tokenizer_json(std::string_view text, const std::filesystem::path& file);

@@ -54,7 +54,7 @@ class Rendering {
     if (markers)
       for (const MarkedEncoder::Part& found : encoder_.split(part, quoted))
         if (found.id >= 0) markers->insert(found.id);
-    return encoder_.encode(part, quoted, {}).ids;
+    return encoder_.encode(part, quoted, {}, begin == 0).ids;
   }
 
  private:

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/python_json.h"
+#include "data/added_token_files.h"
 #include "data/bpe.h"
 #include "data/chat_templates.h"
 #include "data/gguf_pre_tokenizers.h"
@@ -247,6 +248,10 @@ std::vector<std::string> add_sentencepiece(const fs::path& file, int64_t vocabul
   v.unknown = model.unknown;
   v.padding = model.padding;
   add_tokens(config, read_json_if_there(folder / "added_tokens.json"), folder, v);
+  const AddedTokenFiles files = read_added_token_files(folder);
+  for (const auto& [name, id] : {std::pair("bos_token", &v.bos), {"eos_token", &v.eos}, {"pad_token", &v.padding}})
+    if (const AddedTokenFiles::Named* named = files.find(name); named && named->token)
+      if (const auto it = std::ranges::find(v.tokens, named->token->text); it != v.tokens.end()) *id = int32_t(it - v.tokens.begin());
   v.add_bos = adds_special(Json::object(), config, true, "", true);
   v.add_eos = adds_special(Json::object(), config, false, "", false);
   v.templates = read_chat_templates(folder, config);

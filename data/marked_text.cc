@@ -72,7 +72,7 @@ std::vector<MarkedEncoder::Part> MarkedEncoder::split(std::string_view text, std
 }
 
 /// Where each token ends in the text, or, of a tokenizer that changes the text, the tokens that end before the places that are asked for.
-std::vector<int64_t> MarkedEncoder::ends_of(std::string_view text, const std::vector<int32_t>& ids, std::span<const int64_t> wanted) const {
+std::vector<int64_t> MarkedEncoder::ends_of(std::string_view text, const std::vector<int32_t>& ids, std::span<const int64_t> wanted, bool begins) const {
   std::vector<int64_t> ends;
   int64_t at = 0;
   for (const int32_t id : ids) {
@@ -96,7 +96,7 @@ std::vector<int64_t> MarkedEncoder::ends_of(std::string_view text, const std::ve
   size_t done = 0;
   for (const int64_t place : wanted) {
     std::vector<int32_t> before;
-    tokenizer_.encode(text.substr(0, size_t(place)), before);
+    begins ? tokenizer_.encode(text.substr(0, size_t(place)), before) : tokenizer_.encode_after_token(text.substr(0, size_t(place)), before);
     const auto common = size_t(std::ranges::mismatch(before, ids).in1 - before.begin());
     for (; done < common; ++done) ends[done] = place;
     if (common == before.size() || common >= ids.size()) continue;
@@ -107,7 +107,7 @@ std::vector<int64_t> MarkedEncoder::ends_of(std::string_view text, const std::ve
   return ends;
 }
 
-MaskedIds MarkedEncoder::encode(std::string_view text, std::span<const ByteRange> quoted, std::span<const ByteRange> trained) const {
+MaskedIds MarkedEncoder::encode(std::string_view text, std::span<const ByteRange> quoted, std::span<const ByteRange> trained, bool begins) const {
   MaskedIds out;
   size_t next = 0;
   const auto add = [&](int32_t id, int64_t begin) {
@@ -123,11 +123,12 @@ MaskedIds MarkedEncoder::encode(std::string_view text, std::span<const ByteRange
     }
     const std::string_view plain = text.substr(size_t(part.bytes.begin), size_t(part.bytes.end - part.bytes.begin));
     ids.clear(), wanted.clear();
-    tokenizer_.encode(plain, ids);
+    const bool first = begins && part.bytes.begin == 0;
+    first ? tokenizer_.encode(plain, ids) : tokenizer_.encode_after_token(plain, ids);
     for (size_t i = next; i < trained.size() && trained[i].begin < part.bytes.end; ++i)
       for (const int64_t place : {trained[i].begin, trained[i].end})
         if (place > part.bytes.begin && place < part.bytes.end) wanted.push_back(place - part.bytes.begin);
-    const std::vector<int64_t> ends = ends_of(plain, ids, wanted);
+    const std::vector<int64_t> ends = ends_of(plain, ids, wanted, first);
     for (size_t i = 0; i < ids.size(); ++i) add(ids[i], part.bytes.begin + (i > 0 ? ends[i - 1] : 0));
   }
   return out;

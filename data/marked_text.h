@@ -31,10 +31,11 @@ class MarkedEncoder {
 
   /// The ids are those of transformers for the same text where nothing quoted looks like a special token. An id is trained when its first byte
   /// is in one of the ranges `trained`, ascending. Throws MismatchError where a tokenizer changes text so that no place is known.
-  MaskedIds encode(std::string_view text, std::span<const ByteRange> quoted, std::span<const ByteRange> trained) const;
+  /// `begins`: the text is not what follows other text.
+  MaskedIds encode(std::string_view text, std::span<const ByteRange> quoted, std::span<const ByteRange> trained, bool begins = true) const;
 
  private:
-  std::vector<int64_t> ends_of(std::string_view text, const std::vector<int32_t>& ids, std::span<const int64_t> wanted) const;
+  std::vector<int64_t> ends_of(std::string_view text, const std::vector<int32_t>& ids, std::span<const int64_t> wanted, bool begins) const;
   const Tokenizer& tokenizer_;
   AddedTokenFinder finder_;
   bool byte_level_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sentencepiece_processor.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -111,18 +112,81 @@ void check_charsmap(std::string_view blob, int64_t base, const fs::path& file) {
   }
 }
 
+constexpr std::string_view kSpacePiece = "\xe2\x96\x81";
+
+/// A second NormalizerSpec, which protocol buffers merge into the first: no space is put before a text, none is dropped.
+constexpr std::string_view kKeepSpaces("\x1a\x06\x18\x00\x20\x00\x28\x01", 8);
+
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::string_view model, const fs::path& file, bool from_gguf)
-      : file_(file), model_digest_(sha256(model)), from_gguf_(from_gguf) {
+  using Prefix = SentencePieceAdditions::Prefix;
+
+  SentencePieceTokenizer(std::string_view model, const fs::path& file, bool from_gguf, SentencePieceAdditions additions)
+      : file_(file), digest_(sha256(model)), from_gguf_(from_gguf), adds_(!additions.tokens.empty()), prefix_(additions.prefix) {
     check_sentencepiece_model(model, file);
-    if (const auto status = processor_.LoadFromSerializedProto(model); !status.ok()) {
+    const std::string changed = adds_ ? std::string(model) + std::string(kKeepSpaces) : std::string();
+    if (const auto status = processor_.LoadFromSerializedProto(adds_ ? changed : model); !status.ok()) {
       throw FormatError(file, -1, fmt::format("SentencePiece refuses the model: {}", status.error_message()));
     }
-    control_ = AddedTokenFinder(SentencePieceTokenizer::special_tokens(), false);
+    bos_ = additions.bos >= 0 ? additions.bos : processor_.bos_id();
+    eos_ = additions.eos >= 0 ? additions.eos : processor_.eos_id();
+    if (adds_) add(std::move(additions.tokens));
+    else added_ = control_pieces();
+    raw_ = AddedTokenFinder(added_, false);
   }
 
   std::vector<AddedToken> special_tokens() const override {
+    std::vector<AddedToken> special;
+    for (const AddedToken& token : added_)
+      if (token.special) special.push_back(token);
+    return special;
+  }
+
+  void encode(std::string_view text, std::vector<int32_t>& ids, bool parse_special) const override { encode_at(text, true, ids, parse_special); }
+  void encode_after_token(std::string_view text, std::vector<int32_t>& ids) const override { encode_at(text, !adds_, ids, false); }
+
+  std::string decode(const std::vector<int32_t>& ids) const override {
+    std::string text;
+    std::vector<int> run;
+    const auto end_run = [&] {
+      std::string part;
+      if (const auto status = processor_.Decode(run, &part); !status.ok()) {
+        throw FormatError(file_, -1, fmt::format("SentencePiece cannot decode: {}", status.error_message()));
+      }
+      text += part;
+      run.clear();
+    };
+    for (const int32_t id : ids) {
+      check_id(id);
+      if (id < processor_.GetPieceSize()) {
+        run.push_back(id);
+        continue;
+      }
+      end_run();
+      text += token_text(id);
+    }
+    end_run();
+    if (adds_ && prefix_ != Prefix::never && text.starts_with(' ')) text.erase(0, 1);
+    return text;
+  }
+
+  int64_t vocab_size() const override { return processor_.GetPieceSize() + int64_t(beyond_.size()); }
+  std::string token_text(int32_t id) const override {
+    check_id(id);
+    return id < processor_.GetPieceSize() ? processor_.IdToPiece(id) : beyond_[size_t(id - processor_.GetPieceSize())];
+  }
+  Digest definition_digest() const override { return digest_; }
+  bool from_gguf() const override { return from_gguf_; }
+  int32_t bos_id() const override { return bos_; }
+  int32_t eos_id() const override { return eos_; }
+
+ private:
+  void check_id(int32_t id) const {
+    if (id < 0 || id >= vocab_size())
+      throw MismatchError(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()));
+  }
+
+  std::vector<AddedToken> control_pieces() const {
     std::vector<AddedToken> control;
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
       if (processor_.IsControl(id)) control.push_back({.id = id, .text = processor_.IdToPiece(id), .special = true});
@@ -130,58 +194,85 @@ class SentencePieceTokenizer final : public Tokenizer {
     return control;
   }
 
-  void encode(std::string_view text, std::vector<int32_t>& ids, bool parse_special) const override {
+  void add(std::vector<AddedToken> tokens) {
+    Sha256 hash;  // of all that decides the ids: without additions the model alone does
+    hash.update("overproof SentencePiece with added tokens v1");
+    hash.update(digest_.bytes.data(), digest_.bytes.size());
+    const auto number = [&](int64_t value) {
+      uint8_t bytes[8];
+      for (int i = 0; i < 8; ++i) bytes[i] = uint8_t(uint64_t(value) >> (8 * i));
+      hash.update(bytes, 8);
+    };
+    number(int64_t(prefix_));
+    std::ranges::stable_sort(tokens, {}, &AddedToken::id);
+    for (const AddedToken& token : tokens) {
+      if (token.text.size() > kLongestAddedToken)
+        throw FormatError(file_, -1, fmt::format("added token {} has {} bytes, more than {}", token.id, token.text.size(), kLongestAddedToken));
+      if (token.id >= vocab_size()) {
+        if (token.id != vocab_size()) throw FormatError(file_, -1, fmt::format("no token has the id {}, and '{}' has {}", vocab_size(), token.text, token.id));
+        beyond_.push_back(token.text);
+      }
+      number(token.id);
+      number(int64_t(token.text.size()));
+      hash.update(token.text);
+      number(int64_t(token.special) | int64_t(token.lstrip) << 1 | int64_t(token.rstrip) << 2 | int64_t(token.normalized) << 3 |
+             int64_t(token.single_word) << 4);
+    }
+    digest_ = hash.finish();
+    added_ = tokens;
+    // Looked for in the normalised text, after normalisation of its own: with a space in front where every text gets one.
+    if (prefix_ == Prefix::unconditional)
+      for (AddedToken& token : tokens)
+        if (token.normalized) token.text.insert(0, 1, ' ');
+    normalized_ = AddedTokenFinder(tokens, true);
+  }
+
+  /// `begins`: the text is not what follows a token.
+  void encode_at(std::string_view text, bool begins, std::vector<int32_t>& ids, bool parse_special) const {
     std::string repaired;
     if (invalid_utf8_at(text) >= 0) text = repaired = to_valid_utf8(text);
     std::vector<TextPart> parts;
-    if (parse_special) {
-      control_.split(text, true, parts);
-    } else if (!text.empty()) {
-      parts.push_back({text, -1});
-    }
+    if (parse_special || adds_) raw_.split(text, parse_special, parts);
+    else if (!text.empty()) parts.push_back({text, -1});
     for (const TextPart& part : parts) {
-      if (part.id >= 0) {
-        ids.push_back(part.id);
-        continue;
-      }
-      if (int64_t(part.text.size()) > kMostTextBytes) throw MismatchError("a text of over 1 GiB cannot be tokenised at once");
-      std::vector<int> found;
-      if (const auto status = processor_.Encode(part.text, &found); !status.ok()) {
-        throw FormatError(file_, -1, fmt::format("SentencePiece cannot encode: {}", status.error_message()));
-      }
-      ids.insert(ids.end(), found.begin(), found.end());
+      if (part.id >= 0) ids.push_back(part.id);
+      else if (adds_) encode_between(part.text, begins && part.text.data() == text.data(), ids, parse_special);
+      else encode_pieces(part.text, ids);
     }
   }
 
-  std::string decode(const std::vector<int32_t>& ids) const override {
-    for (const int32_t id : ids) check_id(id);
-    std::string text;
-    if (const auto status = processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text); !status.ok()) {
-      throw FormatError(file_, -1, fmt::format("SentencePiece cannot decode: {}", status.error_message()));
+  void encode_between(std::string_view text, bool begins, std::vector<int32_t>& ids, bool parse_special) const {
+    std::string longer;
+    if (prefix_ == Prefix::unconditional) text = longer = ' ' + std::string(text);
+    std::vector<TextPart> parts;
+    normalized_.split(text, parse_special, parts);
+    for (const TextPart& part : parts) {
+      const bool first = begins && part.text.data() == text.data();
+      const bool wanted = prefix_ == Prefix::always || (prefix_ == Prefix::first && first);
+      if (part.id >= 0) ids.push_back(part.id);
+      else if (wanted && !part.text.starts_with(' ') && !part.text.starts_with(kSpacePiece)) encode_pieces(' ' + std::string(part.text), ids);
+      else encode_pieces(part.text, ids);
     }
-    return text;
   }
 
-  int64_t vocab_size() const override { return processor_.GetPieceSize(); }
-  std::string token_text(int32_t id) const override {
-    check_id(id);
-    return processor_.IdToPiece(id);
+  void encode_pieces(std::string_view text, std::vector<int32_t>& ids) const {
+    if (int64_t(text.size()) > kMostTextBytes) throw MismatchError("a text of over 1 GiB cannot be tokenised at once");
+    std::vector<int> found;
+    if (const auto status = processor_.Encode(text, &found); !status.ok()) {
+      throw FormatError(file_, -1, fmt::format("SentencePiece cannot encode: {}", status.error_message()));
+    }
+    ids.insert(ids.end(), found.begin(), found.end());
   }
-  Digest definition_digest() const override { return model_digest_; }
-  bool from_gguf() const override { return from_gguf_; }
-  int32_t bos_id() const override { return processor_.bos_id(); }
-  int32_t eos_id() const override { return processor_.eos_id(); }
 
- private:
-  void check_id(int32_t id) const {
-    if (id < 0 || id >= vocab_size())
-      throw MismatchError(fmt::format("token id {} is outside the tokenizer's vocabulary of {}", id, vocab_size()));
-  }
   fs::path file_;
-  Digest model_digest_;  // the model holds all that decides the ids
-  bool from_gguf_ = false;
+  Digest digest_;
+  bool from_gguf_ = false, adds_ = false;
+  Prefix prefix_;
+  int32_t bos_ = -1, eos_ = -1;
   sentencepiece::SentencePieceProcessor processor_;
-  AddedTokenFinder control_;
+  std::vector<AddedToken> added_;    // without additions, the control pieces
+  std::vector<std::string> beyond_;  // texts of the ids after the pieces
+  AddedTokenFinder raw_, normalized_;
 };
 
 }  // namespace
@@ -261,14 +352,8 @@ SentencePieceVocabulary read_sentencepiece_vocabulary(std::string_view model, co
   return out;
 }
 
-std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::path& file, bool from_gguf) {
-  return std::make_unique<SentencePieceTokenizer>(model, file, from_gguf);
-}
-
-std::unique_ptr<Tokenizer> open_sentencepiece(const fs::path& file) {
-  const std::string model = read_file(file, kMostModelBytes);
-  refuse_lfs_pointer(model, file);
-  return make_sentencepiece(model, file);
+std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const fs::path& file, bool from_gguf, SentencePieceAdditions additions) {
+  return std::make_unique<SentencePieceTokenizer>(model, file, from_gguf, std::move(additions));
 }
 
 }  // namespace overproof

@@ -12,11 +12,26 @@
 
 namespace overproof {
 
-/// Opens a .model file (BPE, unigram, word or char). The bytes are checked before the library sees them: see
-/// check_sentencepiece_model. Control pieces in the text become ids only with parse_special.
+/// What the files next to a model change.
+struct SentencePieceAdditions {
+  /// Which stretches of text between added tokens get a space in front: none; the one that a text begins with; all; each of these two only
+  /// where none is there. `unconditional`: all, also where one is there, as SentencePiece itself does it.
+  enum class Prefix { never, first, always, unconditional };
+  /// All tokens that are found before the model sees the text, in place of its control pieces. Those that are no pieces have the ids after
+  /// them. Empty: the model as it is.
+  std::vector<AddedToken> tokens;
+  Prefix prefix = Prefix::unconditional;
+  int32_t bos = -1, eos = -1;  ///< -1: the model's own
+};
+
+/// Opens a .model file (BPE, unigram, word or char), with what the files next to it add: tokenizer.json, tokenizer_config.json,
+/// added_tokens.json and special_tokens_map.json, as transformers 5.23 reads them. Throws FormatError where they add tokens in a way that
+/// is not known. The bytes are checked before the library sees them: see check_sentencepiece_model. Control pieces in the text become ids
+/// only with parse_special.
 std::unique_ptr<Tokenizer> open_sentencepiece(const std::filesystem::path& file);
 /// `from_gguf`: Tokenizer::from_gguf().
-std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const std::filesystem::path& file, bool from_gguf = false);
+std::unique_ptr<Tokenizer> make_sentencepiece(std::string_view model, const std::filesystem::path& file, bool from_gguf = false,
+                                              SentencePieceAdditions additions = {});
 
 /// Throws FormatError unless `model` is a well-formed ModelProto whose pieces are plain (not empty, no NUL, finite scores)
 /// and whose normalisation trie stays inside its own bytes: the library follows that trie unchecked.

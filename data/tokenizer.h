@@ -20,6 +20,8 @@ class Tokenizer {
   /// Appends the ids of UTF-8 `text`. Invalid UTF-8 is replaced by U+FFFD, as peers do. No BOS or EOS is added;
   /// added (special) tokens written out in the text become their ids only when `parse_special`.
   virtual void encode(std::string_view text, std::vector<int32_t>& ids, bool parse_special = false) const = 0;
+  /// encode() without special tokens, of a text that follows a token: some tokenizers put a space before the first word only.
+  virtual void encode_after_token(std::string_view text, std::vector<int32_t>& ids) const { encode(text, ids); }
   virtual std::string decode(const std::vector<int32_t>& ids) const = 0;
   virtual int64_t vocab_size() const = 0;
   virtual std::string token_text(int32_t id) const = 0;

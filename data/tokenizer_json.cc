@@ -1,15 +1,18 @@
 // tokenizer.json of Hugging Face `tokenizers`, for byte-level BPE: reading and writing.
+// What the files next to it add: data/added_token_files.h.
 // Format: https://github.com/huggingface/tokenizers (tokenizers/src, the Serialize implementations).
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_object.h"
 #include "core/python_json.h"
 #include "core/utf8.h"
+#include "data/added_token_files.h"
 #include "data/bpe.h"
 #include "data/chat_templates.h"
 
@@ -98,6 +101,7 @@ void read_model(const JsonObject& model, BpeDefinition& out) {
   out.fuse_unknown = model.flag("fuse_unk", false);
 
   const JsonObject vocab = model.object("vocab");
+  out.vocabulary = int64_t(vocab.json().size());
   // Bounds what the ids can make us allocate: a hole costs a string, so there may be no more than a few for each token.
   const int64_t most = int64_t(vocab.json().size()) * 4 + 65536;
   for (const auto& [text, value] : vocab.json().items()) {
@@ -142,17 +146,30 @@ void read_added_tokens(const JsonObject& root, BpeDefinition& out) {
   }
 }
 
-/// The id behind "eos_token": "</s>" or {"content": "</s>"}; `now` when it is not given. A name that no token has is none, with a note:
-/// transformers would add it behind the rows of the model's embedding.
-int32_t named_token(const JsonObject& config, const char* name, BpeDefinition& definition, int32_t now) {
-  const Json* value = config.find(name);
-  if (!value) return now;
-  const std::string text = value->is_object() ? config.object(name).text("content") : config.text(name);
-  const auto it = std::find(definition.tokens.begin(), definition.tokens.end(), text);
-  if (!text.empty() && it != definition.tokens.end()) return int32_t(it - definition.tokens.begin());
-  definition.notes.push_back(
-      fmt::format("tokenizer_config.json's {} is '{}', which is not in the vocabulary: it is left out", name, text.substr(0, 200)));
-  return now;
+/// Tokens, flags and special ids of the files next to tokenizer.json.
+void read_token_files(const fs::path& file, BpeDefinition& out) {
+  const AddedTokenFiles files = read_added_token_files(file.parent_path());
+  std::unordered_map<std::string, int32_t> ids;
+  for (size_t id = 0; id < out.tokens.size(); ++id)
+    if (!out.tokens[id].empty()) ids.emplace(out.tokens[id], int32_t(id));
+  const auto id_of = [&](const std::string& text) {
+    const auto it = ids.find(text);
+    return it == ids.end() ? -1 : it->second;
+  };
+  // Added tokens are in `ids` too; they are found in the list of them first.
+  add_tokens_of_files(files, id_of, out.vocabulary, out.added, out.notes);
+  for (const AddedToken& token : out.added) {
+    if (size_t(token.id) < out.tokens.size() && out.tokens[size_t(token.id)] == token.text) continue;
+    if (size_t(token.id) >= out.tokens.size()) out.tokens.resize(size_t(token.id) + 1);
+    std::string& place = out.tokens[size_t(token.id)];
+    if (!place.empty())
+      throw FormatError(files.listed_in, -1, fmt::format("adds the token '{}', whose id {} belongs to '{}'", token.text.substr(0, 200), token.id, place.substr(0, 200)));
+    place = token.text;
+    ids.emplace(token.text, token.id);
+  }
+  for (const auto& [name, id] : {std::pair("bos_token", &out.bos), {"eos_token", &out.eos}, {"unk_token", &out.unknown}, {"pad_token", &out.padding}})
+    if (const AddedTokenFiles::Named* named = files.find(name); named && named->token)
+      if (const int32_t found = id_of(named->token->text); found >= 0) *id = found;
 }
 
 }  // namespace
@@ -184,14 +201,9 @@ void set_templates(const ChatTemplates& templates, BpeDefinition& out) {
 
 BpeDefinition read_tokenizer_json(const fs::path& file) {
   BpeDefinition out = parse_tokenizer_json(read_file(file, int64_t{256} << 20), file);
+  read_token_files(file, out);
   if (const fs::path path = file.parent_path() / "tokenizer_config.json"; fs::exists(path)) {
-    const Json json = read_python_json(path);
-    const JsonObject config(json, path, "", JsonNull::absent);
-    out.bos = named_token(config, "bos_token", out, out.bos);
-    out.eos = named_token(config, "eos_token", out, out.eos);
-    out.unknown = named_token(config, "unk_token", out, out.unknown);
-    out.padding = named_token(config, "pad_token", out, out.padding);
-    set_templates(read_chat_templates(file.parent_path(), json), out);
+    set_templates(read_chat_templates(file.parent_path(), read_python_json(path)), out);
   } else {
     set_templates(read_chat_templates(file.parent_path(), Json()), out);
   }
