@@ -64,7 +64,8 @@ void unquote_roles(jinja::context& context) {
 
 RenderedChat render(const jinja::program& program, const std::string& source, const common_json& variables, bool marks) {
   jinja::context context(source);
-  const common_json environment = {{"bos_token", ""}, {"eos_token", ""}};
+  // As transformers passes them where a conversation has none: defined, and none.
+  const common_json environment = {{"bos_token", ""}, {"eos_token", ""}, {"tools", nullptr}, {"documents", nullptr}};
   jinja::global_from_json(context, environment, false);
   for (const auto& [name, value] : variables.items()) {
     const bool quoted = name == "messages" || name == "tools" || name == "documents";

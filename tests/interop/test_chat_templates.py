@@ -161,3 +161,12 @@ def test_sampled_chats_are_what_transformers_renders(model, tmp_path):
         ended += text == rendered
         assert text == rendered or rendered == text + "<|im_end|>\n"
     assert 0 < ended < len(documents) and 0 < with_system < len(documents)
+
+
+@pytest.mark.parametrize("condition", ["tools is not none", "tools is none", "tools is defined", "not tools is defined", "tools", "documents is not none", "documents is defined",
+                                       "documents", "tools is not none and tools | length > 0", "(tools or []) | length > 0", "tools is not defined or tools is none"])
+def test_tools_and_documents_are_none_where_there_are_none(condition, tmp_path):
+    template = "{% if " + condition + " %}yes{% else %}no{% endif %} {{ messages[0].content }}"
+    conversations = [{"messages": [USER]}, {"messages": [USER], "tools": [TOOL]}, {"messages": [USER], "documents": [{"title": "a", "text": "b"}]}]
+    for conversation, ours in zip(conversations, rendered(template, conversations, tmp_path)):
+        assert ours.get("text") == theirs(template, conversation), (conversation, ours.get("error"))
