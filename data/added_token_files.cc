@@ -135,7 +135,7 @@ void add_tokens_of_files(const AddedTokenFiles& files, const std::function<int32
     token.id = id_of(token.text);
     if (token.id < 0) {
       if (given >= 0 && given != next)
-        throw FormatError(file, -1,
+        throw AddedTokenError(file, -1,
                           fmt::format("gives the token '{}' the id {}, and the vocabulary next to it has no such token; transformers would give it {}",
                                       token.text.substr(0, 200), given, next));
       token.id = int32_t(next);
@@ -167,7 +167,7 @@ void add_tokens_of_files(const AddedTokenFiles& files, const std::function<int32
   for (const AddedToken& token : files.extra) {
     if (place_of.contains(token.text)) continue;
     if (!missing.empty() && id_of(token.text) < 0)
-      throw FormatError(files.extra_in, -1,
+      throw AddedTokenError(files.extra_in, -1,
                         fmt::format("has the special tokens '{}' and '{}', which the vocabulary next to it does not have, so the ids of both are open",
                                     missing.substr(0, 200), token.text.substr(0, 200)));
     place(token, -1, files.extra_in);

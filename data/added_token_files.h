@@ -12,9 +12,16 @@
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
 #include "data/added_tokens.h"
 
 namespace overproof {
+
+/// The files contradict the vocabulary, so another vocabulary in the folder must not be taken in its place.
+class AddedTokenError : public FormatError {
+ public:
+  using FormatError::FormatError;
+};
 
 struct AddedTokenFiles {
   /// bos_token and its kin, in the order in which transformers adds them; no text: a file has null.
@@ -37,7 +44,7 @@ AddedTokenFiles read_added_token_files(const std::filesystem::path& folder);
 
 /// Adds to `added`, and changes there, what transformers does. `id_of`: the id of a text in the model's vocabulary without added tokens, -1
 /// for none; `vocabulary`: how many tokens it has. A named token that is nowhere is left out with a note: transformers would add it behind
-/// the rows of the model's embedding. Throws FormatError where a file gives a new token another id than transformers does.
+/// the rows of the model's embedding. Throws AddedTokenError where a file gives a new token another id than transformers does.
 void add_tokens_of_files(const AddedTokenFiles& files, const std::function<int32_t(const std::string&)>& id_of, int64_t vocabulary,
                          std::vector<AddedToken>& added, std::vector<std::string>& notes);
 

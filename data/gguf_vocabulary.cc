@@ -384,6 +384,8 @@ std::vector<std::string> add_gguf_vocabulary(const fs::path& checkpoint, int64_t
     std::optional<BpeDefinition> definition;
     try {
       definition = read_tokenizer_json(json);
+    } catch (const AddedTokenError&) {
+      throw;
     } catch (const FormatError&) {  // then it is the SentencePiece model in Hugging Face's spelling
     }
     if (definition) return add_bpe(*definition, json, vocabulary, out);

@@ -8,6 +8,7 @@
 #include "core/progress_note.h"
 #include "core/real_path.h"
 #include "core/regex.h"
+#include "data/added_token_files.h"
 #include "data/bpe.h"
 #include "data/sentencepiece_tokenizer.h"
 #include "formats/folder_contents.h"
@@ -71,6 +72,8 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
       try {
         return open_tokenizer(path / "tokenizer.json");
       } catch (const PatternError&) {
+        throw;
+      } catch (const AddedTokenError&) {
         throw;
       } catch (const FormatError& e) {
         if (!fs::exists(model)) throw;

@@ -163,7 +163,7 @@ void read_token_files(const fs::path& file, BpeDefinition& out) {
     if (size_t(token.id) >= out.tokens.size()) out.tokens.resize(size_t(token.id) + 1);
     std::string& place = out.tokens[size_t(token.id)];
     if (!place.empty())
-      throw FormatError(files.listed_in, -1, fmt::format("adds the token '{}', whose id {} belongs to '{}'", token.text.substr(0, 200), token.id, place.substr(0, 200)));
+      throw AddedTokenError(files.listed_in, -1, fmt::format("adds the token '{}', whose id {} belongs to '{}'", token.text.substr(0, 200), token.id, place.substr(0, 200)));
     place = token.text;
     ids.emplace(token.text, token.id);
   }

@@ -93,7 +93,10 @@ def test_next_to_tokenizer_json(case, bpe, tmp_path):
     assert separator(folder, tmp_path) == end
 
 
-def test_an_id_that_transformers_would_not_give_is_refused(bpe, tmp_path):
+@pytest.mark.parametrize("with_pieces", [False, True])
+def test_an_id_that_transformers_would_not_give_is_refused(with_pieces, bpe, pieces, tmp_path):
+    if with_pieces:  # which are not taken instead
+        (tmp_path / "tokenizer.model").write_bytes(pieces.read_bytes())
     put(tmp_path, {"tokenizer.json": bpe, "tokenizer_config.json": FAST | {"added_tokens_decoder": {"607": token("<tool>")}}, "a.txt": "a"})
     assert theirs(tmp_path, "<tool>")[0] == [600]
     done = overproof("tokenizer", "encode", "--tokenizer", tmp_path, "--text", tmp_path / "a.txt", "--out", tmp_path.with_suffix(".o"), code=3)
@@ -187,3 +190,20 @@ def test_added_tokens_are_normalised_like_the_text(added, normalized, bpe, tmp_p
     put(tmp_path, {"tokenizer.json": changed})
     text = "x cafe\u0323 y caf\u1eb9 z e\u0323e\u0323 a\u0323b <e\u0323>"
     assert encode(tmp_path, text, tmp_path) == Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_chat_of_pieces_and_added_tokens(legacy, pieces, tmp_path):
+    from transformers import AutoTokenizer
+    template = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(pieces.read_bytes())
+    put(folder, {"config.json": {"model_type": "llama"}, "tokenizer_config.json": LLAMA | {"legacy": legacy, "chat_template": template}})
+    messages = [{"role": "user", "content": "What is a river in the town?"}, {"role": "assistant", "content": "It is a stream of water."}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    overproof("corpus", "--source", tmp_path / "chat.jsonl", "--tokenizer", folder, "--window-length", 16, "--held-out", 0, "--key", tmp_path / "key.pem", "--out", tmp_path / "corpus")
+    with safe_open(tmp_path / "corpus/tokens.safetensors", "np") as file:
+        ours = file.get_tensor("train").tolist()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert ours == [*tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)["input_ids"], 401]
