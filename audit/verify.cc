@@ -266,13 +266,14 @@ std::string text_of(const Verification& v) {
   const bool from_outside = std::ranges::any_of(v.run.nodes, [](const ArtifactNode& n) {
     return std::ranges::any_of(n.parents, [&](const auto& input) { return input.second < 0 && n.is_from_outside(input.first); });
   });
+  const auto foreign = std::ranges::count_if(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; });
   const auto failures =
       std::count_if(v.findings.begin(), v.findings.end(), [](const Finding& f) { return f.severity == Severity::failure; });
   out += fmt::format(
       "\n{} artifacts, {} files, {:.1f} MB: {}\n", v.run.nodes.size(), v.files, double(v.bytes) / 1e6,
       failures > 0 ? fmt::format("{} failures", failures)
-      : std::ranges::any_of(v.run.nodes, [](const ArtifactNode& n) { return n.check.foreign; })
-          ? "every digest and signature holds; what another tool signed has no lineage, so no chain leads through it"
+      : foreign == int64_t(v.run.nodes.size()) ? "every digest and the signature hold"
+      : foreign > 0  ? "every digest and signature hold; what another tool signed has no lineage, so no chain leads through it"
       : from_outside ? "every digest and both signatures hold; a chain ends at files from outside without a statement"
                      : "every digest, both signatures and the whole chain hold");
   return out;
