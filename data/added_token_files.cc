@@ -56,7 +56,7 @@ void read_named(const JsonObject& in, bool null_counts, AddedTokenFiles& out) {
     else if (null_counts) set_named(out, name, std::nullopt, in.origin());
   }
   for (const auto& [name, value] : in.json().items())  // a model's own, such as image_token
-    if (name.ends_with("_token") && value.is_string() && std::ranges::none_of(kFirst, [&](const char* known) { return name == known; }))
+    if (name.ends_with("_token") && value.is_string() && std::ranges::find(kFirst, std::string_view(name)) == std::ranges::end(kFirst))
       set_named(out, name, read_token(in, value, name, true), in.origin());
 }
 
@@ -107,7 +107,7 @@ AddedTokenFiles read_added_token_files(const fs::path& folder) {
     const JsonObject added(*json, added_file, "", JsonNull::absent);
     for (const auto& [text, id] : added.json().items()) {
       if (!id.is_number_integer() || id < 0 || id > kMostTokenId) added.fail(fmt::format("the id of '{}' is not a token id", text.substr(0, 200)));
-      const auto is = [&](const AddedToken& token) { return token.text == text; };
+      const auto is = [&wanted = text](const AddedToken& token) { return token.text == wanted; };
       const bool special = std::ranges::any_of(out.extra, is) || std::ranges::any_of(out.named, [&](const auto& each) { return each.token && is(*each.token); });
       out.listed[id.get<int32_t>()] = {.text = text, .special = special, .normalized = !special};
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <map>
 #include <unordered_map>
 
 #include "core/error.h"
@@ -142,10 +143,12 @@ class SentencePieceFolder {
   void check_same_vocabulary(const std::vector<AddedToken>& in_json) const {
     const Json vocab = json_["model"].value("vocab", Json());
     if (!vocab.is_object()) fail(json_file_, "its 'vocab' is no object");
+    std::map<std::string_view, Json> added;
+    for (const AddedToken& token : in_json) added.emplace(token.text, token.id);
     size_t known = 0;
     for (const auto& [text, id] : vocab.items()) {
       if (id_of(text) >= 0 && id == id_of(text)) ++known;
-      else if (std::ranges::none_of(in_json, [&](const AddedToken& token) { return token.text == text && id == token.id; }))
+      else if (const auto token = added.find(text); token == added.end() || token->second != id)
         fail(json_file_, fmt::format("has the token '{}', which {} does not have under that id", text.substr(0, 200), file_.filename().string()));
     }
     if (known != model_.pieces.size()) fail(json_file_, fmt::format("has {} of the {} pieces of {}", known, model_.pieces.size(), file_.filename().string()));
