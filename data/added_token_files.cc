@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <initializer_list>
+#include <iterator>
 #include <set>
 
 #include "core/error.h"
 #include "core/json_object.h"
 #include "core/python_json.h"
+#include "formats/companion_files.h"
 
 namespace overproof {
 
@@ -48,15 +49,14 @@ void set_named(AddedTokenFiles& out, const std::string& name, std::optional<Adde
 }
 
 void read_named(const JsonObject& in, bool null_counts, AddedTokenFiles& out) {
-  static constexpr std::initializer_list<const char*> kFirst = {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
-  for (const char* name : kFirst) {
+  for (const char* name : kNamedTokens) {
     const auto it = in.json().find(name);
     if (it == in.json().end()) continue;
     if (!it->is_null()) set_named(out, name, read_token(in, *it, name, true), in.origin());
     else if (null_counts) set_named(out, name, std::nullopt, in.origin());
   }
   for (const auto& [name, value] : in.json().items())  // a model's own, such as image_token
-    if (name.ends_with("_token") && value.is_string() && std::ranges::find(kFirst, std::string_view(name)) == std::ranges::end(kFirst))
+    if (name.ends_with("_token") && value.is_string() && std::ranges::find(kNamedTokens, std::string_view(name)) == std::end(kNamedTokens))
       set_named(out, name, read_token(in, value, name, true), in.origin());
 }
 

@@ -17,7 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kTokens[] = {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"};
 constexpr const char* kNumbers[] = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"};
 
 /// An id, a list of ids, or nothing.
@@ -46,7 +45,7 @@ void check_tokenizer(const JsonObject& file) {
 void check_file(const std::string& name, const JsonObject& file) {
   if (name == "tokenizer.json") check_tokenizer(file);
   if (name == "tokenizer_config.json" || name == "special_tokens_map.json")
-    for (const char* token : kTokens) check_token(file, token);
+    for (const char* token : kNamedTokens) check_token(file, token);
   if (name == "added_tokens.json")
     for (const auto& [text, id] : file.json().items())
       if (!id.is_number_integer()) file.fail(text, "is not a token id");

@@ -17,8 +17,8 @@
 #include "pipeline/forecast.h"
 #include "pipeline/metrics_summary.h"
 #include "pipeline/run_log.h"
-#include "provenance/audit_record.h"
 #include "provenance/lineage_kinds.h"
+#include "provenance/run_folder.h"
 
 namespace overproof {
 namespace {
@@ -31,8 +31,6 @@ struct Section {
 constexpr int64_t kMostRecipeBytes = 1 << 20;
 /// File systems allow 255 bytes, and the folder from which a stage is resumed has a longer name than its artifact (pipeline/scratch.h).
 constexpr size_t kLongestName = 200;
-/// What the program and its audits write next to the artifacts of a run (provenance/run_folder.cc).
-constexpr std::string_view kRunNames[] = {"run.json", "report.html", "report.json", "report.md", kKeptFolder, kAuditFolder, kLogsFolder};
 constexpr size_t kMostSections = 1024, kMostKeys = 1024;  // of a recipe, and of a section: they are looked up one by one
 constexpr std::string_view kBlanks = " \t\r";
 
@@ -64,7 +62,7 @@ class Sections {
       throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact", where, name));
     if (name.size() > kLongestName)
       throw UsageError(fmt::format("{}: '{}...' has {} bytes; the name of an artifact has at most {}", where, name.substr(0, 40), name.size(), kLongestName));
-    if (std::ranges::find(kRunNames, name) != std::end(kRunNames))
+    if (std::ranges::find(kOwnFiles, name) != std::end(kOwnFiles) || std::ranges::find(kOwnFolders, name) != std::end(kOwnFolders))
       throw UsageError(fmt::format("{}: '{}' cannot be the name of an artifact: a run folder has a file or folder of its own of that name", where, name));
     const auto known = std::ranges::find(list, name, &Section::name);
     if (known != list.end()) return *known;

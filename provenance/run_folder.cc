@@ -8,7 +8,6 @@
 
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "provenance/audit_record.h"
 #include "provenance/oms.h"
 
 namespace overproof {
@@ -49,10 +48,9 @@ std::vector<std::string> names_in(const fs::path& folder, const std::function<bo
 /// Files and hidden folders next to the artifacts of a run, and models in the folders of the program's own. Reports, the log and lock files, which are
 /// empty, are left out; no result is read from them.
 std::vector<std::string> loose_in(const fs::path& run) {
-  static constexpr std::string_view kOwn[] = {"run.json", "report.html", "report.json", "report.md"}, kOwnFolders[] = {"audits", "checkpoints", "training-logs"};
   return names_in(run, [](const std::string& name, const fs::directory_entry& entry) {
     if (entry.is_directory()) return name.starts_with('.') || (std::ranges::find(kOwnFolders, name) != std::end(kOwnFolders) && fs::exists(entry.path() / "config.json"));
-    return std::ranges::find(kOwn, name) == std::end(kOwn) && !(name.starts_with('.') && name.ends_with(".lock") && entry.file_size() == 0);
+    return std::ranges::find(kOwnFiles, name) == std::end(kOwnFiles) && !(name.starts_with('.') && name.ends_with(".lock") && entry.file_size() == 0);
   });
 }
 

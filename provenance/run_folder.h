@@ -4,12 +4,19 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "core/stage.h"
 #include "provenance/artifact.h"
+#include "provenance/audit_record.h"
 #include "provenance/lineage_kinds.h"
 
 namespace overproof {
+
+/// What the program and its audits write next to the artifacts of a run.
+inline constexpr std::string_view kOwnFiles[] = {"run.json", "report.html", "report.json", "report.md"};
+inline constexpr std::string_view kOwnFolders[] = {kKeptFolder, kAuditFolder, kLogsFolder};
 
 struct ArtifactNode {
   std::string name;  ///< the folder's

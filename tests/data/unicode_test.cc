@@ -41,7 +41,7 @@ TEST_CASE("NFC orders long runs of marks in about linear time, and keeps the ord
     if (i > 0) above += i % 2 ? "\xcc\x80" : "\xcc\x81";
   }
   const std::clock_t start = std::clock();
-  CHECK(to_nfc(text) == sorted + below + above);  // a grave below (class 220) stands before those above (230)
+  CHECK(to_nfc(text) == sorted + below + above);  // a grave below (class 220) comes before those above (230)
   CHECK(double(std::clock() - start) / CLOCKS_PER_SEC < 20);
 }
 

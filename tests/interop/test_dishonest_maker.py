@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from safetensors.numpy import load_file, save_file
 
 from program import SOURCE, overproof
-from sealed_run import envelope, new_key, public_pem, seal, write_private
+from sealed_run import envelope, new_key, public_pem, seal
 
 KEPT = ["teacher", "corpus", "soft-targets", "statistics", "student-init", "student"]
 
@@ -152,7 +152,7 @@ def test_a_decoy_has_the_name_of_the_auditors_file(run, tmp_path):
     """The auditor's text was trained on under another name, and a document that was held out has the name of the auditor's file."""
     mine = tmp_path / "mine.txt"
     mine.write_text("This text is the auditor's own, and it was used for training. " * 8)
-    other = "Another text that nobody asked about, only named like the auditor's. " * 8
+    other = "Another text, which has the name of the auditor's file and nothing else of it. " * 8
     digest = hashlib.sha256(mine.read_bytes()).hexdigest()
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"name": n, "text": t, "license": "CC0-1.0"}) + "\n"
                                                  for n, t in (("something.txt", mine.read_text()), (str(mine), other), (digest, other + "x"), ("sha256:" + digest, other + "y"))))
