@@ -49,8 +49,9 @@ std::vector<std::string> names_in(const fs::path& folder, const std::function<bo
 /// empty, are left out; no result is read from them.
 std::vector<std::string> loose_in(const fs::path& run) {
   return names_in(run, [](const std::string& name, const fs::directory_entry& entry) {
+    std::error_code no_file;  // a link that leads nowhere, a pipe: no lock of ours
     if (entry.is_directory()) return name.starts_with('.') || (std::ranges::find(kOwnFolders, name) != std::end(kOwnFolders) && fs::exists(entry.path() / "config.json"));
-    return std::ranges::find(kOwnFiles, name) == std::end(kOwnFiles) && !(name.starts_with('.') && name.ends_with(".lock") && entry.file_size() == 0);
+    return std::ranges::find(kOwnFiles, name) == std::end(kOwnFiles) && !(name.starts_with('.') && name.ends_with(".lock") && entry.file_size(no_file) == 0);
   });
 }
 
