@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/file.h"
 #include "core/printable.h"
 #include "core/progress_note.h"
 #include "core/python_json.h"
@@ -111,7 +112,8 @@ void refuse_damaged_tokenizer(const fs::path& checkpoint) {
   if (!fs::is_directory(checkpoint)) return;
   for (const char* name : {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}) {
     const fs::path file = checkpoint / name;
-    if (fs::is_regular_file(file) && !begins_with_ranks(file)) open_sentencepiece(file);
+    // The model alone: added tokens next to it that are not supported here are no damage.
+    if (fs::is_regular_file(file) && !begins_with_ranks(file)) make_sentencepiece(read_file(file, int64_t{256} << 20), file);
   }
 }
 

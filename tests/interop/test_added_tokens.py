@@ -207,3 +207,18 @@ def test_a_chat_of_pieces_and_added_tokens(legacy, pieces, tmp_path):
         ours = file.get_tensor("train").tolist()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert ours == [*tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)["input_ids"], 401]
+
+
+def test_what_is_not_supported_is_no_damage(pieces, tmp_path):
+    """Stages that copy a tokenizer take one that cannot be used here."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2))
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model/tokenizer.model").write_bytes(pieces.read_bytes())
+    put(tmp_path / "model", {"tokenizer_config.json": {"tokenizer_class": "GemmaTokenizer", "added_tokens_decoder": {"400": token("<image_soft_token>")}}})
+    assert "GemmaTokenizer" in overproof("tokenizer", "encode", "--tokenizer", tmp_path / "model", "--text", pieces, "--out", tmp_path / "ids.safetensors", code=3).stderr
+    key = ("--key", tmp_path / "key.pem")
+    overproof("import", "--path", tmp_path / "model", "--license", "MIT", "--out", tmp_path / "run/teacher", *key)
+    overproof("quantize", "--scheme", "int8", tmp_path / "model", tmp_path / "int8", *key)
+    (tmp_path / "model/tokenizer.model").write_bytes(pieces.read_bytes()[:-100])
+    overproof("quantize", "--scheme", "int8", tmp_path / "model", tmp_path / "again", *key, code=3)
